@@ -1,0 +1,38 @@
+"""Pairwise-mask secure aggregation of Bonawitz et al. [BIK+17], complete graph.
+
+Guarantee: an honest-but-curious server, alone or with fewer than ``threshold``
+clients, learns the sum of the survivors' vectors modulo 2**64 and nothing else
+about them. Clients may vanish at any stage; while ``threshold`` and
+``minimum_survivors`` are left the sum is exact, below that nothing is released.
+Not protected from: a server that lies about who is alive to different clients,
+the server with ``threshold`` clients, and a client that sends a wrong input.
+
+[BIK+17]: Practical Secure Aggregation, https://eprint.iacr.org/2017/281
+"""
+
+from protocols.bonawitz.client import AwaitBoxes, AwaitRoster, AwaitSurvivors, Burn, join, restore
+from protocols.bonawitz.params import Agreement, ClientId, Params
+from protocols.bonawitz.server import (
+    CollectKeys,
+    CollectReveals,
+    CollectShares,
+    CollectVectors,
+    Sum,
+)
+
+__all__ = [
+    "Agreement",
+    "AwaitBoxes",
+    "AwaitRoster",
+    "AwaitSurvivors",
+    "Burn",
+    "ClientId",
+    "CollectKeys",
+    "CollectReveals",
+    "CollectShares",
+    "CollectVectors",
+    "Params",
+    "Sum",
+    "join",
+    "restore",
+]

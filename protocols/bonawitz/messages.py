@@ -1,0 +1,373 @@
+"""The messages of a round, in the order they travel.
+
+    client                                  server
+      | --- Advertise --------------------->  |   AdvertiseKeys
+      | <---------------------- Roster -----  |
+      | --- SealedShares ------------------>  |   ShareKeys
+      | <------------------ ShareBoxes -----  |
+      | --- MaskedFrame, MaskedFrame, ... ->  |   MaskedInput
+      | <------------------- Survivors -----  |
+      | --- Reveal ------------------------>  |   Unmask
+
+Integers are big-endian, words little-endian. Every list is sorted by client,
+each at most once, so that a message has one encoding. Client messages end in a
+checksum: the first 16 bytes of SHA-256 over what stands before it.
+
+[BIK+17]: https://eprint.iacr.org/2017/281, Figure 4.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.bonawitz.params import ClientId
+from protocols.errors import DecodeError
+from protocols.primitives.agree import KEY_SIZE
+from protocols.primitives.prg import SEED_SIZE
+from protocols.primitives.seal import OVERHEAD
+from protocols.secrets import Secret
+from protocols.wire import Header, Reader, open_checksum, seal_checksum, u32
+
+SHARE_SIZE = SEED_SIZE  # bytes; a share is as long as the seed or key it is of
+BOX_SIZE = 2 * SHARE_SIZE + OVERHEAD  # bytes: both shares, nonce and tag
+FRAME_WORDS = 2**15  # 256 KiB: header and checksum are under 0.02% of a full frame
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicKeys:
+    """A client's two public keys, X25519.
+
+    Attributes:
+      mask: agrees on pairwise masks, fresh for each round, since its secret half
+        may be rebuilt by peers; s^PK in [BIK+17].
+      seal: seals the shares; its secret half never leaves the client; c^PK there.
+    """
+
+    mask: bytes
+    seal: bytes
+
+    def to_bytes(self) -> bytes:
+        return self.mask + self.seal
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        return cls(mask=reader.take(KEY_SIZE), seal=reader.take(KEY_SIZE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advertise:
+    """AdvertiseKeys: a client's public keys.
+
+    struct {
+        uint8  type = 0x01;
+        opaque session[16];
+        uint32 round;
+        uint32 sender;
+        opaque mask_key[32];
+        opaque seal_key[32];
+        opaque checksum[16];
+    } Advertise;
+    """
+
+    TYPE: ClassVar[int] = 0x01
+
+    header: Header
+    sender: ClientId
+    keys: PublicKeys
+
+    def to_bytes(self) -> bytes:
+        return seal_checksum(_head(self) + u32(self.sender) + self.keys.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
+        """Raises ``DecodeError`` unless ``data`` is one ``Advertise`` of that session and round."""
+        reader = _open(cls.TYPE, open_checksum(data), expect)
+        message = cls(header=expect, sender=reader.u32(), keys=PublicKeys.read(reader))
+        reader.finish()
+        return message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roster:
+    """The server's answer: who takes part, with which keys.
+
+    struct {
+        uint32 client;
+        opaque mask_key[32];
+        opaque seal_key[32];
+    } Entry;
+
+    struct {
+        uint8  type = 0x02;
+        opaque session[16];
+        uint32 round;
+        uint32 count;
+        Entry  entries[count];      /* all who advertised, the recipient too */
+    } Roster;
+    """
+
+    TYPE: ClassVar[int] = 0x02
+
+    header: Header
+    entries: dict[ClientId, PublicKeys]
+
+    def to_bytes(self) -> bytes:
+        return _head(self) + u32(len(self.entries)) + self._body()
+
+    def digest(self) -> bytes:
+        """SHA-256 of the entries: what the context of the round says of its members."""
+        return hashlib.sha256(self._body()).digest()
+
+    def _body(self) -> bytes:
+        return _join(self.entries, PublicKeys.to_bytes)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
+        """Raises ``DecodeError`` unless ``data`` is one ``Roster`` of that session and round."""
+        reader = _open(cls.TYPE, data, expect)
+        message = cls(header=expect, entries=_read_map(reader, PublicKeys.read))
+        reader.finish()
+        return message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedShares:
+    """ShareKeys: for each peer a box with its two shares of the sender's secrets.
+
+    struct {
+        uint32 recipient;
+        opaque box[92];             /* nonce[12], ciphertext[64], tag[16] */
+    } Entry;
+
+    struct {
+        uint8  type = 0x03;
+        opaque session[16];
+        uint32 round;
+        uint32 sender;
+        uint32 count;
+        Entry  boxes[count];
+        opaque checksum[16];
+    } SealedShares;
+    """
+
+    TYPE: ClassVar[int] = 0x03
+
+    header: Header
+    sender: ClientId
+    boxes: dict[ClientId, bytes] = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        body = u32(self.sender) + u32(len(self.boxes)) + _join(self.boxes, bytes)
+        return seal_checksum(_head(self) + body)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
+        """Raises ``DecodeError`` unless ``data`` is one such message of that session and round."""
+        reader = _open(cls.TYPE, open_checksum(data), expect)
+        message = cls(
+            header=expect,
+            sender=reader.u32(),
+            boxes=_read_map(reader, lambda source: source.take(BOX_SIZE)),
+        )
+        reader.finish()
+        return message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareBoxes:
+    """The boxes that peers sealed for one client, passed on by the server.
+
+    struct {
+        uint32 sender;
+        opaque box[92];
+    } Entry;
+
+    struct {
+        uint8  type = 0x04;
+        opaque session[16];
+        uint32 round;
+        uint32 recipient;
+        uint32 count;
+        Entry  boxes[count];
+    } ShareBoxes;
+    """
+
+    TYPE: ClassVar[int] = 0x04
+
+    header: Header
+    recipient: ClientId
+    boxes: dict[ClientId, bytes] = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        body = u32(self.recipient) + u32(len(self.boxes)) + _join(self.boxes, bytes)
+        return _head(self) + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
+        """Raises ``DecodeError`` unless ``data`` is one such message of that session and round."""
+        reader = _open(cls.TYPE, data, expect)
+        message = cls(
+            header=expect,
+            recipient=reader.u32(),
+            boxes=_read_map(reader, lambda source: source.take(BOX_SIZE)),
+        )
+        reader.finish()
+        return message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedFrame:
+    """MaskedInput: one part of a client's masked vector, at most 2**15 words.
+
+    The vector is the input and one more word, the check word, in which every
+    client counts 1. All frames but the last are full.
+
+    struct {
+        uint8  type = 0x05;
+        opaque session[16];
+        uint32 round;
+        uint32 sender;
+        uint32 index;               /* of this frame, from 0 */
+        uint64 words[];             /* little-endian */
+        opaque checksum[16];
+    } MaskedFrame;
+    """
+
+    TYPE: ClassVar[int] = 0x05
+
+    header: Header
+    sender: ClientId
+    index: int
+    words: NDArray[np.uint64] = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        head = _head(self) + u32(self.sender) + u32(self.index)
+        return seal_checksum(head + self.words.astype("<u8", copy=False).tobytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, expect: Header, index: int, count: int) -> Self:
+        """Raises ``DecodeError`` unless ``data`` is frame ``index``, of ``count`` words.
+
+        ``words`` of the result is a view into ``data``.
+        """
+        reader = _open(cls.TYPE, open_checksum(data), expect)
+        sender = reader.u32()
+        if (found := reader.u32()) != index:
+            raise DecodeError(f"frame {found} of client {sender}, expected frame {index}")
+        words = np.frombuffer(reader.view(8 * count), "<u8")
+        reader.finish()
+        return cls(header=expect, sender=sender, index=index, words=words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survivors:
+    """The server says whose masked vectors it has. Who is not named is gone.
+
+    struct {
+        uint8  type = 0x06;
+        opaque session[16];
+        uint32 round;
+        uint32 count;
+        uint32 alive[count];
+    } Survivors;
+    """
+
+    TYPE: ClassVar[int] = 0x06
+
+    header: Header
+    alive: frozenset[ClientId]
+
+    def to_bytes(self) -> bytes:
+        return _head(self) + u32(len(self.alive)) + b"".join(map(u32, sorted(self.alive)))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
+        """Raises ``DecodeError`` unless ``data`` is one ``Survivors`` of that session and round."""
+        reader = _open(cls.TYPE, data, expect)
+        alive = _read_map(reader, lambda _: None)
+        reader.finish()
+        return cls(header=expect, alive=frozenset(alive))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reveal:
+    """Unmask: for each peer one share, of its self-mask if it is alive, of its mask key if not.
+
+    struct {
+        uint32 peer;
+        opaque share[32];
+    } Entry;
+
+    struct {
+        uint8  type = 0x07;
+        opaque session[16];
+        uint32 round;
+        uint32 sender;
+        uint32 count;
+        Entry  shares[count];
+        opaque checksum[16];
+    } Reveal;
+    """
+
+    TYPE: ClassVar[int] = 0x07
+
+    header: Header
+    sender: ClientId
+    shares: dict[ClientId, Secret] = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        body = u32(self.sender) + u32(len(self.shares)) + _join(self.shares, Secret.expose)
+        return seal_checksum(_head(self) + body)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
+        """Raises ``DecodeError`` unless ``data`` is one ``Reveal`` of that session and round."""
+        reader = _open(cls.TYPE, open_checksum(data), expect)
+        message = cls(
+            header=expect,
+            sender=reader.u32(),
+            shares=_read_map(reader, lambda source: Secret(source.take(SHARE_SIZE))),
+        )
+        reader.finish()
+        return message
+
+
+Message = Advertise | Roster | SealedShares | ShareBoxes | MaskedFrame | Survivors | Reveal
+
+
+def frame_sizes(words: int) -> list[int]:
+    """Words of each frame of a vector of ``words`` words, the check word included."""
+    full, rest = divmod(words, FRAME_WORDS)
+    return [FRAME_WORDS] * full + [rest] * (rest > 0)
+
+
+def _head(message: Message) -> bytes:
+    return bytes([message.TYPE]) + message.header.to_bytes()
+
+
+def _open(kind: int, data: bytes | memoryview, expect: Header) -> Reader:
+    reader = Reader(data)
+    reader.expect(kind, expect)
+    return reader
+
+
+def _join(entries: dict[ClientId, T], encode: Callable[[T], bytes]) -> bytes:
+    return b"".join(u32(client) + encode(entries[client]) for client in sorted(entries))
+
+
+def _read_map(reader: Reader, read: Callable[[Reader], T]) -> dict[ClientId, T]:
+    entries: dict[ClientId, T] = {}
+    last = -1
+    for _ in range(reader.u32()):
+        client = reader.u32()
+        if client <= last:
+            raise DecodeError(f"client {client} listed after {last}: twice, or out of order")
+        last = client
+        entries[client] = read(reader)
+    return entries

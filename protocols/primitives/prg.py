@@ -1,0 +1,143 @@
+"""Seeds to streams of uint64 words: AES-128-CTR or ChaCha20.
+
+A stream is named by a 32-byte seed and a label. HKDF-Expand(seed, suite |
+label) [RFC 5869] gives the cipher's key and starting block, so two labels of
+one seed have nothing to do with each other. Words are the keystream read as
+little-endian uint64. Both suites are a standard cipher and nothing else: under
+a fresh uniform seed the words cannot be told from uniform ones.
+
+    AES-128-CTR   key 16 bytes, initial counter block 16 bytes   [NIST SP 800-38A]
+    ChaCha20      key 32 bytes, nonce 12 bytes, counter from 0   [RFC 8439]
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from numpy.typing import NDArray
+
+from protocols.errors import LocalProtocolError, ParameterError
+from protocols.secrets import Secret
+
+SEED_SIZE = 32  # bytes
+BLOCK_WORDS = 8  # of a ChaCha20 block, and of four AES blocks
+CHUNK_WORDS = 2**14  # 128 KiB: a chunk and its keystream stay in the second-level cache
+MAX_WORDS = 2**32 * BLOCK_WORDS  # a seed: ChaCha20's block counter has 32 bits
+
+if sys.byteorder != "little":
+    raise ImportError("secagg reads keystreams as little-endian words; this machine is big-endian")
+
+_ZEROS = memoryview(bytes(8 * CHUNK_WORDS))
+
+
+class Suite(IntEnum):
+    """The cipher that expands masks. One session uses one suite for all its parties."""
+
+    AES_128_CTR = 1
+    CHACHA20 = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mask:
+    """One stream to be added to a vector, or subtracted from it."""
+
+    seed: Secret = field(repr=False)
+    label: bytes
+    subtract: bool = False
+
+
+class Stream:
+    """The words of one (seed, label), taken from front to back.
+
+    Args:
+      seed: 32 uniform bytes.
+      label: what the words are for; another label gives unrelated words.
+      start: first word, a multiple of 8: parts of one stream can be made apart.
+    """
+
+    __slots__ = ("_left", "_update")
+
+    def __init__(
+        self, seed: Secret, label: bytes, suite: Suite = Suite.AES_128_CTR, *, start: int = 0
+    ) -> None:
+        if len(seed) != SEED_SIZE:
+            raise ParameterError(f"seed has {len(seed)} bytes, expected {SEED_SIZE}")
+        if start % BLOCK_WORDS or not 0 <= start < MAX_WORDS:
+            raise ParameterError(f"start {start} is not a multiple of {BLOCK_WORDS} below 2**35")
+        cipher = _cipher(seed.expose(), label, suite, start // BLOCK_WORDS)
+        self._update = cipher.encryptor().update_into
+        self._left = MAX_WORDS - start
+
+    def fill(self, words: NDArray[np.uint64]) -> None:
+        """Write the next ``len(words)`` words over ``words``, a contiguous array."""
+        self.spend(len(words))
+        out = words.data.cast("B") if len(words) else memoryview(b"")
+        for begin in range(0, len(out), len(_ZEROS)):
+            part = out[begin : begin + len(_ZEROS)]
+            self.write(part)
+
+    def spend(self, count: int) -> None:
+        """Refuse more words than a seed may give; the counter would start over."""
+        if count > self._left:
+            raise LocalProtocolError(f"a seed gives at most {MAX_WORDS} words; use another seed")
+        self._left -= count
+
+    def write(self, out: memoryview) -> None:
+        """Write the next bytes over ``out``, at most a chunk; ``spend`` comes first."""
+        self._update(_ZEROS[: len(out)], out)
+
+
+class Masks:
+    """Many masks over one vector, a chunk at a time while it is in the cache.
+
+    Args:
+      masks: their streams are opened here and read in step.
+      start: first word, a multiple of 8.
+    """
+
+    __slots__ = ("_keystream", "_out", "_streams")
+
+    def __init__(
+        self, masks: Iterable[Mask], suite: Suite = Suite.AES_128_CTR, *, start: int = 0
+    ) -> None:
+        self._streams = [
+            (
+                np.subtract if mask.subtract else np.add,
+                Stream(mask.seed, mask.label, suite, start=start),
+            )
+            for mask in masks
+        ]
+        self._keystream = np.empty(CHUNK_WORDS, np.uint64)
+        self._out = self._keystream.data.cast("B")
+
+    def apply_to(self, words: NDArray[np.uint64]) -> None:
+        """Add and subtract the next ``len(words)`` words of each, in place, modulo 2**64."""
+        for _, stream in self._streams:
+            stream.spend(len(words))
+        for begin in range(0, len(words), CHUNK_WORDS):
+            chunk = words[begin : begin + CHUNK_WORDS]
+            keystream, out = self._keystream[: len(chunk)], self._out[: chunk.nbytes]
+            for combine, stream in self._streams:
+                stream.write(out)
+                combine(chunk, keystream, out=chunk)
+
+
+def _cipher(
+    seed: bytes, label: bytes, suite: Suite, block: int
+) -> Cipher[modes.CTR] | Cipher[None]:
+    info = bytes([suite]) + label  # the suite too: no two ciphers ever share a key
+    match suite:
+        case Suite.AES_128_CTR:
+            material = HKDFExpand(hashes.SHA256(), 32, info).derive(seed)
+            counter = int.from_bytes(material[16:], "big") + block * (BLOCK_WORDS // 2)
+            initial = (counter % 2**128).to_bytes(16, "big")
+            return Cipher(algorithms.AES(material[:16]), modes.CTR(initial))
+        case Suite.CHACHA20:
+            material = HKDFExpand(hashes.SHA256(), 44, info).derive(seed)
+            initial = block.to_bytes(4, "little")
+            return Cipher(algorithms.ChaCha20(material[:32], initial + material[32:]), None)

@@ -1,0 +1,102 @@
+"""Bytes in, bytes out: the few encodings that every message is made of.
+
+Integers are big-endian and of fixed width, words of a masked vector
+little-endian ``uint64``. ``Reader.finish`` refuses what is left over, so a
+message has one encoding only. Every client message ends in a checksum against
+accidents (it stops no forger).
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from protocols.errors import DecodeError, ParameterError
+
+SESSION_SIZE = 16  # bytes; random, so that two sessions never share a label
+HEADER_SIZE = SESSION_SIZE + 4
+CHECKSUM_SIZE = 16  # bytes of SHA-256: one accident in 2**128 goes unseen
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What every message of a session repeats: ``session`` (16 bytes) and ``round``."""
+
+    session: bytes
+    round: int
+
+    def __post_init__(self) -> None:
+        if len(self.session) != SESSION_SIZE:
+            raise ParameterError(f"session has {len(self.session)} bytes, expected {SESSION_SIZE}")
+        if not 0 <= self.round < 2**32:
+            raise ParameterError(f"round {self.round} is outside [0, 2**32)")
+
+    def to_bytes(self) -> bytes:
+        return self.session + u32(self.round)
+
+
+def u32(value: int) -> bytes:
+    """``value`` in four bytes, big-endian."""
+    return value.to_bytes(4, "big")
+
+
+def u64(value: int) -> bytes:
+    """``value`` in eight bytes, big-endian."""
+    return value.to_bytes(8, "big")
+
+
+def opaque(value: bytes) -> bytes:
+    """A byte string: ``u32`` length, then the bytes."""
+    return u32(len(value)) + value
+
+
+def seal_checksum(body: bytes) -> bytes:
+    """``body`` and its checksum."""
+    return body + hashlib.sha256(body).digest()[:CHECKSUM_SIZE]
+
+
+def open_checksum(data: bytes | memoryview) -> memoryview:
+    """The body of ``data``; ``DecodeError`` if it was cut or changed on its way."""
+    view = memoryview(data)
+    body = view[: max(len(view) - CHECKSUM_SIZE, 0)]
+    if hashlib.sha256(body).digest()[:CHECKSUM_SIZE] != view[len(body) :]:
+        raise DecodeError("checksum does not match: the message was cut or changed on its way")
+    return body
+
+
+class Reader:
+    """Takes fields off the front of ``data``; short input raises ``DecodeError``."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._rest = memoryview(data)
+
+    def view(self, length: int) -> memoryview:
+        """The next ``length`` bytes, not copied."""
+        if length > len(self._rest):
+            raise DecodeError(f"need {length} bytes, {len(self._rest)} left")
+        head, self._rest = self._rest[:length], self._rest[length:]
+        return head
+
+    def take(self, length: int) -> bytes:
+        return bytes(self.view(length))
+
+    def u8(self) -> int:
+        return self.view(1)[0]
+
+    def u32(self) -> int:
+        return int.from_bytes(self.view(4), "big")
+
+    def u64(self) -> int:
+        return int.from_bytes(self.view(8), "big")
+
+    def opaque(self) -> bytes:
+        return self.take(self.u32())
+
+    def expect(self, kind: int, header: Header) -> None:
+        """Refuse a message of another type, session or round."""
+        if (found := self.u8()) != kind:
+            raise DecodeError(f"message type {found:#04x}, expected {kind:#04x}")
+        if self.view(HEADER_SIZE) != header.to_bytes():
+            raise DecodeError("message of another session or round")
+
+    def finish(self) -> None:
+        if self._rest:
+            raise DecodeError(f"{len(self._rest)} bytes left over")
