@@ -10,7 +10,7 @@ the server with ``threshold`` clients, and a client that sends a wrong input.
 [BIK+17]: Practical Secure Aggregation, https://eprint.iacr.org/2017/281
 """
 
-from protocols.bonawitz.client import AwaitBoxes, AwaitRoster, AwaitSurvivors, Burn, join, restore
+from protocols.bonawitz.client import AwaitBoxes, AwaitRoster, AwaitSurvivors, join, restore
 from protocols.bonawitz.params import Agreement, ClientId, Params
 from protocols.bonawitz.server import (
     CollectKeys,
@@ -25,7 +25,6 @@ __all__ = [
     "AwaitBoxes",
     "AwaitRoster",
     "AwaitSurvivors",
-    "Burn",
     "ClientId",
     "CollectKeys",
     "CollectReveals",

@@ -18,7 +18,7 @@ answer of a restored state goes through a ``Burn`` first.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,15 @@ from protocols.bonawitz.messages import (
     Survivors,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, ClientId, Context
+from protocols.burn import Burn
 from protocols.entropy import Entropy, system
-from protocols.errors import DecodeError, LocalProtocolError, RemoteProtocolError
-from protocols.primitives.agree import KEY_SIZE, PrivateKey
+from protocols.errors import (
+    DecodeError,
+    LocalProtocolError,
+    ParameterError,
+    RemoteProtocolError,
+)
+from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
 from protocols.primitives.prg import SEED_SIZE, Mask, Masks, Stream
 from protocols.primitives.seal import seal, unseal
 from protocols.primitives.shamir import split
@@ -46,18 +52,6 @@ from protocols.secrets import Once, Secret
 from protocols.wire import Reader, open_checksum, seal_checksum, u32
 
 Words: TypeAlias = NDArray[np.uint64]
-
-
-class Burn(Protocol):
-    """A durable set of answered stages, kept where a restored client state cannot roll it back."""
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        """Take the place (session, stage) for ``request``, a hash, before the answer leaves.
-
-        Returns:
-          True if the place was free, and is now taken on disk, or was taken for
-          this very request; False if it was taken for another.
-        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +66,9 @@ class _State:
 
     def _burn(self, request: bytes) -> None:
         place = self.agreement.header.to_bytes() + u32(self.me)
-        if self.burn and not self.burn(place, self.STAGE, hashlib.sha256(request).digest()):
+        if self.burn is not None and not self.burn(
+            place, self.STAGE, hashlib.sha256(request).digest()
+        ):
             raise RemoteProtocolError(
                 f"stage {self.STAGE} of client {self.me} was answered for another request"
             )
@@ -93,6 +89,8 @@ def join(
     agreement: Agreement, me: ClientId, entropy: Entropy = system
 ) -> tuple[bytes, "AwaitRoster"]:
     """Enter a round as client ``me``: an ``Advertise`` to send, and the state that waits."""
+    if not 0 <= me < 2**32:
+        raise ParameterError(f"client {me} is outside [0, 2**32)")
     keys = _Keys(
         mask=PrivateKey(Secret(entropy(KEY_SIZE))),
         seal=PrivateKey(Secret(entropy(KEY_SIZE))),
@@ -150,6 +148,7 @@ class AwaitRoster(_State):
         for peer, theirs in roster.entries.items():
             if peer == self.me:
                 continue
+            refuse_low_order(theirs.mask)  # the masks themselves are agreed a stage later
             sealing, opening = keys.seal.agree(
                 theirs.seal,
                 context.seal(self.me, peer, self.public.mask, theirs.mask),

@@ -61,13 +61,16 @@ class Params:
     @classmethod
     def read(cls, reader: Reader) -> Self:
         clients, threshold, minimum_survivors = reader.u32(), reader.u32(), reader.u32()
-        return cls(
-            clients=clients,
-            threshold=threshold,
-            minimum_survivors=minimum_survivors,
-            words=reader.u64(),
-            suite=_suite(reader.u8()),
-        )
+        try:
+            return cls(
+                clients=clients,
+                threshold=threshold,
+                minimum_survivors=minimum_survivors,
+                words=reader.u64(),
+                suite=_suite(reader.u8()),
+            )
+        except ParameterError as error:
+            raise DecodeError(str(error)) from None
 
 
 def _suite(number: int) -> Suite:

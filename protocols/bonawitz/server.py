@@ -21,7 +21,6 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.client import Burn
 from protocols.bonawitz.messages import (
     Advertise,
     MaskedFrame,
@@ -34,6 +33,7 @@ from protocols.bonawitz.messages import (
     frame_sizes,
 )
 from protocols.bonawitz.params import Agreement, ClientId, Context
+from protocols.burn import Burn
 from protocols.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.agree import PrivateKey, refuse_low_order
 from protocols.primitives.prg import Mask, Masks, Suite
@@ -79,13 +79,13 @@ class _Stage:
         if self._closed:
             raise LocalProtocolError(f"{type(self).__name__} is closed; late messages are dropped")
 
-    def _close(self, left: int) -> None:
+    def _close(self, left: int, needed: int) -> None:
         self._open()
         self._closed = True
-        if left < self.agreement.params.needed:
+        if left < needed:
             raise TooFewSurvivors(
                 f"{left} clients left after {type(self).__name__}, "
-                f"{self.agreement.params.needed} needed; nothing was released"
+                f"{needed} needed; nothing was released"
             )
 
     @staticmethod
@@ -129,7 +129,7 @@ class CollectKeys(_Stage):
 
     def close(self) -> tuple[dict[ClientId, bytes], "CollectShares"]:
         """The roster for each client, and the next stage."""
-        self._close(len(self._keys))
+        self._close(len(self._keys), self.agreement.params.needed)
         roster = Roster(header=self.agreement.header, entries=dict(sorted(self._keys.items())))
         message = roster.to_bytes()
         return dict.fromkeys(roster.entries, message), CollectShares(self.agreement, roster)
@@ -162,7 +162,7 @@ class CollectShares(_Stage):
 
     def close(self) -> tuple[dict[ClientId, bytes], "CollectVectors"]:
         """The boxes for each client that shared, and the next stage."""
-        self._close(len(self._boxes))
+        self._close(len(self._boxes), self.agreement.params.needed)
         senders = sorted(self._boxes)
         messages = {
             recipient: ShareBoxes(
@@ -213,9 +213,11 @@ class CollectVectors(_Stage):
         (sender,) = senders
         self._admit(sender, self._mask_keys, self._alive)
         begin = 0
+        self._closed = True  # a failure below leaves a part in the total: it must not come out
         for index, size in enumerate(self._sizes):
             self._total[begin : begin + size] += self._decode(frames, index).words
             begin += size
+        self._closed = False
         self._alive.add(sender)
         return sender
 
@@ -231,10 +233,10 @@ class CollectVectors(_Stage):
           burn: writes the set down before it is sent, so that a server that was
             restarted cannot name another one in the same round.
         """
-        self._close(len(self._alive))
+        self._close(len(self._alive), self.agreement.params.needed)
         message = Survivors(header=self.agreement.header, alive=frozenset(self._alive)).to_bytes()
         place = self.agreement.header.to_bytes()
-        if burn and not burn(place, SURVIVORS_STAGE, hashlib.sha256(message).digest()):
+        if burn is not None and not burn(place, SURVIVORS_STAGE, hashlib.sha256(message).digest()):
             raise LocalProtocolError(
                 "another set of survivors was named in this round; start a new session"
             )
@@ -299,7 +301,7 @@ class CollectReveals(_Stage):
             check word is not the number of survivors: some client lied or
             erred. Nothing is released.
         """
-        self._close(len(self._shares))
+        self._close(len(self._shares), self.agreement.params.threshold)
         masks = self._masks()
         unmask(self._total, masks, self.agreement.params.suite)
         check = int(self._total[-1])

@@ -58,18 +58,17 @@ def split(secret: Secret, threshold: int, holders: int, entropy: Entropy) -> lis
     if len(secret) % 2:
         raise ParameterError(f"cannot share {len(secret)} bytes: an even number is needed")
     constant = _symbols(secret.expose())
-    random = _symbols(entropy((threshold - 1) * len(secret))).reshape(threshold - 1, -1)
+    random = _symbols(entropy((threshold - 1) * len(secret)))
+    polynomial = [*random.reshape(threshold - 1, len(constant)), constant]
     log_x = _LOG[1 : holders + 1, None]
     values = np.zeros((holders, len(constant)), np.uint16)
-    for coefficients in [*random, constant]:  # Horner, highest power first
+    for coefficients in polynomial:  # Horner, highest power first
         values = _EXP[_LOG[values] + log_x]
         values ^= coefficients
     return [Secret(row.astype(">u2").tobytes()) for row in values]
 
 
-def combine(
-    holders: Sequence[int], shares: Sequence[Sequence[bytes]] | NDArray[np.bytes_]
-) -> list[Secret]:
+def combine(holders: Sequence[int], shares: Sequence[Sequence[bytes]]) -> list[Secret]:
     """Rebuild several secrets from the shares of one set of holders.
 
     Args:
@@ -82,8 +81,11 @@ def combine(
     weights = _weights_at_zero(holders)
     rebuilt = []
     for row in shares:
-        if len(row) != len(holders):
-            raise ParameterError(f"{len(row)} shares of {len(holders)} holders")
+        sizes = {len(share) for share in row}
+        if len(row) != len(holders) or len(sizes) > 1 or max(sizes) % 2:
+            raise ParameterError(
+                f"{len(row)} shares of {sorted(sizes)} bytes do not fit {len(holders)} holders"
+            )
         values = _symbols(b"".join(row)).reshape(len(holders), -1)
         terms = _EXP[_LOG[values] + weights[:, None]]
         symbols = np.bitwise_xor.reduce(terms, axis=0)

@@ -1,0 +1,74 @@
+"""Everything that this package raises.
+
+``PrivacyError`` is the root. An argument that no caller may pass is a
+``BadParameter``, which is a ``ValueError`` too.
+"""
+
+
+class PrivacyError(Exception):
+    """A statement about privacy cannot be made, or would be false."""
+
+
+class BadParameter(PrivacyError, ValueError):
+    """An argument is outside its range; the message names it and its value."""
+
+
+class UnsoundEvent(PrivacyError):
+    """No accountant here treats this design soundly. It is refused, never approximated."""
+
+
+class AccountantLimit(PrivacyError):
+    """The sound answer would need more memory than is allowed; nothing was computed."""
+
+
+class CalibrationError(PrivacyError):
+    """No noise multiplier within reach keeps the plan inside the budget."""
+
+
+class UnsoundModel(PrivacyError):
+    """A model or a loss for which the gradient of one example cannot be clipped alone."""
+
+
+class NonFiniteGradient(PrivacyError):
+    """A parameter or a gradient is NaN or infinite; nothing was returned."""
+
+
+class LedgerError(PrivacyError):
+    """The book cannot be read or written; nothing was charged unless the message says so."""
+
+
+class LedgerMissing(LedgerError):
+    """There is no ledger at this path."""
+
+
+class LedgerBusy(LedgerError):
+    """Another process holds the ledger for longer than we wait. Trying again is safe."""
+
+
+class LedgerCorrupt(LedgerError):
+    """The file is damaged, was changed by hand, or is something else than a ledger."""
+
+
+class LedgerConflict(LedgerError):
+    """A call contradicts what the ledger already holds."""
+
+
+class BudgetExceeded(PrivacyError):
+    """A reservation would pass the budget of one subject; no subject was charged.
+
+    Attributes:
+      subject: whose budget it is.
+      spent: epsilon before this reservation, open reservations included.
+      would_be: epsilon with it.
+      budget: the epsilon that may not be passed.
+    """
+
+    def __init__(self, *, subject: str, spent: float, would_be: float, budget: float) -> None:
+        super().__init__(
+            f"{subject!r} would reach epsilon {would_be:.4g}, its budget is {budget:.4g} "
+            f"and {spent:.4g} is spent; nobody was charged"
+        )
+        self.subject = subject
+        self.spent = spent
+        self.would_be = would_be
+        self.budget = budget

@@ -1,0 +1,141 @@
+"""Who shares masks and secrets with whom: everybody, or k neighbours [BBG+20].
+
+In a random Harary graph the clients stand in a circle in random order, and each
+has the k/2 on either side of it for neighbours. ``plan`` chooses k and the
+threshold t among the k, so that among n clients, of which a fraction g is
+corrupt and a fraction d drops out after the keys are in,
+
+    with probability at least 1 - 2**-40 the honest survivors stay connected and
+    no client has t corrupt neighbours (an honest client's masks stay on), and
+    with probability at least 1 - 2**-20 every client keeps t neighbours (the
+    round succeeds).
+
+[BBG+20]: https://eprint.iacr.org/2020/704, section 3.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import ceil, exp, lgamma, log
+
+from protocols.errors import ParameterError
+
+SECURITY_BITS = 40
+FAILURE_BITS = 20
+MOST_LOST = Fraction(9, 10)  # g + d, or g + 2 d: beyond it no graph is planned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How to share among n clients.
+
+    Attributes:
+      degree: k, neighbours of each client; None for the complete graph, where
+        all are, and each holds a share of its own secrets too.
+      threshold: t, shares that rebuild a secret.
+    """
+
+    degree: int | None
+    threshold: int
+
+
+@lru_cache(maxsize=256)
+def plan(
+    clients: int, corrupt: Fraction | float | str, dropout: Fraction | float | str, *, active: bool
+) -> Plan:
+    """Degree and threshold, the smallest degree that keeps the promise above.
+
+    Args:
+      clients: n, who advertised keys.
+      corrupt: g, the fraction of them that works with the server.
+      dropout: d, the fraction of them that vanishes later.
+      active: the server may lie about who is alive.
+
+    Raises:
+      ParameterError: no graph keeps the promise, the complete one included.
+    """
+    g, d = _fraction("corrupt", corrupt), _fraction("dropout", dropout)
+    if clients < 2:
+        raise ParameterError(f"{clients} clients: at least 2 can sum")
+    if g + (2 * d if active else d) > MOST_LOST:
+        raise ParameterError(
+            f"corrupt {corrupt} and dropout {dropout}{' (twice: active)' if active else ''} "
+            f"leave less than a tenth; no graph is safe"
+        )
+    corrupted, dropped = int(g * clients), int(d * clients)
+    for degree in range(2, clients - 1, 2):
+        if not _stays_connected(clients, degree, corrupted + dropped):
+            continue
+        threshold = _threshold(clients, degree, corrupted, clients - dropped, active=active)
+        if threshold is not None:
+            return Plan(degree=degree, threshold=threshold)
+    majority = (clients + corrupted) // 2 if active else max(corrupted, clients // 2)
+    if majority + 1 > clients - dropped:
+        raise ParameterError(
+            f"{clients} clients, {corrupted} corrupt and {dropped} lost: a threshold of "
+            f"{majority + 1} is needed and {clients - dropped} would be left"
+        )
+    return Plan(degree=None, threshold=max(majority + 1, 2))
+
+
+def _stays_connected(clients: int, degree: int, bad: int) -> bool:
+    """Fewer bad clients than cut the circle, or a union bound over the two cuts below 2**-41."""
+    if degree > bad:
+        return True
+    log_cut = (
+        log(clients)
+        + log(clients - degree - 1)
+        - log(2)
+        + lgamma(bad + 1)
+        - lgamma(bad - degree + 1)
+        + lgamma(clients - degree + 1)
+        - lgamma(clients + 1)
+    )
+    return log_cut < -(SECURITY_BITS + 1) * log(2)
+
+
+def _threshold(
+    clients: int, degree: int, corrupted: int, surviving: int, *, active: bool
+) -> int | None:
+    """More shares than corrupt neighbours hold, and no more than neighbours survive."""
+    insecure = 2.0 ** -(SECURITY_BITS + 1) / clients
+    failing = 2.0**-FAILURE_BITS / clients
+    among_corrupt = _hypergeometric(clients, corrupted, degree)
+    tail, most_corrupt = 0.0, degree
+    while most_corrupt > 0 and tail + among_corrupt[most_corrupt] < insecure:
+        tail += among_corrupt[most_corrupt]
+        most_corrupt -= 1
+    if active:
+        most_corrupt = ceil((most_corrupt + degree - Fraction(5, 4)) / 2)
+    among_alive = _hypergeometric(clients, surviving, degree)
+    tail, fewest_alive = among_alive[0], 0
+    while tail < failing:
+        fewest_alive += 1
+        tail += among_alive[fewest_alive]
+    return max(most_corrupt + 1, 2) if most_corrupt < fewest_alive else None
+
+
+def _hypergeometric(population: int, marked: int, drawn: int) -> list[float]:
+    """P[x of those drawn are marked], for x = 0 .. drawn; every tail summed from its small end."""
+
+    def log_choose(n: int, k: int) -> float:
+        return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+    whole = log_choose(population, drawn)
+    return [
+        exp(log_choose(marked, x) + log_choose(population - marked, drawn - x) - whole)
+        if x <= marked and drawn - x <= population - marked
+        else 0.0
+        for x in range(drawn + 1)
+    ]
+
+
+def _fraction(name: str, value: Fraction | float | str) -> Fraction:
+    """The decimal as written: floor(.29 * 100) is 28 in binary."""
+    try:
+        fraction = Fraction(str(value))
+    except ValueError:
+        raise ParameterError(f"{name} {value!r} is not a fraction") from None
+    if not 0 <= fraction < 1:
+        raise ParameterError(f"{name} {value} is outside [0, 1)")
+    return fraction

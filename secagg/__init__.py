@@ -1,0 +1,46 @@
+"""Sums of model updates that nobody may see one by one.
+
+``from secagg import dp, protocols`` gives the two packages below this one.
+"""
+
+# isort: off
+import secagg._siblings  # noqa: F401  # first: a stranger's dp or protocols is not to be imported
+# isort: on
+
+import dp
+import protocols
+from protocols.errors import (
+    LocalProtocolError,
+    ProtocolError,
+    RemoteProtocolError,
+    TooFewSurvivors,
+)
+from secagg.errors import ConfigError, InputError, RangeError, RunError, SecaggError
+from secagg.payload import Count, Layout, Segment
+from secagg.quantize import FixedPoint, clip_norm
+from secagg.rounds import Aggregate, Stage, aggregate
+from secagg.vector import flatten, unflatten
+
+__all__ = [
+    "Aggregate",
+    "ConfigError",
+    "Count",
+    "FixedPoint",
+    "InputError",
+    "Layout",
+    "LocalProtocolError",
+    "ProtocolError",
+    "RangeError",
+    "RemoteProtocolError",
+    "RunError",
+    "SecaggError",
+    "Segment",
+    "Stage",
+    "TooFewSurvivors",
+    "aggregate",
+    "clip_norm",
+    "dp",
+    "flatten",
+    "protocols",
+    "unflatten",
+]

@@ -1,0 +1,204 @@
+"""The command line: ``secagg train``.
+
+Errors are one line on stderr. Exit codes: 0 done, 2 bad input or a run that
+cannot go on, 130 interrupted.
+"""
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dp.errors import PrivacyError
+from protocols.errors import ProtocolError
+from secagg.errors import ConfigError, SecaggError
+from secagg.rounds import PROTOCOLS, Stage
+from secagg.settings import PRIVACY, TrainingConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """Entry point of the ``secagg`` command."""
+    try:
+        code = cli.main(prog_name="secagg", standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted; `--resume` goes on from the last finished round", 130)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except (SecaggError, PrivacyError, ProtocolError, OSError) as error:
+        _fail(str(error), 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"secagg: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="secagg", message="%(version)s")
+def cli() -> None:
+    """Sum model updates that nobody may see one by one."""
+
+
+_HELP = {
+    "data": "Data set: digits, breast-cancer.",
+    "clients": "Number of clients.",
+    "rounds": "Rounds of training.",
+    "split": "How examples are dealt out: iid, or dirichlet:ALPHA for clients that differ.",
+    "dropout": "Probability that a client vanishes in a round, at a random stage.",
+    "threshold": "Shares that open a sum.  [default: a majority of the clients]",
+    "minimum_survivors": "Clients refuse to open a sum of fewer.  [default: the threshold]",
+    "protocol": f"One of: {', '.join(PROTOCOLS)}. plain hides nothing.",
+    "privacy": f"One of: {', '.join(PRIVACY)}.",
+    "epsilon": "Privacy budget of each example, over the whole training.",
+    "delta": "Probability with which the budget may fail; below one over the number of examples.",
+    "clip": "L2 bound on one example's gradient.",
+    "bits": "Bits a quantised entry has.",
+    "learning_rate": "Step of a client.  [default: chosen for the privacy mode]",
+    "local_steps": "Steps of a client a round.",
+    "sampling_rate": "Probability that an example is in a batch.",
+    "seed": "Of data split, initialisation and simulated dropouts; never of keys or noise.",
+    "judge": "Accuracy on: test, or validation for choosing settings.",
+}
+
+
+def _settings(command: F) -> F:
+    """One option a field of ``TrainingConfig``."""
+    kinds = TrainingConfig.kinds()
+    for item in reversed(fields(TrainingConfig)):
+        option = click.option(
+            f"--{item.name.replace('_', '-')}",
+            item.name,
+            type=kinds[item.name],
+            default=item.default,
+            show_default=item.default is not None,
+            help=_HELP[item.name],
+        )
+        command = option(command)
+    return command
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  secagg train
+  secagg train --epsilon 2 --rounds 50 --out runs/strict
+  secagg train --split dirichlet:0.3 --dropout 0.3 --json
+  secagg train --out runs/strict --resume
+"""
+)
+@_settings
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/train"),
+    show_default=True,
+    help="Folder of the run.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="TOML file of these settings; options given here win over it.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the final record alone, as JSON.")
+@click.pass_context
+def train(
+    context: click.Context,
+    /,
+    out: Path,
+    config: Path | None,
+    resume: bool,  # noqa: FBT001  # click hands flags in by name
+    overwrite: bool,  # noqa: FBT001  # the same
+    as_json: bool,  # noqa: FBT001  # the same
+    **settings: Any,
+) -> None:
+    """Train a model over clients that show their updates to nobody.
+
+    Each client takes steps of differentially private SGD; only the sum of
+    their updates is ever opened. The run's folder holds the model, the privacy
+    ledger, the measurements and report.html.
+    """
+    from secagg.training import Training  # torch takes seconds to import; --help should not
+
+    given = {
+        name: value
+        for name, value in settings.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    if resume and (overwrite or config):
+        raise ConfigError("--resume goes on with the settings of the run; leave out the others")
+    if resume:
+        training = Training.resume(out, expect=given)
+    else:
+        chosen = TrainingConfig.parse((_read(config) if config else {}) | given)
+        training = Training.start(chosen, out, overwrite=overwrite)
+
+    lines = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    if not as_json:
+        lines.print(training.headline)
+    bar = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("rounds", total=training.config.rounds, completed=training.done)
+        for record in training:
+            if not as_json:
+                (bar.console if sys.stderr.isatty() and sys.stdout.isatty() else lines).print(
+                    _line(record, training.config), highlight=False
+                )
+            bar.advance(task)
+        final = training.finish()
+    if as_json:
+        click.echo(json.dumps(final))
+    else:
+        for line in training.closing_lines(final):
+            lines.print(line)
+
+
+def _line(record: dict[str, Any], config: TrainingConfig) -> str:
+    """What somebody who watches wants to know of a round."""
+    head = f"{record['round']:3d}/{config.rounds}  "
+    people = f"{record['survivors']:3d}/{config.clients} clients  "
+    if record["lost"]:
+        return f"{head}round lost: {people.strip()} left, too few; nothing was opened"
+    milliseconds = "  ".join(
+        f"{stage} {record['milliseconds'][stage]:.0f}" for stage in ("train", *Stage)
+    )
+    epsilon = "" if record["epsilon"] is None else f"  epsilon {record['epsilon']:.2f}"
+    return (
+        f"{head}accuracy {record['accuracy']:.3f}  {people}"
+        f"up {kilobytes(record['bytes_up'])}  down {kilobytes(record['bytes_down'])}  "
+        f"ms: {milliseconds}{epsilon}"
+    )
+
+
+def kilobytes(count: float) -> str:
+    """1234 -> 1.2 kB."""
+    return f"{count / 1000:.1f} kB"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error

@@ -1,0 +1,25 @@
+"""Everything that ``secagg`` raises on top of what ``protocols`` and ``dp`` raise."""
+
+
+class SecaggError(Exception):
+    """Base of the errors below. Nothing was released when one is raised."""
+
+
+class InputError(SecaggError, ValueError):
+    """A value handed in is unusable: NaN, infinite, or of the wrong length, type or shape."""
+
+
+class RangeError(SecaggError, ValueError):
+    """A sum could overflow its lane. Raised at construction, never after summing."""
+
+
+class ConfigError(SecaggError, ValueError):
+    """A setting is out of range, or contradicts another."""
+
+
+class RunError(SecaggError):
+    """A run folder is corrupt, belongs to another run, or cannot be written."""
+
+
+class MissingExtraError(SecaggError, ImportError):
+    """A part of secagg was called whose optional dependency is not installed."""

@@ -1,0 +1,303 @@
+"""Named segments in one vector of words: what a client says, it says inside the masked vector.
+
+The update, its weight and the metrics of a client travel side by side, so that
+a server that sees sums sees the sum of each and nothing beside it. Overflow is
+impossible by construction: ``Layout`` gives every segment lanes that hold the
+largest total its clients can reach, or raises.
+
+A weighted segment carries weight * integer. Its decoded sum over the sum of the
+weights, which the caller puts into a segment of its own, is then the weighted
+mean of the clamped values to within one quantisation step, whatever the weights.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from protocols.entropy import Entropy, system
+from secagg.errors import ConfigError, InputError, RangeError
+from secagg.packing import (
+    MAX_LANES,
+    Block,
+    lane_bits,
+    lanes_for,
+    pack_blocks,
+    unpack_blocks,
+    word_count,
+)
+from secagg.quantize import FixedPoint, as_vector
+
+MAX_ENTRIES = 2**35  # what one seed masks, protocols.primitives.prg.MAX_WORDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """Integers from 0 to ``maximum``, summed exactly; booleans count as 0 and 1.
+
+    Outside that range a client's value is refused with ``InputError``, never clamped.
+
+    Attributes:
+      maximum: of one client's entry, before any weight; 1 to 2^63 - 1.
+
+    Raises:
+      ConfigError: ``maximum`` out of range.
+    """
+
+    maximum: int
+
+    def __post_init__(self) -> None:
+        _check_integer("maximum", self.maximum, 1, 2**63 - 1)
+
+    def encoder(self, vector: NDArray[Any], *, name: str = "vector") -> Block:
+        """As :meth:`FixedPoint.encoder`."""
+
+        def fill(span: slice, block: NDArray[np.int64]) -> None:
+            entries = vector[span]
+            if entries.min() < 0 or entries.max() > self.maximum:
+                raise InputError(f"{name!r} has an entry outside 0 to {self.maximum}")
+            np.copyto(block, entries, casting="unsafe")  # uint64, which was checked just now
+
+        return fill
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One named part of the vector.
+
+    Attributes:
+      name: not empty.
+      entries: its length, 0 to 2^35.
+      codec: ``FixedPoint`` for floats, ``Count`` for integers.
+      weighted: whether a client's entries count ``weight`` times.
+      lanes: integers a word, 1 to 8; ``None`` for as few words as are safe.
+
+    Raises:
+      ConfigError: an attribute out of range.
+    """
+
+    name: str
+    entries: int
+    codec: FixedPoint | Count
+    weighted: bool = False
+    lanes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or len(self.name.encode()) >= 2**16:
+            raise ConfigError(f"a segment's name has 1 to 65535 bytes, not {len(self.name)}")
+        if not isinstance(self.codec, FixedPoint | Count):
+            raise ConfigError(f"{self.name!r}: {type(self.codec).__name__} is no codec")
+        _check_integer(f"{self.name!r}: entries", self.entries, 0, MAX_ENTRIES)
+        if self.lanes is not None:
+            _check_integer(f"{self.name!r}: lanes", self.lanes, 1, MAX_LANES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where each segment lies, the same for all clients of a round.
+
+    Guarantee: the sum mod 2^64 of what at most ``clients`` clients encode decodes to the exact
+    totals of their integers. Only clients that encode with this class are so bounded.
+
+    Attributes:
+      segments: with distinct names, in the order in which they lie.
+      clients: the most that are ever summed, from 1.
+      max_weight: the largest weight of one client, from 1.
+      lanes: integers a word, for each segment.
+      words: length of the encoded vector.
+
+    Raises:
+      ConfigError: an attribute out of range.
+      RangeError: the largest total of a segment does not fit its lane.
+    """
+
+    segments: tuple[Segment, ...]
+    clients: int
+    max_weight: int = 1
+    lanes: tuple[int, ...] = field(init=False)
+    words: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        _check_integer("clients", self.clients, 1, 2**32 - 1)
+        _check_integer("max_weight", self.max_weight, 1, 2**63 - 1)
+        names = [segment.name for segment in self.segments]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"segments named twice: {', '.join(twice)}")
+        lanes = tuple(map(self._lanes, self.segments))
+        sizes = (word_count(s.entries, n) for s, n in zip(self.segments, lanes, strict=True))
+        object.__setattr__(self, "lanes", lanes)
+        object.__setattr__(self, "words", sum(sizes))
+
+    def encode(
+        self,
+        values: Mapping[str, ArrayLike],
+        *,
+        weight: int = 1,
+        entropy: Entropy = system,
+    ) -> NDArray[np.uint64]:
+        """One client's vector, uint64[words].
+
+        Args:
+          values: one vector a segment, by name: numpy array, torch tensor of any device, or
+            sequence of numbers. A segment of one entry also takes a plain number.
+          weight: from 0 to ``max_weight``; multiplies the integers of weighted segments. Weight 0
+            takes part and adds nothing, and the sum does not show who that was.
+          entropy: seeds the stochastic rounding, 32 bytes a segment.
+
+        Raises:
+          InputError: a name is missing or unknown, a vector is of another length or type, an
+            entry is NaN, infinite or outside its ``Count``, or the weight is out of range.
+        """
+        self._check_weight(weight)
+        if strange := sorted(set(values) ^ {segment.name for segment in self.segments}):
+            raise InputError(f"segments missing or unknown: {', '.join(map(repr, strange))}")
+        # Every vector is looked at before the first is packed: a wrong length costs no work.
+        vectors = [self._vector(segment, values[segment.name]) for segment in self.segments]
+        out = np.empty(self.words, np.uint64)
+        for (segment, lanes, words), vector in zip(self._places(out), vectors, strict=True):
+            codec = segment.codec
+            if isinstance(codec, FixedPoint):
+                fill = codec.encoder(vector, name=segment.name, entropy=entropy)
+            else:
+                fill = codec.encoder(vector, name=segment.name)
+            pack_blocks(fill, words, segment.entries, lanes)
+            if segment.weighted and weight != 1:
+                # Packing is linear: weighting the words weights every lane.
+                np.multiply(words, np.uint64(weight), out=words)
+        return out
+
+    def decode(self, words: NDArray[np.uint64]) -> dict[str, NDArray[Any]]:
+        """The totals in a sum of encoded vectors, by name: float64, or int64 of a ``Count``.
+
+        Raises:
+          InputError: ``words`` is not uint64[words], or a total is larger than ``clients`` clients
+            can make it, so that this is no sum of such vectors.
+        """
+        if words.dtype != np.uint64 or words.shape != (self.words,):
+            found = f"{words.dtype}{list(words.shape)}"
+            raise InputError(f"cannot decode {found}, expected uint64[{self.words}]")
+        totals: dict[str, NDArray[Any]] = {}
+        for segment, lanes, part in self._places(words):
+            high = self._limit(segment)
+            if isinstance(segment.codec, FixedPoint):
+                low, floats = -high, np.empty(segment.entries, np.float64)
+                take, totals[segment.name] = segment.codec.decoder(floats), floats
+            else:
+                low, integers = 0, np.empty(segment.entries, np.int64)
+                take, totals[segment.name] = _copier(integers), integers
+            unpack_blocks(part, _within(take, low, high, segment), segment.entries, lanes)
+        return totals
+
+    def to_bytes(self) -> bytes:
+        """Canonical bytes of all that is fixed here; two layouts are equal if these are.
+
+        struct {
+            opaque label[16] = "secagg layout 1 ";
+            uint32 clients;
+            uint64 max_weight;
+            uint32 segments;
+            struct {
+                uint16 name_length;  opaque name[name_length];   /* UTF-8 */
+                uint64 entries;
+                uint8  weighted, lanes_asked_for, lanes;         /* 0 asked for: none */
+                uint8  codec;                                    /* 1 FixedPoint, 2 Count */
+                select (codec) {
+                    case 1: float64 clip; uint8 bits; uint8 nearest;
+                    case 2: uint64 maximum;
+                }
+            } segment[segments];
+        } Layout;                                                /* big-endian */
+        """
+        head = struct.pack(">IQI", self.clients, self.max_weight, len(self.segments))
+        parts = [b"secagg layout 1 ", head]
+        for segment, lanes in zip(self.segments, self.lanes, strict=True):
+            name, codec = segment.name.encode(), segment.codec
+            flags = (segment.weighted, segment.lanes or 0, lanes)
+            parts += [struct.pack(">H", len(name)), name, struct.pack(">Q", segment.entries)]
+            parts.append(struct.pack(">BBB", *flags))
+            if isinstance(codec, FixedPoint):
+                nearest = codec.rounding == "nearest"
+                parts.append(struct.pack(">BdBB", 1, codec.clip, codec.bits, nearest))
+            else:
+                parts.append(struct.pack(">BQ", 2, codec.maximum))
+        return b"".join(parts)
+
+    def _limit(self, segment: Segment) -> int:
+        """The largest total of one entry."""
+        codec = segment.codec
+        one = codec.levels if isinstance(codec, FixedPoint) else codec.maximum
+        return self.clients * (self.max_weight if segment.weighted else 1) * one
+
+    def _lanes(self, segment: Segment) -> int:
+        limit = self._limit(segment)
+        try:
+            most = lanes_for(limit)
+        except RangeError:
+            most = 0
+        if most < (segment.lanes or 1):
+            weight = f" x weight {self.max_weight}" if segment.weighted else ""
+            clients = self.clients * (self.max_weight if segment.weighted else 1)
+            raise RangeError(
+                f"{segment.name!r}: {self.clients} clients{weight} x {limit // clients} does not "
+                f"fit a {lane_bits(segment.lanes or 1)}-bit lane; use fewer bits or lanes"
+            )
+        if segment.lanes is not None:
+            return segment.lanes
+        # Of the lane counts that need as few words, the one with the most room: what is no sum of
+        # such vectors then shows as a total that is too large.
+        words = word_count(segment.entries, most)
+        return -(-segment.entries // words) if words else most
+
+    def _places(
+        self, words: NDArray[np.uint64]
+    ) -> Iterator[tuple[Segment, int, NDArray[np.uint64]]]:
+        start = 0
+        for segment, lanes in zip(self.segments, self.lanes, strict=True):
+            stop = start + word_count(segment.entries, lanes)
+            yield segment, lanes, words[start:stop]
+            start = stop
+
+    def _check_weight(self, weight: int) -> None:
+        integer = isinstance(weight, int | np.integer) and not isinstance(weight, bool)
+        if not integer or not 0 <= weight <= self.max_weight:
+            raise InputError(f"weight {weight!r} is not an integer from 0 to {self.max_weight}")
+        if weight != 1 and not any(segment.weighted for segment in self.segments):
+            raise InputError(f"weight {weight} is given, but no segment is weighted")
+
+    @staticmethod
+    def _vector(segment: Segment, values: ArrayLike) -> NDArray[Any]:
+        whole = isinstance(segment.codec, Count)
+        number = segment.entries == 1
+        vector = as_vector(values, name=segment.name, integers=whole, number=number)
+        if len(vector) != segment.entries:
+            raise InputError(
+                f"{segment.name!r} has {len(vector)} entries, the layout {segment.entries}"
+            )
+        return vector
+
+
+def _within(take: Block, low: int, high: int, segment: Segment) -> Block:
+    def checked(span: slice, block: NDArray[np.int64]) -> None:
+        if block.min() < low or block.max() > high:
+            raise InputError(
+                f"{segment.name!r} has a total outside {low} to {high}: "
+                "this is no sum of this layout's vectors"
+            )
+        take(span, block)
+
+    return checked
+
+
+def _copier(out: NDArray[np.int64]) -> Block:
+    def take(span: slice, block: NDArray[np.int64]) -> None:
+        out[span] = block
+
+    return take
+
+
+def _check_integer(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(f"{name} {value!r} is not an int from {low} to {high}")

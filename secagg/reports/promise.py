@@ -1,0 +1,129 @@
+"""What a run's settings protect from, and what they do not: the threat model, in plain words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Rows: TypeAlias = Sequence[tuple[str, str]]
+"""From whom or what, and how far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """The settings that decide, as they are to be printed.
+
+    Attributes:
+      secure: updates are summed under the pairwise masks of [BIK+17]; else in the clear.
+      private: each client's training adds noise for its examples.
+      threshold: shares that rebuild a secret.
+      needed: survivors without whom nothing is released.
+      bound: the epsilon and delta that hold.
+    """
+
+    secure: bool
+    private: bool
+    threshold: str
+    needed: str
+    bound: str
+
+    def protects_from(self) -> Rows:
+        return [*(self._masks() if self.secure else ()), *(self._noise() if self.private else ())]
+
+    def does_not_protect_from(self) -> Rows:
+        return [
+            *(self._beyond_masks() if self.secure else self._in_the_clear()),
+            (
+                "A client that sends nonsense",
+                "Inputs are not checked; one client can spoil the model.",
+            ),
+            *(self._beyond_noise() if self.private else self._without_noise()),
+            (
+                "Somebody who edits this folder",
+                "Digests and the ledger's chain show accidents, not tampering, unless a copy of "
+                "the ledger's head is kept elsewhere.",
+            ),
+            (
+                "Anything, while it is a simulation",
+                "All parties and all secrets of this run lay in the memory of one process.",
+            ),
+        ]
+
+    def _masks(self) -> Rows:
+        t = self.threshold
+        return [
+            (
+                "A curious server",
+                "One that follows the protocol and keeps all it sees learns the sum of the "
+                f"survivors. With c clients on its side, fewer than {t}, it learns the sum of at "
+                f"least {t} - c of the others.",
+            ),
+            (
+                "Curious clients",
+                f"Fewer than {t} of them together, without the server, learn nothing beyond the "
+                "common model and what is their own.",
+            ),
+            (
+                "Clients that vanish",
+                "At any stage. The sum of those whose masked vector arrived is exact; with fewer "
+                f"than {self.needed} survivors nothing is released.",
+            ),
+        ]
+
+    def _beyond_masks(self) -> Rows:
+        return [
+            (
+                f"The server and {self.threshold} clients together",
+                "They open the updates of all others.",
+            ),
+            (
+                "A server that lies",
+                "It can show different rosters or survivors to different clients: nobody but the "
+                "server vouches for the roster.",
+            ),
+        ]
+
+    def _in_the_clear(self) -> Rows:
+        noisy = ", with the noise already in it" if self.private else ""
+        return [("The server", f"It receives every single update in the clear{noisy}.")]
+
+    def _noise(self) -> Rows:
+        return [
+            (
+                "Learning whether one example was used",
+                "From updates, sums or the model, for whoever looks, the server included: bounded "
+                f"by {self.bound}, for one example of one client added or removed.",
+            ),
+            (
+                "Spending more than the budget",
+                "The ledger writes a release down before it happens, counts it as spent after a "
+                "crash, and refuses the one that would pass the budget.",
+            ),
+        ]
+
+    def _beyond_noise(self) -> Rows:
+        return [
+            (
+                "Learning about a person with many examples, or about a whole client",
+                "The unit is one example, added or removed. For k examples of one person epsilon "
+                "is k times as large and delta grows faster still.",
+            ),
+            (
+                "Whoever can predict or undo the noise",
+                "Opacus draws it as float32 from a generator that is not cryptographic; the bound "
+                "is proven for exact Gaussian noise.",
+            ),
+            (
+                "Learning what is public by design",
+                "Who took part, who survived, how many examples each client has and at which rate "
+                "it samples them.",
+            ),
+        ]
+
+    def _without_noise(self) -> Rows:
+        return [
+            (
+                "What the model gives away",
+                "There is no differential privacy: the sum, the model and all that follows from "
+                "them may reveal single examples.",
+            )
+        ]

@@ -1,0 +1,541 @@
+"""The report of one run of ``secagg train``, from what metrics.json holds and nothing else.
+
+``report`` is one HTML page without script whose own policy forbids every
+request; ``curves`` is one picture for a slide. What the page claims follows from
+the run's protocol and privacy (``promise``). Epsilon and delta are
+rounded up, never down; a protocol or privacy that the page does not know is said
+to protect from nothing.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
+from string import Template
+from typing import Any, TypeAlias
+
+from secagg.reports.charts import bars, line
+from secagg.reports.markup import Markup, join, tag
+from secagg.reports.numbers import counted, duration, finite, percent, short, size, whole
+from secagg.reports.numbers import delta as as_delta
+from secagg.reports.numbers import epsilon as as_epsilon
+from secagg.reports.promise import Promise
+
+Metrics: TypeAlias = Mapping[str, Any]
+
+STAGES = ("advertise", "share", "mask", "reveal")
+COLOURS = dict(  # of the page in the light
+    zip(("train", *STAGES), ("#a3a9b3", "#3a72c9", "#12968a", "#c27803", "#bf3f72"), strict=True)
+)
+GOOD, BAD = "#14695a", "#a52a17"
+MOST_ROWS = 60  # clients in the grid of dropouts; beyond, only those who dropped out most
+
+_MEANINGS = {
+    "data": "the data set",
+    "clients": "clients that take part",
+    "rounds": "rounds of training",
+    "split": "how the examples are dealt out to the clients",
+    "dropout": "chance of each client to vanish in a round, at a random stage",
+    "threshold": "shares that rebuild a secret; fewer survivors give nothing",
+    "minimum_survivors": "clients refuse to help open a sum of fewer",
+    "protocol": "how updates are summed",
+    "privacy": "where noise is added",
+    "epsilon": "the budget of each example, for the whole run",
+    "delta": "chance that the bound of epsilon fails",
+    "clip": "largest norm that one example's gradient keeps",
+    "bits": "bits of a quantised entry",
+    "seed": "fixes split and initialisation; never keys or noise",
+    "learning_rate": "step size",
+    "sampling_rate": "chance of each example to be in a batch",
+    "local_steps": "batches a client takes in a round",
+    "noise_multiplier": "noise over clip",
+}
+
+
+def report(metrics: Metrics) -> str:
+    """One self-contained HTML page about the run, finished or not."""
+    page = Template(files("secagg.reports").joinpath("page.html").read_text("utf-8"))
+    run = _Run(metrics)
+    body = join(
+        _headline(run),
+        _numbers(run),
+        _charts(run),
+        _dropouts(run),
+        _promise(run),
+        _settings(run),
+        _rounds(run),
+        _footer(run),
+    )
+    return page.substitute(title=join(f"secagg: {run.name}"), body=body)
+
+
+def curves(metrics: Metrics) -> bytes:
+    """An SVG picture: accuracy, epsilon, survivors and time by round."""
+    from matplotlib.figure import Figure
+
+    run = _Run(metrics)
+    picture = Figure(figsize=(9, 6), layout="constrained")  # inches
+    (accuracy, epsilon), (survivors, seconds) = picture.subplots(2, 2)
+    for axes, title in (
+        (accuracy, "accuracy"),
+        (epsilon, "epsilon spent"),
+        (survivors, "survivors"),
+        (seconds, "seconds, all parties"),
+    ):
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("round")
+        axes.spines[["top", "right"]].set_visible(False)
+    accuracy.plot(run.numbers, _gaps(run.values("accuracy")), marker=".", color=GOOD)
+    accuracy.set_ylim(0, 1)
+    if run.private:
+        epsilon.plot(run.numbers, _gaps(run.values("epsilon")), marker=".", color=GOOD)
+        if run.budget is not None:
+            epsilon.axhline(run.budget, linestyle="--", color=BAD, linewidth=1)
+        epsilon.set_ylim(bottom=0)
+    else:
+        epsilon.text(0.5, 0.5, "no differential privacy", ha="center", transform=epsilon.transAxes)
+    colours = [BAD if lost else "#7aa79f" for lost in run.lost]
+    survivors.bar(run.numbers, _gaps(run.values("survivors")), color=colours)
+    if run.needed is not None:
+        survivors.axhline(run.needed, linestyle="--", color=BAD, linewidth=1)
+    below = [0.0] * len(run.records)
+    for stage in ("train", *STAGES):
+        heights = [stack.get(stage, 0.0) / 1000 for stack in run.stacks("milliseconds")]
+        seconds.bar(run.numbers, heights, bottom=below, label=stage, color=COLOURS[stage])
+        below = [low + height for low, height in zip(below, heights, strict=True)]
+    if run.records:
+        seconds.legend(
+            fontsize="small",
+            frameon=False,
+            ncols=5,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.18),
+        )
+    file = io.BytesIO()
+    picture.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+class _Run:
+    """Metrics with every number looked at once: what is no finite number is ``None``."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.config: Mapping[str, Any] = metrics.get("config") or {}
+        self.records: list[Mapping[str, Any]] = list(metrics.get("rounds") or ())
+        self.final: Mapping[str, Any] | None = metrics.get("final")
+        self.versions: Mapping[str, Any] = metrics.get("versions") or {}
+        self.protocol = str(self.config.get("protocol"))
+        self.privacy = str(self.config.get("privacy"))
+        self.numbers = [int(finite(r.get("round")) or 0) for r in self.records]
+        self.lost = [r.get("lost") is True for r in self.records]
+        self.budget = finite(self.config.get("epsilon"))
+        self.clients = whole(self.config.get("clients"))
+        self.threshold = whole(self.config.get("threshold"))
+        self.minimum = whole(self.config.get("minimum_survivors"))
+        self.needed = max(filter(None, (self.threshold, self.minimum)), default=None)
+
+    @property
+    def name(self) -> str:
+        named = (self.final or {}).get("run")
+        return str(named) if named else f"{self.protocol}, privacy {self.privacy}"
+
+    @property
+    def secure(self) -> bool:
+        return self.protocol == "bonawitz"
+
+    @property
+    def private(self) -> bool:
+        return self.privacy == "local"
+
+    def values(self, name: str) -> list[float | None]:
+        return [finite(record.get(name)) for record in self.records]
+
+    def last(self, name: str) -> float | None:
+        """The final record's number, or while there is none the last round's."""
+        if self.final is not None and (value := finite(self.final.get(name))) is not None:
+            return value
+        return next((v for v in reversed(self.values(name)) if v is not None), None)
+
+    @property
+    def delta(self) -> float | None:
+        return finite((self.final or {}).get("delta")) or finite(self.config.get("delta"))
+
+    @property
+    def bound(self) -> str:
+        """What holds now. Before the end that is the budget: the ledger may hold a reservation."""
+        spent = finite((self.final or {}).get("epsilon"))
+        epsilon = self.budget if spent is None else spent
+        shown = "unknown" if epsilon is None else as_epsilon(epsilon)
+        return f"epsilon {shown} at delta {as_delta(self.delta)}"
+
+    def stacks(self, name: str) -> list[dict[str, float]]:
+        """What a round's mapping holds for each stage that this page knows."""
+        tables = [record.get(name) or {} for record in self.records]
+        return [
+            {stage: max(finite(table.get(stage)) or 0.0, 0.0) for stage in ("train", *STAGES)}
+            for table in tables
+        ]
+
+    def dropped(self, index: int) -> dict[str, str]:
+        return {str(k): str(v) for k, v in (self.records[index].get("dropped") or {}).items()}
+
+
+def _headline(run: _Run) -> Markup:
+    who = counted(run.clients, "client").capitalize()
+    done = len(run.records)
+    if done:
+        so_far = "" if run.final is not None else " so far"
+        seen = {"bonawitz": "nobody saw one update", "plain": "the server saw every update"}
+        sentences = [
+            f"{who} trained together for {counted(done, 'round')}{so_far}",
+            seen.get(run.protocol, "nothing is known of who saw the updates"),
+            f"no example's presence changes what can be learned by more than {run.bound}"
+            if run.private
+            else "what one example changes can be learned without limit",
+        ]
+    else:
+        sentences = [f"{who} stood ready, and no round was finished"]
+    lost = sum(run.lost)
+    split = f", split {run.config['split']}" if "split" in run.config else ""
+    about = f"Data: {run.config.get('data', 'unknown')}{split}. "
+    if lost:
+        about += f"{counted(lost, 'round')} lost to too few survivors: nothing came out of them. "
+    about += (
+        "All parties ran inside one process, and dropouts were drawn, not suffered: "
+        "a simulation measures, it protects nothing by itself."
+    )
+    return tag(
+        "header",
+        tag("p", f"secagg · {run.name}", class_="eyebrow"),
+        tag("h1", "; ".join(sentences) + "."),
+        tag("p", about),
+        *(tag("p", text, class_="loud", role="note") for text in _warnings(run)),
+    )
+
+
+def _warnings(run: _Run) -> Iterable[str]:
+    if run.protocol == "plain":
+        yield (
+            "Protocol “plain” protects from nothing: every client's update went to the server "
+            "in the clear."
+        )
+    elif not run.secure:
+        yield (
+            f"This page does not know protocol “{run.protocol}”: take it that it protects from "
+            "nothing."
+        )
+    if run.privacy == "none":
+        yield (
+            "There is no differential privacy in this run: the model may repeat what it learned "
+            "from a single example."
+        )
+    elif not run.private:
+        yield f"This page does not know privacy “{run.privacy}”: take it that there is none."
+
+
+def _numbers(run: _Run) -> Markup:
+    done, planned = len(run.records), whole(run.config.get("rounds"))
+    survivors = [v for v in run.values("survivors") if v is not None]
+    fewest = finite((run.final or {}).get("survivors_min"))
+    if fewest is None and survivors:
+        fewest = min(survivors)
+    cards: list[tuple[str, str]] = []
+    if (accuracy := run.last("accuracy")) is not None:
+        cards.append((percent(accuracy), "accuracy on examples that nobody trained on"))
+    if run.private:
+        if (spent := run.last("epsilon")) is not None:
+            when = "spent" if run.final is not None else "after the last finished round"
+            budget = "" if run.budget is None else f"; the budget is {as_epsilon(run.budget)}"
+            cards.append((as_epsilon(spent), f"epsilon {when}{budget}"))
+        cards.append((as_delta(run.delta), "delta"))
+    else:
+        cards.append(("∞", "epsilon: no differential privacy"))
+    of = f"rounds of {planned} planned" if planned not in (None, done) else "rounds"
+    cards.append((str(done), f"{of}, {sum(run.lost)} lost" if any(run.lost) else of))
+    if fewest is not None:
+        need = "" if run.needed is None else f"; {run.needed} are needed"
+        cards.append((f"{fewest:.0f}", f"fewest survivors of {run.clients}{need}"))
+    for name, way in (("bytes_up", "sent"), ("bytes_down", "received")):
+        if most := [v for v in run.values(name) if v is not None]:
+            cards.append((size(max(most)), f"a client {way} in a round, at most"))
+    if (seconds := finite((run.final or {}).get("seconds"))) is not None:
+        cards.append((duration(1000 * seconds), "the whole run, all parties"))
+    return tag(
+        "dl",
+        *(tag("div", tag("dt", label), tag("dd", value)) for value, label in cards),
+        class_="numbers",
+    )
+
+
+def _charts(run: _Run) -> Markup:
+    if not run.records:
+        return Markup()
+    accuracy = line(
+        _summary("Accuracy", run.values("accuracy"), percent),
+        run.numbers,
+        run.values("accuracy"),
+        percent,
+        top=1.0,
+    )
+    if run.private:
+        spent = run.values("epsilon")
+        summary = _summary("Epsilon spent", spent, as_epsilon)
+        rule = None if run.budget is None else (run.budget, f"budget {as_epsilon(run.budget)}")
+        epsilon = line(summary, run.numbers, spent, short, top=run.budget or 1.0, rule=rule)
+    else:
+        epsilon = tag("p", "No differential privacy, so there is nothing to count.")
+    alive = run.values("survivors")
+    stacks = [
+        {"lost" if lost else "survivors": value or 0.0}
+        for value, lost in zip(alive, run.lost, strict=True)
+    ]
+    survivors = bars(
+        _summary("Survivors", alive, short),
+        run.numbers,
+        stacks,
+        short,
+        top=float(run.clients or 1),
+        rule=run.needed,
+    )
+    needed = "" if run.needed is None else f"; dashed: the {run.needed} that are needed"
+    time = run.stacks("milliseconds")
+    up, down = run.stacks("bytes_up_stage"), run.stacks("bytes_down_stage")
+    return join(
+        tag("h2", "How it went"),
+        tag("p", "Round by round. Hold the pointer over a mark to read its value."),
+        tag(
+            "div",
+            _figure("Accuracy", "of the common model after each round", accuracy),
+            _figure("Epsilon spent", "the largest of all clients", epsilon),
+            _figure(
+                "Survivors",
+                "updates in the sum; red: a lost round" + needed,
+                survivors,
+            ),
+            class_="charts",
+        ),
+        tag("h2", "What it cost"),
+        _legend(("train", *STAGES)),
+        tag(
+            "div",
+            _figure(
+                "Time",
+                "a round, all parties one after the other",
+                bars(_summary("Time", _sums(time), duration), run.numbers, time, duration),
+            ),
+            _figure(
+                "Bytes sent",
+                "by the client that sent most",
+                bars(_summary("Bytes sent", _sums(up), size), run.numbers, up, size),
+            ),
+            _figure(
+                "Bytes received",
+                "by the client that received most",
+                bars(_summary("Bytes received", _sums(down), size), run.numbers, down, size),
+            ),
+            class_="charts",
+        ),
+    )
+
+
+def _figure(title: str, detail: str, chart: Markup) -> Markup:
+    return tag("figure", tag("figcaption", title, tag("small", detail)), chart)
+
+
+def _legend(stages: Sequence[str]) -> Markup:
+    return tag("ul", *(tag("li", tag("i", class_=s), s) for s in stages), class_="legend")
+
+
+def _dropouts(run: _Run) -> Markup:
+    if not run.records:
+        return Markup()
+    by_round = [run.dropped(index) for index in range(len(run.records))]
+    total = sum(map(len, by_round))
+    heading = tag("h2", "Who dropped out when")
+    if not total:
+        return join(heading, tag("p", "Nobody did."))
+    often: dict[str, int] = {}
+    for gone in by_round:
+        for client in gone:
+            often[client] = often.get(client, 0) + 1
+    everybody = [str(number) for number in range(run.clients or 0)]
+    shown = everybody if len(everybody) <= MOST_ROWS and often.keys() <= {*everybody} else []
+    note = f"{counted(total, 'dropout')}, each at the stage that the client did not answer."
+    if not shown:
+        shown = sorted(sorted(often, key=_by_number), key=lambda c: -often[c])[:MOST_ROWS]
+        note += f" Shown: the {counted(len(shown), 'client')} that dropped out most often."
+    if any(run.lost):
+        note += " × marks a lost round."
+    rows = [
+        tag(
+            "tr",
+            tag("th", f"client {client}", scope="row"),
+            *(_cell(gone.get(client)) for gone in by_round),
+        )
+        for client in shown
+    ]
+    step = 1 if len(by_round) <= 12 else 5
+    heads = [
+        _round_head(number, lost=lost, shown=index == 0 or number % step == 0)
+        for index, (number, lost) in enumerate(zip(run.numbers, run.lost, strict=True))
+    ]
+    grid = tag(
+        "table",
+        tag("caption", "Dropouts by client and round", class_="hidden"),
+        tag("thead", tag("tr", tag("th", "round", scope="col"), *heads)),
+        tag("tbody", *rows),
+        class_="grid",
+    )
+    return join(heading, tag("p", note), _legend(STAGES), tag("div", grid, class_="wide"))
+
+
+def _round_head(number: int, *, lost: bool, shown: bool) -> Markup:
+    if lost:
+        hidden = tag("span", f"{number}, lost", class_="hidden")
+        return tag("th", "×", hidden, class_="lost", scope="col", title=f"round {number}: lost")
+    label = str(number) if shown else tag("span", str(number), class_="hidden")
+    return tag("th", label, scope="col")
+
+
+def _cell(stage: str | None) -> Markup:
+    if stage is None:
+        return tag("td")
+    known = stage if stage in STAGES else None
+    letter = tag("b", stage[:1].upper(), aria_hidden="true")
+    return tag("td", letter, tag("span", stage, class_="hidden"), class_=known, title=stage)
+
+
+def _promise(run: _Run) -> Markup:
+    promise = Promise(
+        secure=run.secure,
+        private=run.private,
+        threshold="t" if run.threshold is None else str(run.threshold),
+        needed="the needed number of" if run.needed is None else str(run.needed),
+        bound=run.bound,
+    )
+    kept = promise.protects_from()
+    nothing = [("Nothing", "These settings protect nobody.")]
+    return join(
+        tag("h2", "What these settings promise"),
+        tag(
+            "p",
+            "Between real parties, each on its own machine. In one process, as here, they only "
+            "show what it costs.",
+        ),
+        tag(
+            "table",
+            _group("Protects from", kept or nothing, "yes" if kept else "no"),
+            _group("Does not protect from", promise.does_not_protect_from(), "no"),
+            class_="promise",
+        ),
+    )
+
+
+def _group(title: str, rows: Sequence[tuple[str, str]], kind: str) -> Markup:
+    head = tag("tr", tag("th", title, colspan="2", scope="rowgroup"))
+    return tag(
+        "tbody",
+        head,
+        *(tag("tr", tag("td", what), tag("td", how)) for what, how in rows),
+        class_=kind,
+    )
+
+
+def _settings(run: _Run) -> Markup:
+    rows = [
+        tag(
+            "tr",
+            tag("td", _MEANINGS.get(name, "")),
+            tag("td", tag("code", name)),
+            tag("td", tag("code", "default" if value is None else str(value))),
+        )
+        for name, value in run.config.items()
+    ]
+    head = tag("tr", *(tag("th", text, scope="col") for text in ("Meaning", "Setting", "Value")))
+    return join(
+        tag("h2", "Settings"),
+        tag("p", "The same run again: ", tag("code", "secagg train --config config.toml"), "."),
+        tag("table", tag("thead", head), tag("tbody", *rows), class_="settings"),
+    )
+
+
+def _rounds(run: _Run) -> Markup:
+    if not run.records:
+        return Markup()
+    names = (
+        *("Round", "Accuracy", "Loss", "Survivors", "Dropped out (stage)"),
+        *("Sent", "Received", "Time", "Epsilon"),
+    )
+    columns = [
+        [_or_dash(v, percent) for v in run.values("accuracy")],
+        [_or_dash(v, lambda loss: f"{loss:.4f}") for v in run.values("loss")],
+        [_or_dash(v, short) for v in run.values("survivors")],
+        [_gone(run.dropped(index)) for index in range(len(run.records))],
+        [_or_dash(v, size) for v in run.values("bytes_up")],
+        [_or_dash(v, size) for v in run.values("bytes_down")],
+        [duration(total) for total in _sums(run.stacks("milliseconds"))],
+        [_or_dash(v, as_epsilon) for v in run.values("epsilon")],
+    ]
+    rows = [
+        tag(
+            "tr",
+            tag("th", f"{number} (lost)" if lost else str(number), scope="row"),
+            *(
+                tag("td", column[index], class_="gone" if column is columns[3] else None)
+                for column in columns
+            ),
+            class_="lost" if lost else None,
+        )
+        for index, (number, lost) in enumerate(zip(run.numbers, run.lost, strict=True))
+    ]
+    head = tag("tr", *(tag("th", name, scope="col") for name in names))
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="rounds")
+    return join(
+        tag("h2", "Every round"),
+        tag(
+            "details",
+            tag("summary", f"Show {counted(len(rows), 'round')}"),
+            tag("div", table, class_="wide"),
+        ),
+    )
+
+
+def _footer(run: _Run) -> Markup:
+    lines = ["Made from metrics.json. This page loads nothing and runs no script."]
+    if run.versions:
+        listed = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+        lines.insert(0, f"Made with {listed}.")
+    return tag("footer", *(tag("p", text) for text in lines))
+
+
+def _gaps(values: Iterable[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+def _sums(stacks: Iterable[Mapping[str, float]]) -> list[float]:
+    return [sum(stack.values()) for stack in stacks]
+
+
+def _by_number(client: str) -> tuple[int, str]:
+    return (len(client), client) if client.isdecimal() else (1 << 30, client)
+
+
+def _gone(dropped: Mapping[str, str]) -> str:
+    listed = ", ".join(
+        f"{client} ({dropped[client]})" for client in sorted(dropped, key=_by_number)
+    )
+    return listed or "–"
+
+
+def _summary(what: str, values: Sequence[float | None], show: Callable[[float], str]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return f"{what} by round: no values"
+    return (
+        f"{what} by round, {counted(len(known), 'value')}: first {show(known[0])}, "
+        f"last {show(known[-1])}, lowest {show(min(known))}, highest {show(max(known))}"
+    )
+
+
+def _or_dash(value: float | None, show: Callable[[float], str]) -> str:
+    return "–" if value is None else show(value)

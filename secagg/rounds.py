@@ -1,0 +1,347 @@
+"""One whole round in this process: all parties, dropouts where they are wanted, the cost of it.
+
+For trials, tests and benchmarks. The secrets of all parties lie in one memory
+here, so such a round measures; it protects nothing.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.bonawitz import Agreement, ClientId, CollectKeys, Params, join
+from protocols.entropy import Entropy, system
+from protocols.errors import TooFewSurvivors
+from protocols.primitives.prg import Suite
+from protocols.wire import SESSION_SIZE, opaque
+from secagg.errors import InputError
+from secagg.payload import Count, Layout, Segment
+from secagg.quantize import FixedPoint
+
+Words: TypeAlias = NDArray[np.uint64]
+Input: TypeAlias = Words | Callable[[], Words]
+
+
+class Stage(StrEnum):
+    """The four stages of a round; a client that drops out at one never answers it."""
+
+    ADVERTISE = "advertise"
+    SHARE = "share"
+    MASK = "mask"
+    REVEAL = "reveal"
+
+
+@dataclass(slots=True, kw_only=True)
+class StageCost:
+    """What one stage took.
+
+    Attributes:
+      bytes_up: most that one client sent.
+      bytes_down: most that one client was sent to make it answer.
+      client_seconds: of all clients together, one after the other.
+      server_seconds: of the server.
+    """
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    client_seconds: float = 0.0
+    server_seconds: float = 0.0
+
+
+Costs: TypeAlias = dict[Stage, StageCost]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The words of the sum, whose they are, and what it cost."""
+
+    words: Words = field(repr=False)
+    survivors: tuple[ClientId, ...]
+    costs: Costs
+
+
+def majority(clients: int) -> int:
+    """Of two sets of so many clients, at least one client is in both: the least safe threshold."""
+    return clients // 2 + 1
+
+
+def digest(*public: bytes) -> bytes:
+    """SHA-256 over any number of byte strings; for ``Agreement.public``."""
+    return hashlib.sha256(b"".join(map(opaque, public))).digest()
+
+
+def run_bonawitz(
+    agreement: Agreement,
+    inputs: Mapping[ClientId, Input],
+    dropouts: Mapping[ClientId, Stage] | None = None,
+    *,
+    entropy: Entropy = system,
+) -> Outcome:
+    """Carry a round of ``protocols.bonawitz`` from keys to sum.
+
+    Args:
+      inputs: each client's words, or a function that makes them, called when
+        the client masks them.
+      dropouts: the stage at which a client vanishes.
+
+    Raises:
+      TooFewSurvivors: nothing was released.
+    """
+    present = _Attendance(inputs, dropouts)
+    costs: Costs = {stage: StageCost() for stage in Stage}
+
+    cost = costs[Stage.ADVERTISE]
+    keys, rosters_due = CollectKeys(agreement), {}
+    for client in present(Stage.ADVERTISE):
+        with _clock(cost, "client_seconds"):
+            message, rosters_due[client] = join(agreement, client, entropy)
+        _send(cost, message)
+        with _clock(cost, "server_seconds"):
+            keys.receive(message)
+    with _clock(cost, "server_seconds"):
+        rosters, shares = keys.close()
+
+    cost = costs[Stage.SHARE]
+    boxes_due = {}
+    for client in present(Stage.SHARE):
+        with _clock(cost, "client_seconds"):
+            message, boxes_due[client] = rosters_due[client].on_roster(rosters[client])
+        _send(cost, message, answering=rosters[client])
+        with _clock(cost, "server_seconds"):
+            shares.receive(message)
+    with _clock(cost, "server_seconds"):
+        boxes, vectors = shares.close()
+
+    cost = costs[Stage.MASK]
+    survivors_due = {}
+    for client in present(Stage.MASK):
+        words = _words(inputs[client])
+        with _clock(cost, "client_seconds"):
+            parts, survivors_due[client] = boxes_due[client].on_boxes(boxes[client], words)
+            frames = list(parts)
+        _send(cost, *frames, answering=boxes[client])
+        with _clock(cost, "server_seconds"):
+            vectors.receive(frames)
+    with _clock(cost, "server_seconds"):
+        survivors, reveals = vectors.close()
+
+    cost = costs[Stage.REVEAL]
+    for client in present(Stage.REVEAL):
+        with _clock(cost, "client_seconds"):
+            message = survivors_due[client].on_survivors(survivors)
+        _send(cost, message, answering=survivors)
+        with _clock(cost, "server_seconds"):
+            reveals.receive(message)
+    with _clock(cost, "server_seconds"):
+        total = reveals.close()
+    return Outcome(words=total.words, survivors=total.survivors, costs=costs)
+
+
+def run_plain(
+    agreement: Agreement,
+    inputs: Mapping[ClientId, Input],
+    dropouts: Mapping[ClientId, Stage] | None = None,
+) -> Outcome:
+    """The same sum with nothing hidden: the server sees every vector. For comparison only."""
+    costs: Costs = {stage: StageCost() for stage in Stage}
+    cost = costs[Stage.MASK]
+    total = np.zeros(agreement.params.words, np.uint64)
+    survivors = tuple(_Attendance(inputs, dropouts)(Stage.MASK))
+    for client in survivors:
+        words = _words(inputs[client])
+        _send(cost, words.tobytes())
+        with _clock(cost, "server_seconds"):
+            total += words
+    if len(survivors) < agreement.params.needed:
+        raise TooFewSurvivors(f"{len(survivors)} clients left, {agreement.params.needed} needed")
+    return Outcome(words=total, survivors=survivors, costs=costs)
+
+
+PROTOCOLS: Mapping[str, Callable[..., Outcome]] = {"bonawitz": run_bonawitz, "plain": run_plain}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregate:
+    """What :func:`aggregate` gives.
+
+    Attributes:
+      sum: of the survivors' vectors, each times its weight; shaped as the updates were.
+      mean: ``sum`` over ``weight``.
+      weight: total weight of the survivors; their number where no weights were given.
+      survivors: the clients that are in the sum, in order.
+      costs: bytes and seconds by stage.
+    """
+
+    sum: Any = field(repr=False)
+    mean: Any = field(repr=False)
+    weight: int
+    survivors: tuple[int, ...]
+    costs: Costs = field(repr=False)
+
+
+def aggregate(
+    updates: Sequence[Any],
+    *,
+    weights: Sequence[int] | None = None,
+    codec: FixedPoint | Mapping[str, FixedPoint] = FixedPoint(clip=1.0, bits=16),
+    threshold: int | None = None,
+    minimum_survivors: int | None = None,
+    dropouts: Mapping[int, Stage | str] | None = None,
+    protocol: str = "bonawitz",
+    suite: Suite = Suite.AES_128_CTR,
+) -> Aggregate:
+    """Sum the clients' updates under a protocol, all parties in this process.
+
+    The mean is within one quantisation step of the true mean of the clipped
+    updates, whatever the weights; everything a client brings, its weight too,
+    travels in the one masked vector.
+
+    Args:
+      updates: one a client: a vector (array, torch tensor, list of floats), or
+        a dict of named vectors and numbers, the same names and lengths for all.
+      weights: one integer a client, such as its number of examples.
+      codec: how floats become integers, for all names or for each.
+      threshold: shares that open a sum; default a majority of the clients.
+      minimum_survivors: clients refuse to open a sum of fewer; default ``threshold``.
+      dropouts: the stage at which a client, by its place in ``updates``, vanishes.
+      protocol: ``bonawitz``, or ``plain``, which hides nothing.
+
+    Raises:
+      InputError: updates that do not fit together, or are not finite.
+      RangeError: the sum could overflow with this many clients, weights and bits.
+      TooFewSurvivors: fewer than ``threshold`` or ``minimum_survivors`` are left.
+    """
+    clients = len(updates)
+    if protocol not in PROTOCOLS:
+        raise InputError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    if weights is not None and len(weights) != clients:
+        raise InputError(f"{len(weights)} weights for {clients} updates")
+    if clients < 2:
+        raise InputError(f"{clients} updates: at least 2 clients can hide in a sum")
+    named = [update if isinstance(update, Mapping) else {UPDATE: update} for update in updates]
+    if any(update.keys() != named[0].keys() for update in named):
+        raise InputError("every update needs the same names")
+    if WEIGHT in named[0]:
+        raise InputError(f"the name {WEIGHT!r} is taken; pass weights=[...]")
+
+    codecs = codec if isinstance(codec, Mapping) else dict.fromkeys(named[0], codec)
+    if codecs.keys() != named[0].keys():
+        raise InputError(f"codecs for {sorted(codecs)}, updates have {sorted(named[0])}")
+    heaviest = 1 if weights is None else max(1, *map(_weight, weights))
+    segments = [
+        Segment(name=name, entries=np.size(_plain(value)), codec=codecs[name], weighted=True)
+        for name, value in named[0].items()
+    ]
+    if weights is not None:
+        segments.append(Segment(name=WEIGHT, entries=1, codec=Count(maximum=heaviest)))
+    layout = Layout(segments=tuple(segments), clients=clients, max_weight=heaviest)
+
+    def encode(client: int) -> Words:
+        weight = 1 if weights is None else weights[client]
+        own = {name: np.ravel(_plain(value)) for name, value in named[client].items()}
+        return layout.encode(own | ({} if weights is None else {WEIGHT: [weight]}), weight=weight)
+
+    needed = majority(clients) if threshold is None else threshold
+    agreement = Agreement(
+        params=Params(
+            clients=clients,
+            threshold=needed,
+            minimum_survivors=needed if minimum_survivors is None else minimum_survivors,
+            words=layout.words,
+            suite=suite,
+        ),
+        session=system(SESSION_SIZE),
+        round=0,
+        public=digest(layout.to_bytes()),
+    )
+    outcome = PROTOCOLS[protocol](
+        agreement,
+        {client: encode(client) for client in range(clients)},
+        {client: _stage(stage) for client, stage in (dropouts or {}).items()},
+    )
+    sums = layout.decode(outcome.words)
+    weight = int(sums.pop(WEIGHT)[0]) if weights is not None else len(outcome.survivors)
+    if not weight:
+        raise InputError("the survivors' weights are all 0; there is no mean")
+    total = {name: _like(named[0][name], value) for name, value in sums.items()}
+    mean = {name: _like(named[0][name], value / weight) for name, value in sums.items()}
+    whole = isinstance(updates[0], Mapping)
+    return Aggregate(
+        sum=total if whole else total[UPDATE],
+        mean=mean if whole else mean[UPDATE],
+        weight=weight,
+        survivors=outcome.survivors,
+        costs=outcome.costs,
+    )
+
+
+UPDATE, WEIGHT = "update", "weight"
+
+
+class _Attendance:
+    """Who is still there at a stage."""
+
+    def __init__(
+        self, inputs: Mapping[ClientId, object], dropouts: Mapping[ClientId, Stage] | None
+    ) -> None:
+        self._dropouts = dropouts or {}
+        self._clients = list(inputs)
+        if strangers := self._dropouts.keys() - inputs.keys():
+            raise InputError(f"dropouts of clients that do not exist: {sorted(strangers)}")
+
+    def __call__(self, stage: Stage) -> list[ClientId]:
+        order = list(Stage)
+        return [
+            client
+            for client in self._clients
+            if client not in self._dropouts
+            or order.index(self._dropouts[client]) > order.index(stage)
+        ]
+
+
+@contextmanager
+def _clock(cost: StageCost, who: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    setattr(cost, who, getattr(cost, who) + time.perf_counter() - begin)
+
+
+def _send(cost: StageCost, *messages: bytes, answering: bytes = b"") -> None:
+    cost.bytes_up = max(cost.bytes_up, sum(map(len, messages)))
+    cost.bytes_down = max(cost.bytes_down, len(answering))
+
+
+def _words(given: Input) -> Words:
+    return given() if callable(given) else given
+
+
+def _weight(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise InputError(f"weight {value!r} is not a count; weights are integers from 0")
+    return int(value)
+
+
+def _stage(name: Stage | str) -> Stage:
+    try:
+        return Stage(name)
+    except ValueError:
+        raise InputError(f"no stage {name!r}; stages: {', '.join(Stage)}") from None
+
+
+def _plain(value: Any) -> Any:
+    """A torch tensor as numpy sees it; everything else as it is."""
+    return value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
+
+
+def _like(example: Any, values: NDArray[np.float64]) -> Any:
+    """``values`` in the shape of ``example``: a tensor on its device, an array, or a number."""
+    if hasattr(example, "new_tensor"):
+        return example.new_tensor(values).reshape(example.shape)
+    shape = np.shape(example)
+    return values.reshape(shape) if shape else float(values[0])

@@ -1,0 +1,508 @@
+"""One run of ``secagg train`` on disk, so that it can be killed at any moment and continued.
+
+    config.toml         the settings; ``secagg train --config`` reads it again
+    metrics.json        {"schema": 1, "config", "versions", "rounds": [...], "final": {...} or null}
+    model.safetensors   tensors after the last round, and that round's record as metadata
+    ledger.sqlite       the privacy spent; written by ``dp.ledger``, never by this module
+    curves.svg          pictures of metrics.json, for people
+    report.html
+
+Guarantee: a file here is whole or absent, since each is written under a
+temporary name, synced and renamed. A round's tensors and record are one file, so
+they appear together; metrics.json follows it, and is brought up to date by
+``RunFolder.open`` if the run died between the two. Any other disagreement is
+``RunError``. The digest in model.safetensors finds accidents; whoever edits the
+folder on purpose can write a new one.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from secagg.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "config.toml"
+METRICS = "metrics.json"
+LEDGER = "ledger.sqlite"
+MODEL = "model.safetensors"
+CURVES = "curves.svg"
+REPORT = "report.html"
+
+SCHEMA = 1
+
+Setting: TypeAlias = str | int | float | bool | None
+Record: TypeAlias = dict[str, Any]
+
+_HEADER = "# A run of `secagg train`; --config reads this file again.\n"
+# In the order of removal: without metrics.json nothing can be resumed, so that no run goes on
+# with the ledger gone; config.toml, which tells that the folder is a run, goes last.
+_FILES = (
+    *(METRICS, MODEL, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f"{LEDGER}-journal"),
+    *(CURVES, REPORT, CONFIG),
+)
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, "Keys"
+_NO_SPACE = "free some space there"
+_NO_RIGHT = "choose a folder that you may write"
+_ADVICE = {
+    **dict.fromkeys((ENOSPC, EDQUOT, EFBIG), _NO_SPACE),
+    **dict.fromkeys((EACCES, EPERM, EROFS), _NO_RIGHT),
+}
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``, durably, or leave it as it was.
+
+    Raises:
+      RunError: the disk is full, read-only, ... Nothing temporary is left behind, and the old
+        file is untouched (only if syncing the *folder* fails may it be the new one already).
+    """
+    temporary = _temporary(path)
+    try:
+        try:
+            _write_synced(temporary, data)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError, ValueError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise _cannot("write", path, error) from error
+
+
+class RunFolder:
+    """The folder of one run. Make one with ``create`` or ``open``.
+
+    Only one process may write to a folder at a time; nothing here checks that.
+
+    Attributes:
+      path: the folder.
+      config: the settings, without those that are ``None``.
+    """
+
+    __slots__ = ("_final", "_rounds", "_versions", "config", "path")
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Setting],
+        *,
+        versions: dict[str, str],
+    ) -> None:
+        self.path = path
+        self.config = config
+        self._versions = versions
+        self._rounds: list[Record] = []
+        self._final: Record | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        config: Mapping[str, Setting],
+        *,
+        versions: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ) -> Self:
+        """Start a run in ``path``, a folder that is new or empty.
+
+        Args:
+          path: made, with its parents, if it is not there.
+          config: flat; a setting of ``None`` is left out.
+          versions: of the libraries that do the work, for the report.
+          overwrite: remove the run that is there. Only its own files, and only if it is a run.
+
+        Raises:
+          ConfigError: a setting is not finite, or not a str, int, float, bool or ``None``.
+          RunError: the folder is not empty, is no folder, or cannot be written. Then no file of
+            a new run is left in it.
+        """
+        folder = Path(path)
+        settings: dict[str, Setting] = {k: v for k, v in config.items() if v is not None}
+        toml = _to_toml(settings).encode()
+        run = cls(folder, settings, versions=dict(versions or {}))
+        metrics = run._encode([], None)
+        made = _prepare(folder, overwrite=overwrite)
+        try:
+            write_atomically(folder / CONFIG, toml)
+            write_atomically(folder / METRICS, metrics)
+            if made:
+                _sync_folder(folder.parent)
+        except BaseException as error:
+            with suppress(RunError, OSError):
+                _remove_run(folder)
+                if made:
+                    folder.rmdir()
+            if isinstance(error, OSError):
+                raise _cannot("write", folder, error) from error
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open the run in ``path``, to continue it; see ``load``.
+
+        Raises:
+          RunError: a file is missing, corrupt, or of another run; the message names it.
+        """
+        folder = Path(path)
+        run = cls(folder, _read_config(folder / CONFIG), versions={})
+        run.load()
+        return run
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / LEDGER
+
+    @property
+    def metrics(self) -> Record:
+        """What metrics.json holds now; a copy."""
+        result: Record = json.loads(self._encode(self._rounds, self._final))
+        return result
+
+    def load(self) -> tuple[list[Record], dict[str, "torch.Tensor"]]:
+        """The records of all finished rounds, and the tensors after the last of them.
+
+        | on disk                                   | then                              |
+        |-------------------------------------------|-----------------------------------|
+        | no round in metrics.json, no model        | ([], {})                          |
+        | model and metrics.json of the same round  | both                              |
+        | model one round ahead                     | metrics.json is completed, both   |
+        | rounds that spent epsilon, and no ledger  | ``RunError``: unknown what it cost |
+        | anything else                             | ``RunError``                      |
+        """
+        metrics = self._read_metrics()
+        rounds, final = metrics["rounds"], metrics["final"]
+        model = self.path / MODEL
+        tensors: dict[str, torch.Tensor] = {}
+        behind = False
+        if _exists(model):
+            record, history, tensors = _read_model(model)
+            behind = final is None and _digest(rounds) == history
+            if behind:
+                rounds.append(record)
+            elif not rounds or rounds[-1] != record or _digest(rounds[:-1]) != history:
+                raise RunError(
+                    f"{model} and {METRICS} are not of the same run: one was changed or copied "
+                    "alone; start again with --overwrite"
+                )
+        elif rounds:
+            raise RunError(
+                f"{model} is missing, and {METRICS} has {len(rounds)} rounds; "
+                "start again with --overwrite"
+            )
+        if [record["round"] for record in rounds] != [*range(1, len(rounds) + 1)]:
+            raise _corrupt(self.path / METRICS, "its rounds are not numbered 1, 2, 3, ...")
+        spent = any(record.get("epsilon") is not None for record in rounds)
+        if spent and not _exists(self.ledger):
+            raise RunError(
+                f"{self.ledger} is missing, so what was spent is unknown; "
+                "start again with --overwrite"
+            )
+        if behind:
+            write_atomically(self.path / METRICS, self._encode(rounds, None))
+        self._rounds, self._final, self._versions = rounds, final, metrics["versions"]
+        return self.metrics["rounds"], tensors
+
+    def save(
+        self,
+        round: int,  # noqa: A002 - the word that the record, the ledger and the protocol use
+        tensors: Mapping[str, "torch.Tensor"],
+        record: Mapping[str, Any],
+    ) -> None:
+        """Write down a finished round: first the model with its record, then metrics.json.
+
+        Args:
+          round: from 1, without gaps; ``record["round"]`` is the same.
+          tensors: everything that the next round starts from; copied, of any device and layout.
+          record: JSON values, floats finite.
+
+        Raises:
+          RunError: out of order, a value is not finite or not JSON, or the folder cannot be
+            written. On disk is then the state before this round, or this round complete.
+        """
+        if self._final is not None:
+            raise RunError(f"{self.path} is finished; it takes no further round")
+        if round != len(self._rounds) + 1 or record.get("round") != round:
+            raise RunError(
+                f"round {round} with the record of round {record.get('round')!r} cannot follow "
+                f"round {len(self._rounds)} in {self.path}"
+            )
+        rounds = [*self._rounds, _plain(record, f"round {round}")]
+        metrics = self._encode(rounds, None)
+        write_atomically(self.path / MODEL, _encode_model(tensors, rounds))
+        # From here on the round is on disk: a second attempt would be refused by ``load`` too.
+        self._rounds = rounds
+        write_atomically(self.path / METRICS, metrics)
+
+    def finish(self, final: Mapping[str, Any]) -> None:
+        """Write the final record into metrics.json; finishing again replaces it.
+
+        Raises:
+          RunError: a value is not finite or not JSON, or the folder cannot be written.
+        """
+        record = _plain(final, "the final record")
+        write_atomically(self.path / METRICS, self._encode(self._rounds, record))
+        self._final = record
+
+    def _encode(self, rounds: list[Record], final: Record | None) -> bytes:
+        metrics = {
+            "schema": SCHEMA,
+            "config": self.config,
+            "versions": self._versions,
+            "rounds": rounds,
+            "final": final,
+        }
+        return (_json(metrics, METRICS, indent=1) + "\n").encode()
+
+    def _read_metrics(self) -> Record:
+        path = self.path / METRICS
+        metrics = _parse(path, _read(path))
+        if metrics.get("schema") != SCHEMA:
+            raise _corrupt(path, f"schema {metrics.get('schema')!r}, expected {SCHEMA}")
+        for name, kind in (
+            *(("config", dict), ("versions", dict)),
+            *(("rounds", list), ("final", dict | None)),
+        ):
+            if name not in metrics or not isinstance(metrics[name], kind):
+                raise _corrupt(path, f"no {name!r} of the right kind in it")
+        if not all(isinstance(record, dict) and "round" in record for record in metrics["rounds"]):
+            raise _corrupt(path, "a round that is no record")
+        if metrics["config"] != self.config:
+            raise RunError(
+                f"{path} belongs to other settings than {CONFIG} beside it; restore {CONFIG}, "
+                "or start again with --overwrite"
+            )
+        return metrics
+
+
+def _prepare(folder: Path, *, overwrite: bool) -> bool:
+    """Make ``folder`` exist and hold no run; true if it was not there."""
+    try:
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {entry.name for entry in folder.iterdir()}
+    except FileExistsError as error:
+        raise RunError(f"{folder} is a file; choose another folder with --out") from error
+    except (OSError, ValueError) as error:
+        raise _cannot("make", folder, error) from error
+    if found - {_temporary(folder / name).name for name in _FILES}:
+        if not overwrite:
+            raise RunError(
+                f"{folder} is not empty; continue the run in it with --resume, replace it with "
+                "--overwrite, or choose another folder with --out"
+            )
+        if CONFIG not in found or not _read(folder / CONFIG).startswith(_HEADER.encode()):
+            raise RunError(
+                f"{folder} does not look like a run, so --overwrite removes nothing; "
+                "choose another folder with --out"
+            )
+    _remove_run(folder)
+    return made
+
+
+def _remove_run(folder: Path) -> None:
+    for path in (folder / name for name in _FILES):
+        try:
+            _temporary(path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _cannot("remove", path, error) from error
+
+
+def _temporary(path: Path) -> Path:
+    # One fixed name: what a killed process left is replaced by the next write.
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot(verb: str, path: Path, error: OSError | ValueError) -> RunError:
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number) if number is not None else str(error)
+    advice = _ADVICE.get(number or 0, "choose another folder with --out")
+    return RunError(f"cannot {verb} {str(path)!r}: {reason}; {advice}")
+
+
+def _corrupt(path: Path, why: object) -> RunError:
+    reason = str(why).splitlines()[0][:200] if str(why) else type(why).__name__
+    return RunError(f"{path} is corrupt ({reason}); start again with --overwrite")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing: no run to continue there") from error
+    except (OSError, ValueError) as error:
+        raise _cannot("read", path, error) from error
+
+
+def _json(value: object, what: str, *, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, indent=indent)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"{what} cannot be written as JSON: {error}") from error
+
+
+def _plain(record: Mapping[str, Any], what: str) -> Record:
+    """As it will be read again: keys of mappings are strings, tuples are lists."""
+    result: Record = json.loads(_json(dict(record), what))
+    return result
+
+
+def _digest(rounds: list[Record]) -> str:
+    return hashlib.sha256(_canonical(rounds)).hexdigest()
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _parse(path: Path, data: bytes | str) -> Record:
+    """One JSON object with finite numbers."""
+    try:
+        value = json.loads(data)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(path, error) from error
+    if not isinstance(value, dict):
+        raise _corrupt(path, "not an object")
+    return value
+
+
+def _to_toml(config: Mapping[str, Setting]) -> str:
+    return _HEADER + "".join(
+        f"{name if _BARE_KEY.fullmatch(name) else _toml_string(name, name)} = "
+        f"{_toml_value(name, value)}\n"
+        for name, value in config.items()
+    )
+
+
+def _toml_value(name: str, value: Setting) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _toml_string(name, value)
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return repr(value)
+    raise ConfigError(f"setting {name!r} is {value!r}: not a text, truth or finite number")
+
+
+def _toml_string(name: str, text: str) -> str:
+    # Every escape of JSON is one of TOML's; DEL is the one character that only TOML escapes.
+    quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    try:
+        quoted.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"setting {name!r} is {text!r}, which is not valid Unicode") from error
+    return quoted
+
+
+def _read_config(path: Path) -> dict[str, Setting]:
+    try:
+        config = tomllib.loads(_read(path).decode())
+        _to_toml(config)
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(path, error) from error
+    return config
+
+
+def _encode_model(tensors: Mapping[str, "torch.Tensor"], rounds: list[Record]) -> bytes:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save
+
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise RunError(f"round {rounds[-1]['round']}: tensor {name!r} is not finite")
+    # Copies, because safetensors refuses tensors that share memory.
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    metadata = {
+        "round": str(rounds[-1]["round"]),
+        "record": json.dumps(rounds[-1]),
+        "history": _digest(rounds[:-1]),
+    }
+    try:
+        header, body = _split(save(copies, metadata))
+        return save(copies, metadata | {"sha256": _model_digest(header, body)})
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise RunError(f"round {rounds[-1]['round']}: tensors cannot be saved: {error}") from error
+
+
+def _read_model(path: Path) -> tuple[Record, str, dict[str, "torch.Tensor"]]:
+    """The record of the model's round, the digest of the records before it, and the tensors."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    data = _read(path)
+    try:
+        header, body = _split(data)
+        metadata = header["__metadata__"]
+        claimed = metadata.pop("sha256")
+        # Before anything else looks at the file: past this line it is as it was written.
+        if _model_digest(header, body) != claimed:
+            raise _corrupt(path, "its digest does not match")
+        record = _parse(path, metadata["record"])
+        if str(record["round"]) != metadata["round"]:
+            raise _corrupt(path, f"record of another round than {metadata['round']}")
+        return record, metadata["history"], load(data)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _corrupt(path, error) from error
+    except SafetensorError as error:
+        raise _corrupt(path, error) from error
+
+
+def _split(data: bytes) -> tuple[Record, memoryview]:
+    """A safetensors file: u64 length, little-endian; that much JSON; the tensors."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    if start > len(data):
+        raise ValueError(f"{len(data)} bytes, the header alone needs {start}")
+    header: Record = json.loads(data[8:start])
+    return header, memoryview(data)[start:]
+
+
+def _model_digest(header: Record, body: memoryview) -> str:
+    """Over names, types, shapes, metadata and contents; not over the layout of the JSON."""
+    digest = hashlib.sha256(_canonical(header) + b"\0")
+    digest.update(body)
+    return digest.hexdigest()

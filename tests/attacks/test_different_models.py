@@ -1,0 +1,170 @@
+"""Show the victim the model and everybody else one on which their updates vanish.
+
+The correct sum is then the victim's update alone (arXiv 2111.07380). Every label
+of a round depends on what the client was shown, so those masks do not cancel and
+those boxes do not open.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from protocols.bonawitz import Agreement, CollectKeys, Params, Sum, join
+from protocols.bonawitz.messages import Roster, SealedShares, ShareBoxes
+from protocols.bonawitz.params import Context
+from protocols.entropy import Entropy
+from protocols.errors import RemoteProtocolError
+
+VICTIM, CLIENTS = 1, (1, 2, 3, 4)
+MODEL, DEAD_MODEL = hashlib.sha256(b"model").digest(), hashlib.sha256(b"dead model").digest()
+AGREED = Agreement(
+    params=Params(clients=4, threshold=3, words=3), session=bytes(16), round=1, public=MODEL
+)
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+def update_of(number: int, model: bytes) -> NDArray[np.uint64]:
+    """What a client computes on ``model``: on the dead one every gradient is zero."""
+    return np.full(3, 1000 + number, np.uint64) * np.uint64(model == MODEL)
+
+
+def attack(shown: Callable[[int], bytes]) -> Sum:
+    """A round in which the server shows client ``c`` the model ``shown(c)``."""
+    agreements = {number: replace(AGREED, public=shown(number)) for number in CLIENTS}
+    collect = CollectKeys(AGREED)
+    states: dict[int, Any] = {}
+    for number in CLIENTS:
+        message, states[number] = join(agreements[number], number, counting(number))
+        collect.receive(message)
+    rosters, shares = collect.close()
+    for number in CLIENTS:
+        message, states[number] = states[number].on_roster(rosters[number])
+        shares.receive(message)
+    boxes, vectors = shares.close()
+    for number in CLIENTS:
+        words = update_of(number, shown(number))
+        frames, states[number] = states[number].on_boxes(boxes[number], words)
+        vectors.receive(list(frames))
+    message, reveals = vectors.close()
+    for number in CLIENTS:
+        reveals.receive(states[number].on_survivors(message))
+    return reveals.close()
+
+
+def everybody_the_same(_: int) -> bytes:
+    return MODEL
+
+
+def dead_for_all_but_the_victim(number: int) -> bytes:
+    return MODEL if number == VICTIM else DEAD_MODEL
+
+
+def unbind_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes that do not depend on what their sender and recipient were shown."""
+
+    def seal(_: Context, *about: int | bytes) -> bytes:
+        return repr(about).encode()
+
+    monkeypatch.setattr(Context, "seal", seal)
+
+
+def unbind_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule removed: no label depends on what a client was shown."""
+
+    def context(agreement: Agreement, roster: bytes) -> Context:
+        return Context(header=agreement.header, digest=roster)
+
+    monkeypatch.setattr(Agreement, "context", context)
+
+
+def test_the_honest_round_gives_the_sum() -> None:
+    assert attack(everybody_the_same).words.tolist() == [4010] * 3
+
+
+def test_shown_different_models_no_client_opens_anothers_box() -> None:
+    with pytest.raises(RemoteProtocolError, match="a box does not open"):
+        attack(dead_for_all_but_the_victim)
+
+
+def test_the_victim_sends_nothing_of_its_vector() -> None:
+    collect = CollectKeys(AGREED)
+    states: dict[int, Any] = {}
+    for number in CLIENTS:
+        shown = replace(AGREED, public=dead_for_all_but_the_victim(number))
+        message, states[number] = join(shown, number, counting(number))
+        collect.receive(message)
+    rosters, shares = collect.close()
+    for number in CLIENTS:
+        message, states[number] = states[number].on_roster(rosters[number])
+        shares.receive(message)
+    boxes, _ = shares.close()
+    with pytest.raises(RemoteProtocolError, match="a box does not open"):
+        states[VICTIM].on_boxes(boxes[VICTIM], update_of(VICTIM, MODEL))
+
+
+def test_were_the_boxes_to_open_the_masks_would_not_cancel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unbind_boxes(monkeypatch)
+    assert attack(everybody_the_same).words.tolist() == [4010] * 3
+    with pytest.raises(RemoteProtocolError, match="the check word does not count"):
+        attack(dead_for_all_but_the_victim)
+
+
+def test_without_context_in_the_labels_the_sum_is_the_victims_update(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unbind_everything(monkeypatch)
+    stolen = attack(dead_for_all_but_the_victim)
+    assert stolen.survivors == CLIENTS
+    assert np.array_equal(stolen.words, update_of(VICTIM, MODEL))
+
+
+@pytest.mark.parametrize(
+    "change", [{"threshold": 4}, {"minimum_survivors": 3}, {"clients": 5}], ids=str
+)
+def test_shown_different_parameters_no_client_opens_anothers_box(change: dict[str, int]) -> None:
+    collect = CollectKeys(AGREED)
+    states: dict[int, Any] = {}
+    for number in CLIENTS:
+        params = replace(AGREED.params, **(change if number == VICTIM else {}))  # type: ignore[arg-type]  # integers only
+        message, states[number] = join(replace(AGREED, params=params), number, counting(number))
+        collect.receive(message)
+    rosters, shares = collect.close()
+    for number in CLIENTS:
+        message, states[number] = states[number].on_roster(rosters[number])
+        shares.receive(message)
+    boxes, _ = shares.close()
+    for number in CLIENTS:
+        with pytest.raises(RemoteProtocolError, match="a box does not open"):
+            states[number].on_boxes(boxes[number], update_of(number, MODEL))
+
+
+def test_shown_different_rosters_no_client_opens_anothers_box() -> None:
+    collect = CollectKeys(AGREED)
+    states: dict[int, Any] = {}
+    for number in CLIENTS:
+        message, states[number] = join(AGREED, number, counting(number))
+        collect.receive(message)
+    rosters, _ = collect.close()
+    entries = dict(Roster.from_bytes(rosters[1], expect=AGREED.header).entries)
+    del entries[4]
+    rosters[VICTIM] = Roster(header=AGREED.header, entries=entries).to_bytes()
+    sealed = {}
+    for number in CLIENTS:
+        message, states[number] = states[number].on_roster(rosters[number])
+        sealed[number] = SealedShares.from_bytes(message, expect=AGREED.header).boxes
+    boxes = {sender: sealed[sender][VICTIM] for sender in (2, 3)}
+    message = ShareBoxes(header=AGREED.header, recipient=VICTIM, boxes=boxes).to_bytes()
+    with pytest.raises(RemoteProtocolError, match="a box does not open"):
+        states[VICTIM].on_boxes(message, update_of(VICTIM, MODEL))

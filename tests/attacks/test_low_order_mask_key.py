@@ -1,0 +1,137 @@
+"""Advertise mask keys of low order, so that the masks with their owners are known to all.
+
+X25519 of such a point is zero under every private key. Two peers with such keys
+leave the victim with no pairwise mask that is a secret; its self-mask is opened
+in every round that it survives.
+"""
+
+import hashlib
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from protocols.bonawitz import Agreement, CollectKeys, Params, client, join
+from protocols.bonawitz.messages import (
+    Advertise,
+    MaskedFrame,
+    PublicKeys,
+    Reveal,
+    Roster,
+    SealedShares,
+    ShareBoxes,
+    Survivors,
+)
+from protocols.entropy import Entropy
+from protocols.errors import RemoteProtocolError
+from protocols.primitives.agree import PrivateKey
+from protocols.primitives.prg import Mask, Masks
+from protocols.primitives.shamir import combine
+from protocols.secrets import Secret
+
+AGREEMENT = Agreement(
+    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
+)
+HEADER = AGREEMENT.header
+CLIENTS, VICTIM, PEERS = (1, 2, 3), 1, (2, 3)
+PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
+LOW_ORDER = {
+    2: bytes(32),
+    3: bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+}
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+def attack() -> NDArray[np.uint64]:
+    """The victim's input, from no private key but the shares that a survivor's peers reveal."""
+    entries: dict[int, PublicKeys] = {}
+    states: dict[int, Any] = {}
+    for number in CLIENTS:
+        message, states[number] = join(AGREEMENT, number, counting(number))
+        entries[number] = Advertise.from_bytes(message, expect=HEADER).keys
+    for peer in PEERS:
+        entries[peer] = replace(entries[peer], mask=LOW_ORDER[peer])
+        states[peer] = replace(states[peer], public=entries[peer])
+    roster = Roster(header=HEADER, entries=entries)
+    sealed: dict[int, dict[int, bytes]] = {}
+    for number in CLIENTS:
+        message, states[number] = states[number].on_roster(roster.to_bytes())
+        sealed[number] = SealedShares.from_bytes(message, expect=HEADER).boxes
+    frame = b""
+    for number in CLIENTS:
+        boxes = {sender: sealed[sender][number] for sender in CLIENTS if sender != number}
+        message = ShareBoxes(header=HEADER, recipient=number, boxes=boxes).to_bytes()
+        frames, states[number] = states[number].on_boxes(message, PRIVATE)
+        (sent,) = frames
+        frame = sent if number == VICTIM else frame
+    survivors = Survivors(header=HEADER, alive=frozenset(CLIENTS)).to_bytes()
+    revealed = [
+        Reveal.from_bytes(states[peer].on_survivors(survivors), expect=HEADER).shares[VICTIM]
+        for peer in PEERS
+    ]
+    (seed,) = combine(PEERS, [[share.expose() for share in revealed]])
+    context = AGREEMENT.context(roster.digest())
+    masks = [Mask(seed=seed, label=context.self_mask(VICTIM), subtract=True)]
+    for peer in PEERS:
+        label = context.pair(VICTIM, peer)
+        masks.append(Mask(seed=of_zero(label), label=label, subtract=peer < VICTIM))
+    words = MaskedFrame.from_bytes(frame, expect=HEADER, index=0, count=5).words.copy()
+    Masks(masks).apply_to(words)
+    return words[:-1]
+
+
+def of_zero(label: bytes) -> Secret:
+    """What a shared secret of zero turns into: anybody can compute it."""
+    return Secret(HKDF(hashes.SHA256(), 32, salt=None, info=label).derive(bytes(32)))
+
+
+def share_with_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not look at its peers' mask keys before it shares."""
+    monkeypatch.setattr(client, "refuse_low_order", lambda _: None)
+
+
+def agree_on_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An X25519 that returns zero where RFC 7748, section 6.1, says to abort."""
+    agree = PrivateKey.agree
+
+    def careless(key: PrivateKey, peer: bytes, *labels: bytes) -> tuple[Secret, ...]:
+        try:
+            return agree(key, peer, *labels)
+        except RemoteProtocolError:
+            return tuple(of_zero(label) for label in labels)
+
+    monkeypatch.setattr(PrivateKey, "agree", careless)
+
+
+def test_a_server_refuses_the_key() -> None:
+    advertise = Advertise.from_bytes(join(AGREEMENT, 2)[0], expect=HEADER)
+    for key in LOW_ORDER.values():
+        keys = replace(advertise.keys, mask=key)
+        with pytest.raises(RemoteProtocolError, match="low order"):
+            CollectKeys(AGREEMENT).receive(replace(advertise, keys=keys).to_bytes())
+
+
+def test_a_client_shares_nothing_in_such_a_roster() -> None:
+    with pytest.raises(RemoteProtocolError, match="low order"):
+        attack()
+
+
+def test_a_client_that_shared_all_the_same_masks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    share_with_anybody(monkeypatch)
+    with pytest.raises(RemoteProtocolError, match="low order"):
+        attack()
+
+
+def test_with_neither_refusal_the_victims_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    share_with_anybody(monkeypatch)
+    agree_on_zero(monkeypatch)
+    assert np.array_equal(attack(), PRIVATE)

@@ -1,0 +1,128 @@
+"""Let a client use its mask key in two rounds, and drop out of the second.
+
+Its peers then rebuild the key, as they should. It is the key of the first round
+too, in which the client survived and its self-mask was opened: nothing is left on
+its first vector. So ``join`` draws a mask key for each round.
+"""
+
+import hashlib
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from protocols.bonawitz import Agreement, CollectKeys, Params, join
+from protocols.bonawitz.messages import Advertise, MaskedFrame, Reveal, Roster
+from protocols.entropy import Entropy
+from protocols.primitives.agree import PrivateKey
+from protocols.primitives.prg import Mask, Masks, Suite
+from protocols.primitives.shamir import combine
+from protocols.secrets import Secret
+
+FIRST = Agreement(
+    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
+)
+CLIENTS, PEERS, VICTIM = (1, 2, 3), (2, 3), 1
+PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
+
+
+def fresh(number: int, agreement: Agreement) -> Entropy:
+    calls = itertools.count()
+    seed = f"{number}/{agreement.round}/{agreement.session.hex()}"
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+def same_mask_key(number: int, agreement: Agreement) -> Entropy:
+    """The rule removed: the mask key, which ``join`` draws first, is the client's for ever."""
+    calls = itertools.count()
+
+    def entropy(size: int) -> bytes:
+        call = next(calls)
+        seed = f"{number}/{call}/{agreement.round if call else ''}"
+        return hashlib.shake_256(seed.encode()).digest(size)
+
+    return entropy
+
+
+@dataclass
+class Seen:
+    """What a curious server sees of an honest round, and may compute from it."""
+
+    roster: Roster
+    victims_frame: bytes
+    rebuilt: Secret  # of the victim: its self-mask's seed if it is alive, its mask key if not
+
+
+def run(agreement: Agreement, entropy: Any, alive: tuple[int, ...]) -> Seen:
+    collect = CollectKeys(agreement)
+    states: dict[int, Any] = {}
+    for number in CLIENTS:
+        message, states[number] = join(agreement, number, entropy(number, agreement))
+        collect.receive(message)
+    rosters, shares = collect.close()
+    for number in CLIENTS:
+        message, states[number] = states[number].on_roster(rosters[number])
+        shares.receive(message)
+    boxes, vectors = shares.close()
+    frame = b""
+    for number in alive:
+        frames, states[number] = states[number].on_boxes(boxes[number], PRIVATE)
+        (sent,) = frames
+        vectors.receive([sent])
+        frame = sent if number == VICTIM else frame
+    message, reveals = vectors.close()
+    held = []
+    for number in alive:
+        answer = states[number].on_survivors(message)
+        reveals.receive(answer)
+        if number != VICTIM:
+            shared = Reveal.from_bytes(answer, expect=agreement.header).shares
+            held.append(shared[VICTIM].expose())
+    words = reveals.close().words
+    assert np.array_equal(words, PRIVATE * np.uint64(len(alive)))
+    (rebuilt,) = combine(PEERS, [held])
+    return Seen(Roster.from_bytes(rosters[VICTIM], expect=agreement.header), frame, rebuilt)
+
+
+def attack(entropy: Any, second: Agreement) -> NDArray[np.uint64]:
+    """The victim's vector of the first round, if both rounds have one mask key."""
+    seen, later = run(FIRST, entropy, CLIENTS), run(second, entropy, PEERS)
+    context = FIRST.context(seen.roster.digest())
+    masks = [Mask(seed=seen.rebuilt, label=context.self_mask(VICTIM), subtract=True)]
+    for peer in PEERS:
+        label = context.pair(VICTIM, peer)
+        (pair,) = PrivateKey(later.rebuilt).agree(seen.roster.entries[peer].mask, label)
+        masks.append(Mask(seed=pair, label=label, subtract=peer < VICTIM))
+    frame = MaskedFrame.from_bytes(seen.victims_frame, expect=FIRST.header, index=0, count=5)
+    words = frame.words.copy()
+    Masks(masks, Suite.AES_128_CTR).apply_to(words)
+    return words[:-1]
+
+
+LATER = pytest.mark.parametrize(
+    "second",
+    [replace(FIRST, round=2), replace(FIRST, session=b"another session!")],
+    ids=["round", "session"],
+)
+
+
+@LATER
+def test_a_mask_key_used_again_opens_the_earlier_vector(second: Agreement) -> None:
+    assert np.array_equal(attack(same_mask_key, second), PRIVATE)
+
+
+@LATER
+def test_a_fresh_mask_key_leaves_the_earlier_vector_shut(second: Agreement) -> None:
+    assert not np.any(attack(fresh, second) == PRIVATE)
+
+
+def test_join_draws_new_keys_each_time() -> None:
+    drawn = set()
+    for _ in range(20):
+        message, _ = join(FIRST, VICTIM)
+        keys = Advertise.from_bytes(message, expect=FIRST.header).keys
+        drawn |= {keys.mask, keys.seal}
+    assert len(drawn) == 40

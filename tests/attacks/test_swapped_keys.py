@@ -1,0 +1,84 @@
+"""Put keys of the server's own in place of clients' keys in the roster.
+
+A server that owns every key but the victim's plays everybody else, and the sum is
+the victim's input. Each client looks for its own keys, so nobody can be replaced
+in a roster that all are shown. A server that shows the victim another roster than
+the rest lies, and is not the curious server of this protocol: the last test says
+how far the promise goes.
+"""
+
+import hashlib
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protocols.bonawitz import Agreement, AwaitRoster, CollectKeys, Params, Sum, join
+from protocols.bonawitz.messages import Roster
+from protocols.entropy import Entropy
+from protocols.errors import RemoteProtocolError
+
+AGREEMENT = Agreement(
+    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
+)
+VICTIM, PEERS = 1, (2, 3)
+PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
+NOTHING = np.zeros(4, np.uint64)
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+def swapped() -> tuple[bytes, dict[int, AwaitRoster], Sum]:
+    """The server plays the peers: its roster, the real peers that wait, and its sum."""
+    real = {peer: join(AGREEMENT, peer, counting(peer))[1] for peer in PEERS}
+    collect = CollectKeys(AGREEMENT)
+    states: dict[int, Any] = {}
+    for number in (VICTIM, *PEERS):
+        message, states[number] = join(AGREEMENT, number, counting(f"server's own {number}"))
+        collect.receive(message)
+    rosters, shares = collect.close()
+    for number in states:
+        message, states[number] = states[number].on_roster(rosters[number])
+        shares.receive(message)
+    boxes, vectors = shares.close()
+    for number in states:
+        words = PRIVATE if number == VICTIM else NOTHING
+        frames, states[number] = states[number].on_boxes(boxes[number], words)
+        vectors.receive(list(frames))
+    message, reveals = vectors.close()
+    for number in states:
+        reveals.receive(states[number].on_survivors(message))
+    return rosters[VICTIM], real, reveals.close()
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_a_client_whose_keys_were_swapped_refuses_the_roster(peer: int) -> None:
+    roster, real, _ = swapped()
+    with pytest.raises(RemoteProtocolError, match="lacks our keys, or shows others"):
+        real[peer].on_roster(roster)
+
+
+def test_without_a_look_for_its_own_keys_nobody_notices_and_the_victim_is_read() -> None:
+    roster, real, stolen = swapped()
+    entries = Roster.from_bytes(roster, expect=AGREEMENT.header).entries
+    for peer in PEERS:
+        unaware = replace(real[peer], public=entries[peer])
+        answer, _ = unaware.on_roster(roster)
+        assert answer
+    assert np.array_equal(stolen.words, PRIVATE)
+
+
+def test_not_protected_from_a_roster_made_for_the_victim_alone() -> None:
+    _, real, stolen = swapped()
+    collect = CollectKeys(AGREEMENT)
+    for number in (VICTIM, *PEERS):
+        collect.receive(join(AGREEMENT, number, counting(number))[0])
+    honest, _ = collect.close()
+    for peer in PEERS:
+        real[peer].on_roster(honest[peer])
+    assert np.array_equal(stolen.words, PRIVATE)

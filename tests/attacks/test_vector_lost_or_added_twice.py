@@ -1,0 +1,103 @@
+"""Let the server add a vector twice, lose one, or count one that it never added.
+
+Every vector ends in a check word in which its client counts 1. Unless it unmasks
+to the number of survivors, nothing is released.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from protocols.bonawitz import Agreement, CollectKeys, CollectVectors, Params, Sum, join
+from protocols.entropy import Entropy
+from protocols.errors import RemoteProtocolError
+from protocols.primitives.prg import Mask, Masks, Suite
+
+AGREEMENT = Agreement(
+    params=Params(clients=4, threshold=3, words=4), session=bytes(16), round=1, public=bytes(32)
+)
+CLIENTS = (1, 2, 3, 4)
+INPUTS = {client: np.arange(4, dtype=np.uint64) + np.uint64(100 * client) for client in CLIENTS}
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+def unmask(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+    Masks(masks, suite).apply_to(words)
+
+
+def unmask_unchecked(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+    """The rule removed: the check word is what it should be, whatever was added."""
+    unmask(words, masks, suite)
+    words[-1] = len(CLIENTS)
+
+
+def added_twice(vectors: CollectVectors, frames: dict[int, list[bytes]]) -> None:
+    vectors._alive.discard(1)
+    vectors.receive(frames[1])
+
+
+def lost(vectors: CollectVectors, frames: dict[int, list[bytes]]) -> None:
+    before = vectors._total.copy()
+    vectors._alive.discard(1)
+    vectors.receive(frames[1])
+    vectors._total += 2 * (before - vectors._total)
+
+
+def one_in_place_of_another(vectors: CollectVectors, frames: dict[int, list[bytes]]) -> None:
+    lost(vectors, frames)
+    vectors._alive.discard(2)
+    vectors.receive(frames[2])
+
+
+def attack(mistake: Any, unmask: Any) -> Sum:
+    collect = CollectKeys(AGREEMENT)
+    states: dict[int, Any] = {}
+    for number in CLIENTS:
+        message, states[number] = join(AGREEMENT, number, counting(number))
+        collect.receive(message)
+    rosters, shares = collect.close()
+    for number in CLIENTS:
+        message, states[number] = states[number].on_roster(rosters[number])
+        shares.receive(message)
+    boxes, vectors = shares.close()
+    frames = {}
+    for number in CLIENTS:
+        sent, states[number] = states[number].on_boxes(boxes[number], INPUTS[number])
+        frames[number] = list(sent)
+        vectors.receive(frames[number])
+    mistake(vectors, frames)
+    message, reveals = vectors.close()
+    for number in CLIENTS:
+        reveals.receive(states[number].on_survivors(message))
+    return reveals.close(unmask)
+
+
+MISTAKES = pytest.mark.parametrize("mistake", [added_twice, lost, one_in_place_of_another])
+
+
+@MISTAKES
+def test_the_check_word_notices(mistake: Any) -> None:
+    with pytest.raises(RemoteProtocolError, match="the check word does not count the 4 survivors"):
+        attack(mistake, unmask)
+
+
+@MISTAKES
+def test_without_the_check_word_a_wrong_sum_is_released(mistake: Any) -> None:
+    released = attack(mistake, unmask_unchecked)
+    assert released.survivors == CLIENTS
+    right = sum(int(words[0]) for words in INPUTS.values())
+    assert int(released.words[0]) != right
+
+
+def test_with_no_mistake_the_check_word_agrees() -> None:
+    released = attack(lambda vectors, frames: None, unmask)
+    assert released.words.tolist() == [1000 + 4 * place for place in range(4)]

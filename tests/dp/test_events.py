@@ -1,0 +1,138 @@
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dp.errors import BadParameter
+from dp.events import (
+    Adjacency,
+    CyclicSampling,
+    FixedSizeSampling,
+    GaussianEvent,
+    NoSampling,
+    PoissonSampling,
+    ShuffledSampling,
+    Unit,
+    from_json,
+)
+
+positive = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
+sizes = st.integers(1, 10**6)
+samplings = st.one_of(
+    st.just(NoSampling()),
+    st.floats(0, 1, exclude_min=True).map(lambda rate: PoissonSampling(rate=rate)),
+    sizes.flatmap(
+        lambda n: st.integers(1, n).map(lambda k: FixedSizeSampling(size=k, population=n))
+    ),
+    sizes.flatmap(
+        lambda n: st.integers(1, n).map(lambda k: ShuffledSampling(size=k, population=n))
+    ),
+    sizes.map(lambda period: CyclicSampling(period=period)),
+)
+events = st.builds(
+    GaussianEvent,
+    noise_multiplier=positive,
+    sampling=samplings,
+    steps=st.integers(0, 2**53),
+    unit=st.sampled_from(Unit),
+    adjacency=st.sampled_from(Adjacency),
+)
+EVENT = GaussianEvent(noise_multiplier=1.1, sampling=PoissonSampling(rate=0.25), steps=3)
+TEXT = (
+    '{"adjacency":"add_or_remove","kind":"gaussian","noise_multiplier":1.1,'
+    '"sampling":{"design":"poisson","rate":0.25},"steps":3,"unit":"example"}'
+)
+
+
+@given(events)
+def test_an_event_survives_its_text(event):
+    assert from_json(event.to_json()) == event
+
+
+@given(events, events)
+def test_equal_events_have_equal_texts_and_others_have_not(one, other):
+    assert (one == other) == (one.to_json() == other.to_json())
+
+
+def test_the_text_is_canonical():
+    assert EVENT.to_json() == TEXT
+
+
+@given(st.text() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
+def test_what_is_no_event_is_refused(text):
+    with pytest.raises(BadParameter):
+        from_json(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT + " ",
+        TEXT.replace(",", ", "),
+        TEXT.replace("1.1", "1.10"),
+        TEXT.replace("1.1", "11e-1"),
+        TEXT.replace("1.1", "true"),
+        TEXT.replace("1.1", "NaN"),
+        TEXT.replace("1.1", "Infinity"),
+        TEXT.replace("1.1", "1" + "0" * 400),
+        TEXT.replace("1.1", '"1.1"'),
+        TEXT.replace("0.25", "1.25"),
+        TEXT.replace(":3", ":3.0"),
+        TEXT.replace(":3", ":true"),
+        TEXT.replace(":3", ":-1"),
+        TEXT.replace("gaussian", "laplace"),
+        TEXT.replace("poisson", "bernoulli"),
+        TEXT.replace('"rate"', '"size"'),
+        TEXT.replace('"steps":3', '"steps":2,"steps":3'),
+        TEXT.replace('"steps":3', '"extra":0,"steps":3'),
+        TEXT.replace(',"unit":"example"', ""),
+        TEXT.replace("example", "household"),
+        "[" * 100_000,
+        "[]",
+        "{}",
+        "",
+    ],
+)
+def test_a_second_spelling_is_refused(text):
+    with pytest.raises(BadParameter):
+        from_json(text)
+
+
+def test_an_integer_noise_is_the_same_event_as_its_double():
+    whole = GaussianEvent(noise_multiplier=2, sampling=PoissonSampling(rate=1))
+    assert (
+        whole.to_json()
+        == GaussianEvent(noise_multiplier=2.0, sampling=PoissonSampling(rate=1.0)).to_json()
+    )
+
+
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, True, "1", None, 10**400])
+def test_noise_and_rate_are_checked_at_construction(value):
+    with pytest.raises(BadParameter):
+        GaussianEvent(noise_multiplier=value, sampling=NoSampling())
+    with pytest.raises(BadParameter):
+        PoissonSampling(rate=value)
+
+
+def test_a_rate_above_one_is_refused():
+    with pytest.raises(BadParameter, match=r"1\.01"):
+        PoissonSampling(rate=1.01)
+
+
+@pytest.mark.parametrize("steps", [-1, 1.0, True, 2**53 + 1, None])
+def test_steps_are_checked_at_construction(steps):
+    with pytest.raises(BadParameter):
+        GaussianEvent(noise_multiplier=1.0, sampling=NoSampling(), steps=steps)
+
+
+def test_a_bare_rate_is_no_sampling_design():
+    with pytest.raises(BadParameter, match="sampling"):
+        GaussianEvent(noise_multiplier=1.0, sampling=0.01)
+
+
+def test_a_batch_larger_than_its_population_is_refused():
+    for design in (FixedSizeSampling, ShuffledSampling):
+        with pytest.raises(BadParameter):
+            design(size=11, population=10)

@@ -1,0 +1,261 @@
+"""Whatever the network and the hosts do, a round gives the exact sum of its survivors, or an error.
+
+A machine plays both: it delivers messages in any order, late, again and again or
+never, flips bits in them, crashes clients and restores them from any record that
+they ever wrote, and closes the server's stages at any time.
+"""
+
+import hashlib
+import itertools
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from numpy.typing import NDArray
+
+from protocols.bonawitz import (
+    Agreement,
+    AwaitBoxes,
+    AwaitRoster,
+    AwaitSurvivors,
+    CollectKeys,
+    CollectVectors,
+    Params,
+    Sum,
+    join,
+    restore,
+)
+from protocols.bonawitz.messages import Reveal, Survivors
+from protocols.entropy import Entropy
+from protocols.errors import ProtocolError
+from protocols.primitives.prg import Suite
+from protocols.secrets import Secret
+
+CLIENTS = range(4)
+WORDS = 3
+outcomes: Counter[str] = Counter()
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+class Burnt:
+    """Burnt stages, in memory."""
+
+    def __init__(self) -> None:
+        self.taken: dict[tuple[bytes, int], bytes] = {}
+
+    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
+        return self.taken.setdefault((session, stage), request) == request
+
+
+class AnyInterleaving(RuleBasedStateMachine):
+    """Clients live in records only: a host moves a state out, answers, and moves the next in."""
+
+    @initialize(suite=st.sampled_from(list(Suite)), minimum=st.integers(2, 4), seed=st.integers())
+    def begin(self, suite: Suite, minimum: int, seed: int) -> None:
+        params = Params(clients=4, threshold=3, minimum_survivors=minimum, words=WORDS, suite=suite)
+        self.agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+        self.inputs: dict[int, NDArray[np.uint64]] = {
+            client: np.frombuffer(
+                hashlib.shake_256(f"{seed}/{client}".encode()).digest(8 * WORDS), "<u8"
+            )
+            for client in CLIENTS
+        }
+        self.server: Any = CollectKeys(self.agreement)
+        self.to_server: list[Any] = []
+        self.to_clients: list[tuple[int, bytes]] = []
+        self.stores = {client: Burnt() for client in CLIENTS}
+        self.disks: dict[int, list[Secret]] = {}
+        self.answers: dict[tuple[int, int], Any] = {}
+        self.named: frozenset[int] = frozenset()
+        for client in CLIENTS:
+            message, state = join(self.agreement, client, counting((seed, client)))
+            self.to_server.append(message)
+            self.disks[client] = [state.into_record()]
+
+    def answer(self, client: int, message: bytes) -> None:
+        """Client ``client`` wakes up from its newest record and answers ``message``."""
+        state = restore(self.disks[client][-1], burn=self.stores[client])
+        reply: Any
+        after: Any = None
+        match state:
+            case AwaitRoster():
+                reply, after = state.on_roster(message)
+            case AwaitBoxes():
+                frames, after = state.on_boxes(message, self.inputs[client])
+                reply = list(frames)
+            case AwaitSurvivors():
+                reply = state.on_survivors(message)
+        before = self.answers.setdefault((client, state.STAGE), reply)
+        assert before == reply, "one stage had two answers"
+        if after is not None:
+            self.disks[client].append(after.into_record())
+        self.to_server.append(reply)
+
+    def tell(self, client: int, message: bytes) -> None:
+        try:
+            self.answer(client, message)
+        except ProtocolError as error:
+            outcomes[f"client: {type(error).__name__}"] += 1
+
+    def hand_in(self, message: Any) -> None:
+        try:
+            if isinstance(self.server, CollectVectors) != isinstance(message, list):
+                message = message[0] if isinstance(message, list) else [message]
+            self.server.receive(message)
+        except ProtocolError as error:
+            outcomes[f"server: {type(error).__name__}"] += 1
+
+    @property
+    def alive(self) -> bool:
+        return self.server is not None
+
+    @precondition(lambda self: self.alive and self.to_server)
+    @rule(data=st.data(), lose=st.booleans())
+    def deliver_to_server(self, data: st.DataObject, lose: bool) -> None:
+        place = data.draw(st.integers(0, len(self.to_server) - 1))
+        self.hand_in(self.to_server[place])
+        if lose:
+            del self.to_server[place]
+
+    @precondition(lambda self: self.alive and self.to_clients)
+    @rule(data=st.data(), lose=st.booleans())
+    def deliver_to_client(self, data: st.DataObject, lose: bool) -> None:
+        place = data.draw(st.integers(0, len(self.to_clients) - 1))
+        self.tell(*self.to_clients[place])
+        if lose:
+            del self.to_clients[place]
+
+    @precondition(lambda self: self.alive)
+    @rule(order=st.randoms(use_true_random=False))
+    def deliver_all_that_waits(self, order: Any) -> None:
+        self.deliver_everything(order)
+
+    def deliver_everything(self, order: Any) -> None:
+        for client, message in order.sample(self.to_clients, len(self.to_clients)):
+            self.tell(client, message)
+        for message in order.sample(self.to_server, len(self.to_server)):
+            self.hand_in(message)
+
+    @precondition(lambda self: self.alive and self.to_server)
+    @rule(data=st.data())
+    def deliver_changed_to_server(self, data: st.DataObject) -> None:
+        message = data.draw(st.sampled_from(self.to_server))
+        if isinstance(message, list):
+            self.hand_in([self.changed(data, frame) for frame in message])
+        else:
+            self.hand_in(self.changed(data, message))
+
+    @precondition(lambda self: self.alive and self.to_clients)
+    @rule(data=st.data())
+    def deliver_changed_to_client(self, data: st.DataObject) -> None:
+        client, message = data.draw(st.sampled_from(self.to_clients))
+        self.tell(client, self.changed(data, message))
+
+    @precondition(lambda self: self.alive and self.to_clients)
+    @rule(data=st.data())
+    def deliver_to_the_wrong_client(self, data: st.DataObject) -> None:
+        _, message = data.draw(st.sampled_from(self.to_clients))
+        self.tell(data.draw(st.sampled_from(list(CLIENTS))), message)
+
+    @precondition(lambda self: self.alive and self.named)
+    @rule(client=st.sampled_from(list(CLIENTS)), alive=st.frozensets(st.sampled_from(CLIENTS)))
+    def lie_about_the_survivors(self, client: int, alive: frozenset[int]) -> None:
+        self.tell(client, Survivors(header=self.agreement.header, alive=alive).to_bytes())
+
+    @precondition(lambda self: self.alive)
+    @rule(client=st.sampled_from(list(CLIENTS)), kept=st.integers(1, 3))
+    def roll_back(self, client: int, kept: int) -> None:
+        del self.disks[client][kept:]
+
+    @precondition(lambda self: self.alive and self.to_server)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        del self.to_server[data.draw(st.integers(0, len(self.to_server) - 1))]
+
+    @precondition(lambda self: self.alive)
+    @rule(order=st.randoms(use_true_random=False))
+    def a_stage_that_goes_well(self, order: Any) -> None:
+        self.deliver_everything(order)
+        self.end_stage()
+
+    @precondition(lambda self: self.alive)
+    @rule(coin=st.integers(0, 7))
+    def close_at_any_time(self, coin: int) -> None:
+        if coin == 0:  # seldom, or few rounds see their end
+            self.end_stage()
+
+    def end_stage(self) -> None:
+        try:
+            closed = self.server.close()
+        except ProtocolError as error:
+            outcomes[f"closed: {type(error).__name__}"] += 1
+            self.server = None
+            return
+        if isinstance(closed, Sum):
+            self.check(closed)
+            self.server = None
+            return
+        message, self.server = closed
+        if isinstance(message, bytes):
+            self.named = Survivors.from_bytes(message, expect=self.agreement.header).alive
+            self.to_clients.extend((client, message) for client in self.named)
+        else:
+            self.to_clients.extend(message.items())
+
+    @precondition(lambda self: not self.alive)
+    @rule(client=st.sampled_from(list(CLIENTS)), data=st.data())
+    def deliver_after_the_end(self, client: int, data: st.DataObject) -> None:
+        if self.to_clients:
+            self.tell(client, data.draw(st.sampled_from(self.to_clients))[1])
+
+    def check(self, released: Sum) -> None:
+        assert set(released.survivors) == self.named
+        assert len(self.named) >= self.agreement.params.needed
+        total = np.zeros(WORDS, np.uint64)
+        for client in released.survivors:
+            total += self.inputs[client]
+        assert np.array_equal(released.words, total)
+        outcomes["sum"] += 1
+
+    def teardown(self) -> None:
+        for (_, stage), reply in getattr(self, "answers", {}).items():
+            if stage == AwaitSurvivors.STAGE:
+                Reveal.from_bytes(reply, expect=self.agreement.header)
+
+    @staticmethod
+    def changed(data: st.DataObject, message: bytes) -> bytes:
+        copy = bytearray(message)
+        bit = data.draw(st.integers(0, 8 * len(copy) - 1))
+        copy[bit // 8] ^= 1 << bit % 8
+        return bytes(copy)
+
+
+def test_any_interleaving_gives_the_exact_sum_or_a_protocol_error() -> None:
+    outcomes.clear()
+    run_state_machine_as_test(
+        AnyInterleaving,
+        settings=settings(
+            max_examples=200,
+            stateful_step_count=30,
+            derandomize=True,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    # Otherwise the machine has not been where it matters, and the test says nothing.
+    assert outcomes["sum"] >= 20
+    assert outcomes["client: RemoteProtocolError"] >= 5
+    assert outcomes["closed: TooFewSurvivors"] >= 5

@@ -1,0 +1,455 @@
+"""What a server refuses, each refusal by name, and that it leaves no trace in the sum."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import overload
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from protocols.bonawitz import (
+    Agreement,
+    AwaitSurvivors,
+    CollectKeys,
+    CollectReveals,
+    CollectShares,
+    CollectVectors,
+    Params,
+    join,
+)
+from protocols.bonawitz.messages import (
+    FRAME_WORDS,
+    Advertise,
+    MaskedFrame,
+    PublicKeys,
+    Reveal,
+    Roster,
+    SealedShares,
+    Survivors,
+)
+from protocols.entropy import Entropy
+from protocols.errors import (
+    DecodeError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    TooFewSurvivors,
+)
+from protocols.primitives.agree import PrivateKey
+from protocols.primitives.prg import Mask, Masks, Suite
+from protocols.primitives.shamir import combine
+from protocols.secrets import Secret
+from protocols.wire import open_checksum, seal_checksum
+
+WORDS = FRAME_WORDS + 5  # two frames, the second of 6 words
+PARAMS = Params(clients=5, threshold=3, words=WORDS)
+AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=2, public=bytes(32))
+HEADER = AGREEMENT.header
+CLIENTS = range(5)
+LOW_ORDER = bytes(32)
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+def words_of(client: int) -> NDArray[np.uint64]:
+    return np.arange(WORDS, dtype=np.uint64) * np.uint64(client + 1)
+
+
+def sum_of(*clients: int) -> NDArray[np.uint64]:
+    total = np.zeros(WORDS, np.uint64)
+    for client in clients:
+        total += words_of(client)
+    return total
+
+
+def advertise(client: int, **changed: bytes) -> bytes:
+    message = Advertise.from_bytes(join(AGREEMENT, client, counting(client))[0], expect=HEADER)
+    return replace(message, keys=replace(message.keys, **changed)).to_bytes()
+
+
+def keys_of(client: int) -> PublicKeys:
+    return Advertise.from_bytes(advertise(client), expect=HEADER).keys
+
+
+class Round:
+    """An honest round of five clients, led up to the stage that a test is about."""
+
+    def __init__(self) -> None:
+        self.keys = CollectKeys(AGREEMENT)
+        self._joined = {client: join(AGREEMENT, client, counting(client)) for client in CLIENTS}
+
+    def at_shares(self) -> tuple[CollectShares, dict[int, bytes]]:
+        for message, _ in self._joined.values():
+            self.keys.receive(message)
+        rosters, stage = self.keys.close()
+        self._shared = {
+            client: self._joined[client][1].on_roster(rosters[client]) for client in CLIENTS
+        }
+        return stage, {client: message for client, (message, _) in self._shared.items()}
+
+    def at_vectors(self) -> tuple[CollectVectors, dict[int, list[bytes]]]:
+        stage, messages = self.at_shares()
+        for message in messages.values():
+            stage.receive(message)
+        boxes, vectors = stage.close()
+        self.waiting: dict[int, AwaitSurvivors] = {}
+        frames = {}
+        for client in CLIENTS:
+            sent, self.waiting[client] = self._shared[client][1].on_boxes(
+                boxes[client], words_of(client)
+            )
+            frames[client] = list(sent)
+        return vectors, frames
+
+    def at_reveals(self, *alive: int) -> tuple[CollectReveals, dict[int, bytes]]:
+        vectors, frames = self.at_vectors()
+        for client in alive:
+            vectors.receive(frames[client])
+        message, reveals = vectors.close()
+        return reveals, {client: self.waiting[client].on_survivors(message) for client in alive}
+
+    def finish(self, vectors: CollectVectors) -> NDArray[np.uint64]:
+        """The sum of what ``vectors`` holds."""
+        message, reveals = vectors.close()
+        for client in Survivors.from_bytes(message, expect=HEADER).alive:
+            reveals.receive(self.waiting[client].on_survivors(message))
+        return reveals.close().words
+
+
+# AdvertiseKeys
+
+
+def test_a_client_advertises_once() -> None:
+    stage = CollectKeys(AGREEMENT)
+    stage.receive(advertise(1))
+    with pytest.raises(RemoteProtocolError, match="client 1 has already advertised"):
+        stage.receive(join(AGREEMENT, 1)[0])
+    for client in (2, 3):
+        stage.receive(advertise(client))
+    rosters, _ = stage.close()
+    assert Roster.from_bytes(rosters[1], expect=HEADER).entries[1] == keys_of(1)
+
+
+@pytest.mark.parametrize("mine", ["mask", "seal"])
+@pytest.mark.parametrize("theirs", ["mask", "seal"])
+def test_a_key_of_another_client_is_refused(mine: str, theirs: str) -> None:
+    stage = CollectKeys(AGREEMENT)
+    stage.receive(advertise(1))
+    with pytest.raises(RemoteProtocolError, match="advertises a key twice"):
+        stage.receive(advertise(2, **{mine: getattr(keys_of(1), theirs)}))
+    stage.receive(advertise(2))
+
+
+def test_one_key_for_both_uses_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="advertises a key twice"):
+        CollectKeys(AGREEMENT).receive(advertise(2, seal=keys_of(2).mask))
+
+
+@pytest.mark.parametrize("which", ["mask", "seal"])
+def test_a_key_of_low_order_is_refused(which: str) -> None:
+    stage = CollectKeys(AGREEMENT)
+    with pytest.raises(RemoteProtocolError, match="low order"):
+        stage.receive(advertise(1, **{which: LOW_ORDER}))
+    stage.receive(advertise(1))
+
+
+def test_one_client_more_than_the_lanes_hold_is_refused() -> None:
+    stage = CollectKeys(AGREEMENT)
+    for client in CLIENTS:
+        stage.receive(advertise(client))
+    with pytest.raises(RemoteProtocolError, match="the round is full"):
+        stage.receive(advertise(5))
+
+
+# ShareKeys
+
+
+def test_shares_of_a_stranger_and_second_shares_are_refused() -> None:
+    stage, messages = Round().at_shares()
+    shares = SealedShares.from_bytes(messages[1], expect=HEADER)
+    with pytest.raises(RemoteProtocolError, match="client 7 is not expected"):
+        stage.receive(replace(shares, sender=7).to_bytes())
+    stage.receive(messages[1])
+    with pytest.raises(RemoteProtocolError, match="client 1 has already answered"):
+        stage.receive(messages[1])
+
+
+@pytest.mark.parametrize("change", ["one-less", "a-stranger", "oneself", "none"])
+def test_shares_that_are_not_one_box_for_each_peer_are_refused(change: str) -> None:
+    stage, messages = Round().at_shares()
+    shares = SealedShares.from_bytes(messages[1], expect=HEADER)
+    boxes = dict(shares.boxes)
+    match change:
+        case "one-less":
+            del boxes[0]
+        case "a-stranger":
+            boxes[7] = boxes[0]
+        case "oneself":
+            boxes[1] = boxes.pop(0)
+        case _:
+            boxes = {}
+    with pytest.raises(RemoteProtocolError, match="not one for each of its 4 peers"):
+        stage.receive(replace(shares, boxes=boxes).to_bytes())
+    assert stage.receive(messages[1]) == 1
+
+
+# MaskedInput
+
+
+def changed_frame(frame: bytes, **changed: int) -> bytes:
+    body = open_checksum(frame)
+    count = (len(body) - 29) // 8
+    index = int.from_bytes(body[25:29], "big")
+    message = MaskedFrame.from_bytes(frame, expect=HEADER, index=index, count=count)
+    return replace(message, **changed).to_bytes()  # type: ignore[arg-type]  # integers only
+
+
+def lengthened(frame: bytes, words: int) -> bytes:
+    body = bytes(open_checksum(frame))
+    return seal_checksum(body + bytes(8 * words) if words > 0 else body[: 8 * words])
+
+
+def test_a_vector_that_is_not_all_frames_of_one_client_leaves_no_trace() -> None:
+    session = Round()
+    vectors, frames = session.at_vectors()
+    for client in (0, 1, 2):
+        vectors.receive(frames[client])
+    first, second = frames[3]
+    bad = {
+        "no frames": [],
+        "a frame missing": [first],
+        "the first missing": [second],
+        "a frame twice": [first, first],
+        "a frame too many": [first, second, second],
+        "reordered": [second, first],
+        "too long": [first, lengthened(second, 1)],
+        "too short": [first, lengthened(second, -1)],
+        "half a word": [first, seal_checksum(bytes(open_checksum(second)) + b"1234")],
+        "of two clients": [first, frames[4][1]],
+        "the first of another": [frames[4][0], second],
+        "of a client that has answered": frames[2],
+        "of a stranger": [changed_frame(frame, sender=9) for frame in frames[3]],
+        "another index": [first, changed_frame(second, index=2)],
+        "a bit flipped": [first, bytes([*second[:-20], second[-20] ^ 1, *second[-19:]])],
+        "cut short": [first, second[:-1]],
+        "another message": [first, advertise(3)],
+    }
+    for name, sent in bad.items():
+        with pytest.raises(RemoteProtocolError):
+            pytest.fail(f"{name} was taken for client {vectors.receive(sent)}")
+    vectors.receive(frames[3])
+    assert np.array_equal(session.finish(vectors), sum_of(0, 1, 2, 3))
+
+
+def test_frames_of_another_round_are_refused() -> None:
+    vectors, frames = Round().at_vectors()
+    header = replace(AGREEMENT, round=3).header
+    body = bytes(open_checksum(frames[0][1]))
+    other = seal_checksum(body[:1] + header.to_bytes() + body[21:])
+    with pytest.raises(DecodeError, match="another session or round"):
+        vectors.receive([frames[0][0], other])
+
+
+class Torn(Sequence[bytes]):
+    """Frames in a file that can be read once, and not to its end the second time."""
+
+    def __init__(self, frames: list[bytes], error: Exception) -> None:
+        self._frames = frames
+        self._error = error
+        self._reads = 0
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+        self._reads += 1
+        if self._reads == len(self) + 2:
+            raise self._error
+        return self._frames[index]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._frames)
+
+
+def test_a_vector_added_in_part_never_comes_out() -> None:
+    session = Round()
+    vectors, frames = session.at_vectors()
+    for client in (0, 1, 2):
+        vectors.receive(frames[client])
+    with pytest.raises(OSError, match="the disk is gone"):
+        vectors.receive(Torn(frames[3], OSError("the disk is gone")))
+    # The check word alone would not tell: it stands in the frame that was not added.
+    with pytest.raises(LocalProtocolError):
+        session.finish(vectors)
+
+
+def test_a_vector_that_arrives_after_the_close_is_not_read() -> None:
+    session = Round()
+    vectors, frames = session.at_vectors()
+    for client in (0, 1, 2):
+        vectors.receive(frames[client])
+    message, reveals = vectors.close()
+    with pytest.raises(LocalProtocolError, match="late messages are dropped"):
+        vectors.receive(frames[3])
+    for client in (0, 1, 2):
+        reveals.receive(session.waiting[client].on_survivors(message))
+    assert np.array_equal(reveals.close().words, sum_of(0, 1, 2))
+
+
+def test_a_server_that_was_restarted_names_the_same_survivors_or_none() -> None:
+    taken: dict[tuple[bytes, int], bytes] = {}
+
+    def burn(session: bytes, stage: int, request: bytes) -> bool:
+        return taken.setdefault((session, stage), request) == request
+
+    named = []
+    for alive in ((0, 1, 2), (0, 1, 2)):
+        vectors, frames = Round().at_vectors()
+        for client in alive:
+            vectors.receive(frames[client])
+        named.append(vectors.close(burn)[0])
+    assert named[0] == named[1]
+    vectors, frames = Round().at_vectors()
+    for client in (0, 1, 3):
+        vectors.receive(frames[client])
+    with pytest.raises(LocalProtocolError, match="another set of survivors"):
+        vectors.close(burn)
+    assert list(taken) == [(HEADER.to_bytes(), 0)]
+
+
+def test_nothing_is_written_down_below_the_threshold() -> None:
+    vectors, frames = Round().at_vectors()
+    vectors.receive(frames[0])
+
+    def burn(session: bytes, stage: int, request: bytes) -> bool:
+        pytest.fail("a set that is not sent was written down")
+
+    with pytest.raises(TooFewSurvivors):
+        vectors.close(burn)
+
+
+# Unmask
+
+
+def test_reveals_of_the_gone_of_strangers_and_second_ones_are_refused() -> None:
+    stage, messages = Round().at_reveals(0, 1, 2)
+    reveal = Reveal.from_bytes(messages[0], expect=HEADER)
+    for stranger in (3, 9):
+        with pytest.raises(RemoteProtocolError, match=f"client {stranger} is not expected"):
+            stage.receive(replace(reveal, sender=stranger).to_bytes())
+    stage.receive(messages[0])
+    with pytest.raises(RemoteProtocolError, match="client 0 has already answered"):
+        stage.receive(messages[0])
+    for client in (1, 2):
+        stage.receive(messages[client])
+    assert np.array_equal(stage.close().words, sum_of(0, 1, 2))
+
+
+@pytest.mark.parametrize("change", ["one-less", "one-more", "another", "none"])
+def test_a_reveal_that_is_not_one_share_of_each_is_refused(change: str) -> None:
+    stage, messages = Round().at_reveals(0, 1, 2)
+    reveal = Reveal.from_bytes(messages[0], expect=HEADER)
+    shares = dict(reveal.shares)
+    match change:
+        case "one-less":
+            del shares[4]
+        case "one-more":
+            shares[9] = shares[4]
+        case "another":
+            shares[9] = shares.pop(4)
+        case _:
+            shares = {}
+    with pytest.raises(RemoteProtocolError, match="not one of each of the 5 clients"):
+        stage.receive(replace(reveal, shares=shares).to_bytes())
+    assert stage.receive(messages[0]) == 0
+
+
+def with_wrong_share(message: bytes, peer: int) -> bytes:
+    reveal = Reveal.from_bytes(message, expect=HEADER)
+    share = bytearray(reveal.shares[peer].expose())
+    share[5] ^= 1
+    return replace(reveal, shares={**reveal.shares, peer: Secret(bytes(share))}).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("peer", "why"),
+    [
+        (1, "the check word does not count the 3 survivors"),
+        (4, "the shares of client 4 rebuild another key than it advertised"),
+    ],
+    ids=["of-the-alive", "of-the-gone"],
+)
+def test_one_wrong_share_is_noticed_and_nothing_is_released(peer: int, why: str) -> None:
+    stage, messages = Round().at_reveals(0, 1, 2)
+    stage.receive(with_wrong_share(messages[0], peer))
+    stage.receive(messages[1])
+    stage.receive(messages[2])
+    with pytest.raises(RemoteProtocolError, match=why):
+        stage.close()
+    with pytest.raises(LocalProtocolError, match="closed"):
+        stage.close()
+
+
+def test_a_client_that_counts_itself_twice_is_noticed() -> None:
+    session = Round()
+    vectors, frames = session.at_vectors()
+    for client in (0, 1):
+        vectors.receive(frames[client])
+    last = MaskedFrame.from_bytes(frames[2][1], expect=HEADER, index=1, count=6)
+    words = last.words.copy()
+    words[-1] += np.uint64(1)
+    vectors.receive([frames[2][0], replace(last, words=words).to_bytes()])
+    with pytest.raises(RemoteProtocolError, match="the check word does not count"):
+        session.finish(vectors)
+
+
+def test_masks_may_be_taken_off_elsewhere() -> None:
+    stage, messages = Round().at_reveals(0, 1, 2)
+    for message in messages.values():
+        stage.receive(message)
+    cut = 8 * 1000
+
+    def in_two_parts(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+        Masks(masks, suite, start=cut).apply_to(words[cut:])
+        Masks(masks, suite).apply_to(words[:cut])
+
+    assert np.array_equal(stage.close(in_two_parts).words, sum_of(0, 1, 2))
+
+
+def test_masks_left_on_are_noticed() -> None:
+    stage, messages = Round().at_reveals(0, 1, 2)
+    for message in messages.values():
+        stage.receive(message)
+    with pytest.raises(RemoteProtocolError, match="the check word does not count"):
+        stage.close(lambda words, masks, suite: None)
+
+
+def test_a_server_unmasks_with_one_mask_an_alive_and_one_a_pair_of_alive_and_gone() -> None:
+    stage, messages = Round().at_reveals(0, 1, 2)
+    for message in messages.values():
+        stage.receive(message)
+    seen: list[Mask] = []
+
+    def look(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+        seen.extend(masks)
+        Masks(masks, suite).apply_to(words)
+
+    stage.close(look)
+    assert len(seen) == 3 + 2 * 3
+    assert len({mask.label for mask in seen}) == len(seen)
+
+
+def test_a_rebuilt_key_is_compared_with_the_one_advertised() -> None:
+    _, messages = Round().at_reveals(0, 1, 2)
+    gone = [Reveal.from_bytes(messages[n], expect=HEADER).shares[4] for n in (0, 1, 2)]
+    (secret,) = combine([1, 2, 3], [[share.expose() for share in gone]])
+    assert PrivateKey(secret).public == keys_of(4).mask
