@@ -235,7 +235,7 @@ def aggregate(
         raise InputError(f"codecs for {sorted(codecs)}, updates have {sorted(named[0])}")
     heaviest = 1 if weights is None else max(1, *map(_weight, weights))
     segments = [
-        Segment(name=name, entries=np.size(_plain(value)), codec=codecs[name], weighted=True)
+        Segment(name=name, entries=len(_flat(value)), codec=codecs[name], weighted=True)
         for name, value in named[0].items()
     ]
     if weights is not None:
@@ -244,7 +244,7 @@ def aggregate(
 
     def encode(client: int) -> Words:
         weight = 1 if weights is None else weights[client]
-        own = {name: np.ravel(_plain(value)) for name, value in named[client].items()}
+        own = {name: _flat(value) for name, value in named[client].items()}
         return layout.encode(own | ({} if weights is None else {WEIGHT: [weight]}), weight=weight)
 
     needed = majority(clients) if threshold is None else threshold
@@ -334,9 +334,9 @@ def _stage(name: Stage | str) -> Stage:
         raise InputError(f"no stage {name!r}; stages: {', '.join(Stage)}") from None
 
 
-def _plain(value: Any) -> Any:
-    """A torch tensor as numpy sees it; everything else as it is."""
-    return value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
+def _flat(value: Any) -> Any:
+    """In one dimension: a torch tensor stays one, on its device."""
+    return value.detach().reshape(-1) if hasattr(value, "detach") else np.ravel(value)
 
 
 def _like(example: Any, values: NDArray[np.float64]) -> Any:

@@ -2,7 +2,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dp.errors import BadParameter
@@ -46,11 +46,13 @@ TEXT = (
 )
 
 
+@settings(deadline=None)
 @given(events)
 def test_an_event_survives_its_text(event):
     assert from_json(event.to_json()) == event
 
 
+@settings(deadline=None)
 @given(events, events)
 def test_equal_events_have_equal_texts_and_others_have_not(one, other):
     assert (one == other) == (one.to_json() == other.to_json())
@@ -60,6 +62,7 @@ def test_the_text_is_canonical():
     assert EVENT.to_json() == TEXT
 
 
+@settings(deadline=None)
 @given(st.text() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
 def test_what_is_no_event_is_refused(text):
     with pytest.raises(BadParameter):

@@ -381,9 +381,12 @@ def test_a_layer_that_opacus_has_no_rule_for_and_tied_weights_are_clipped_as_one
 
 
 def test_our_epsilon_agrees_with_opacus_where_opacus_is_right(data):
-    """Opacus by RDP uses orders up to 63 and a truncated series at fractional ones, so it is
-    never lower; its PRV adds .01 of error allowance to a number near our PLD; its GDP
-    takes a limit for many small steps and reports less than is lost."""
+    """Every difference has its reason.
+
+    RDP: Opacus takes orders a tenth apart up to 10.9, then integers up to 63; ours are a
+    quarter apart up to 9.75, then integers up to 256. PRV: near our PLD, plus .01 of error
+    allowance. GDP: a limit for many small steps, which reports less than is lost.
+    """
     from opacus.accountants import GaussianAccountant, PRVAccountant
 
     trainer = client(data, steps_taken=99)
@@ -391,13 +394,10 @@ def test_our_epsilon_agrees_with_opacus_where_opacus_is_right(data):
     composition = {trainer.event(100): 1}
     admitted, reported = epsilon_rdp(composition, 1e-5), epsilon_pld(composition, 1e-5)
     theirs = trainer._accountant.get_epsilon(1e-5)
-    assert admitted <= theirs * (1 + 1e-9)
-    assert theirs <= 1.01 * admitted
-    others = []
-    for kind in (PRVAccountant, GaussianAccountant):
-        other = kind()
-        other.history = list(trainer.history)
-        others.append(other.get_epsilon(1e-5))
-    prv, gdp = others
-    assert reported < prv < reported + 0.03
-    assert gdp < reported
+    assert admitted == pytest.approx(theirs, rel=2e-3)
+    with pytest.warns(UserWarning, match="underestimate"):
+        gdp = GaussianAccountant()
+    prv = PRVAccountant()
+    prv.history = gdp.history = list(trainer.history)
+    assert reported < prv.get_epsilon(1e-5) < reported + 0.03
+    assert gdp.get_epsilon(1e-5) < reported

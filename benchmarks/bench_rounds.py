@@ -1,0 +1,108 @@
+"""A round of 100 clients over 10**6 entries: one client's work, and the server's last step.
+
+All on one core. ``extra_info`` holds the milliseconds of each stage.
+"""
+
+import copy
+import hashlib
+import itertools
+import statistics
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from protocols.bonawitz import Agreement, CollectKeys, CollectReveals, Params, join
+from protocols.entropy import Entropy
+
+CLIENTS, DROPPED = 100, 10
+WORDS = 333_334  # 10**6 entries at three lanes a word
+ME = 0
+AGREEMENT = Agreement(
+    params=Params(clients=CLIENTS, threshold=51, words=WORDS),
+    session=bytes(range(16)),
+    round=1,
+    public=bytes(32),
+)
+INPUT = np.arange(WORDS, dtype=np.uint64)
+
+
+def counting(seed: int) -> Entropy:
+    """The same keys each time, so that one roster serves every repetition."""
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one honest round sent to client ``ME``, and the server that waits for reveals."""
+
+    roster: bytes
+    boxes: bytes
+    survivors: bytes
+    reveals: CollectReveals
+    answers: list[bytes]
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Recorded:
+    collect, joined = CollectKeys(AGREEMENT), {}
+    for client in range(CLIENTS):
+        message, joined[client] = join(AGREEMENT, client, counting(client))
+        collect.receive(message)
+    rosters, shares = collect.close()
+    sharing = {}
+    for client in range(CLIENTS):
+        message, sharing[client] = joined[client].on_roster(rosters[client])
+        shares.receive(message)
+    boxes, vectors = shares.close()
+    waiting = {}
+    for client in range(CLIENTS - DROPPED):
+        frames, waiting[client] = sharing[client].on_boxes(boxes[client], INPUT)
+        vectors.receive(list(frames))
+    survivors, reveals = vectors.close()
+    answers = [state.on_survivors(survivors) for state in waiting.values()]
+    return Recorded(rosters[ME], boxes[ME], survivors, reveals, answers)
+
+
+def test_client(benchmark: BenchmarkFixture, recorded: Recorded) -> None:
+    stages: dict[str, list[float]] = defaultdict(list)
+
+    def client() -> bytes:
+        times = [time.perf_counter()]
+        _, roster = join(AGREEMENT, ME, counting(ME))
+        times.append(time.perf_counter())
+        _, boxes = roster.on_roster(recorded.roster)
+        times.append(time.perf_counter())
+        frames, survivors = boxes.on_boxes(recorded.boxes, INPUT)
+        for _ in frames:
+            pass
+        times.append(time.perf_counter())
+        answer = survivors.on_survivors(recorded.survivors)
+        times.append(time.perf_counter())
+        names = ("advertise", "share", "mask", "reveal")
+        for name, (begin, end) in zip(names, itertools.pairwise(times), strict=True):
+            stages[name].append(1e3 * (end - begin))
+        return answer
+
+    answer = benchmark(client)
+    assert answer == recorded.answers[ME]
+    for name, times in stages.items():
+        benchmark.extra_info[f"{name}_ms"] = round(statistics.median(times), 3)
+
+
+def test_server_unmask(benchmark: BenchmarkFixture, recorded: Recorded) -> None:
+    def waiting() -> tuple[tuple[CollectReveals], dict[str, object]]:
+        reveals = copy.deepcopy(recorded.reveals)
+        for answer in recorded.answers:
+            reveals.receive(answer)
+        return (reveals,), {}
+
+    pedantic: Any = benchmark.pedantic  # it comes without types
+    released = pedantic(CollectReveals.close, setup=waiting, rounds=7, warmup_rounds=1)
+    assert np.array_equal(released.words, INPUT * np.uint64(CLIENTS - DROPPED))
+    benchmark.extra_info["masks"] = CLIENTS - DROPPED + DROPPED * (CLIENTS - DROPPED)

@@ -1,0 +1,176 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocols.bonawitz import Agreement, Params
+from protocols.errors import ParameterError, TooFewSurvivors
+from protocols.primitives.prg import Suite
+from secagg import FixedPoint, InputError, RangeError, Stage, aggregate
+from secagg.rounds import digest, run_bonawitz, run_plain
+
+
+def agreement(clients: int, words: int, **params: int) -> Agreement:
+    return Agreement(
+        params=Params(clients=clients, threshold=clients // 2 + 1, words=words, **params),
+        session=bytes(16),
+        round=1,
+        public=digest(b"public"),
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_bonawitz_and_plain_give_the_same_words_exactly(data: st.DataObject) -> None:
+    clients = data.draw(st.integers(2, 8))
+    words = data.draw(st.integers(1, 40))
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    inputs = {
+        client: generator.integers(0, 2**64, words, dtype=np.uint64) for client in range(clients)
+    }
+    gone = data.draw(st.dictionaries(st.integers(0, clients - 1), st.sampled_from(Stage)))
+    try:
+        masked = run_bonawitz(agreement(clients, words), inputs, gone)
+    except TooFewSurvivors:
+        left = clients - len(gone)
+        assert left < clients // 2 + 1
+        return
+    plain = run_plain(agreement(clients, words), inputs, gone)
+    assert masked.survivors == plain.survivors
+    np.testing.assert_array_equal(masked.words, plain.words)
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_a_client_that_vanishes_is_in_the_sum_only_if_its_vector_arrived(stage: Stage) -> None:
+    result = aggregate([[0.5], [0.25], [0.125]], dropouts={2: stage})
+    expected = (0, 1, 2) if stage is Stage.REVEAL else (0, 1)
+    assert result.survivors == expected
+    assert result.weight == len(expected)
+    assert result.sum == pytest.approx([sum([0.5, 0.25, 0.125][: len(expected)])], abs=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    values=st.lists(
+        st.tuples(st.floats(-1, 1), st.integers(0, 1000)), min_size=2, max_size=6
+    ).filter(lambda pairs: sum(weight for _, weight in pairs) > 0),
+    bits=st.integers(8, 20),
+    protocol=st.sampled_from(["bonawitz", "plain"]),
+)
+def test_a_weighted_mean_is_exact_to_one_quantisation_step(
+    values: list[tuple[float, int]], bits: int, protocol: str
+) -> None:
+    updates, weights = zip(*values, strict=True)
+    codec = FixedPoint(clip=1.0, bits=bits)
+    result = aggregate(
+        [[update] for update in updates], weights=weights, codec=codec, protocol=protocol
+    )
+    total = sum(weights)
+    mean = sum(update * weight for update, weight in values) / total
+    assert result.weight == total
+    assert abs(result.mean[0] - mean) <= codec.step + 1e-12
+
+
+def test_everything_a_client_names_travels_in_one_masked_vector() -> None:
+    result = aggregate(
+        [
+            {"update": np.full((2, 3), 0.5), "loss": 2.0},
+            {"update": np.full((2, 3), -0.25), "loss": 4.0},
+        ],
+        weights=[1, 3],
+        codec={"update": FixedPoint(clip=1.0, bits=16), "loss": FixedPoint(clip=8.0, bits=24)},
+    )
+    assert result.mean["update"].shape == (2, 3)
+    np.testing.assert_allclose(result.mean["update"], -0.0625, atol=1e-4)
+    assert result.mean["loss"] == pytest.approx(3.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_tensor_comes_back_as_a_tensor_of_its_kind(dtype: torch.dtype) -> None:
+    result = aggregate([torch.full((2, 2), 0.5, dtype=dtype, requires_grad=True)] * 2)
+    assert isinstance(result.mean, torch.Tensor)
+    assert result.mean.dtype is dtype
+    assert result.mean.shape == (2, 2)
+    assert torch.allclose(result.mean.double(), torch.tensor(0.5).double(), atol=1e-2)
+
+
+def test_both_suites_give_the_sum() -> None:
+    for suite in Suite:
+        assert aggregate([[0.5], [0.25]], suite=suite).sum == pytest.approx([0.75], abs=1e-4)
+
+
+def test_below_the_threshold_nothing_is_released() -> None:
+    with pytest.raises(TooFewSurvivors, match="nothing was released"):
+        aggregate([[0.5]] * 4, dropouts={0: "mask", 1: "share"})
+
+
+def test_fewer_than_the_minimum_survivors_release_nothing() -> None:
+    with pytest.raises(TooFewSurvivors):
+        aggregate([[0.5]] * 4, minimum_survivors=4, dropouts={0: "mask"})
+
+
+def test_a_threshold_that_is_no_majority_is_refused_by_the_clients() -> None:
+    with pytest.raises(Exception, match="no majority"):
+        aggregate([[0.5]] * 4, threshold=2)
+
+
+@pytest.mark.parametrize(
+    ("updates", "options", "error", "words"),
+    [
+        ([[0.5]], {}, InputError, "at least 2"),
+        ([], {}, InputError, "at least 2"),
+        ([[0.5], [0.5, 0.5]], {}, InputError, "entries|length"),
+        ([[0.5], [float("nan")]], {}, InputError, "nan at entry 0"),
+        ([[0.5], [float("inf")]], {}, InputError, "inf at entry 0"),
+        ([{"a": [1.0]}, {"b": [1.0]}], {}, InputError, "same names"),
+        ([{"weight": [1.0]}] * 2, {"weights": [1, 1]}, InputError, "taken"),
+        ([[0.5], [0.5]], {"weights": [1]}, InputError, "1 weights for 2"),
+        ([[0.5], [0.5]], {"weights": [1, -1]}, InputError, "not a count"),
+        ([[0.5], [0.5]], {"weights": [1, 0.5]}, InputError, "not a count"),
+        ([[0.5], [0.5]], {"weights": [0, 0]}, InputError, "all 0"),
+        ([[0.5], [0.5]], {"weights": [2**62, 2**62]}, RangeError, "fit"),
+        ([[0.5], [0.5]], {"protocol": "rot13"}, InputError, "unknown protocol"),
+        ([[0.5], [0.5]], {"dropouts": {7: "mask"}}, InputError, "do not exist"),
+        ([[0.5], [0.5]], {"dropouts": {0: "lunch"}}, InputError, "no stage"),
+        ([[0.5], [0.5]], {"threshold": 3}, ParameterError, "threshold 3"),
+        ([[0.5], [0.5]], {"minimum_survivors": 1}, ParameterError, "no sum"),
+        ([[0.5], [0.5]], {"codec": {"x": FixedPoint(clip=1.0)}}, InputError, "codecs for"),
+    ],
+)
+def test_bad_input_is_one_typed_error(
+    updates: list[object], options: dict[str, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        aggregate(updates, **options)  # type: ignore[arg-type]  # bad on purpose
+
+
+def test_costs_name_the_bytes_of_every_stage() -> None:
+    clients, words = 5, 100
+    inputs = dict.fromkeys(range(clients), np.zeros(words, np.uint64))
+    costs = run_bonawitz(agreement(clients, words), inputs).costs
+    head, checksum = 1 + 16 + 4, 16
+    assert costs[Stage.ADVERTISE].bytes_up == head + 4 + 64 + checksum
+    assert costs[Stage.SHARE].bytes_down == head + 4 + clients * (4 + 64)
+    assert costs[Stage.SHARE].bytes_up == head + 8 + (clients - 1) * (4 + 92) + checksum
+    assert costs[Stage.MASK].bytes_up == head + 8 + 8 * (words + 1) + checksum
+    assert costs[Stage.REVEAL].bytes_down == head + 4 + 4 * clients
+    assert costs[Stage.REVEAL].bytes_up == head + 8 + clients * (4 + 32) + checksum
+    assert all(cost.client_seconds > 0 and cost.server_seconds > 0 for cost in costs.values())
+
+
+def test_digest_tells_the_parts_apart() -> None:
+    assert digest(b"ab", b"c") != digest(b"a", b"bc") != digest(b"abc")
+
+
+def test_importing_secagg_loads_no_framework() -> None:
+    code = (
+        "import secagg, secagg.cli, sys; "
+        "print([m for m in ('torch', 'opacus', 'scipy', 'dp_accounting', 'sklearn', 'matplotlib')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
