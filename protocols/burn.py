@@ -6,7 +6,7 @@ from typing import Protocol
 class Burn(Protocol):
     """A durable set of answered stages, kept where a restored copy of a state cannot roll it back.
 
-    A host that has no such store, or rolls it back, opens its own party.
+    A host that has no such store, or rolls it back, opens its own party or its peers.
     """
 
     def __call__(self, session: bytes, stage: int, request: bytes) -> bool:

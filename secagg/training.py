@@ -15,7 +15,7 @@ import copy
 import importlib.metadata
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -29,18 +29,19 @@ from dp.calibrate import noise_multiplier
 from dp.errors import BudgetExceeded
 from dp.events import Event, GaussianEvent, PoissonSampling
 from dp.ledger import Budget, Ledger
+from dp.records import Head
 from dp.sgd import LocalDpSgd
 from protocols.bonawitz import Agreement, Params
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
 from protocols.wire import SESSION_SIZE
 from secagg.data import ROW_NORM, Examples, Federation, federate, simulated_dropouts
-from secagg.errors import ConfigError, InputError
+from secagg.errors import ConfigError, InputError, RunError
 from secagg.payload import Count, Layout, Segment
 from secagg.quantize import FixedPoint
 from secagg.reports.run import curves, report
 from secagg.rounds import PROTOCOLS, Outcome, Stage, StageCost, Words, digest
-from secagg.runs import CURVES, REPORT, Record, RunFolder, write_atomically
+from secagg.runs import CURVES, METRICS, REPORT, Record, RunFolder, write_atomically
 from secagg.settings import TrainingConfig
 from secagg.vector import flatten, unflatten
 
@@ -78,7 +79,7 @@ class Training:
         if tensors:
             self.model.load_state_dict(tensors)
         self._books = (
-            _Books(config, self._federation, folder) if config.privacy == "local" else None
+            _Books(config, self._federation, folder, records) if config.privacy == "local" else None
         )
         noise = self._books.noise_multiplier if self._books else 0.0
         taken = self.done * config.local_steps
@@ -227,6 +228,7 @@ class Training:
             "lost": outcome is None,
             **_costs(outcome.costs if outcome else {}, sum(trained.values())),
             "epsilon": self._books.epsilon("rdp") if self._books else None,
+            "ledger": self._books.head() if self._books else None,
         }
 
     def _sum(
@@ -325,13 +327,19 @@ class _PrivateClient:
 class _Books:
     """What each client has spent, and whether it may go on."""
 
-    def __init__(self, config: TrainingConfig, federation: Federation, folder: RunFolder) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        federation: Federation,
+        folder: RunFolder,
+        records: Sequence[Record],
+    ) -> None:
         self.noise_multiplier = _check_privacy(config, federation)
         self._event = _event(config, self.noise_multiplier)
         budget = Budget(epsilon=config.epsilon, delta=config.delta)
         if folder.ledger.exists():
             self._ledger = Ledger.open(folder.ledger, budget)
-            self._ledger.verify()
+            self._ledger.verify(_head(records[-1]) if records else None)
         else:
             self._ledger = Ledger.create(folder.ledger, budget)
 
@@ -359,9 +367,24 @@ class _Books:
         self._ledger.commit(number, spoke, attempt=attempt)
         self._ledger.abort(number, quiet, attempt=attempt)
 
+    def head(self) -> dict[str, Any]:
+        """The end of the ledger's chain, for the record of a round: an older copy is then found."""
+        head = self._ledger.head()
+        return {"seq": head.seq, "hash": head.hash.hex()}
+
     def epsilon(self, accountant: Literal["rdp", "pld"]) -> float:
         """The largest of any client."""
         return max(self._ledger.epsilons(accountant).values(), default=0.0)
+
+
+def _head(record: Record) -> Head:
+    try:
+        kept = record["ledger"]
+        return Head(seq=int(kept["seq"]), hash=bytes.fromhex(kept["hash"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{METRICS} does not say where the ledger stood after round {record['round']}"
+        ) from error
 
 
 def _subject(client: int) -> str:

@@ -206,7 +206,9 @@ class AwaitBoxes(_State):
 
         Args:
           words: the input, ``params.words`` of ``uint64`` in one array or in
-            parts. It is read as the frames are asked for.
+            parts. It is read as the frames are asked for, and may not change
+            before the last of them: two inputs under one mask would show
+            their difference.
 
         Returns:
           The frames to send, in order, and the state that waits. A restored

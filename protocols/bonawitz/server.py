@@ -102,6 +102,7 @@ class CollectKeys(_Stage):
     def __init__(self, agreement: Agreement) -> None:
         super().__init__(agreement)
         self._keys: dict[ClientId, PublicKeys] = {}
+        self._taken: set[bytes] = set()
 
     def receive(self, message: bytes) -> ClientId:
         """Take an ``Advertise``; returns its sender.
@@ -118,12 +119,12 @@ class CollectKeys(_Stage):
             raise RemoteProtocolError(
                 f"the round is full: {self.agreement.params.clients} clients have advertised"
             )
-        taken = {key for keys in self._keys.values() for key in (keys.mask, keys.seal)}
         theirs = {advertise.keys.mask, advertise.keys.seal}
-        if len(theirs) < 2 or theirs & taken:
+        if len(theirs) < 2 or theirs & self._taken:
             raise RemoteProtocolError(f"client {advertise.sender} advertises a key twice")
         for key in theirs:
             refuse_low_order(key)
+        self._taken |= theirs
         self._keys[advertise.sender] = advertise.keys
         return advertise.sender
 

@@ -109,8 +109,8 @@ class Promise:
             ),
             (
                 "Whoever can predict or undo the noise",
-                "Opacus draws it as float32 from a generator that is not cryptographic; the bound "
-                "is proven for exact Gaussian noise.",
+                "It is drawn in float64 from a generator that is not cryptographic, and rounded "
+                "to float32 with the update; the bound is proven for exact Gaussian noise.",
             ),
             (
                 "Learning what is public by design",

@@ -21,7 +21,7 @@ from protocols.bonawitz import (
     join,
     restore,
 )
-from protocols.bonawitz.messages import Roster, ShareBoxes, Survivors
+from protocols.bonawitz.messages import Roster, SealedShares, ShareBoxes, Survivors
 from protocols.entropy import Entropy
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.prg import Suite
@@ -127,6 +127,17 @@ def test_any_other_request_for_an_answered_stage_is_refused(stage: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"stage {stage} of client 3 was answered"):
         answer(restore(record, burn=store), other_request(stage, message))
     answer(restore(record, burn=Store()), other_request(stage, message))
+
+
+def test_no_randomness_serves_two_rosters() -> None:
+    state, message = led_to(1)
+    record, nonces = state.into_record(), []
+    for roster in (message, other_request(1, message)):
+        (reply,), _ = answer(restore(record, burn=Store()), roster)
+        boxes = SealedShares.from_bytes(reply, expect=HEADER).boxes
+        nonces += [box[:12] for box in boxes.values()]
+    assert len(nonces) == 4 + 3
+    assert len(set(nonces)) == len(nonces)
 
 
 @STAGES

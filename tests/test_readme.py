@@ -1,0 +1,58 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_the_readme_has_code() -> None:
+    assert len(BLOCKS) == 2
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_readmes_code_runs_and_prints_what_its_comments_say(
+    block: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    namespace: dict[str, Any] = {}
+    exec(block, namespace)  # noqa: S102  # that is the test
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == re.findall(r"print\(.*\)  # (.*)", block)
+
+
+def test_the_readmes_sizes_are_those_of_a_round() -> None:
+    import numpy as np
+
+    from protocols.bonawitz import Agreement, Params
+    from secagg.payload import Layout, Segment
+    from secagg.quantize import FixedPoint
+    from secagg.rounds import Stage, run_bonawitz
+
+    clients, words = 7, 2**15 + 10
+    agreement = Agreement(
+        params=Params(clients=clients, threshold=4, words=words),
+        session=bytes(16),
+        round=0,
+        public=bytes(32),
+    )
+    costs = run_bonawitz(agreement, dict.fromkeys(range(clients), np.zeros(words, np.uint64))).costs
+
+    def sizes(n: int, m: int, frames: int) -> dict[Stage, tuple[int, int]]:
+        return {
+            Stage.ADVERTISE: (105, 0),
+            Stage.SHARE: (45 + 96 * (n - 1), 25 + 68 * n),
+            Stage.MASK: (8 * (m + 1) + 45 * frames, 29 + 96 * (n - 1)),
+            Stage.REVEAL: (45 + 36 * n, 25 + 4 * n),
+        }
+
+    found = {stage: (cost.bytes_up, cost.bytes_down) for stage, cost in costs.items()}
+    assert found == sizes(clients, words, 2)
+
+    codec = FixedPoint(clip=1.0, bits=14)
+    layout = Layout(segments=(Segment(name="u", entries=10**6, codec=codec),), clients=100)
+    assert layout.lanes == (3,)
+    whole = sizes(100, layout.words, -(-(layout.words + 1) // 2**15)).values()
+    up, down = (sum(column) for column in zip(*whole, strict=True))
+    assert f"{up / 1e6:.2f} MB up and {down / 1e3:.1f} kB down" in README.read_text()
