@@ -158,8 +158,10 @@ def run_plain(
         _send(cost, words.tobytes())
         with _clock(cost, "server_seconds"):
             total += words
-    if len(survivors) < agreement.params.needed:
-        raise TooFewSurvivors(f"{len(survivors)} clients left, {agreement.params.needed} needed")
+    params = agreement.params
+    needed = params.needed(params.plan(len(inputs)))
+    if len(survivors) < needed:
+        raise TooFewSurvivors(f"{len(survivors)} clients left, {needed} needed")
     return Outcome(words=total, survivors=survivors, costs=costs)
 
 

@@ -10,12 +10,21 @@ the server with ``threshold`` clients, and a client that sends a wrong input.
 [BIK+17]: Practical Secure Aggregation, https://eprint.iacr.org/2017/281
 """
 
-from protocols.bonawitz.client import AwaitBoxes, AwaitRoster, AwaitSurvivors, join, restore
-from protocols.bonawitz.params import Agreement, ClientId, Params
+from protocols.bonawitz.client import (
+    AwaitBoxes,
+    AwaitRoster,
+    AwaitSignatures,
+    AwaitSurvivors,
+    join,
+    restore,
+)
+from protocols.bonawitz.graph import ClientId
+from protocols.bonawitz.params import Agreement, Params, Rates
 from protocols.bonawitz.server import (
     CollectKeys,
     CollectReveals,
     CollectShares,
+    CollectSignatures,
     CollectVectors,
     Sum,
 )
@@ -24,13 +33,16 @@ __all__ = [
     "Agreement",
     "AwaitBoxes",
     "AwaitRoster",
+    "AwaitSignatures",
     "AwaitSurvivors",
     "ClientId",
     "CollectKeys",
     "CollectReveals",
     "CollectShares",
+    "CollectSignatures",
     "CollectVectors",
     "Params",
+    "Rates",
     "Sum",
     "join",
     "restore",

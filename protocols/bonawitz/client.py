@@ -1,9 +1,14 @@
-"""A client of one round: three answers, each from a state that is then used up.
+"""A client of one round: each answer comes from a state that is then used up.
 
-    join            -> Advertise,     AwaitRoster
-    .on_roster      -> SealedShares,  AwaitBoxes
-    .on_boxes       -> MaskedFrames,  AwaitSurvivors
-    .on_survivors   -> Reveal
+    join              -> Advertise,        AwaitRoster
+    .on_roster        -> SealedShares,     AwaitBoxes
+    .on_boxes         -> MaskedFrames,     AwaitSurvivors
+    .on_survivors     -> Reveal
+
+and against a server that may lie, in place of the last:
+
+    .sign_survivors   -> SignedSurvivors,  AwaitSignatures
+    .on_signatures    -> Reveal
 
 A message that breaks a rule raises ``RemoteProtocolError``, and no answer leaves.
 Everything random is drawn in ``join``: an answer is a function of the state and
@@ -17,12 +22,14 @@ answer of a restored state goes through a ``Burn`` first.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.bonawitz.graph import ClientId
 from protocols.bonawitz.messages import (
     FRAME_WORDS,
     SHARE_SIZE,
@@ -33,9 +40,12 @@ from protocols.bonawitz.messages import (
     Roster,
     SealedShares,
     ShareBoxes,
+    Signatures,
+    SignedSurvivors,
     Survivors,
+    check_keys,
 )
-from protocols.bonawitz.params import DIGEST_SIZE, Agreement, ClientId, Context
+from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
 from protocols.burn import Burn
 from protocols.entropy import Entropy, system
 from protocols.errors import (
@@ -45,11 +55,12 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
-from protocols.primitives.prg import SEED_SIZE, Mask, Masks, Stream
+from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, Stream
 from protocols.primitives.seal import seal, unseal
 from protocols.primitives.shamir import split
+from protocols.primitives.sign import VERIFY_KEY_SIZE, SigningKey, verify
 from protocols.secrets import Once, Secret
-from protocols.wire import Reader, open_checksum, seal_checksum, u32
+from protocols.wire import Reader, opaque, open_checksum, seal_checksum, u32
 
 Words: TypeAlias = NDArray[np.uint64]
 
@@ -63,6 +74,8 @@ class _State:
     agreement: Agreement
     me: ClientId
     burn: Burn | None = field(default=None, repr=False)
+    identity: SigningKey | None = field(default=None, repr=False)  # ours
+    identities: Mapping[ClientId, bytes] = field(default_factory=dict, repr=False)  # of our peers
 
     def _burn(self, request: bytes) -> None:
         place = self.agreement.header.to_bytes() + u32(self.me)
@@ -75,7 +88,11 @@ class _State:
 
     def _record(self, *fields: bytes) -> Secret:
         head = RECORD + bytes([self.STAGE]) + self.agreement.to_bytes() + u32(self.me)
-        return Secret(seal_checksum(head + b"".join(fields)))
+        identity = self.identity.secret.expose() if self.identity else b""
+        identities = u32(len(self.identities)) + b"".join(
+            u32(client) + self.identities[client] for client in sorted(self.identities)
+        )
+        return Secret(seal_checksum(head + opaque(identity) + identities + b"".join(fields)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +103,43 @@ class _Keys:
 
 
 def join(
-    agreement: Agreement, me: ClientId, entropy: Entropy = system
+    agreement: Agreement,
+    me: ClientId,
+    entropy: Entropy = system,
+    *,
+    identity: SigningKey | None = None,
+    identities: Mapping[ClientId, bytes] | None = None,
 ) -> tuple[bytes, "AwaitRoster"]:
-    """Enter a round as client ``me``: an ``Advertise`` to send, and the state that waits."""
+    """Enter a round as client ``me``: an ``Advertise`` to send, and the state that waits.
+
+    Args:
+      entropy: gives 96 bytes.
+      identity: against an active server: our long-lived signing key.
+      identities: against an active server: everybody's public signing keys, from
+        somebody who is not the server.
+
+    Raises:
+      ParameterError: identities are missing, or given where nothing is signed.
+    """
     if not 0 <= me < 2**32:
         raise ParameterError(f"client {me} is outside [0, 2**32)")
+    if agreement.params.active is (identity is None) or (identity is None) is not (not identities):
+        raise ParameterError("an active server, and only that, needs identity and identities")
+    if identity and identities and identities.get(me) != identity.public:
+        raise ParameterError(f"our own identity is not that of client {me} among the identities")
     keys = _Keys(
         mask=PrivateKey(Secret(entropy(KEY_SIZE))),
         seal=PrivateKey(Secret(entropy(KEY_SIZE))),
         draw=Secret(entropy(SEED_SIZE)),
     )
-    state = AwaitRoster(agreement=agreement, me=me, keys=Once(keys), public=_public(keys))
+    state = AwaitRoster(
+        agreement=agreement,
+        me=me,
+        identity=identity,
+        identities=dict(identities or {}),
+        keys=Once(keys),
+        public=_public(agreement, me, keys, identity),
+    )
     message = Advertise(header=agreement.header, sender=me, keys=state.public)
     return message.to_bytes(), state
 
@@ -115,34 +158,24 @@ class AwaitRoster(_State):
 
         Raises:
           RemoteProtocolError: our own keys are missing or changed; two clients
-            have one key, or one has a key of low order; there are too few clients
-            to be hidden among, too many for the lanes, or so many that two
-            disjoint sets of them could both reach the threshold.
+            have one key, or one has a key of low order, or a signature is not
+            that of its identity; there are too few clients to be hidden among, too
+            many for the lanes, or so many that two sets of holders that share no
+            honest one could both reach the threshold; in a sparse graph, another
+            number of neighbours than planned.
         """
         params = self.agreement.params
-        roster = Roster.from_bytes(message, expect=self.agreement.header)
-        count = len(roster.entries)
-        if roster.entries.get(self.me) != self.public:
-            raise RemoteProtocolError("the roster lacks our keys, or shows others in their place")
-        if count > params.clients:
-            raise RemoteProtocolError(f"{count} clients in the roster, at most {params.clients}")
-        if count < params.needed:
-            raise RemoteProtocolError(f"{count} clients in the roster, {params.needed} needed")
-        if 2 * params.threshold <= count:
-            raise RemoteProtocolError(
-                f"threshold {params.threshold} is no majority of {count} share holders"
-            )
-        if len({key for keys in roster.entries.values() for key in (keys.mask, keys.seal)}) < (
-            2 * count
-        ):
-            raise RemoteProtocolError("one key stands twice in the roster")
+        roster = Roster.from_bytes(message, expect=self.agreement.header, signed=params.active)
+        self._check_roster(roster)
 
         keys = self.keys.take()
         context = self.agreement.context(roster.digest())
+        plan = params.plan(roster.size)
         draw = _drawing(keys.draw, context.draw(self.me))
         seed = Secret(draw(SEED_SIZE))
         both = Secret(seed.expose() + keys.mask.secret.expose())
-        shares = dict(zip(roster.entries, split(both, params.threshold, count, draw), strict=True))
+        holders = [h for h in roster.entries if plan.degree is None or h != self.me]
+        shares = dict(zip(holders, split(both, plan.threshold, len(holders), draw), strict=True))
         boxes: dict[ClientId, bytes] = {}
         peers: dict[ClientId, _Peer] = {}
         for peer, theirs in roster.entries.items():
@@ -162,11 +195,59 @@ class AwaitRoster(_State):
             agreement=self.agreement,
             me=self.me,
             burn=self.burn,
+            identity=self.identity,
+            identities={peer: self.identities[peer] for peer in peers} if params.active else {},
+            size=roster.size,
             roster=roster.digest(),
             secrets=Once(
-                _Sharing(mask_key=keys.mask, seed=seed, own_share=shares[self.me], peers=peers)
+                _Sharing(mask_key=keys.mask, seed=seed, own_share=shares.get(self.me), peers=peers)
             ),
         )
+
+    def _check_roster(self, roster: Roster) -> None:
+        params, listed = self.agreement.params, len(roster.entries)
+        if roster.entries.get(self.me) != self.public:
+            raise RemoteProtocolError("the roster lacks our keys, or shows others in their place")
+        if roster.size > params.clients:
+            raise RemoteProtocolError(
+                f"{roster.size} clients in the roster, at most {params.clients}"
+            )
+        if roster.size < params.minimum_survivors:
+            raise RemoteProtocolError(
+                f"{roster.size} clients in the roster, {params.minimum_survivors} needed"
+            )
+        try:
+            plan = params.plan(roster.size)
+        except ParameterError as error:
+            raise RemoteProtocolError(
+                f"no graph among the clients of the roster: {error}"
+            ) from None
+        if roster.size < params.needed(plan):
+            raise RemoteProtocolError(
+                f"{roster.size} clients in the roster, {params.needed(plan)} needed"
+            )
+        if plan.degree is None:
+            if roster.part_of:
+                raise RemoteProtocolError(f"{listed} of {roster.size} clients in the roster")
+            if 2 * plan.threshold <= listed + params.corrupted(listed):
+                raise RemoteProtocolError(
+                    f"threshold {plan.threshold} is no majority of {listed} share holders"
+                    + (f", {params.corrupted(listed)} of them corrupt" if params.active else "")
+                )
+        elif listed != plan.degree + 1:
+            raise RemoteProtocolError(
+                f"{listed - 1} neighbours in the roster, {plan.degree} are planned for "
+                f"{roster.size} clients"
+            )
+        if len({key for keys in roster.entries.values() for key in (keys.mask, keys.seal)}) < (
+            2 * listed
+        ):
+            raise RemoteProtocolError("one key stands twice in the roster")
+        if params.active:
+            for client, keys in roster.entries.items():
+                if client not in self.identities:
+                    raise RemoteProtocolError(f"client {client} of the roster has no identity")
+                check_keys(self.agreement, client, keys, self.identities[client])
 
     def into_record(self) -> Secret:
         """Move this state into one secret record; the state is then used up."""
@@ -186,7 +267,7 @@ class _Peer:
 class _Sharing:
     mask_key: PrivateKey
     seed: Secret  # of the self-mask, b_u in [BIK+17]
-    own_share: Secret
+    own_share: Secret | None  # in a complete graph
     peers: Mapping[ClientId, _Peer]
 
 
@@ -196,11 +277,12 @@ class AwaitBoxes(_State):
 
     STAGE: ClassVar[int] = 2
 
+    size: int
     roster: bytes
     secrets: Once[_Sharing] = field(repr=False)
 
     def on_boxes(
-        self, message: bytes, words: Words | Iterable[Words]
+        self, message: bytes, words: Words | Iterable[Words], *, expand: Expand | None = None
     ) -> tuple[Iterator[bytes], "AwaitSurvivors"]:
         """Mask our input with one stream for each peer that shared, and one of our own.
 
@@ -209,6 +291,8 @@ class AwaitBoxes(_State):
             parts. It is read as the frames are asked for, and may not change
             before the last of them: two inputs under one mask would show
             their difference.
+          expand: another way to apply the masks, to a copy of the whole input at
+            once. It sees the seeds: it runs on our own machine.
 
         Returns:
           The frames to send, in order, and the state that waits. A restored
@@ -225,9 +309,14 @@ class AwaitBoxes(_State):
         boxes = ShareBoxes.from_bytes(message, expect=self.agreement.header)
         if boxes.recipient != self.me:
             raise RemoteProtocolError(f"boxes for client {boxes.recipient}, we are {self.me}")
-        if len(boxes.boxes) + 1 < params.needed:
+        plan = params.plan(self.size)
+        if plan.degree is not None and len(boxes.boxes) < plan.threshold:
             raise RemoteProtocolError(
-                f"{len(boxes.boxes) + 1} clients have shared, {params.needed} needed"
+                f"{len(boxes.boxes)} neighbours have shared, {plan.threshold} needed"
+            )
+        if plan.degree is None and len(boxes.boxes) + 1 < params.needed(plan):
+            raise RemoteProtocolError(
+                f"{len(boxes.boxes) + 1} clients have shared, {params.needed(plan)} needed"
             )
         if isinstance(words, np.ndarray):
             _check_words(words, params.words)
@@ -236,7 +325,7 @@ class AwaitBoxes(_State):
         if strangers := boxes.boxes.keys() - sharing.peers.keys():
             raise RemoteProtocolError(f"boxes of clients not in the roster: {sorted(strangers)}")
         context = self.agreement.context(self.roster)
-        shares = {self.me: sharing.own_share}
+        shares = {self.me: sharing.own_share} if sharing.own_share else {}
         masks = [Mask(seed=sharing.seed, label=context.self_mask(self.me))]
         for sender, box in boxes.boxes.items():
             peer = sharing.peers[sender]
@@ -249,18 +338,26 @@ class AwaitBoxes(_State):
             words = (words,)
         else:
             self._burn(message + system(DIGEST_SIZE))
-        return self._frames(words, Masks(masks, params.suite)), AwaitSurvivors(
+        counted = _counted(words, params.words)
+        streams = Masks(() if expand else masks, params.suite)
+        if expand:
+            whole = np.concatenate(list(counted))
+            expand(whole, masks, params.suite)
+            counted = iter((whole,))
+        return self._frames(counted, streams), AwaitSurvivors(
             agreement=self.agreement,
             me=self.me,
             burn=self.burn,
+            identity=self.identity,
+            identities={c: key for c, key in self.identities.items() if c in boxes.boxes},
+            size=self.size,
             roster=self.roster,
-            peers=frozenset(shares),
+            peers=frozenset(boxes.boxes) | {self.me},
             shares=Once(shares),
         )
 
     def _frames(self, words: Iterable[Words], masks: Masks) -> Iterator[bytes]:
-        sizes = _counted(words, self.agreement.params.words)
-        for index, frame in enumerate(_frames_of(sizes)):
+        for index, frame in enumerate(_frames_of(words)):
             masks.apply_to(frame)
             yield MaskedFrame(
                 header=self.agreement.header, sender=self.me, index=index, words=frame
@@ -270,10 +367,11 @@ class AwaitBoxes(_State):
         """Move this state into one secret record; the state is then used up."""
         sharing = self.secrets.take()
         return self._record(
+            u32(self.size),
             self.roster,
             sharing.mask_key.secret.expose(),
             sharing.seed.expose(),
-            sharing.own_share.expose(),
+            opaque(sharing.own_share.expose() if sharing.own_share else b""),
             u32(len(sharing.peers)),
             *(
                 u32(client) + peer.mask_key + peer.opening.expose()
@@ -283,54 +381,153 @@ class AwaitBoxes(_State):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AwaitSurvivors(_State):
-    """We have sent our masked vector and hold shares of every peer's secrets.
+class _Holder(_State):
+    """We have sent our masked vector and hold shares of our peers' secrets.
 
     The server names only who is alive; who is gone is the rest. So one message
     cannot ask for both shares of a peer, and ``shares`` can be taken once.
     """
 
-    STAGE: ClassVar[int] = 3
-
+    size: int
     roster: bytes
-    peers: frozenset[ClientId]
+    peers: frozenset[ClientId]  # whose boxes we opened, and we
     shares: Once[Mapping[ClientId, Secret]]
+
+    def _check_alive(self, alive: frozenset[ClientId]) -> None:
+        params = self.agreement.params
+        plan = params.plan(self.size)
+        if plan.degree is None and (strangers := alive - self.peers):
+            raise RemoteProtocolError(f"named as alive, never shared: {sorted(strangers)}")
+        if self.me not in alive:
+            raise RemoteProtocolError("our masked vector was sent, and we are named as gone")
+        if len(alive) < params.needed(plan):
+            raise RemoteProtocolError(f"{len(alive)} alive, at least {params.needed(plan)} needed")
+        near = len(alive & self.peers) - 1
+        if plan.degree is not None and near < plan.threshold:
+            raise RemoteProtocolError(f"{near} neighbours alive, {plan.threshold} needed")
+
+    def _reveal(self, alive: frozenset[ClientId]) -> bytes:
+        shares = {
+            peer: _half(share, first=peer in alive) for peer, share in self.shares.take().items()
+        }
+        return Reveal(header=self.agreement.header, sender=self.me, shares=shares).to_bytes()
+
+    def _holdings(self) -> tuple[bytes, ...]:
+        shares = self.shares.take()
+        peers = (u32(peer) for peer in sorted(self.peers))
+        return (
+            u32(self.size) + self.roster + u32(len(self.peers)),
+            *peers,
+            u32(len(shares)),
+            *(u32(peer) + share.expose() for peer, share in shares.items()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitSurvivors(_Holder):
+    """We wait to hear whose masked vectors arrived."""
+
+    STAGE: ClassVar[int] = 3
 
     def on_survivors(self, message: bytes) -> bytes:
         """Reveal one share for each peer, and be done.
 
         Raises:
           RemoteProtocolError: a stranger is named, we are not, or too few are.
+          LocalProtocolError: this state has answered before, or the server may
+            lie: then ``sign_survivors`` comes first.
+        """
+        if self.agreement.params.active:
+            raise LocalProtocolError("the server may lie: sign the survivors before revealing")
+        alive = Survivors.from_bytes(message, expect=self.agreement.header).alive
+        self._check_alive(alive)
+        answer = self._reveal(alive)
+        self._burn(message)
+        return answer
+
+    def sign_survivors(self, message: bytes) -> tuple[bytes, "AwaitSignatures"]:
+        """Sign the set that we were shown; shares are revealed for that set or for none.
+
+        Raises:
+          RemoteProtocolError: a stranger is named, we are not, or too few are.
+          LocalProtocolError: this state has answered before, or nothing is signed
+            in this round.
+        """
+        if self.identity is None:
+            raise LocalProtocolError("the server is trusted to name one set: nothing is signed")
+        survivors = Survivors.from_bytes(message, expect=self.agreement.header)
+        self._check_alive(survivors.alive)
+        label = self.agreement.context(self.roster).survivors()
+        answer = SignedSurvivors(
+            header=self.agreement.header,
+            sender=self.me,
+            signature=self.identity.sign(label, survivors.body()),
+        ).to_bytes()
+        shares = self.shares.take()
+        self._burn(message)
+        return answer, AwaitSignatures(
+            agreement=self.agreement,
+            me=self.me,
+            burn=self.burn,
+            identity=self.identity,
+            identities=self.identities,
+            size=self.size,
+            roster=self.roster,
+            peers=self.peers,
+            shares=Once(shares),
+            alive=survivors.alive,
+        )
+
+    def into_record(self) -> Secret:
+        """Move this state into one secret record; the state is then used up."""
+        return self._record(*self._holdings())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitSignatures(_Holder):
+    """We have signed the survivors, and wait for enough others to have signed the same."""
+
+    STAGE: ClassVar[int] = 4
+
+    alive: frozenset[ClientId]
+
+    def on_signatures(self, message: bytes) -> bytes:
+        """Reveal one share for each peer, and be done.
+
+        Raises:
+          RemoteProtocolError: fewer than the threshold of survivors among our
+            peers (complete graph: with us) have signed the set that we signed.
           LocalProtocolError: this state has answered before.
         """
-        alive = Survivors.from_bytes(message, expect=self.agreement.header).alive
-        needed = self.agreement.params.needed
-        if strangers := alive - self.peers:
-            raise RemoteProtocolError(f"named as alive, never shared: {sorted(strangers)}")
-        if self.me not in alive:
-            raise RemoteProtocolError("our masked vector was sent, and we are named as gone")
-        if len(alive) < needed:
-            raise RemoteProtocolError(f"{len(alive)} alive, at least {needed} needed")
-        shares = {
-            peer: _half(share, first=peer in alive) for peer, share in self.shares.take().items()
-        }
-        answer = Reveal(header=self.agreement.header, sender=self.me, shares=shares).to_bytes()
-        self._burn(message)
+        params = self.agreement.params
+        plan = params.plan(self.size)
+        received = Signatures.from_bytes(message, expect=self.agreement.header).signatures
+        label = self.agreement.context(self.roster).survivors()
+        body = Survivors(header=self.agreement.header, alive=self.alive).body()
+        valid = int(plan.degree is None)  # our own
+        for client in sorted(received.keys() & self.alive & self.identities.keys()):
+            if valid == plan.threshold:
+                break
+            with suppress(RemoteProtocolError):
+                verify(self.identities[client], label, body, received[client])
+                valid += 1
+        if valid < plan.threshold:
+            raise RemoteProtocolError(
+                f"{valid} clients have signed the survivors that we signed, {plan.threshold} needed"
+            )
+        answer = self._reveal(self.alive)
+        self._burn(body)  # whichever signatures convinced us, the answer is the same
         return answer
 
     def into_record(self) -> Secret:
         """Move this state into one secret record; the state is then used up."""
-        shares = self.shares.take()
-        return self._record(
-            self.roster,
-            u32(len(shares)),
-            *(u32(peer) + share.expose() for peer, share in shares.items()),
-        )
+        alive = Survivors(header=self.agreement.header, alive=self.alive).body()
+        return self._record(*self._holdings(), alive)
 
 
-State: TypeAlias = AwaitRoster | AwaitBoxes | AwaitSurvivors
+State: TypeAlias = AwaitRoster | AwaitBoxes | AwaitSurvivors | AwaitSignatures
 
-RECORD = b"secagg client state 1"
+RECORD = b"secagg client state 2"
 
 
 def restore(record: Secret, *, burn: Burn) -> State:
@@ -343,8 +540,7 @@ def restore(record: Secret, *, burn: Burn) -> State:
     if reader.take(len(RECORD)) != RECORD:
         raise DecodeError("not a client state of this version")
     stage = reader.u8()
-    agreement = Agreement.read(reader)
-    me = reader.u32()
+    common = _read_common(reader, burn)
     state: State
     match stage:
         case AwaitRoster.STAGE:
@@ -353,15 +549,16 @@ def restore(record: Secret, *, burn: Burn) -> State:
                 seal=PrivateKey(Secret(reader.take(KEY_SIZE))),
                 draw=Secret(reader.take(SEED_SIZE)),
             )
-            state = AwaitRoster(
-                agreement=agreement, me=me, burn=burn, keys=Once(keys), public=_public(keys)
-            )
+            public = _public(common["agreement"], common["me"], keys, common["identity"])
+            state = AwaitRoster(**common, keys=Once(keys), public=public)
         case AwaitBoxes.STAGE:
-            roster = reader.take(DIGEST_SIZE)
+            size, roster = reader.u32(), reader.take(DIGEST_SIZE)
+            mask_key = PrivateKey(Secret(reader.take(KEY_SIZE)))
+            seed, own_share = Secret(reader.take(SEED_SIZE)), reader.opaque()
             sharing = _Sharing(
-                mask_key=PrivateKey(Secret(reader.take(KEY_SIZE))),
-                seed=Secret(reader.take(SEED_SIZE)),
-                own_share=Secret(reader.take(2 * SHARE_SIZE)),
+                mask_key=mask_key,
+                seed=seed,
+                own_share=Secret(own_share) if own_share else None,
                 peers={
                     reader.u32(): _Peer(
                         mask_key=reader.take(KEY_SIZE), opening=Secret(reader.take(KEY_SIZE))
@@ -369,30 +566,46 @@ def restore(record: Secret, *, burn: Burn) -> State:
                     for _ in range(reader.u32())
                 },
             )
-            state = AwaitBoxes(
-                agreement=agreement, me=me, burn=burn, roster=roster, secrets=Once(sharing)
-            )
+            state = AwaitBoxes(**common, size=size, roster=roster, secrets=Once(sharing))
         case AwaitSurvivors.STAGE:
-            roster = reader.take(DIGEST_SIZE)
-            shares = {
-                reader.u32(): Secret(reader.take(2 * SHARE_SIZE)) for _ in range(reader.u32())
-            }
-            state = AwaitSurvivors(
-                agreement=agreement,
-                me=me,
-                burn=burn,
-                roster=roster,
-                peers=frozenset(shares),
-                shares=Once(shares),
-            )
+            state = AwaitSurvivors(**common, **_read_holdings(reader))
+        case AwaitSignatures.STAGE:
+            holdings = _read_holdings(reader)
+            alive = frozenset(reader.u32() for _ in range(reader.u32()))
+            state = AwaitSignatures(**common, **holdings, alive=alive)
         case _:
             raise DecodeError(f"no client state has stage {stage}")
     reader.finish()
     return state
 
 
-def _public(keys: _Keys) -> PublicKeys:
-    return PublicKeys(mask=keys.mask.public, seal=keys.seal.public)
+def _read_common(reader: Reader, burn: Burn) -> dict[str, Any]:
+    agreement, me, identity = Agreement.read(reader), reader.u32(), reader.opaque()
+    identities = {reader.u32(): reader.take(VERIFY_KEY_SIZE) for _ in range(reader.u32())}
+    if len(identity) not in (0, VERIFY_KEY_SIZE):
+        raise DecodeError(f"a signing key of {len(identity)} bytes")
+    return {
+        "agreement": agreement,
+        "me": me,
+        "burn": burn,
+        "identity": SigningKey(Secret(identity)) if identity else None,
+        "identities": identities,
+    }
+
+
+def _read_holdings(reader: Reader) -> dict[str, Any]:
+    size, roster = reader.u32(), reader.take(DIGEST_SIZE)
+    peers = frozenset(reader.u32() for _ in range(reader.u32()))
+    shares = {reader.u32(): Secret(reader.take(2 * SHARE_SIZE)) for _ in range(reader.u32())}
+    return {"size": size, "roster": roster, "peers": peers, "shares": Once(shares)}
+
+
+def _public(
+    agreement: Agreement, me: ClientId, keys: _Keys, identity: SigningKey | None
+) -> PublicKeys:
+    mask, seal = keys.mask.public, keys.seal.public
+    signature = identity.sign(agreement.advertise(me), mask + seal) if identity else b""
+    return PublicKeys(mask=mask, seal=seal, signature=signature)
 
 
 def _about(context: Context, sender: ClientId, recipient: ClientId) -> bytes:

@@ -13,12 +13,17 @@ corrupt and a fraction d drops out after the keys are in,
 [BBG+20]: https://eprint.iacr.org/2020/704, section 3.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil, exp, lgamma, log
+from typing import TypeAlias
 
+from protocols.entropy import Entropy
 from protocols.errors import ParameterError
+
+ClientId: TypeAlias = int  # a client's number in a session, in [0, 2**32)
 
 SECURITY_BITS = 40
 FAILURE_BITS = 20
@@ -39,6 +44,59 @@ class Plan:
     threshold: int
 
 
+class Complete:
+    """Everybody is everybody's neighbour, and holds a share of its own secrets too."""
+
+    def __init__(self, clients: Iterable[ClientId]) -> None:
+        self._clients = tuple(sorted(clients))
+
+    def neighbours(self, client: ClientId) -> frozenset[ClientId]:
+        return frozenset(self._clients) - {client}
+
+    def holders(self, _: ClientId) -> tuple[ClientId, ...]:
+        """Who holds shares of a client's secrets; holder i has share number i + 1."""
+        return self._clients
+
+
+class Harary:
+    """The clients in a circle, each with the ``degree / 2`` on either side.
+
+    Args:
+      circle: the clients in random order, drawn after all keys are in.
+      degree: even, below the number of clients less one.
+    """
+
+    def __init__(self, circle: Sequence[ClientId], degree: int) -> None:
+        if degree % 2 or not 2 <= degree < len(circle) - 1 or len(set(circle)) != len(circle):
+            raise ParameterError(f"no circle of degree {degree} among {len(circle)} clients")
+        self._circle = tuple(circle)
+        self._place = {client: place for place, client in enumerate(circle)}
+        self._half = degree // 2
+
+    def neighbours(self, client: ClientId) -> frozenset[ClientId]:
+        place, size = self._place[client], len(self._circle)
+        steps = range(1, self._half + 1)
+        return frozenset(
+            self._circle[(place + side * step) % size] for step in steps for side in (-1, 1)
+        )
+
+    def holders(self, client: ClientId) -> tuple[ClientId, ...]:
+        """Who holds shares of a client's secrets; holder i has share number i + 1."""
+        return tuple(sorted(self.neighbours(client)))
+
+
+Graph: TypeAlias = Complete | Harary
+
+
+def draw(clients: Iterable[ClientId], plan: Plan, entropy: Entropy) -> Graph:
+    """The graph of a plan among ``clients``; in the sparse one the order is random."""
+    if plan.degree is None:
+        return Complete(clients)
+    # 128-bit keys: two are equal, and the order then not uniform, once in 2**128 pairs.
+    circle = sorted(sorted(clients), key=lambda _: entropy(16))
+    return Harary(circle, plan.degree)
+
+
 @lru_cache(maxsize=256)
 def plan(
     clients: int, corrupt: Fraction | float | str, dropout: Fraction | float | str, *, active: bool
@@ -54,7 +112,7 @@ def plan(
     Raises:
       ParameterError: no graph keeps the promise, the complete one included.
     """
-    g, d = _fraction("corrupt", corrupt), _fraction("dropout", dropout)
+    g, d = as_fraction("corrupt", corrupt), as_fraction("dropout", dropout)
     if clients < 2:
         raise ParameterError(f"{clients} clients: at least 2 can sum")
     if g + (2 * d if active else d) > MOST_LOST:
@@ -130,11 +188,11 @@ def _hypergeometric(population: int, marked: int, drawn: int) -> list[float]:
     ]
 
 
-def _fraction(name: str, value: Fraction | float | str) -> Fraction:
-    """The decimal as written: floor(.29 * 100) is 28 in binary."""
+def as_fraction(name: str, value: Fraction | float | str) -> Fraction:
+    """``value`` in [0, 1), a decimal as it is written: floor(.29 * 100) is 28 in binary."""
     try:
         fraction = Fraction(str(value))
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         raise ParameterError(f"{name} {value!r} is not a fraction") from None
     if not 0 <= fraction < 1:
         raise ParameterError(f"{name} {value} is outside [0, 1)")

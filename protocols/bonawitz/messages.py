@@ -7,6 +7,8 @@
       | <------------------ ShareBoxes -----  |
       | --- MaskedFrame, MaskedFrame, ... ->  |   MaskedInput
       | <------------------- Survivors -----  |
+      | --- SignedSurvivors --------------->  |   ConsistencyCheck, active server only
+      | <------------------ Signatures -----  |
       | --- Reveal ------------------------>  |   Unmask
 
 Integers are big-endian, words little-endian. Every list is sorted by client,
@@ -17,18 +19,20 @@ checksum: the first 16 bytes of SHA-256 over what stands before it.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.params import ClientId
-from protocols.errors import DecodeError
+from protocols.bonawitz.graph import ClientId
+from protocols.bonawitz.params import DIGEST_SIZE, Agreement
+from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.seal import OVERHEAD
+from protocols.primitives.sign import SIGNATURE_SIZE, verify
 from protocols.secrets import Secret
 from protocols.wire import Header, Reader, open_checksum, seal_checksum, u32
 
@@ -47,17 +51,24 @@ class PublicKeys:
       mask: agrees on pairwise masks, fresh for each round, since its secret half
         may be rebuilt by peers; s^PK in [BIK+17].
       seal: seals the shares; its secret half never leaves the client; c^PK there.
+      signature: of both, by the client's identity; empty where the server is trusted
+        to pass keys on unchanged.
     """
 
     mask: bytes
     seal: bytes
+    signature: bytes = b""
 
     def to_bytes(self) -> bytes:
-        return self.mask + self.seal
+        return self.mask + self.seal + self.signature
 
     @classmethod
-    def read(cls, reader: Reader) -> Self:
-        return cls(mask=reader.take(KEY_SIZE), seal=reader.take(KEY_SIZE))
+    def read(cls, reader: Reader, *, signed: bool) -> Self:
+        return cls(
+            mask=reader.take(KEY_SIZE),
+            seal=reader.take(KEY_SIZE),
+            signature=reader.take(SIGNATURE_SIZE if signed else 0),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +82,7 @@ class Advertise:
         uint32 sender;
         opaque mask_key[32];
         opaque seal_key[32];
+        opaque signature[64];       /* active server only */
         opaque checksum[16];
     } Advertise;
     """
@@ -85,10 +97,11 @@ class Advertise:
         return seal_checksum(_head(self) + u32(self.sender) + self.keys.to_bytes())
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
+    def from_bytes(cls, data: bytes, *, expect: Header, signed: bool = False) -> Self:
         """Raises ``DecodeError`` unless ``data`` is one ``Advertise`` of that session and round."""
         reader = _open(cls.TYPE, open_checksum(data), expect)
-        message = cls(header=expect, sender=reader.u32(), keys=PublicKeys.read(reader))
+        sender = reader.u32()
+        message = cls(header=expect, sender=sender, keys=PublicKeys.read(reader, signed=signed))
         reader.finish()
         return message
 
@@ -97,18 +110,24 @@ class Advertise:
 class Roster:
     """The server's answer: who takes part, with which keys.
 
+    Complete graph: everybody. Sparse graph: the recipient and its neighbours; the
+    number and the hash of all are then the server's word.
+
     struct {
         uint32 client;
         opaque mask_key[32];
         opaque seal_key[32];
+        opaque signature[64];       /* active server only */
     } Entry;
 
     struct {
         uint8  type = 0x02;
         opaque session[16];
         uint32 round;
+        uint32 size;                /* all who advertised */
+        opaque digest[32];          /* SHA-256 of the entries of all */
         uint32 count;
-        Entry  entries[count];      /* all who advertised, the recipient too */
+        Entry  entries[count];      /* the recipient too */
     } Roster;
     """
 
@@ -116,23 +135,46 @@ class Roster:
 
     header: Header
     entries: dict[ClientId, PublicKeys]
+    part_of: tuple[int, bytes] | None = None  # size and digest, where not everybody is listed
 
-    def to_bytes(self) -> bytes:
-        return _head(self) + u32(len(self.entries)) + self._body()
+    @property
+    def size(self) -> int:
+        """How many clients advertised."""
+        return self.part_of[0] if self.part_of else len(self.entries)
 
     def digest(self) -> bytes:
-        """SHA-256 of the entries: what the context of the round says of its members."""
-        return hashlib.sha256(self._body()).digest()
+        """SHA-256 of all entries: what the context of the round says of its members."""
+        return self.part_of[1] if self.part_of else self._hash()
+
+    def part(self, clients: Iterable[ClientId]) -> Self:
+        """The roster as it is shown to somebody who needs to know these clients."""
+        entries = {client: self.entries[client] for client in sorted(clients)}
+        whole = len(entries) == len(self.entries)
+        part_of = None if whole else (self.size, self.digest())
+        return type(self)(header=self.header, entries=entries, part_of=part_of)
+
+    def to_bytes(self) -> bytes:
+        whole = u32(self.size) + self.digest()
+        return _head(self) + whole + u32(len(self.entries)) + self._body()
 
     def _body(self) -> bytes:
         return _join(self.entries, PublicKeys.to_bytes)
 
+    def _hash(self) -> bytes:
+        return hashlib.sha256(self._body()).digest()
+
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
+    def from_bytes(cls, data: bytes, *, expect: Header, signed: bool = False) -> Self:
         """Raises ``DecodeError`` unless ``data`` is one ``Roster`` of that session and round."""
         reader = _open(cls.TYPE, data, expect)
-        message = cls(header=expect, entries=_read_map(reader, PublicKeys.read))
+        size, digest = reader.u32(), reader.take(DIGEST_SIZE)
+        entries = _read_map(reader, lambda source: PublicKeys.read(source, signed=signed))
         reader.finish()
+        if size > len(entries):
+            return cls(header=expect, entries=entries, part_of=(size, digest))
+        message = cls(header=expect, entries=entries)
+        if size < len(entries) or digest != message.digest():
+            raise DecodeError(f"a roster of {len(entries)} clients has another size or hash")
         return message
 
 
@@ -284,15 +326,89 @@ class Survivors:
     alive: frozenset[ClientId]
 
     def to_bytes(self) -> bytes:
-        return _head(self) + u32(len(self.alive)) + b"".join(map(u32, sorted(self.alive)))
+        return _head(self) + self.body()
+
+    def body(self) -> bytes:
+        """The set alone: what is signed, together with the context of the round."""
+        return u32(len(self.alive)) + np.array(sorted(self.alive), ">u4").tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
         """Raises ``DecodeError`` unless ``data`` is one ``Survivors`` of that session and round."""
         reader = _open(cls.TYPE, data, expect)
-        alive = _read_map(reader, lambda _: None)
+        alive = np.frombuffer(reader.view(4 * reader.u32()), ">u4").astype(np.int64)
         reader.finish()
-        return cls(header=expect, alive=frozenset(alive))
+        if np.any(np.diff(alive) <= 0):
+            raise DecodeError("survivors are listed twice, or out of order")
+        return cls(header=expect, alive=frozenset(alive.tolist()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedSurvivors:
+    """ConsistencyCheck, active server only: the sender was shown this set and no other.
+
+    struct {
+        uint8  type = 0x08;
+        opaque session[16];
+        uint32 round;
+        uint32 sender;
+        opaque signature[64];       /* of the context and Survivors from its count on */
+        opaque checksum[16];
+    } SignedSurvivors;
+    """
+
+    TYPE: ClassVar[int] = 0x08
+
+    header: Header
+    sender: ClientId
+    signature: bytes
+
+    def to_bytes(self) -> bytes:
+        return seal_checksum(_head(self) + u32(self.sender) + self.signature)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
+        """Raises ``DecodeError`` unless ``data`` is one such message of that session and round."""
+        reader = _open(cls.TYPE, open_checksum(data), expect)
+        sender = reader.u32()
+        message = cls(header=expect, sender=sender, signature=reader.take(SIGNATURE_SIZE))
+        reader.finish()
+        return message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signatures:
+    """The signatures of the recipient's peers, passed on by the server.
+
+    struct {
+        uint32 client;
+        opaque signature[64];
+    } Entry;
+
+    struct {
+        uint8  type = 0x09;
+        opaque session[16];
+        uint32 round;
+        uint32 count;
+        Entry  signatures[count];
+    } Signatures;
+    """
+
+    TYPE: ClassVar[int] = 0x09
+
+    header: Header
+    signatures: dict[ClientId, bytes]
+
+    def to_bytes(self) -> bytes:
+        return _head(self) + u32(len(self.signatures)) + _join(self.signatures, bytes)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
+        """Raises ``DecodeError`` unless ``data`` is one such message of that session and round."""
+        reader = _open(cls.TYPE, data, expect)
+        signatures = _read_map(reader, lambda source: source.take(SIGNATURE_SIZE))
+        reader.finish()
+        return cls(header=expect, signatures=signatures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +454,27 @@ class Reveal:
         return message
 
 
-Message = Advertise | Roster | SealedShares | ShareBoxes | MaskedFrame | Survivors | Reveal
+Message = (
+    Advertise
+    | Roster
+    | SealedShares
+    | ShareBoxes
+    | MaskedFrame
+    | Survivors
+    | SignedSurvivors
+    | Signatures
+    | Reveal
+)
+
+
+def check_keys(agreement: Agreement, client: ClientId, keys: PublicKeys, identity: bytes) -> None:
+    """Raises ``RemoteProtocolError`` unless ``identity`` signed these keys for this round."""
+    try:
+        verify(identity, agreement.advertise(client), keys.mask + keys.seal, keys.signature)
+    except RemoteProtocolError:
+        raise RemoteProtocolError(
+            f"the keys of client {client} are not signed by its identity"
+        ) from None
 
 
 def frame_sizes(words: int) -> list[int]:

@@ -2,17 +2,37 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from fractions import Fraction
+from typing import Self
 
+from protocols.bonawitz.graph import ClientId, Plan, as_fraction, plan
 from protocols.errors import DecodeError, ParameterError
 from protocols.primitives.prg import MAX_WORDS, Suite
 from protocols.primitives.shamir import ORDER
-from protocols.wire import SESSION_SIZE, Header, Reader, u32, u64
-
-ClientId: TypeAlias = int  # a client's number in a session, in [0, 2**32)
+from protocols.wire import SESSION_SIZE, Header, Reader, opaque, u32, u64
 
 VERSION = b"secagg/1 bonawitz"
 DIGEST_SIZE = 32  # bytes, SHA-256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What a sparse graph is planned for, as decimals or fractions.
+
+    Attributes:
+      corrupt: fraction of the clients that work with the server.
+      dropout: fraction that vanishes after the keys are in.
+    """
+
+    corrupt: Fraction | float | str
+    dropout: Fraction | float | str
+
+    def __post_init__(self) -> None:
+        for name in ("corrupt", "dropout"):
+            object.__setattr__(self, name, as_fraction(name, getattr(self, name)))
+
+    def to_bytes(self) -> bytes:
+        return opaque(str(self.corrupt).encode()) + opaque(str(self.dropout).encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,25 +41,36 @@ class Params:
 
     Attributes:
       clients: most clients a round may have; the caller's lanes must hold the sum of so many.
-      threshold: shares that rebuild a secret; t in [BIK+17]. Fewer survivors give nothing.
-      minimum_survivors: each client refuses to help open a sum of fewer.
+      threshold: complete graph: shares that rebuild a secret; t in [BIK+17].
+      rates: instead of a threshold: the graph is planned for these and for the
+        number of clients that advertise; see ``protocols.bonawitz.graph``.
+      minimum_survivors: each client refuses to help open a sum of fewer. In a
+        sparse graph a client cannot count them and takes the server's word.
       words: uint64 words of an input vector, m there.
       suite: the cipher that expands masks.
+      active: the server may lie: identities, signed keys, signed survivors.
+      corrupt: with ``active`` and ``threshold``: clients that may work with the
+        server, n_C; by default a third of those that advertise.
     """
 
     clients: int
-    threshold: int
+    threshold: int | None = None
+    rates: Rates | None = None
     minimum_survivors: int = 2
     words: int
     suite: Suite = Suite.AES_128_CTR
+    active: bool = False
+    corrupt: int | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.clients <= ORDER:
-            raise ParameterError(f"{self.clients} clients: at least 2 and at most {ORDER} can sum")
-        if not 2 <= self.threshold <= self.clients:
+        if not 2 <= self.clients < 2**32:
+            raise ParameterError(f"{self.clients} clients: at least 2 and below 2**32 can sum")
+        if (self.threshold is None) is (self.rates is None):
+            raise ParameterError("give either a threshold, or rates that a graph is planned for")
+        if self.threshold is not None and not 2 <= self.threshold <= min(self.clients, ORDER):
             raise ParameterError(
                 f"threshold {self.threshold} of {self.clients} clients is outside "
-                f"[2, {self.clients}]"
+                f"[2, {min(self.clients, ORDER)}]"
             )
         if not 2 <= self.minimum_survivors <= self.clients:
             raise ParameterError(
@@ -48,29 +79,82 @@ class Params:
             )
         if not 1 <= self.words < MAX_WORDS:
             raise ParameterError(f"{self.words} words are outside [1, {MAX_WORDS})")
+        if self.corrupt is not None and (
+            not self.active or self.rates is not None or not 0 <= self.corrupt < self.clients
+        ):
+            raise ParameterError(
+                f"corrupt {self.corrupt} needs active=True and a threshold, and is in "
+                f"[0, {self.clients})"
+            )
+        self.plan(self.clients)
 
-    @property
-    def needed(self) -> int:
+    def plan(self, size: int) -> Plan:
+        """The graph among ``size`` clients.
+
+        Raises:
+          ParameterError: no graph keeps what is promised.
+        """
+        if self.rates is not None:
+            return plan(size, self.rates.corrupt, self.rates.dropout, active=self.active)
+        if size > ORDER:
+            raise ParameterError(f"{size} clients: a complete graph has at most {ORDER}")
+        return Plan(degree=None, threshold=self.threshold or 0)
+
+    def corrupted(self, size: int) -> int:
+        """Clients of ``size`` that may work with a server that lies; n_C in [BIK+17]."""
+        if not self.active:
+            return 0
+        if self.rates is not None:
+            return int(as_fraction("corrupt", self.rates.corrupt) * size)
+        return size // 3 if self.corrupt is None else self.corrupt
+
+    def needed(self, plan: Plan) -> int:
         """Survivors without whom nothing is released."""
-        return max(self.threshold, self.minimum_survivors)
+        return max(self.minimum_survivors, plan.threshold if plan.degree is None else 0)
 
     def to_bytes(self) -> bytes:
-        numbers = (self.clients, self.threshold, self.minimum_survivors)
-        return b"".join(map(u32, numbers)) + u64(self.words) + bytes([self.suite])
+        rates = self.rates.to_bytes() if self.rates else b""
+        return (
+            u32(self.clients)
+            + u32(self.threshold or 0)
+            + u32(self.minimum_survivors)
+            + u64(self.words)
+            + bytes([self.suite, self.active])
+            + u32(NO_CORRUPT if self.corrupt is None else self.corrupt)
+            + opaque(rates)
+        )
 
     @classmethod
     def read(cls, reader: Reader) -> Self:
         clients, threshold, minimum_survivors = reader.u32(), reader.u32(), reader.u32()
+        words, suite, active = reader.u64(), reader.u8(), reader.u8()
+        corrupt, rates = reader.u32(), reader.opaque()
         try:
-            return cls(
+            params = cls(
                 clients=clients,
-                threshold=threshold,
+                threshold=threshold or None,
+                rates=_rates(rates) if rates else None,
                 minimum_survivors=minimum_survivors,
-                words=reader.u64(),
-                suite=_suite(reader.u8()),
+                words=words,
+                suite=_suite(suite),
+                active=bool(active),
+                corrupt=None if corrupt == NO_CORRUPT else corrupt,
             )
-        except ParameterError as error:
+        except (ParameterError, UnicodeDecodeError) as error:
             raise DecodeError(str(error)) from None
+        if active > 1 or (rates and params.rates and params.rates.to_bytes() != rates):
+            raise DecodeError("parameters in another encoding than ours")
+        return params
+
+
+NO_CORRUPT = 2**32 - 1  # on the wire: the default
+
+
+def _rates(data: bytes) -> Rates:
+    reader = Reader(data)
+    rates = Rates(corrupt=reader.opaque().decode(), dropout=reader.opaque().decode())
+    reader.finish()
+    return rates
 
 
 def _suite(number: int) -> Suite:
@@ -120,6 +204,10 @@ class Agreement:
             public=reader.take(DIGEST_SIZE),
         )
 
+    def advertise(self, client: ClientId) -> bytes:
+        """Label of the signature on a client's keys."""
+        return b" ".join((VERSION, b"keys", hashlib.sha256(self.to_bytes()).digest(), u32(client)))
+
     def context(self, roster: bytes) -> "Context":
         """The context of a round among the clients of ``roster``, a digest."""
         return Context(
@@ -152,6 +240,10 @@ class Context:
     def draw(self, client: ClientId) -> bytes:
         """Label of the randomness that a client's second stage needs."""
         return self._label(b"draw", u32(client))
+
+    def survivors(self) -> bytes:
+        """Label of a signature on the set of survivors."""
+        return self._label(b"survivors", b"")
 
     def _label(self, usage: bytes, about: bytes) -> bytes:
         return b" ".join((VERSION, usage, b"")) + self.digest + self.header.to_bytes() + about

@@ -1,9 +1,14 @@
-"""The server of one round: four collections, each closed by whoever keeps the clock.
+"""The server of one round: collections, each closed by whoever keeps the clock.
 
-    CollectKeys     .receive(Advertise)...     .close() -> Rosters,     CollectShares
-    CollectShares   .receive(SealedShares)...  .close() -> ShareBoxes,  CollectVectors
-    CollectVectors  .receive(MaskedFrames)...  .close() -> Survivors,   CollectReveals
-    CollectReveals  .receive(Reveal)...        .close() -> Sum
+    CollectKeys        .receive(Advertise)...        .close() -> Rosters,     CollectShares
+    CollectShares      .receive(SealedShares)...     .close() -> ShareBoxes,  CollectVectors
+    CollectVectors     .receive(MaskedFrames)...     .close() -> Survivors,   CollectReveals
+    CollectReveals     .receive(Reveal)...           .close() -> Sum
+
+and where the clients do not trust the server:
+
+    CollectVectors                      .close_to_sign() -> Survivors,   CollectSignatures
+    CollectSignatures  .receive(SignedSurvivors)...  .close() -> Signatures,  CollectReveals
 
 ``receive`` takes a message whole or raises ``RemoteProtocolError`` and stays as
 it was; its sender may be treated as gone. ``close`` raises ``TooFewSurvivors``
@@ -14,13 +19,13 @@ clients, and the shares.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.bonawitz.graph import ClientId, Graph, Plan, draw
 from protocols.bonawitz.messages import (
     Advertise,
     MaskedFrame,
@@ -29,18 +34,25 @@ from protocols.bonawitz.messages import (
     Roster,
     SealedShares,
     ShareBoxes,
+    Signatures,
+    SignedSurvivors,
     Survivors,
+    check_keys,
     frame_sizes,
 )
-from protocols.bonawitz.params import Agreement, ClientId, Context
+from protocols.bonawitz.params import Agreement, Context
 from protocols.burn import Burn
-from protocols.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors
+from protocols.entropy import Entropy, system
+from protocols.errors import (
+    LocalProtocolError,
+    ParameterError,
+    RemoteProtocolError,
+    TooFewSurvivors,
+)
 from protocols.primitives.agree import PrivateKey, refuse_low_order
-from protocols.primitives.prg import Mask, Masks, Suite
+from protocols.primitives.prg import Expand, Mask, expand
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +66,6 @@ class Sum:
 
     words: NDArray[np.uint64] = field(repr=False)
     survivors: tuple[ClientId, ...]
-
-
-class Unmask(Protocol):
-    """How masks are taken off; :func:`unmask` is the plain way. It sees mask seeds."""
-
-    def __call__(self, words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
-        """Apply ``masks`` to ``words`` in place."""
-
-
-def unmask(words: NDArray[np.uint64], masks: Iterable[Mask], suite: Suite) -> None:
-    """Apply ``masks`` to ``words`` in place, on this core."""
-    Masks(masks, suite).apply_to(words)
 
 
 class _Stage:
@@ -82,6 +82,9 @@ class _Stage:
     def _close(self, left: int, needed: int) -> None:
         self._open()
         self._closed = True
+        self._enough(left, needed)
+
+    def _enough(self, left: int, needed: int) -> None:
         if left < needed:
             raise TooFewSurvivors(
                 f"{left} clients left after {type(self).__name__}, "
@@ -89,7 +92,7 @@ class _Stage:
             )
 
     @staticmethod
-    def _admit(client: ClientId, expected: Mapping[ClientId, object], seen: Iterable[int]) -> None:
+    def _admit(client: ClientId, expected: Container[ClientId], seen: Container[ClientId]) -> None:
         if client not in expected:
             raise RemoteProtocolError(f"client {client} is not expected at this stage")
         if client in seen:
@@ -97,10 +100,20 @@ class _Stage:
 
 
 class CollectKeys(_Stage):
-    """AdvertiseKeys: who takes part."""
+    """AdvertiseKeys: who takes part.
 
-    def __init__(self, agreement: Agreement) -> None:
+    Args:
+      identities: with ``params.active``: public signing keys. A client whose keys are
+        not signed is turned away here, or else every other client refuses the round.
+    """
+
+    def __init__(
+        self, agreement: Agreement, identities: Mapping[ClientId, bytes] | None = None
+    ) -> None:
         super().__init__(agreement)
+        if agreement.params.active is not bool(identities):
+            raise ParameterError("an active server, and only that, needs the clients' identities")
+        self._identities = identities or {}
         self._keys: dict[ClientId, PublicKeys] = {}
         self._taken: set[bytes] = set()
 
@@ -109,39 +122,79 @@ class CollectKeys(_Stage):
 
         Raises:
           RemoteProtocolError: a second one, a key of low order, a key that another
-            client has, or one client more than ``params.clients``.
+            client has, one client more than ``params.clients``, or no valid signature.
         """
         self._open()
-        advertise = Advertise.from_bytes(message, expect=self.agreement.header)
-        if advertise.sender in self._keys:
-            raise RemoteProtocolError(f"client {advertise.sender} has already advertised")
-        if len(self._keys) == self.agreement.params.clients:
+        params = self.agreement.params
+        advertise = Advertise.from_bytes(
+            message, expect=self.agreement.header, signed=params.active
+        )
+        sender = advertise.sender
+        if sender in self._keys:
+            raise RemoteProtocolError(f"client {sender} has already advertised")
+        if len(self._keys) == params.clients:
             raise RemoteProtocolError(
-                f"the round is full: {self.agreement.params.clients} clients have advertised"
+                f"the round is full: {params.clients} clients have advertised"
             )
         theirs = {advertise.keys.mask, advertise.keys.seal}
         if len(theirs) < 2 or theirs & self._taken:
-            raise RemoteProtocolError(f"client {advertise.sender} advertises a key twice")
+            raise RemoteProtocolError(f"client {sender} advertises a key twice")
         for key in theirs:
             refuse_low_order(key)
+        if params.active:
+            if sender not in self._identities:
+                raise RemoteProtocolError(f"client {sender} has no identity")
+            check_keys(self.agreement, sender, advertise.keys, self._identities[sender])
         self._taken |= theirs
-        self._keys[advertise.sender] = advertise.keys
-        return advertise.sender
+        self._keys[sender] = advertise.keys
+        return sender
 
-    def close(self) -> tuple[dict[ClientId, bytes], "CollectShares"]:
-        """The roster for each client, and the next stage."""
-        self._close(len(self._keys), self.agreement.params.needed)
+    def close(self, entropy: Entropy = system) -> tuple[dict[ClientId, bytes], "CollectShares"]:
+        """The roster for each client, and the next stage.
+
+        Args:
+          entropy: draws the sparse graph, 16 bytes a client.
+        """
+        params = self.agreement.params
+        self._close(len(self._keys), params.minimum_survivors)
+        plan = params.plan(len(self._keys))
+        self._enough(len(self._keys), params.needed(plan))
         roster = Roster(header=self.agreement.header, entries=dict(sorted(self._keys.items())))
-        message = roster.to_bytes()
-        return dict.fromkeys(roster.entries, message), CollectShares(self.agreement, roster)
+        graph = draw(roster.entries, plan, entropy)
+        if plan.degree is None:
+            rosters = dict.fromkeys(roster.entries, roster.to_bytes())
+        else:
+            rosters = {
+                client: roster.part(graph.neighbours(client) | {client}).to_bytes()
+                for client in roster.entries
+            }
+        return rosters, CollectShares(_Round(self.agreement, roster, plan, graph))
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What is settled once the keys are in."""
+
+    agreement: Agreement
+    roster: Roster
+    plan: Plan
+    graph: Graph
+
+    @property
+    def needed(self) -> int:
+        return self.agreement.params.needed(self.plan)
+
+    @property
+    def context(self) -> Context:
+        return self.agreement.context(self.roster.digest())
 
 
 class CollectShares(_Stage):
     """ShareKeys: every client's secrets, shared among the roster."""
 
-    def __init__(self, agreement: Agreement, roster: Roster) -> None:
-        super().__init__(agreement)
-        self._roster = roster
+    def __init__(self, settled: _Round) -> None:
+        super().__init__(settled.agreement)
+        self._round = settled
         self._boxes: dict[ClientId, dict[ClientId, bytes]] = {}
 
     def receive(self, message: bytes) -> ClientId:
@@ -152,18 +205,19 @@ class CollectShares(_Stage):
         """
         self._open()
         shares = SealedShares.from_bytes(message, expect=self.agreement.header)
-        self._admit(shares.sender, self._roster.entries, self._boxes)
-        if shares.boxes.keys() != self._roster.entries.keys() - {shares.sender}:
+        self._admit(shares.sender, self._round.roster.entries, self._boxes)
+        neighbours = self._round.graph.neighbours(shares.sender)
+        if shares.boxes.keys() != neighbours:
             raise RemoteProtocolError(
                 f"client {shares.sender} sealed {len(shares.boxes)} boxes, "
-                f"not one for each of its {len(self._roster.entries) - 1} peers"
+                f"not one for each of its {len(neighbours)} peers"
             )
         self._boxes[shares.sender] = shares.boxes
         return shares.sender
 
     def close(self) -> tuple[dict[ClientId, bytes], "CollectVectors"]:
         """The boxes for each client that shared, and the next stage."""
-        self._close(len(self._boxes), self.agreement.params.needed)
+        self._close(len(self._boxes), self._round.needed)
         senders = sorted(self._boxes)
         messages = {
             recipient: ShareBoxes(
@@ -171,26 +225,22 @@ class CollectShares(_Stage):
                 recipient=recipient,
                 boxes={
                     sender: self._boxes[sender][recipient]
-                    for sender in senders
-                    if sender != recipient
+                    for sender in self._round.graph.neighbours(recipient) & self._boxes.keys()
                 },
             ).to_bytes()
             for recipient in senders
         }
-        keys = {sender: self._roster.entries[sender].mask for sender in senders}
-        return messages, CollectVectors(self.agreement, self._roster, keys)
+        return messages, CollectVectors(self._round, frozenset(senders))
 
 
 class CollectVectors(_Stage):
     """MaskedInput: the masked vectors, added up as they arrive."""
 
-    def __init__(
-        self, agreement: Agreement, roster: Roster, mask_keys: Mapping[ClientId, bytes]
-    ) -> None:
-        super().__init__(agreement)
-        self._roster = roster
-        self._mask_keys = mask_keys
-        self._total = np.zeros(agreement.params.words + 1, np.uint64)
+    def __init__(self, settled: _Round, sharers: frozenset[ClientId]) -> None:
+        super().__init__(settled.agreement)
+        self._round = settled
+        self._sharers = sharers
+        self._total = np.zeros(self.agreement.params.words + 1, np.uint64)
         self._sizes = frame_sizes(len(self._total))
         self._alive: set[ClientId] = set()
 
@@ -212,7 +262,7 @@ class CollectVectors(_Stage):
         if len(senders) != 1:
             raise RemoteProtocolError(f"frames of several clients: {sorted(senders)}")
         (sender,) = senders
-        self._admit(sender, self._mask_keys, self._alive)
+        self._admit(sender, self._sharers, self._alive)
         begin = 0
         self._closed = True  # a failure below leaves a part in the total: it must not come out
         for index, size in enumerate(self._sizes):
@@ -233,25 +283,82 @@ class CollectVectors(_Stage):
         Args:
           burn: writes the set down before it is sent, so that a server that was
             restarted cannot name another one in the same round.
+
+        Raises:
+          LocalProtocolError: the clients want to sign first (``close_to_sign``), or
+            another set was named before.
         """
-        self._close(len(self._alive), self.agreement.params.needed)
+        if self.agreement.params.active:
+            raise LocalProtocolError("the clients sign the survivors first: close_to_sign")
+        message = self._name(burn)
+        return message, self._reveals()
+
+    def close_to_sign(self, burn: Burn | None = None) -> tuple[bytes, "CollectSignatures"]:
+        """As ``close``, where the clients sign the set before they reveal anything."""
+        if not self.agreement.params.active:
+            raise LocalProtocolError("nothing is signed in this round: close")
+        message = self._name(burn)
+        return message, CollectSignatures(self._round, self._alive, self._reveals())
+
+    def _name(self, burn: Burn | None) -> bytes:
+        self._close(len(self._alive), self._round.needed)
         message = Survivors(header=self.agreement.header, alive=frozenset(self._alive)).to_bytes()
         place = self.agreement.header.to_bytes()
         if burn is not None and not burn(place, SURVIVORS_STAGE, hashlib.sha256(message).digest()):
             raise LocalProtocolError(
                 "another set of survivors was named in this round; start a new session"
             )
-        return message, CollectReveals(
-            self.agreement,
-            context=self.agreement.context(self._roster.digest()),
-            holders=tuple(self._roster.entries),
-            mask_keys=self._mask_keys,
-            alive=frozenset(self._alive),
-            total=self._total,
-        )
+        return message
+
+    def _reveals(self) -> "CollectReveals":
+        return CollectReveals(self._round, self._sharers, frozenset(self._alive), self._total)
 
 
-SURVIVORS_STAGE = 0  # in a burn store, where clients have 1, 2, 3
+SURVIVORS_STAGE = 0  # in a burn store, where clients have 1 to 4
+
+
+class CollectSignatures(_Stage):
+    """ConsistencyCheck: signatures of the survivors, passed on and not read."""
+
+    def __init__(
+        self, settled: _Round, alive: Iterable[ClientId], reveals: "CollectReveals"
+    ) -> None:
+        super().__init__(settled.agreement)
+        self._round = settled
+        self._alive = frozenset(alive)
+        self._reveals = reveals
+        self._signatures: dict[ClientId, bytes] = {}
+
+    def receive(self, message: bytes) -> ClientId:
+        """Take a ``SignedSurvivors``; returns its sender.
+
+        Raises:
+          RemoteProtocolError: not from a survivor.
+        """
+        self._open()
+        signed = SignedSurvivors.from_bytes(message, expect=self.agreement.header)
+        self._admit(signed.sender, self._alive, self._signatures)
+        self._signatures[signed.sender] = signed.signature
+        return signed.sender
+
+    def close(self) -> tuple[dict[ClientId, bytes], "CollectReveals"]:
+        """The signatures for each survivor that signed, and the next stage."""
+        self._close(len(self._signatures), self._round.needed)
+        if self._round.plan.degree is None:
+            everything = Signatures(
+                header=self.agreement.header, signatures=self._signatures
+            ).to_bytes()
+            return dict.fromkeys(sorted(self._signatures), everything), self._reveals
+        return {
+            recipient: Signatures(
+                header=self.agreement.header,
+                signatures={
+                    client: self._signatures[client]
+                    for client in self._round.graph.neighbours(recipient) & self._signatures.keys()
+                },
+            ).to_bytes()
+            for recipient in sorted(self._signatures)
+        }, self._reveals
 
 
 class CollectReveals(_Stage):
@@ -259,18 +366,14 @@ class CollectReveals(_Stage):
 
     def __init__(
         self,
-        agreement: Agreement,
-        *,
-        context: Context,
-        holders: tuple[ClientId, ...],
-        mask_keys: Mapping[ClientId, bytes],
+        settled: _Round,
+        sharers: frozenset[ClientId],
         alive: frozenset[ClientId],
         total: NDArray[np.uint64],
     ) -> None:
-        super().__init__(agreement)
-        self._context = context
-        self._number = {client: number for number, client in enumerate(holders, 1)}
-        self._mask_keys = mask_keys
+        super().__init__(settled.agreement)
+        self._round = settled
+        self._sharers = sharers
         self._alive = alive
         self._total = total
         self._shares: dict[ClientId, dict[ClientId, Secret]] = {}
@@ -280,31 +383,37 @@ class CollectReveals(_Stage):
 
         Raises:
           RemoteProtocolError: not from a survivor, or not one share of every
-            client that shared.
+            peer that shared.
         """
         self._open()
         reveal = Reveal.from_bytes(message, expect=self.agreement.header)
-        self._admit(reveal.sender, dict.fromkeys(self._alive), self._shares)
-        if reveal.shares.keys() != self._mask_keys.keys():
+        self._admit(reveal.sender, self._alive, self._shares)
+        held = self._round.graph.neighbours(reveal.sender) & self._sharers
+        if self._round.plan.degree is None:
+            held |= {reveal.sender}
+        if reveal.shares.keys() != held:
             raise RemoteProtocolError(
                 f"client {reveal.sender} reveals {len(reveal.shares)} shares, "
-                f"not one of each of the {len(self._mask_keys)} clients that shared"
+                f"not one of each of the {len(held)} peers that shared"
             )
         self._shares[reveal.sender] = reveal.shares
         return reveal.sender
 
-    def close(self, unmask: Unmask = unmask) -> Sum:
+    def close(self, expand: Expand = expand) -> Sum:
         """Take the masks off.
 
+        Args:
+          expand: another way to apply masks. It sees their seeds.
+
         Raises:
-          TooFewSurvivors: fewer shares than the threshold. Nothing is released.
+          TooFewSurvivors: fewer shares of some secret than the threshold. Nothing
+            is released.
           RemoteProtocolError: a rebuilt key is not the one advertised, or the
             check word is not the number of survivors: some client lied or
             erred. Nothing is released.
         """
-        self._close(len(self._shares), self.agreement.params.threshold)
-        masks = self._masks()
-        unmask(self._total, masks, self.agreement.params.suite)
+        self._close(len(self._shares), self._round.plan.threshold)
+        expand(self._total, self._masks(), self.agreement.params.suite)
         check = int(self._total[-1])
         if check != len(self._alive):
             raise RemoteProtocolError(
@@ -315,26 +424,46 @@ class CollectReveals(_Stage):
 
     def _masks(self) -> list[Mask]:
         """Every mask that is still in the total, turned around."""
-        clients = sorted(self._mask_keys)
-        holders = sorted(self._shares)[: self.agreement.params.threshold]
-        numbers = [self._number[holder] for holder in holders]
-        rebuilt = combine(
-            numbers,
-            [[self._shares[holder][client].expose() for holder in holders] for client in clients],
-        )
+        context, keys = self._round.context, self._round.roster.entries
         masks = []
-        for client, secret in zip(clients, rebuilt, strict=True):
+        for client, secret in self._rebuilt().items():
             if client in self._alive:
-                label = self._context.self_mask(client)
+                label = context.self_mask(client)
                 masks.append(Mask(seed=secret, label=label, subtract=True))
                 continue
             key = PrivateKey(secret)
-            if key.public != self._mask_keys[client]:
+            if key.public != keys[client].mask:
                 raise RemoteProtocolError(
                     f"the shares of client {client} rebuild another key than it advertised"
                 )
-            for peer in sorted(self._alive):
-                label = self._context.pair(client, peer)
-                (seed,) = key.agree(self._mask_keys[peer], label)
+            for peer in sorted(self._round.graph.neighbours(client) & self._alive):
+                label = context.pair(client, peer)
+                (seed,) = key.agree(keys[peer].mask, label)
                 masks.append(Mask(seed=seed, label=label, subtract=client < peer))
         return masks
+
+    def _rebuilt(self) -> dict[ClientId, Secret]:
+        """The self-mask's seed of who is alive, the mask key of who is gone."""
+        graph, threshold = self._round.graph, self._round.plan.threshold
+        groups: dict[tuple[int, ...], list[tuple[ClientId, list[bytes]]]] = {}
+        for client in sorted(self._sharers):
+            holders = graph.holders(client)
+            if client not in self._alive and self._alive.isdisjoint(holders):
+                continue  # nobody masked with it
+            answers = [
+                (number, self._shares[holder][client].expose())
+                for number, holder in enumerate(holders, 1)
+                if holder in self._shares
+            ][:threshold]
+            if len(answers) < threshold:
+                raise TooFewSurvivors(
+                    f"{len(answers)} shares of client {client} are left, {threshold} needed; "
+                    "nothing was released"
+                )
+            numbers, shares = zip(*answers, strict=True)
+            groups.setdefault(numbers, []).append((client, list(shares)))
+        rebuilt: dict[ClientId, Secret] = {}
+        for numbers, members in groups.items():  # one set of Lagrange weights a set of holders
+            secrets = combine(numbers, [shares for _, shares in members])
+            rebuilt |= zip([client for client, _ in members], secrets, strict=True)
+        return rebuilt

@@ -11,9 +11,10 @@ a fresh uniform seed the words cannot be told from uniform ones.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
@@ -125,6 +126,18 @@ class Masks:
             for combine, stream in self._streams:
                 stream.write(out)
                 combine(chunk, keystream, out=chunk)
+
+
+class Expand(Protocol):
+    """A way to apply masks to a vector; :func:`expand` is the plain one. It sees mask seeds."""
+
+    def __call__(self, words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+        """Add and subtract ``masks`` in ``words``, in place, modulo 2**64."""
+
+
+def expand(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+    """Add and subtract ``masks`` in ``words``, in place, modulo 2**64, on this core."""
+    Masks(masks, suite).apply_to(words)
 
 
 def _cipher(

@@ -223,7 +223,7 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     def check(self, released: Sum) -> None:
         assert set(released.survivors) == self.named
-        assert len(self.named) >= self.agreement.params.needed
+        assert len(self.named) >= self.agreement.params.needed(self.agreement.params.plan(2))
         total = np.zeros(WORDS, np.uint64)
         for client in released.survivors:
             total += self.inputs[client]

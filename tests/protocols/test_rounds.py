@@ -147,7 +147,7 @@ def test_any_dropouts_give_the_exact_sum_or_too_few(
         {client for client in range(params.clients) if drops.get(client, NEVER) > stage}
         for stage in (ADVERTISE, SHARE, MASK, REVEAL)
     ]
-    enough = all(len(clients) >= params.needed for clients in left[: MASK + 1])
+    enough = all(len(clients) >= params.needed(params.plan(params.clients)) for clients in left[: MASK + 1])
     enough = enough and len(left[REVEAL]) >= params.threshold
     inputs = inputs_of(params.clients, params.words, seed=params.clients)
     if not enough:
