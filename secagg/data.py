@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import ConfigError
-from secagg.rounds import Stage
+from secagg.rounds import UNSIGNED, Stage
 
 ROW_NORM = 3.0  # about that of a digit, so that its bias weighs as little as before
 JUDGES = ("test", "validation")
@@ -131,8 +131,8 @@ def simulated_dropouts(
     """Each client vanishes with ``probability``, at a stage drawn uniformly."""
     generator = np.random.default_rng([seed, round_number, 0xD0])
     gone = generator.random(clients) < probability
-    stages = generator.integers(len(Stage), size=clients)
-    return {int(client): list(Stage)[stages[client]] for client in np.flatnonzero(gone)}
+    stages = generator.integers(len(UNSIGNED), size=clients)
+    return {int(client): UNSIGNED[stages[client]] for client in np.flatnonzero(gone)}
 
 
 def _cut(rows: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -15,10 +15,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, ClientId, CollectKeys, Params, join
+from protocols.bonawitz import Agreement, ClientId, CollectKeys, Params, Rates, join
 from protocols.entropy import Entropy, system
 from protocols.errors import TooFewSurvivors
-from protocols.primitives.prg import Suite
+from protocols.primitives.prg import SEED_SIZE, Expand, Suite, expand
+from protocols.primitives.sign import SigningKey
+from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, opaque
 from secagg.errors import InputError
 from secagg.payload import Count, Layout, Segment
@@ -29,12 +31,16 @@ Input: TypeAlias = Words | Callable[[], Words]
 
 
 class Stage(StrEnum):
-    """The four stages of a round; a client that drops out at one never answers it."""
+    """The stages of a round; a client that drops out at one never answers it."""
 
     ADVERTISE = "advertise"
     SHARE = "share"
     MASK = "mask"
+    SIGN = "sign"  # only against an active server
     REVEAL = "reveal"
+
+
+UNSIGNED = tuple(stage for stage in Stage if stage is not Stage.SIGN)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,9 +72,9 @@ class Outcome:
     costs: Costs
 
 
-def majority(clients: int) -> int:
-    """Of two sets of so many clients, at least one client is in both: the least safe threshold."""
-    return clients // 2 + 1
+def majority(clients: int, corrupt: int = 0) -> int:
+    """The least threshold at which two sets of clients share one that is not corrupt."""
+    return (clients + corrupt) // 2 + 1
 
 
 def digest(*public: bytes) -> bytes:
@@ -82,6 +88,7 @@ def run_bonawitz(
     dropouts: Mapping[ClientId, Stage] | None = None,
     *,
     entropy: Entropy = system,
+    expand: Expand = expand,
 ) -> Outcome:
     """Carry a round of ``protocols.bonawitz`` from keys to sum.
 
@@ -89,29 +96,41 @@ def run_bonawitz(
       inputs: each client's words, or a function that makes them, called when
         the client masks them.
       dropouts: the stage at which a client vanishes.
+      expand: how the server takes the masks off; see ``secagg.masking``.
 
     Raises:
       TooFewSurvivors: nothing was released.
     """
+    params = agreement.params
     present = _Attendance(inputs, dropouts)
-    costs: Costs = {stage: StageCost() for stage in Stage}
+    if not params.active and dropouts and Stage.SIGN in dropouts.values():
+        raise InputError("nothing is signed in this round, so nobody drops out there")
+    costs: Costs = {stage: StageCost() for stage in (Stage if params.active else UNSIGNED)}
+    signing = (
+        {client: SigningKey(Secret(entropy(SEED_SIZE))) for client in inputs}
+        if params.active
+        else {}
+    )
+    identities = {client: key.public for client, key in signing.items()} or None
 
     cost = costs[Stage.ADVERTISE]
-    keys, rosters_due = CollectKeys(agreement), {}
+    keys, rosters_due = CollectKeys(agreement, identities), {}
     for client in present(Stage.ADVERTISE):
         with _clock(cost, "client_seconds"):
-            message, rosters_due[client] = join(agreement, client, entropy)
+            message, rosters_due[client] = join(
+                agreement, client, entropy, identity=signing.get(client), identities=identities
+            )
         _send(cost, message)
         with _clock(cost, "server_seconds"):
             keys.receive(message)
     with _clock(cost, "server_seconds"):
-        rosters, shares = keys.close()
+        rosters, shares = keys.close(entropy)
 
     cost = costs[Stage.SHARE]
     boxes_due = {}
     for client in present(Stage.SHARE):
         with _clock(cost, "client_seconds"):
-            message, boxes_due[client] = rosters_due[client].on_roster(rosters[client])
+            message, boxes_due[client] = rosters_due.pop(client).on_roster(rosters[client])
         _send(cost, message, answering=rosters[client])
         with _clock(cost, "server_seconds"):
             shares.receive(message)
@@ -119,27 +138,45 @@ def run_bonawitz(
         boxes, vectors = shares.close()
 
     cost = costs[Stage.MASK]
-    survivors_due = {}
+    waiting = {}
     for client in present(Stage.MASK):
         words = _words(inputs[client])
         with _clock(cost, "client_seconds"):
-            parts, survivors_due[client] = boxes_due[client].on_boxes(boxes[client], words)
+            parts, waiting[client] = boxes_due.pop(client).on_boxes(boxes[client], words)
             frames = list(parts)
         _send(cost, *frames, answering=boxes[client])
         with _clock(cost, "server_seconds"):
             vectors.receive(frames)
-    with _clock(cost, "server_seconds"):
-        survivors, reveals = vectors.close()
+
+    if params.active:
+        with _clock(costs[Stage.MASK], "server_seconds"):
+            survivors, signatures = vectors.close_to_sign()
+        cost = costs[Stage.SIGN]
+        signed = {}
+        for client in present(Stage.SIGN):
+            with _clock(cost, "client_seconds"):
+                message, signed[client] = waiting.pop(client).sign_survivors(survivors)
+            _send(cost, message, answering=survivors)
+            with _clock(cost, "server_seconds"):
+                signatures.receive(message)
+        with _clock(cost, "server_seconds"):
+            requests, reveals = signatures.close()
+        reveal = {client: state.on_signatures for client, state in signed.items()}
+    else:
+        with _clock(costs[Stage.MASK], "server_seconds"):
+            survivors, reveals = vectors.close()
+        requests = dict.fromkeys(present(Stage.REVEAL), survivors)
+        reveal = {client: state.on_survivors for client, state in waiting.items()}
 
     cost = costs[Stage.REVEAL]
     for client in present(Stage.REVEAL):
         with _clock(cost, "client_seconds"):
-            message = survivors_due[client].on_survivors(survivors)
-        _send(cost, message, answering=survivors)
+            message = reveal[client](requests[client])
+        _send(cost, message, answering=requests[client])
         with _clock(cost, "server_seconds"):
             reveals.receive(message)
     with _clock(cost, "server_seconds"):
-        total = reveals.close()
+        total = reveals.close(expand)
     return Outcome(words=total.words, survivors=total.survivors, costs=costs)
 
 
@@ -193,6 +230,8 @@ def aggregate(
     weights: Sequence[int] | None = None,
     codec: FixedPoint | Mapping[str, FixedPoint] = FixedPoint(clip=1.0, bits=16),
     threshold: int | None = None,
+    rates: Rates | None = None,
+    active: bool = False,
     minimum_survivors: int | None = None,
     dropouts: Mapping[int, Stage | str] | None = None,
     protocol: str = "bonawitz",
@@ -209,8 +248,13 @@ def aggregate(
         a dict of named vectors and numbers, the same names and lengths for all.
       weights: one integer a client, such as its number of examples.
       codec: how floats become integers, for all names or for each.
-      threshold: shares that open a sum; default a majority of the clients.
-      minimum_survivors: clients refuse to open a sum of fewer; default ``threshold``.
+      threshold: shares that open a sum; default a majority of the clients, and of
+        two thirds against an active server.
+      rates: a sparse graph instead, planned for these fractions of corrupt clients
+        and of dropouts.
+      active: the server may lie; the clients sign.
+      minimum_survivors: clients refuse to open a sum of fewer; default ``threshold``,
+        or with ``rates`` half of the clients.
       dropouts: the stage at which a client, by its place in ``updates``, vanishes.
       protocol: ``bonawitz``, or ``plain``, which hides nothing.
 
@@ -249,12 +293,17 @@ def aggregate(
         own = {name: _flat(value) for name, value in named[client].items()}
         return layout.encode(own | ({} if weights is None else {WEIGHT: [weight]}), weight=weight)
 
-    needed = majority(clients) if threshold is None else threshold
+    if rates is None and threshold is None:
+        threshold = majority(clients, clients // 3 if active else 0)
+    if minimum_survivors is None:
+        minimum_survivors = threshold or majority(clients)
     agreement = Agreement(
         params=Params(
             clients=clients,
-            threshold=needed,
-            minimum_survivors=needed if minimum_survivors is None else minimum_survivors,
+            threshold=threshold,
+            rates=rates,
+            active=active,
+            minimum_survivors=minimum_survivors,
             words=layout.words,
             suite=suite,
         ),

@@ -40,7 +40,7 @@ from secagg.errors import ConfigError, InputError, RunError
 from secagg.payload import Count, Layout, Segment
 from secagg.quantize import FixedPoint
 from secagg.reports.run import curves, report
-from secagg.rounds import PROTOCOLS, Outcome, Stage, StageCost, Words, digest
+from secagg.rounds import PROTOCOLS, UNSIGNED, Outcome, Stage, StageCost, Words, digest
 from secagg.runs import CURVES, METRICS, REPORT, Record, RunFolder, write_atomically
 from secagg.settings import TrainingConfig
 from secagg.vector import flatten, unflatten
@@ -502,7 +502,7 @@ def _costs(costs: Mapping[Stage, StageCost], train_seconds: float) -> dict[str, 
         "bytes_down_stage": down,
         "milliseconds": {
             "train": 1000 * train_seconds,
-            **{str(stage): 1000 * seconds.get(str(stage), 0.0) for stage in Stage},
+            **{str(stage): 1000 * seconds.get(str(stage), 0.0) for stage in UNSIGNED},
         },
     }
 

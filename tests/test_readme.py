@@ -42,7 +42,7 @@ def test_the_readmes_sizes_are_those_of_a_round() -> None:
     def sizes(n: int, m: int, frames: int) -> dict[Stage, tuple[int, int]]:
         return {
             Stage.ADVERTISE: (105, 0),
-            Stage.SHARE: (45 + 96 * (n - 1), 25 + 68 * n),
+            Stage.SHARE: (45 + 96 * (n - 1), 61 + 68 * n),
             Stage.MASK: (8 * (m + 1) + 45 * frames, 29 + 96 * (n - 1)),
             Stage.REVEAL: (45 + 36 * n, 25 + 4 * n),
         }

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.bonawitz import Agreement, Params
+from protocols.bonawitz import Agreement, Params, Rates
 from protocols.errors import ParameterError, TooFewSurvivors
 from protocols.primitives.prg import Suite
 from secagg import FixedPoint, InputError, RangeError, Stage, aggregate
-from secagg.rounds import digest, run_bonawitz, run_plain
+from secagg.rounds import UNSIGNED, digest, run_bonawitz, run_plain
 
 
 def agreement(clients: int, words: int, **params: int) -> Agreement:
@@ -32,7 +32,7 @@ def test_bonawitz_and_plain_give_the_same_words_exactly(data: st.DataObject) -> 
     inputs = {
         client: generator.integers(0, 2**64, words, dtype=np.uint64) for client in range(clients)
     }
-    gone = data.draw(st.dictionaries(st.integers(0, clients - 1), st.sampled_from(Stage)))
+    gone = data.draw(st.dictionaries(st.integers(0, clients - 1), st.sampled_from(UNSIGNED)))
     try:
         masked = run_bonawitz(agreement(clients, words), inputs, gone)
     except TooFewSurvivors:
@@ -44,7 +44,7 @@ def test_bonawitz_and_plain_give_the_same_words_exactly(data: st.DataObject) -> 
     np.testing.assert_array_equal(masked.words, plain.words)
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", UNSIGNED)
 def test_a_client_that_vanishes_is_in_the_sum_only_if_its_vector_arrived(stage: Stage) -> None:
     result = aggregate([[0.5], [0.25], [0.125]], dropouts={2: stage})
     expected = (0, 1, 2) if stage is Stage.REVEAL else (0, 1)
@@ -98,6 +98,22 @@ def test_a_tensor_comes_back_as_a_tensor_of_its_kind(dtype: torch.dtype) -> None
     assert torch.allclose(result.mean.double(), torch.tensor(0.5).double(), atol=1e-2)
 
 
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("rates", [None, Rates(corrupt=0.05, dropout=0.2)])
+def test_signed_and_sparse_rounds_give_the_same_sum(stage: Stage, rates: Rates | None) -> None:
+    gone = {3: stage, 8: stage}
+    result = aggregate([[0.5]] * 60, rates=rates, active=True, dropouts=gone)
+    assert (result.weight == 60) is (stage in (Stage.SIGN, Stage.REVEAL))
+    assert result.mean == pytest.approx([0.5], abs=1e-4)
+
+
+def test_in_a_sparse_graph_a_client_hears_of_its_neighbours_alone() -> None:
+    sparse = aggregate([[0.5]] * 100, rates=Rates(corrupt="0.05", dropout="0.33")).costs
+    complete = aggregate([[0.5]] * 100).costs
+    assert sparse[Stage.SHARE].bytes_up == 45 + 96 * 28
+    assert complete[Stage.SHARE].bytes_up == 45 + 96 * 99
+
+
 def test_both_suites_give_the_sum() -> None:
     for suite in Suite:
         assert aggregate([[0.5], [0.25]], suite=suite).sum == pytest.approx([0.75], abs=1e-4)
@@ -135,6 +151,7 @@ def test_a_threshold_that_is_no_majority_is_refused_by_the_clients() -> None:
         ([[0.5], [0.5]], {"weights": [2**62, 2**62]}, RangeError, "fit"),
         ([[0.5], [0.5]], {"protocol": "rot13"}, InputError, "unknown protocol"),
         ([[0.5], [0.5]], {"dropouts": {7: "mask"}}, InputError, "do not exist"),
+        ([[0.5], [0.5]], {"dropouts": {0: "sign"}}, InputError, "nothing is signed"),
         ([[0.5], [0.5]], {"dropouts": {0: "lunch"}}, InputError, "no stage"),
         ([[0.5], [0.5]], {"threshold": 3}, ParameterError, "threshold 3"),
         ([[0.5], [0.5]], {"minimum_survivors": 1}, ParameterError, "no sum"),
@@ -154,7 +171,7 @@ def test_costs_name_the_bytes_of_every_stage() -> None:
     costs = run_bonawitz(agreement(clients, words), inputs).costs
     head, checksum = 1 + 16 + 4, 16
     assert costs[Stage.ADVERTISE].bytes_up == head + 4 + 64 + checksum
-    assert costs[Stage.SHARE].bytes_down == head + 4 + clients * (4 + 64)
+    assert costs[Stage.SHARE].bytes_down == head + 40 + clients * (4 + 64)
     assert costs[Stage.SHARE].bytes_up == head + 8 + (clients - 1) * (4 + 92) + checksum
     assert costs[Stage.MASK].bytes_up == head + 8 + 8 * (words + 1) + checksum
     assert costs[Stage.REVEAL].bytes_down == head + 4 + 4 * clients
