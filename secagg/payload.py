@@ -31,6 +31,7 @@ from secagg.packing import (
 )
 from secagg.quantize import FixedPoint, as_vector
 
+PART_WORDS = 2**15  # of a vector that is made in parts: a frame of protocols.bonawitz
 MAX_ENTRIES = 2**35  # what one seed masks, protocols.primitives.prg.MAX_WORDS
 
 
@@ -151,23 +152,46 @@ class Layout:
           InputError: a name is missing or unknown, a vector is of another length or type, an
             entry is NaN, infinite or outside its ``Count``, or the weight is out of range.
         """
+        fills = self._fills(values, weight, entropy)
+        out = np.empty(self.words, np.uint64)
+        for fill, (segment, lanes, words) in zip(fills, self._places(out), strict=True):
+            _pack(fill, words, segment, lanes, weight)
+        return out
+
+    def encode_parts(
+        self,
+        values: Mapping[str, ArrayLike],
+        *,
+        weight: int = 1,
+        entropy: Entropy = system,
+    ) -> Iterator[NDArray[np.uint64]]:
+        """As :meth:`encode`, in parts of at most 2^15 words, for vectors larger than memory.
+
+        Everything but the entries is checked at once, the entries as their part is made: a NaN
+        raises in the middle, and no server adds half a vector.
+        """
+        fills = self._fills(values, weight, entropy)
+        counts = map(word_count, (s.entries for s in self.segments), self.lanes)
+        return (
+            _pack(fill, np.empty(min(PART_WORDS, count - first), np.uint64), *place, weight, first)
+            for fill, count, place in zip(
+                fills, counts, zip(self.segments, self.lanes, strict=True), strict=True
+            )
+            for first in range(0, count, PART_WORDS)
+        )
+
+    def _fills(self, values: Mapping[str, ArrayLike], weight: int, entropy: Entropy) -> list[Block]:
         self._check_weight(weight)
         if strange := sorted(set(values) ^ {segment.name for segment in self.segments}):
             raise InputError(f"segments missing or unknown: {', '.join(map(repr, strange))}")
         # Every vector is looked at before the first is packed: a wrong length costs no work.
         vectors = [self._vector(segment, values[segment.name]) for segment in self.segments]
-        out = np.empty(self.words, np.uint64)
-        for (segment, lanes, words), vector in zip(self._places(out), vectors, strict=True):
-            codec = segment.codec
-            if isinstance(codec, FixedPoint):
-                fill = codec.encoder(vector, name=segment.name, entropy=entropy)
-            else:
-                fill = codec.encoder(vector, name=segment.name)
-            pack_blocks(fill, words, segment.entries, lanes)
-            if segment.weighted and weight != 1:
-                # Packing is linear: weighting the words weights every lane.
-                np.multiply(words, np.uint64(weight), out=words)
-        return out
+        return [
+            segment.codec.encoder(vector, name=segment.name, entropy=entropy)
+            if isinstance(segment.codec, FixedPoint)
+            else segment.codec.encoder(vector, name=segment.name)
+            for segment, vector in zip(self.segments, vectors, strict=True)
+        ]
 
     def decode(self, words: NDArray[np.uint64]) -> dict[str, NDArray[Any]]:
         """The totals in a sum of encoded vectors, by name: float64, or int64 of a ``Count``.
@@ -296,6 +320,21 @@ def _copier(out: NDArray[np.int64]) -> Block:
         out[span] = block
 
     return take
+
+
+def _pack(
+    fill: Block,
+    out: NDArray[np.uint64],
+    segment: Segment,
+    lanes: int,
+    weight: int,
+    first: int = 0,
+) -> NDArray[np.uint64]:
+    pack_blocks(fill, out, segment.entries, lanes, first=first)
+    if segment.weighted and weight != 1:
+        # Packing is linear: weighting the words weights every lane.
+        np.multiply(out, np.uint64(weight), out=out)
+    return out
 
 
 def _check_integer(name: str, value: int, low: int, high: int) -> None:
