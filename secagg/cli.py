@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dp.errors import PrivacyError
 from protocols.errors import ProtocolError
 from secagg.errors import ConfigError, SecaggError
-from secagg.rounds import PROTOCOLS, Stage
+from secagg.rounds import PROTOCOLS, UNSIGNED
 from secagg.settings import PRIVACY, TrainingConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -180,7 +180,7 @@ def _line(record: dict[str, Any], config: TrainingConfig) -> str:
     if record["lost"]:
         return f"{head}round lost: {people.strip()} left, too few; nothing was opened"
     milliseconds = "  ".join(
-        f"{stage} {record['milliseconds'][stage]:.0f}" for stage in ("train", *Stage)
+        f"{stage} {record['milliseconds'][stage]:.0f}" for stage in ("train", *UNSIGNED)
     )
     epsilon = "" if record["epsilon"] is None else f"  epsilon {record['epsilon']:.2f}"
     return (

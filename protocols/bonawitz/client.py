@@ -44,6 +44,7 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
     check_keys,
+    read_map,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
 from protocols.burn import Burn
@@ -419,7 +420,7 @@ class _Holder(_State):
             u32(self.size) + self.roster + u32(len(self.peers)),
             *peers,
             u32(len(shares)),
-            *(u32(peer) + share.expose() for peer, share in shares.items()),
+            *(u32(peer) + shares[peer].expose() for peer in sorted(shares)),
         )
 
 
@@ -559,19 +560,19 @@ def restore(record: Secret, *, burn: Burn) -> State:
                 mask_key=mask_key,
                 seed=seed,
                 own_share=Secret(own_share) if own_share else None,
-                peers={
-                    reader.u32(): _Peer(
-                        mask_key=reader.take(KEY_SIZE), opening=Secret(reader.take(KEY_SIZE))
-                    )
-                    for _ in range(reader.u32())
-                },
+                peers=read_map(
+                    reader,
+                    lambda source: _Peer(
+                        mask_key=source.take(KEY_SIZE), opening=Secret(source.take(KEY_SIZE))
+                    ),
+                ),
             )
             state = AwaitBoxes(**common, size=size, roster=roster, secrets=Once(sharing))
         case AwaitSurvivors.STAGE:
             state = AwaitSurvivors(**common, **_read_holdings(reader))
         case AwaitSignatures.STAGE:
             holdings = _read_holdings(reader)
-            alive = frozenset(reader.u32() for _ in range(reader.u32()))
+            alive = frozenset(read_map(reader, lambda _: None))
             state = AwaitSignatures(**common, **holdings, alive=alive)
         case _:
             raise DecodeError(f"no client state has stage {stage}")
@@ -581,7 +582,7 @@ def restore(record: Secret, *, burn: Burn) -> State:
 
 def _read_common(reader: Reader, burn: Burn) -> dict[str, Any]:
     agreement, me, identity = Agreement.read(reader), reader.u32(), reader.opaque()
-    identities = {reader.u32(): reader.take(VERIFY_KEY_SIZE) for _ in range(reader.u32())}
+    identities = read_map(reader, lambda source: source.take(VERIFY_KEY_SIZE))
     if len(identity) not in (0, VERIFY_KEY_SIZE):
         raise DecodeError(f"a signing key of {len(identity)} bytes")
     return {
@@ -595,8 +596,8 @@ def _read_common(reader: Reader, burn: Burn) -> dict[str, Any]:
 
 def _read_holdings(reader: Reader) -> dict[str, Any]:
     size, roster = reader.u32(), reader.take(DIGEST_SIZE)
-    peers = frozenset(reader.u32() for _ in range(reader.u32()))
-    shares = {reader.u32(): Secret(reader.take(2 * SHARE_SIZE)) for _ in range(reader.u32())}
+    peers = frozenset(read_map(reader, lambda _: None))
+    shares = read_map(reader, lambda source: Secret(source.take(2 * SHARE_SIZE)))
     return {"size": size, "roster": roster, "peers": peers, "shares": Once(shares)}
 
 

@@ -146,12 +146,14 @@ class Roster:
         """SHA-256 of all entries: what the context of the round says of its members."""
         return self.part_of[1] if self.part_of else self._hash()
 
-    def part(self, clients: Iterable[ClientId]) -> Self:
-        """The roster as it is shown to somebody who needs to know these clients."""
+    def part(self, clients: Iterable[ClientId], digest: bytes) -> Self:
+        """The roster as it is shown to somebody who needs to know some of the clients.
+
+        Args:
+          digest: of all entries, so that it is made once for all recipients.
+        """
         entries = {client: self.entries[client] for client in sorted(clients)}
-        whole = len(entries) == len(self.entries)
-        part_of = None if whole else (self.size, self.digest())
-        return type(self)(header=self.header, entries=entries, part_of=part_of)
+        return type(self)(header=self.header, entries=entries, part_of=(self.size, digest))
 
     def to_bytes(self) -> bytes:
         whole = u32(self.size) + self.digest()
@@ -168,7 +170,7 @@ class Roster:
         """Raises ``DecodeError`` unless ``data`` is one ``Roster`` of that session and round."""
         reader = _open(cls.TYPE, data, expect)
         size, digest = reader.u32(), reader.take(DIGEST_SIZE)
-        entries = _read_map(reader, lambda source: PublicKeys.read(source, signed=signed))
+        entries = read_map(reader, lambda source: PublicKeys.read(source, signed=signed))
         reader.finish()
         if size > len(entries):
             return cls(header=expect, entries=entries, part_of=(size, digest))
@@ -215,7 +217,7 @@ class SealedShares:
         message = cls(
             header=expect,
             sender=reader.u32(),
-            boxes=_read_map(reader, lambda source: source.take(BOX_SIZE)),
+            boxes=read_map(reader, lambda source: source.take(BOX_SIZE)),
         )
         reader.finish()
         return message
@@ -257,7 +259,7 @@ class ShareBoxes:
         message = cls(
             header=expect,
             recipient=reader.u32(),
-            boxes=_read_map(reader, lambda source: source.take(BOX_SIZE)),
+            boxes=read_map(reader, lambda source: source.take(BOX_SIZE)),
         )
         reader.finish()
         return message
@@ -406,7 +408,7 @@ class Signatures:
     def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
         """Raises ``DecodeError`` unless ``data`` is one such message of that session and round."""
         reader = _open(cls.TYPE, data, expect)
-        signatures = _read_map(reader, lambda source: source.take(SIGNATURE_SIZE))
+        signatures = read_map(reader, lambda source: source.take(SIGNATURE_SIZE))
         reader.finish()
         return cls(header=expect, signatures=signatures)
 
@@ -448,7 +450,7 @@ class Reveal:
         message = cls(
             header=expect,
             sender=reader.u32(),
-            shares=_read_map(reader, lambda source: Secret(source.take(SHARE_SIZE))),
+            shares=read_map(reader, lambda source: Secret(source.take(SHARE_SIZE))),
         )
         reader.finish()
         return message
@@ -497,7 +499,8 @@ def _join(entries: dict[ClientId, T], encode: Callable[[T], bytes]) -> bytes:
     return b"".join(u32(client) + encode(entries[client]) for client in sorted(entries))
 
 
-def _read_map(reader: Reader, read: Callable[[Reader], T]) -> dict[ClientId, T]:
+def read_map(reader: Reader, read: Callable[[Reader], T]) -> dict[ClientId, T]:
+    """Entries that are counted first; ``DecodeError`` unless each client is above the last."""
     entries: dict[ClientId, T] = {}
     last = -1
     for _ in range(reader.u32()):

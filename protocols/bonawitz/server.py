@@ -164,8 +164,9 @@ class CollectKeys(_Stage):
         if plan.degree is None:
             rosters = dict.fromkeys(roster.entries, roster.to_bytes())
         else:
+            digest = roster.digest()
             rosters = {
-                client: roster.part(graph.neighbours(client) | {client}).to_bytes()
+                client: roster.part(graph.neighbours(client) | {client}, digest).to_bytes()
                 for client in roster.entries
             }
         return rosters, CollectShares(_Round(self.agreement, roster, plan, graph))

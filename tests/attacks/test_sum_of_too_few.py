@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, join
+from protocols.bonawitz.graph import Plan
 from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 
@@ -22,9 +23,8 @@ from protocols.errors import RemoteProtocolError
 class Careless(Params):
     """The rule removed: the minimum of survivors is agreed upon, and nobody looks at it."""
 
-    @property
-    def needed(self) -> int:
-        return self.threshold
+    def needed(self, plan: Plan) -> int:
+        return plan.threshold
 
 
 def agreement_of(params: Params) -> Agreement:

@@ -153,7 +153,8 @@ def test_a_roster_with_our_two_keys_exchanged_is_refused() -> None:
 def test_a_roster_that_lists_a_peer_twice_is_refused() -> None:
     entries, state = joined()
     data = roster(entries)
-    twice = data[:21] + (6).to_bytes(4, "big") + data[25:] + data[-68:]
+    count = 21 + 4 + 32  # head, size and digest of all come before it
+    twice = data[:count] + (6).to_bytes(4, "big") + data[count + 4 :] + data[-68:]
     with pytest.raises(DecodeError, match="twice"):
         state.on_roster(twice)
 

@@ -215,7 +215,7 @@ def listed(kind: int, about: bytes, entries: list[bytes], count: int | None = No
 
 
 LISTS: list[tuple[type[Message], bytes, bytes]] = [
-    (Roster, b"", bytes(64)),
+    (Roster, bytes(4 + 32), bytes(64)),
     (SealedShares, bytes(4), bytes(BOX_SIZE)),
     (ShareBoxes, bytes(4), bytes(BOX_SIZE)),
     (Survivors, b"", b""),
@@ -276,7 +276,7 @@ def some_boxes(count: int) -> dict[int, bytes]:
             lambda n: Roster(
                 header=HEADER, entries=dict.fromkeys(range(n), PublicKeys(mask=ONE, seal=ONE))
             ),
-            lambda n: HEAD + 4 + n * (4 + 2 * 32),
+            lambda n: HEAD + 4 + 32 + 4 + n * (4 + 2 * 32),
         ),
         (
             lambda n: SealedShares(header=HEADER, sender=1, boxes=some_boxes(n)),

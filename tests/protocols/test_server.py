@@ -368,7 +368,7 @@ def test_a_reveal_that_is_not_one_share_of_each_is_refused(change: str) -> None:
             shares[9] = shares.pop(4)
         case _:
             shares = {}
-    with pytest.raises(RemoteProtocolError, match="not one of each of the 5 clients"):
+    with pytest.raises(RemoteProtocolError, match="not one of each of the 5 peers"):
         stage.receive(replace(reveal, shares=shares).to_bytes())
     assert stage.receive(messages[0]) == 0
 
