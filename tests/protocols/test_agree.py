@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import RemoteProtocolError
+from protocols.primitives import agree
 from protocols.primitives.agree import PrivateKey, refuse_low_order
 from protocols.secrets import Secret
 
@@ -111,3 +112,21 @@ def test_an_honest_key_is_not_of_low_order() -> None:
 def test_a_private_key_shows_only_its_public_half() -> None:
     key = PrivateKey(Secret(ALICE))
     assert repr(key) == str(key) == f"<PrivateKey of {ALICE_PUBLIC.hex()}>"
+
+
+def test_the_low_order_points_looked_up_are_those_that_agree_on_zero() -> None:
+    """Every listed encoding, with either highest bit, gives zero; its neighbours do not."""
+    listed = sorted(agree._LOW_ORDER)
+    assert len(listed) == 7
+    key = PrivateKey(Secret(bytes(range(32))))
+    for point in listed:
+        for top in (0, 2**255):
+            public = (point + top).to_bytes(32, "little")
+            with pytest.raises(RemoteProtocolError):
+                key.agree(public, b"label")
+            with pytest.raises(RemoteProtocolError):
+                agree.refuse_low_order(public)
+        for near in {(point + step) % 2**255 for step in (-2, -1, 1, 2)} - agree._LOW_ORDER:
+            public = near.to_bytes(32, "little")
+            agree.refuse_low_order(public)
+            assert len(key.agree(public, b"label")) == 1
