@@ -78,11 +78,14 @@ class _State:
     identity: SigningKey | None = field(default=None, repr=False)  # ours
     identities: Mapping[ClientId, bytes] = field(default_factory=dict, repr=False)  # of our peers
 
-    def _burn(self, request: bytes) -> None:
+    def _burn(self, request: bytes, *more: Any) -> None:
+        """Take this stage for ``request`` and ``more``, buffers of any size."""
+        if self.burn is None:
+            return
+        hashes = (hashlib.sha256(buffer).digest() for buffer in more)
+        digest = hashlib.sha256(b"".join((request, *hashes))).digest()
         place = self.agreement.header.to_bytes() + u32(self.me)
-        if self.burn is not None and not self.burn(
-            place, self.STAGE, hashlib.sha256(request).digest()
-        ):
+        if not self.burn(place, self.STAGE, digest):
             raise RemoteProtocolError(
                 f"stage {self.STAGE} of client {self.me} was answered for another request"
             )
@@ -335,10 +338,10 @@ class AwaitBoxes(_State):
             (seed,) = sharing.mask_key.agree(peer.mask_key, label)
             masks.append(Mask(seed=seed, label=label, subtract=self.me < sender))
         if isinstance(words, np.ndarray):
-            self._burn(message + hashlib.sha256(words.data).digest())
+            self._burn(message, words.data)
             words = (words,)
         else:
-            self._burn(message + system(DIGEST_SIZE))
+            self._burn(message, system(DIGEST_SIZE))
         counted = _counted(words, params.words)
         streams = Masks(() if expand else masks, params.suite)
         if expand:
@@ -354,6 +357,7 @@ class AwaitBoxes(_State):
             size=self.size,
             roster=self.roster,
             peers=frozenset(boxes.boxes) | {self.me},
+            silent=frozenset(sharing.peers.keys() - boxes.boxes.keys()),
             shares=Once(shares),
         )
 
@@ -392,12 +396,15 @@ class _Holder(_State):
     size: int
     roster: bytes
     peers: frozenset[ClientId]  # whose boxes we opened, and we
+    silent: frozenset[ClientId]  # of the roster, and their boxes never came
     shares: Once[Mapping[ClientId, Secret]]
 
     def _check_alive(self, alive: frozenset[ClientId]) -> None:
         params = self.agreement.params
         plan = params.plan(self.size)
-        if plan.degree is None and (strangers := alive - self.peers):
+        # Somebody who masks with us, and we not with it, is cut off from us and counted with us.
+        strangers = alive & self.silent if plan.degree else alive - self.peers
+        if strangers:
             raise RemoteProtocolError(f"named as alive, never shared: {sorted(strangers)}")
         if self.me not in alive:
             raise RemoteProtocolError("our masked vector was sent, and we are named as gone")
@@ -415,10 +422,12 @@ class _Holder(_State):
 
     def _holdings(self) -> tuple[bytes, ...]:
         shares = self.shares.take()
-        peers = (u32(peer) for peer in sorted(self.peers))
         return (
-            u32(self.size) + self.roster + u32(len(self.peers)),
-            *peers,
+            u32(self.size) + self.roster,
+            *(
+                u32(len(clients)) + b"".join(map(u32, sorted(clients)))
+                for clients in (self.peers, self.silent)
+            ),
             u32(len(shares)),
             *(u32(peer) + shares[peer].expose() for peer in sorted(shares)),
         )
@@ -475,6 +484,7 @@ class AwaitSurvivors(_Holder):
             size=self.size,
             roster=self.roster,
             peers=self.peers,
+            silent=self.silent,
             shares=Once(shares),
             alive=survivors.alive,
         )
@@ -596,9 +606,15 @@ def _read_common(reader: Reader, burn: Burn) -> dict[str, Any]:
 
 def _read_holdings(reader: Reader) -> dict[str, Any]:
     size, roster = reader.u32(), reader.take(DIGEST_SIZE)
-    peers = frozenset(read_map(reader, lambda _: None))
+    peers, silent = (frozenset(read_map(reader, lambda _: None)) for _ in range(2))
     shares = read_map(reader, lambda source: Secret(source.take(2 * SHARE_SIZE)))
-    return {"size": size, "roster": roster, "peers": peers, "shares": Once(shares)}
+    return {
+        "size": size,
+        "roster": roster,
+        "peers": peers,
+        "silent": silent,
+        "shares": Once(shares),
+    }
 
 
 def _public(

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from protocols.bonawitz.graph import ClientId, Graph, Plan, draw
 from protocols.bonawitz.messages import (
+    FRAME_WORDS,
     Advertise,
     MaskedFrame,
     PublicKeys,
@@ -53,6 +54,7 @@ from protocols.primitives.agree import PrivateKey, refuse_low_order
 from protocols.primitives.prg import Expand, Mask, expand
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.wire import CHECKSUM_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,9 +250,10 @@ class CollectVectors(_Stage):
     def receive(self, frames: Sequence[bytes]) -> ClientId:
         """Take all frames of one client; returns their sender.
 
-        The frames are looked through before the first is added, so an upload
-        that breaks off leaves no trace. They may lie in a file: one is in
-        memory at a time.
+        Each is read once and added at once. They may lie in a file: one is in
+        memory at a time. Where one turns out to be wrong, those before it are read
+        again and taken back, so that an upload that breaks off leaves no trace; if
+        that fails, this stage stays closed and its sum never comes out.
 
         Raises:
           RemoteProtocolError: frames missing, repeated, out of order, too long,
@@ -259,23 +262,42 @@ class CollectVectors(_Stage):
         self._open()
         if len(frames) != len(self._sizes):
             raise RemoteProtocolError(f"{len(frames)} frames, expected {len(self._sizes)}")
-        senders = {self._decode(frames, index).sender for index in range(len(frames))}
-        if len(senders) != 1:
-            raise RemoteProtocolError(f"frames of several clients: {sorted(senders)}")
-        (sender,) = senders
-        self._admit(sender, self._sharers, self._alive)
-        begin = 0
-        self._closed = True  # a failure below leaves a part in the total: it must not come out
-        for index, size in enumerate(self._sizes):
-            self._total[begin : begin + size] += self._decode(frames, index).words
-            begin += size
+        self._closed = True
+        sender, added = -1, list[bytes]()
+        for index in range(len(frames)):
+            try:
+                data = frames[index]
+                frame = self._decode(data, index)
+                if index == 0:
+                    sender = frame.sender
+                    self._admit(sender, self._sharers, self._alive)
+                if frame.sender != sender:
+                    raise RemoteProtocolError(
+                        f"frames of several clients: {sender} and {frame.sender}"
+                    )
+            except Exception:
+                for before, checksum in enumerate(added):
+                    self._take_back(frames[before], before, checksum)
+                self._closed = False
+                raise
+            self._part(index)[:] += frame.words
+            added.append(data[-CHECKSUM_SIZE:])
         self._closed = False
         self._alive.add(sender)
         return sender
 
-    def _decode(self, frames: Sequence[bytes], index: int) -> MaskedFrame:
+    def _part(self, index: int) -> NDArray[np.uint64]:
+        begin = index * FRAME_WORDS
+        return self._total[begin : begin + self._sizes[index]]
+
+    def _take_back(self, data: bytes, index: int, checksum: bytes) -> None:
+        if data[-CHECKSUM_SIZE:] != checksum:
+            raise LocalProtocolError(f"frame {index} reads differently now; start a new session")
+        self._part(index)[:] -= self._decode(data, index).words
+
+    def _decode(self, data: bytes, index: int) -> MaskedFrame:
         return MaskedFrame.from_bytes(
-            frames[index], expect=self.agreement.header, index=index, count=self._sizes[index]
+            data, expect=self.agreement.header, index=index, count=self._sizes[index]
         )
 
     def close(self, burn: Burn | None = None) -> tuple[bytes, "CollectReveals"]:

@@ -256,11 +256,12 @@ def test_frames_of_another_round_are_refused() -> None:
 
 
 class Torn(Sequence[bytes]):
-    """Frames in a file that can be read once, and not to its end the second time."""
+    """Frames in a file of which the reads of these numbers, from 1, fail."""
 
-    def __init__(self, frames: list[bytes], error: Exception) -> None:
+    def __init__(self, frames: list[bytes], error: Exception, *fail: int) -> None:
         self._frames = frames
         self._error = error
+        self._fail = fail
         self._reads = 0
 
     def __len__(self) -> int:
@@ -272,7 +273,7 @@ class Torn(Sequence[bytes]):
     def __getitem__(self, index: slice) -> Sequence[bytes]: ...
     def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
         self._reads += 1
-        if self._reads == len(self) + 2:
+        if self._reads in self._fail:
             raise self._error
         return self._frames[index]
 
@@ -286,10 +287,22 @@ def test_a_vector_added_in_part_never_comes_out() -> None:
     for client in (0, 1, 2):
         vectors.receive(frames[client])
     with pytest.raises(OSError, match="the disk is gone"):
-        vectors.receive(Torn(frames[3], OSError("the disk is gone")))
+        # The second frame fails, and so does taking back the first.
+        vectors.receive(Torn(frames[3], OSError("the disk is gone"), 2, 3))
     # The check word alone would not tell: it stands in the frame that was not added.
     with pytest.raises(LocalProtocolError):
         session.finish(vectors)
+
+
+def test_a_vector_whose_reading_fails_is_taken_back_whole() -> None:
+    session = Round()
+    vectors, frames = session.at_vectors()
+    for client in (0, 1, 2):
+        vectors.receive(frames[client])
+    with pytest.raises(OSError, match="the disk is slow"):
+        vectors.receive(Torn(frames[3], OSError("the disk is slow"), 2))
+    vectors.receive(frames[3])
+    assert np.array_equal(session.finish(vectors), sum_of(0, 1, 2, 3))
 
 
 def test_a_vector_that_arrives_after_the_close_is_not_read() -> None:
