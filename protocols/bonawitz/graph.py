@@ -13,6 +13,7 @@ corrupt and a fraction d drops out after the keys are in,
 [BBG+20]: https://eprint.iacr.org/2020/704, section 3.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -117,7 +118,7 @@ def plan(
         raise ParameterError(f"{clients} clients: at least 2 can sum")
     if g + (2 * d if active else d) > MOST_LOST:
         raise ParameterError(
-            f"corrupt {corrupt} and dropout {dropout}{' (twice: active)' if active else ''} "
+            f"corrupt {float(g):g} and dropout {float(d):g}{' (twice: active)' if active else ''} "
             f"leave less than a tenth; no graph is safe"
         )
     corrupted, dropped = int(g * clients), int(d * clients)
@@ -158,42 +159,64 @@ def _threshold(
     """More shares than corrupt neighbours hold, and no more than neighbours survive."""
     insecure = 2.0 ** -(SECURITY_BITS + 1) / clients
     failing = 2.0**-FAILURE_BITS / clients
-    among_corrupt = _hypergeometric(clients, corrupted, degree)
-    tail, most_corrupt = 0.0, degree
-    while most_corrupt > 0 and tail + among_corrupt[most_corrupt] < insecure:
-        tail += among_corrupt[most_corrupt]
+    least, probabilities = _hypergeometric(clients, corrupted, degree)
+    tail, most_corrupt = 0.0, least + len(probabilities) - 1
+    while most_corrupt > 0 and tail + probabilities[-1] < insecure:
+        tail += probabilities.pop()
         most_corrupt -= 1
     if active:
         most_corrupt = ceil((most_corrupt + degree - Fraction(5, 4)) / 2)
-    among_alive = _hypergeometric(clients, surviving, degree)
-    tail, fewest_alive = among_alive[0], 0
-    while tail < failing:
+    fewest_alive, probabilities = _hypergeometric(clients, surviving, degree)
+    tail = probabilities[0]
+    for probability in probabilities[1:]:
+        if tail >= failing:
+            break
+        tail += probability
         fewest_alive += 1
-        tail += among_alive[fewest_alive]
     return max(most_corrupt + 1, 2) if most_corrupt < fewest_alive else None
 
 
-def _hypergeometric(population: int, marked: int, drawn: int) -> list[float]:
-    """P[x of those drawn are marked], for x = 0 .. drawn; every tail summed from its small end."""
+def _hypergeometric(population: int, marked: int, drawn: int) -> tuple[int, list[float]]:
+    """P[x of those drawn are marked], from some least x on; the rest is below 1e-40 each.
+
+    From the most likely x outwards by the ratio of neighbours, so that every tail
+    can be summed from its small end.
+    """
 
     def log_choose(n: int, k: int) -> float:
         return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
 
-    whole = log_choose(population, drawn)
-    return [
-        exp(log_choose(marked, x) + log_choose(population - marked, drawn - x) - whole)
-        if x <= marked and drawn - x <= population - marked
-        else 0.0
-        for x in range(drawn + 1)
-    ]
+    rest = population - marked
+    low, high = max(0, drawn - rest), min(drawn, marked)
+    mode = min(max((drawn + 1) * (marked + 1) // (population + 2), low), high)
+    peak = exp(
+        log_choose(marked, mode) + log_choose(rest, drawn - mode) - log_choose(population, drawn)
+    )
+    below, above = [peak], [peak]
+    x = mode
+    while x > low and below[-1] > _NEGLIGIBLE:
+        below.append(below[-1] * x * (rest - drawn + x) / ((marked - x + 1) * (drawn - x + 1)))
+        x -= 1
+    least, x = x, mode
+    while x < high and above[-1] > _NEGLIGIBLE:
+        above.append(above[-1] * (marked - x) * (drawn - x) / ((x + 1) * (rest - drawn + x + 1)))
+        x += 1
+    return least, [*reversed(below), *above[1:]]
+
+
+_NEGLIGIBLE = 1e-40  # ten thousand of them are below 2**-41 / 2**32
 
 
 def as_fraction(name: str, value: Fraction | float | str) -> Fraction:
     """``value`` in [0, 1), a decimal as it is written: floor(.29 * 100) is 28 in binary."""
-    try:
-        fraction = Fraction(str(value))
-    except (ValueError, ZeroDivisionError):
-        raise ParameterError(f"{name} {value!r} is not a fraction") from None
+    text = str(value)
+    if not _FRACTION.fullmatch(text):
+        raise ParameterError(f"{name} {text[:40]!r} is not a fraction")
+    fraction = Fraction(text)
     if not 0 <= fraction < 1:
-        raise ParameterError(f"{name} {value} is outside [0, 1)")
+        raise ParameterError(f"{name} {text} is outside [0, 1)")
     return fraction
+
+
+# Bounded: a few bytes may not name a number of a million digits.
+_FRACTION = re.compile(r"-?(\d{1,20}(\.\d{0,30})?|\.\d{1,30})(e-?\d{1,2})?|\d{1,30}/[1-9]\d{0,29}")

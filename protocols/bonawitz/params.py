@@ -94,11 +94,14 @@ class Params:
         Raises:
           ParameterError: no graph keeps what is promised.
         """
-        if self.rates is not None:
-            return plan(size, self.rates.corrupt, self.rates.dropout, active=self.active)
-        if size > ORDER:
+        chosen = (
+            plan(size, self.rates.corrupt, self.rates.dropout, active=self.active)
+            if self.rates is not None
+            else Plan(degree=None, threshold=self.threshold or 0)
+        )
+        if chosen.degree is None and size > ORDER:
             raise ParameterError(f"{size} clients: a complete graph has at most {ORDER}")
-        return Plan(degree=None, threshold=self.threshold or 0)
+        return chosen
 
     def corrupted(self, size: int) -> int:
         """Clients of ``size`` that may work with a server that lies; n_C in [BIK+17]."""

@@ -1,0 +1,488 @@
+"""From clients, dropouts, corruption, value range, entries and rounds to every parameter of a sum.
+
+``plan`` chooses graph, threshold and lanes, counts the bytes of every message
+from the message classes themselves, bounds what can go wrong, and estimates the
+time on this machine from a calibration of well under a second. Degree and
+threshold of a sparse graph are those of ``protocols.bonawitz.graph``; its two
+probabilities are summed again here in exact integers, so that a tail of 2**-60
+is not what is left over from a rounding.
+
+[BBG+20]: https://eprint.iacr.org/2020/704, section 3.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import comb
+from typing import Any
+
+import numpy as np
+
+from protocols.bonawitz import ClientId, Params, Rates
+from protocols.bonawitz.graph import Plan, as_fraction
+from protocols.bonawitz.graph import plan as plan_graph
+from protocols.bonawitz.messages import (
+    BOX_SIZE,
+    SHARE_SIZE,
+    Advertise,
+    MaskedFrame,
+    Message,
+    PublicKeys,
+    Reveal,
+    Roster,
+    SealedShares,
+    ShareBoxes,
+    Signatures,
+    SignedSurvivors,
+    Survivors,
+    frame_sizes,
+)
+from protocols.bonawitz.params import DIGEST_SIZE
+from protocols.entropy import system
+from protocols.primitives.agree import KEY_SIZE, PrivateKey
+from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
+from protocols.primitives.seal import seal, unseal
+from protocols.primitives.shamir import combine, split
+from protocols.primitives.sign import SIGNATURE_SIZE, SigningKey, verify
+from protocols.secrets import Secret
+from protocols.wire import SESSION_SIZE, Header
+from secagg.errors import ConfigError
+from secagg.packing import lane_bits
+from secagg.payload import Layout, Segment
+from secagg.quantize import FixedPoint
+from secagg.rounds import UNSIGNED, Stage, majority
+
+COMPLETE_BELOW = 100
+"""Clients below which everybody shares with everybody.
+
+Nothing is then left to chance, clients count the survivors themselves, and a
+client pays for it with at most a hundred masks: 56 ms for 10^6 entries, where the sparse
+graph took 14 (measured, one core).
+"""
+
+PLAIN_BYTES = 4  # an entry of a plain fp32 vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Bytes that one client sends in a stage, and that it is sent before it answers."""
+
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """Every parameter of a sum, what it costs, and what can go wrong.
+
+    Attributes:
+      clients: n, who advertise keys.
+      corrupt: fraction of them that may work with the server.
+      dropout: fraction of them that may vanish after the keys are in.
+      active: the server may lie.
+      entries: of each client's vector.
+      clip: largest magnitude of an entry.
+      bits: of a quantised entry.
+      rounds: how often the sum is taken.
+      graph: ``complete`` or ``sparse``.
+      degree: neighbours of each client; all others, n - 1, in the complete graph.
+      threshold: shares that rebuild a secret.
+      lanes: entries a word.
+      lane_bits: width of each, in bits.
+      words: uint64 words of a vector.
+      step: what rounding to an integer moves an entry by at most.
+      traffic: exact bytes of one client by stage, where nobody drops out; who does makes
+        it less.
+      client_milliseconds: estimate for one client's round on one idle core of this machine,
+        without quantising and packing; None where it was not measured.
+      server_milliseconds: the same for the server, the planned fraction of clients
+        lost after they shared their secrets, the dearest moment.
+      p_insecure: sparse graph: bound on the probability, in one round, that the
+        honest survivors do not stay connected or some client has so many corrupt
+        neighbours that they can open its input. Complete graph: 0.
+      p_failure: sparse graph: bound on the probability, in one round, that some
+        client keeps fewer than ``threshold`` neighbours when just the planned fraction
+        is lost. Complete graph: 0.
+    """
+
+    clients: int
+    corrupt: Fraction
+    dropout: Fraction
+    active: bool
+    entries: int
+    clip: float
+    bits: int
+    rounds: int
+    graph: str
+    degree: int
+    threshold: int
+    lanes: int
+    lane_bits: int
+    words: int
+    step: float
+    traffic: dict[Stage, Traffic]
+    client_milliseconds: float | None
+    server_milliseconds: float | None
+    p_insecure: float
+    p_failure: float
+
+    @property
+    def bytes_up_per_client(self) -> int:
+        """In a whole round."""
+        return sum(stage.bytes_up for stage in self.traffic.values())
+
+    @property
+    def bytes_down_per_client(self) -> int:
+        """In a whole round."""
+        return sum(stage.bytes_down for stage in self.traffic.values())
+
+    @property
+    def bits_per_entry(self) -> float:
+        """Sent by a client, all stages together."""
+        return 8 * self.bytes_up_per_client / self.entries
+
+    @property
+    def expansion(self) -> float:
+        """Bytes sent by a client over those of its vector in plain fp32."""
+        return self.bytes_up_per_client / (PLAIN_BYTES * self.entries)
+
+    @property
+    def p_insecure_any_round(self) -> float:
+        """Bound for all rounds together; each draws its own graph."""
+        return min(1.0, self.rounds * self.p_insecure)
+
+    @property
+    def p_failure_any_round(self) -> float:
+        """Bound for all rounds together; a round that fails releases nothing."""
+        return min(1.0, self.rounds * self.p_failure)
+
+    def params(self) -> Params:
+        """The same for ``protocols.bonawitz``.
+
+        ``minimum_survivors`` is the threshold, or in a sparse graph half of the clients,
+        but no more than the planned dropouts leave.
+        """
+        sparse = self.graph == "sparse"
+        left = _survivors(self.clients, self.dropout)
+        return Params(
+            clients=self.clients,
+            threshold=None if sparse else self.threshold,
+            rates=Rates(corrupt=self.corrupt, dropout=self.dropout) if sparse else None,
+            minimum_survivors=(
+                max(2, min(majority(self.clients), left)) if sparse else self.threshold
+            ),
+            words=self.words,
+            active=self.active,
+            corrupt=int(self.corrupt * self.clients) if self.active and not sparse else None,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: every attribute and property, bytes by stage under ``traffic``."""
+        return {
+            "clients": self.clients,
+            "corrupt": float(self.corrupt),
+            "dropout": float(self.dropout),
+            "active": self.active,
+            "entries": self.entries,
+            "clip": self.clip,
+            "bits": self.bits,
+            "rounds": self.rounds,
+            "graph": self.graph,
+            "degree": self.degree,
+            "threshold": self.threshold,
+            "lanes": self.lanes,
+            "lane_bits": self.lane_bits,
+            "words": self.words,
+            "step": self.step,
+            "bytes_up_per_client": self.bytes_up_per_client,
+            "bytes_down_per_client": self.bytes_down_per_client,
+            "bits_per_entry": self.bits_per_entry,
+            "expansion": self.expansion,
+            "traffic": {
+                stage.value: {"bytes_up": cost.bytes_up, "bytes_down": cost.bytes_down}
+                for stage, cost in self.traffic.items()
+            },
+            "client_milliseconds": self.client_milliseconds,
+            "server_milliseconds": self.server_milliseconds,
+            "p_insecure": self.p_insecure,
+            "p_failure": self.p_failure,
+            "p_insecure_any_round": self.p_insecure_any_round,
+            "p_failure_any_round": self.p_failure_any_round,
+        }
+
+
+def plan(
+    *,
+    clients: int,
+    corrupt: Fraction | float | str = "0.05",
+    dropout: Fraction | float | str = "0.1",
+    active: bool = False,
+    entries: int = 10**6,
+    clip: float = 1.0,
+    bits: int = 16,
+    lanes: int | None = None,
+    rounds: int = 1,
+    complete_below: int = COMPLETE_BELOW,
+    measure: bool = True,
+) -> Advice:
+    """Choose every parameter of a sum over ``clients`` clients.
+
+    The complete graph is taken below ``complete_below`` clients while enough of them
+    survive for its majority, and where no sparse graph keeps the promise of
+    ``protocols.bonawitz.graph``; otherwise the sparse one of the smallest degree.
+
+    Args:
+      clients: n, from 2.
+      corrupt: fraction of them that may work with the server, a decimal or fraction.
+      dropout: fraction of them that may vanish after the keys are in.
+      active: the server may lie about who is alive.
+      entries: of each client's vector.
+      clip: largest magnitude of an entry.
+      bits: of a quantised entry, 2 to 32.
+      lanes: entries a word, 1 to 8; ``None`` for as few words as are safe.
+      rounds: how often the sum is taken, from 1.
+      complete_below: see above; 0 leaves the choice to the planner.
+      measure: whether to time this machine.
+
+    Raises:
+      ParameterError: no graph stands so many corrupt and lost clients.
+      RangeError: the sum of so many clients at so many bits does not fit the lanes.
+      ConfigError: an argument out of range.
+    """
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise ConfigError(f"rounds {rounds!r} is not an int from 1")
+    g, d = as_fraction("corrupt", corrupt), as_fraction("dropout", dropout)
+    codec = FixedPoint(clip=clip, bits=bits)
+    segment = Segment(name="update", entries=entries, codec=codec, lanes=lanes)
+    layout = Layout(segments=(segment,), clients=clients)
+    if not layout.words:
+        raise ConfigError("0 entries: there is nothing to sum")
+
+    chosen = plan_graph(clients, g, d, active=active)
+    corrupted, left = int(g * clients), _survivors(clients, d)
+    everybody = max(majority(clients, corrupted if active else 0), corrupted + 1)
+    if clients < complete_below and everybody <= left:
+        chosen = Plan(degree=None, threshold=everybody)
+    speed = _Speed(clients, chosen) if measure else None
+    advice = Advice(
+        clients=clients,
+        corrupt=g,
+        dropout=d,
+        active=active,
+        entries=entries,
+        clip=float(clip),
+        bits=bits,
+        rounds=rounds,
+        graph="complete" if chosen.degree is None else "sparse",
+        degree=_degree(clients, chosen),
+        threshold=chosen.threshold,
+        lanes=layout.lanes[0],
+        lane_bits=lane_bits(layout.lanes[0]),
+        words=layout.words,
+        step=codec.step,
+        traffic=_traffic(clients, chosen, layout.words, active=active),
+        client_milliseconds=1e3 * speed.client(layout.words, active=active) if speed else None,
+        server_milliseconds=1e3 * speed.server(layout.words, left, active=active)
+        if speed
+        else None,
+        p_insecure=_p_insecure(clients, chosen, corrupted, clients - left, active=active),
+        p_failure=_p_failure(clients, chosen, clients - left),
+    )
+    advice.params()  # refuses what the protocol would
+    return advice
+
+
+def _survivors(clients: int, dropout: Fraction) -> int:
+    return clients - int(dropout * clients)
+
+
+def _degree(clients: int, chosen: Plan) -> int:
+    return clients - 1 if chosen.degree is None else chosen.degree
+
+
+def _traffic(clients: int, chosen: Plan, words: int, *, active: bool) -> dict[Stage, Traffic]:
+    """Bytes of one client, all of whose peers stay."""
+    degree, header = _degree(clients, chosen), Header(bytes(SESSION_SIZE), 0)
+    held = clients if chosen.degree is None else degree  # a share of its own secrets too
+    signature = bytes(SIGNATURE_SIZE if active else 0)
+    keys = PublicKeys(mask=bytes(KEY_SIZE), seal=bytes(KEY_SIZE), signature=signature)
+
+    def listed(message: Callable[[list[ClientId]], Message], count: int) -> int:
+        """Every entry of a list has the same length, so that two messages tell it."""
+        empty, one = len(message([]).to_bytes()), len(message([0]).to_bytes())
+        return empty + count * (one - empty)
+
+    def roster(listing: list[ClientId]) -> Roster:
+        entries = dict.fromkeys(listing, keys)
+        return Roster(header=header, entries=entries, part_of=(clients, bytes(DIGEST_SIZE)))
+
+    def sealed(peers: list[ClientId]) -> SealedShares:
+        boxes = dict.fromkeys(peers, bytes(BOX_SIZE))
+        return SealedShares(header=header, sender=0, boxes=boxes)
+
+    def passed_on(peers: list[ClientId]) -> ShareBoxes:
+        boxes = dict.fromkeys(peers, bytes(BOX_SIZE))
+        return ShareBoxes(header=header, recipient=0, boxes=boxes)
+
+    def signatures(peers: list[ClientId]) -> Signatures:
+        return Signatures(header=header, signatures=dict.fromkeys(peers, signature))
+
+    def reveal(peers: list[ClientId]) -> Reveal:
+        shares = dict.fromkeys(peers, Secret(bytes(SHARE_SIZE)))
+        return Reveal(header=header, sender=0, shares=shares)
+
+    frame = MaskedFrame(header=header, sender=0, index=0, words=np.empty(0, np.uint64))
+    survivors = listed(lambda alive: Survivors(header=header, alive=frozenset(alive)), clients)
+    signed = SignedSurvivors(header=header, sender=0, signature=signature)
+    sizes = {
+        Stage.ADVERTISE: (len(Advertise(header=header, sender=0, keys=keys).to_bytes()), 0),
+        Stage.SHARE: (listed(sealed, degree), listed(roster, degree + 1)),
+        Stage.MASK: (
+            8 * (words + 1) + len(frame_sizes(words + 1)) * len(frame.to_bytes()),
+            listed(passed_on, degree),
+        ),
+        Stage.SIGN: (len(signed.to_bytes()), survivors),
+        Stage.REVEAL: (
+            listed(reveal, held),
+            listed(signatures, held) if active else survivors,
+        ),
+    }
+    return {
+        stage: Traffic(bytes_up=sizes[stage][0], bytes_down=sizes[stage][1])
+        for stage in (Stage if active else UNSIGNED)
+    }
+
+
+def _p_insecure(clients: int, chosen: Plan, corrupted: int, lost: int, *, active: bool) -> float:
+    """[BBG+20]: both union bounds, over the cuts of the circle and over the clients."""
+    if chosen.degree is None:
+        return 0.0
+    n, k, t = clients, chosen.degree, chosen.threshold
+    cuts = n * (n - k - 1) // 2 * comb(corrupted + lost, k) / comb(n, k)
+    # A corrupt neighbour may answer for both secrets, an honest one for the set that it was shown:
+    # a server that lies opens both with x corrupt ones if 2 t <= k + x.
+    opening = max(2 * t - k, 0) if active else t
+    return min(1.0, cuts + n * _at_least(opening, n, corrupted, k))
+
+
+def _p_failure(clients: int, chosen: Plan, lost: int) -> float:
+    """A union bound over the clients: so many neighbours lost that too few are left."""
+    if chosen.degree is None:
+        return 0.0
+    too_many = chosen.degree - chosen.threshold + 1
+    return min(1.0, clients * _at_least(too_many, clients, lost, chosen.degree))
+
+
+def _at_least(least: int, population: int, marked: int, drawn: int) -> float:
+    """P[``least`` or more of those drawn are marked], hypergeometric; rounded once, at the end."""
+    rest = population - marked
+    first = max(least, drawn - rest)
+    term = comb(marked, first) * comb(rest, drawn - first)
+    total = 0
+    for x in range(first, min(marked, drawn) + 1):
+        total += term
+        term = term * (marked - x) * (drawn - x) // ((x + 1) * (rest - drawn + x + 1))
+    return total / comb(population, drawn)
+
+
+class _Speed:
+    """Seconds that the parts of a round take here, each the best of a few tries.
+
+    Shamir's sharing is timed at its own size up to ``MOST`` holders, beyond it at that
+    size and scaled by the number of multiplications.
+    """
+
+    MOST = 512
+    WORDS, MASKS = 2**15, 8  # one frame under a few masks: 0.3 ms
+    LIST = 64  # entries of a message
+
+    def __init__(self, clients: int, chosen: Plan) -> None:
+        self._clients, self._threshold = clients, chosen.threshold
+        self._degree = _degree(clients, chosen)
+        self._complete = chosen.degree is None
+        seed, about = Secret(bytes(range(SEED_SIZE))), bytes(29)
+        header = Header(bytes(SESSION_SIZE), 0)
+
+        key = PrivateKey(seed)
+        peer = PrivateKey(Secret(system(KEY_SIZE))).public
+        self._agree = _best(lambda: key.agree(peer, about))
+        content = Secret(bytes(2 * SHARE_SIZE))
+        self._box = _best(lambda: unseal(seed, seal(seed, content, about, system), about))
+        signing = SigningKey(seed)
+        signature = signing.sign(about, about)
+        self._sign = _best(lambda: signing.sign(about, about))
+        self._verify = _best(lambda: verify(signing.public, about, about, signature))
+
+        masks = [Mask(seed=seed, label=bytes([index])) for index in range(self.MASKS)]
+        words, word = np.zeros(self.WORDS, np.uint64), np.zeros(1, np.uint64)
+        self._stream = _best(lambda: expand(word, masks, Suite.AES_128_CTR)) / self.MASKS
+        whole = _best(lambda: expand(words, masks, Suite.AES_128_CTR)) / self.MASKS
+        self._word = (whole - self._stream) / self.WORDS
+        frame = MaskedFrame(header=header, sender=0, index=0, words=words)
+        self._send = _best(frame.to_bytes) / self.WORDS
+        sent = frame.to_bytes()
+        self._receive = (
+            _best(lambda: MaskedFrame.from_bytes(sent, expect=header, index=0, count=self.WORDS))
+            / self.WORDS
+        )
+
+        boxes = dict.fromkeys(range(self.LIST), bytes(BOX_SIZE))
+        data = SealedShares(header=header, sender=0, boxes=boxes).to_bytes()
+        self._entry = (
+            _best(lambda: SealedShares.from_bytes(data, expect=header).to_bytes()) / self.LIST
+        )
+
+        holders = clients if self._complete else self._degree
+        most = min(holders, self.MOST)
+        threshold = max(1, self._threshold * most // holders)
+        scale = self._threshold * holders / (threshold * most)
+        self._split = _best(lambda: split(content, threshold, most, system), tries=2) * scale
+        numbers, row = range(1, threshold + 1), [bytes(SHARE_SIZE)] * threshold
+        one = _best(lambda: combine(numbers, [row]))
+        several = _best(lambda: combine(numbers, [row] * 9))
+        each = max(several - one, 0.0) / 8
+        larger = self._threshold / threshold
+        self._rebuild = each * larger
+        self._weights = max(one - each, 0.0) * larger**2
+
+    def client(self, words: int, *, active: bool) -> float:
+        """Of one client: three agreements, a box each way and a mask for each peer."""
+        peers = self._degree
+        signing = 2 * self._sign + (peers + self._threshold) * self._verify
+        return (
+            (3 * peers + 2) * self._agree
+            + peers * (self._box + 2 * self._entry)
+            + self._split
+            + self._masks(peers + 1, words)
+            + (words + 1) * self._send
+            + (signing if active else 0.0)
+        )
+
+    def server(self, words: int, left: int, *, active: bool) -> float:
+        """Of the server: lists in and out, vectors in, and the masks that are still in the sum."""
+        n, lost = self._clients, self._clients - left
+        pairs = lost * self._degree * left // n
+        sets = 1 if self._complete else n  # of share holders, with Lagrange weights for each
+        return (
+            n * (2 * self._agree + (self._verify if active else 0.0))
+            + (4 if active else 3) * n * self._degree * self._entry  # rosters, boxes, shares
+            + left * (words + 1) * 2 * self._receive  # looked through, then added
+            + sets * self._weights
+            + n * self._rebuild
+            + (lost + pairs) * self._agree
+            + self._masks(left + pairs, words)
+        )
+
+    def _masks(self, count: int, words: int) -> float:
+        return count * (self._stream + (words + 1) * self._word)
+
+
+def _best(call: Callable[[], object], tries: int = 5) -> float:
+    """Seconds of the fastest of a few calls."""
+    times = []
+    for _ in range(tries):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return min(times)
