@@ -173,7 +173,8 @@ def _threshold(
             break
         tail += probability
         fewest_alive += 1
-    return max(most_corrupt + 1, 2) if most_corrupt < fewest_alive else None
+    threshold = max(most_corrupt + 1, 2)
+    return threshold if threshold <= fewest_alive else None
 
 
 def _hypergeometric(population: int, marked: int, drawn: int) -> tuple[int, list[float]]:
