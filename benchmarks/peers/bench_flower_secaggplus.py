@@ -1,0 +1,512 @@
+"""A round of 100 clients over 10**6 entries, 10 dropped, beside Flower's SecAgg+ functions.
+
+Both sides do the same work on one machine, in turn, and the clock counts CPU
+seconds: floats are weighted, clipped to [-8, 8] and rounded stochastically to as
+many levels, masked, summed, unmasked and divided by the sum of the weights; 51
+shares open a secret.
+
+Flower's side is its own code. A client is the four stage functions of
+``secaggplus_mod``, without the messages and the saved state around them; a server
+is the two stage methods of ``SecAggPlusWorkflow`` that hold work, over a grid that
+answers at once. What is chosen for it is what serves it best: the model is one
+array, node numbers are small, its server forwards no boxes. That server rebuilds
+secrets and masks one by one, so a tenth of the owners (9 alive, 1 dropped) is timed
+and counted ten times; the rest of the stage is timed alone and counted once. Levels
+and modulus change neither its time nor its bytes.
+
+The complete graph is compared at 14 bits, where our entries lie three in a word, and
+at Flower's default of 22, where two do; and with Flower on a ring of 28 neighbours,
+threshold 15, against our complete graph.
+"""
+
+import functools
+import hashlib
+import itertools
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from protocols.bonawitz import Agreement, CollectKeys, CollectVectors, Params, join
+from protocols.entropy import Entropy, system
+from secagg.payload import Count, Layout, Segment
+from secagg.quantize import FixedPoint
+
+if find_spec("flwr") is None:
+    pytest.skip("no Flower to compare with: pip install 'secagg[dev]'", allow_module_level=True)
+
+from flwr.app import ConfigRecord, RecordDict
+from flwr.client.mod.secure_aggregation.secaggplus_mod import (
+    SecAggPlusState,
+    _collect_masked_vectors,
+    _setup,
+    _share_keys,
+    _unmask,
+)
+from flwr.common import (
+    Code,
+    FitRes,
+    Status,
+    ndarray_to_bytes,
+    ndarrays_to_parameters,
+    parameters_to_ndarrays,
+)
+from flwr.common.secure_aggregation.crypto.shamir import create_shares
+from flwr.common.secure_aggregation.crypto.symmetric_encryption import encrypt, generate_shared_key
+from flwr.common.secure_aggregation.quantization import quantize
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
+from flwr.common.secure_aggregation.secaggplus_utils import (
+    pseudo_rand_gen,
+    share_keys_plaintext_concat,
+)
+from flwr.common.serde import recorddict_to_proto
+from flwr.compat.common.recorddict_compat import fitres_to_recorddict
+from flwr.server.workflow import SecAggPlusWorkflow
+from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD
+from flwr.server.workflow.constant import Key as WorkflowKey
+from flwr.server.workflow.secure_aggregation.secaggplus_workflow import WorkflowState
+from flwr.supercore.primitives.asymmetric import (
+    bytes_to_private_key,
+    bytes_to_public_key,
+    generate_key_pairs,
+    private_key_to_bytes,
+    public_key_to_bytes,
+)
+from flwr.supercore.task_identity import TaskIdentity
+
+CLIENTS, ENTRIES = 100, 10**6
+ALIVE = [client for client in range(CLIENTS) if client % 10 != 9]
+TENTH = range(10)  # nine of them alive, as of all
+ME = 0
+THRESHOLD = 51  # the least that is safe in a complete graph
+CLIP, WEIGHT, MAX_WEIGHT = 8.0, 600, 1000  # clip and largest weight are Flower's defaults
+MODULUS = 2**32  # Flower's default; its entries travel as int64 whatever it is
+REPEATS = 5
+
+Words = NDArray[np.uint64]
+
+
+class Clock:
+    """CPU seconds of each stage, and of all of them together."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, list[float]] = defaultdict(list)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begin = time.process_time()
+        yield
+        self.stages[stage].append(time.process_time() - begin)
+
+    def median(self) -> float:
+        return statistics.median(map(sum, zip(*self.stages.values(), strict=True)))
+
+    def milliseconds(self) -> dict[str, float]:
+        return {name: round(1e3 * statistics.median(s), 2) for name, s in self.stages.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is compared: bits of an entry, and how many of the clients Flower's client knows."""
+
+    bits: int
+    shares: int = CLIENTS
+    threshold: int = THRESHOLD
+
+    @property
+    def levels(self) -> int:
+        return 1 << self.bits
+
+    @property
+    def ratio(self) -> float:
+        """A client's weight as Flower rounds it, on both sides."""
+        return round(WEIGHT / MAX_WEIGHT * self.levels) / self.levels
+
+
+CASES = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Case(bits=14), id="complete"),
+        pytest.param(Case(bits=22), id="complete-22-bits"),
+        pytest.param(Case(bits=14, shares=29, threshold=15), id="theirs-28-neighbours"),
+    ],
+)
+UPDATE = np.random.default_rng(0).normal(0, 1, ENTRIES).astype(np.float32)
+
+
+# Ours
+
+
+def counting(seed: int) -> Entropy:
+    """The same keys each time, so that one roster serves every repetition."""
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+class Ours:
+    """One recorded round, of which any party can be run again."""
+
+    def __init__(self, case: Case) -> None:
+        codec = FixedPoint(clip=CLIP, bits=case.bits)
+        self.case = case
+        self.layout = Layout(
+            segments=(
+                Segment(name="update", entries=ENTRIES, codec=codec),
+                Segment(name="weight", entries=1, codec=Count(maximum=case.levels)),
+            ),
+            clients=CLIENTS,
+        )
+        self.agreement = Agreement(
+            params=Params(clients=CLIENTS, threshold=THRESHOLD, words=self.layout.words),
+            session=system(16),
+            round=1,
+            public=hashlib.sha256(self.layout.to_bytes()).digest(),
+        )
+        words = self.encode()
+        joined = [join(self.agreement, client, counting(client)) for client in range(CLIENTS)]
+        self.keys = [message for message, _ in joined]
+        collect = CollectKeys(self.agreement)
+        for message in self.keys:
+            collect.receive(message)
+        self.rosters, shares = collect.close()
+        shared = [state.on_roster(self.rosters[n]) for n, (_, state) in enumerate(joined)]
+        self.shares = [message for message, _ in shared]
+        for message in self.shares:
+            shares.receive(message)
+        self.boxes, vectors = shares.close()
+        masked = [shared[client][1].on_boxes(self.boxes[client], words) for client in ALIVE]
+        self.vectors = [list(frames) for frames, _ in masked]
+        for frames in self.vectors:
+            vectors.receive(frames)
+        self.survivors, _ = vectors.close()
+        self.answers = [state.on_survivors(self.survivors) for _, state in masked]
+
+    def encode(self) -> Words:
+        ratio = self.case.ratio
+        weight = round(ratio * self.case.levels)
+        return self.layout.encode({"update": UPDATE * np.float32(ratio), "weight": weight})
+
+    def client(self, clock: Clock) -> int:
+        """All four stages; returns the bytes that went up."""
+        with clock("advertise"):
+            keys, roster = join(self.agreement, ME, counting(ME))
+        with clock("share"):
+            shares, boxes = roster.on_roster(self.rosters[ME])
+        with clock("quantise"):
+            words = self.encode()
+        with clock("mask"):
+            parts, survivors = boxes.on_boxes(self.boxes[ME], words)
+            frames = list(parts)
+        with clock("reveal"):
+            answer = survivors.on_survivors(self.survivors)
+        return sum(map(len, (keys, shares, *frames, answer)))
+
+    def waiting(self) -> CollectVectors:
+        keys = CollectKeys(self.agreement)
+        for message in self.keys:
+            keys.receive(message)
+        _, shares = keys.close()
+        for message in self.shares:
+            shares.receive(message)
+        return shares.close()[1]
+
+    def server(self, clock: Clock) -> NDArray[np.float64]:
+        """From the first masked vector to the weighted mean."""
+        vectors = self.waiting()
+        with clock("collect"):
+            for frames in self.vectors:
+                vectors.receive(frames)
+        with clock("unmask"):
+            _, reveals = vectors.close()
+            for answer in self.answers:
+                reveals.receive(answer)
+            total = reveals.close()
+        with clock("decode"):
+            sums = self.layout.decode(total.words)
+            mean: NDArray[np.float64] = sums["update"] * (self.case.levels / sums["weight"][0])
+        return mean
+
+
+# Theirs
+
+
+def on_the_wire(reply: dict[str, Any]) -> int:
+    """Bytes of a reply as Flower serialises it, without the message around it."""
+    content = RecordDict({RECORD_KEY_CONFIGS: ConfigRecord(reply, keep_input=False)})
+    return len(recorddict_to_proto(content).SerializeToString())
+
+
+class FlowerClient:
+    """The stages of ``secaggplus_mod``, and peers who answer them."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.parameters = ndarrays_to_parameters([UPDATE])
+        self.peers = [set_up(case, number) for number in range(1, case.shares)]
+        self.seed_shares = create_shares(system(32), case.threshold, case.shares)
+        self.key_shares = create_shares(self.peers[0].sk1, case.threshold, case.shares)
+        self.alive = [peer.nid for peer in self.peers if peer.nid in ALIVE]
+
+    def __call__(self, clock: Clock) -> int:
+        """All four stages; returns the bytes that went up."""
+        state = SecAggPlusState()
+        state.nid = ME
+        with clock("advertise"):
+            keys = _setup(state, ConfigRecord(setting(self.case)))
+        everyone = [state, *self.peers]
+        with clock("share"):
+            shares = _share_keys(
+                state, ConfigRecord({str(one.nid): [one.pk1, one.pk2] for one in everyone})
+            )
+        boxes = [self.box(one, state) for one in self.peers]
+        with clock("mask"):
+            masked = _collect_masked_vectors(
+                state,
+                ConfigRecord(
+                    {Key.CIPHERTEXT_LIST: boxes, Key.SOURCE_LIST: [peer.nid for peer in self.peers]}
+                ),
+                WEIGHT,
+                self.parameters,
+            )
+        dead = [peer.nid for peer in self.peers if peer.nid not in ALIVE]
+        with clock("reveal"):
+            revealed = _unmask(
+                state,
+                ConfigRecord(
+                    {Key.ACTIVE_NODE_ID_LIST: [ME, *self.alive], Key.DEAD_NODE_ID_LIST: dead}
+                ),
+            )
+        return sum(map(on_the_wire, (keys, shares, masked, revealed)))
+
+    def box(self, sender: SecAggPlusState, me: SecAggPlusState) -> bytes:
+        key = generate_shared_key(bytes_to_private_key(sender.sk2), bytes_to_public_key(me.pk2))
+        pair = self.seed_shares[sender.nid], self.key_shares[sender.nid]
+        return encrypt(key, share_keys_plaintext_concat(sender.nid, ME, *pair))
+
+
+def setting(case: Case) -> dict[str, Any]:
+    return {
+        Key.SAMPLE_NUMBER: CLIENTS,
+        Key.SHARE_NUMBER: case.shares,
+        Key.THRESHOLD: case.threshold,
+        Key.CLIPPING_RANGE: CLIP,
+        Key.TARGET_RANGE: case.levels,
+        Key.MOD_RANGE: MODULUS,
+        Key.MAX_WEIGHT: float(MAX_WEIGHT),
+    }
+
+
+def set_up(case: Case, number: int) -> SecAggPlusState:
+    state = SecAggPlusState()
+    state.nid = number
+    _setup(state, ConfigRecord(setting(case)))
+    return state
+
+
+class FlowerServer:
+    """``SecAggPlusWorkflow`` from the first masked vector on, and a grid that answers at once."""
+
+    def __init__(self, case: Case) -> None:
+        self.workflow = SecAggPlusWorkflow(
+            case.shares,
+            case.threshold,
+            max_weight=MAX_WEIGHT,
+            clipping_range=CLIP,
+            quantization_range=case.levels,
+            modulus_range=MODULUS,
+        )
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # of its messages
+        self.case = case
+        pairs = [generate_key_pairs() for _ in range(CLIENTS)]
+        self.public = {n: [public_key_to_bytes(pk)] * 2 for n, (_, pk) in enumerate(pairs)}
+        keys = {n: private_key_to_bytes(sk) for n, (sk, _) in enumerate(pairs)}
+        secrets = {n: system(32) if n in ALIVE else keys[n] for n in TENTH}
+        self.shares = {
+            owner: dict(
+                zip(
+                    self.neighbours(owner),
+                    create_shares(secret, case.threshold, case.shares),
+                    strict=True,
+                )
+            )
+            for owner, secret in secrets.items()
+        }
+
+        factor = round(case.ratio * case.levels)
+        (levels,) = quantize([UPDATE.astype(np.float64) * case.ratio], CLIP, case.levels)
+        summed = [np.array([factor]), levels.astype(np.int64)]
+        self.upload = [ndarray_to_bytes(array) for array in summed]
+        self.bare = [len(ALIVE) * array for array in summed]
+        self.masked = self.bare
+        for sign, seed in self.masks(secrets):
+            mask = pseudo_rand_gen(seed, MODULUS, [array.shape for array in summed])
+            self.masked = [a + sign * m for a, m in zip(self.masked, mask, strict=True)]
+
+    def masks(self, secrets: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
+        """What was added for the clients of ``TENTH`` and is still there: a sign and a seed."""
+        for owner, secret in secrets.items():
+            if owner in ALIVE:
+                yield 1, secret
+                continue
+            for other in self.neighbours(owner) - {owner}:
+                theirs = bytes_to_public_key(self.public[other][0])
+                yield (
+                    1 if other > owner else -1,
+                    generate_shared_key(bytes_to_private_key(secret), theirs),
+                )
+
+    def neighbours(self, node: int) -> set[int]:
+        """Its ring, as the workflow lays it, itself included."""
+        half = self.case.shares // 2
+        return {(node + offset) % CLIENTS for offset in range(-half, half + 1)}
+
+    def __call__(self, clock: Clock) -> NDArray[np.float64]:
+        """From the first masked vector to the weighted mean; a tenth of the unmasking."""
+        collected = self.state(range(CLIENTS))
+        with clock("collect"):
+            arrived = self.workflow.collect_masked_vectors_stage(
+                grid([self.result(node) for node in ALIVE]), context(None), collected
+            )
+        assert arrived
+        idle, _ = self.unmask((), self.bare)
+        tenth, mean = self.unmask(TENTH, self.masked)
+        clock.stages["unmask"].append(10 * (tenth - idle))
+        clock.stages["decode"].append(idle)
+        return mean
+
+    def unmask(
+        self, owners: Sequence[int], vector: list[NDArray[Any]]
+    ) -> tuple[float, NDArray[np.float64]]:
+        state = self.state(owners)
+        state.aggregate_ndarrays = vector
+        fitres: Any = SimpleNamespace(parameters=None)
+        nobody: Any = None
+        state.legacy_results = [(nobody, fitres)]
+        strategy = SimpleNamespace(aggregate_fit=lambda *_: (None, {}))
+        replies = []
+        for node in ALIVE:
+            asked = [owner for owner in owners if node in self.shares[owner]]
+            shares = [self.shares[owner][node] for owner in asked]
+            reply = ConfigRecord({Key.NODE_ID_LIST: asked, Key.SHARE_LIST: shares})
+            replies.append(answer(node, RecordDict({RECORD_KEY_CONFIGS: reply})))
+        begin = time.process_time()
+        done = self.workflow.unmask_stage(grid(replies), context(strategy), state)
+        seconds = time.process_time() - begin
+        assert done
+        return seconds, parameters_to_ndarrays(fitres.parameters)[0]
+
+    def state(self, owners: Sequence[int]) -> WorkflowState:
+        proxies: Any = dict.fromkeys(ALIVE)
+        return WorkflowState(
+            nid_to_proxies=proxies,
+            nid_to_fitins={node: RecordDict() for node in range(CLIENTS)},
+            sampled_node_ids=set(owners),
+            active_node_ids=set(ALIVE),
+            num_shares=self.case.shares,
+            threshold=self.case.threshold,
+            clipping_range=CLIP,
+            quantization_range=self.case.levels,
+            mod_range=MODULUS,
+            max_weight=MAX_WEIGHT,
+            nid_to_neighbours={node: self.neighbours(node) for node in range(CLIENTS)},
+            nid_to_publickeys=self.public,
+            forward_srcs={node: [] for node in range(CLIENTS)},
+            forward_ciphertexts={node: [] for node in range(CLIENTS)},
+        )
+
+    def result(self, node: int) -> Any:
+        fitres = FitRes(Status(Code.OK, ""), ndarrays_to_parameters([]), WEIGHT, {})
+        content = fitres_to_recorddict(fitres, keep_input=False)
+        content.config_records[RECORD_KEY_CONFIGS] = ConfigRecord(
+            {Key.MASKED_PARAMETERS: self.upload}
+        )
+        return answer(node, content)
+
+
+# What Flower's server stands between, as far as its two stages look at it: hence Any.
+
+
+def grid(replies: list[Any]) -> Any:
+    """Answers a stage with messages that have been there all along."""
+    return SimpleNamespace(send_and_receive=lambda _, timeout: replies)
+
+
+def answer(node: int, content: RecordDict) -> Any:
+    metadata = SimpleNamespace(src_node_id=node)
+    return SimpleNamespace(metadata=metadata, content=content, has_error=lambda: False)
+
+
+def context(strategy: object) -> Any:
+    records = {MAIN_CONFIGS_RECORD: {WorkflowKey.CURRENT_ROUND: 1}}
+    return SimpleNamespace(state=SimpleNamespace(config_records=records), strategy=strategy)
+
+
+# Side by side
+
+
+@functools.cache
+def recorded(bits: int) -> Ours:
+    return Ours(Case(bits=bits))
+
+
+def report(benchmark: BenchmarkFixture, case: Case, ours: Clock, theirs: Clock) -> None:
+    benchmark.extra_info.update(
+        flwr=version("flwr"),
+        their_shares=case.shares,
+        their_threshold=case.threshold,
+        bits=case.bits,
+        lanes=recorded(case.bits).layout.lanes[0],
+        times_faster=round(theirs.median() / ours.median(), 1),
+        our_ms=round(1e3 * ours.median(), 1),
+        their_ms=round(1e3 * theirs.median(), 1),
+        our_stages_ms=ours.milliseconds(),
+        their_stages_ms=theirs.milliseconds(),
+    )
+
+
+@pytest.mark.benchmark(timer=time.process_time)
+@CASES
+def test_client(benchmark: BenchmarkFixture, case: Case) -> None:
+    ours, theirs = recorded(case.bits), FlowerClient(case)
+    our_clock, their_clock, uploads = Clock(), Clock(), []
+    pedantic: Any = benchmark.pedantic  # it comes without types
+    uploaded = pedantic(
+        ours.client,
+        args=(our_clock,),
+        setup=lambda: uploads.append(theirs(their_clock)),
+        rounds=REPEATS,
+    )
+    report(benchmark, case, our_clock, their_clock)
+    benchmark.extra_info["our_bytes_up"] = uploaded
+    benchmark.extra_info["their_bytes_up"] = uploads[-1]
+    benchmark.extra_info["upload_ratio"] = round(uploaded / uploads[-1], 4)
+
+
+@pytest.mark.benchmark(timer=time.process_time)
+@CASES
+def test_server(benchmark: BenchmarkFixture, case: Case) -> None:
+    ours, theirs = recorded(case.bits), FlowerServer(case)
+    our_clock, their_clock, means = Clock(), Clock(), []
+    pedantic: Any = benchmark.pedantic  # it comes without types
+    mean = pedantic(
+        ours.server,
+        args=(our_clock,),
+        setup=lambda: means.append(theirs(their_clock)),
+        rounds=REPEATS if case.shares < CLIENTS else 3,  # theirs takes seconds
+    )
+    report(benchmark, case, our_clock, their_clock)
+    benchmark.extra_info["their_unmask_timed"] = "a tenth, times ten"
+    step = 2 * CLIP / (case.levels - 2) / case.ratio
+    for found in (mean, means[-1]):
+        assert np.abs(found - UPDATE).max() <= 1.1 * step  # a tenth for the rounding of float32
