@@ -46,7 +46,7 @@ class Raw:
     def __init__(self, processes: int) -> None:
         command = [sys.executable, "-c", RAW]
         self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             for _ in range(processes)
         ]
         self._wait(processes)
