@@ -2,6 +2,7 @@
 # make test   the tests (make test-all: the slow ones too)
 # make check  format, lint, types, architecture
 # make bench  the benchmarks
+# make vectors  the test vectors: a change in them is a change of the wire
 #
 # Each makes .venv on its first call and installs nothing on the second.
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 PINS := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN ?= runs/demo
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all check bench vectors clean
 .DELETE_ON_ERROR:
 
 .venv/.made:
@@ -43,6 +44,9 @@ check: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+vectors: .venv/.dev
+	$(BIN)/python tests/vectors/make.py
 
 clean:
 	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis .import_linter_cache

@@ -1,13 +1,23 @@
-"""Pairwise-mask secure aggregation of Bonawitz et al. [BIK+17], complete graph.
+"""Pairwise-mask secure aggregation: Bonawitz et al. [BIK+17], and SecAgg+ [BBG+20].
 
-Guarantee: an honest-but-curious server, alone or with fewer than ``threshold``
-clients, learns the sum of the survivors' vectors modulo 2**64 and nothing else
-about them. Clients may vanish at any stage; while ``threshold`` and
-``minimum_survivors`` are left the sum is exact, below that nothing is released.
-Not protected from: a server that lies about who is alive to different clients,
-the server with ``threshold`` clients, and a client that sends a wrong input.
+Guarantee: the server, alone or with the corrupt clients that the parameters name,
+learns the sum of the survivors' vectors modulo 2**64 and nothing else about them.
+Clients may vanish at any stage; while enough are left the sum is exact, below that
+nothing is released.
+
+| parameters | the server | learns more only with |
+|---|---|---|
+| ``threshold`` | follows the protocol | ``threshold`` clients |
+| ``rates`` (sparse graph) | follows the protocol | more than the planned fraction; or once in 2**40 |
+| ``threshold``, ``active`` | may lie | more than ``corrupt`` clients |
+| ``rates``, ``active`` | draws the graph honestly, may lie later | more than the planned fraction |
+
+Not protected from: a client that sends a wrong input, a roster of identities that
+comes from the server itself, and what the sum says.
 
 [BIK+17]: Practical Secure Aggregation, https://eprint.iacr.org/2017/281
+[BBG+20]: Secure Single-Server Aggregation with (Poly)Logarithmic Overhead,
+https://eprint.iacr.org/2020/704
 """
 
 from protocols.bonawitz.client import (

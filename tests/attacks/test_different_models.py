@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, Sum, join
-from protocols.bonawitz.messages import Roster, SealedShares, ShareBoxes
+from protocols.bonawitz import Agreement, CollectKeys, Params, Sum, client, join
+from protocols.bonawitz.messages import Advertise, Roster, SealedShares, ShareBoxes
 from protocols.bonawitz.params import Context
 from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
+from protocols.primitives.sign import SigningKey
+from protocols.secrets import Secret
 
 VICTIM, CLIENTS = 1, (1, 2, 3, 4)
 MODEL, DEAD_MODEL = hashlib.sha256(b"model").digest(), hashlib.sha256(b"dead model").digest()
@@ -168,3 +170,92 @@ def test_shown_different_rosters_no_client_opens_anothers_box() -> None:
     message = ShareBoxes(header=AGREED.header, recipient=VICTIM, boxes=boxes).to_bytes()
     with pytest.raises(RemoteProtocolError, match="a box does not open"):
         states[VICTIM].on_boxes(message, update_of(VICTIM, MODEL))
+
+
+SIGNED = replace(AGREED, params=replace(AGREED.params, active=True, corrupt=0))
+IDENTITIES = {number: SigningKey(Secret(bytes([number]) * 32)) for number in CLIENTS}
+PUBLICS = {number: key.public for number, key in IDENTITIES.items()}
+
+
+def shown_by_a_liar(shown: Callable[[int], bytes]) -> dict[int, Any]:
+    """The clients, each with what it makes of the roster; the server looks at no signature."""
+    entries, states = {}, {}
+    for number in CLIENTS:
+        agreement = replace(SIGNED, public=shown(number))
+        message, states[number] = join(
+            agreement, number, counting(number), identity=IDENTITIES[number], identities=PUBLICS
+        )
+        keys = Advertise.from_bytes(message, expect=SIGNED.header, signed=True).keys
+        entries[number] = keys
+    roster = Roster(header=SIGNED.header, entries=entries).to_bytes()
+    return {number: states[number].on_roster(roster) for number in CLIENTS}
+
+
+def test_where_keys_are_signed_no_client_shares_anything_with_who_saw_another_model() -> None:
+    shown_by_a_liar(everybody_the_same)
+    with pytest.raises(RemoteProtocolError, match="client 2 are not signed by its identity"):
+        shown_by_a_liar(dead_for_all_but_the_victim)
+
+
+def test_a_server_turns_away_keys_signed_for_another_model() -> None:
+    collect = CollectKeys(SIGNED, PUBLICS)
+    message, _ = join(
+        replace(SIGNED, public=DEAD_MODEL),
+        2,
+        counting(2),
+        identity=IDENTITIES[2],
+        identities=PUBLICS,
+    )
+    with pytest.raises(RemoteProtocolError, match="client 2 are not signed by its identity"):
+        collect.receive(message)
+
+
+def signed_round(shown: Callable[[int], bytes]) -> Sum:
+    agreements = {number: replace(SIGNED, public=shown(number)) for number in CLIENTS}
+    collect = CollectKeys(SIGNED, PUBLICS)
+    states: dict[int, Any] = {}
+    for number in CLIENTS:
+        message, states[number] = join(
+            agreements[number],
+            number,
+            counting(number),
+            identity=IDENTITIES[number],
+            identities=PUBLICS,
+        )
+        collect.receive(message)
+    rosters, shares = collect.close()
+    for number in CLIENTS:
+        message, states[number] = states[number].on_roster(rosters[number])
+        shares.receive(message)
+    boxes, vectors = shares.close()
+    for number in CLIENTS:
+        words = update_of(number, shown(number))
+        frames, states[number] = states[number].on_boxes(boxes[number], words)
+        vectors.receive(list(frames))
+    message, collect_signatures = vectors.close_to_sign()
+    for number in CLIENTS:
+        answer, states[number] = states[number].sign_survivors(message)
+        collect_signatures.receive(answer)
+    signatures, reveals = collect_signatures.close()
+    for number in CLIENTS:
+        reveals.receive(states[number].on_signatures(signatures[number]))
+    return reveals.close()
+
+
+def test_signatures_that_name_no_model_let_the_attack_through_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unbind_everything(monkeypatch)
+    monkeypatch.setattr(Agreement, "advertise", lambda _, number: bytes([number]))
+    stolen = signed_round(dead_for_all_but_the_victim)
+    assert np.array_equal(stolen.words, update_of(VICTIM, MODEL))
+
+
+def test_were_keys_not_signed_boxes_would_still_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Agreement, "advertise", lambda _, number: bytes([number]))
+    assert signed_round(everybody_the_same).words.tolist() == [4010] * 3
+    with pytest.raises(RemoteProtocolError, match="a box does not open"):
+        signed_round(dead_for_all_but_the_victim)
+    monkeypatch.setattr(client, "unseal", lambda *_: Secret(bytes(64)))
+    with pytest.raises(RemoteProtocolError, match="clients have signed the survivors"):
+        signed_round(dead_for_all_but_the_victim)

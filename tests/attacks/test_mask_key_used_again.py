@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, join
 from protocols.bonawitz.messages import Advertise, MaskedFrame, Reveal, Roster
-from protocols.entropy import Entropy
+from protocols.entropy import Entropy, system
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks, Suite
 from protocols.primitives.shamir import combine
+from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 
 FIRST = Agreement(
@@ -126,3 +127,25 @@ def test_join_draws_new_keys_each_time() -> None:
         keys = Advertise.from_bytes(message, expect=FIRST.header).keys
         drawn |= {keys.mask, keys.seal}
     assert len(drawn) == 40
+
+
+def test_an_identity_outlives_a_round_and_the_keys_that_it_signs_do_not() -> None:
+    identity = SigningKey(Secret(bytes(32)))
+    params = replace(FIRST.params, active=True, corrupt=0)
+    drawn, signatures, asked = set(), set(), []
+
+    def entropy(size: int) -> bytes:
+        asked.append(size)
+        return system(size)
+
+    for number in range(1, 11):
+        agreement = replace(FIRST, params=params, round=number)
+        message, _ = join(
+            agreement, VICTIM, entropy, identity=identity, identities={VICTIM: identity.public}
+        )
+        keys = Advertise.from_bytes(message, expect=agreement.header, signed=True).keys
+        drawn |= {keys.mask, keys.seal}
+        signatures.add(keys.signature)
+    assert len(drawn) == 20
+    assert len(signatures) == 10
+    assert asked == [32, 32, 32] * 10

@@ -23,8 +23,18 @@ from protocols.errors import RemoteProtocolError
 class Careless(Params):
     """The rule removed: the minimum of survivors is agreed upon, and nobody looks at it."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "minimum_survivors", Unread(self.minimum_survivors))
+
     def needed(self, plan: Plan) -> int:
         return plan.threshold
+
+
+class Unread(int):
+    """A number that is written as it is, and that nothing is less than."""
+
+    def __gt__(self, _: int) -> bool:
+        return False
 
 
 def agreement_of(params: Params) -> Agreement:

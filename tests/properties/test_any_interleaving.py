@@ -2,15 +2,18 @@
 
 A machine plays both: it delivers messages in any order, late, again and again or
 never, flips bits in them, crashes clients and restores them from any record that
-they ever wrote, and closes the server's stages at any time.
+they ever wrote, and closes the server's stages at any time. The graph is complete
+or sparse, and the server trusted or not.
 """
 
 import hashlib
 import itertools
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,10 +29,12 @@ from protocols.bonawitz import (
     Agreement,
     AwaitBoxes,
     AwaitRoster,
+    AwaitSignatures,
     AwaitSurvivors,
     CollectKeys,
     CollectVectors,
     Params,
+    Rates,
     Sum,
     join,
     restore,
@@ -38,10 +43,11 @@ from protocols.bonawitz.messages import Reveal, Survivors
 from protocols.entropy import Entropy
 from protocols.errors import ProtocolError
 from protocols.primitives.prg import Suite
+from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 
-CLIENTS = range(4)
 WORDS = 3
+IDENTITIES = {n: SigningKey(Secret(bytes([n + 1]) * 32)) for n in range(10)}
 outcomes: Counter[str] = Counter()
 
 
@@ -63,25 +69,36 @@ class Burnt:
 class AnyInterleaving(RuleBasedStateMachine):
     """Clients live in records only: a host moves a state out, answers, and moves the next in."""
 
+    PARAMS = Params(clients=4, threshold=3, words=WORDS)
+
     @initialize(suite=st.sampled_from(list(Suite)), minimum=st.integers(2, 4), seed=st.integers())
     def begin(self, suite: Suite, minimum: int, seed: int) -> None:
-        params = Params(clients=4, threshold=3, minimum_survivors=minimum, words=WORDS, suite=suite)
+        params = replace(self.PARAMS, minimum_survivors=minimum, suite=suite)
         self.agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+        self.clients = range(params.clients)
         self.inputs: dict[int, NDArray[np.uint64]] = {
             client: np.frombuffer(
                 hashlib.shake_256(f"{seed}/{client}".encode()).digest(8 * WORDS), "<u8"
             )
-            for client in CLIENTS
+            for client in self.clients
         }
-        self.server: Any = CollectKeys(self.agreement)
+        publics = {client: IDENTITIES[client].public for client in self.clients}
+        known = publics if params.active else None
+        self.server: Any = CollectKeys(self.agreement, known)
         self.to_server: list[Any] = []
         self.to_clients: list[tuple[int, bytes]] = []
-        self.stores = {client: Burnt() for client in CLIENTS}
+        self.stores = {client: Burnt() for client in self.clients}
         self.disks: dict[int, list[Secret]] = {}
         self.answers: dict[tuple[int, int], Any] = {}
         self.named: frozenset[int] = frozenset()
-        for client in CLIENTS:
-            message, state = join(self.agreement, client, counting((seed, client)))
+        for client in self.clients:
+            message, state = join(
+                self.agreement,
+                client,
+                counting((seed, client)),
+                identity=IDENTITIES[client] if known else None,
+                identities=known,
+            )
             self.to_server.append(message)
             self.disks[client] = [state.into_record()]
 
@@ -96,8 +113,12 @@ class AnyInterleaving(RuleBasedStateMachine):
             case AwaitBoxes():
                 frames, after = state.on_boxes(message, self.inputs[client])
                 reply = list(frames)
+            case AwaitSurvivors() if self.agreement.params.active:
+                reply, after = state.sign_survivors(message)
             case AwaitSurvivors():
                 reply = state.on_survivors(message)
+            case AwaitSignatures():
+                reply = state.on_signatures(message)
         before = self.answers.setdefault((client, state.STAGE), reply)
         assert before == reply, "one stage had two answers"
         if after is not None:
@@ -168,17 +189,19 @@ class AnyInterleaving(RuleBasedStateMachine):
     @rule(data=st.data())
     def deliver_to_the_wrong_client(self, data: st.DataObject) -> None:
         _, message = data.draw(st.sampled_from(self.to_clients))
-        self.tell(data.draw(st.sampled_from(list(CLIENTS))), message)
+        self.tell(data.draw(st.sampled_from(self.clients)), message)
 
     @precondition(lambda self: self.alive and self.named)
-    @rule(client=st.sampled_from(list(CLIENTS)), alive=st.frozensets(st.sampled_from(CLIENTS)))
-    def lie_about_the_survivors(self, client: int, alive: frozenset[int]) -> None:
+    @rule(data=st.data())
+    def lie_about_the_survivors(self, data: st.DataObject) -> None:
+        client = data.draw(st.sampled_from(self.clients))
+        alive = data.draw(st.frozensets(st.sampled_from(self.clients)))
         self.tell(client, Survivors(header=self.agreement.header, alive=alive).to_bytes())
 
     @precondition(lambda self: self.alive)
-    @rule(client=st.sampled_from(list(CLIENTS)), kept=st.integers(1, 3))
-    def roll_back(self, client: int, kept: int) -> None:
-        del self.disks[client][kept:]
+    @rule(data=st.data(), kept=st.integers(1, 4))
+    def roll_back(self, data: st.DataObject, kept: int) -> None:
+        del self.disks[data.draw(st.sampled_from(self.clients))][kept:]
 
     @precondition(lambda self: self.alive and self.to_server)
     @rule(data=st.data())
@@ -199,7 +222,10 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     def end_stage(self) -> None:
         try:
-            closed = self.server.close()
+            if isinstance(self.server, CollectVectors) and self.agreement.params.active:
+                closed = self.server.close_to_sign()
+            else:
+                closed = self.server.close(*self.entropy_for(self.server))
         except ProtocolError as error:
             outcomes[f"closed: {type(error).__name__}"] += 1
             self.server = None
@@ -216,14 +242,20 @@ class AnyInterleaving(RuleBasedStateMachine):
             self.to_clients.extend(message.items())
 
     @precondition(lambda self: not self.alive)
-    @rule(client=st.sampled_from(list(CLIENTS)), data=st.data())
-    def deliver_after_the_end(self, client: int, data: st.DataObject) -> None:
+    @rule(data=st.data())
+    def deliver_after_the_end(self, data: st.DataObject) -> None:
         if self.to_clients:
+            client = data.draw(st.sampled_from(self.clients))
             self.tell(client, data.draw(st.sampled_from(self.to_clients))[1])
 
+    @staticmethod
+    def entropy_for(server: Any) -> tuple[Entropy, ...]:
+        return (counting("graph"),) if isinstance(server, CollectKeys) else ()
+
     def check(self, released: Sum) -> None:
+        params = self.agreement.params
         assert set(released.survivors) == self.named
-        assert len(self.named) >= self.agreement.params.needed(self.agreement.params.plan(2))
+        assert len(self.named) >= max(params.minimum_survivors, params.threshold or 0)
         total = np.zeros(WORDS, np.uint64)
         for client in released.survivors:
             total += self.inputs[client]
@@ -232,7 +264,7 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for (_, stage), reply in getattr(self, "answers", {}).items():
-            if stage == AwaitSurvivors.STAGE:
+            if stage == (AwaitSignatures if self.PARAMS.active else AwaitSurvivors).STAGE:
                 Reveal.from_bytes(reply, expect=self.agreement.header)
 
     @staticmethod
@@ -243,12 +275,42 @@ class AnyInterleaving(RuleBasedStateMachine):
         return bytes(copy)
 
 
-def test_any_interleaving_gives_the_exact_sum_or_a_protocol_error() -> None:
+class AnyInterleavingSigned(AnyInterleaving):
+    """The server may lie: keys and survivors are signed."""
+
+    PARAMS = Params(clients=4, threshold=3, words=WORDS, active=True)
+
+
+class AnyInterleavingSparse(AnyInterleaving):
+    """Four neighbours of ten clients, and a threshold of two."""
+
+    PARAMS = Params(clients=10, rates=Rates(corrupt=0.1, dropout=0.1), words=WORDS)
+
+
+class AnyInterleavingSparseSigned(AnyInterleaving):
+    """Four neighbours of ten clients, a threshold of three, and a server that may lie."""
+
+    PARAMS = Params(clients=10, rates=Rates(corrupt=0.1, dropout=0.1), words=WORDS, active=True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "examples"),
+    [
+        (AnyInterleaving, 200),
+        (AnyInterleavingSigned, 120),
+        (AnyInterleavingSparse, 70),
+        (AnyInterleavingSparseSigned, 70),
+    ],
+    ids=["complete", "complete-active", "sparse", "sparse-active"],
+)
+def test_any_interleaving_gives_the_exact_sum_or_a_protocol_error(
+    machine: type[AnyInterleaving], examples: int
+) -> None:
     outcomes.clear()
     run_state_machine_as_test(
-        AnyInterleaving,
+        machine,
         settings=settings(
-            max_examples=200,
+            max_examples=examples,
             stateful_step_count=30,
             derandomize=True,
             deadline=None,
@@ -256,6 +318,6 @@ def test_any_interleaving_gives_the_exact_sum_or_a_protocol_error() -> None:
         ),
     )
     # Otherwise the machine has not been where it matters, and the test says nothing.
-    assert outcomes["sum"] >= 20
+    assert outcomes["sum"] >= examples // 10
     assert outcomes["client: RemoteProtocolError"] >= 5
     assert outcomes["closed: TooFewSurvivors"] >= 5

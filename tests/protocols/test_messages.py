@@ -18,6 +18,8 @@ from protocols.bonawitz.messages import (
     Roster,
     SealedShares,
     ShareBoxes,
+    Signatures,
+    SignedSurvivors,
     Survivors,
     frame_sizes,
 )
@@ -33,6 +35,9 @@ quick = settings(max_examples=60, derandomize=True, deadline=None)
 client = st.integers(0, 2**32 - 1)
 key = st.binary(min_size=32, max_size=32)
 keys = st.builds(PublicKeys, mask=key, seal=key)
+signature = st.binary(min_size=64, max_size=64)
+signed_keys = st.builds(PublicKeys, mask=key, seal=key, signature=signature)
+part_of = st.one_of(st.none(), st.tuples(st.integers(5, 2**32 - 1), key))
 boxes = st.dictionaries(client, st.binary(min_size=BOX_SIZE, max_size=BOX_SIZE), max_size=4)
 words = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=9).map(
     lambda values: np.array(values, np.uint64)
@@ -42,7 +47,10 @@ header = st.just(HEADER)
 MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     Advertise: st.builds(Advertise, header=header, sender=client, keys=keys),
     Roster: st.builds(
-        Roster, header=header, entries=st.dictionaries(client, keys, min_size=1, max_size=4)
+        Roster,
+        header=header,
+        entries=st.dictionaries(client, keys, min_size=1, max_size=4),
+        part_of=part_of,
     ),
     SealedShares: st.builds(SealedShares, header=header, sender=client, boxes=boxes),
     ShareBoxes: st.builds(ShareBoxes, header=header, recipient=client, boxes=boxes),
@@ -56,9 +64,13 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
         sender=client,
         shares=st.dictionaries(client, key.map(Secret), max_size=4),
     ),
+    SignedSurvivors: st.builds(SignedSurvivors, header=header, sender=client, signature=signature),
+    Signatures: st.builds(
+        Signatures, header=header, signatures=st.dictionaries(client, signature, max_size=4)
+    ),
 }
 KINDS = pytest.mark.parametrize("kind", list(MESSAGES), ids=lambda kind: kind.__name__)
-CHECKED = (Advertise, SealedShares, MaskedFrame, Reveal)
+CHECKED = (Advertise, SealedShares, MaskedFrame, Reveal, SignedSurvivors)
 
 
 def decode(like: Message, data: bytes, expect: Header = HEADER) -> Message:
@@ -205,7 +217,37 @@ def test_a_message_of_another_type_is_refused(kind: type[Message], data: st.Data
 
 
 def test_every_type_has_a_number_of_its_own() -> None:
-    assert [kind.TYPE for kind in MESSAGES] == [1, 2, 3, 4, 5, 6, 7]
+    assert [kind.TYPE for kind in MESSAGES] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+@given(client, signed_keys)
+@quick
+def test_signed_keys_come_out_as_they_went_in_and_not_as_unsigned_ones(
+    sender: int, signed: PublicKeys
+) -> None:
+    message = Advertise(header=HEADER, sender=sender, keys=signed)
+    assert Advertise.from_bytes(message.to_bytes(), expect=HEADER, signed=True) == message
+    with pytest.raises(DecodeError, match="64 bytes left over"):
+        Advertise.from_bytes(message.to_bytes(), expect=HEADER)
+    roster = Roster(header=HEADER, entries={sender: signed}, part_of=(7, bytes(32)))
+    assert Roster.from_bytes(roster.to_bytes(), expect=HEADER, signed=True) == roster
+    with pytest.raises(DecodeError):
+        Roster.from_bytes(roster.to_bytes(), expect=HEADER)
+
+
+@pytest.mark.parametrize(("size", "changed"), [(1, False), (0, False), (2, True)])
+def test_a_whole_roster_says_its_own_size_and_hash_or_is_refused(size: int, changed: bool) -> None:
+    entries = {n: PublicKeys(mask=bytes(32), seal=bytes([n] * 32)) for n in (1, 2)}
+    data = bytearray(Roster(header=HEADER, entries=entries).to_bytes())
+    data[21:25] = size.to_bytes(4, "big")
+    data[25] ^= changed
+    with pytest.raises(DecodeError, match="another size or hash"):
+        Roster.from_bytes(bytes(data), expect=HEADER)
+
+
+def test_what_is_signed_of_survivors_is_their_message_without_its_head() -> None:
+    message = Survivors(header=HEADER, alive=frozenset({1, 5}))
+    assert message.body() == message.to_bytes()[21:] == bytes([0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 5])
 
 
 def listed(kind: int, about: bytes, entries: list[bytes], count: int | None = None) -> bytes:
@@ -220,6 +262,7 @@ LISTS: list[tuple[type[Message], bytes, bytes]] = [
     (ShareBoxes, bytes(4), bytes(BOX_SIZE)),
     (Survivors, b"", b""),
     (Reveal, bytes(4), bytes(32)),
+    (Signatures, b"", bytes(64)),
 ]
 
 
@@ -301,6 +344,14 @@ def some_boxes(count: int) -> dict[int, bytes]:
                 header=HEADER, sender=1, shares=dict.fromkeys(range(n), Secret(bytes(32)))
             ),
             lambda n: HEAD + 4 + 4 + n * (4 + 32) + 16,
+        ),
+        (
+            lambda _: SignedSurvivors(header=HEADER, sender=1, signature=bytes(64)),
+            lambda _: HEAD + 4 + 64 + 16,
+        ),
+        (
+            lambda n: Signatures(header=HEADER, signatures=dict.fromkeys(range(n), bytes(64))),
+            lambda n: HEAD + 4 + n * (4 + 64),
         ),
     ],
     ids=[kind.__name__ for kind in MESSAGES],

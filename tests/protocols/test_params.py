@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.bonawitz import Agreement, Params
+from protocols.bonawitz import Agreement, Params, Rates
 from protocols.errors import DecodeError, ParameterError
 from protocols.primitives.prg import MAX_WORDS, Suite
 from protocols.primitives.shamir import ORDER
-from protocols.wire import Reader
+from protocols.wire import Reader, opaque
 
 PARAMS = Params(clients=10, threshold=6, minimum_survivors=7, words=100)
 AGREEMENT = Agreement(params=PARAMS, session=bytes(16), round=1, public=bytes(32))
@@ -19,15 +19,27 @@ ROSTER = bytes(range(32))
 quick = settings(max_examples=60, derandomize=True, deadline=None)
 
 
+def sparse(corrupt: str, dropout: str) -> Params:
+    rates = Rates(corrupt=corrupt, dropout=dropout)
+    return dataclasses.replace(PARAMS, threshold=None, rates=rates)
+
+
 @st.composite
 def some_params(draw: st.DrawFn) -> Params:
-    clients = draw(st.integers(2, ORDER))
+    sparse = draw(st.booleans())
+    clients = draw(st.integers(4, 200) if sparse else st.integers(2, ORDER))
+    active = draw(st.booleans())
+    percent = st.integers(0, 25).map(lambda value: f"0.{value:02}")
+    corrupt = st.integers(0, clients - 1) if active and not sparse else st.none()
     return Params(
         clients=clients,
-        threshold=draw(st.integers(2, clients)),
+        threshold=None if sparse else draw(st.integers(2, clients)),
+        rates=Rates(corrupt=draw(percent), dropout=draw(percent)) if sparse else None,
         minimum_survivors=draw(st.integers(2, clients)),
         words=draw(st.integers(1, MAX_WORDS - 1)),
         suite=draw(st.sampled_from(list(Suite))),
+        active=active,
+        corrupt=draw(st.one_of(st.none(), corrupt)),
     )
 
 
@@ -81,6 +93,38 @@ def test_numbers_that_promise_nothing_are_refused(change: dict[str, int]) -> Non
         dataclasses.replace(PARAMS, **change)  # type: ignore[arg-type]  # only integers are changed
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": None},
+        {"rates": Rates(corrupt=0, dropout=0)},
+        {"threshold": None, "rates": Rates(corrupt=0.5, dropout=0.5)},
+        {"threshold": None, "rates": Rates(corrupt=0, dropout=0), "active": True, "corrupt": 1},
+    ],
+    ids=["neither", "both", "infeasible", "corrupt-twice"],
+)
+def test_a_threshold_or_feasible_rates_are_given_and_not_both(change: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError):
+        dataclasses.replace(PARAMS, **change)
+
+
+@pytest.mark.parametrize("rates", [b"1/10", b"\x00\x00\x00\x030.1", b"\x00\x00\x00\x042/20"])
+def test_rates_have_one_encoding(rates: bytes) -> None:
+    good = sparse("0.1", "0.1").to_bytes()
+    first = opaque(b"1/10")
+    assert good.endswith(opaque(first + first))
+    head = good[: -4 - 2 * len(first)]
+    for content in (rates + first, first + rates, rates, first, first * 3):
+        with pytest.raises(DecodeError):
+            Params.read(Reader(head + opaque(content)))
+
+
+@pytest.mark.parametrize(("place", "value"), [(20, 0), (21, 2), (21, 255), (22, 0), (25, 9)])
+def test_a_byte_that_means_nothing_is_refused(place: int, value: int) -> None:
+    with pytest.raises(DecodeError):
+        Params.read(Reader(with_byte(PARAMS, place, value)))
+
+
 def test_the_check_word_fits_behind_the_longest_vector() -> None:
     assert dataclasses.replace(PARAMS, words=MAX_WORDS - 1).words + 1 == MAX_WORDS
 
@@ -93,9 +137,16 @@ def test_an_agreement_that_does_not_fit_is_refused(change: dict[str, Any]) -> No
         dataclasses.replace(AGREEMENT, **change)
 
 
+def with_byte(params: Params, place: int, value: int) -> bytes:
+    """Its encoding with one byte changed: 20 is the suite, 21 whether the server is active."""
+    data = bytearray(params.to_bytes())
+    data[place] = value
+    return bytes(data)
+
+
 def test_a_suite_that_does_not_exist_is_refused() -> None:
     with pytest.raises(DecodeError, match="no suite has number 3"):
-        Params.read(Reader(PARAMS.to_bytes()[:-1] + b"\x03"))
+        Params.read(Reader(with_byte(PARAMS, 20, 3)))
 
 
 @pytest.mark.parametrize(
@@ -109,9 +160,16 @@ def test_a_suite_that_does_not_exist_is_refused() -> None:
         {"params": dataclasses.replace(PARAMS, minimum_survivors=8)},
         {"params": dataclasses.replace(PARAMS, words=101)},
         {"params": dataclasses.replace(PARAMS, suite=Suite.CHACHA20)},
+        {"params": dataclasses.replace(PARAMS, active=True)},
+        {"params": dataclasses.replace(PARAMS, active=True, corrupt=0)},
+        {"params": dataclasses.replace(PARAMS, active=True, corrupt=3)},
+        {"params": sparse("0.1", "0.1")},
+        {"params": sparse("0.1", "0.11")},
+        {"params": sparse("0.11", "0.1")},
     ],
     ids=[
-        "session", "round", "public", "clients", "threshold", "minimum", "words", "suite"
+        "session", "round", "public", "clients", "threshold", "minimum", "words", "suite",
+        "active", "none-corrupt", "some-corrupt", "rates", "dropout", "corrupt",
     ],
 )  # fmt: skip
 def test_every_public_input_changes_every_label(change: dict[str, Any]) -> None:
@@ -122,6 +180,8 @@ def test_every_public_input_changes_every_label(change: dict[str, Any]) -> None:
     assert one.self_mask(1) != other.self_mask(1)
     assert one.seal(1, 2, ROSTER, ROSTER) != other.seal(1, 2, ROSTER, ROSTER)
     assert one.draw(1) != other.draw(1)
+    assert one.survivors() != other.survivors()
+    assert AGREEMENT.advertise(1) != dataclasses.replace(AGREEMENT, **change).advertise(1)
 
 
 def test_another_roster_changes_every_label() -> None:
@@ -134,6 +194,8 @@ def test_no_two_uses_of_a_round_share_a_label() -> None:
     keys = (bytes(32), bytes(31) + b"\x01")
     labels = [context.self_mask(client) for client in clients]
     labels += [context.draw(client) for client in clients]
+    labels += [AGREEMENT.advertise(client) for client in clients]
+    labels += [context.survivors()]
     labels += [context.pair(a, b) for a in clients for b in clients if a < b]
     labels += [
         context.seal(a, b, one, other)
