@@ -1,0 +1,388 @@
+"""Rounds in which client 0 is shown something that it refuses.
+
+Whatever is changed on its way keeps to the encoding, unless the encoding is the point.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+from script import Script, script, turned
+
+from protocols.bonawitz import Rates
+from protocols.bonawitz.messages import (
+    PublicKeys,
+    Roster,
+    ShareBoxes,
+    Signatures,
+    SignedSurvivors,
+    Survivors,
+)
+from protocols.errors import DecodeError, LocalProtocolError, RemoteProtocolError
+
+ANOTHER_ROUND = (DecodeError, "message of another session or round")
+CLOSED_BOX = (RemoteProtocolError, "a box does not open")
+TWO_OF_THREE = (
+    RemoteProtocolError,
+    "2 clients have signed the survivors that we signed, 3 needed",
+)
+SPARSE = Rates(corrupt="0", dropout="0.3")  # of 8: degree 4, threshold 2
+
+
+# The roster.
+
+
+def entries_of(run: Script) -> dict[int, PublicKeys]:
+    return roster_of(run).entries
+
+
+def roster_of(run: Script) -> Roster:
+    return Roster.from_bytes(
+        run.bytes["roster 0"], expect=run.header, signed=run.agreement.params.active
+    )
+
+
+def refuse_roster(run: Script, change: str, client: int, keys: PublicKeys, says: str) -> None:
+    """Client 0 is shown other keys of one client."""
+    roster = Roster(header=run.header, entries=entries_of(run) | {client: keys})
+    fails = (RemoteProtocolError, says)
+    run.client_refuses("on_roster", "roster 0", change, roster.to_bytes(), fails)
+
+
+@script("A roster of another session.", after="keys")
+def refuses_another_session(run: Script) -> None:
+    data = turned(run.bytes["roster 0"], 1)
+    change = "lowest bit of the session's first byte"
+    run.client_refuses("on_roster", "roster 0", change, data, ANOTHER_ROUND)
+
+
+@script("The server puts a key of its own in place of the client's.", after="keys")
+def refuses_own_key_changed(run: Script) -> None:
+    keys = PublicKeys(mask=b"\x09" + bytes(31), seal=entries_of(run)[0].seal)
+    says = "the roster lacks our keys, or shows others"
+    refuse_roster(run, "another mask key of client 0", 0, keys, says)
+
+
+@script("A mask key of low order: its masks would be known to everybody.", after="keys")
+def refuses_low_order_key(run: Script) -> None:
+    keys = PublicKeys(mask=bytes(32), seal=entries_of(run)[1].seal)
+    says = "is a point of low order"
+    refuse_roster(run, "the mask key of client 1 is zero", 1, keys, says)
+
+
+@script("A sealing key of low order: its boxes could be opened by everybody.", after="keys")
+def refuses_low_order_sealing_key(run: Script) -> None:
+    keys = PublicKeys(mask=entries_of(run)[1].mask, seal=b"\x01" + bytes(31))
+    says = "is a point of low order"
+    refuse_roster(run, "the sealing key of client 1 is one", 1, keys, says)
+
+
+@script("Two clients with one mask key.", after="keys")
+def refuses_one_key_twice(run: Script) -> None:
+    entries = entries_of(run)
+    keys = PublicKeys(mask=entries[2].mask, seal=entries[1].seal)
+    says = "one key stands twice in the roster"
+    refuse_roster(run, "client 1 has the mask key of client 2", 1, keys, says)
+
+
+@script("A client that stands in the roster twice: one holder, two share numbers.", after="keys")
+def refuses_client_listed_twice(run: Script) -> None:
+    data = run.bytes["roster 0"]
+    head, entry = 1 + 20 + 4 + 32 + 4, 4 + 64
+    data = data[: head + entry] + data[head : head + entry] + data[head + 2 * entry :]
+    fails = (DecodeError, "client 0 listed after 0: twice, or out of order")
+    run.client_refuses("on_roster", "roster 0", "client 0 in place of client 1 too", data, fails)
+
+
+@script("A whole roster whose hash is not that of its entries.", after="keys")
+def refuses_roster_of_another_hash(run: Script) -> None:
+    data = turned(run.bytes["roster 0"], 25)
+    fails = (DecodeError, "a roster of 3 clients has another size or hash")
+    change = "lowest bit of the digest's first byte"
+    run.client_refuses("on_roster", "roster 0", change, data, fails)
+
+
+@script("A part of the roster in a round without a sparse graph.", after="keys")
+def refuses_part_of_a_roster(run: Script) -> None:
+    roster = roster_of(run)
+    entries = {client: roster.entries[client] for client in (0, 1)}
+    part_of = (roster.size, roster.digest())
+    data = Roster(header=run.header, entries=entries, part_of=part_of).to_bytes()
+    fails = (RemoteProtocolError, "2 of 3 clients in the roster")
+    run.client_refuses("on_roster", "roster 0", "client 2 left out", data, fails)
+
+
+@script("Half of the clients could rebuild one secret, the other half another.", clients=4)
+def refuses_threshold_no_majority(run: Script) -> None:
+    run.keys()
+    fails = (RemoteProtocolError, "threshold 2 is no majority of 4 share holders")
+    run.act("client 0", "on_roster", ["roster 0"], fails=fails)
+
+
+@script(
+    "A majority, but none once a third of the clients answers to two sets.",
+    clients=6,
+    threshold=4,
+    active=True,
+)
+def refuses_threshold_no_majority_active(run: Script) -> None:
+    run.keys()
+    fails = (
+        RemoteProtocolError,
+        "threshold 4 is no majority of 6 share holders, 2 of them corrupt",
+    )
+    run.act("client 0", "on_roster", ["roster 0"], fails=fails)
+
+
+@script(
+    "The server puts a key of its own in place of a peer's.",
+    after="keys",
+    clients=4,
+    threshold=3,
+    active=True,
+)
+def refuses_unsigned_keys(run: Script) -> None:
+    other = entries_of(run)[2]
+    keys = PublicKeys(mask=turned(other.mask, 0), seal=other.seal, signature=other.signature)
+    says = "the keys of client 2 are not signed by its identity"
+    refuse_roster(run, "another mask key of client 2", 2, keys, says)
+
+
+@script("Sparse graph: one neighbour fewer than planned.", clients=8, rates=SPARSE)
+def refuses_neighbour_list_of_wrong_size(run: Script) -> None:
+    run.keys()
+    roster = roster_of(run)
+    last = max(roster.entries)
+    entries = {client: keys for client, keys in roster.entries.items() if client != last}
+    data = Roster(header=run.header, entries=entries, part_of=roster.part_of).to_bytes()
+    fails = (RemoteProtocolError, "3 neighbours in the roster, 4 are planned for 8 clients")
+    run.client_refuses("on_roster", "roster 0", f"client {last} left out", data, fails)
+
+
+# The boxes.
+
+
+def boxes_of(run: Script) -> dict[int, bytes]:
+    return ShareBoxes.from_bytes(run.bytes["boxes 0"], expect=run.header).boxes
+
+
+def refuse_boxes(
+    run: Script,
+    change: str,
+    boxes: dict[int, bytes],
+    fails: tuple[type[RemoteProtocolError], str] = CLOSED_BOX,
+) -> None:
+    """Client 0 is passed these boxes."""
+    data = ShareBoxes(header=run.header, recipient=0, boxes=boxes).to_bytes()
+    run.client_refuses("on_boxes", "boxes 0", change, data, fails)
+
+
+@script("A roster arrives where boxes are awaited.", after="shares")
+def refuses_another_type(run: Script) -> None:
+    fails = (DecodeError, "message type 0x02, expected 0x04")
+    run.act("client 0", "on_boxes", ["roster 0"], fails=fails)
+
+
+@script("A box sealed with the same keys in the next round.", after="shares")
+def refuses_box_of_another_round(run: Script) -> None:
+    later = Script("", run.agreement.params, run.clients, round_number=2)
+    later.keys()
+    later.shares()
+    boxes = boxes_of(run) | {1: boxes_of(later)[1]}
+    refuse_boxes(run, "the box of client 1 is one of round 2", boxes)
+
+
+@script("The boxes of two senders, exchanged.", after="shares")
+def refuses_box_of_another_sender(run: Script) -> None:
+    boxes = boxes_of(run)
+    refuse_boxes(run, "the boxes of clients 1 and 2 are exchanged", {1: boxes[2], 2: boxes[1]})
+
+
+@script("One bit of a box flips on its way.", after="shares")
+def refuses_box_changed(run: Script) -> None:
+    boxes = boxes_of(run)
+    refuse_boxes(run, "lowest bit of the box of client 1", boxes | {1: turned(boxes[1], -1)})
+
+
+@script("A box of a client that is not in the roster.", after="shares")
+def refuses_box_of_a_stranger(run: Script) -> None:
+    boxes = boxes_of(run)
+    fails = (RemoteProtocolError, "boxes of clients not in the roster: [9]")
+    refuse_boxes(run, "one more, of client 9", boxes | {9: boxes[1]}, fails)
+
+
+@script("Boxes meant for somebody else.", after="shares")
+def refuses_boxes_of_another(run: Script) -> None:
+    fails = (RemoteProtocolError, "boxes for client 1, we are 0")
+    run.act("client 0", "on_boxes", ["boxes 1"], fails=fails)
+
+
+@script(
+    "One client was told of another model: nobody opens its boxes.",
+    after="shares",
+    told={2: hashlib.sha256(b"another model").digest()},
+)
+def refuses_another_public_input(run: Script) -> None:
+    run.act("client 0", "on_boxes", ["boxes 0"], fails=CLOSED_BOX)
+
+
+@script("Too few clients have shared.", after="shares", clients=5, threshold=3)
+def refuses_too_few_boxes(run: Script) -> None:
+    fails = (RemoteProtocolError, "2 clients have shared, 3 needed")
+    refuse_boxes(run, "the boxes of clients 2, 3, 4 left out", {1: boxes_of(run)[1]}, fails)
+
+
+@script("Sparse graph: fewer boxes than the threshold.", after="shares", clients=8, rates=SPARSE)
+def refuses_too_few_neighbours_shared(run: Script) -> None:
+    first, *_ = sorted(boxes_of(run).items())
+    fails = (RemoteProtocolError, "1 neighbours have shared, 2 needed")
+    refuse_boxes(run, "all boxes but the first left out", dict([first]), fails)
+
+
+# The survivors.
+
+
+def refuse_survivors(run: Script, change: str, alive: Iterable[int], says: str) -> None:
+    """Client 0 is told that these are alive."""
+    data = Survivors(header=run.header, alive=frozenset(alive)).to_bytes()
+    does = "sign_survivors" if run.identity else "on_survivors"
+    run.client_refuses(does, "survivors", change, data, (RemoteProtocolError, says))
+
+
+@script("The survivors of another round.", after="vectors")
+def refuses_another_round(run: Script) -> None:
+    data = turned(run.bytes["survivors"], 20)
+    change = "round 0 in place of 1"
+    run.client_refuses("on_survivors", "survivors", change, data, ANOTHER_ROUND)
+
+
+@script("The same survivors in another encoding.", after="vectors")
+def refuses_survivors_out_of_order(run: Script) -> None:
+    data = run.bytes["survivors"]
+    data = data[:25] + data[29:33] + data[25:29] + data[33:]
+    fails = (DecodeError, "survivors are listed twice, or out of order")
+    run.client_refuses("on_survivors", "survivors", "clients 0 and 1 exchanged", data, fails)
+
+
+@script("A survivor that never shared.", after="vectors")
+def refuses_stranger_among_survivors(run: Script) -> None:
+    says = "named as alive, never shared: [9]"
+    refuse_survivors(run, "client 9 added", [0, 1, 2, 9], says)
+
+
+@script("The client's vector was sent, and it is not among the survivors.", after="vectors")
+def refuses_to_be_named_as_gone(run: Script) -> None:
+    refuse_survivors(run, "client 0 left out", [1, 2], "we are named as gone")
+
+
+@script(
+    "Fewer survivors than the client agreed to be hidden among.",
+    after="vectors",
+    minimum_survivors=3,
+)
+def refuses_sum_of_too_few(run: Script) -> None:
+    refuse_survivors(run, "client 2 left out", [0, 1], "2 alive, at least 3 needed")
+
+
+@script("Sparse graph: too few neighbours alive.", after="vectors", clients=8, rates=SPARSE)
+def refuses_too_few_neighbours_alive(run: Script) -> None:
+    _, *others = sorted(entries_of(run).keys() - {0})
+    alive = set(run.clients) - set(others)
+    change = f"clients {others} left out"
+    refuse_survivors(run, change, alive, "1 neighbours alive, 2 needed")
+
+
+@script(
+    "Sparse graph: a neighbour whose box was kept back is named as alive.", clients=8, rates=SPARSE
+)
+def refuses_survivor_that_never_shared(run: Script) -> None:
+    run.keys()
+    run.shares()
+    first, *others = sorted(boxes_of(run).items())
+    data = ShareBoxes(header=run.header, recipient=0, boxes=dict(others)).to_bytes()
+    change = f"the box of client {first[0]} left out"
+    sent = run.act("client 0", "on_boxes", [run.change("boxes 0", change, data)])
+    run.act("server", "receive", sent)
+    for client in run.clients[1:]:
+        sent = run.act(f"client {client}", "on_boxes", [f"boxes {client}"])
+        run.act("server", "receive", sent)
+    run.act("server", "close")
+    fails = (RemoteProtocolError, f"named as alive, never shared: [{first[0]}]")
+    run.act("client 0", "on_survivors", ["survivors"], fails=fails)
+
+
+@script(
+    "Sparse graph, active server: too few neighbours alive to be signed.",
+    after="vectors",
+    clients=8,
+    rates=Rates(corrupt="0", dropout="0.2"),
+    active=True,
+)
+def refuses_too_few_neighbours_alive_active(run: Script) -> None:
+    others = sorted(entries_of(run).keys() - {0})[2:]
+    alive = set(run.clients) - set(others)
+    change = f"clients {others} left out"
+    refuse_survivors(run, change, alive, "2 neighbours alive, 3 needed")
+
+
+@script("A client restored from an old copy is asked for another set.", after="vectors")
+def refuses_second_answer(run: Script) -> None:
+    (record,) = run.act("client 0", "save")
+    run.act("client 0", "restore", [record])
+    run.act("client 0", "on_survivors", ["survivors"])
+    run.act("client 0", "restore", [record])
+    says = "stage 3 of client 0 was answered for another request"
+    refuse_survivors(run, "client 2 left out", [0, 1], says)
+    run.act("client 0", "restore", [record])
+    run.act("client 0", "on_survivors", ["survivors"])
+
+
+@script("A client is asked again, with no record between.", after="vectors")
+def refuses_used_state(run: Script) -> None:
+    run.act("client 0", "on_survivors", ["survivors"])
+    fails = (LocalProtocolError, "this stage was already answered")
+    run.act("client 0", "on_survivors", ["survivors"], fails=fails)
+
+
+# The signatures.
+
+
+@script(
+    "Two of four clients were shown, and signed, other survivors than client 0.",
+    after="vectors",
+    clients=4,
+    threshold=3,
+    active=True,
+)
+def refuses_signatures_of_another_set(run: Script) -> None:
+    lie = Survivors(header=run.header, alive=frozenset({0, 1, 2})).to_bytes()
+    other = run.change("survivors", "client 3 left out", lie)
+    for client, named in ((0, "survivors"), (1, other), (2, other), (3, "survivors")):
+        run.act("server", "receive", run.act(f"client {client}", "sign_survivors", [named]))
+    run.act("server", "close")
+    run.act("client 0", "on_signatures", ["signatures 0"], fails=TWO_OF_THREE)
+
+
+@script(
+    "One peer's signature under the names of two.",
+    after="signed",
+    clients=4,
+    threshold=3,
+    active=True,
+)
+def refuses_signature_twice(run: Script) -> None:
+    signed = SignedSurvivors.from_bytes(run.bytes["signed 1"], expect=run.header).signature
+    data = Signatures(header=run.header, signatures={1: signed, 2: signed}).to_bytes()
+    change = "the signature of client 1 as that of client 2 too, and no other"
+    run.client_refuses("on_signatures", "signatures 0", change, data, TWO_OF_THREE)
+
+
+@script(
+    "An active server, and a driver that leaves the signatures out.",
+    after="vectors",
+    clients=4,
+    threshold=3,
+    active=True,
+)
+def refuses_to_reveal_unsigned(run: Script) -> None:
+    fails = (LocalProtocolError, "sign the survivors before revealing")
+    run.act("client 0", "on_survivors", ["survivors"], fails=fails)

@@ -1,0 +1,372 @@
+"""A second implementation, from the page alone, makes the messages and sums of the vectors.
+
+``docs/protocols/bonawitz.md`` is its only source. Nothing of ``protocols`` is
+imported here: the two agree through the page and the files.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+
+FOLDER = Path(__file__).parent
+WELL = sorted(f for f in FOLDER.glob("*.json") if not f.stem.startswith("refuses_"))
+VERSION = b"secagg/1 bonawitz"
+FRAME = 2**15
+Row = dict[int, bytes]
+
+
+def u32(value: int) -> bytes:
+    return value.to_bytes(4, "big")
+
+
+def sha(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def checked(data: bytes) -> bytes:
+    return data + sha(data)[:16]
+
+
+def opaque(data: bytes) -> bytes:
+    return u32(len(data)) + data
+
+
+def public(secret: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+
+
+def agree(secret: bytes, theirs: bytes, label: bytes) -> bytes:
+    key = X25519PrivateKey.from_private_bytes(secret)
+    shared = key.exchange(X25519PublicKey.from_public_bytes(theirs))
+    return HKDF(hashes.SHA256(), 32, None, label).derive(shared)
+
+
+def stream(seed: bytes, label: bytes, suite: int, count: int) -> bytes:
+    info = bytes([suite]) + label
+    if suite == 1:
+        material = HKDFExpand(hashes.SHA256(), 32, info).derive(seed)
+        cipher: Any = Cipher(algorithms.AES(material[:16]), modes.CTR(material[16:]))
+    else:
+        material = HKDFExpand(hashes.SHA256(), 44, info).derive(seed)
+        cipher = Cipher(algorithms.ChaCha20(material[:32], bytes(4) + material[32:]), None)
+    return bytes(cipher.encryptor().update(bytes(count)))
+
+
+def words_of(data: bytes) -> list[int]:
+    return [int.from_bytes(data[place : place + 8], "little") for place in range(0, len(data), 8)]
+
+
+def symbols(data: bytes) -> list[int]:
+    return [int.from_bytes(data[place : place + 2], "big") for place in range(0, len(data), 2)]
+
+
+def times(one: int, other: int) -> int:
+    product = 0
+    while other:
+        product ^= one if other & 1 else 0
+        one, other = one << 1, other >> 1
+        one ^= 0x1100B if one >> 16 else 0
+    return product
+
+
+def power(base: int, exponent: int) -> int:
+    result = 1
+    for bit in f"{exponent:b}":
+        result = times(result, result)
+        result = times(result, base) if bit == "1" else result
+    return result
+
+
+def split(secret: bytes, coefficients: bytes, holders: int) -> list[bytes]:
+    size = len(secret)
+    rows = [coefficients[at : at + size] for at in range(0, len(coefficients), size)]
+    shares = []
+    for x in range(1, holders + 1):
+        values = [0] * (size // 2)
+        for row in (*rows, secret):
+            values = [times(v, x) ^ c for v, c in zip(values, symbols(row), strict=True)]
+        shares.append(b"".join(value.to_bytes(2, "big") for value in values))
+    return shares
+
+
+def combine(shares: Row) -> bytes:
+    total = [0] * 16
+    for x, share in shares.items():
+        weight = 1
+        for other in shares.keys() - {x}:
+            weight = times(weight, times(other, power(other ^ x, 2**16 - 2)))
+        total = [t ^ times(weight, y) for t, y in zip(total, symbols(share), strict=True)]
+    return b"".join(value.to_bytes(2, "big") for value in total)
+
+
+def entries(data: bytes, size: int) -> Row:
+    """A list of (u32 client, bytes), after its count."""
+    count, rest = int.from_bytes(data[:4], "big"), data[4:]
+    assert len(rest) == count * (4 + size)
+    parts = (rest[at : at + 4 + size] for at in range(0, len(rest), 4 + size))
+    return {int.from_bytes(part[:4], "big"): part[4:] for part in parts}
+
+
+def joined(row: Row) -> bytes:
+    return u32(len(row)) + b"".join(u32(client) + row[client] for client in sorted(row))
+
+
+class Common:
+    """What everybody knows."""
+
+    def __init__(self, script: dict[str, Any]) -> None:
+        p = script["params"]
+        self.header = bytes.fromhex(script["session"]) + u32(script["round"])
+        rates = p["rates"]
+        rated = (
+            b"".join(opaque(rates[n].encode()) for n in ("corrupt", "dropout")) if rates else b""
+        )
+        self.agreement = (
+            self.header
+            + u32(p["clients"])
+            + u32(p["threshold"] or 0)
+            + u32(p["minimum_survivors"])
+            + p["words"].to_bytes(8, "big")
+            + bytes([p["suite"], p["active"]])
+            + u32(2**32 - 1 if p["corrupt"] is None else p["corrupt"])
+            + opaque(rated)
+            + bytes.fromhex(script["public"])
+        )
+        self.words, self.suite, self.active = p["words"], p["suite"], p["active"]
+        self.threshold, self.degree = script["plan"]["threshold"], script["plan"]["degree"]
+        self.identities = {
+            int(client): Ed25519PublicKey.from_public_bytes(bytes.fromhex(key["public"]))
+            for client, key in script["identities"].items()
+        }
+        self.entry = 64 + 64 * self.active
+
+    def settle(self, roster: bytes) -> Row:
+        """The entries of a roster, and with its digest the context."""
+        self.context = sha(VERSION + self.agreement + roster[25:57])
+        return entries(roster[57:], self.entry)
+
+    def head(self, kind: int) -> bytes:
+        return bytes([kind]) + self.header
+
+    def label(self, usage: bytes, about: bytes = b"") -> bytes:
+        return VERSION + b" " + usage + b" " + self.context + self.header + about
+
+    def pair(self, one: int, other: int) -> bytes:
+        return self.label(b"pair", u32(min(one, other)) + u32(max(one, other)))
+
+    def apply(self, vector: list[int], sign: int, seed: bytes, label: bytes) -> list[int]:
+        mask = words_of(stream(seed, label, self.suite, 8 * len(vector)))
+        return [(word + sign * m) % 2**64 for word, m in zip(vector, mask, strict=True)]
+
+
+class Client(Common):
+    def __init__(self, script: dict[str, Any], me: int) -> None:
+        super().__init__(script)
+        self.me = me
+        drawn = bytes.fromhex(script["entropy"][f"client {me}"])
+        self.mask, self.seal, self.draw = drawn[:32], drawn[32:64], drawn[64:96]
+        if self.active:
+            secret = bytes.fromhex(script["identities"][str(me)]["secret"])
+            self.identity = Ed25519PrivateKey.from_private_bytes(secret)
+
+    def sign(self, label: bytes, message: bytes) -> bytes:
+        return self.identity.sign(opaque(label) + message)
+
+    def join(self) -> bytes:
+        keys = public(self.mask) + public(self.seal)
+        if self.active:
+            label = b" ".join((VERSION, b"keys", sha(self.agreement), u32(self.me)))
+            keys += self.sign(label, keys)
+        return checked(self.head(1) + u32(self.me) + keys)
+
+    def about(self, sender: int, recipient: int) -> bytes:
+        return self.head(3) + u32(sender) + u32(recipient)
+
+    def box_key(self, peer: int, *, ours: bool) -> bytes:
+        sender, recipient = (self.me, peer) if ours else (peer, self.me)
+        keys = (public(self.mask), self.roster[peer][:32])
+        numbers = u32(sender) + u32(recipient)
+        label = self.label(b"seal", numbers + b"".join(keys if ours else keys[::-1]))
+        return agree(self.seal, self.roster[peer][32:64], label)
+
+    def on_roster(self, roster: bytes) -> bytes:
+        self.roster = self.settle(roster)
+        peers = sorted(self.roster.keys() - {self.me})
+        holders = peers if self.degree else sorted(self.roster)
+        rows = 64 * (self.threshold - 1)
+        label = self.label(b"draw", u32(self.me))
+        random = stream(self.draw, label, 1, 32 + rows + 16 * len(peers))
+        self.seed, nonces = random[:32], random[32 + rows :]
+        values = split(self.seed + self.mask, random[32 : 32 + rows], len(holders))
+        shares = dict(zip(holders, values, strict=True))
+        self.held = {} if self.degree else {self.me: shares[self.me]}
+        boxes = {}
+        for place, peer in enumerate(peers):
+            nonce = nonces[16 * place : 16 * place + 12]
+            gcm = AESGCM(self.box_key(peer, ours=True))
+            boxes[peer] = nonce + gcm.encrypt(nonce, shares[peer], self.about(self.me, peer))
+        return checked(self.head(3) + u32(self.me) + joined(boxes))
+
+    def on_boxes(self, message: bytes, words: list[int]) -> Iterator[bytes]:
+        vector = self.apply([*words, 1], 1, self.seed, self.label(b"self", u32(self.me)))
+        for peer, box in entries(message[25:], 92).items():
+            gcm = AESGCM(self.box_key(peer, ours=False))
+            self.held[peer] = gcm.decrypt(box[:12], box[12:], self.about(peer, self.me))
+            label = self.pair(self.me, peer)
+            seed = agree(self.mask, self.roster[peer][:32], label)
+            vector = self.apply(vector, 1 if self.me > peer else -1, seed, label)
+        for index, at in enumerate(range(0, len(vector), FRAME)):
+            part = b"".join(word.to_bytes(8, "little") for word in vector[at : at + FRAME])
+            yield checked(self.head(5) + u32(self.me) + u32(index) + part)
+
+    def on_survivors(self, message: bytes) -> bytes:
+        alive = entries(message[21:], 0)
+        shares = {p: both[:32] if p in alive else both[32:] for p, both in self.held.items()}
+        return checked(self.head(7) + u32(self.me) + joined(shares))
+
+    def sign_survivors(self, message: bytes) -> bytes:
+        self.named = message
+        signature = self.sign(self.label(b"survivors"), message[21:])
+        return checked(self.head(8) + u32(self.me) + signature)
+
+    def on_signatures(self, message: bytes) -> bytes:
+        signed = entries(message[21:], 64)
+        assert len(signed.keys() | {self.me}) >= self.threshold
+        for client, signature in signed.items():
+            whole = opaque(self.label(b"survivors")) + self.named[21:]
+            self.identities[client].verify(signature, whole)
+        return self.on_survivors(self.named)
+
+
+def unmask(script: dict[str, Any], known: dict[str, bytes]) -> tuple[list[int], list[int]]:
+    """Survivors and sum, from what a server has received and its draw of the graph."""
+    common = Common(script)
+    arrived: dict[str, bytes] = {
+        name: known[name]
+        for step in script["steps"]
+        if step["party"] == "server"
+        for name in step.get("receives", [])
+    }
+
+    def bodies(kind: str) -> Row:
+        found = {name: data for name, data in arrived.items() if name.split()[0] == kind}
+        return {int.from_bytes(d[21:25], "big"): d[25:-16] for d in found.values()}
+
+    keys, reveals = bodies("advertise"), bodies("reveal")
+    sharers, alive = sorted(bodies("shares")), sorted(bodies("frame"))
+    members = sorted(keys)
+    common.context = sha(VERSION + common.agreement + sha(joined(keys)[4:]))
+    near = {client: [m for m in members if m != client] for client in members}
+    if common.degree:
+        drawn = bytes.fromhex(script["entropy"]["server"])
+        order = {c: drawn[16 * at : 16 * at + 16] for at, c in enumerate(members)}
+        circle = sorted(members, key=lambda c: order[c])
+        half, size = common.degree // 2, len(circle)
+        for at, client in enumerate(circle):
+            steps = [*range(-half, 0), *range(1, half + 1)]
+            near[client] = sorted(circle[(at + step) % size] for step in steps)
+
+    # What the server said is a function of what it had received.
+    size_and_digest = u32(len(members)) + sha(joined(keys)[4:])
+    signed, boxes = bodies("signed"), {c: entries(d, 92) for c, d in bodies("shares").items()}
+    for name, data in known.items():
+        kind, *to = name.split()
+        if kind == "survivors":
+            assert data == common.head(6) + joined(dict.fromkeys(alive, b""))
+        if kind not in ("roster", "boxes", "signatures"):
+            continue
+        me = int(to[0])
+        peers = near[me]
+        if kind == "roster":
+            seen = {c: keys[c] for c in (*peers, me)}
+            assert data == common.head(2) + size_and_digest + joined(seen)
+        if kind == "boxes":
+            passed = {c: boxes[c][me] for c in peers if c in sharers}
+            assert data == common.head(4) + u32(me) + joined(passed)
+        if kind == "signatures":
+            seen = {c: signed[c] for c in (peers if common.degree else members) if c in signed}
+            assert data == common.head(9) + joined(seen)
+
+    total = [0] * (common.words + 1)
+    for name, data in arrived.items():
+        if name.startswith("frame"):
+            at = FRAME * int.from_bytes(data[25:29], "big")
+            for place, word in enumerate(words_of(data[29:-16]), at):
+                total[place] = (total[place] + word) % 2**64
+    answers = {client: entries(body, 32) for client, body in reveals.items()}
+    for client in sharers:
+        holders = near[client] if common.degree else members
+        if client not in alive and not set(holders) & set(alive):
+            continue
+        shares = {x: answers[h][client] for x, h in enumerate(holders, 1) if h in answers}
+        secret = combine(dict(list(shares.items())[: common.threshold]))
+        if client in alive:
+            total = common.apply(total, -1, secret, common.label(b"self", u32(client)))
+            continue
+        assert public(secret) == keys[client][:32]
+        for peer in set(near[client]) & set(alive):
+            label = common.pair(client, peer)
+            seed = agree(secret, keys[peer][:32], label)
+            total = common.apply(total, -1 if client < peer else 1, seed, label)
+    assert total.pop() == len(alive)
+    return alive, total
+
+
+def inputs_of(script: dict[str, Any], client: int) -> list[int]:
+    given = script["inputs"][str(client)]
+    if "words" in given:
+        return [int(word, 16) for word in given["words"]]
+    first, step = int(given["first"], 16), int(given["step"], 16)
+    return [(first + place * step) % 2**64 for place in range(script["params"]["words"])]
+
+
+@pytest.mark.parametrize("file", WELL, ids=lambda file: file.stem)
+def test_the_page_is_enough_to_make_every_message_and_the_sum(file: Path) -> None:
+    script = json.loads(file.read_text())
+    listed = {entry["name"]: entry for entry in script["messages"]}
+    known: dict[str, bytes] = {}
+    for name, entry in listed.items():
+        if "bytes" in entry:
+            known[name] = bytes.fromhex(entry["bytes"])
+        elif entry.get("same_as") in known:
+            known[name] = known[entry["same_as"]]
+    clients: dict[int, Client] = {}
+    made = 0
+    for step in script["steps"]:
+        if step["party"] == "server" or step["does"] in ("save", "restore"):
+            continue
+        me = int(step["party"].removeprefix("client "))
+        client = clients.setdefault(me, Client(script, me))
+        given: list[Any] = [known[name] for name in step.get("receives", [])]
+        if step["does"] == "on_boxes":
+            given.append(inputs_of(script, me))
+        sent = getattr(client, step["does"])(*given)
+        for name, data in zip(
+            step["sends"], [sent] if isinstance(sent, bytes) else sent, strict=True
+        ):
+            if name in known:
+                assert data == known[name], name
+            else:
+                assert sha(data).hex() == listed[name]["sha256"], name
+                known[name] = data
+            made += 1
+    assert made >= 3 * len(clients)
+    survivors, total = unmask(script, known)
+    assert survivors == script["sum"]["survivors"]
+    if "words" in script["sum"]:
+        assert [f"{word:016x}" for word in total] == script["sum"]["words"]
+    else:
+        travelling = b"".join(word.to_bytes(8, "little") for word in total)
+        assert sha(travelling).hex() == script["sum"]["sha256"]
+    plain = [inputs_of(script, client) for client in survivors]
+    assert total == [sum(column) % 2**64 for column in zip(*plain, strict=True)]
