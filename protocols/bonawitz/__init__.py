@@ -5,12 +5,16 @@ learns the sum of the survivors' vectors modulo 2**64 and nothing else about the
 Clients may vanish at any stage; while enough are left the sum is exact, below that
 nothing is released.
 
-| parameters | the server | learns more only with |
+| parameters | the server | learns more with more than |
 |---|---|---|
-| ``threshold`` | follows the protocol | ``threshold`` clients |
-| ``rates`` (sparse graph) | follows the protocol | more than the planned fraction; or once in 2**40 |
-| ``threshold``, ``active`` | may lie | more than ``corrupt`` clients |
-| ``rates``, ``active`` | draws the graph honestly, may lie later | more than the planned fraction |
+| ``threshold`` | follows the protocol | ``threshold - 1`` clients |
+| ``rates`` (sparse graph) | follows the protocol | the planned fraction, or once in 2**40 |
+| ``threshold``, ``active`` | may lie | ``corrupt`` clients |
+| ``rates``, ``active`` | draws the graph honestly, may lie later | see below |
+
+In the last row 2**-40 bounds the chance that both secrets of one client open. A server
+that declares the right neighbours gone may also cut an arc out of the circle and learn
+its sum: with a chance of about 2**-17 to 2**-33 for usual rates (docs/protocols).
 
 Not protected from: a client that sends a wrong input, a roster of identities that
 comes from the server itself, and what the sum says.

@@ -45,6 +45,7 @@ from protocols.bonawitz.messages import (
     Survivors,
     check_keys,
     read_map,
+    refuse_shared,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
 from protocols.burn import Burn
@@ -123,7 +124,8 @@ def join(
         somebody who is not the server.
 
     Raises:
-      ParameterError: identities are missing, or given where nothing is signed.
+      ParameterError: identities are missing, given where nothing is signed, or one
+        is that of two clients.
     """
     if not 0 <= me < 2**32:
         raise ParameterError(f"client {me} is outside [0, 2**32)")
@@ -131,6 +133,7 @@ def join(
         raise ParameterError("an active server, and only that, needs identity and identities")
     if identity and identities and identities.get(me) != identity.public:
         raise ParameterError(f"our own identity is not that of client {me} among the identities")
+    refuse_shared(identities or {})
     keys = _Keys(
         mask=PrivateKey(Secret(entropy(KEY_SIZE))),
         seal=PrivateKey(Secret(entropy(KEY_SIZE))),

@@ -19,7 +19,7 @@ checksum: the first 16 bytes of SHA-256 over what stands before it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self, TypeVar
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from protocols.bonawitz.graph import ClientId
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement
-from protocols.errors import DecodeError, RemoteProtocolError
+from protocols.errors import DecodeError, ParameterError, RemoteProtocolError
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.seal import OVERHEAD
@@ -477,6 +477,12 @@ def check_keys(agreement: Agreement, client: ClientId, keys: PublicKeys, identit
         raise RemoteProtocolError(
             f"the keys of client {client} are not signed by its identity"
         ) from None
+
+
+def refuse_shared(identities: Mapping[ClientId, bytes]) -> None:
+    """Raises ``ParameterError`` if two clients have one identity, whose signature counts twice."""
+    if len(set(identities.values())) < len(identities):
+        raise ParameterError("two clients have one identity")
 
 
 def frame_sizes(words: int) -> list[int]:

@@ -45,12 +45,14 @@ class Params:
       rates: instead of a threshold: the graph is planned for these and for the
         number of clients that advertise; see ``protocols.bonawitz.graph``.
       minimum_survivors: each client refuses to help open a sum of fewer. In a
-        sparse graph a client cannot count them and takes the server's word.
+        sparse graph a client cannot count them and takes the server's word; with
+        ``active`` too it is what keeps a server from inventing a small roster, and
+        so a small graph: set it above half of ``clients``.
       words: uint64 words of an input vector, m there.
       suite: the cipher that expands masks.
       active: the server may lie: identities, signed keys, signed survivors.
       corrupt: with ``active`` and ``threshold``: clients that may work with the
-        server, n_C; by default a third of those that advertise.
+        server, n_C; by default a third of ``clients``, whoever is in the roster.
     """
 
     clients: int
@@ -109,7 +111,7 @@ class Params:
             return 0
         if self.rates is not None:
             return int(as_fraction("corrupt", self.rates.corrupt) * size)
-        return size // 3 if self.corrupt is None else self.corrupt
+        return self.clients // 3 if self.corrupt is None else self.corrupt
 
     def needed(self, plan: Plan) -> int:
         """Survivors without whom nothing is released."""

@@ -40,6 +40,7 @@ from protocols.bonawitz.messages import (
     Survivors,
     check_keys,
     frame_sizes,
+    refuse_shared,
 )
 from protocols.bonawitz.params import Agreement, Context
 from protocols.burn import Burn
@@ -116,6 +117,7 @@ class CollectKeys(_Stage):
         if agreement.params.active is not bool(identities):
             raise ParameterError("an active server, and only that, needs the clients' identities")
         self._identities = identities or {}
+        refuse_shared(self._identities)
         self._keys: dict[ClientId, PublicKeys] = {}
         self._taken: set[bytes] = set()
 
@@ -159,7 +161,10 @@ class CollectKeys(_Stage):
         """
         params = self.agreement.params
         self._close(len(self._keys), params.minimum_survivors)
-        plan = params.plan(len(self._keys))
+        try:
+            plan = params.plan(len(self._keys))
+        except ParameterError as error:
+            raise TooFewSurvivors(f"{error}; nothing was released") from None
         self._enough(len(self._keys), params.needed(plan))
         roster = Roster(header=self.agreement.header, entries=dict(sorted(self._keys.items())))
         graph = draw(roster.entries, plan, entropy)

@@ -1,0 +1,209 @@
+"""Cut an arc out of the circle, so that its sum comes out where the sum of all was promised.
+
+A server that lies after it drew the graph honestly has two ways to take edges off
+the arc's ends: it says that a client is gone, and it does not pass on a client's
+boxes. Who is gone is rebuilt, and refused by who then has too few neighbours. A
+client whose boxes were held back masks with the arc, and the arc not with it;
+if it counts as alive all the same, it helps to open the arc that it is cut off
+from. So a client refuses survivors among its neighbours whose boxes never came.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from protocols.bonawitz import Agreement, CollectKeys, Params, Rates, join
+from protocols.bonawitz.graph import Harary, Plan
+from protocols.bonawitz.messages import (
+    MaskedFrame,
+    Reveal,
+    Roster,
+    SealedShares,
+    ShareBoxes,
+    Signatures,
+    SignedSurvivors,
+    Survivors,
+)
+from protocols.entropy import Entropy
+from protocols.errors import RemoteProtocolError
+from protocols.primitives.agree import PrivateKey
+from protocols.primitives.prg import Mask, Masks
+from protocols.primitives.shamir import combine
+from protocols.primitives.sign import SigningKey
+from protocols.secrets import Secret
+
+ACTIVE = Params(clients=20, rates=Rates(corrupt=0.05, dropout=0.1), words=3, active=True)
+TRUSTED = Params(clients=20, rates=Rates(corrupt=0.1, dropout=0.1), words=3)
+IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(20)}
+PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+def input_of(n: int) -> NDArray[np.uint64]:
+    return np.full(3, 3**n, np.uint64)
+
+
+class LyingServer:
+    """It knows the circle, and who answers what; all clients are honest.
+
+    Clients are named by their places on the circle, ``place[n]`` is client n's.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self.agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+        self.header, self.active = self.agreement.header, params.active
+        collect = CollectKeys(self.agreement, PUBLICS if self.active else None)
+        self.states: dict[int, Any] = {}
+        for n in range(20):
+            known: Any = {"identity": IDENTITIES[n], "identities": PUBLICS} if self.active else {}
+            message, self.states[n] = join(self.agreement, n, counting(n), **known)
+            collect.receive(message)
+        rosters, shares = collect.close(counting("graph"))
+        assert isinstance(shares._round.graph, Harary)
+        self.graph, self.circle = shares._round.graph, shares._round.graph._circle
+        self.place = {n: place for place, n in enumerate(self.circle)}
+        self.keys, self.boxes = {}, {}
+        for n in range(20):
+            roster = Roster.from_bytes(rosters[n], expect=self.header, signed=self.active)
+            self.keys[n] = roster.entries[n].mask
+            message, self.states[n] = self.states[n].on_roster(rosters[n])
+            self.boxes[n] = SealedShares.from_bytes(message, expect=self.header).boxes
+        self.context = self.agreement.context(roster.digest())
+
+    def mask(self, arc: frozenset[int], gone: frozenset[int]) -> None:
+        """The arc gets boxes from itself and from who will be gone; the others get all."""
+        self.vectors = {}
+        for n in range(20):
+            senders = self.graph.neighbours(n)
+            if n in arc:
+                senders &= arc | gone
+            boxes = {sender: self.boxes[sender][n] for sender in sorted(senders)}
+            message = ShareBoxes(header=self.header, recipient=n, boxes=boxes).to_bytes()
+            frames, self.states[n] = self.states[n].on_boxes(message, input_of(n))
+            (self.vectors[n],) = frames
+
+    def reveals(self, alive: Iterable[int], *, checked: bool) -> dict[int, dict[int, Secret]]:
+        """What comes back for one set of survivors, shown to all of them."""
+        named = Survivors(header=self.header, alive=frozenset(alive)).to_bytes()
+        signed, found = {}, {}
+        for n in sorted(alive):
+            state = self.states[n] if checked else replace(self.states[n], silent=frozenset())
+            try:
+                if not self.active:
+                    found[n] = state.on_survivors(named)
+                    continue
+                message, self.states[n] = state.sign_survivors(named)
+            except RemoteProtocolError:
+                continue
+            signed[n] = SignedSurvivors.from_bytes(message, expect=self.header).signature
+        message = Signatures(header=self.header, signatures=signed).to_bytes()
+        for n in signed:
+            try:
+                found[n] = self.states[n].on_signatures(message)
+            except RemoteProtocolError:
+                continue
+        return {
+            n: Reveal.from_bytes(answer, expect=self.header).shares for n, answer in found.items()
+        }
+
+    def open(
+        self,
+        arc: frozenset[int],
+        gone: frozenset[int],
+        revealed: dict[int, dict[int, Secret]],
+    ) -> NDArray[np.uint64]:
+        """The sum over the arc; ``KeyError`` where too few shares came back."""
+        threshold = self.agreement.params.plan(20).threshold
+        rebuilt = {}
+        for n in arc | gone:
+            shares = {
+                place: revealed[holder][n].expose()
+                for place, holder in enumerate(self.graph.holders(n), 1)
+                if holder in revealed and n in revealed[holder]
+            }
+            if len(shares) < threshold:
+                raise KeyError(n)
+            numbers = sorted(shares)[:threshold]
+            (rebuilt[n],) = combine(numbers, [[shares[number] for number in numbers]])
+        words, masks = np.zeros(4, np.uint64), []
+        for n in arc:
+            frame = MaskedFrame.from_bytes(self.vectors[n], expect=self.header, index=0, count=4)
+            words += frame.words
+            label = self.context.self_mask(n)
+            masks.append(Mask(seed=rebuilt[n], label=label, subtract=True))
+        for n in gone:
+            for peer in self.graph.neighbours(n) & arc:
+                label = self.context.pair(n, peer)
+                (seed,) = PrivateKey(rebuilt[n]).agree(self.keys[peer], label)
+                masks.append(Mask(seed=seed, label=label, subtract=n < peer))
+        Masks(masks).apply_to(words)
+        return words[:-1]
+
+    def at(self, *places: int) -> frozenset[int]:
+        return frozenset(self.circle[place % 20] for place in places)
+
+
+def attack(*, checked: bool) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """What is read of nine clients beside eighteen said to be alive, and the true sum of the nine.
+
+    Two are said to be gone, as many as planned; nobody is corrupt.
+    """
+    server = LyingServer(ACTIVE)
+    assert ACTIVE.plan(20) == Plan(degree=6, threshold=4)
+    arc, gone = server.at(*range(9)), server.at(-2, 10)
+    server.mask(arc, gone)
+    revealed = server.reveals(set(range(20)) - gone, checked=checked)
+    return server.open(arc, gone, revealed), sum_of(arc)
+
+
+def sum_of(clients: Iterable[int]) -> NDArray[np.uint64]:
+    return np.sum([input_of(n) for n in clients], axis=0, dtype=np.uint64)
+
+
+def test_were_silent_neighbours_to_count_as_alive_an_arc_would_be_opened_alone() -> None:
+    stolen, truth = attack(checked=False)
+    assert np.array_equal(stolen, truth)
+
+
+def test_survivors_among_the_neighbours_whose_boxes_never_came_are_refused() -> None:
+    with pytest.raises(KeyError):
+        attack(checked=True)
+
+
+def test_each_end_of_the_arc_refuses_by_name() -> None:
+    server = LyingServer(ACTIVE)
+    arc, gone = server.at(*range(9)), server.at(-2, 10)
+    server.mask(arc, gone)
+    named = Survivors(header=server.header, alive=frozenset(range(20)) - gone).to_bytes()
+    for n in server.at(0, 1, 2, 6, 7, 8):
+        with pytest.raises(RemoteProtocolError, match="named as alive, never shared"):
+            server.states[n].sign_survivors(named)
+
+
+@pytest.mark.parametrize("width", range(4, 14))
+def test_no_arc_is_opened_by_saying_that_both_its_sides_are_gone(width: int) -> None:
+    server = LyingServer(ACTIVE)
+    arc = server.at(*range(width))
+    gone = server.at(-1, -2, -3, width, width + 1, width + 2)
+    server.mask(frozenset(), frozenset())
+    with pytest.raises(KeyError):
+        server.open(arc, gone, server.reveals(set(range(20)) - gone, checked=True))
+
+
+def test_not_protected_from_an_arc_cut_out_where_the_server_is_trusted() -> None:
+    server = LyingServer(TRUSTED)
+    assert TRUSTED.plan(20) == Plan(degree=6, threshold=3)
+    arc, gone = server.at(0, 1, 2, 3), server.at(-1, -2, -3, 4, 5, 6)
+    server.mask(frozenset(), frozenset())
+    revealed = server.reveals(set(range(20)) - gone, checked=True)
+    assert np.array_equal(server.open(arc, gone, revealed), sum_of(arc))

@@ -1,0 +1,160 @@
+"""Name two sets of survivors where corrupt clients help both to the threshold.
+
+With n_C corrupt clients, who sign and reveal everything, a majority of n is not
+enough: two halves of the honest reach it with their help, each set is signed as
+it should be, and every honest input is read. So a client refuses unless twice the
+threshold is above n + n_C [BIK+17, section 6.2].
+"""
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from protocols.bonawitz import Agreement, CollectKeys, Params, join
+from protocols.bonawitz.messages import (
+    MaskedFrame,
+    Reveal,
+    Roster,
+    Signatures,
+    SignedSurvivors,
+    Survivors,
+)
+from protocols.entropy import Entropy
+from protocols.errors import RemoteProtocolError
+from protocols.primitives.agree import PrivateKey
+from protocols.primitives.prg import Mask, Masks
+from protocols.primitives.shamir import combine
+from protocols.primitives.sign import SigningKey
+from protocols.secrets import Secret
+from protocols.wire import Header
+
+HEADER = Header(bytes(16), 1)
+IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(1, 10)}
+PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
+
+
+class AnyThreshold(int):
+    """The rule removed: twice this number is more than any number of share holders."""
+
+    def __rmul__(self, _: int) -> int:
+        return 10**9
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+def input_of(n: int) -> NDArray[np.uint64]:
+    return np.full(3, 10**n, np.uint64)
+
+
+def attack(
+    params: Params, left: Sequence[int], right: Sequence[int], corrupt: Sequence[int]
+) -> dict[int, NDArray[np.uint64]]:
+    """Every honest input; who is in none of the three is left out of the roster."""
+    agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+    clients = sorted([*left, *right, *corrupt])
+    collect = CollectKeys(agreement, PUBLICS)
+    states: dict[int, Any] = {}
+    for n in clients:
+        message, states[n] = join(
+            agreement, n, counting(n), identity=IDENTITIES[n], identities=PUBLICS
+        )
+        collect.receive(message)
+    rosters, shares = collect.close()
+    for n in clients:
+        message, states[n] = states[n].on_roster(rosters[n])
+        shares.receive(message)
+    boxes, _ = shares.close()
+    vectors = {}
+    for n in clients:
+        frames, states[n] = states[n].on_boxes(boxes[n], input_of(n))
+        (vectors[n],) = frames
+    roster = Roster.from_bytes(rosters[clients[0]], expect=HEADER, signed=True)
+    context = agreement.context(roster.digest())
+    both = {n: states[n].shares.take() for n in corrupt}
+    revealed: dict[int, dict[int, bytes]] = {}
+    for half in (left, right):
+        named = Survivors(header=HEADER, alive=frozenset([*half, *corrupt]))
+        signed = {n: IDENTITIES[n].sign(context.survivors(), named.body()) for n in corrupt}
+        for n in half:
+            message, states[n] = states[n].sign_survivors(named.to_bytes())
+            signed[n] = SignedSurvivors.from_bytes(message, expect=HEADER).signature
+        message = Signatures(header=HEADER, signatures=signed).to_bytes()
+        for n in half:
+            answer = Reveal.from_bytes(states[n].on_signatures(message), expect=HEADER)
+            revealed[n] = {peer: share.expose() for peer, share in answer.shares.items()}
+    number = {n: place for place, n in enumerate(clients, 1)}
+    stolen = {}
+    for mine, others in ((left, right), (right, left)):
+        for victim in mine:
+            seeds = {n: revealed[n][victim] for n in mine}
+            keys = {n: revealed[n][victim] for n in others}
+            for n in corrupt:
+                share = both[n][victim].expose()
+                seeds[n], keys[n] = share[:32], share[32:]
+            ((seed,), (key,)) = (
+                combine([number[n] for n in some], [list(some.values())]) for some in (seeds, keys)
+            )
+            masks = [Mask(seed=seed, label=context.self_mask(victim), subtract=True)]
+            for peer in set(clients) - {victim}:
+                label = context.pair(victim, peer)
+                (pair,) = PrivateKey(key).agree(roster.entries[peer].mask, label)
+                masks.append(Mask(seed=pair, label=label, subtract=peer < victim))
+            words = MaskedFrame.from_bytes(vectors[victim], expect=HEADER, index=0, count=4)
+            opened = words.words.copy()
+            Masks(masks).apply_to(opened)
+            stolen[victim] = opened[:-1]
+    return stolen
+
+
+def params(threshold: int, corrupt: int | None, clients: int = 6) -> Params:
+    return Params(clients=clients, threshold=threshold, words=3, active=True, corrupt=corrupt)
+
+
+def all_read(stolen: dict[int, NDArray[np.uint64]]) -> bool:
+    return all(np.array_equal(words, input_of(n)) for n, words in stolen.items())
+
+
+def test_without_the_refusal_two_halves_and_the_corrupt_open_every_input() -> None:
+    stolen = attack(params(AnyThreshold(4), 2), (1, 2), (3, 4), (5, 6))
+    assert stolen.keys() == {1, 2, 3, 4}
+    assert all_read(stolen)
+
+
+@pytest.mark.parametrize("corrupt", [2, None])
+def test_a_client_refuses_a_threshold_that_two_sets_reach_with_the_corrupt(
+    corrupt: int | None,
+) -> None:
+    with pytest.raises(RemoteProtocolError, match=r"threshold 4 is no majority of 6 .* 2 of them"):
+        attack(params(4, corrupt), (1, 2), (3, 4), (5, 6))
+
+
+def test_one_more_in_the_threshold_and_the_halves_are_too_few() -> None:
+    with pytest.raises(RemoteProtocolError, match="4 alive, at least 5 needed"):
+        attack(params(5, 2), (1, 2), (3, 4), (5, 6))
+
+
+def test_more_corrupt_clients_than_agreed_open_every_input() -> None:
+    assert all_read(attack(params(4, 1), (1, 2), (3, 4), (5, 6)))
+
+
+def test_a_third_is_taken_of_the_clients_agreed_and_not_of_a_roster_without_the_honest() -> None:
+    # Three of nine are corrupt, a third; of the seven in the roster they are more.
+    with pytest.raises(RemoteProtocolError, match=r"threshold 5 is no majority of 7 .* 3 of them"):
+        attack(params(5, None, clients=9), (1, 2), (3, 4), (7, 8, 9))
+
+
+def test_with_two_agreed_such_a_roster_opens_every_input() -> None:
+    assert all_read(attack(params(5, 2, clients=9), (1, 2), (3, 4), (7, 8, 9)))
+
+
+def test_the_number_of_corrupt_clients_once_agreed_does_not_shrink_with_the_roster() -> None:
+    with pytest.raises(RemoteProtocolError, match=r"threshold 5 is no majority of 7 .* 3 of them"):
+        attack(params(5, 3, clients=9), (1, 2), (3, 4), (7, 8, 9))

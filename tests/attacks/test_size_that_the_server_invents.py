@@ -1,0 +1,100 @@
+"""Tell the victim that few have advertised, and give it neighbours of the server's own.
+
+In a sparse graph the number of clients is the server's word, and so then are
+degree and threshold. The promise is for a server that lies only after it drew the
+graph; this one lies before. Its two corrupt clients of twenty are as many as
+planned for. ``minimum_survivors`` is what a client holds against it.
+"""
+
+import hashlib
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from protocols.bonawitz import Agreement, Params, Rates, join
+from protocols.bonawitz.graph import Plan
+from protocols.bonawitz.messages import (
+    Advertise,
+    MaskedFrame,
+    Roster,
+    SealedShares,
+    ShareBoxes,
+)
+from protocols.entropy import Entropy
+from protocols.errors import RemoteProtocolError
+from protocols.primitives.agree import PrivateKey
+from protocols.primitives.prg import Mask, Masks
+from protocols.primitives.shamir import combine
+from protocols.primitives.sign import SigningKey
+from protocols.secrets import Secret
+
+PARAMS = Params(clients=20, rates=Rates(corrupt=0.1, dropout=0.1), words=4, active=True)
+VICTIM, CORRUPT = 5, (3, 8)
+PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
+IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(20)}
+PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+def attack(params: Params, size: int) -> NDArray[np.uint64]:
+    agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+    header = agreement.header
+    entries, states = {}, {}
+    for n in (VICTIM, *CORRUPT):
+        message, state = join(agreement, n, counting(n), identity=IDENTITIES[n], identities=PUBLICS)
+        states[n]: Any = state
+        entries[n] = Advertise.from_bytes(message, expect=header, signed=True).keys
+    told = Roster(header=header, entries=dict(sorted(entries.items())), part_of=(size, bytes(32)))
+    sealed = {}
+    for n in (VICTIM, *CORRUPT):
+        message, states[n] = states[n].on_roster(told.to_bytes())
+        sealed[n] = SealedShares.from_bytes(message, expect=header).boxes
+
+    def masked(n: int, words: NDArray[np.uint64]) -> bytes:
+        boxes = {peer: sealed[peer][n] for peer in sorted(sealed) if peer != n}
+        message = ShareBoxes(header=header, recipient=n, boxes=boxes).to_bytes()
+        frames, states[n] = states[n].on_boxes(message, words)
+        (frame,) = frames
+        return frame
+
+    vector = masked(VICTIM, PRIVATE)
+    context = agreement.context(told.digest())
+    shares, masks = [], []
+    for n in CORRUPT:
+        masked(n, np.zeros(4, np.uint64))
+        shares.append(states[n].shares.take()[VICTIM].expose()[:32])
+        label = context.pair(n, VICTIM)
+        (seed,) = PrivateKey(Secret(counting(n)(32))).agree(entries[VICTIM].mask, label)
+        masks.append(Mask(seed=seed, label=label, subtract=n < VICTIM))
+    (seed,) = combine([1, 2], [shares])
+    masks.append(Mask(seed=seed, label=context.self_mask(VICTIM), subtract=True))
+    words = MaskedFrame.from_bytes(vector, expect=header, index=0, count=5).words.copy()
+    Masks(masks).apply_to(words)
+    return words[:-1]
+
+
+@pytest.mark.parametrize("size", [4, 9])
+def test_not_protected_from_a_server_that_lies_about_how_many_advertised(size: int) -> None:
+    assert PARAMS.plan(20) == Plan(degree=8, threshold=6)
+    assert PARAMS.plan(size) == Plan(degree=2, threshold=2)
+    assert np.array_equal(attack(PARAMS, size), PRIVATE)
+
+
+@pytest.mark.parametrize("size", [4, 9, 14])
+def test_a_size_below_the_minimum_of_survivors_is_refused(size: int) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"{size} clients in the roster, 15 needed"):
+        attack(replace(PARAMS, minimum_survivors=15), size)
+
+
+@pytest.mark.parametrize("size", [15, 18, 20])
+def test_two_neighbours_are_refused_where_more_are_planned(size: int) -> None:
+    with pytest.raises(RemoteProtocolError, match="2 neighbours in the roster"):
+        attack(replace(PARAMS, minimum_survivors=15), size)

@@ -1,0 +1,242 @@
+"""Show every client a set of survivors of its own, so that the sum shrinks to two clients.
+
+Each set alone is large enough. Together they open the self-masks of the two that
+stand in all of them, and the mask keys of everybody else, though at least
+``threshold`` less the corrupt clients were promised to be summed. So a client
+reveals nothing until as many clients as the threshold have signed the very set
+that it signed. The attack is made with one corrupt client and signatures that the
+server comes by in four ways; each works against the code with one check removed.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from protocols.bonawitz import Agreement, CollectKeys, Params, client, join
+from protocols.bonawitz.messages import (
+    MaskedFrame,
+    Reveal,
+    Roster,
+    Signatures,
+    SignedSurvivors,
+    Survivors,
+)
+from protocols.bonawitz.params import Context
+from protocols.entropy import Entropy
+from protocols.errors import RemoteProtocolError
+from protocols.primitives.agree import PrivateKey
+from protocols.primitives.prg import Mask, Masks
+from protocols.primitives.shamir import combine
+from protocols.primitives.sign import SigningKey, verify
+from protocols.secrets import Secret
+
+CLIENTS, HONEST, CORRUPT, SUMMED = range(1, 7), range(1, 6), 6, (1, 2)
+PARAMS = Params(clients=6, threshold=4, words=3, active=True, corrupt=1)  # 2 * 4 > 6 + 1
+LAST = Agreement(params=PARAMS, session=bytes(16), round=9, public=bytes(32))
+INPUTS = {n: np.full(3, 10**n, np.uint64) for n in CLIENTS}
+SHOWN = {1: {1, 2, 3, 6}, 2: {1, 2, 4, 6}, 3: {1, 2, 3, 6}, 4: {1, 2, 4, 6}, 5: {1, 2, 5, 6}}
+IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in CLIENTS}
+PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+class Played:
+    """A round up to the survivors, as the server and its one client see it."""
+
+    def __init__(self, agreement: Agreement = LAST) -> None:
+        self.agreement, self.header = agreement, agreement.header
+        collect = CollectKeys(agreement, PUBLICS)
+        self.states: dict[int, Any] = {}
+        for n in CLIENTS:
+            message, self.states[n] = join(
+                agreement,
+                n,
+                counting((n, agreement.round)),
+                identity=IDENTITIES[n],
+                identities=PUBLICS,
+            )
+            collect.receive(message)
+        self.key = PrivateKey(Secret(counting((CORRUPT, agreement.round))(32)))  # the corrupt one's
+        rosters, shares = collect.close()
+        self.roster = Roster.from_bytes(rosters[1], expect=self.header, signed=True)
+        for n in CLIENTS:
+            message, self.states[n] = self.states[n].on_roster(rosters[n])
+            shares.receive(message)
+        boxes, _ = shares.close()
+        self.vectors = {}
+        for n in CLIENTS:
+            frames, self.states[n] = self.states[n].on_boxes(boxes[n], INPUTS[n])
+            (self.vectors[n],) = frames
+        self.context: Context = agreement.context(self.roster.digest())
+        self.held = self.states[CORRUPT].shares.take()  # both of each peer
+
+    def sign(self, n: int, alive: set[int]) -> bytes:
+        message = Survivors(header=self.header, alive=frozenset(alive))
+        if n == CORRUPT:  # it signs whatever helps
+            return IDENTITIES[CORRUPT].sign(self.context.survivors(), message.body())
+        answer, self.states[n] = self.states[n].sign_survivors(message.to_bytes())
+        return SignedSurvivors.from_bytes(answer, expect=self.header).signature
+
+    def reveal(self, n: int, signatures: Mapping[int, bytes]) -> dict[int, Secret]:
+        message = Signatures(header=self.header, signatures=dict(signatures)).to_bytes()
+        return Reveal.from_bytes(self.states[n].on_signatures(message), expect=self.header).shares
+
+    def rebuilt(self, peer: int, revealed: Mapping[int, Mapping[int, Secret]]) -> Secret:
+        """The self-mask's seed of who is summed, the mask key of all others."""
+        summed = peer in SUMMED
+        shares = {n: revealed[n][peer].expose() for n in HONEST if (peer in SHOWN[n]) is summed}
+        both = self.held[peer].expose()
+        shares[CORRUPT] = both[:32] if summed else both[32:]
+        chosen = sorted(shares, reverse=True)[: PARAMS.threshold or 0]
+        return combine(chosen, [[shares[n] for n in chosen]])[0]
+
+    def stolen(self, revealed: Mapping[int, Mapping[int, Secret]]) -> NDArray[np.uint64]:
+        words = np.zeros(4, np.uint64)
+        masks = []
+        for n in SUMMED:
+            frame = MaskedFrame.from_bytes(self.vectors[n], expect=self.header, index=0, count=4)
+            words += frame.words
+            seed = self.rebuilt(n, revealed)
+            masks.append(Mask(seed=seed, label=self.context.self_mask(n), subtract=True))
+        for n in set(CLIENTS) - set(SUMMED):
+            key = self.key if n == CORRUPT else PrivateKey(self.rebuilt(n, revealed))
+            for peer in SUMMED:
+                label = self.context.pair(n, peer)
+                (seed,) = key.agree(self.roster.entries[peer].mask, label)
+                masks.append(Mask(seed=seed, label=label, subtract=n < peer))
+        Masks(masks).apply_to(words)
+        return words[:-1]
+
+
+Way = Callable[[Played, dict[int, dict[int, bytes]]], Mapping[int, Mapping[int, bytes]]]
+
+
+def attack(way: Way) -> NDArray[np.uint64]:
+    """The sum of two honest clients; ``way`` gives what each client is shown as signatures."""
+    played = Played()
+    own = {n: {n: played.sign(n, SHOWN[n])} for n in HONEST}
+    shown = way(played, own)
+    return played.stolen({n: played.reveal(n, shown[n]) for n in HONEST})
+
+
+def nothing_but_zeros(_: Played, __: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
+    return {n: dict.fromkeys(CLIENTS, bytes(64)) for n in HONEST}
+
+
+def one_under_many_names(
+    played: Played, _: dict[int, dict[int, bytes]]
+) -> dict[int, dict[int, bytes]]:
+    return {n: dict.fromkeys(CLIENTS, played.sign(CORRUPT, SHOWN[n])) for n in HONEST}
+
+
+def over_other_sets(
+    played: Played, own: dict[int, dict[int, bytes]]
+) -> dict[int, dict[int, bytes]]:
+    everybodys = {n: own[n][n] for n in HONEST}
+    return {n: {**everybodys, CORRUPT: played.sign(CORRUPT, SHOWN[n])} for n in HONEST}
+
+
+def of_earlier_rounds(_: Played, __: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
+    """In three rounds before, just these sets survived, and all of them signed."""
+    signed = {}
+    for number, third in enumerate((3, 4, 5), 1):
+        earlier = Played(replace(LAST, round=number))
+        alive = {1, 2, third, CORRUPT}
+        signed[third] = {n: earlier.sign(n, alive) for n in alive}
+    return {n: signed[max(SHOWN[n] - {CORRUPT})] for n in HONEST}
+
+
+def honest(played: Played, own: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
+    """What there is: the signatures over the very set of a client."""
+    return {
+        n: {
+            **{peer: own[peer][peer] for peer in HONEST if SHOWN[peer] == SHOWN[n]},
+            CORRUPT: played.sign(CORRUPT, SHOWN[n]),
+        }
+        for n in HONEST
+    }
+
+
+def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule removed: nobody looks at signatures."""
+    monkeypatch.setattr(client, "verify", lambda *_: None)
+
+
+def whoever_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule removed: a signature counts under any name."""
+
+    def some_identity(_: bytes, label: bytes, message: bytes, signature: bytes) -> None:
+        for public in PUBLICS.values():
+            try:
+                return verify(public, label, message, signature)
+            except RemoteProtocolError:
+                continue
+        raise RemoteProtocolError("nobody has signed this")
+
+    monkeypatch.setattr(client, "verify", some_identity)
+
+
+def whatever_was_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule removed: a signature need not be over the set that we signed."""
+
+    def some_set(public: bytes, label: bytes, _: bytes, signature: bytes) -> None:
+        for alive in SHOWN.values():
+            body = Survivors(header=LAST.header, alive=frozenset(alive)).body()
+            try:
+                return verify(public, label, body, signature)
+            except RemoteProtocolError:
+                continue
+        raise RemoteProtocolError("no set was signed")
+
+    monkeypatch.setattr(client, "verify", some_set)
+
+
+def whenever_it_was_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule removed: signatures do not name session, round and context."""
+    monkeypatch.setattr(Context, "survivors", lambda _: b"survivors")
+
+
+WAYS = [
+    (nothing_but_zeros, unverified),
+    (one_under_many_names, whoever_signed),
+    (over_other_sets, whatever_was_signed),
+    (of_earlier_rounds, whenever_it_was_signed),
+]
+EACH = pytest.mark.parametrize(
+    ("way", "removed"), WAYS, ids=[way.__name__.replace("_", "-") for way, _ in WAYS]
+)
+
+
+@EACH
+def test_without_the_check_the_server_reads_the_sum_of_two(
+    way: Way, removed: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed(monkeypatch)
+    assert np.array_equal(attack(way), INPUTS[1] + INPUTS[2])
+
+
+@EACH
+def test_with_the_check_no_client_reveals_anything(
+    way: Way, removed: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    played = Played()
+    own = {n: {n: played.sign(n, SHOWN[n])} for n in HONEST}
+    shown = way(played, own)
+    for n in HONEST:
+        with pytest.raises(RemoteProtocolError, match=r"clients have signed .* 4 needed"):
+            played.reveal(n, shown[n])
+
+
+def test_all_the_signatures_that_there_are_do_not_suffice_either() -> None:
+    with pytest.raises(RemoteProtocolError, match=r"3 clients have signed .* 4 needed"):
+        attack(honest)
