@@ -132,7 +132,9 @@ def plot(points: Sequence[Cost]) -> bytes:
                 axes.plot(x, y, "o", color=drawn.get_color(), markerfacecolor=face)
         axes.set(xscale="log", yscale="log", xlabel="clients", title=title)
         axes.grid(visible=True, alpha=0.3)
-    figure.axes[0].legend(fontsize="small")
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small"
+    )
     figure.supxlabel("filled: whole session; hollow: one client, sampled server", fontsize="small")
     out = BytesIO()
     figure.savefig(out, format="svg")
