@@ -1,27 +1,45 @@
 """Events to epsilon: Rényi DP to admit a release, privacy loss distributions to report it.
 
-Both are upper bounds, for a composition whose parameters were fixed in advance.
-A composition is a mapping from events to counts, or pairs of both. All its events must
-protect the same unit under the same adjacency. What cannot be treated soundly raises
-``UnsoundEvent``:
+Both are upper bounds, for a composition whose parameters were fixed in advance; where
+they are chosen from earlier outputs, ``dp.filters`` decides. A composition is a mapping
+from events to counts, or pairs of both. All its events must protect the same unit under
+the same adjacency. What cannot be treated soundly raises ``UnsoundEvent``:
 
 | design | RDP | PLD |
 |---|---|---|
-| no sampling, any adjacency | exact | yes |
-| Poisson, example, add or remove / zero out | [MTZ19] | yes |
-| Poisson, example, replace one | refused | yes |
-| Poisson, client: noise of the cohort only | refused | refused |
-| fixed size, shuffled, cyclic | refused | refused |
+| none, example: any adjacency | exact | yes |
+| none, client: zero out, replace one | exact | yes |
+| Poisson, example: add or remove, zero out | [MTZ19] | yes |
+| Poisson, example: replace one | refused | yes |
+| hidden Poisson, client, all take part: zero out | [MTZ19] | yes |
+| hidden Poisson, client, trusted noise: add or remove, zero out | [MTZ19] | yes |
+| hidden Poisson, client: replace one | refused | yes |
+| fixed size, example: replace one | [WBK19] | refused |
+| Poisson, client: the cohort alone adds the noise | refused | refused |
+| client: add or remove without trusted noise, as its share goes too | refused | refused |
+| fixed size elsewhere, shuffled, cyclic | refused | refused |
+
+``SkellamEvent`` has no PLD, knows no replace one, and is amplified at integer orders by
+the same argument as a Gaussian. One event that has RDP alone makes the whole
+composition's number RDP: ``reported_epsilon``.
+
+An example belongs to one client, so disjoint clients cost the largest of their
+epsilons, and one person's data at several clients costs their joint composition.
+
+At order a the price of a sampled Gaussian step is log(A) / (a - 1) with
+A = E[((1-q) + q exp((2x-1)/(2 z^2)))^a], x ~ N(0, z^2).
 
 [MTZ19]: Mironov, Talwar, Zhang, Rényi Differential Privacy of the Sampled Gaussian
-Mechanism, arXiv 1908.10530. At order a the price of a step is
-log(A) / (a - 1) with A = E[((1-q) + q exp((2x-1)/(2 z^2)))^a], x ~ N(0, z^2).
+Mechanism, arXiv 1908.10530. [WBK19]: Wang, Balle, Kasiviswanathan, Subsampled Rényi
+Differential Privacy, arXiv 1808.00087. [AKL21]: Agarwal, Kairouz, Liu, The Skellam
+Mechanism, arXiv 2110.04995. [CKS20]: Canonne, Kamath, Steinke, arXiv 2004.00010.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cache, lru_cache
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,21 +47,30 @@ from numpy.typing import NDArray
 from dp.errors import AccountantLimit, BadParameter, PrivacyError, UnsoundEvent
 from dp.events import (
     Adjacency,
+    Cover,
     Event,
+    FixedSizeSampling,
     GaussianEvent,
+    HiddenPoissonSampling,
     NoSampling,
     PoissonSampling,
+    SkellamEvent,
     Unit,
     positive_float,
 )
 
 Composition: TypeAlias = Mapping[Event, int] | Iterable[tuple[Event, int]]
 Vector: TypeAlias = NDArray[np.float64]
+Accountant: TypeAlias = Literal["rdp", "pld"]
 
 _FRACTIONAL: Final = (1.1, *(a / 4 for a in range(5, 40) if a % 4))
 _INTEGER: Final = (*range(2, 257), 512, 1024)
 ORDERS: Final[Vector] = np.array(_FRACTIONAL + _INTEGER, dtype=np.float64)
 ORDERS.setflags(write=False)
+_K: Final[Vector] = np.arange(_INTEGER[-1] + 1, dtype=np.float64)
+
+GRAPH_FAILURE: Final = 2.0**-40  # of one random graph of neighbours; what the planner aims at
+ROUNDING_FAILURE: Final = 2.0**-60  # beta of the bound on a rounded sum's norm
 
 _ROUNDING = 1e-12  # added to log(A) of a fractional order: above its quadrature and float error
 _MIN_QUADRATURE_NOISE = 0.1  # below, the grid grows like 1/z^3; integer orders alone then bound
@@ -113,7 +140,7 @@ def epsilon_rdp(composition: Composition, delta: float) -> float:
     total = np.zeros_like(ORDERS)
     for event, count in steps.items():
         total += count * _rdp_of_step(event)
-    epsilon = float(np.min(total + _conversion(delta)))
+    epsilon = float(np.min(total + conversion(delta)))
     return _checked(max(epsilon, 0.0))
 
 
@@ -129,21 +156,147 @@ def epsilon_pld(composition: Composition, delta: float, interval: float = 1e-4) 
       AccountantLimit: the distribution would not fit; a coarser interval may.
       BadParameter: delta, interval or a count is out of range.
     """
-    delta = check_delta(delta)
-    interval = positive_float("interval", interval)
+    return curve(composition, (delta,), accountant="pld", interval=interval)[0]
+
+
+def curve(
+    composition: Composition,
+    deltas: Sequence[float],
+    *,
+    accountant: Accountant,
+    interval: float = 1e-4,
+) -> tuple[float, ...]:
+    """Epsilon at each of ``deltas``; the composition is priced once.
+
+    Raises as ``epsilon_rdp`` or ``epsilon_pld`` does.
+    """
+    deltas = [check_delta(delta) for delta in deltas]
     steps = grouped(composition)
+    if accountant == "rdp":
+        return tuple(epsilon_rdp(steps, delta) for delta in deltas)
+    if accountant != "pld":
+        raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")
+    interval = positive_float("interval", interval)
     if not steps:
-        return 0.0
+        return (0.0,) * len(deltas)
+    gaussian: dict[GaussianEvent, int] = {}
     points = 0.0
     for event, count in steps.items():
-        _check_design(event)
+        check_design(event)
+        if not isinstance(event, GaussianEvent) or not has_pld(event):
+            raise UnsoundEvent(
+                f"{type(event).__name__} with {type(event.sampling).__name__} has no privacy "
+                "loss distribution; report by RDP"
+            )
+        gaussian[event] = count
         points += _pld_points(event, count, interval)
+    if math.isinf(points):
+        raise AccountantLimit("noise multiplier below 0.001: no loss distribution can hold it")
     if points > _MAX_PLD_POINTS:
         raise AccountantLimit(
             f"a loss distribution at interval {interval:g} needs about {points:.2g} points, "
             f"at most {_MAX_PLD_POINTS:.0e} are allowed; take a coarser interval"
         )
-    return _checked(_engine_pld(steps, delta, interval))
+    price = _engine_pld(gaussian, interval)
+    return tuple(_checked(price(delta)) for delta in deltas)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedEpsilon:
+    """An epsilon, and the accountant that vouches for it."""
+
+    epsilon: float
+    accountant: Accountant
+
+
+def reported_epsilon(
+    composition: Composition, delta: float, interval: float = 1e-4
+) -> ReportedEpsilon:
+    """The number to print: by PLD where every event has one, by RDP otherwise.
+
+    For parameters that were fixed in advance. Raises as the two accountants do; a
+    composition with one event that only RDP treats and one that only PLD does is refused.
+    """
+    steps = grouped(composition)
+    if all(has_pld(event) for event in steps):
+        return ReportedEpsilon(epsilon=epsilon_pld(steps, delta, interval), accountant="pld")
+    return ReportedEpsilon(epsilon=epsilon_rdp(steps, delta), accountant="rdp")
+
+
+def has_pld(event: Event) -> bool:
+    """Whether the loss of a sound event has a distribution here; otherwise RDP alone bounds it."""
+    return isinstance(event, GaussianEvent) and not isinstance(event.sampling, FixedSizeSampling)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedDelta:
+    """Every way in which the statement may fail, by name; ``total`` is what a report says.
+
+    Computational assumptions are named in a report, not added here.
+
+    Attributes:
+      accountant: the delta at which the accountant was asked for epsilon.
+      sparse_graph: that a random graph of neighbours is a bad one.
+      rounding: that the rounded sum of a batch is longer than its bound.
+      flooding: how far a flooded decryption is from one that shows its sum alone.
+      sampler: distance of the noise that was drawn from the noise that was priced.
+    """
+
+    accountant: float
+    sparse_graph: float = 0.0
+    rounding: float = 0.0
+    flooding: float = 0.0
+    sampler: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The sum, rounded up."""
+        return math.nextafter(math.fsum(getattr(self, item.name) for item in fields(self)), 1.0)
+
+
+def reported_delta(
+    *,
+    accountant: float,
+    units: int,
+    sparse_rounds: int = 0,
+    rounded_steps: int = 0,
+    flooding_bits: int | None = None,
+    sampler_error: float = 0.0,
+    sampler_draws: int = 0,
+) -> ReportedDelta:
+    """The delta of the whole system, component by component.
+
+    Args:
+      accountant: the accountant's delta.
+      units: how many units the data holds; a total of 1 / ``units`` or more is refused.
+      sparse_rounds: rounds over a random graph of neighbours, 2^-40 each.
+      rounded_steps: sums that were rounded once without redrawing, 2^-60 each.
+      flooding_bits: s of a flooded decryption, at least 30: 2^-(s/2) / 6.9.
+      sampler_error: total-variation distance of one drawn entry from the exact law.
+      sampler_draws: entries times rounds that were drawn with that error.
+
+    Raises:
+      BadParameter: an argument is out of range, or the total reaches 1 / ``units``.
+    """
+    for name, count in (
+        ("sparse_rounds", sparse_rounds),
+        ("rounded_steps", rounded_steps),
+        ("sampler_draws", sampler_draws),
+    ):
+        if type(count) is not int or count < 0:
+            raise BadParameter(f"{name} is {count!r}, must be an integer of at least 0")
+    if flooding_bits is not None and (type(flooding_bits) is not int or flooding_bits < 30):
+        raise BadParameter(f"flooding_bits is {flooding_bits!r}, must be an integer of at least 30")
+    error = 0.0 if sampler_error == 0 else positive_float("sampler_error", sampler_error)
+    delta = ReportedDelta(
+        accountant=check_delta(accountant),
+        sparse_graph=sparse_rounds * GRAPH_FAILURE,
+        rounding=rounded_steps * ROUNDING_FAILURE,
+        flooding=0.0 if flooding_bits is None else 2 ** (-flooding_bits / 2) / 6.9,
+        sampler=sampler_draws * error,
+    )
+    check_delta(delta.total, units=units)
+    return delta
 
 
 def _checked(epsilon: float) -> float:
@@ -152,68 +305,149 @@ def _checked(epsilon: float) -> float:
     return epsilon
 
 
-def _check_design(event: Event) -> None:
+def check_design(event: Event) -> None:
+    """The rows of the module's table in which both accountants refuse."""
+    clients = event.unit is Unit.CLIENT
     match event.sampling:
-        case NoSampling():
-            return
-        case PoissonSampling() if event.unit is Unit.EXAMPLE:
-            return
-        case PoissonSampling():
+        case PoissonSampling() if clients:
             raise UnsoundEvent(
                 "Poisson sampling of clients with noise of the cohort alone: whoever sees "
                 "the cohort sees who is in it; charge it as NoSampling"
             )
+        case HiddenPoissonSampling() if not clients:
+            raise UnsoundEvent("HiddenPoissonSampling draws clients; of examples say Poisson")
+        case FixedSizeSampling() if clients or event.adjacency is not Adjacency.REPLACE_ONE:
+            raise UnsoundEvent(
+                "FixedSizeSampling is bounded for examples under replace-one alone; "
+                "a cohort that somebody draws is charged as NoSampling"
+            )
+        case NoSampling() | PoissonSampling() | HiddenPoissonSampling() | FixedSizeSampling():
+            pass
         case design:
             raise UnsoundEvent(f"{type(design).__name__} is not supported by any accountant here")
+    trusted = getattr(event.sampling, "cover", None) is Cover.TRUSTED_NOISE
+    if clients and event.adjacency is Adjacency.ADD_OR_REMOVE and not trusted:
+        raise UnsoundEvent(
+            "a client that is added or removed takes its noise share along; say zero_out, "
+            "or HiddenPoissonSampling with TRUSTED_NOISE where one party adds all the noise"
+        )
+    if isinstance(event, SkellamEvent) and event.adjacency is Adjacency.REPLACE_ONE:
+        raise UnsoundEvent(
+            "the norms of SkellamEvent are of one contribution, not of a replacement"
+        )
+
+
+def _rate(event: Event) -> float:
+    match event.sampling:
+        case PoissonSampling(rate=rate) | HiddenPoissonSampling(rate=rate):
+            return rate
+        case FixedSizeSampling(size=size, population=population):
+            return size / population
+        case _:
+            return 1.0
 
 
 @lru_cache(maxsize=4096)
 def _rdp_of_step(event: Event) -> Vector:
     """RDP of a one-step event at ``ORDERS``, read-only."""
-    _check_design(event)
-    z = event.noise_multiplier
-    q = event.sampling.rate if isinstance(event.sampling, PoissonSampling) else 1.0
+    check_design(event)
+    q = _rate(event)
     replaced = event.adjacency is Adjacency.REPLACE_ONE
-    if replaced and q < 1:
-        raise UnsoundEvent("replace-one under Poisson sampling has no RDP bound here; use PLD")
     with np.errstate(over="ignore", divide="ignore"):
-        if q == 1:
-            # The sensitivity of the sum is 2C when a contribution is replaced.
-            vector: Vector = ORDERS / (2 * np.square(np.float64(z / 2 if replaced else z)))
+        if isinstance(event, SkellamEvent):
+            vector = _skellam(event, q)
         else:
-            plain = ORDERS / (2 * np.square(np.float64(z)))
-            # Sampling never costs more than no sampling, rounding included.
-            vector = np.minimum(_sampled(q, z), plain)
+            # The sensitivity of the sum is 2C when a contribution is replaced.
+            z = event.noise_multiplier / 2 if replaced else event.noise_multiplier
+            plain: Vector = ORDERS / (2 * np.square(np.float64(z)))
+            if q == 1:
+                vector = plain
+            elif isinstance(event.sampling, FixedSizeSampling):
+                vector = np.minimum(_between(_without_replacement(q, _exponent(z))), plain)
+            elif replaced:
+                raise UnsoundEvent("replace-one under Poisson sampling has no RDP here; use PLD")
+            else:
+                # Sampling never costs more than no sampling, rounding included.
+                vector = np.minimum(_sampled(q, z), plain)
     if np.isnan(vector).any():
         raise PrivacyError(f"the price of {event} is not a number")
     vector.setflags(write=False)
     return vector
 
 
+def _skellam(event: SkellamEvent, q: float) -> Vector:
+    """[AKL21, Thm 3.5] at integer orders; fractional ones lie between."""
+    a, l2, l1, mu = _K, event.l2, event.l1, event.variance
+    excess = np.minimum(
+        ((2 * a - 1) * l2 / mu * l2 + 6 * l1 / mu) / (4 * mu), np.float64(3 * l1) / (2 * mu)
+    )
+    curve_at = np.minimum(a * l2 / (2 * mu) * l2 + excess, 1e300)
+    integer = np.array([curve_at[order] for order in _INTEGER])
+    if q < 1:
+        exponent = np.minimum((a - 1) * curve_at, 1e300)
+        exponent[:2] = 0.0
+        integer = np.minimum(_poisson(q, exponent), integer)
+    return _between(integer)
+
+
+def _between(integer: Vector) -> Vector:
+    """Prices at ``_INTEGER`` to prices at ``ORDERS``.
+
+    (a - 1) times the price is convex in a and 0 at 1 [WBK19, Cor. 10], so a chord lies above.
+    """
+    fractional = np.array(_FRACTIONAL)
+    knots = np.array((1, *_INTEGER), dtype=np.float64)
+    chord = np.interp(fractional, knots, np.concatenate([[0.0], (knots[1:] - 1) * integer]))
+    return np.concatenate([chord / (fractional - 1), integer])
+
+
 def _sampled(q: float, z: float) -> Vector:
     fractional = np.full(len(_FRACTIONAL), np.inf)
     if z >= _MIN_QUADRATURE_NOISE and q >= _MIN_QUADRATURE_RATE:
         fractional = _sampled_fractional(q, z)
-    return np.concatenate([fractional, _sampled_integer(q, z)])
+    return np.concatenate([fractional, _poisson(q, _exponent(z))])
 
 
-def _sampled_integer(q: float, z: float) -> Vector:
-    """[MTZ19, sec. 3.3] at ``_INTEGER``, in logarithms.
+def _exponent(z: float) -> Vector:
+    """(k - 1) times the Gaussian's price at order k, for k = 0, 1, 2, ..."""
+    # A price of 1e300 passes any budget.
+    exponent: Vector = _K * (_K - 1) / max(2 * z * z, 1e-300)
+    return exponent
 
-    A = sum_k C(a,k) (1-q)^(a-k) q^k exp((k^2-k)/(2 z^2)). The binomial weights sum to 1, so
+
+def _poisson(q: float, exponent: Vector) -> Vector:
+    """[MTZ19, sec. 3.3] at ``_INTEGER``, in logarithms; for noise symmetric about 0.
+
+    A = sum_k C(a,k) (1-q)^(a-k) q^k exp(exponent_k). The binomial weights sum to 1, so
     A - 1 is the same sum with exp(.) - 1: all terms positive, nothing cancels.
     """
-    k = np.arange(_INTEGER[-1] + 1, dtype=np.float64)
-    exponent = k * (k - 1) / max(2 * z * z, 1e-300)  # a price of 1e300 passes any budget
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = exponent + np.log(-np.expm1(-exponent))
     growth[:2] = -np.inf  # k = 0 and 1 leave nothing
+    return _mixed(growth + _K * math.log(q), math.log1p(-q))
+
+
+def _without_replacement(q: float, exponent: Vector) -> Vector:
+    """[WBK19, Thm 9] at ``_INTEGER`` for a mechanism with no pure epsilon, in logarithms.
+
+    A - 1 <= sum_(k>=2) C(a,k) q^k m_k; m_k = 2 exp(exponent_k), m_2 at most 4 (exp(.) - 1).
+    """
+    growth = math.log(2) + exponent
+    with np.errstate(divide="ignore"):
+        least = math.log(4) + exponent[2] + np.log(-np.expm1(-exponent[2]))
+    growth[2] = min(growth[2], least)
+    growth[:2] = -np.inf
+    return _mixed(growth + _K * math.log(q), 0.0)
+
+
+def _mixed(growth: Vector, log_rest: float) -> Vector:
+    """log(1 + sum_k C(a,k) exp(growth_k + (a-k) log_rest)) / (a-1) at ``_INTEGER``."""
     log_a = []
     for orders, binomials in _log_binomials():
         width = binomials.shape[1]
         a = np.array(orders, dtype=np.float64)[:, None]
-        terms = binomials + k[:width] * math.log(q) + (a - k[:width]) * math.log1p(-q)
-        log_a.append(np.logaddexp(0.0, _logsumexp(terms + growth[:width])))
+        terms = binomials + growth[:width] + (a - _K[:width]) * log_rest
+        log_a.append(np.logaddexp(0.0, _logsumexp(terms)))
     price: Vector = np.concatenate(log_a) / (np.array(_INTEGER) - 1)
     return price
 
@@ -260,8 +494,8 @@ def _log_binomials() -> tuple[tuple[tuple[int, ...], Vector], ...]:
 
 
 @lru_cache(maxsize=64)
-def _conversion(delta: float) -> Vector:
-    """What turns RDP at ``ORDERS`` into epsilon at ``delta``, [CKS20, Prop. 12]."""
+def conversion(delta: float) -> Vector:
+    """What is added to RDP at ``ORDERS`` for epsilon at ``delta``, [CKS20, Prop. 12]."""
     vector = np.log1p(-1 / ORDERS) - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
     vector.setflags(write=False)
     return vector
@@ -270,7 +504,7 @@ def _conversion(delta: float) -> Vector:
 def _pld_points(event: GaussianEvent, count: int, interval: float) -> float:
     """About how many multiples of ``interval`` the losses of ``count`` steps span."""
     z = event.noise_multiplier / (2 if event.adjacency is Adjacency.REPLACE_ONE else 1)
-    q = event.sampling.rate if isinstance(event.sampling, PoissonSampling) else 1.0
+    q = _rate(event)
     if z < 1e-3:
         return math.inf
     # Deviation of the loss of one step: 1/z unsampled, q (exp(1/z^2) - 1)^(1/2) for small q.
@@ -280,7 +514,8 @@ def _pld_points(event: GaussianEvent, count: int, interval: float) -> float:
     return (one_step + all_steps) / interval
 
 
-def _engine_pld(steps: Mapping[Event, int], delta: float, interval: float) -> float:
+def _engine_pld(steps: Mapping[GaussianEvent, int], interval: float) -> Callable[[float], float]:
+    """Delta to epsilon, of the whole composition."""
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
 
@@ -293,9 +528,7 @@ def _engine_pld(steps: Mapping[Event, int], delta: float, interval: float) -> fl
     accountant = PLDAccountant(relation, value_discretization_interval=interval)
     for event, count in steps.items():
         gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
-        if isinstance(event.sampling, PoissonSampling) and event.sampling.rate < 1:
-            sampled = dp_accounting.PoissonSampledDpEvent(event.sampling.rate, gaussian)
-            accountant.compose(sampled, count)
-        else:
-            accountant.compose(gaussian, count)
-    return float(accountant.get_epsilon(delta))
+        if (rate := _rate(event)) < 1:
+            gaussian = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
+        accountant.compose(gaussian, count)
+    return lambda delta: float(accountant.get_epsilon(delta))

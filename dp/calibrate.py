@@ -1,18 +1,34 @@
-"""Budget to noise.
+"""Budget to noise, to steps, or to a sampling rate.
 
 What is returned keeps the whole plan inside the budget as the same accountant prices
 it, so a plan calibrated with RDP, by which the ledger admits, is admitted to its last step.
+"pld" is the answer of a report, and the ledger would stop that plan early.
+
+All three functions raise ``UnsoundEvent`` for a design that cannot be treated soundly,
+``AccountantLimit`` where PLD needs a coarser ``interval``, and ``BadParameter`` for an
+argument out of range.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from contextlib import suppress
 
-from dp.accountant import check_delta, epsilon_pld, epsilon_rdp
-from dp.errors import BadParameter, CalibrationError
-from dp.events import Adjacency, GaussianEvent, Sampling, Unit, positive_float
+from dp.accountant import Accountant, check_delta, epsilon_pld, epsilon_rdp
+from dp.errors import BadParameter, CalibrationError, UnsoundEvent
+from dp.events import (
+    MAX_STEPS,
+    Adjacency,
+    GaussianEvent,
+    PoissonSampling,
+    Sampling,
+    Unit,
+    positive_float,
+)
 
 _MOST_NOISE = 2.0**20  # far above any use; RDP at our orders does not improve beyond
 _LEAST_NOISE = 2.0**-6
-_PRECISION = {"rdp": 1e-6, "pld": 1e-4}  # relative width at which the bisection ends
+_LEAST_RATE = 2.0**-30
+_PRECISION = {"rdp": 1e-6, "pld": 1e-4}  # relative width at which a search ends
+_FACTOR = 1.25  # between the answers of the two accountants, about: the stride from RDP's
 
 
 def noise_multiplier(
@@ -23,48 +39,170 @@ def noise_multiplier(
     steps: int,
     unit: Unit = Unit.EXAMPLE,
     adjacency: Adjacency = Adjacency.ADD_OR_REMOVE,
-    accountant: Literal["rdp", "pld"] = "rdp",
+    accountant: Accountant = "rdp",
+    interval: float = 1e-4,
 ) -> float:
     """The least noise multiplier z for which ``steps`` Gaussian sums cost at most ``epsilon``.
 
     Above the least one by a factor of at most 1 + 1e-6 (RDP) or 1 + 1e-4 (PLD), never
-    below it. At least 2^-6, which no sensible budget asks for. "pld" is the noise of a
-    report, and the ledger, which admits by RDP, would stop that plan early.
+    below it. At least 2^-6, which no sensible budget asks for.
 
     Raises:
       CalibrationError: no noise is enough, as when delta is too small for the orders.
-      UnsoundEvent: the design cannot be treated soundly.
-      BadParameter: an argument is out of range.
     """
-    budget = positive_float("epsilon", epsilon)
-    delta = check_delta(delta)
-    if accountant not in _PRECISION:
-        raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")
-    price = epsilon_rdp if accountant == "rdp" else epsilon_pld
+    price = _price(epsilon, delta, accountant, interval)
 
     def fits(noise: float) -> bool:
         event = GaussianEvent(
             noise_multiplier=noise, sampling=sampling, steps=steps, unit=unit, adjacency=adjacency
         )
-        return price({event: 1}, delta) <= budget
+        return price(event) <= epsilon
 
-    high = 1.0
+    high, factor = 1.0, 2.0
+    if accountant == "pld":
+        # PLD is below RDP, so its least noise is too, and mostly not by much.
+        with suppress(CalibrationError, UnsoundEvent):
+            high = noise_multiplier(
+                epsilon=epsilon,
+                delta=delta,
+                sampling=sampling,
+                steps=steps,
+                unit=unit,
+                adjacency=adjacency,
+            )
+            factor = _FACTOR
     while not fits(high):
         high *= 2
         if high > _MOST_NOISE:
             raise CalibrationError(
                 f"no noise multiplier up to 2**20 keeps {steps} steps within epsilon "
-                f"{budget:g} at delta {delta:g}; raise one of the two"
+                f"{epsilon:g} at delta {delta:g}; raise one of the two"
             )
-    while high > _LEAST_NOISE and fits(high / 2):
-        high /= 2
+    while high > _LEAST_NOISE and fits(high / factor):
+        high /= factor
     if high <= _LEAST_NOISE:
-        return high
-    low = high / 2
+        return _LEAST_NOISE
+    low = high / factor
     while high - low > _PRECISION[accountant] * low:
         middle = (low + high) / 2
-        if fits(middle):
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if fits(middle) else (middle, high)
     return high
+
+
+def most_steps(
+    *,
+    epsilon: float,
+    delta: float,
+    noise_multiplier: float,
+    sampling: Sampling,
+    unit: Unit = Unit.EXAMPLE,
+    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE,
+    accountant: Accountant = "rdp",
+    interval: float = 1e-4,
+) -> int:
+    """The most steps that cost at most ``epsilon``: one more costs more. At most 2^53.
+
+    0 where the first step passes the budget already.
+    """
+    price = _price(epsilon, delta, accountant, interval)
+
+    def fits(steps: int) -> bool:
+        event = GaussianEvent(
+            noise_multiplier=noise_multiplier,
+            sampling=sampling,
+            steps=steps,
+            unit=unit,
+            adjacency=adjacency,
+        )
+        return price(event) <= epsilon
+
+    low, stride = 0, 1
+    if accountant == "pld":
+        with suppress(UnsoundEvent):
+            by_rdp = most_steps(
+                epsilon=epsilon,
+                delta=delta,
+                noise_multiplier=noise_multiplier,
+                sampling=sampling,
+                unit=unit,
+                adjacency=adjacency,
+            )
+            if fits(by_rdp):
+                low, stride = by_rdp, max(by_rdp // 8, 1)
+    while fits(high := min(low + stride, MAX_STEPS)):
+        if high == MAX_STEPS:
+            return MAX_STEPS
+        low, stride = high, 2 * stride
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def sampling_rate(
+    *,
+    epsilon: float,
+    delta: float,
+    noise_multiplier: float,
+    steps: int,
+    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE,
+    accountant: Accountant = "rdp",
+    interval: float = 1e-4,
+) -> float:
+    """The highest rate of Poisson sampling of examples that costs at most ``epsilon``.
+
+    Below the highest one by a factor of at most 1 - 1e-6 (RDP) or 1 - 1e-4 (PLD), never
+    above it, and at most 1.
+
+    Raises:
+      CalibrationError: a rate of 2^-30 costs more already.
+    """
+    price = _price(epsilon, delta, accountant, interval)
+
+    def fits(rate: float) -> bool:
+        event = GaussianEvent(
+            noise_multiplier=noise_multiplier,
+            sampling=PoissonSampling(rate=rate),
+            steps=steps,
+            adjacency=adjacency,
+        )
+        return price(event) <= epsilon
+
+    low = 1.0
+    if accountant == "pld":
+        with suppress(CalibrationError, UnsoundEvent):
+            low = sampling_rate(
+                epsilon=epsilon,
+                delta=delta,
+                noise_multiplier=noise_multiplier,
+                steps=steps,
+                adjacency=adjacency,
+            )
+    while not fits(low):
+        low /= 2
+        if low < _LEAST_RATE:
+            raise CalibrationError(
+                f"no sampling rate down to 2**-30 keeps {steps} steps within epsilon "
+                f"{epsilon:g} at delta {delta:g}; add noise"
+            )
+    while fits(high := min(low * _FACTOR, 1.0)):
+        if high == 1:
+            return high
+        low = high
+    while high - low > _PRECISION[accountant] * low:
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _price(
+    epsilon: float, delta: float, accountant: Accountant, interval: float
+) -> Callable[[GaussianEvent], float]:
+    """The price of a plan, once the budget is known to be one."""
+    positive_float("epsilon", epsilon)
+    check_delta(delta)
+    if accountant == "rdp":
+        return lambda event: epsilon_rdp([(event, 1)], delta)
+    if accountant == "pld":
+        return lambda event: epsilon_pld([(event, 1)], delta, interval)
+    raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")

@@ -22,7 +22,11 @@ class AccountantLimit(PrivacyError):
 
 
 class CalibrationError(PrivacyError):
-    """No noise multiplier within reach keeps the plan inside the budget."""
+    """Nothing within reach keeps the plan inside the budget."""
+
+
+class FilterFull(PrivacyError):
+    """A release would pass what a filter may spend; nothing was spent."""
 
 
 class UnsoundModel(PrivacyError):
@@ -58,17 +62,21 @@ class BudgetExceeded(PrivacyError):
 
     Attributes:
       subject: whose budget it is.
+      book: against whom, "server" or "release".
       spent: epsilon before this reservation, open reservations included.
       would_be: epsilon with it.
       budget: the epsilon that may not be passed.
     """
 
-    def __init__(self, *, subject: str, spent: float, would_be: float, budget: float) -> None:
+    def __init__(
+        self, *, subject: str, book: str, spent: float, would_be: float, budget: float
+    ) -> None:
         super().__init__(
-            f"{subject!r} would reach epsilon {would_be:.4g}, its budget is {budget:.4g} "
-            f"and {spent:.4g} is spent; nobody was charged"
+            f"{subject!r} would reach epsilon {would_be:.4g} in the {book} book, its budget is "
+            f"{budget:.4g} and {spent:.4g} is spent; nobody was charged"
         )
         self.subject = subject
+        self.book = book
         self.spent = spent
         self.would_be = would_be
         self.budget = budget

@@ -11,7 +11,7 @@ design that it cannot treat soundly.
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -40,6 +40,19 @@ class Adjacency(Enum):
     REPLACE_ONE = "replace_one"
 
 
+class Cover(Enum):
+    """What hides from everybody which clients a step drew.
+
+    ``ALL_TAKE_PART``: every eligible client takes part in every step and adds its noise
+    share; one whose secret coin says no sends zeros.
+    ``TRUSTED_NOISE``: one trusted party draws, adds the whole noise and shows nobody the
+    cohort; the noise does not depend on who is in it.
+    """
+
+    ALL_TAKE_PART = "all_take_part"
+    TRUSTED_NOISE = "trusted_noise"
+
+
 def _positive_int(name: str, value: int, *, least: int = 1) -> None:
     if type(value) is not int or not least <= value <= MAX_STEPS:
         raise BadParameter(f"{name} is {value!r}, must be an integer in [{least}, 2**53]")
@@ -58,6 +71,13 @@ def positive_float(name: str, value: float) -> float:
     return number
 
 
+def _rate(value: float) -> float:
+    rate = positive_float("sampling rate", value)
+    if rate > 1:
+        raise BadParameter(f"sampling rate is {rate}, must be in (0, 1]")
+    return rate
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoSampling:
     """Every unit takes part in every step."""
@@ -69,6 +89,9 @@ class NoSampling:
 class PoissonSampling:
     """Every unit takes part in a step by its own secret coin.
 
+    Of clients this says that the cohort alone adds the noise, which no accountant here
+    amplifies: whoever sees the cohort sees who is in it. See ``HiddenPoissonSampling``.
+
     Attributes:
       rate: the probability, in (0, 1]; an upper bound where the coin is not exact.
     """
@@ -78,10 +101,27 @@ class PoissonSampling:
     rate: float
 
     def __post_init__(self) -> None:
-        rate = positive_float("sampling rate", self.rate)
-        if rate > 1:
-            raise BadParameter(f"sampling rate is {rate}, must be in (0, 1]")
-        object.__setattr__(self, "rate", rate)
+        object.__setattr__(self, "rate", _rate(self.rate))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenPoissonSampling:
+    """Clients are drawn by secret coins, and nobody learns from the step who was.
+
+    Attributes:
+      rate: the probability, in (0, 1]; an upper bound where the coin is not exact.
+      cover: what hides the draw.
+    """
+
+    DESIGN: ClassVar[str] = "hidden_poisson"
+
+    rate: float
+    cover: Cover
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rate", _rate(self.rate))
+        if not isinstance(self.cover, Cover):
+            raise BadParameter(f"cover is {self.cover!r}, not one of dp.events.Cover")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,51 +169,32 @@ class CyclicSampling:
 
 
 Sampling: TypeAlias = (
-    NoSampling | PoissonSampling | FixedSizeSampling | ShuffledSampling | CyclicSampling
+    NoSampling
+    | PoissonSampling
+    | HiddenPoissonSampling
+    | FixedSizeSampling
+    | ShuffledSampling
+    | CyclicSampling
 )
-_DESIGNS: dict[str, type[Sampling]] = {
-    design.DESIGN: design
-    for design in (
-        NoSampling,
-        PoissonSampling,
-        FixedSizeSampling,
-        ShuffledSampling,
-        CyclicSampling,
-    )
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GaussianEvent:
-    """``steps`` sums of clipped contributions, each with Gaussian noise added.
+class _Release:
+    """What every kind of event says.
 
     Attributes:
-      noise_multiplier: standard deviation of the noise over the clip, sigma / C = z.
       sampling: how the units of one step were drawn, anew and independently each step.
       steps: how many such sums were released; 0 costs nothing.
       unit: whose presence is hidden.
       adjacency: what makes two data sets neighbours.
     """
 
-    KIND: ClassVar[str] = "gaussian"
+    KIND: ClassVar[str]
 
-    noise_multiplier: float
     sampling: Sampling
     steps: int = 1
     unit: Unit = Unit.EXAMPLE
     adjacency: Adjacency = Adjacency.ADD_OR_REMOVE
-
-    def __post_init__(self) -> None:
-        number = positive_float("noise multiplier", self.noise_multiplier)
-        object.__setattr__(self, "noise_multiplier", number)
-        _positive_int("steps", self.steps, least=0)
-        for name, value, kind in (
-            ("sampling", self.sampling, Sampling),
-            ("unit", self.unit, Unit),
-            ("adjacency", self.adjacency, Adjacency),
-        ):
-            if not isinstance(value, kind):
-                raise BadParameter(f"{name} is {value!r}, not one of dp.events")
 
     def one_step(self) -> Self:
         """The same release, once. Two events cost alike a step if these are equal."""
@@ -181,24 +202,86 @@ class GaussianEvent:
 
     def to_json(self) -> str:
         """The one text of this event: keys sorted, no blanks, shortest decimals."""
-        sampling = {name: getattr(self.sampling, name) for name in self.sampling.__slots__}
-        return _dumps(
-            {
-                "adjacency": self.adjacency.value,
-                "kind": self.KIND,
-                "noise_multiplier": self.noise_multiplier,
-                "sampling": {"design": self.sampling.DESIGN, **sampling},
-                "steps": self.steps,
-                "unit": self.unit.value,
-            }
+        data = {item.name: getattr(self, item.name) for item in fields(self)}
+        data["kind"] = self.KIND
+        data["sampling"] = {"design": self.sampling.DESIGN} | {
+            name: getattr(self.sampling, name) for name in self.sampling.__slots__
+        }
+        return json.dumps(
+            data, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_value
         )
 
 
-Event: TypeAlias = GaussianEvent
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GaussianEvent(_Release):
+    """``steps`` sums of clipped contributions, each with Gaussian noise added.
+
+    Attributes:
+      noise_multiplier: standard deviation of the noise over the clip, sigma / C = z.
+    """
+
+    KIND: ClassVar[str] = "gaussian"
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _check(self, "noise_multiplier")
 
 
-def _dumps(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkellamEvent(_Release):
+    """``steps`` integer sums, each with Skellam noise added; priced by Rényi DP alone.
+
+    All three are in units of the scaled integers, at most 1e100. The norms are of what
+    was summed, so they hold what rounding added to the clip.
+
+    Attributes:
+      variance: of the noise in one entry of the sum; mu in [AKL21].
+      l2: bound on the L2 norm of one unit's contribution; Delta_2 there.
+      l1: bound on its L1 norm; Delta_1 there.
+    """
+
+    KIND: ClassVar[str] = "skellam"
+
+    variance: float
+    l2: float
+    l1: float
+
+    def __post_init__(self) -> None:
+        _check(self, "variance", "l2", "l1")
+        if (most := max(self.variance, self.l2, self.l1)) > 1e100:  # their squares stay finite
+            raise BadParameter(f"variance or norm is {most:g}, must be at most 1e100")
+
+
+Event: TypeAlias = GaussianEvent | SkellamEvent
+_KINDS: dict[str, type[Event]] = {kind.KIND: kind for kind in (GaussianEvent, SkellamEvent)}
+_DESIGNS: dict[str, type[Sampling]] = {
+    design.DESIGN: design
+    for design in (
+        NoSampling,
+        PoissonSampling,
+        HiddenPoissonSampling,
+        FixedSizeSampling,
+        ShuffledSampling,
+        CyclicSampling,
+    )
+}
+
+
+def _check(event: Event, *numbers: str) -> None:
+    for name in numbers:
+        words = name.replace("_", " ")
+        object.__setattr__(event, name, positive_float(words, getattr(event, name)))
+    _positive_int("steps", event.steps, least=0)
+    for name, kind in (("sampling", Sampling), ("unit", Unit), ("adjacency", Adjacency)):
+        if not isinstance(value := getattr(event, name), kind):
+            raise BadParameter(f"{name} is {value!r}, not one of dp.events")
+
+
+def _value(member: object) -> object:
+    if isinstance(member, Enum):
+        return member.value
+    raise TypeError(f"{member!r} has no text")
 
 
 def from_json(text: str) -> Event:
@@ -217,13 +300,10 @@ def from_json(text: str) -> Event:
 
 
 def _parse(data: Any) -> Event:
-    if data["kind"] != GaussianEvent.KIND:
-        raise BadParameter(f"unknown kind of event {data['kind']!r}")
-    sampling = dict(data["sampling"])
-    return GaussianEvent(
-        noise_multiplier=data["noise_multiplier"],
-        sampling=_DESIGNS[sampling.pop("design")](**sampling),
-        steps=data["steps"],
-        unit=Unit(data["unit"]),
-        adjacency=Adjacency(data["adjacency"]),
-    )
+    values, sampling = dict(data), dict(data["sampling"])
+    if "cover" in sampling:
+        sampling["cover"] = Cover(sampling["cover"])
+    values["sampling"] = _DESIGNS[sampling.pop("design")](**sampling)
+    values["unit"] = Unit(values["unit"])
+    values["adjacency"] = Adjacency(values["adjacency"])
+    return _KINDS[values.pop("kind")](**values)

@@ -1,46 +1,134 @@
 """The ledger's records: an append-only hash chain, and what it adds up to.
 
-A record is canonical JSON (keys sorted, no blanks), one a change of the book:
+A record is canonical JSON (keys sorted, no blanks), one a change of the books:
 
     hash = SHA-256(label | seq, 8 bytes | hash of the record before, 32 bytes | body)
 
-The accounts (``charges`` and ``spent``) change through ``_fold`` alone, when a record
-is written and again when ``check_chain`` replays the chain: they say what the records say.
+The accounts (all other tables but ``seal``) change through ``_fold`` alone, when a
+record is written and again when ``check_chain`` replays the chain: they say what the
+records say, down to the numbers that stand for names.
 """
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from hashlib import sha256
 from itertools import zip_longest
 from json import dumps, loads
 from typing import Any, Final
 
-from dp.errors import LedgerCorrupt
+from dp.errors import BadParameter, LedgerCorrupt
 from dp.events import Event, from_json
 
 _LABEL: Final = b"dp.ledger record v1"
 _NO_HASH: Final = bytes(32)
 
-_TABLES: Final = """
-CREATE TABLE records (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL);
-CREATE TABLE events (id INTEGER PRIMARY KEY, json TEXT NOT NULL UNIQUE);
+RECORDS: Final = (
+    "CREATE TABLE records (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL)"
+)
+# book: 0 is the server's, 1 the release's. held: what admission counts. realised: what left.
+ACCOUNTS: Final = """
+CREATE TABLE seal (
+  only INTEGER PRIMARY KEY CHECK (only = 0), seq INTEGER NOT NULL, signature BLOB NOT NULL
+);
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY, json TEXT NOT NULL UNIQUE, one INTEGER NOT NULL, steps INTEGER NOT NULL
+);
+CREATE TABLE subjects (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epsilon REAL, delta REAL);
 CREATE TABLE charges (
-  subject TEXT, round INTEGER, attempt INTEGER, event INTEGER NOT NULL,
+  round INTEGER, attempt INTEGER, subject INTEGER, server INTEGER, release INTEGER,
+  minimum INTEGER NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('open', 'committed', 'aborted')),
-  PRIMARY KEY (subject, round, attempt)
+  survivors INTEGER, real_server INTEGER, real_release INTEGER,
+  PRIMARY KEY (round, attempt, subject)
 ) WITHOUT ROWID;
 CREATE TABLE spent (
-  subject TEXT, event INTEGER, steps INTEGER NOT NULL,
-  PRIMARY KEY (subject, event)
-) WITHOUT ROWID;
+  subject INTEGER, book INTEGER, event INTEGER,
+  held INTEGER NOT NULL, realised INTEGER NOT NULL,
+  PRIMARY KEY (subject, book, event)
+) WITHOUT ROWID
 """
-_FOLDED: Final = (  # what verify compares, without the numbers that stand for events
-    "SELECT subject, round, attempt, json, state FROM charges LEFT JOIN events"
-    " ON id = event ORDER BY subject, round, attempt",
-    "SELECT subject, json, steps FROM spent LEFT JOIN events"
-    " ON id = event WHERE steps <> 0 ORDER BY subject, json",
+_FOLDED: Final = {  # what verify compares
+    "events": "id",
+    "subjects": "id",
+    "charges": "round, attempt, subject",
+    "spent": "subject, book, event",
+}
+
+# JOIN order is fixed, so that a batch costs what it holds and not what the file holds.
+_SUBJECTS: Final = (
+    "INSERT INTO subjects (name) SELECT value FROM json_each(:names) WHERE true ORDER BY key"
+    " ON CONFLICT DO NOTHING"
 )
+_CHARGE: Final = (
+    "INSERT INTO charges SELECT :round, :attempt, s.id, :server, :release, :minimum, 'open',"
+    " NULL, NULL, NULL FROM json_each(:names) AS j CROSS JOIN subjects AS s ON name = j.value"
+)
+_AMONG: Final = (
+    "WHERE round = :round AND attempt = :attempt AND subject IN"
+    " (SELECT s.id FROM json_each(:names) AS j CROSS JOIN subjects AS s ON name = j.value)"
+)
+_CLOSE: Final = (
+    "UPDATE charges SET state = :state, survivors = :survivors "  # noqa: S608 - text from above
+    f"{_AMONG} AND state = 'open'"
+)
+_REALISE: Final = (
+    "UPDATE charges SET real_server = :server, real_release = :release "  # noqa: S608 - likewise
+    f"{_AMONG} AND state = 'committed' AND real_server IS NULL AND real_release IS NULL"
+)
+_COUNT: Final = (
+    "INSERT INTO spent SELECT c.subject, :book, e.one, :held * e.steps, :realised * e.steps"
+    " FROM json_each(:names) AS j CROSS JOIN subjects AS s ON s.name = j.value"
+    " CROSS JOIN charges AS c ON round = :round AND attempt = :attempt AND c.subject = s.id"
+    " CROSS JOIN events AS e ON e.id = {column} WHERE true"
+    " ON CONFLICT DO UPDATE SET held = held + excluded.held,"
+    " realised = realised + excluded.realised"
+)
+
+
+class Book(Enum):
+    """Against whom an account holds.
+
+    ``SERVER``: the aggregator, who picked the cohort and saw who took part.
+    ``RELEASE``: whoever gets the model.
+    """
+
+    SERVER = "server"
+    RELEASE = "release"
+
+    @property
+    def number(self) -> int:
+        """What stands for the book in the file."""
+        return 0 if self is Book.SERVER else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What one release costs one subject in each book; ``None`` where it costs nothing.
+
+    Who is eligible and was not picked is charged in the release book alone.
+    """
+
+    server: Event | None = None
+    release: Event | None = None
+
+    def __post_init__(self) -> None:
+        if not self.events():
+            raise BadParameter("a charge holds no event; leave its subject out")
+        for event in self.events().values():
+            if not isinstance(event, Event):
+                raise BadParameter(f"charge holds {event!r:.80}, not an event")
+
+    def events(self) -> dict[Book, Event]:
+        """The event of each book that is charged."""
+        pairs = ((Book.SERVER, self.server), (Book.RELEASE, self.release))
+        return {book: event for book, event in pairs if event is not None}
+
+    def to_json(self) -> list[str | None]:
+        """The texts of both events, server first."""
+        events = (self.server, self.release)
+        return [None if event is None else event.to_json() for event in events]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +138,23 @@ class Head:
     seq: int
     hash: bytes
 
+    def message(self) -> bytes:
+        """What a signature of the head is over."""
+        return b"dp.ledger head v1" + self.seq.to_bytes(8, "big") + self.hash
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One change of the book.
+    """One change of the books.
 
     Attributes:
       seq: its place in the chain, from 0.
-      action: "create", "reserve", "commit" or "abort".
-      round: the round, ``None`` for "create".
-      attempt: the attempt, ``None`` for "create".
+      action: "create", "migrate", "budget", "reserve", "commit" or "abort".
+      round: the round of a reserve, commit or abort, else ``None``.
+      attempt: the attempt, likewise.
       subjects: whom it concerns, in the order of the call.
-      charges: for "reserve", what each subject was charged.
+      charges: for "reserve", what each was charged; for "commit", what differed from it.
+      data: the whole record, as its JSON says it.
       hash: 32 bytes, over this record and all before it.
     """
 
@@ -70,7 +163,8 @@ class Record:
     round: int | None
     attempt: int | None
     subjects: tuple[str, ...]
-    charges: Mapping[str, Event] = field(default_factory=dict)
+    charges: Mapping[str, Charge] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(repr=False)
     hash: bytes
 
 
@@ -78,20 +172,71 @@ def parse(seq: int, body: str, digest: bytes) -> Record:
     """One row of ``records``; raises ``LedgerCorrupt`` where it is none."""
     try:
         data = loads(body)
-        charges = {
-            name: from_json(text) for text, names in data.get("charges", ()) for name in names
-        }
+        charges: dict[str, Charge] = {}
+        for server, release, names in _groups(data):
+            charge = charge_of(server, release)
+            charges.update(dict.fromkeys(names, charge))
+        named = [name for _, _, names in data.get("budgets", ()) for name in names]
         return Record(
             seq=seq,
             action=data["action"],
             round=data.get("round"),
             attempt=data.get("attempt"),
-            subjects=tuple(data.get("subjects", charges)),
+            subjects=tuple(data.get("subjects", named or charges)),
             charges=charges,
+            data=data,
             hash=digest,
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise LedgerCorrupt(f"record {seq} is unreadable") from None
+
+
+def charge_of(server: str | None, release: str | None) -> Charge:
+    """The charge of two JSON texts."""
+    return Charge(
+        server=None if server is None else from_json(server),
+        release=None if release is None else from_json(release),
+    )
+
+
+def _groups(data: Mapping[str, Any]) -> Iterable[tuple[str | None, str | None, list[str]]]:
+    """Events and names of a reserve or commit; schema 1 had one event for both books."""
+    for group in data.get("charges", ()):
+        *texts, names = group
+        server, release = texts * 2 if len(texts) == 1 else texts
+        yield server, release, names
+    for server, release, _, _, names in data.get("realised", ()):
+        yield server, release, names
+
+
+def replay(connection: sqlite3.Connection, into: sqlite3.Connection, kept: Head | None) -> Head:
+    """Fold the chain of ``connection`` into the empty accounts of ``into``; the last record.
+
+    Raises ``LedgerCorrupt`` naming the first record that is wrong.
+    """
+    last = Head(seq=-1, hash=_NO_HASH)
+    for seq, body, digest in connection.execute("SELECT seq, body, hash FROM records ORDER BY seq"):
+        if seq != last.seq + 1:
+            raise LedgerCorrupt(f"record {last.seq + 1} is missing")
+        if not isinstance(body, str) or digest != _hash(seq, last.hash, body):
+            raise LedgerCorrupt(f"record {seq} breaks the chain: edited, moved, or one was lost")
+        last = Head(seq=seq, hash=digest)
+        if kept is not None and seq == kept.seq and digest != kept.hash:
+            raise LedgerCorrupt(f"record {seq} is not the one whose hash was kept")
+        record = parse(seq, body, digest)
+        try:
+            if (record.action == "create") != (seq == 0):
+                raise ValueError("a chain is created once, by its first record")
+            _fold(into, record.data)
+        except (sqlite3.IntegrityError, KeyError, TypeError, ValueError) as error:
+            raise LedgerCorrupt(f"record {seq} contradicts those before it ({error})") from error
+    if last.seq < 0:
+        raise LedgerCorrupt("no record is left")
+    if kept is not None and kept.seq > last.seq:
+        raise LedgerCorrupt(
+            f"ends at record {last.seq}, record {kept.seq} was kept: truncated, or an older copy"
+        )
+    return last
 
 
 def check_chain(
@@ -104,36 +249,18 @@ def check_chain(
     (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if state != "ok":
         raise LedgerCorrupt(f"SQLite finds {state}")
-    last = Head(seq=-1, hash=_NO_HASH)
-    for seq, body, digest in connection.execute("SELECT seq, body, hash FROM records ORDER BY seq"):
-        if seq != last.seq + 1:
-            raise LedgerCorrupt(f"record {last.seq + 1} is missing")
-        if not isinstance(body, str) or digest != _hash(seq, last.hash, body):
-            raise LedgerCorrupt(f"record {seq} breaks the chain: edited, moved, or one was lost")
-        last = Head(seq=seq, hash=digest)
-        if kept is not None and seq == kept.seq and digest != kept.hash:
-            raise LedgerCorrupt(f"record {seq} is not the one whose hash was kept")
-        parse(seq, body, digest)
-        try:
-            _fold(scratch, loads(body))
-        except (sqlite3.IntegrityError, KeyError, TypeError, ValueError) as error:
-            raise LedgerCorrupt(f"record {seq} contradicts those before it ({error})") from error
-    if last.seq < 0:
-        raise LedgerCorrupt("no record is left")
-    if kept is not None and kept.seq > last.seq:
-        raise LedgerCorrupt(
-            f"ends at record {last.seq}, record {kept.seq} was kept: truncated, or an older copy"
-        )
-    for query in _FOLDED:
+    last = replay(connection, scratch, kept)
+    for table, key in _FOLDED.items():
+        query = f"SELECT * FROM {table} ORDER BY {key}"  # noqa: S608 - names from above
         for held, said in zip_longest(connection.execute(query), scratch.execute(query)):
             if held != said:
-                raise LedgerCorrupt(f"the accounts hold {held}, the records say {said}")
+                raise LedgerCorrupt(f"the accounts hold {held} in {table}, the records say {said}")
     return last
 
 
-def make_tables(connection: sqlite3.Connection) -> None:
-    """The records and the accounts, empty."""
-    for statement in _TABLES.split(";"):
+def make_tables(connection: sqlite3.Connection, *, records: bool = True) -> None:
+    """The accounts, empty, and the records unless they stand already."""
+    for statement in ((RECORDS,) if records else ()) + tuple(ACCOUNTS.split(";")):
         connection.execute(statement)
 
 
@@ -147,69 +274,127 @@ def head_of(connection: sqlite3.Connection) -> Head:
     return Head(seq=row[0], hash=row[1]) if row else Head(seq=-1, hash=_NO_HASH)
 
 
-def append(connection: sqlite3.Connection, data: dict[str, Any]) -> None:
+def append(connection: sqlite3.Connection, data: dict[str, Any]) -> Head:
     """Add one record to the chain and to the accounts, inside the caller's transaction."""
     body = dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     last = head_of(connection)
-    digest = _hash(last.seq + 1, last.hash, body)
-    connection.execute("INSERT INTO records VALUES (?, ?, ?)", (last.seq + 1, body, digest))
+    head = Head(seq=last.seq + 1, hash=_hash(last.seq + 1, last.hash, body))
+    connection.execute("INSERT INTO records VALUES (?, ?, ?)", (head.seq, body, head.hash))
     _fold(connection, data)
+    return head
 
 
-def _fold(connection: sqlite3.Connection, data: dict[str, Any]) -> None:
+def write_seal(connection: sqlite3.Connection, head: Head, sign: Callable[[bytes], bytes]) -> None:
+    """Sign the head; the signature of the one before goes, so that it cannot be cut back to."""
+    connection.execute("REPLACE INTO seal VALUES (0, ?, ?)", (head.seq, sign(head.message())))
+
+
+def check_seal(connection: sqlite3.Connection, verify: Callable[[bytes, bytes], bool]) -> None:
+    """Raise ``LedgerCorrupt`` unless the last record is the one that was signed."""
+    head = head_of(connection)
+    row = connection.execute("SELECT seq, signature FROM seal").fetchone()
+    if row is None:
+        raise LedgerCorrupt("carries no signature: made without one, or it was removed")
+    if row[0] != head.seq:
+        raise LedgerCorrupt(f"ends at record {head.seq}, its signature is of record {row[0]}")
+    if not isinstance(row[1], bytes) or verify(head.message(), row[1]) is not True:
+        raise LedgerCorrupt(f"the signature of its head, record {head.seq}, is not good")
+
+
+def _fold(connection: sqlite3.Connection, data: Mapping[str, Any]) -> None:
     """What one record does to the accounts; the only code that changes them."""
-    key = (data.get("round"), data.get("attempt"))
     match data["action"]:
-        case "create":
+        case "create" | "migrate":
             return
-        case "reserve":
-            for text, subjects in data["charges"]:
-                number = _number(connection, text)
-                connection.executemany(
-                    "INSERT INTO charges VALUES (?, ?, ?, ?, 'open')",
-                    [(subject, *key, number) for subject in subjects],
+        case "budget":
+            for epsilon, delta, names in data["budgets"]:
+                given = {"names": dumps(names), "epsilon": epsilon, "delta": delta}
+                connection.execute(_SUBJECTS, given)
+                _exactly(
+                    names,
+                    connection.execute(
+                        "UPDATE subjects SET epsilon = :epsilon, delta = :delta"
+                        " WHERE name IN (SELECT value FROM json_each(:names))",
+                        given,
+                    ),
                 )
-                _count(connection, text, subjects, 1)
+        case "reserve":
+            for server, release, names in _groups(data):
+                batch = _batch(data, names, server=server, release=release, connection=connection)
+                connection.execute(_SUBJECTS, batch)
+                _exactly(names, connection.execute(_CHARGE, batch))
+                _count(connection, batch, held=1, realised=1)
         case "commit":
-            _move(connection, data["subjects"], key, "committed")
+            _close(connection, data, "committed")
+            for server, release, rising, falling, names in data.get("realised", ()):
+                batch = _batch(data, names, server=server, release=release, connection=connection)
+                _exactly(names, connection.execute(_REALISE, batch))
+                _count(connection, batch, held=-1, realised=-1, among=falling)
+                _count(connection, batch, held=1, realised=1, among=rising, of="real_")
         case "abort":
-            for subject in data["subjects"]:
-                (text,) = connection.execute(
-                    "SELECT json FROM charges JOIN events ON id = event"
-                    " WHERE subject = ? AND round = ? AND attempt = ?",
-                    (subject, *key),
-                ).fetchone()
-                _count(connection, text, [subject], -1)
-            _move(connection, data["subjects"], key, "aborted")
+            _close(connection, data, "aborted")
+            _count(connection, _batch(data, data["subjects"]), held=-1, realised=-1)
         case action:
             raise ValueError(f"unknown action {action!r}")
 
 
+def _batch(
+    data: Mapping[str, Any],
+    names: list[str],
+    *,
+    connection: sqlite3.Connection | None = None,
+    **texts: str | None,
+) -> dict[str, Any]:
+    """What the statements above are given; events as the numbers that stand for them."""
+    numbers = {
+        column: None if text is None or connection is None else _number(connection, text)
+        for column, text in texts.items()
+    }
+    return {
+        "round": data["round"],
+        "attempt": data["attempt"],
+        "minimum": data.get("minimum", 0),
+        "survivors": data.get("survivors"),
+        "names": dumps(names),
+        **numbers,
+    }
+
+
 def _number(connection: sqlite3.Connection, text: str) -> int:
     """The number that stands for an event in this file."""
-    connection.execute("INSERT INTO events (json) VALUES (?) ON CONFLICT DO NOTHING", (text,))
-    (number,) = connection.execute("SELECT id FROM events WHERE json = ?", (text,)).fetchone()
-    return int(number)
-
-
-def _count(connection: sqlite3.Connection, text: str, subjects: list[str], sign: int) -> None:
-    event = from_json(text)
-    if event.steps:
-        number = _number(connection, event.one_step().to_json())
-        connection.executemany(
-            "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (subject, event)"
-            " DO UPDATE SET steps = steps + excluded.steps",
-            [(subject, number, sign * event.steps) for subject in subjects],
+    find = "SELECT id FROM events WHERE json = ?"
+    row = connection.execute(find, (text,)).fetchone()
+    if row is None:
+        event = from_json(text)
+        one = 0 if event.steps == 1 else _number(connection, event.one_step().to_json())
+        connection.execute(
+            "INSERT INTO events (json, one, steps) VALUES (?, ?, ?)", (text, one, event.steps)
         )
+        connection.execute("UPDATE events SET one = id WHERE json = ? AND one = 0", (text,))
+        row = connection.execute(find, (text,)).fetchone()
+    return int(row[0])
 
 
-def _move(
-    connection: sqlite3.Connection, subjects: list[str], key: tuple[Any, Any], state: str
+def _count(
+    connection: sqlite3.Connection,
+    batch: Mapping[str, Any],
+    *,
+    held: int,
+    realised: int,
+    among: Iterable[str] = ("server", "release"),
+    of: str = "",
 ) -> None:
-    moved = connection.executemany(
-        "UPDATE charges SET state = ? WHERE subject = ? AND round = ? AND attempt = ?"
-        " AND state = 'open'",
-        [(state, subject, *key) for subject in subjects],
-    ).rowcount
-    if moved != len(subjects):
-        raise ValueError(f"{len(subjects)} reservations to close, {moved} are open")
+    """Add the steps of a batch in both books; to what admission holds, in those ``among``."""
+    for book in Book:
+        given = {"book": book.number, "held": held * (book.value in among), "realised": realised}
+        connection.execute(_COUNT.format(column=of + book.value), {**batch, **given})
+
+
+def _close(connection: sqlite3.Connection, data: Mapping[str, Any], state: str) -> None:
+    names = data["subjects"]
+    _exactly(names, connection.execute(_CLOSE, {**_batch(data, names), "state": state}))
+
+
+def _exactly(names: list[str], done: sqlite3.Cursor) -> None:
+    if done.rowcount != len(names):
+        raise ValueError(f"{len(names)} subjects, {done.rowcount} of them fit")

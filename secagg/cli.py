@@ -1,4 +1,4 @@
-"""The command line: ``secagg train`` and ``secagg plan``.
+"""The command line: ``secagg train``, ``secagg plan``, ``secagg epsilon``.
 
 Errors are one line on stderr. Exit codes: 0 done, 2 bad input or a run that
 cannot go on, 130 interrupted.
@@ -10,8 +10,9 @@ import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -25,6 +26,9 @@ from secagg.advisor import plan as advise
 from secagg.errors import ConfigError, SecaggError
 from secagg.rounds import PROTOCOLS, UNSIGNED
 from secagg.settings import PRIVACY, TrainingConfig
+
+if TYPE_CHECKING:
+    from dp.events import GaussianEvent, Sampling
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -284,6 +288,164 @@ def _size(count: int) -> str:
         if count >= unit:
             return f"{count / unit:.2f} {name}"
     return f"{count} B"
+
+
+@cli.command(
+    "epsilon",
+    epilog="""\b
+Examples:
+  secagg epsilon --noise-multiplier 1.1 --sampling-rate 0.01 --steps 1000 --delta 1e-5
+  secagg epsilon --event 1.1,0.01,1000 --event 2,0.05,100 --delta 1e-5 --json
+  secagg epsilon --epsilon 2 --sampling-rate 0.05 --steps 100 --delta 1e-5
+  secagg epsilon --epsilon 2 --noise-multiplier 1.5 --sampling-rate 0.05 --delta 1e-5
+""",
+)
+@click.option("--noise-multiplier", type=float, help="Deviation of the noise over the clip.")
+@click.option(
+    "--sampling-rate",
+    type=float,
+    help="Probability that an example is in a batch, by its own secret coin.  [default: 1, all]",
+)
+@click.option("--steps", type=int, help="How many noisy sums are released.")
+@click.option("--epsilon", type=float, help="Privacy budget, to be turned into noise or steps.")
+@click.option(
+    "--delta", type=float, required=True, help="Below one over the number of examples, by far."
+)
+@click.option(
+    "--event",
+    "events",
+    metavar="Z,Q,T",
+    multiple=True,
+    help="T steps with noise multiplier Z at sampling rate Q; may be repeated.",
+)
+@click.option(
+    "--interval",
+    type=float,
+    default=1e-4,
+    show_default=True,
+    help="To which PLD rounds losses up; 1e-3 is faster and a little higher.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON alone; null: no finite answer.")
+def epsilon_command(
+    *,
+    noise_multiplier: float | None,
+    sampling_rate: float | None,
+    steps: int | None,
+    epsilon: float | None,
+    delta: float,
+    events: tuple[str, ...],
+    interval: float,
+    as_json: bool,
+) -> None:
+    """What a plan costs, or how much noise or how many steps a budget allows.
+
+    Give two of --epsilon, --noise-multiplier and --steps; the third is the answer.
+    Or give whole plans with --event. It holds for one example more or less, Gaussian
+    noise on sums of clipped contributions, and settings that were fixed in advance.
+    """
+    from dp import calibrate  # numpy, and dp-accounting when asked, take their time to import
+    from dp.accountant import epsilon_pld, epsilon_rdp
+
+    given = {"epsilon": epsilon, "noise multiplier": noise_multiplier, "steps": steps}
+    wanted = [name for name, value in given.items() if value is None]
+    rate = 1.0 if sampling_rate is None else sampling_rate
+    plan: dict[str, Any] = {"sampling": _sampling(rate), "delta": delta}
+    rdp: float
+    pld: float
+    if events or wanted == ["epsilon"]:
+        if events and (len(wanted) < len(given) or sampling_rate is not None):
+            raise ConfigError("--event says the whole plan; leave out the other settings of it")
+        composition = [(event, 1) for event in map(_event, events)]
+        if not events:
+            composition = [(_gaussian(noise_multiplier, rate, steps), 1)]
+        wanted = ["epsilon"]
+        rdp = epsilon_rdp(composition, delta)
+        pld = epsilon_pld(composition, delta, interval)
+    elif wanted == ["noise multiplier"]:
+        plan |= {"epsilon": epsilon, "steps": steps}
+        rdp = calibrate.noise_multiplier(**plan)
+        pld = calibrate.noise_multiplier(**plan, accountant="pld", interval=interval)
+    elif wanted == ["steps"]:
+        plan |= {"epsilon": epsilon, "noise_multiplier": noise_multiplier}
+        rdp = calibrate.most_steps(**plan)
+        pld = calibrate.most_steps(**plan, accountant="pld", interval=interval)
+    else:
+        raise ConfigError(
+            "give two of --epsilon, --noise-multiplier and --steps, or --event; "
+            f"of the three you gave {len(given) - len(wanted)}"
+        )
+    question = wanted[0]
+    if as_json:
+        answers = {"rdp": rdp, "pld": pld}
+        head = {"question": question.replace(" ", "_"), "delta": delta, "interval": interval}
+        click.echo(
+            json.dumps(
+                head | {name: x if x < float("inf") else None for name, x in answers.items()},
+                allow_nan=False,
+            )
+        )
+        return
+    table = Table(title=f"{_TITLES[question]} at delta {delta:g}", title_justify="left")
+    for heading in ("accountant", question, "what it is"):
+        table.add_column(heading, justify="right" if heading == question else "left")
+    for name, value, words in zip(("RDP", "PLD"), (rdp, pld), _WORDS[question], strict=True):
+        finite = value < float("inf")
+        table.add_row(
+            name,
+            _rounded_up(value) if finite else "none",
+            words if finite else "no finite bound at this delta",
+        )
+    Console(highlight=False).print(table)
+
+
+_TITLES = {
+    "epsilon": "epsilon",
+    "noise multiplier": "least noise multiplier",
+    "steps": "most steps",
+}
+_WORDS = {
+    "epsilon": (
+        "an upper bound; the ledger admits by it",
+        "an upper bound, tighter; a report prints it",
+    ),
+    "noise multiplier": (
+        "enough by an upper bound; the ledger admits the whole plan",
+        "enough by a tighter bound; the ledger would stop the plan early",
+    ),
+    "steps": (
+        "within budget by an upper bound; the ledger admits them all",
+        "within budget by a tighter bound; the ledger would stop earlier",
+    ),
+}
+
+
+def _event(text: str) -> "GaussianEvent":
+    """An event from Z,Q,T."""
+    try:
+        noise, rate, steps = text.split(",")
+        return _gaussian(float(noise), float(rate), int(steps))
+    except ValueError as error:
+        raise ConfigError(f"--event {text!r} is not Z,Q,T: {error}") from error
+
+
+def _gaussian(noise: Any, rate: float, steps: Any) -> "GaussianEvent":
+    from dp.events import GaussianEvent
+
+    return GaussianEvent(noise_multiplier=noise, sampling=_sampling(rate), steps=steps)
+
+
+def _sampling(rate: float) -> "Sampling":
+    from dp.events import NoSampling, PoissonSampling
+
+    sampling = PoissonSampling(rate=rate)  # which checks it
+    return sampling if sampling.rate < 1 else NoSampling()
+
+
+def _rounded_up(value: float) -> str:
+    """Five digits that never flatter: noise, epsilon and whole steps alike."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{Context(prec=5, rounding=ROUND_CEILING).create_decimal(value):f}"
 
 
 def _line(record: dict[str, Any], config: TrainingConfig) -> str:

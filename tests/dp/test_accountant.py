@@ -6,16 +6,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dp import accountant
-from dp.accountant import ORDERS, check_delta, epsilon_pld, epsilon_rdp, grouped, rdp
+from dp.accountant import (
+    ORDERS,
+    check_delta,
+    curve,
+    epsilon_pld,
+    epsilon_rdp,
+    grouped,
+    rdp,
+    reported_delta,
+    reported_epsilon,
+)
 from dp.errors import AccountantLimit, BadParameter, UnsoundEvent
 from dp.events import (
     Adjacency,
+    Cover,
     CyclicSampling,
     FixedSizeSampling,
     GaussianEvent,
+    HiddenPoissonSampling,
     NoSampling,
     PoissonSampling,
     ShuffledSampling,
+    SkellamEvent,
     Unit,
 )
 
@@ -25,6 +38,25 @@ INTEGERS = len(accountant._FRACTIONAL)  # where the integer orders begin
 def gaussian(z, q=1.0, steps=1, **more):
     sampling = PoissonSampling(rate=q) if q < 1 else NoSampling()
     return GaussianEvent(noise_multiplier=z, sampling=sampling, steps=steps, **more)
+
+
+def clients(z, rate, cover=Cover.ALL_TAKE_PART, adjacency=Adjacency.ZERO_OUT, steps=1):
+    return GaussianEvent(
+        noise_multiplier=z,
+        sampling=HiddenPoissonSampling(rate=rate, cover=cover),
+        steps=steps,
+        unit=Unit.CLIENT,
+        adjacency=adjacency,
+    )
+
+
+def fixed_size(z, size, population, steps=1):
+    return GaussianEvent(
+        noise_multiplier=z,
+        sampling=FixedSizeSampling(size=size, population=population),
+        steps=steps,
+        adjacency=Adjacency.REPLACE_ONE,
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +101,44 @@ def test_zeroing_out_costs_what_adding_or_removing_does():
 
 def test_a_sum_of_the_rounds_epsilons_is_not_the_epsilon_of_the_sum():
     one = gaussian(2, 0.05)
+    assert 100 * epsilon_pld({one: 1}, 1e-5) == pytest.approx(18.04, rel=1e-3)
+    assert epsilon_pld({one: 100}, 1e-5) == pytest.approx(1.097, rel=2e-3)
     assert epsilon_rdp({one: 100}, 1e-5) < 100 * epsilon_rdp({one: 1}, 1e-5) / 5
+
+
+def test_a_fixed_size_sample_costs_what_it_should_with_twice_the_shift():
+    assert epsilon_rdp({fixed_size(2, 50, 1000): 100}, 1e-5) == pytest.approx(6.467, rel=1e-3)
+    everybody = gaussian(2, adjacency=Adjacency.REPLACE_ONE)
+    np.testing.assert_allclose(rdp(fixed_size(2, 9, 9)), rdp(everybody))
+
+
+@pytest.mark.parametrize(("z", "size"), [(2, 50), (5, 10), (1, 200)])
+def test_a_fixed_size_sample_agrees_with_dp_accounting_once_that_is_told_the_shift(z, size):
+    import dp_accounting
+    from dp_accounting.rdp import RdpAccountant
+
+    orders = list(range(2, 8))
+    relation = dp_accounting.NeighboringRelation.REPLACE_ONE
+    reference, untold = RdpAccountant(orders, relation), RdpAccountant(orders, relation)
+    for account, noise in ((reference, z / 2), (untold, z)):
+        gaussian_there = dp_accounting.GaussianDpEvent(noise)
+        account.compose(dp_accounting.SampledWithoutReplacementDpEvent(1000, size, gaussian_there))
+    ours = rdp(fixed_size(z, size, 1000))[INTEGERS : INTEGERS + len(orders)]
+    assert ours[0] == pytest.approx(reference._rdp[0], rel=1e-9)
+    # From order 3 on they take the least of two bounds, of which we have one.
+    assert (ours >= reference._rdp * (1 - 1e-9)).all()
+    assert (ours <= reference._rdp * 1.2).all()
+    assert (untold._rdp < 0.6 * reference._rdp).all()
+
+
+@settings(deadline=None)
+@given(st.floats(0.05, 100), st.integers(1, 50), st.integers(0, 1000))
+def test_a_fixed_size_sample_never_costs_more_than_everybody_and_rises_with_size(z, size, more):
+    population = size + more
+    price = rdp(fixed_size(z, size, population))
+    assert (price <= rdp(gaussian(z, adjacency=Adjacency.REPLACE_ONE)) * (1 + 1e-12)).all()
+    assert (price <= rdp(fixed_size(z, population, population)) * (1 + 1e-9)).all()
+    assert (price <= rdp(fixed_size(z, min(size + 1, population), population)) * (1 + 1e-9)).all()
 
 
 @pytest.mark.parametrize(
@@ -88,6 +157,24 @@ def test_a_sum_of_the_rounds_epsilons_is_not_the_epsilon_of_the_sum():
             "CyclicSampling",
         ),
         (gaussian(2, 0.05, unit=Unit.CLIENT), "cohort"),
+        (
+            GaussianEvent(
+                noise_multiplier=2,
+                sampling=FixedSizeSampling(size=50, population=1000),
+                unit=Unit.CLIENT,
+                adjacency=Adjacency.REPLACE_ONE,
+            ),
+            "FixedSizeSampling.*cohort",
+        ),
+        (
+            GaussianEvent(
+                noise_multiplier=2,
+                sampling=HiddenPoissonSampling(rate=0.1, cover=Cover.ALL_TAKE_PART),
+            ),
+            "HiddenPoissonSampling draws clients",
+        ),
+        (clients(2, 0.05, adjacency=Adjacency.ADD_OR_REMOVE), "noise share along"),
+        (gaussian(2, unit=Unit.CLIENT), "noise share along"),
         (gaussian(2, 0.05, unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT), "cohort"),
     ],
 )
@@ -103,8 +190,224 @@ def test_sampled_replace_one_is_not_trusted_to_rdp():
 
 
 def test_clients_that_all_take_part_are_priced_unamplified():
-    clients = {gaussian(2, unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT): 5}
-    assert epsilon_rdp(clients, 1e-5) == epsilon_rdp({gaussian(2): 5}, 1e-5)
+    everybody = {gaussian(2, unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT): 5}
+    assert epsilon_rdp(everybody, 1e-5) == epsilon_rdp({gaussian(2): 5}, 1e-5)
+
+
+def test_clients_are_amplified_only_if_nobody_learns_who_was_drawn():
+    examples = {gaussian(2, 0.05): 100}
+    for event in (
+        clients(2, 0.05),
+        clients(2, 0.05, Cover.TRUSTED_NOISE),
+        clients(2, 0.05, Cover.TRUSTED_NOISE, Adjacency.ADD_OR_REMOVE),
+    ):
+        assert epsilon_rdp({event: 100}, 1e-5) == epsilon_rdp(examples, 1e-5)
+        assert epsilon_pld({event: 100}, 1e-5, 1e-3) == epsilon_pld(examples, 1e-5, 1e-3)
+
+
+def test_the_missing_noise_share_of_a_removed_client_shows_in_the_variance_alone():
+    from scipy.optimize import brentq
+    from scipy.stats import chi2
+
+    entries, survivors = 650, 18
+    per_loss = 2 / (1 / survivors - 1 / (survivors + 1))
+    middle = entries / 2 * math.log((survivors + 1) / survivors)
+
+    def removed(epsilon):
+        # The loss is linear in the squared length, whose tail is that of a chi-square.
+        square = (middle + epsilon) * per_loss
+        tails = [chi2.sf(square / shares, entries) for shares in (survivors + 1, survivors)]
+        return tails[0] - math.exp(epsilon) * tails[1]
+
+    def added(epsilon):
+        square = (middle - epsilon) * per_loss
+        tails = [chi2.cdf(square / shares, entries) for shares in (survivors, survivors + 1)]
+        return tails[0] - math.exp(epsilon) * tails[1]
+
+    epsilon = max(brentq(lambda e, f=f: f(e) - 1e-5, 0.1, 15) for f in (removed, added))
+    assert epsilon == pytest.approx(4.7, abs=0.05)
+    with pytest.raises(UnsoundEvent, match="noise share along"):
+        epsilon_rdp({gaussian(1, unit=Unit.CLIENT): 1}, 1e-5)
+
+
+def test_charging_only_the_sampled_rounds_at_the_amplified_price_is_below_either_book():
+    q, z, rounds, took_part = 0.1, 1.2, 60, 9
+    for price in (epsilon_rdp, epsilon_pld):
+        wrong = price({gaussian(z, q): took_part}, 1e-5)
+        server_book = price({gaussian(z): took_part}, 1e-5)
+        release_book = price({gaussian(z, q): rounds}, 1e-5)
+        assert wrong < release_book < server_book
+
+
+def test_noise_shares_lost_to_dropouts_cost_what_they_cost():
+    for survivors, expected in ((100, 4.7527), (70, 5.8242), (50, 7.0880)):
+        realised = {gaussian(math.sqrt(survivors / 100)): 1}
+        assert epsilon_pld(realised, 1e-5) <= epsilon_rdp(realised, 1e-5) <= 1.005 * expected
+        assert epsilon_rdp(realised, 1e-5) == pytest.approx(expected, rel=6e-3)
+
+
+def test_late_joiners_pay_for_what_they_joined_and_who_never_came_pays_nothing():
+    first, later = gaussian(1.5, 0.1), gaussian(2, 0.2)
+    from_the_start, late, never = {first: 30, later: 20}, {first: 0, later: 20}, {}
+    for price in (epsilon_rdp, lambda composition, delta: epsilon_pld(composition, delta, 1e-3)):
+        costs = [price(composition, 1e-5) for composition in (from_the_start, late, never)]
+        assert costs[0] > costs[1] > costs[2] == 0
+        assert costs[1] == price({later: 20}, 1e-5)
+
+
+def test_a_person_with_data_at_several_clients_pays_for_all_of_them():
+    here, there = [(gaussian(1.5, 0.1), 30)], [(gaussian(2, 0.3), 20)]
+    alone = max(epsilon_rdp(here, 1e-5), epsilon_rdp(there, 1e-5))
+    both = epsilon_rdp([*here, *there], 1e-5)
+    assert alone < both <= epsilon_rdp(here, 1e-5) + epsilon_rdp(there, 1e-5)
+
+
+def test_rounds_are_not_priced_by_a_new_accountant_each():
+    rounds = [(gaussian(1.5, 0.1, 2), 1)] * 30
+    assert epsilon_rdp(rounds, 1e-5) == epsilon_rdp({gaussian(1.5, 0.1): 60}, 1e-5)
+    assert epsilon_rdp(rounds, 1e-5) > 2 * epsilon_rdp(rounds[:1], 1e-5)
+
+
+# mu and norms of 100 clients, 16 bits, clip 1, noise multiplier 1, rounding bias e^(-1/2).
+@pytest.mark.parametrize(
+    ("dimension", "scale", "expected"),
+    [(2**20, 8153.213176, 4.762913), (4096, 17.037849, 11.8909), (4096, 4415.927059, 4.7534)],
+)
+def test_known_answers_for_skellam_noise(dimension, scale, expected):
+    root = math.sqrt(dimension)
+    bound = min(
+        (scale + root) ** 2,
+        scale**2 + dimension / 4 + math.sqrt(2 * 0.5) * (scale + root / 2),
+    )
+    l2 = math.sqrt(bound)
+    event = SkellamEvent(
+        variance=scale**2,
+        l2=l2,
+        l1=l2 * min(root, l2),
+        sampling=NoSampling(),
+        unit=Unit.CLIENT,
+        adjacency=Adjacency.ZERO_OUT,
+    )
+    found = epsilon_rdp({event: 1}, 1e-5)
+    assert found == pytest.approx(expected, rel=5e-5)
+    assert found > epsilon_rdp({gaussian(1): 1}, 1e-5)
+
+
+@settings(deadline=None)
+@given(st.floats(1, 1e8), st.floats(0.1, 100), st.floats(1e-6, 1, exclude_max=True))
+def test_sampled_skellam_is_never_above_unsampled_and_never_below_a_sampled_gaussian(mu, l2, q):
+    sampled, plain = (
+        rdp(SkellamEvent(variance=mu, l2=l2, l1=l2 * l2, sampling=sampling))
+        for sampling in (PoissonSampling(rate=q), NoSampling())
+    )
+    assert (sampled <= plain * (1 + 1e-9)).all()
+    beside = rdp(gaussian(math.sqrt(mu) / l2, q))
+    finite = beside < 1e200
+    assert (sampled[finite] >= beside[finite] * (1 - 1e-9) - 1e-10).all()
+
+
+def test_an_event_with_rdp_alone_makes_the_composition_rdp():
+    skellam = SkellamEvent(variance=100, l2=10, l1=50, sampling=PoissonSampling(rate=0.1))
+    gaussians = {gaussian(2, 0.05): 10}
+    alone = reported_epsilon(gaussians, 1e-5)
+    assert (alone.accountant, alone.epsilon) == ("pld", epsilon_pld(gaussians, 1e-5))
+    mixed = gaussians | {skellam: 1}
+    together = reported_epsilon(mixed, 1e-5)
+    assert (together.accountant, together.epsilon) == ("rdp", epsilon_rdp(mixed, 1e-5))
+    assert reported_epsilon({fixed_size(2, 5, 100): 3}, 1e-5).accountant == "rdp"
+    for event in (skellam, fixed_size(2, 5, 100)):
+        with pytest.raises(UnsoundEvent, match="no privacy loss distribution"):
+            epsilon_pld({event: 1}, 1e-5)
+
+
+def test_an_event_for_rdp_alone_and_one_for_pld_alone_do_not_compose():
+    poisson = gaussian(2, 0.05, adjacency=Adjacency.REPLACE_ONE)
+    with pytest.raises(UnsoundEvent):
+        reported_epsilon({poisson: 1, fixed_size(2, 5, 100): 1}, 1e-5)
+
+
+def test_skellam_norms_are_not_stretched_to_a_replacement():
+    event = SkellamEvent(
+        variance=9, l2=1, l1=1, sampling=NoSampling(), adjacency=Adjacency.REPLACE_ONE
+    )
+    with pytest.raises(UnsoundEvent, match="replacement"):
+        epsilon_rdp({event: 1}, 1e-5)
+
+
+def test_a_curve_is_the_epsilons_of_its_deltas_and_falls():
+    composition, deltas = {gaussian(1.5, 0.1): 30}, (1e-8, 1e-6, 1e-5, 1e-3)
+    by_rdp = curve(composition, deltas, accountant="rdp")
+    by_pld = curve(composition, deltas, accountant="pld", interval=1e-3)
+    assert by_rdp == tuple(epsilon_rdp(composition, delta) for delta in deltas)
+    assert by_pld == tuple(epsilon_pld(composition, delta, 1e-3) for delta in deltas)
+    for points in (by_rdp, by_pld):
+        assert list(points) == sorted(points, reverse=True)
+    assert all(tight < loose for tight, loose in zip(by_pld, by_rdp, strict=True))
+    assert curve({}, deltas, accountant="pld") == curve({}, deltas, accountant="rdp") == (0,) * 4
+    with pytest.raises(BadParameter, match="gdp"):
+        curve(composition, deltas, accountant="gdp")
+
+
+def test_two_hundred_distinct_events_are_priced_and_a_doubled_list_is_priced_no_less():
+    events = [(gaussian(0.8 + k / 150, 0.01 + k / 700), 3) for k in range(200)]
+    admitted = epsilon_rdp(events, 1e-5)
+    halves = [epsilon_rdp(events[:100], 1e-5), epsilon_rdp(events[100:], 1e-5)]
+    assert max(halves) < admitted < sum(halves)
+    few = events[::40]
+    assert 0.8 * epsilon_rdp(few, 1e-5) < epsilon_pld(few, 1e-5, 1e-3) < epsilon_rdp(few, 1e-5)
+
+
+def test_a_coarser_interval_never_reports_less():
+    composition = {gaussian(1.5, 0.1): 30}
+    fine, coarse = (epsilon_pld(composition, 1e-5, interval) for interval in (1e-4, 1e-2))
+    assert fine <= coarse * (1 + 1e-6)
+
+
+def test_the_reported_delta_adds_every_way_to_fail_by_name():
+    delta = reported_delta(
+        accountant=1e-5,
+        units=1000,
+        sparse_rounds=100,
+        rounded_steps=200,
+        flooding_bits=40,
+        sampler_error=3e-15,
+        sampler_draws=10**6 * 100,
+    )
+    assert delta.sparse_graph == 100 * 2**-40
+    assert delta.rounding == 200 * 2**-60
+    assert delta.flooding == 2**-20 / 6.9
+    assert delta.sampler == pytest.approx(3e-7)
+    parts = (1e-5, delta.sparse_graph, delta.rounding, delta.flooding, delta.sampler)
+    assert math.fsum(parts) < delta.total <= math.fsum(parts) * (1 + 1e-15)
+    plain = reported_delta(accountant=1e-5, units=1000)
+    assert plain.total == pytest.approx(1e-5)
+    assert plain.total >= 1e-5
+
+
+def test_a_reported_delta_of_one_over_the_units_is_refused():
+    with pytest.raises(BadParameter, match="units"):
+        reported_delta(accountant=9.9e-6, units=100_000, flooding_bits=40)
+    with pytest.raises(BadParameter, match="units"):
+        reported_delta(accountant=1e-5, units=100_000)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"accountant": 0},
+        {"accountant": math.nan},
+        {"units": 0},
+        {"sparse_rounds": -1},
+        {"rounded_steps": 1.5},
+        {"flooding_bits": 29},
+        {"sampler_error": -1e-15},
+        {"sampler_error": math.nan},
+        {"sampler_draws": True},
+    ],
+)
+def test_components_of_a_delta_are_checked(wrong):
+    with pytest.raises(BadParameter):
+        reported_delta(**({"accountant": 1e-5, "units": 100} | wrong))
 
 
 def test_an_example_level_epsilon_does_not_cover_clients():

@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 from dp.errors import BadParameter
 from dp.events import (
     Adjacency,
+    Cover,
     CyclicSampling,
     FixedSizeSampling,
     GaussianEvent,
+    HiddenPoissonSampling,
     NoSampling,
     PoissonSampling,
     ShuffledSampling,
+    SkellamEvent,
     Unit,
     from_json,
 )
@@ -30,14 +33,22 @@ samplings = st.one_of(
         lambda n: st.integers(1, n).map(lambda k: ShuffledSampling(size=k, population=n))
     ),
     sizes.map(lambda period: CyclicSampling(period=period)),
+    st.builds(
+        HiddenPoissonSampling,
+        rate=st.floats(0, 1, exclude_min=True),
+        cover=st.sampled_from(Cover),
+    ),
 )
-events = st.builds(
-    GaussianEvent,
-    noise_multiplier=positive,
-    sampling=samplings,
-    steps=st.integers(0, 2**53),
-    unit=st.sampled_from(Unit),
-    adjacency=st.sampled_from(Adjacency),
+shared = {
+    "sampling": samplings,
+    "steps": st.integers(0, 2**53),
+    "unit": st.sampled_from(Unit),
+    "adjacency": st.sampled_from(Adjacency),
+}
+norms = st.floats(0, 1e100, exclude_min=True)
+events = st.one_of(
+    st.builds(GaussianEvent, noise_multiplier=positive, **shared),
+    st.builds(SkellamEvent, variance=norms, l2=norms, l1=norms, **shared),
 )
 EVENT = GaussianEvent(noise_multiplier=1.1, sampling=PoissonSampling(rate=0.25), steps=3)
 TEXT = (
@@ -60,6 +71,19 @@ def test_equal_events_have_equal_texts_and_others_have_not(one, other):
 
 def test_the_text_is_canonical():
     assert EVENT.to_json() == TEXT
+    hidden = SkellamEvent(
+        variance=4,
+        l2=2,
+        l1=3,
+        sampling=HiddenPoissonSampling(rate=0.5, cover=Cover.ALL_TAKE_PART),
+        unit=Unit.CLIENT,
+        adjacency=Adjacency.ZERO_OUT,
+    )
+    assert hidden.to_json() == (
+        '{"adjacency":"zero_out","kind":"skellam","l1":3.0,"l2":2.0,"sampling":'
+        '{"cover":"all_take_part","design":"hidden_poisson","rate":0.5},"steps":1,'
+        '"unit":"client","variance":4.0}'
+    )
 
 
 @settings(deadline=None)
@@ -86,7 +110,11 @@ def test_what_is_no_event_is_refused(text):
         TEXT.replace(":3", ":true"),
         TEXT.replace(":3", ":-1"),
         TEXT.replace("gaussian", "laplace"),
+        TEXT.replace("gaussian", "skellam"),
         TEXT.replace("poisson", "bernoulli"),
+        TEXT.replace("poisson", "hidden_poisson"),
+        TEXT.replace('"design":"poisson"', '"cover":"all_take_part","design":"poisson"'),
+        TEXT.replace('"design":"poisson"', '"cover":"fog","design":"hidden_poisson"'),
         TEXT.replace('"rate"', '"size"'),
         TEXT.replace('"steps":3', '"steps":2,"steps":3'),
         TEXT.replace('"steps":3', '"extra":0,"steps":3'),
@@ -117,6 +145,22 @@ def test_noise_and_rate_are_checked_at_construction(value):
         GaussianEvent(noise_multiplier=value, sampling=NoSampling())
     with pytest.raises(BadParameter):
         PoissonSampling(rate=value)
+    with pytest.raises(BadParameter):
+        HiddenPoissonSampling(rate=value, cover=Cover.TRUSTED_NOISE)
+    good = {"variance": 1, "l2": 1, "l1": 1, "sampling": NoSampling()}
+    for name in ("variance", "l2", "l1"):
+        with pytest.raises(BadParameter, match=name):
+            SkellamEvent(**(good | {name: value}))
+
+
+def test_skellam_numbers_whose_squares_overflow_are_refused():
+    with pytest.raises(BadParameter, match="1e\\+101"):
+        SkellamEvent(variance=1, l2=1e101, l1=1, sampling=NoSampling())
+
+
+def test_a_hidden_draw_says_what_hides_it():
+    with pytest.raises(BadParameter, match="cover"):
+        HiddenPoissonSampling(rate=0.5, cover="all_take_part")
 
 
 def test_a_rate_above_one_is_refused():

@@ -1,0 +1,91 @@
+"""What a composition costs, in integers rounded up: the number that admits or refuses.
+
+One step of an event costs ceil(2**50 RDP(a)) units at each order a of ``dp.accountant``;
+a composition costs the sum over its steps. Integers add up alike in any order and on any
+machine, and are never below the accountant's own sum. A step costs one unit at least.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp.accountant import Vector, conversion, grouped, rdp
+from dp.errors import UnsoundEvent
+from dp.events import Event
+
+Counts: TypeAlias = NDArray[np.int64]
+
+_UNIT: Final = 2.0**-50  # of RDP; 10**6 steps are rounded up by less than 1e-9
+_INFINITE: Final = 2**62  # units, an RDP of 4096 nats: beyond it an order refuses
+
+
+@lru_cache(maxsize=4096)
+def _units(event: Event) -> Counts:
+    """The price of a one-step event at ``ORDERS``, in units, read-only."""
+    price = np.ceil(rdp(event) / _UNIT)
+    units = np.where(price < _INFINITE, price, _INFINITE).astype(np.int64)
+    units.setflags(write=False)
+    return units
+
+
+def epsilons(counts: Counts, events: Sequence[Event], delta: float) -> Vector:
+    """Epsilon at ``delta`` of every row of ``counts``: how many steps of each one-step event.
+
+    Never below ``epsilon_rdp`` of the same row, save for its float rounding, and above by
+    2**-50 a step at most. 0 for a row of zeros, ``inf`` where every order is beyond 4096 nats.
+
+    Raises ``UnsoundEvent`` where an event has no sound price by RDP, or a row mixes
+    units or adjacencies.
+    """
+    if not counts.size:
+        return np.zeros(len(counts))
+    counts, alike = np.unique(counts, axis=0, return_inverse=True)
+    _refuse_mixtures(counts, events)
+    table = np.stack([_units(event) for event in events])
+    # The estimate decides where int64 would overflow; its error is far below a factor of 2.
+    estimate = counts.astype(np.float64) @ table.astype(np.float64)
+    total = np.where(estimate < _INFINITE, _product(counts, table) * _UNIT, np.inf)
+    result: Vector = np.min(total + conversion(delta), axis=1).clip(min=0.0)
+    result[~counts.any(axis=1)] = 0.0
+    return result[alike.reshape(-1)]
+
+
+def _product(counts: Counts, table: Counts) -> Counts:
+    """``counts @ table`` where that fits int64; fast where halves are exact in doubles."""
+    if int(counts.sum(axis=1).max(initial=0)) >= 2**22:
+        return counts @ table
+    steps, half = counts.astype(np.float64), 2**31
+    low, high = (steps @ part.astype(np.float64) for part in (table % half, table // half))
+    return low.astype(np.int64) + (high.astype(np.int64) << 31)
+
+
+def epsilon(composition: Mapping[Event, int], delta: float) -> float:
+    """``epsilons`` of one composition."""
+    steps = grouped(composition)
+    counts = np.array([list(steps.values())], dtype=np.int64)
+    return float(epsilons(counts, list(steps), delta)[0])
+
+
+def raises_price(event: Event, over: Event) -> bool:
+    """Whether ``event`` costs more than ``over`` at any order."""
+    grouped([(event, 1), (over, 1)])
+    return any(
+        there * event.steps > here * over.steps
+        for there, here in zip(
+            _units(event.one_step()).tolist(), _units(over.one_step()).tolist(), strict=True
+        )
+    )
+
+
+def _refuse_mixtures(counts: Counts, events: Sequence[Event]) -> None:
+    def check(chosen: Iterable[Event]) -> None:
+        grouped((event, 1) for event in chosen)
+
+    try:
+        check(events)
+    except UnsoundEvent:
+        for row in np.unique(counts != 0, axis=0):
+            check(event for event, present in zip(events, row, strict=True) if present)

@@ -1,0 +1,132 @@
+"""What a ledger is asked and what it answers, in values."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from dp.accountant import check_delta
+from dp.errors import BadParameter
+from dp.events import Event, positive_float
+from dp.records import Charge, Head
+
+_LONGEST_SUBJECT: Final = 256  # characters
+_LARGEST: Final = 2**63 - 1  # SQLite's integer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What one subject may lose in each book: (epsilon, delta), epsilon > 0 and 0 < delta < 1."""
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", positive_float("epsilon", self.epsilon))
+        object.__setattr__(self, "delta", check_delta(self.delta))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """A key for the ledger's head, from outside: this package holds no cryptography.
+
+    Attributes:
+      verify: (message, signature) -> ``True`` where the signature is good, anything else not.
+      sign: message -> signature, Ed25519 for one; ``None`` for who only reads.
+    """
+
+    verify: Callable[[bytes, bytes], bool] = field(repr=False)
+    sign: Callable[[bytes], bytes] | None = field(default=None, repr=False)
+
+
+class Keeper(Enum):
+    """Whose ledger it is, and so whose word lowers a price."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+class Protection(Enum):
+    """What stood against tampering when a ledger was verified. See the module's table."""
+
+    NONE = "none"
+    HEAD = "head kept elsewhere"
+    SIGNATURE = "signed head"
+
+    @property
+    def sentence(self) -> str:
+        """For a report."""
+        return {
+            Protection.NONE: "not tamper-evident: the chain shows accidents only",
+            Protection.HEAD: "nothing was changed or lost up to the head that was kept elsewhere",
+            Protection.SIGNATURE: "nothing was changed or lost by anyone without the key, "
+            "but for an older copy of the whole file",
+        }[self]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """The end of a chain that was found sound, and what that is worth."""
+
+    head: Head
+    protection: tuple[Protection, ...]
+
+
+class State(Enum):
+    """Where a reservation stands. ``OPEN`` and ``COMMITTED`` are spent, ``ABORTED`` is not."""
+
+    OPEN = "open"
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """One charge of one subject, under the key (round, subject, attempt).
+
+    Attributes:
+      charge: what was reserved.
+      minimum_survivors: below so many, the release does not happen and no commit does.
+      survivors: how many there were, if the commit said so.
+      realised: what was released instead, ``None`` while that is what was reserved.
+    """
+
+    round: int
+    subject: str
+    attempt: int
+    charge: Charge
+    minimum_survivors: int
+    state: State
+    survivors: int | None
+    realised: Charge | None
+
+
+def integer(name: str, value: int) -> int:
+    """An integer that SQLite holds, or ``BadParameter``."""
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise BadParameter(f"{name} is {value!r}, must be an integer in [0, 2**63)")
+    return value
+
+
+def key_of(round_number: int, attempt: int) -> dict[str, int]:
+    """What a reservation is found by, beside its subject."""
+    return {"round": integer("round", round_number), "attempt": integer("attempt", attempt)}
+
+
+def subject_name(name: str) -> str:
+    """The name of a subject, or ``BadParameter``."""
+    if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_SUBJECT and name.isprintable()):
+        raise BadParameter(f"subject is {name!r:.80}, must be 1 to 256 printable characters")
+    return name
+
+
+def subject_names(subjects: Iterable[str]) -> list[str]:
+    """Names, each once, in the order given."""
+    if isinstance(subjects, str):
+        raise BadParameter(f"subjects is the text {subjects!r}, must be a collection of names")
+    return list(dict.fromkeys(subject_name(subject) for subject in subjects))
+
+
+def charge_both(charge: Event | Charge) -> Charge:
+    """A plain event is charged to both books."""
+    return charge if isinstance(charge, Charge) else Charge(server=charge, release=charge)

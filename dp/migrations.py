@@ -1,0 +1,48 @@
+"""Ledgers of older schemas, brought to the present one. Records stay as they are.
+
+| from | to | what changes |
+|---|---|---|
+| 1 | 2 | one account a subject, for both adversaries, becomes two books that begin alike |
+"""
+
+import sqlite3
+from itertools import zip_longest
+from typing import Final
+
+from dp.errors import LedgerCorrupt
+from dp.records import append, make_tables, replay
+
+_OLD: Final = ("charges", "events", "spent")
+_ALIKE: Final = (  # what schema 1 held, and the same seen through schema 2
+    (
+        "SELECT subject, round, attempt, json, state FROM old_charges LEFT JOIN old_events"
+        " ON id = event ORDER BY subject, round, attempt",
+        "SELECT name, round, attempt, json, state FROM charges JOIN subjects AS s ON s.id = subject"
+        " LEFT JOIN events AS e ON e.id = server ORDER BY name, round, attempt",
+    ),
+    (
+        "SELECT subject, json, old_spent.steps FROM old_spent LEFT JOIN old_events ON id = event"
+        " WHERE old_spent.steps <> 0 ORDER BY subject, json",
+        "SELECT name, json, held FROM spent JOIN subjects AS s ON s.id = subject"
+        " LEFT JOIN events AS e ON e.id = event WHERE book = 0 AND held <> 0 ORDER BY name, json",
+    ),
+)
+
+
+def migrate_1_to_2(connection: sqlite3.Connection) -> None:
+    """Fold the accounts anew out of the records, inside the caller's transaction.
+
+    Raises ``LedgerCorrupt`` if the chain is broken or the old accounts say something else.
+    """
+    for table in _OLD:
+        connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    make_tables(connection, records=False)
+    replay(connection, connection, None)
+    for old, new in _ALIKE:
+        for held, said in zip_longest(connection.execute(old), connection.execute(new)):
+            if held != said:
+                raise LedgerCorrupt(f"the accounts hold {held}, the records say {said}")
+    for table in _OLD:
+        connection.execute(f"DROP TABLE old_{table}")
+    connection.execute("PRAGMA user_version = 2")
+    append(connection, {"action": "migrate", "schema": 2})

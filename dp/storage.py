@@ -1,0 +1,130 @@
+"""One SQLite file that forgets nothing it has promised, and says plainly when it cannot.
+
+Every connection is set to a write-ahead log that is synced at each commit, and reads both
+settings back. SQLite's errors become ours, with the path before them.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
+from typing import Final
+
+from dp.errors import LedgerBusy, LedgerCorrupt, LedgerError
+
+_CODES: Final[dict[int, tuple[type[LedgerError], str]]] = {
+    sqlite3.SQLITE_BUSY: (LedgerBusy, "another process holds it; try again"),
+    sqlite3.SQLITE_LOCKED: (LedgerBusy, "another process holds it; try again"),
+    sqlite3.SQLITE_FULL: (LedgerError, "the disk is full; nothing was written"),
+    sqlite3.SQLITE_READONLY: (LedgerError, "the file is read-only; nothing was written"),
+    sqlite3.SQLITE_CANTOPEN: (LedgerError, "the file or its folder cannot be opened for writing"),
+    sqlite3.SQLITE_IOERR: (LedgerError, "the disk fails; treat what was being written as charged"),
+    sqlite3.SQLITE_ERROR: (LedgerCorrupt, "its tables are not those of a ledger"),
+    sqlite3.SQLITE_CONSTRAINT: (LedgerCorrupt, "its accounts contradict each other"),
+    sqlite3.SQLITE_CORRUPT: (LedgerCorrupt, "the file is damaged"),
+    sqlite3.SQLITE_NOTADB: (LedgerCorrupt, "is not a SQLite file"),
+}
+
+
+class File:
+    """A connection to an existing database file, of one process and thread."""
+
+    def __init__(self, path: str | PathLike[str], patience: float) -> None:
+        """Connect; nothing is read, and nothing made, before the first statement."""
+        self.path = Path(path)
+        self._process = os.getpid()
+        self._connection: sqlite3.Connection | None = None
+        uri = f"{self.path.absolute().as_uri()}?mode=rw"
+        with self.translated():
+            self._connection = sqlite3.connect(
+                uri, uri=True, timeout=patience, isolation_level=None
+            )
+        self._place = self._look()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """Raises ``LedgerError`` after ``close`` and after a fork."""
+        if self._connection is None:
+            raise LedgerError(f"the ledger {self.path} is closed")
+        if os.getpid() != self._process:
+            raise LedgerError(f"the ledger {self.path} was opened before a fork; open it anew")
+        return self._connection
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """SQLite's errors as ours, and the path before what is wrong with the file."""
+        try:
+            yield
+        except LedgerCorrupt as error:
+            raise LedgerCorrupt(f"{self.path}: {error}") from error
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended part
+            kind, what = _CODES.get(code, (LedgerError, str(error)))
+            raise kind(f"{self.path}: {what}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Alone with the file; on disk when it ends well, undone when not."""
+        with self.translated():
+            connection = self.connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                # A file moved away, or put back from a copy, would take charges nobody sees.
+                if self._look() != self._place:
+                    raise LedgerError(f"{self.path} was moved or replaced; open it anew")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # the first error is the one to tell
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """One state of the file for several reads, whatever others write meanwhile."""
+        with self.translated():
+            connection = self.connection
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+
+    def make_durable(self) -> None:
+        """Write-ahead log, synced at every commit: asserted by reading it back."""
+        connection = self.connection
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        connection.execute("PRAGMA synchronous = FULL")
+        (level,) = connection.execute("PRAGMA synchronous").fetchone()
+        if (mode, level) != ("wal", 2):
+            raise LedgerError(
+                f"{self.path}: SQLite gives journal {mode!r} and synchronous {level}, not "
+                "'wal' and 2; without them a power cut forgets charges. Use a local disk"
+            )
+
+    def sync_folder(self) -> None:
+        """Put the name of a new file on disk; SQLite syncs only what is in it."""
+        try:
+            folder = os.open(self.path.absolute().parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise LedgerError(f"cannot sync the folder of {self.path}: {error}") from error
+
+    def close(self) -> None:
+        """Closing twice is harmless."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
