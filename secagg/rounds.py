@@ -40,6 +40,7 @@ class Stage(StrEnum):
     REVEAL = "reveal"
 
 
+UPDATE, WEIGHT = "update", "weight"  # names of segments
 UNSIGNED = tuple(stage for stage in Stage if stage is not Stage.SIGN)
 
 
@@ -330,9 +331,6 @@ def aggregate(
         survivors=outcome.survivors,
         costs=outcome.costs,
     )
-
-
-UPDATE, WEIGHT = "update", "weight"
 
 
 class _Attendance:

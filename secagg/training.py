@@ -40,12 +40,22 @@ from secagg.errors import ConfigError, InputError, RunError
 from secagg.payload import Count, Layout, Segment
 from secagg.quantize import FixedPoint
 from secagg.reports.run import curves, report
-from secagg.rounds import PROTOCOLS, UNSIGNED, Outcome, Stage, StageCost, Words, digest
+from secagg.rounds import (
+    PROTOCOLS,
+    UNSIGNED,
+    UPDATE,
+    WEIGHT,
+    Outcome,
+    Stage,
+    StageCost,
+    Words,
+    digest,
+)
 from secagg.runs import CURVES, METRICS, REPORT, Record, RunFolder, write_atomically
 from secagg.settings import TrainingConfig
 from secagg.vector import flatten, unflatten
 
-UPDATE, WEIGHT, ACCURACY = "update", "weight", "accuracy"
+ACCURACY = "accuracy"
 NOISE_TAIL = 8.0  # deviations; one entry in 10^15 is beyond, and then clamped
 _LIBRARIES = ("secagg", "numpy", "cryptography", "torch", "opacus", "dp-accounting")
 

@@ -129,7 +129,8 @@ def join(
     """
     if not 0 <= me < 2**32:
         raise ParameterError(f"client {me} is outside [0, 2**32)")
-    if agreement.params.active is (identity is None) or (identity is None) is not (not identities):
+    active = agreement.params.active
+    if active is not (identity is not None) or active is not bool(identities):
         raise ParameterError("an active server, and only that, needs identity and identities")
     if identity and identities and identities.get(me) != identity.public:
         raise ParameterError(f"our own identity is not that of client {me} among the identities")

@@ -280,7 +280,7 @@ class CollectVectors(_Stage):
                     raise RemoteProtocolError(
                         f"frames of several clients: {sender} and {frame.sender}"
                     )
-            except Exception:
+            except Exception:  # a file's errors too; it is raised again
                 for before, checksum in enumerate(added):
                     self._take_back(frames[before], before, checksum)
                 self._closed = False
