@@ -1,11 +1,15 @@
-"""DP-SGD on one client with Opacus, whose state lives as long as the client does.
+"""What a client computes with Opacus: DP-SGD of its own, or clipped sums to be noised elsewhere.
 
-[ACG+16] as Opacus 1.6 does it: a Poisson batch, every example's gradient clipped to
-``clip``, Gaussian noise of deviation ``noise_multiplier * clip`` on their sum, over
-the *expected* batch size. One optimizer and one history for the life of the
+``LocalDpSgd`` is [ACG+16] as Opacus 1.6 does it: a Poisson batch, every example's gradient
+clipped to ``clip``, Gaussian noise of deviation ``noise_multiplier * clip`` on their sum,
+over the *expected* batch size. One optimizer and one history for the life of the
 client: a fresh engine a round would report the first round's epsilon for ever.
+``ClippedSums`` stops after the sum, which ``dp.mechanisms`` hides in shares of noise.
 
-What the noise is: floating point from torch's generator, on a CPU the Mersenne
+Both clip and sum in float64. In float32 a sum of many gradients is rounded by more than
+a small part of ``clip``, and what one example changes would pass the bound.
+
+What the local noise is: floating point from torch's generator, on a CPU the Mersenne
 Twister, which is not cryptographic. Floating-point Gaussians are open to attacks on
 their low bits [Mironov 2012]; every report says so. Opacus draws in float32, where
 ``torch.normal`` never passes 5.77 deviations (none of 3e9 draws did), too short a tail
@@ -24,6 +28,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 import torch
@@ -46,18 +51,20 @@ _TWISTER_WORDS: Final = 624  # of 32 bits, the state of MT19937
 _TWISTER_OFFSET: Final = 24  # bytes before them in torch's serialised state, 8 bytes a word
 
 
-class LocalDpSgd:
-    """One client's private training, round after round.
+class _PerExample:
+    """A model whose gradients are clipped an example at a time, and one client's examples.
 
-    A round is ``run(parameters, steps)``. It hides the presence of any one example of
-    ``inputs`` (add or remove), as ``event(steps)`` says, provided that the output
+    A step hides the presence of any one example (add or remove), provided that the output
     for an example depends on that example alone: modules known to mix a batch, such as
     BatchNorm, are refused. N = len(inputs) and q are public. Ghost clipping is not
     offered: with a loss of one's own it trains unclipped without a word.
 
     Attributes:
-      parameter_count: entries of the vector that ``run`` takes and returns.
+      parameter_count: entries of the vector of trained parameters, in the order of
+        ``model.parameters()``; those that require no gradient stay frozen.
     """
+
+    parameter_count: int
 
     def __init__(
         self,
@@ -70,42 +77,21 @@ class LocalDpSgd:
         clip: float,
         noise_multiplier: float,
         sampling_rate: float,
-        steps_taken: int = 0,
-        entropy: Entropy = os.urandom,
+        physical_batch: int | None,
+        entropy: Entropy,
     ) -> None:
-        """Copy ``model`` and make it ready.
-
-        Args:
-          model: trained are its parameters that require a gradient; the rest stays frozen,
-            neither clipped nor noised nor returned. It may not change afterwards.
-          inputs: the N examples, along the first dimension.
-          targets: theirs, along the first dimension.
-          loss: from the model's output and the targets of n examples to n losses, one an
-            example (``reduction="none"``).
-          learning_rate: of plain SGD. Without momentum nothing passes between rounds but
-            the history.
-          clip: the greatest L2 norm of one example's gradient, C.
-          noise_multiplier: standard deviation of the noise over C, z.
-          sampling_rate: q, at least 2^-24; every coin falls with probability q rounded *down*
-            to a multiple of 2^-24.
-          steps_taken: steps of this client before, from the ledger after a restart.
-          entropy: n random bytes on request; the default is the system's.
-
-        Raises:
-          UnsoundModel: a module mixes examples, or nothing is to be trained.
-          BadParameter: an argument is out of range.
-        """
-        sampling = PoissonSampling(rate=sampling_rate)
+        self._rate = PoissonSampling(rate=sampling_rate).rate
         if len(inputs) != len(targets) or not len(inputs):
             raise BadParameter(
                 f"{len(inputs)} inputs and {len(targets)} targets, must be equally many, at least 1"
             )
-        coin = math.floor(sampling.rate * _COINS) / _COINS
+        coin = math.floor(self._rate * _COINS) / _COINS
         if not coin:
             raise BadParameter(f"sampling rate is {sampling_rate}, must be at least 2**-24")
-        if type(steps_taken) is not int or steps_taken < 0:
-            raise BadParameter(f"steps_taken is {steps_taken!r}, must be an integer of at least 0")
-        step_size = positive_float("learning rate", learning_rate)
+        if physical_batch is not None and (type(physical_batch) is not int or physical_batch < 1):
+            raise BadParameter(
+                f"physical_batch is {physical_batch!r}, must be an integer of at least 1"
+            )
         norm = positive_float("clip", clip)
         model = copy.deepcopy(model).train()
         try:
@@ -118,29 +104,19 @@ class LocalDpSgd:
         self.parameter_count = sum(p.numel() for p in self._trained)
         device = self._trained[0].device
         self._inputs, self._targets, self._loss = inputs.to(device), targets.to(device), loss
-        self._event = GaussianEvent(
-            noise_multiplier=noise_multiplier,
-            sampling=sampling,
-            unit=Unit.EXAMPLE,
-            adjacency=Adjacency.ADD_OR_REMOVE,
-        )
-        z, q = self._event.noise_multiplier, sampling.rate
         # The losses of a batch are summed, so that an example's gradient is its own
         # whatever the batch; the one division is by q N, in the optimizer.
         self._model = GradSampleModule(model, loss_reduction="sum")
         self._model.forbid_grad_accumulation()
-        self._optimizer = _DoubleNoise(
-            torch.optim.SGD(self._trained, lr=step_size),
-            noise_multiplier=z,
+        self._physical_batch = physical_batch
+        self._optimizer = _DoubleOptimizer(
+            torch.optim.SGD(self._trained, lr=learning_rate),
+            noise_multiplier=noise_multiplier,
             max_grad_norm=norm,
-            expected_batch_size=q * len(inputs),
+            expected_batch_size=self._rate * len(inputs),
             loss_reduction="mean",
             generator=_generator(device, entropy),
         )
-        self._accountant = RDPAccountant()
-        if steps_taken:
-            self._accountant.history = [(z, q, steps_taken)]
-        self._optimizer.attach_step_hook(self._accountant.get_optimizer_hook_fn(sample_rate=q))
         self._batches = _batches(
             UniformWithReplacementSampler(
                 num_samples=len(inputs),
@@ -148,55 +124,6 @@ class LocalDpSgd:
                 generator=_generator(torch.device("cpu"), entropy),
             )
         )
-
-    @property
-    def steps_taken(self) -> int:
-        """Steps in the life of this client, those before a restart included."""
-        return sum(steps for _, _, steps in self._accountant.history)
-
-    @property
-    def history(self) -> tuple[tuple[float, float, int], ...]:
-        """Opacus' own record: (noise multiplier, sampling rate, steps), of the whole life."""
-        return tuple(self._accountant.history)
-
-    def event(self, steps: int) -> GaussianEvent:
-        """What ``steps`` steps of this client release: reserve it before ``run``."""
-        return GaussianEvent(
-            noise_multiplier=self._event.noise_multiplier,
-            sampling=self._event.sampling,
-            steps=steps,
-            unit=self._event.unit,
-            adjacency=self._event.adjacency,
-        )
-
-    def run(self, parameters: Tensor, steps: int) -> Tensor:
-        """Train from ``parameters`` for ``steps`` steps and return the new ones.
-
-        An empty batch is a step like any other: noise alone. Every step adds one to the
-        history, also where the call then raises.
-
-        Args:
-          parameters: the trained parameters, flat, in the order of ``model.parameters()``.
-          steps: at least 1.
-
-        Returns:
-          A new vector of the same shape, type and device.
-
-        Raises:
-          NonFiniteGradient: a parameter, loss or gradient is NaN or infinite. Nothing is
-            returned, so nothing is released but that.
-          UnsoundModel: the loss is not one number an example, or a parameter took no part in it.
-          BadParameter: the vector's shape or type, or ``steps``, is wrong.
-        """
-        if type(steps) is not int or steps < 1:
-            raise BadParameter(f"steps is {steps!r}, must be an integer of at least 1")
-        self._load(parameters)
-        for _ in range(steps):
-            self._step(next(self._batches))
-        trained = torch.cat([p.detach().reshape(-1) for p in self._trained])
-        if not torch.isfinite(trained).all():
-            raise NonFiniteGradient("the trained parameters are not finite; lower learning_rate")
-        return trained.to(device=parameters.device, dtype=parameters.dtype)
 
     def _load(self, parameters: Tensor) -> None:
         if parameters.shape != (self.parameter_count,) or not parameters.is_floating_point():
@@ -211,15 +138,20 @@ class LocalDpSgd:
             for parameter, part in zip(self._trained, parts, strict=True):
                 parameter.copy_(part.view_as(parameter))
 
-    def _step(self, batch: list[int]) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
-        if batch:
-            self._backward(batch)
-        else:
-            # Not every layer takes an empty batch; its gradients are known without one.
+    def _sum(self) -> None:
+        """Draw a batch and leave its clipped sum in ``summed_grad``, part by part."""
+        batch = next(self._batches)
+        size = self._physical_batch or max(len(batch), 1)
+        for p in self._trained:
+            p.summed_grad = None  # type: ignore[attr-defined]  # Opacus' fields, here and below
+        for start in range(0, max(len(batch), 1), size):
             for p in self._trained:
-                p.grad_sample = p.new_zeros((0, *p.shape))  # type: ignore[attr-defined]  # Opacus' field
-        self._optimizer.step()
+                p.grad = None
+                # Not every layer takes an empty batch; its gradients are known without one.
+                p.grad_sample = None if batch else p.new_zeros((0, *p.shape))  # type: ignore[attr-defined]
+            if batch:
+                self._backward(batch[start : start + size])
+            self._optimizer.clip_and_accumulate()
 
     def _backward(self, batch: list[int]) -> None:
         """Leave every example's gradient in ``grad_sample``, or raise before any noise."""
@@ -245,22 +177,214 @@ class LocalDpSgd:
                 raise NonFiniteGradient("an example's gradient is not finite; check the data")
 
 
-class _DoubleNoise(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
-    """Opacus' optimizer with its noise drawn and added in float64."""
+class ClippedSums(_PerExample):
+    """The sum of one client's clipped gradients over a Poisson batch, step after step.
+
+    Adding or removing one example moves ``sum`` by at most ``clip`` in the L2 norm. **No noise
+    is in it**: it may leave the client only under ``dp.mechanisms`` and a secure sum, whose
+    event names the ``sampling`` of this object. ``expected_batch`` = q N is the public number
+    to divide by; the size of the batch that was drawn is secret.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        loss: Loss,
+        *,
+        clip: float,
+        sampling_rate: float,
+        physical_batch: int | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        """Copy ``model`` and make it ready; arguments and errors as of ``LocalDpSgd``."""
+        super().__init__(
+            model,
+            inputs,
+            targets,
+            loss,
+            learning_rate=0.0,
+            clip=clip,
+            noise_multiplier=0.0,
+            sampling_rate=sampling_rate,
+            physical_batch=physical_batch,
+            entropy=entropy,
+        )
+        self.expected_batch = self._rate * len(inputs)
+
+    @property
+    def sampling(self) -> PoissonSampling:
+        """How a batch is drawn, for the event."""
+        return PoissonSampling(rate=self._rate)
+
+    def sum(self, parameters: Tensor) -> Tensor:
+        """The sum at ``parameters`` over a batch drawn anew; zeros where that is empty.
+
+        Args:
+          parameters: the trained parameters, flat, in the order of ``model.parameters()``.
+
+        Returns:
+          float64 of the same shape, on the model's device.
+
+        Raises:
+          NonFiniteGradient: a parameter, loss or gradient is NaN or infinite. The batch is spent.
+          UnsoundModel: the loss is not one number an example, or a parameter took no part in it.
+          BadParameter: the vector's shape or type is wrong.
+        """
+        self._load(parameters)
+        self._sum()
+        return torch.cat([p.summed_grad.reshape(-1) for p in self._trained])  # type: ignore[attr-defined]  # Opacus' field
+
+
+class LocalDpSgd(_PerExample):
+    """One client's private training, round after round: ``run(parameters, steps)``.
+
+    A run hides any one example as ``event(steps)`` says.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        loss: Loss,
+        *,
+        learning_rate: float,
+        clip: float,
+        noise_multiplier: float,
+        sampling_rate: float,
+        steps_taken: int = 0,
+        physical_batch: int | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        """Copy ``model`` and make it ready.
+
+        Args:
+          model: trained are its parameters that require a gradient; the rest stays frozen,
+            neither clipped nor noised nor returned. It may not change afterwards.
+          inputs: the N examples, along the first dimension.
+          targets: theirs, along the first dimension.
+          loss: from the model's output and the targets of n examples to n losses, one an
+            example (``reduction="none"``).
+          learning_rate: of plain SGD. Without momentum nothing passes between rounds but
+            the history.
+          clip: the greatest L2 norm of one example's gradient, C.
+          noise_multiplier: standard deviation of the noise over C, z.
+          sampling_rate: q, at least 2^-24; every coin falls with probability q rounded *down*
+            to a multiple of 2^-24.
+          steps_taken: steps of this client before, from the ledger after a restart.
+          physical_batch: the most examples whose gradients are in memory at once; a larger batch
+            is summed in parts, as by Opacus' ``BatchMemoryManager``. ``None`` for no limit.
+          entropy: n random bytes on request; the default is the system's.
+
+        Raises:
+          UnsoundModel: a module mixes examples, or nothing is to be trained.
+          BadParameter: an argument is out of range.
+        """
+        if type(steps_taken) is not int or steps_taken < 0:
+            raise BadParameter(f"steps_taken is {steps_taken!r}, must be an integer of at least 0")
+        self._event = GaussianEvent(
+            noise_multiplier=noise_multiplier,
+            sampling=PoissonSampling(rate=sampling_rate),
+            unit=Unit.EXAMPLE,
+            adjacency=Adjacency.ADD_OR_REMOVE,
+        )
+        super().__init__(
+            model,
+            inputs,
+            targets,
+            loss,
+            learning_rate=positive_float("learning rate", learning_rate),
+            clip=clip,
+            noise_multiplier=self._event.noise_multiplier,
+            sampling_rate=sampling_rate,
+            physical_batch=physical_batch,
+            entropy=entropy,
+        )
+        z, q = self._event.noise_multiplier, self._rate
+        self._accountant = RDPAccountant()
+        if steps_taken:
+            self._accountant.history = [(z, q, steps_taken)]
+        self._optimizer.attach_step_hook(self._accountant.get_optimizer_hook_fn(sample_rate=q))
+
+    @property
+    def steps_taken(self) -> int:
+        """Steps in the life of this client, those before a restart included."""
+        return sum(steps for _, _, steps in self._accountant.history)
+
+    @property
+    def history(self) -> tuple[tuple[float, float, int], ...]:
+        """Opacus' own record: (noise multiplier, sampling rate, steps), of the whole life."""
+        return tuple(self._accountant.history)
+
+    def event(self, steps: int) -> GaussianEvent:
+        """What ``steps`` steps of this client release: reserve it before ``run``."""
+        return replace(self._event, steps=steps)
+
+    def run(self, parameters: Tensor, steps: int) -> Tensor:
+        """Train from ``parameters`` for ``steps`` steps and return the new ones.
+
+        An empty batch is a step like any other: noise alone. Every step adds one to the
+        history, also where the call then raises.
+
+        Args:
+          parameters: the trained parameters, flat, in the order of ``model.parameters()``.
+          steps: at least 1.
+
+        Returns:
+          A new vector of the same shape, type and device.
+
+        Raises:
+          NonFiniteGradient: a parameter, loss or gradient is NaN or infinite. Nothing is
+            returned, so nothing is released but that.
+          UnsoundModel: the loss is not one number an example, or a parameter took no part in it.
+          BadParameter: the vector's shape or type, or ``steps``, is wrong.
+        """
+        if type(steps) is not int or steps < 1:
+            raise BadParameter(f"steps is {steps!r}, must be an integer of at least 1")
+        self._load(parameters)
+        for _ in range(steps):
+            self._sum()
+            self._optimizer.finish()
+        trained = torch.cat([p.detach().reshape(-1) for p in self._trained])
+        if not torch.isfinite(trained).all():
+            raise NonFiniteGradient("the trained parameters are not finite; lower learning_rate")
+        return trained.to(device=parameters.device, dtype=parameters.dtype)
+
+
+class _DoubleOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
+    """Opacus' optimizer with norms, sums and noise in float64."""
+
+    def clip_and_accumulate(self) -> None:
+        samples = [p.grad_sample.double().flatten(start_dim=1) for p in self.params]
+        squares = torch.stack([part.square().sum(dim=1) for part in samples]).sum(dim=0)
+        # The margin is above the rounding of a norm over 10^6 entries, 2^-53 each.
+        factors = (self.max_grad_norm * (1 - 2**-32) / squares.sqrt()).clamp(max=1.0)
+        for p, part in zip(self.params, samples, strict=True):
+            clipped = (factors @ part).view_as(p)
+            p.summed_grad = clipped if p.summed_grad is None else p.summed_grad + clipped
 
     def add_noise(self) -> None:
         std = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
-            summed = p.summed_grad.double()
             noise = torch.normal(
                 0.0,
                 std,
-                summed.shape,
+                p.shape,
                 generator=self.generator,
                 dtype=torch.float64,
-                device=summed.device,
+                device=p.device,
             )
-            p.grad = (summed + noise).to(p.dtype).view_as(p)
+            p.grad = (p.summed_grad + noise).to(p.dtype)
+
+    def finish(self) -> None:
+        """Noise, divisor, history and step, once the sum is whole."""
+        self.add_noise()
+        self.scale_grad()
+        if self.step_hook:
+            self.step_hook(self)
+        self.original_optimizer.step()
 
 
 def _batches(sampler: UniformWithReplacementSampler) -> Iterator[list[int]]:

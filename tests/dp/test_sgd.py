@@ -4,14 +4,18 @@ from functools import partial
 
 import pytest
 import torch
+from opacus.grad_sample import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from opacus.utils.batch_memory_manager import BatchMemoryManager
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 import dp.sgd
 from dp.accountant import epsilon_pld, epsilon_rdp
 from dp.errors import BadParameter, NonFiniteGradient, UnsoundModel
 from dp.events import Adjacency, GaussianEvent, PoissonSampling, Unit
-from dp.sgd import LocalDpSgd
+from dp.sgd import ClippedSums, LocalDpSgd
 
 LOSS = partial(functional.cross_entropy, reduction="none")
 N = 40
@@ -401,3 +405,92 @@ def test_our_epsilon_agrees_with_opacus_where_opacus_is_right(data):
     prv.history = gdp.history = list(trainer.history)
     assert reported < prv.get_epsilon(1e-5) < reported + 0.03
     assert gdp.get_epsilon(1e-5) < reported
+
+
+def sums(data, module=None, **more):
+    arguments = {"clip": 1.0, "sampling_rate": 1.0} | more
+    return ClippedSums(module or model(), *data, LOSS, **arguments)
+
+
+def test_a_clipped_sum_is_of_gradients_clipped_one_by_one(data):
+    module = model()
+    found = sums(data, module, clip=0.3).sum(vector(module))
+    expected = torch.zeros_like(found)
+    for features, label in zip(*data, strict=True):
+        module.zero_grad()
+        LOSS(module(features[None]), label[None]).sum().backward()
+        own = torch.cat([p.grad.reshape(-1) for p in module.parameters()]).double()
+        expected += own * min(1.0, 0.3 / own.norm().item())
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_one_example_moves_a_sum_of_many_by_no_more_than_the_clip():
+    """By a double's rounding at most; summed in float32 it would be a part in 10^4."""
+    generator = torch.Generator().manual_seed(3)
+    features = 1 + torch.rand(4000, 6, generator=generator)
+    labels = torch.zeros(4000, dtype=torch.int64)
+    module = nn.Linear(6, 3)
+    start, far = vector(module), 100.0
+    full = sums((far * features, labels), module, clip=0.01)
+    rest = sums((far * features[1:], labels[1:]), module, clip=0.01)
+    moved = (full.sum(start) - rest.sum(start)).norm().item()
+    assert 0.0099 < moved <= 0.01
+
+
+@pytest.mark.parametrize("physical_batch", [1, 7, 40, 1000])
+def test_a_batch_summed_in_parts_is_the_same_sum(data, physical_batch):
+    start = vector(model())
+    whole = sums(data, sampling_rate=0.5, entropy=counter(4))
+    parts = sums(data, sampling_rate=0.5, entropy=counter(4), physical_batch=physical_batch)
+    for _ in range(5):
+        torch.testing.assert_close(parts.sum(start), whole.sum(start), atol=1e-6, rtol=0)
+
+
+def test_a_batch_in_parts_is_what_opacus_memory_manager_accumulates(data):
+    module = GradSampleModule(model(), loss_reduction="sum")
+    optimizer = DPOptimizer(
+        torch.optim.SGD(module.parameters(), lr=0.0),
+        noise_multiplier=0.0,
+        max_grad_norm=0.3,
+        expected_batch_size=N,
+    )
+    loader = DataLoader(TensorDataset(*data), batch_size=N)
+    loaded = {"data_loader": loader, "max_physical_batch_size": 7, "optimizer": optimizer}
+    with BatchMemoryManager(**loaded) as batches:
+        for features, labels in batches:
+            optimizer.zero_grad()
+            LOSS(module(features), labels).sum().backward()
+            optimizer.step()
+    theirs = torch.cat([p.summed_grad.reshape(-1) for p in module.parameters()])
+    ours = sums(data, clip=0.3, physical_batch=7).sum(vector(model()))
+    torch.testing.assert_close(ours.float(), theirs, atol=1e-5, rtol=0)
+
+
+def test_an_empty_batch_sums_to_zeros(data):
+    trainer = sums(data, sampling_rate=2**-24)
+    assert not trainer.sum(vector(model())).any()
+
+
+def test_a_refused_gradient_leaves_nothing_for_the_next_sum(data):
+    features, labels = data
+    spoilt = features.clone()
+    spoilt[30] = math.nan
+    trainer = sums((spoilt, labels), physical_batch=8)
+    with pytest.raises(NonFiniteGradient):
+        trainer.sum(vector(model()))
+    trainer._inputs = features
+    expected = sums(data).sum(vector(model()))
+    torch.testing.assert_close(trainer.sum(vector(model())), expected, atol=1e-6, rtol=0)
+
+
+def test_a_clipped_sum_says_how_it_was_sampled(data):
+    trainer = sums(data, sampling_rate=0.28)
+    assert trainer.sampling == PoissonSampling(rate=0.28)
+    assert trainer.expected_batch == pytest.approx(0.28 * N)
+
+
+@pytest.mark.parametrize("physical_batch", [0, -1, 1.5, True])
+def test_a_physical_batch_is_a_positive_integer(data, physical_batch):
+    with pytest.raises(BadParameter, match="physical_batch"):
+        sums(data, physical_batch=physical_batch)
