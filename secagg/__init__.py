@@ -16,7 +16,7 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from secagg.errors import ConfigError, InputError, RangeError, RunError, SecaggError
-from secagg.payload import Count, Layout, Segment
+from secagg.payload import Count, Layout, Noised, Segment
 from secagg.quantize import FixedPoint, clip_norm
 from secagg.rounds import Aggregate, Stage, aggregate
 from secagg.vector import flatten, unflatten
@@ -29,6 +29,7 @@ __all__ = [
     "InputError",
     "Layout",
     "LocalProtocolError",
+    "Noised",
     "ProtocolError",
     "RangeError",
     "RemoteProtocolError",

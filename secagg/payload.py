@@ -3,7 +3,8 @@
 The update, its weight and the metrics of a client travel side by side, so that
 a server that sees sums sees the sum of each and nothing beside it. Overflow is
 impossible by construction: ``Layout`` gives every segment lanes that hold the
-largest total its clients can reach, or raises.
+largest total its clients can reach, or raises. Where noise is in the integers already
+(``Noised``) a bound is as unlikely to fail as the mechanism says, and nothing is checked.
 
 A weighted segment carries weight * integer. Its decoded sum over the sum of the
 weights, which the caller puts into a segment of its own, is then the weighted
@@ -66,14 +67,41 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Noised:
+    """Integers in which a share of noise is: they are taken as they come.
+
+    Neither clamped nor refused, whatever their size: either would depend on data that the
+    noise no longer hides. A total in [-2^(bits-1), 2^(bits-1) - 1] decodes exactly; one outside
+    wraps and moves another entry by one unit. ``dp.mechanisms`` bounds the chance of that.
+
+    Attributes:
+      bits: that a total needs, sign included; 2 to 64.
+
+    Raises:
+      ConfigError: ``bits`` out of range.
+    """
+
+    bits: int
+
+    def __post_init__(self) -> None:
+        _check_integer("bits", self.bits, 2, 64)
+
+    def encoder(self, vector: NDArray[Any], *, name: str = "vector") -> Block:
+        """As :meth:`FixedPoint.encoder`."""
+        if vector.dtype != np.int64:
+            raise InputError(f"{name!r} holds {vector.dtype}, expected int64 with its noise in it")
+        return _reader(vector)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """One named part of the vector.
 
     Attributes:
       name: not empty.
       entries: its length, 0 to 2^35.
-      codec: ``FixedPoint`` for floats, ``Count`` for integers.
-      weighted: whether a client's entries count ``weight`` times.
+      codec: ``FixedPoint`` for floats, ``Count`` for integers, ``Noised`` for those with noise.
+      weighted: whether a client's entries count ``weight`` times; never of ``Noised``.
       lanes: integers a word, 1 to 8; ``None`` for as few words as are safe.
 
     Raises:
@@ -82,15 +110,17 @@ class Segment:
 
     name: str
     entries: int
-    codec: FixedPoint | Count
+    codec: FixedPoint | Count | Noised
     weighted: bool = False
     lanes: int | None = None
 
     def __post_init__(self) -> None:
         if not self.name or len(self.name.encode()) >= 2**16:
             raise ConfigError(f"a segment's name has 1 to 65535 bytes, not {len(self.name)}")
-        if not isinstance(self.codec, FixedPoint | Count):
+        if not isinstance(self.codec, FixedPoint | Count | Noised):
             raise ConfigError(f"{self.name!r}: {type(self.codec).__name__} is no codec")
+        if self.weighted and isinstance(self.codec, Noised):
+            raise ConfigError(f"{self.name!r}: a weight after the noise would scale the noise too")
         _check_integer(f"{self.name!r}: entries", self.entries, 0, MAX_ENTRIES)
         if self.lanes is not None:
             _check_integer(f"{self.name!r}: lanes", self.lanes, 1, MAX_LANES)
@@ -194,11 +224,11 @@ class Layout:
         ]
 
     def decode(self, words: NDArray[np.uint64]) -> dict[str, NDArray[Any]]:
-        """The totals in a sum of encoded vectors, by name: float64, or int64 of a ``Count``.
+        """The totals in a sum of encoded vectors, by name: float64, or int64 of the other codecs.
 
         Raises:
           InputError: ``words`` is not uint64[words], or a total is larger than ``clients`` clients
-            can make it, so that this is no sum of such vectors.
+            can make it, so that this is no sum of such vectors. Never of a ``Noised`` segment.
         """
         if words.dtype != np.uint64 or words.shape != (self.words,):
             found = f"{words.dtype}{list(words.shape)}"
@@ -207,12 +237,16 @@ class Layout:
         for segment, lanes, part in self._places(words):
             high = self._limit(segment)
             if isinstance(segment.codec, FixedPoint):
-                low, floats = -high, np.empty(segment.entries, np.float64)
-                take, totals[segment.name] = segment.codec.decoder(floats), floats
+                floats = np.empty(segment.entries, np.float64)
+                take = _within(segment.codec.decoder(floats), -high, high, segment)
+                totals[segment.name] = floats
             else:
-                low, integers = 0, np.empty(segment.entries, np.int64)
-                take, totals[segment.name] = _copier(integers), integers
-            unpack_blocks(part, _within(take, low, high, segment), segment.entries, lanes)
+                integers = np.empty(segment.entries, np.int64)
+                take = _copier(integers)
+                if isinstance(segment.codec, Count):
+                    take = _within(take, 0, high, segment)
+                totals[segment.name] = integers
+            unpack_blocks(part, take, segment.entries, lanes)
         return totals
 
     def to_bytes(self) -> bytes:
@@ -227,10 +261,11 @@ class Layout:
                 uint16 name_length;  opaque name[name_length];   /* UTF-8 */
                 uint64 entries;
                 uint8  weighted, lanes_asked_for, lanes;         /* 0 asked for: none */
-                uint8  codec;                                    /* 1 FixedPoint, 2 Count */
+                uint8  codec;                        /* 1 FixedPoint, 2 Count, 3 Noised */
                 select (codec) {
                     case 1: float64 clip; uint8 bits; uint8 nearest;
                     case 2: uint64 maximum;
+                    case 3: uint8 bits;
                 }
             } segment[segments];
         } Layout;                                                /* big-endian */
@@ -245,13 +280,17 @@ class Layout:
             if isinstance(codec, FixedPoint):
                 nearest = codec.rounding == "nearest"
                 parts.append(struct.pack(">BdBB", 1, codec.clip, codec.bits, nearest))
-            else:
+            elif isinstance(codec, Count):
                 parts.append(struct.pack(">BQ", 2, codec.maximum))
+            else:
+                parts.append(struct.pack(">BB", 3, codec.bits))
         return b"".join(parts)
 
     def _limit(self, segment: Segment) -> int:
         """The largest total of one entry."""
         codec = segment.codec
+        if isinstance(codec, Noised):
+            return (1 << (codec.bits - 1)) - 1
         one = codec.levels if isinstance(codec, FixedPoint) else codec.maximum
         return self.clients * (self.max_weight if segment.weighted else 1) * one
 
@@ -264,9 +303,12 @@ class Layout:
         if most < (segment.lanes or 1):
             weight = f" x weight {self.max_weight}" if segment.weighted else ""
             clients = self.clients * (self.max_weight if segment.weighted else 1)
+            total = f"{self.clients} clients{weight} x {limit // clients}"
+            if isinstance(segment.codec, Noised):
+                total = f"a total of {segment.codec.bits} bits"
             raise RangeError(
-                f"{segment.name!r}: {self.clients} clients{weight} x {limit // clients} does not "
-                f"fit a {lane_bits(segment.lanes or 1)}-bit lane; use fewer bits or lanes"
+                f"{segment.name!r}: {total} does not fit a {lane_bits(segment.lanes or 1)}-bit "
+                "lane; use fewer bits or lanes"
             )
         if segment.lanes is not None:
             return segment.lanes
@@ -293,7 +335,7 @@ class Layout:
 
     @staticmethod
     def _vector(segment: Segment, values: ArrayLike) -> NDArray[Any]:
-        whole = isinstance(segment.codec, Count)
+        whole = not isinstance(segment.codec, FixedPoint)
         number = segment.entries == 1
         vector = as_vector(values, name=segment.name, integers=whole, number=number)
         if len(vector) != segment.entries:
@@ -320,6 +362,13 @@ def _copier(out: NDArray[np.int64]) -> Block:
         out[span] = block
 
     return take
+
+
+def _reader(vector: NDArray[np.int64]) -> Block:
+    def fill(span: slice, block: NDArray[np.int64]) -> None:
+        block[:] = vector[span]
+
+    return fill
 
 
 def _pack(

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from secagg.errors import ConfigError, InputError, RangeError
 from secagg.packing import lane_bits
-from secagg.payload import Count, Layout, Segment
+from secagg.payload import Count, Layout, Noised, Segment
 from secagg.quantize import FixedPoint
 
 
@@ -315,6 +315,11 @@ SEGMENTS = st.builds(
     codec=CODECS,
     weighted=st.booleans(),
     lanes=st.sampled_from([None, 1, 2]),
+) | st.builds(
+    Segment,
+    name=st.text("ab", min_size=1, max_size=2),
+    entries=st.integers(0, 3),
+    codec=st.builds(Noised, bits=st.integers(2, 4)),
 )
 LAYOUTS = st.builds(
     Layout,
@@ -395,3 +400,45 @@ def test_every_lane_count_is_reached_by_some_layout():
         for n in range(1, 9)
     }
     assert reached == set(range(1, 9))
+
+
+@given(st.data(), st.integers(2, 64), st.integers(1, 6))
+def test_noised_totals_decode_exactly_though_one_client_is_far_outside(data, bits, clients):
+    """Only the total must fit its lane: one client's integers may wrap, and cancel again."""
+    entries = data.draw(st.integers(1, 9))
+    made = layout(segment(entries=entries, codec=Noised(bits=bits)), clients=clients)
+    any_int = hnp.arrays(np.int64, entries, elements=st.integers(-(2**62), 2**62))
+    shares = [data.draw(any_int) for _ in range(clients - 1)]
+    half = 2 ** (bits - 1)
+    total = data.draw(hnp.arrays(np.int64, entries, elements=st.integers(-half, half - 1)))
+    shares.append(total - sum(shares, np.zeros(entries, np.int64)))
+    words = add([made.encode({"update": share}) for share in shares], made.words)
+    assert np.array_equal(made.decode(words)["update"], total)
+
+
+def test_a_noised_total_outside_wraps_and_nothing_raises():
+    made = layout(segment(entries=1, codec=Noised(bits=64)), clients=2)
+    words = made.encode({"update": np.array([2**63 - 1])})
+    assert made.decode(words + np.uint64(1))["update"] == -(2**63)
+
+
+def test_noised_integers_are_never_weighted():
+    with pytest.raises(ConfigError, match="scale the noise"):
+        segment(codec=Noised(bits=16), weighted=True)
+
+
+@pytest.mark.parametrize("values", [[0.5], [True], np.array([1], np.int32), np.array([1], "u8")])
+def test_noised_integers_are_int64_and_nothing_else(values):
+    with pytest.raises(InputError):
+        layout(segment(entries=1, codec=Noised(bits=16))).encode({"update": values})
+
+
+@pytest.mark.parametrize("bits", [1, 65, 16.0, True])
+def test_bits_of_a_noised_total_are_2_to_64(bits):
+    with pytest.raises(ConfigError, match="bits"):
+        Noised(bits=bits)
+
+
+def test_lanes_too_narrow_for_the_noised_total_are_refused():
+    with pytest.raises(RangeError, match="20 bits does not fit a 16-bit lane"):
+        layout(segment(codec=Noised(bits=20), lanes=4))
