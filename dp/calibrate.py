@@ -17,6 +17,7 @@ from dp.errors import BadParameter, CalibrationError, UnsoundEvent
 from dp.events import (
     MAX_STEPS,
     Adjacency,
+    Event,
     GaussianEvent,
     PoissonSampling,
     Sampling,
@@ -44,8 +45,32 @@ def noise_multiplier(
 ) -> float:
     """The least noise multiplier z for which ``steps`` Gaussian sums cost at most ``epsilon``.
 
+    As ``least_noise``, for that event.
+    """
+
+    def event(noise: float) -> GaussianEvent:
+        return GaussianEvent(
+            noise_multiplier=noise, sampling=sampling, steps=steps, unit=unit, adjacency=adjacency
+        )
+
+    return least_noise(
+        event, epsilon=epsilon, delta=delta, accountant=accountant, interval=interval
+    )
+
+
+def least_noise(
+    event: Callable[[float], Event],
+    *,
+    epsilon: float,
+    delta: float,
+    accountant: Accountant = "rdp",
+    interval: float = 1e-4,
+) -> float:
+    """The least z for which the whole plan ``event(z)`` costs at most ``epsilon``.
+
     Above the least one by a factor of at most 1 + 1e-6 (RDP) or 1 + 1e-4 (PLD), never
-    below it. At least 2^-6, which no sensible budget asks for.
+    below it, where more noise never costs more. At least 2^-6, which no sensible budget asks
+    for.
 
     Raises:
       CalibrationError: no noise is enough, as when delta is too small for the orders.
@@ -53,30 +78,19 @@ def noise_multiplier(
     price = _price(epsilon, delta, accountant, interval)
 
     def fits(noise: float) -> bool:
-        event = GaussianEvent(
-            noise_multiplier=noise, sampling=sampling, steps=steps, unit=unit, adjacency=adjacency
-        )
-        return price(event) <= epsilon
+        return price(event(noise)) <= epsilon
 
     high, factor = 1.0, 2.0
     if accountant == "pld":
         # PLD is below RDP, so its least noise is too, and mostly not by much.
         with suppress(CalibrationError, UnsoundEvent):
-            high = noise_multiplier(
-                epsilon=epsilon,
-                delta=delta,
-                sampling=sampling,
-                steps=steps,
-                unit=unit,
-                adjacency=adjacency,
-            )
-            factor = _FACTOR
+            high, factor = least_noise(event, epsilon=epsilon, delta=delta), _FACTOR
     while not fits(high):
         high *= 2
         if high > _MOST_NOISE:
             raise CalibrationError(
-                f"no noise multiplier up to 2**20 keeps {steps} steps within epsilon "
-                f"{epsilon:g} at delta {delta:g}; raise one of the two"
+                f"no noise multiplier up to 2**20 keeps the plan within epsilon {epsilon:g} at "
+                f"delta {delta:g}; raise one of the two"
             )
     while high > _LEAST_NOISE and fits(high / factor):
         high /= factor
@@ -197,7 +211,7 @@ def sampling_rate(
 
 def _price(
     epsilon: float, delta: float, accountant: Accountant, interval: float
-) -> Callable[[GaussianEvent], float]:
+) -> Callable[[Event], float]:
     """The price of a plan, once the budget is known to be one."""
     positive_float("epsilon", epsilon)
     check_delta(delta)

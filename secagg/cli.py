@@ -57,23 +57,27 @@ def cli() -> None:
     """Sum model updates that nobody may see one by one."""
 
 
+_CHOSEN = "  [default: chosen for the privacy mode]"
 _HELP = {
     "data": "Data set: digits, breast-cancer.",
     "clients": "Number of clients.",
-    "rounds": "Rounds of training.",
+    "rounds": f"Rounds of training.{_CHOSEN}",
     "split": "How examples are dealt out: iid, or dirichlet:ALPHA for clients that differ.",
     "dropout": "Probability that a client vanishes in a round, at a random stage.",
     "threshold": "Shares that open a sum.  [default: a majority of the clients]",
-    "minimum_survivors": "Clients refuse to open a sum of fewer.  [default: the threshold]",
+    "minimum_survivors": "Clients refuse to open a sum of fewer.  [default: the threshold; where "
+    "noise is shared out, the most that lose a round in few runs]",
+    "corrupt": "Clients whose share of the noise counts for nothing.",
     "protocol": f"One of: {', '.join(PROTOCOLS)}. plain hides nothing.",
-    "privacy": f"One of: {', '.join(PRIVACY)}.",
-    "epsilon": "Privacy budget of each example, over the whole training.",
+    "privacy": f"One of: {', '.join(PRIVACY)}. client hides a client, the others an example.",
+    "epsilon": "Privacy budget of each example, or client, over the whole training.",
     "delta": "Probability with which the budget may fail; below one over the number of examples.",
-    "clip": "L2 bound on one example's gradient.",
-    "bits": "Bits a quantised entry has.",
-    "learning_rate": "Step of a client.  [default: chosen for the privacy mode]",
-    "local_steps": "Steps of a client a round.",
+    "clip": f"L2 bound on one example's gradient; of client the first one on an update.{_CHOSEN}",
+    "bits": f"Bits a quantised entry has; where noise is shared out, its sum.{_CHOSEN}",
+    "learning_rate": f"Size of a step.{_CHOSEN}",
+    "local_steps": f"Steps of a client a round.{_CHOSEN}",
     "sampling_rate": "Probability that an example is in a batch.",
+    "participation": "Probability that a client, by its own secret coin, brings its update.",
     "seed": "Of data split, initialisation and simulated dropouts; never of keys or noise.",
     "judge": "Accuracy on: test, or validation for choosing settings.",
 }
@@ -134,8 +138,8 @@ def train(
 ) -> None:
     """Train a model over clients that show their updates to nobody.
 
-    Each client takes steps of differentially private SGD; only the sum of
-    their updates is ever opened. The run's folder holds the model, the privacy
+    Each client adds a share of noise to what it computed on its own examples, and only
+    the sum of all of them is ever opened. The run's folder holds the model, the privacy
     ledger, the measurements and report.html.
     """
     from secagg.training import Training  # torch takes seconds to import; --help should not

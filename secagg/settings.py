@@ -2,22 +2,36 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self, get_args, get_type_hints
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Self, get_type_hints
 
 from secagg.data import DATASETS, JUDGES, parse_split
 from secagg.errors import ConfigError
 from secagg.rounds import PROTOCOLS, majority
 
-PRIVACY = ("local", "none")
-_LATER = ("distributed", "client")
-# Chosen on the validation part of digits' training examples, `--judge validation`, eight seeds.
-LEARNING_RATE = {"local": 8.0, "none": 4.0}
+PRIVACY = ("distributed", "client", "local", "none")
+NOISED = ("distributed", "client")  # the noise is in the integers that are summed
+LOST_RUNS = 0.05  # of all runs lose a round, at most, by the default minimum of survivors
+
+_BY_PRIVACY: Final[Any] = None  # stands for the value below, until the settings are complete
+# Chosen on the validation part of digits' training examples, `--judge validation`.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "distributed": {"rounds": 40, "local_steps": 1, "clip": 0.25, "learning_rate": 32.0},
+    "client": {"rounds": 20, "local_steps": 2, "clip": 1.0, "learning_rate": 4.0},
+    "local": {"rounds": 30, "local_steps": 2, "clip": 0.5, "learning_rate": 8.0},
+    "none": {"rounds": 30, "local_steps": 2, "clip": 0.5, "learning_rate": 4.0},
+}
+_BITS = {
+    True: 21,
+    False: 16,
+}  # noised sums are rounded twice as often; three lanes a word hold them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """Everything that ``secagg train`` can be told; ``secagg train --help`` says it in words.
+
+    What is not given is chosen by the privacy mode, and is there once this is made.
 
     Raises:
       ConfigError: a value is out of range, or two contradict each other.
@@ -25,77 +39,106 @@ class TrainingConfig:
 
     data: str = "digits"
     clients: int = 20
-    rounds: int = 30
+    rounds: int = _BY_PRIVACY
     split: str = "iid"
     dropout: float = 0.1
-    threshold: int | None = None
-    minimum_survivors: int | None = None
+    threshold: int = _BY_PRIVACY
+    minimum_survivors: int = _BY_PRIVACY
+    corrupt: int = 1
     protocol: str = "bonawitz"
-    privacy: str = "local"
-    epsilon: float = 8.0
+    privacy: str = "distributed"
+    epsilon: float = 2.0
     delta: float = 1e-4
-    clip: float = 0.5
-    bits: int = 16
-    learning_rate: float | None = None
-    local_steps: int = 2
+    clip: float = _BY_PRIVACY
+    bits: int = _BY_PRIVACY
+    learning_rate: float = _BY_PRIVACY
+    local_steps: int = _BY_PRIVACY
     sampling_rate: float = 1.0
+    participation: float = 1.0
     seed: int = 0
     judge: str = "test"
 
     def __post_init__(self) -> None:
         kinds = self.kinds()
         for item in fields(self):
-            self._check_kind(item.name, kinds[item.name], optional=item.default is None)
+            self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_PRIVACY)
         _one_of("data", self.data, DATASETS)
         _one_of("protocol", self.protocol, PROTOCOLS)
         _one_of("judge", self.judge, JUDGES)
-        if self.privacy in _LATER:
-            raise ConfigError(
-                f"privacy {self.privacy!r} is not there yet; there is: {', '.join(PRIVACY)}"
-            )
         _one_of("privacy", self.privacy, PRIVACY)
         parse_split(self.split)
         _between("clients", self.clients, 2, 1000)
-        _between("rounds", self.rounds, 1, 100_000)
         _between("dropout", self.dropout, 0.0, 1.0)
+        for name, value in _DEFAULTS[self.privacy].items():
+            self._fill(name, value)
+        _between("rounds", self.rounds, 1, 100_000)
+        self._fill("bits", _BITS[self.privacy in NOISED])
+        self._fill("threshold", majority(self.clients))
+        _between("threshold", self.threshold, 2, self.clients)
+        self._fill("minimum_survivors", self._likely_survivors())
+        _between("minimum_survivors", self.minimum_survivors, 2, self.clients)
         _between("epsilon", self.epsilon, 1e-3, 1e3)
         _between("delta", self.delta, 1e-15, 0.5)
         _between("clip", self.clip, 1e-6, 1e6)
         _between("bits", self.bits, 4, 32)
         _between("local_steps", self.local_steps, 1, 1000)
         _between("sampling_rate", self.sampling_rate, 1e-6, 1.0)
+        _between("participation", self.participation, 1e-6, 1.0)
         _between("seed", self.seed, 0, 2**63 - 1)
-        if self.learning_rate is not None:
-            _between("learning_rate", self.learning_rate, 1e-9, 1e6)
-        for name in ("threshold", "minimum_survivors"):
-            if (value := getattr(self, name)) is not None:
-                _between(name, value, 2, self.clients)
-        if 2 * self.shares_needed <= self.clients:
+        _between("learning_rate", self.learning_rate, 1e-9, 1e6)
+        if 2 * self.threshold <= self.clients:
             raise ConfigError(
-                f"threshold {self.shares_needed} is no majority of {self.clients} clients; "
+                f"threshold {self.threshold} is no majority of {self.clients} clients; "
                 f"every client would refuse it, set at least {majority(self.clients)}"
             )
+        # Fewer shares open nothing, whatever the minimum.
+        object.__setattr__(self, "minimum_survivors", max(self.minimum_survivors, self.threshold))
+        self._check_mode()
 
-    @property
-    def shares_needed(self) -> int:
-        return majority(self.clients) if self.threshold is None else self.threshold
+    def _check_mode(self) -> None:
+        """What one privacy mode can do and another cannot."""
+        if self.privacy in NOISED:
+            _between("corrupt", self.corrupt, 1, self.minimum_survivors - 1)
+            if self.protocol == "plain":
+                raise ConfigError(
+                    "protocol plain shows every client's vector, and its one share of noise hides "
+                    "little; take bonawitz, or privacy local"
+                )
+        elif self.corrupt != 1:
+            raise ConfigError(f"corrupt {self.corrupt}: privacy {self.privacy} shares no noise out")
+        if self.privacy == "distributed" and self.local_steps != 1:
+            raise ConfigError(
+                f"local_steps {self.local_steps}: privacy distributed sums every step; leave it 1"
+            )
+        if self.privacy != "client" and self.participation != 1.0:
+            raise ConfigError(
+                f"participation {self.participation}: only clients of privacy client toss for it"
+            )
 
-    @property
-    def survivors_needed(self) -> int:
-        return max(self.shares_needed, self.minimum_survivors or 0)
+    def _likely_survivors(self) -> int:
+        """The most survivors that may be asked for so that few runs lose a round.
 
-    @property
-    def step(self) -> float:
-        """The learning rate, chosen for the privacy mode where none was given."""
-        return LEARNING_RATE[self.privacy] if self.learning_rate is None else self.learning_rate
+        The rarer a round may be lost, the fewer survivors' noise must do, and the more
+        of it is too much in all other rounds. Without noise there is nothing to weigh.
+        """
+        n, stay = self.clients, 1 - self.dropout
+        fewer, least = 0.0, self.threshold
+        if self.privacy not in NOISED:
+            return least
+        for alive in range(n + 1):
+            if alive > least and self.rounds * fewer <= LOST_RUNS:
+                least = alive
+            fewer += math.comb(n, alive) * stay**alive * self.dropout ** (n - alive)
+        return least
+
+    def _fill(self, name: str, value: Any) -> None:
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, value)
 
     @classmethod
     def kinds(cls) -> dict[str, type]:
         """Each setting's type: int, float or str."""
-        return {
-            name: next(kind for kind in (int, float, str) if kind in (hint, *get_args(hint)))
-            for name, hint in get_type_hints(cls).items()
-        }
+        return get_type_hints(cls)
 
     def _check_kind(self, name: str, kind: type, *, optional: bool) -> None:
         value = getattr(self, name)
@@ -116,15 +159,6 @@ class TrainingConfig:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-    def filled(self) -> Self:
-        """The same run with every default written out."""
-        return replace(
-            self,
-            threshold=self.shares_needed,
-            minimum_survivors=self.survivors_needed,
-            learning_rate=self.step,
-        )
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

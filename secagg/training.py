@@ -1,50 +1,39 @@
 """The main job: private federated training of a small model, all parties in this process.
 
-Each round every client that is there takes ``local_steps`` of (DP-)SGD from the
-common model; the differences are summed under the protocol, weighted by the
-clients' numbers of examples, and their mean moves the common model.
+Each round every client that is there computes on its own examples, from the common model,
+what its privacy mode asks for (``secagg.modes``); the vectors are summed under the protocol,
+and what comes of the sum moves the common model.
 
-Guarantee of ``privacy="local"``: everything a client sends is (epsilon,
-delta)-differentially private for one of its examples added or removed, whoever
-reads it. How many examples a client has is public. The ledger counts a release
-as spent before it happens, and refuses the one that would pass the budget; that
-client then stays away.
+Guarantee: the ledger counts a release as spent before it happens, and refuses the one that
+would pass the budget; that client then stays away. What the budget protects, and from
+whom, is the mode's. How many examples a client has is public.
 """
 
-import copy
 import importlib.metadata
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.nn import functional
 
-from dp.accountant import check_delta
-from dp.calibrate import noise_multiplier
+from dp.accountant import has_pld
 from dp.errors import BudgetExceeded
-from dp.events import Event, GaussianEvent, PoissonSampling
+from dp.events import Event
 from dp.ledger import Budget, Ledger
 from dp.records import Head
-from dp.sgd import LocalDpSgd
 from protocols.bonawitz import Agreement, Params
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
 from protocols.wire import SESSION_SIZE
-from secagg.data import ROW_NORM, Examples, Federation, federate, simulated_dropouts
-from secagg.errors import ConfigError, InputError, RunError
-from secagg.payload import Count, Layout, Segment
-from secagg.quantize import FixedPoint
+from secagg.data import Federation, federate, simulated_dropouts
+from secagg.errors import ConfigError, RunError
+from secagg.modes import Mode, judge, mode
 from secagg.reports.run import curves, report
 from secagg.rounds import (
     PROTOCOLS,
     UNSIGNED,
-    UPDATE,
-    WEIGHT,
     Outcome,
     Stage,
     StageCost,
@@ -52,11 +41,10 @@ from secagg.rounds import (
     digest,
 )
 from secagg.runs import CURVES, METRICS, REPORT, Record, RunFolder, write_atomically
-from secagg.settings import TrainingConfig
+from secagg.settings import NOISED, TrainingConfig
 from secagg.vector import flatten, unflatten
 
-ACCURACY = "accuracy"
-NOISE_TAIL = 8.0  # deviations; one entry in 10^15 is beyond, and then clamped
+SEED_SIZE = 32  # bytes, of what a round makes public before anybody trains
 _LIBRARIES = ("secagg", "numpy", "cryptography", "torch", "opacus", "dp-accounting")
 
 
@@ -78,28 +66,16 @@ class Training:
         self.config = config = TrainingConfig.parse(folder.config)
         records, tensors = folder.load()
         self.done = len(records)
-        self._federation = federate(
-            config.data,
-            clients=config.clients,
-            split=config.split,
-            seed=config.seed,
-            judge=config.judge,
-        )
+        self._federation = _federation(config)
         self.model = _new_model(self._federation, config.seed)
         if tensors:
             self.model.load_state_dict(tensors)
+        self._mode = mode(config, self._federation, self.model, self.done)
+        if records:
+            self._mode.state = records[-1].get("state", {})
         self._books = (
-            _Books(config, self._federation, folder, records) if config.privacy == "local" else None
+            None if self._mode.event() is None else _Books(config, self._mode, folder, records)
         )
-        noise = self._books.noise_multiplier if self._books else 0.0
-        taken = self.done * config.local_steps
-        self._clients: list[_Client] = [
-            _private_client(config, examples, self.model, noise, taken)
-            if self._books
-            else _PlainClient(config, examples, self.model)
-            for examples in self._federation.clients
-        ]
-        self._layout = _layout(config, self._federation, noise)
 
     @classmethod
     def start(cls, config: TrainingConfig, out: Path, *, overwrite: bool = False) -> Self:
@@ -109,17 +85,9 @@ class Training:
           ConfigError, PrivacyError: the settings cannot be kept. Nothing was written.
           RunError: ``out`` is no new or empty folder, or cannot be written.
         """
-        filled = config.filled()
-        federation = federate(
-            filled.data,
-            clients=filled.clients,
-            split=filled.split,
-            seed=filled.seed,
-            judge=filled.judge,
-        )
-        if filled.privacy == "local":
-            _check_privacy(filled, federation)
-        folder = RunFolder.create(out, filled.as_dict(), versions=_versions(), overwrite=overwrite)
+        federation = _federation(config)
+        mode(config, federation, _new_model(federation, config.seed))  # refuses what cannot be kept
+        folder = RunFolder.create(out, config.as_dict(), versions=_versions(), overwrite=overwrite)
         return cls(folder)
 
     @classmethod
@@ -144,7 +112,7 @@ class Training:
         """One line on what is about to happen."""
         config = self.config
         privacy = (
-            f"local privacy, epsilon {config.epsilon:g} at delta {config.delta:g}"
+            f"{config.privacy} privacy, epsilon {config.epsilon:g} at delta {config.delta:g}"
             if self._books
             else "no differential privacy"
         )
@@ -167,13 +135,11 @@ class Training:
     def finish(self) -> Record:
         """Write the final record, the curves and the report; returns the record."""
         records = self._folder.metrics["rounds"]
-        epsilon = self._books.epsilon("pld") if self._books else None
         kept = [record for record in records if not record["lost"]]
-        accuracy, _ = _judge(self.model, self._federation.judged_by)
+        accuracy, _ = judge(self.model, self._federation.judged_by)
         final = {
             "accuracy": accuracy,
-            "epsilon": epsilon,
-            "epsilon_rdp": self._books.epsilon("rdp") if self._books else None,
+            **(self._books.final() if self._books else dict.fromkeys(_Books.FINAL)),
             "delta": self.config.delta if self._books else None,
             "rounds": self.done,
             "survivors_min": min((record["survivors"] for record in records), default=0),
@@ -199,7 +165,8 @@ class Training:
         lines.append(f"accuracy {final['accuracy']:.3f} after {self.done} rounds")
         if self._books:
             lines[-1] += (
-                f"; each example: epsilon {final['epsilon']:.3f} at delta {final['delta']:g} "
+                f"; each {self._books.unit}: epsilon {final['epsilon']:.3f} at delta "
+                f"{final['delta']:g} "
                 f"(budget {self.config.epsilon:g})"
             )
         lines.append(f"report: {self._folder.path / REPORT}")
@@ -216,17 +183,20 @@ class Training:
         if self._books:
             members, attempt = self._books.reserve(number, members)
             gone = {client: stage for client, stage in gone.items() if client in members}
-        if len(members) < config.survivors_needed:
+        if len(members) < config.minimum_survivors:
             return None
-        start = flatten(self.model).clone()
+        start, seed = flatten(self.model).clone(), system(SEED_SIZE)
         trained: dict[int, float] = {}
-        outcome = self._sum(number, members, gone, start, trained)
+        outcome = self._sum(number, members, gone, start, seed, trained)
         if self._books:
             silent = [c for c in members if gone.get(c) in (Stage.ADVERTISE, Stage.SHARE)]
-            self._books.settle(number, attempt, members, silent)
+            survivors = len(outcome.survivors) if outcome else None
+            self._books.settle(number, attempt, members, silent, survivors)
         if outcome:
-            unflatten(start + self._mean(outcome, start), self.model)
-        accuracy, loss = _judge(self.model, self._federation.judged_by)
+            sums = self._mode.layout.decode(outcome.words)
+            moved = self._mode.moved(sums, outcome.survivors, seed)
+            unflatten(start + moved.to(start.dtype), self.model)
+        accuracy, loss = judge(self.model, self._federation.judged_by)
         left = len(members) - len(gone)
         return {
             "round": number,
@@ -237,8 +207,9 @@ class Training:
             "dropped": {str(client): str(stage) for client, stage in sorted(gone.items())},
             "lost": outcome is None,
             **_costs(outcome.costs if outcome else {}, sum(trained.values())),
-            "epsilon": self._books.epsilon("rdp") if self._books else None,
+            "epsilon": self._books.epsilon() if self._books else None,
             "ledger": self._books.head() if self._books else None,
+            "state": dict(self._mode.state),
         }
 
     def _sum(
@@ -247,34 +218,31 @@ class Training:
         members: list[int],
         gone: Mapping[int, Stage],
         start: torch.Tensor,
+        seed: bytes,
         trained: dict[int, float],
     ) -> Outcome | None:
         """The round under the protocol; None if too few survived it."""
-        config = self.config
+        config, layout = self.config, self._mode.layout
         agreement = Agreement(
             params=Params(
                 clients=config.clients,
-                threshold=config.shares_needed,
-                minimum_survivors=config.survivors_needed,
-                words=self._layout.words,
+                threshold=config.threshold,
+                minimum_survivors=config.minimum_survivors,
+                words=layout.words,
             ),
             session=system(SESSION_SIZE),
             round=number,
             public=digest(
-                self._layout.to_bytes(),
+                layout.to_bytes(),
                 start.numpy().tobytes(),
-                json.dumps(config.as_dict(), sort_keys=True).encode(),
+                seed,
+                json.dumps([config.as_dict(), self._mode.state], sort_keys=True).encode(),
             ),
         )
 
         def train(client: int) -> Words:
             began = time.perf_counter()
-            update, accuracy = self._clients[client].update(start)
-            weight = len(self._federation.clients[client])
-            values: dict[str, Any] = {UPDATE: update}
-            if not self._books:
-                values |= {WEIGHT: weight, ACCURACY: accuracy}
-            words = self._layout.encode(values, weight=weight)
+            words = self._mode.words(client, start, seed)
             trained[client] = time.perf_counter() - began
             return words
 
@@ -284,74 +252,31 @@ class Training:
         except TooFewSurvivors:
             return None
 
-    def _mean(self, outcome: Outcome, like: torch.Tensor) -> torch.Tensor:
-        sums = self._layout.decode(outcome.words)
-        public = sum(len(self._federation.clients[client]) for client in outcome.survivors)
-        weight = public if self._books else int(sums[WEIGHT][0])
-        return torch.as_tensor(sums[UPDATE] / weight, dtype=like.dtype)
-
-
-class _Client(Protocol):
-    def update(self, start: torch.Tensor) -> tuple[NDArray[np.float32], float]:
-        """Train from ``start``: the difference, and the accuracy of ``start`` on own examples."""
-
-
-class _PlainClient:
-    """SGD without privacy, on batches drawn like the private ones, so that the two compare."""
-
-    def __init__(self, config: TrainingConfig, examples: Examples, model: torch.nn.Module) -> None:
-        self._config = config
-        self._examples = examples
-        self._features = torch.from_numpy(examples.features)
-        self._labels = torch.from_numpy(examples.labels)
-        self._model = copy.deepcopy(model)
-
-    def update(self, start: torch.Tensor) -> tuple[NDArray[np.float32], float]:
-        config, model = self._config, self._model
-        unflatten(start, model)
-        accuracy, _ = _judge(model, self._examples)
-        expected = config.sampling_rate * len(self._labels)
-        for _ in range(config.local_steps):
-            batch = torch.rand(len(self._labels)) < config.sampling_rate
-            model.zero_grad()
-            outputs = model(self._features[batch])
-            loss = functional.cross_entropy(outputs, self._labels[batch], reduction="sum")
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            point = flatten(model) - config.step / expected * flatten(model, of="gradients")
-            unflatten(point, model)
-        return (flatten(model) - start).numpy(), accuracy
-
-
-class _PrivateClient:
-    """DP-SGD; its history, and so its price, lives as long as the training."""
-
-    def __init__(self, config: TrainingConfig, local: LocalDpSgd) -> None:
-        self._config = config
-        self._local = local
-
-    def update(self, start: torch.Tensor) -> tuple[NDArray[np.float32], float]:
-        trained = self._local.run(start, self._config.local_steps)
-        return (trained - start).numpy(), 0.0
-
 
 class _Books:
     """What each client has spent, and whether it may go on."""
 
+    FINAL = ("epsilon", "accountant", "epsilon_rdp", "epsilon_realised")
+
     def __init__(
-        self,
-        config: TrainingConfig,
-        federation: Federation,
-        folder: RunFolder,
-        records: Sequence[Record],
+        self, config: TrainingConfig, mode: Mode, folder: RunFolder, records: Sequence[Record]
     ) -> None:
-        self.noise_multiplier = _check_privacy(config, federation)
-        self._event = _event(config, self.noise_multiplier)
-        budget = Budget(epsilon=config.epsilon, delta=config.delta)
+        self._mode = mode
+        self._event = _event(mode)
+        self._minimum = config.minimum_survivors if config.privacy in NOISED else 0
+        budget = Budget(epsilon=config.epsilon, delta=mode.delta)
         if folder.ledger.exists():
             self._ledger = Ledger.open(folder.ledger, budget)
             self._ledger.verify(_head(records[-1]) if records else None)
         else:
             self._ledger = Ledger.create(folder.ledger, budget)
+        if stated := mode.statement():
+            self._ledger.state(stated)
+
+    @property
+    def unit(self) -> str:
+        """Whose presence is hidden."""
+        return self._event.unit.value
 
     def reserve(self, number: int, clients: list[int]) -> tuple[list[int], int]:
         """Charge every client that can still pay; returns those, and the number of this attempt.
@@ -363,28 +288,69 @@ class _Books:
         paying = {_subject(client): client for client in clients}
         while paying:
             try:
-                self._ledger.reserve(number, dict.fromkeys(paying, self._event), attempt=attempt)
+                self._ledger.reserve(
+                    number,
+                    dict.fromkeys(paying, self._event),
+                    attempt=attempt,
+                    minimum_survivors=self._minimum,
+                )
             except BudgetExceeded as refusal:
                 del paying[refusal.subject]
             else:
                 break
         return list(paying.values()), attempt
 
-    def settle(self, number: int, attempt: int, clients: list[int], silent: list[int]) -> None:
-        """Close the reservations: taken back for the silent, who sent nothing made of data."""
+    def settle(
+        self,
+        number: int,
+        attempt: int,
+        clients: list[int],
+        silent: list[int],
+        survivors: int | None,
+    ) -> None:
+        """Close the reservations: taken back for the silent, who sent nothing made of data.
+
+        For the others at the price of the noise that was in the sum. Shares of noise that
+        made no sum, as too few survived, may be seen one by one: that reservation stands.
+        """
         quiet = [_subject(client) for client in silent]
         spoke = [_subject(client) for client in clients if client not in silent]
-        self._ledger.commit(number, spoke, attempt=attempt)
         self._ledger.abort(number, quiet, attempt=attempt)
+        if survivors is not None:
+            event = _event(self._mode, survivors)
+            realised = dict.fromkeys(spoke, event)
+            self._ledger.commit(number, realised, attempt=attempt, survivors=survivors)
+        elif not self._minimum:
+            self._ledger.commit(number, spoke, attempt=attempt)
 
     def head(self) -> dict[str, Any]:
         """The end of the ledger's chain, for the record of a round: an older copy is then found."""
         head = self._ledger.head()
         return {"seq": head.seq, "hash": head.hash.hex()}
 
-    def epsilon(self, accountant: Literal["rdp", "pld"]) -> float:
-        """The largest of any client."""
-        return max(self._ledger.epsilons(accountant).values(), default=0.0)
+    def epsilon(self) -> float:
+        """The largest of any client, as the ledger admits."""
+        return max(self._ledger.epsilons("rdp").values(), default=0.0)
+
+    def final(self) -> dict[str, Any]:
+        """What the run is reported to have cost, and by which accountant."""
+        accountant = "pld" if has_pld(self._event) else "rdp"
+        held = self._ledger.epsilons(accountant)
+        realised = self._ledger.epsilons("rdp", basis="realised")
+        values = (
+            max(held.values(), default=0.0),
+            accountant,
+            self.epsilon(),
+            max(realised.values(), default=0.0),
+        )
+        return dict(zip(self.FINAL, values, strict=True))
+
+
+def _event(mode: Mode, survivors: int | None = None) -> Event:
+    event = mode.event(survivors)
+    if event is None:
+        raise ConfigError("a run without privacy keeps no books")
+    return event
 
 
 def _head(record: Record) -> Head:
@@ -401,51 +367,14 @@ def _subject(client: int) -> str:
     return f"client-{client}"
 
 
-def _check_privacy(config: TrainingConfig, federation: Federation) -> float:
-    """The least noise that keeps the whole plan inside the budget.
-
-    By RDP, as the ledger admits: a plan with the noise of a tighter accountant
-    would be stopped before its end.
-    """
-    check_delta(config.delta, units=sum(map(len, federation.clients)))
-    return noise_multiplier(
-        epsilon=config.epsilon,
-        delta=config.delta,
-        sampling=PoissonSampling(rate=config.sampling_rate),
-        steps=config.rounds * config.local_steps,
+def _federation(config: TrainingConfig) -> Federation:
+    return federate(
+        config.data,
+        clients=config.clients,
+        split=config.split,
+        seed=config.seed,
+        judge=config.judge,
     )
-
-
-def _event(config: TrainingConfig, noise: float) -> Event:
-    """What one client releases in one round."""
-    return GaussianEvent(
-        noise_multiplier=noise,
-        sampling=PoissonSampling(rate=config.sampling_rate),
-        steps=config.local_steps,
-    )
-
-
-def _private_client(
-    config: TrainingConfig, examples: Examples, model: torch.nn.Module, noise: float, taken: int
-) -> _PrivateClient:
-    local = LocalDpSgd(
-        model,
-        torch.from_numpy(examples.features),
-        torch.from_numpy(examples.labels),
-        _losses,
-        learning_rate=config.step,
-        clip=config.clip,
-        noise_multiplier=noise,
-        sampling_rate=config.sampling_rate,
-        steps_taken=taken,
-    )
-    if local.event(config.local_steps) != _event(config, noise):
-        raise ConfigError("the optimizer would release something else than the ledger charges")
-    return _PrivateClient(config, local)
-
-
-def _losses(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(outputs, labels, reduction="none")
 
 
 def _new_model(federation: Federation, seed: int) -> torch.nn.Module:
@@ -456,47 +385,6 @@ def _new_model(federation: Federation, seed: int) -> torch.nn.Module:
         model.weight.normal_(0.0, 0.01, generator=generator)
         model.bias.zero_()
     return model
-
-
-def _layout(config: TrainingConfig, federation: Federation, noise: float) -> Layout:
-    """Where everything a client says lies in the masked vector.
-
-    Under differential privacy that is the update alone: a weight or an accuracy
-    beside it would be a release of its own. The weights are public then.
-    """
-    sizes = [len(examples) for examples in federation.clients]
-    entries = (federation.judged_by.features.shape[1] + 1) * federation.classes
-    codec = FixedPoint(clip=_largest_entry(config, min(sizes), noise), bits=config.bits)
-    segments = [Segment(name=UPDATE, entries=entries, codec=codec, weighted=True)]
-    if config.privacy == "none":
-        segments += [
-            Segment(name=WEIGHT, entries=1, codec=Count(maximum=max(sizes))),
-            Segment(name=ACCURACY, entries=1, codec=FixedPoint(clip=1.0, bits=16), weighted=True),
-        ]
-    return Layout(segments=tuple(segments), clients=config.clients, max_weight=max(sizes))
-
-
-def _largest_entry(config: TrainingConfig, fewest: int, noise: float) -> float:
-    """A bound on one entry of an update, from public numbers alone; what is beyond is clamped.
-
-    A step moves an entry by at most ``step / (q N)`` times the batch's gradients,
-    N of at most ``clip`` each (without privacy: of at most the norm of a row), and
-    their noise.
-    """
-    bound = config.clip if config.privacy == "local" else ROW_NORM
-    tail = NOISE_TAIL * noise * config.clip / fewest
-    return config.local_steps * config.step * (bound + tail) / config.sampling_rate
-
-
-def _judge(model: torch.nn.Module, examples: Examples) -> tuple[float, float]:
-    """Accuracy and mean loss."""
-    features, labels = torch.from_numpy(examples.features), torch.from_numpy(examples.labels)
-    with torch.no_grad():
-        outputs = model(features)
-    loss = float(functional.cross_entropy(outputs, labels))
-    if not np.isfinite(loss):
-        raise InputError("the training has diverged: the loss is not finite; lower learning_rate")
-    return float((outputs.argmax(1) == labels).float().mean()), loss
 
 
 def _costs(costs: Mapping[Stage, StageCost], train_seconds: float) -> dict[str, Any]:

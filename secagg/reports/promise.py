@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from secagg.settings import NOISED
+
+PRIVATE = ("local", *NOISED)
+
 Rows: TypeAlias = Sequence[tuple[str, str]]
 """From whom or what, and how far."""
 
@@ -14,17 +18,33 @@ class Promise:
 
     Attributes:
       secure: updates are summed under the pairwise masks of [BIK+17]; else in the clear.
-      private: each client's training adds noise for its examples.
+      privacy: the mode of ``secagg.settings``; one that is not known there counts as none.
       threshold: shares that rebuild a secret.
       needed: survivors without whom nothing is released.
       bound: the epsilon and delta that hold.
+      corrupt: clients whose share of the noise counts for nothing.
     """
 
     secure: bool
-    private: bool
+    privacy: str
     threshold: str
     needed: str
     bound: str
+    corrupt: str = "1"
+
+    @property
+    def private(self) -> bool:
+        return self.privacy in PRIVATE
+
+    @property
+    def shared(self) -> bool:
+        """Whether the noise is in the sum alone."""
+        return self.privacy in NOISED
+
+    @property
+    def unit(self) -> str:
+        """Whose presence is hidden."""
+        return "client" if self.privacy == "client" else "example"
 
     def protects_from(self) -> Rows:
         return [*(self._masks() if self.secure else ()), *(self._noise() if self.private else ())]
@@ -73,7 +93,8 @@ class Promise:
         return [
             (
                 f"The server and {self.threshold} clients together",
-                "They open the updates of all others.",
+                "They open the updates of all others"
+                + (", each with one share of the noise." if self.shared else "."),
             ),
             (
                 "A server that lies",
@@ -87,12 +108,18 @@ class Promise:
         return [("The server", f"It receives every single update in the clear{noisy}.")]
 
     def _noise(self) -> Rows:
+        seen = (
+            "From sums or the model, for whoever sees nothing else, the server included"
+            if self.shared
+            else "From updates, sums or the model, for whoever looks, the server included"
+        )
+        what, neighbours = (
+            ("what one client brought", "one client's update replaced by zeros")
+            if self.unit == "client"
+            else ("whether one example was used", "one example of one client added or removed")
+        )
         return [
-            (
-                "Learning whether one example was used",
-                "From updates, sums or the model, for whoever looks, the server included: bounded "
-                f"by {self.bound}, for one example of one client added or removed.",
-            ),
+            (f"Learning {what}", f"{seen}: bounded by {self.bound}, for {neighbours}."),
             (
                 "Spending more than the budget",
                 "The ledger writes a release down before it happens, counts it as spent after a "
@@ -101,17 +128,30 @@ class Promise:
         ]
 
     def _beyond_noise(self) -> Rows:
-        return [
-            (
+        if self.unit == "example":
+            unit = (
                 "Learning about a person with many examples, or about a whole client",
                 "The unit is one example, added or removed. For k examples of one person epsilon "
                 "is k times as large and delta grows faster still.",
-            ),
-            (
-                "Whoever can predict or undo the noise",
-                "It is drawn in float64 from a generator that is not cryptographic, and rounded "
-                "to float32 with the update; the bound is proven for exact Gaussian noise.",
-            ),
+            )
+        else:
+            unit = (
+                "Learning that a client took part",
+                "Who took part, and how many survived, is public; what a client brought is hidden.",
+            )
+        generator = (
+            "Whoever can predict or undo the noise",
+            "It is drawn in float64 from a generator that is not cryptographic, and rounded "
+            "to float32 with the update; the bound is proven for exact Gaussian noise.",
+        )
+        shares = (
+            f"More than {self.corrupt} clients that tell or leave out their noise",
+            "The noise of a sum is made of the survivors' shares. Those that somebody knows hide "
+            "nothing from him, and nobody checks that a client added its own.",
+        )
+        return [
+            unit,
+            shares if self.shared else generator,
             (
                 "Learning what is public by design",
                 "Who took part, who survived, how many examples each client has and at which rate "

@@ -19,7 +19,7 @@ from secagg.reports.markup import Markup, join, tag
 from secagg.reports.numbers import counted, duration, finite, percent, short, size, whole
 from secagg.reports.numbers import delta as as_delta
 from secagg.reports.numbers import epsilon as as_epsilon
-from secagg.reports.promise import Promise
+from secagg.reports.promise import PRIVATE, Promise
 
 Metrics: TypeAlias = Mapping[str, Any]
 
@@ -40,13 +40,15 @@ _MEANINGS = {
     "minimum_survivors": "clients refuse to help open a sum of fewer",
     "protocol": "how updates are summed",
     "privacy": "where noise is added",
-    "epsilon": "the budget of each example, for the whole run",
+    "epsilon": "the budget of each example or client, for the whole run",
     "delta": "chance that the bound of epsilon fails",
-    "clip": "largest norm that one example's gradient keeps",
-    "bits": "bits of a quantised entry",
+    "corrupt": "clients whose share of the noise counts for nothing",
+    "clip": "largest norm that one example's gradient keeps, or at first a client's update",
+    "bits": "bits of a quantised entry, or of a noised sum",
     "seed": "fixes split and initialisation; never keys or noise",
     "learning_rate": "step size",
     "sampling_rate": "chance of each example to be in a batch",
+    "participation": "chance of each client, by its own coin, to bring its update",
     "local_steps": "batches a client takes in a round",
     "noise_multiplier": "noise over clip",
 }
@@ -144,8 +146,12 @@ class _Run:
         return self.protocol == "bonawitz"
 
     @property
+    def unit(self) -> str:
+        return "client's update" if self.privacy == "client" else "example's presence"
+
+    @property
     def private(self) -> bool:
-        return self.privacy == "local"
+        return self.privacy in PRIVATE
 
     def values(self, name: str) -> list[float | None]:
         return [finite(record.get(name)) for record in self.records]
@@ -189,7 +195,7 @@ def _headline(run: _Run) -> Markup:
         sentences = [
             f"{who} trained together for {counted(done, 'round')}{so_far}",
             seen.get(run.protocol, "nothing is known of who saw the updates"),
-            f"no example's presence changes what can be learned by more than {run.bound}"
+            f"no {run.unit} changes what can be learned by more than {run.bound}"
             if run.private
             else "what one example changes can be learned without limit",
         ]
@@ -408,10 +414,11 @@ def _cell(stage: str | None) -> Markup:
 def _promise(run: _Run) -> Markup:
     promise = Promise(
         secure=run.secure,
-        private=run.private,
+        privacy=run.privacy,
         threshold="t" if run.threshold is None else str(run.threshold),
         needed="the needed number of" if run.needed is None else str(run.needed),
         bound=run.bound,
+        corrupt=str(run.config.get("corrupt", 1)),
     )
     kept = promise.protects_from()
     nothing = [("Nothing", "These settings protect nobody.")]

@@ -1,0 +1,416 @@
+"""What a client computes and a round releases, by privacy mode.
+
+| mode | hides | where the noise is |
+|---|---|---|
+| ``none`` | nothing | nowhere |
+| ``local`` | an example | in each client's own steps, by Opacus |
+| ``distributed`` | an example | in shares, in the sum of clipped gradients of every step |
+| ``client`` | a client's whole update | in shares, in the sum of clipped updates |
+
+A mode is asked in the order of a round: ``words`` of each client that takes part, ``moved``
+for what comes of their sum. ``event`` is what a round costs each of them. Under the last
+three the noised vector is all that leaves, and its sum is divided by a public number: a
+weight, a loss or a count beside it would be a release of its own.
+
+[ATMR21]: Andrew et al., Differentially Private Learning with Adaptive Clipping, arXiv
+1905.03871.
+"""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+from dp.mechanisms import DistributedNoise
+from dp.statement import Statement
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dp.accountant import check_delta
+from dp.calibrate import least_noise
+from dp.events import (
+    Cover,
+    Event,
+    GaussianEvent,
+    HiddenPoissonSampling,
+    NoSampling,
+    PoissonSampling,
+    Sampling,
+    Unit,
+)
+from dp.sgd import ClippedSums, LocalDpSgd
+from protocols.entropy import system
+from secagg.data import ROW_NORM, Examples, Federation
+from secagg.errors import ConfigError, InputError
+from secagg.payload import Count, Layout, Noised, Segment
+from secagg.quantize import FixedPoint
+from secagg.rounds import UPDATE, WEIGHT, Words
+from secagg.settings import TrainingConfig
+from secagg.statements import statement
+from secagg.vector import flatten, unflatten
+
+ACCURACY: Final = "accuracy"
+NOISE_TAIL: Final = 8.0  # deviations; one entry in 10^15 is beyond, and then clamped
+
+CLIP_QUANTILE: Final = 0.5  # of the clients' norms, to which the clip moves [ATMR21, sec. 3]
+CLIP_RATE: Final = 0.2  # of that movement [ATMR21, sec. 3.1]
+CLIP_SHARE: Final = 0.1  # of the squared sensitivity, for the bit that says "my norm is below"
+
+Sums: TypeAlias = Mapping[str, NDArray[Any]]
+State: TypeAlias = Mapping[str, float]
+
+_SPARE: Final = 2.0**-20  # of delta, kept for what fails for other reasons than the noise
+_COIN: Final = 2**53  # a client's coin is a multiple of one over this
+
+
+class Mode(ABC):
+    """How one run computes and releases.
+
+    Attributes:
+      layout: of the vector that a client brings.
+      state: what the next round starts from, beside the model: public, kept in the record.
+      noise_multiplier: of one sum's noise over what one unit adds to it; 0 without privacy.
+      delta: at which the accountant is asked for epsilon.
+    """
+
+    layout: Layout
+    noise_multiplier: float = 0.0
+    delta: float
+
+    def __init__(self, config: TrainingConfig, federation: Federation) -> None:
+        self._config = config
+        self._sizes = [len(examples) for examples in federation.clients]
+        self._entries = (federation.judged_by.features.shape[1] + 1) * federation.classes
+        self.state: State = {}
+        self.delta = config.delta
+
+    @abstractmethod
+    def words(self, client: int, start: Tensor, seed: bytes) -> Words:
+        """What ``client`` brings after training from ``start``; ``seed`` is public."""
+
+    @abstractmethod
+    def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
+        """By how much the common model moves, from the decoded sum; advances ``state``."""
+
+    def event(self, survivors: int | None = None) -> Event | None:
+        """What a round of so many survivors costs; of the fewest that may be, if unknown."""
+        return None
+
+    def statement(self) -> Statement | None:
+        """What the ledger says beside its numbers."""
+        return None
+
+    def _calibrated(self, event: Callable[[float], Event], units: int) -> float:
+        """The least noise that keeps the whole plan inside the budget.
+
+        By RDP, as the ledger admits: a plan with the noise of a tighter accountant
+        would be stopped before its end.
+        """
+        config = self._config
+        check_delta(config.delta, units=units)
+
+        def plan(noise: float) -> Event:
+            one = event(noise)
+            return replace(one, steps=one.steps * config.rounds)
+
+        return least_noise(plan, epsilon=config.epsilon, delta=self.delta)
+
+    def _examples(self, survivors: Sequence[int]) -> int:
+        """The public numbers of examples of those in a sum."""
+        return sum(self._sizes[client] for client in survivors)
+
+
+class Plain(Mode):
+    """Without privacy. Weights and an accuracy travel along, each in its own segment."""
+
+    def __init__(self, config: TrainingConfig, federation: Federation, model: nn.Module) -> None:
+        super().__init__(config, federation)
+        self._clients = [PlainSgd(config, examples, model) for examples in federation.clients]
+        codec = FixedPoint(clip=_largest_entry(config, ROW_NORM), bits=config.bits)
+        most = max(self._sizes)
+        self.layout = Layout(
+            segments=(
+                Segment(name=UPDATE, entries=self._entries, codec=codec, weighted=True),
+                Segment(name=WEIGHT, entries=1, codec=Count(maximum=most)),
+                Segment(
+                    name=ACCURACY, entries=1, codec=FixedPoint(clip=1.0, bits=16), weighted=True
+                ),
+            ),
+            clients=config.clients,
+            max_weight=most,
+        )
+
+    def words(self, client: int, start: Tensor, seed: bytes) -> Words:
+        update, accuracy = self._clients[client].update(start)
+        weight = self._sizes[client]
+        values = {UPDATE: update, WEIGHT: weight, ACCURACY: accuracy}
+        return self.layout.encode(values, weight=weight)
+
+    def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
+        return torch.from_numpy(sums[UPDATE] / int(sums[WEIGHT][0]))
+
+
+class Local(Mode):
+    """Each client trains under its own noise. What it sends is private whoever reads it."""
+
+    def __init__(
+        self, config: TrainingConfig, federation: Federation, model: nn.Module, done: int
+    ) -> None:
+        super().__init__(config, federation)
+        self.noise_multiplier = z = self._calibrated(self._at, sum(self._sizes))
+        self._clients = [
+            LocalDpSgd(
+                model,
+                *_tensors(examples),
+                _losses,
+                learning_rate=config.learning_rate,
+                clip=config.clip,
+                noise_multiplier=z,
+                sampling_rate=config.sampling_rate,
+                steps_taken=done * config.local_steps,
+            )
+            for examples in federation.clients
+        ]
+        if any(client.event(config.local_steps) != self._at(z) for client in self._clients):
+            raise ConfigError("an optimizer would release something else than the ledger charges")
+        tail = NOISE_TAIL * z * config.clip / min(self._sizes)
+        codec = FixedPoint(clip=_largest_entry(config, config.clip + tail), bits=config.bits)
+        self.layout = Layout(
+            segments=(Segment(name=UPDATE, entries=self._entries, codec=codec, weighted=True),),
+            clients=config.clients,
+            max_weight=max(self._sizes),
+        )
+
+    def words(self, client: int, start: Tensor, seed: bytes) -> Words:
+        trained = self._clients[client].run(start, self._config.local_steps)
+        values = {UPDATE: (trained - start).numpy()}
+        return self.layout.encode(values, weight=self._sizes[client])
+
+    def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
+        return torch.from_numpy(sums[UPDATE] / self._examples(survivors))
+
+    def event(self, survivors: int | None = None) -> Event:
+        return self._at(self.noise_multiplier)
+
+    def statement(self) -> Statement:
+        return statement(self._config, units=sum(self._sizes))
+
+    def _at(self, noise: float) -> Event:
+        return GaussianEvent(
+            noise_multiplier=noise,
+            sampling=PoissonSampling(rate=self._config.sampling_rate),
+            steps=self._config.local_steps,
+        )
+
+
+class _Shared(Mode):
+    """Noise in shares: a round costs what the shares of its survivors make it cost.
+
+    Attributes:
+      mechanism: what a client adds its share with.
+    """
+
+    mechanism: DistributedNoise
+    unit: Unit
+    sampling: Sampling
+    sensitivity: float  # what the mechanism clips to
+
+    def __init__(self, config: TrainingConfig, federation: Federation, units: int) -> None:
+        super().__init__(config, federation)
+        self._units = units
+        self.delta = config.delta * (1 - _SPARE)
+        self.noise_multiplier = self._calibrated(lambda z: self._at(z).event(), units)
+        self.mechanism = self._at(self.noise_multiplier)
+        whole = self.statement().delta(self.delta, rounds=config.rounds, steps=config.rounds)
+        if whole.total > config.delta:
+            raise ConfigError(
+                f"delta {config.delta:g} is used up by rounding and sampling errors alone "
+                f"({whole.total:.3g} over {config.rounds} rounds); raise it"
+            )
+        self.layout = Layout(
+            segments=(
+                Segment(name=UPDATE, entries=self.mechanism.size, codec=Noised(bits=config.bits)),
+            ),
+            clients=config.clients,
+        )
+
+    @abstractmethod
+    def _at(self, noise: float) -> DistributedNoise:
+        """The mechanism at this noise multiplier."""
+
+    def event(self, survivors: int | None = None) -> Event:
+        return self.mechanism.event(survivors=survivors, sampling=self.sampling)
+
+    def statement(self) -> Statement:
+        return statement(self._config, units=self._units, mechanism=self.mechanism)
+
+
+class Distributed(_Shared):
+    """One secure sum a step: clipped gradients of a Poisson batch, a share of noise on each sum."""
+
+    def __init__(self, config: TrainingConfig, federation: Federation, model: nn.Module) -> None:
+        rate = config.sampling_rate
+        self.sampling = PoissonSampling(rate=rate) if rate < 1 else NoSampling()
+        super().__init__(config, federation, sum(map(len, federation.clients)))
+        self._clients = [
+            ClippedSums(model, *_tensors(examples), _losses, clip=config.clip, sampling_rate=rate)
+            for examples in federation.clients
+        ]
+
+    def words(self, client: int, start: Tensor, seed: bytes) -> Words:
+        summed = self._clients[client].sum(start).numpy()
+        return self.layout.encode({UPDATE: self.mechanism.encode(summed, seed=seed)})
+
+    def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
+        gradient = torch.from_numpy(self.mechanism.decode(sums[UPDATE], seed=seed))
+        expected = sum(self._clients[client].expected_batch for client in survivors)
+        return -self._config.learning_rate / expected * gradient
+
+    def _at(self, noise: float) -> DistributedNoise:
+        config = self._config
+        return DistributedNoise(
+            entries=self._entries,
+            clip=config.clip,
+            noise_multiplier=noise,
+            clients=config.clients,
+            minimum_survivors=config.minimum_survivors,
+            corrupt=config.corrupt,
+            bits=config.bits,
+            unit=Unit.EXAMPLE,
+            batch=max(self._sizes),
+        )
+
+
+class Client(_Shared):
+    """Clipped updates with a share of noise each; the clip follows the clients' median norm.
+
+    The mechanism works in units of the clip, so that what a round costs does not move with it.
+    """
+
+    def __init__(self, config: TrainingConfig, federation: Federation, model: nn.Module) -> None:
+        rate = config.participation
+        self.sampling = (
+            HiddenPoissonSampling(rate=rate, cover=Cover.ALL_TAKE_PART)
+            if rate < 1
+            else NoSampling()
+        )
+        super().__init__(config, federation, config.clients)
+        self._clients = [PlainSgd(config, examples, model) for examples in federation.clients]
+        self.state = {"clip": config.clip}
+
+    def words(self, client: int, start: Tensor, seed: bytes) -> Words:
+        clip, below = self.state["clip"], None
+        update: NDArray[Any] = np.zeros(self._entries, np.float32)
+        if _coin(self._config.participation):
+            update, _ = self._clients[client].update(start)
+            norm = float(np.linalg.norm(update.astype(np.float64)))
+            if not math.isfinite(norm):
+                raise InputError(f"client {client}: its update is not finite; lower learning_rate")
+            below = norm <= clip
+        integers = self.mechanism.encode(update / np.float32(clip), seed=seed, indicator=below)
+        return self.layout.encode({UPDATE: integers})
+
+    def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
+        clip = self.state["clip"]
+        expected = len(survivors) * self._config.participation
+        update = clip / expected * self.mechanism.decode(sums[UPDATE], seed=seed)
+        below = self.mechanism.decode_indicator(sums[UPDATE]) / expected + 0.5
+        moved = CLIP_RATE * (min(max(below, 0.0), 1.0) - CLIP_QUANTILE)
+        self.state = {"clip": clip * math.exp(-moved)}
+        return torch.from_numpy(update)
+
+    def _at(self, noise: float) -> DistributedNoise:
+        config = self._config
+        return DistributedNoise(
+            entries=self._entries,
+            clip=1.0,
+            noise_multiplier=noise,
+            clients=config.clients,
+            minimum_survivors=config.minimum_survivors,
+            corrupt=config.corrupt,
+            bits=config.bits,
+            unit=Unit.CLIENT,
+            indicator_share=CLIP_SHARE,
+        )
+
+
+def mode(config: TrainingConfig, federation: Federation, model: nn.Module, done: int = 0) -> Mode:
+    """The mode of a run of which ``done`` rounds are finished.
+
+    Raises:
+      ConfigError, PrivacyError: the settings cannot be kept.
+    """
+    match config.privacy:
+        case "none":
+            return Plain(config, federation, model)
+        case "local":
+            return Local(config, federation, model, done)
+        case "distributed":
+            return Distributed(config, federation, model)
+        case "client":
+            return Client(config, federation, model)
+        case privacy:
+            raise ConfigError(f"unknown privacy {privacy!r}")
+
+
+class PlainSgd:
+    """SGD without privacy, on batches drawn like the private ones, so that the two compare."""
+
+    def __init__(self, config: TrainingConfig, examples: Examples, model: nn.Module) -> None:
+        self._config = config
+        self._examples = examples
+        self._features, self._labels = _tensors(examples)
+        self._model = copy.deepcopy(model)
+
+    def update(self, start: Tensor) -> tuple[NDArray[np.float32], float]:
+        """The difference that training makes, and the accuracy before it on own examples."""
+        config, model = self._config, self._model
+        unflatten(start, model)
+        accuracy, _ = judge(model, self._examples)
+        expected = config.sampling_rate * len(self._labels)
+        for _ in range(config.local_steps):
+            batch = torch.rand(len(self._labels)) < config.sampling_rate
+            model.zero_grad()
+            losses = _losses(model(self._features[batch]), self._labels[batch])
+            losses.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            gradient = flatten(model, of="gradients")
+            unflatten(flatten(model) - config.learning_rate / expected * gradient, model)
+        return (flatten(model) - start).numpy(), accuracy
+
+
+def judge(model: nn.Module, examples: Examples) -> tuple[float, float]:
+    """Accuracy and mean loss."""
+    features, labels = _tensors(examples)
+    with torch.no_grad():
+        outputs = model(features)
+    loss = float(functional.cross_entropy(outputs, labels))
+    if not np.isfinite(loss):
+        raise InputError("the training has diverged: the loss is not finite; lower learning_rate")
+    return float((outputs.argmax(1) == labels).float().mean()), loss
+
+
+def _tensors(examples: Examples) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(examples.features), torch.from_numpy(examples.labels)
+
+
+def _losses(outputs: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, labels, reduction="none")
+
+
+def _coin(rate: float) -> bool:
+    """A secret coin of the system's randomness, true with probability ``rate`` rounded down."""
+    return int.from_bytes(system(8), "big") >> 11 < math.floor(rate * _COIN)
+
+
+def _largest_entry(config: TrainingConfig, gradient: float) -> float:
+    """A bound on one entry of an update, from public numbers alone; what is beyond is clamped.
+
+    A step moves an entry by at most ``learning_rate / (q N)`` times the batch's gradients,
+    N of at most ``gradient`` each, noise included.
+    """
+    return config.local_steps * config.learning_rate * gradient / config.sampling_rate

@@ -1,0 +1,133 @@
+"""What a training run states in its ledger about itself, for ``secagg audit``."""
+
+from dp.mechanisms import DistributedNoise
+from dp.statement import Statement
+
+from secagg.settings import TrainingConfig
+
+_PUBLIC = (
+    "how many examples each client has and at which rate it samples them",
+    "who took part in a round and who was in its sum",
+    "the settings of the run, and the data set that the model is judged by",
+)
+_DISCRETE = "int64 after rounding: noise and sums are exact integers"
+
+
+def statement(
+    config: TrainingConfig, *, units: int, mechanism: DistributedNoise | None = None
+) -> Statement:
+    """For a private mode; with the ``mechanism`` where noise is shared out."""
+    return Statement(
+        unit_count=units,
+        mechanism=_mechanism(config, mechanism),
+        sampling=_sampling(config),
+        trusted=_trusted(config),
+        released=_released(config),
+        unaccounted=_PUBLIC,
+        scope="every round of this run, for every client that took part in it; no other run",
+        randomness=_randomness(config, mechanism),
+        floating_point=_floats(config),
+        assumptions=_assumptions(config),
+        rounded_sums=config.privacy == "distributed",
+        sampler_error=mechanism.sampler_error if mechanism else 0.0,
+        entries=mechanism.draws if mechanism else 0,
+    )
+
+
+def _mechanism(config: TrainingConfig, mechanism: DistributedNoise | None) -> str:
+    if mechanism is None:
+        return (
+            "DP-SGD on each client by Opacus: gradients clipped an example at a time, "
+            "Gaussian noise on each batch's sum"
+        )
+    clipped = (
+        "gradients clipped an example at a time"
+        if config.privacy == "distributed"
+        else "updates clipped to a norm that follows their median"
+    )
+    return (
+        f"Skellam noise in shares on {clipped}, rotated and rounded to integers; any "
+        f"{config.minimum_survivors} survivors less {config.corrupt} add up to the noise that "
+        "was reserved"
+    )
+
+
+def _sampling(config: TrainingConfig) -> str:
+    if config.privacy == "client":
+        if config.participation == 1:
+            return "none: every client that is there brings its update"
+        return (
+            "every client takes part and adds its noise, and brings its update by a secret coin "
+            f"of its own, of probability {config.participation:g}; nobody sees the coin"
+        )
+    if config.sampling_rate == 1:
+        return "none: every example is in every batch"
+    return (
+        f"Poisson: every example by a coin of its client, of probability {config.sampling_rate:g}; "
+        "drawn by Opacus' sampler from system randomness, empty batches included"
+    )
+
+
+def _trusted(config: TrainingConfig) -> tuple[str, ...]:
+    own = "each client, with its own examples, its noise and its coins"
+    if config.privacy == "local":
+        return (own,)
+    sums = {
+        "bonawitz": "the server, to follow the protocol: it may keep and study all that it sees; "
+        f"with {config.threshold} clients on its side it opens the others' vectors",
+    }.get(config.protocol, f"protocol {config.protocol}, to show sums alone")
+    return (
+        own,
+        sums,
+        f"all but {config.corrupt} of the survivors of a round, to have added their noise",
+    )
+
+
+def _released(config: TrainingConfig) -> tuple[str, ...]:
+    return {
+        "local": ("each client's noised update, every round",),
+        "distributed": ("the noised sum of clipped gradients, every round",),
+        "client": (
+            "the noised sum of clipped updates, every round",
+            "in it the noised number of clients whose update was below the clip",
+        ),
+    }[config.privacy]
+
+
+def _randomness(config: TrainingConfig, mechanism: DistributedNoise | None) -> str:
+    if mechanism is None:
+        return (
+            "noise and batches: Mersenne Twister with its whole state from the system's "
+            "generator; not cryptographic"
+        )
+    batches = (
+        "; batches: Mersenne Twister seeded likewise, not cryptographic"
+        if config.privacy == "distributed" and config.sampling_rate < 1
+        else ""
+    )
+    return (
+        "noise and rounding: AES-128-CTR under keys of the system's generator, drawn from a table "
+        f"within {mechanism.sampler_error:.1g} of the exact law an entry{batches}"
+    )
+
+
+def _floats(config: TrainingConfig) -> str:
+    return {
+        "local": "noise is drawn and added in float64 and rounded to float32 after; the proof is "
+        "for exact Gaussian noise, and low bits may tell more [Mironov 2012]",
+        "distributed": f"clipping, sums and rotation in float64, then {_DISCRETE}; gradients in "
+        "float32 may depend in their last bits on the batch they are computed in",
+        "client": f"training in float32, norms checked in float64, then {_DISCRETE}",
+    }[config.privacy]
+
+
+def _assumptions(config: TrainingConfig) -> tuple[str, ...]:
+    if config.privacy == "local":
+        return ()
+    if config.protocol == "bonawitz":
+        return (
+            "X25519, HKDF-SHA256, AES-128 in counter mode and AES-GCM are as good as they are "
+            "taken to be, for the secure sum",
+            "AES-128 in counter mode, for the noise",
+        )
+    return ("AES-128 in counter mode, for the noise",)
