@@ -30,9 +30,10 @@ def charge(subject: int, number: int, histories: str) -> Charge:
     return Charge(server=SERVER[kind], release=RELEASE[kind])
 
 
+@pytest.mark.parametrize("policy", ["fixed plan", "RDP at order 8"])
 @pytest.mark.parametrize("histories", ["alike", "apart"])
-def test_reserve(benchmark: BenchmarkFixture, tmp_path: Path, histories: str) -> None:
-    book = Ledger.create(tmp_path / "ledger", Budget(epsilon=8, delta=1e-5))
+def test_reserve(benchmark: BenchmarkFixture, tmp_path: Path, histories: str, policy: str) -> None:
+    book = Ledger.create(tmp_path / "ledger", Budget(epsilon=8, delta=1e-5), policy=policy)
     rounds = itertools.count()
 
     def batch() -> tuple[tuple[int, dict[str, Charge]], dict[str, object]]:

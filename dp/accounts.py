@@ -6,39 +6,27 @@ Reads the tables of ``dp.records``; whoever calls holds the transaction.
 import sqlite3
 from collections.abc import Iterable, Mapping
 from json import dumps
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dp import admission
-from dp.accountant import Accountant, Vector, epsilon_pld
 from dp.books import Budget, Reservation, State
-from dp.errors import BadParameter, BudgetExceeded, LedgerCorrupt, UnsoundEvent
+from dp.errors import BadParameter, BudgetExceeded, LedgerCorrupt
 from dp.events import Event, from_json
+from dp.policies import Policy, Spent
 from dp.records import Book, Charge
 
-Basis: TypeAlias = Literal["held", "realised"]
-Spent: TypeAlias = dict[tuple[Book, Basis], dict[Event, int]]
-Alike: TypeAlias = tuple[frozenset[tuple[Event, int]], float]  # with the delta: costs the same
-
 _BATCH = "FROM json_each(:names) AS j CROSS JOIN subjects AS s ON s.name = j.value"
-
-
-class Ask(NamedTuple):
-    """Which number is wanted; ``book`` is ``None`` for the dearer of the two."""
-
-    accountant: Accountant
-    book: Book | None
-    basis: Basis
 
 
 class Accounts:
     """One file's accounts, with the events that its numbers stand for kept in memory."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, policy: Policy) -> None:
         """``budget`` is everybody's who has none of its own."""
         self._budget = budget
+        self._policy = policy
         self._events: dict[int, Event] = {}
         self._charges: dict[tuple[int | None, int | None], Charge] = {}
 
@@ -134,15 +122,25 @@ class Accounts:
         for at in range(len(names)):
             budgets.setdefault(own.get(at, self._budget), []).append(at)
         for budget, chosen in budgets.items():
-            prices = _price(steps[chosen], events, budget)
-            for at, book in np.argwhere(asked[chosen] & ~(prices <= budget.epsilon))[:1]:
+            limit = self._policy.limit(budget)
+            prices = self._prices(steps[chosen], events, budget)
+            for at, book in np.argwhere(asked[chosen] & ~(prices <= limit))[:1]:
+                already = self._prices(before[chosen][at : at + 1], events, budget)[0, book]
                 raise BudgetExceeded(
                     subject=names[chosen[at]],
                     book=list(Book)[book].value,
-                    spent=float(_price(before[chosen][at : at + 1], events, budget)[0, book]),
-                    would_be=float(prices[at, book]),
-                    budget=budget.epsilon,
+                    currency=self._policy.currency,
+                    spent=self._policy.shown(already),
+                    would_be=self._policy.shown(prices[at, book]),
+                    budget=self._policy.shown(limit),
                 )
+
+    def _prices(
+        self, steps: NDArray[np.int64], events: Mapping[Event, int], budget: Budget
+    ) -> NDArray[Any]:
+        """The amounts of (subjects, books, events) as (subjects, books)."""
+        flat = steps.reshape(-1, len(events))
+        return self._policy.amounts(flat, list(events), budget).reshape(steps.shape[:2])
 
     def _rows(
         self, connection: sqlite3.Connection, what: str, given: Mapping[str, Any]
@@ -188,37 +186,3 @@ class Accounts:
             except BadParameter:
                 raise LedgerCorrupt("one of its charges holds no event") from None
         return self._charges[server, release]
-
-
-def _price(steps: NDArray[np.int64], events: Mapping[Event, int], budget: Budget) -> Vector:
-    """Epsilon of (subjects, books, events) as (subjects, books)."""
-    flat = steps.reshape(-1, len(events))
-    price: Vector = admission.epsilons(flat, list(events), budget.delta).reshape(steps.shape[:2])
-    return price
-
-
-def epsilon(spent: Spent, budget: Budget, ask: Ask, known: dict[Alike, float]) -> float:
-    """What a subject has spent; ``known`` spares pricing what was priced before.
-
-    Raises ``UnsoundEvent`` for a PLD of realised noise that is not what was reserved.
-    """
-    for name, value, choices in (
-        ("accountant", ask.accountant, ("rdp", "pld")),
-        ("basis", ask.basis, ("held", "realised")),
-    ):
-        if value not in choices:
-            raise BadParameter(f"{name} is {value!r}, must be one of {choices}")
-    most = 0.0
-    for book in Book if ask.book is None else (ask.book,):
-        composition = spent.get((book, ask.basis), {})
-        if ask.accountant == "pld" and composition != spent.get((book, "held"), {}):
-            raise UnsoundEvent(
-                "noise that depends on who was lost was not fixed in advance, so it has no "
-                "privacy loss distribution; ask by 'rdp', or for what is held"
-            )
-        alike = (frozenset(composition.items()), budget.delta)
-        if alike not in known:
-            price = admission.epsilon if ask.accountant == "rdp" else epsilon_pld
-            known[alike] = price(composition, budget.delta)
-        most = max(most, known[alike])
-    return most

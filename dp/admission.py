@@ -43,23 +43,22 @@ def epsilons(counts: Counts, events: Sequence[Event], delta: float) -> Vector:
     if not counts.size:
         return np.zeros(len(counts))
     counts, alike = np.unique(counts, axis=0, return_inverse=True)
-    _refuse_mixtures(counts, events)
+    refuse_mixtures(counts, events)
     table = np.stack([_units(event) for event in events])
-    # The estimate decides where int64 would overflow; its error is far below a factor of 2.
+    # Doubles find the orders that may be the best, integers decide: the estimate is off by
+    # far less than the slack, and where int64 would overflow by far less than a factor of 2.
     estimate = counts.astype(np.float64) @ table.astype(np.float64)
-    total = np.where(estimate < _INFINITE, _product(counts, table) * _UNIT, np.inf)
-    result: Vector = np.min(total + conversion(delta), axis=1).clip(min=0.0)
+    above = conversion(delta)
+    near = np.where(estimate < _INFINITE, estimate * _UNIT + above, np.inf)
+    least = near.min(axis=1, keepdims=True)
+    slack = 1e-9 * (1 + np.abs(least) + np.abs(above).max())
+    rows, orders = np.nonzero(np.isfinite(near) & (near <= least + slack))
+    result: Vector = np.full(len(counts), np.inf)
+    exact = (counts[rows] * table.T[orders]).sum(axis=1)
+    np.minimum.at(result, rows, exact * _UNIT + above[orders])
+    result = result.clip(min=0.0)
     result[~counts.any(axis=1)] = 0.0
     return result[alike.reshape(-1)]
-
-
-def _product(counts: Counts, table: Counts) -> Counts:
-    """``counts @ table`` where that fits int64; fast where halves are exact in doubles."""
-    if int(counts.sum(axis=1).max(initial=0)) >= 2**22:
-        return counts @ table
-    steps, half = counts.astype(np.float64), 2**31
-    low, high = (steps @ part.astype(np.float64) for part in (table % half, table // half))
-    return low.astype(np.int64) + (high.astype(np.int64) << 31)
 
 
 def epsilon(composition: Mapping[Event, int], delta: float) -> float:
@@ -80,7 +79,9 @@ def raises_price(event: Event, over: Event) -> bool:
     )
 
 
-def _refuse_mixtures(counts: Counts, events: Sequence[Event]) -> None:
+def refuse_mixtures(counts: Counts, events: Sequence[Event]) -> None:
+    """Raise ``UnsoundEvent`` where a row of ``counts`` mixes units or adjacencies."""
+
     def check(chosen: Iterable[Event]) -> None:
         grouped((event, 1) for event in chosen)
 

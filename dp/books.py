@@ -9,6 +9,7 @@ from dp.accountant import check_delta
 from dp.errors import BadParameter
 from dp.events import Event, positive_float
 from dp.records import Charge, Head
+from dp.statement import Statement as Statement  # with the other values, for who imports them
 
 _LONGEST_SUBJECT: Final = 256  # characters
 _LARGEST: Final = 2**63 - 1  # SQLite's integer
@@ -66,10 +67,18 @@ class Protection(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """The end of a chain that was found sound, and what that is worth."""
+    """The end of a chain that was found sound, and what that is worth.
+
+    Attributes:
+      head: the last record.
+      protection: what stood against tampering.
+      signed_from: with a signed head, the first record that was signed when it was written.
+        Those before are as they were at that time; who wrote them is not shown.
+    """
 
     head: Head
     protection: tuple[Protection, ...]
+    signed_from: int | None = None
 
 
 class State(Enum):

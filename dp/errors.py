@@ -63,20 +63,30 @@ class BudgetExceeded(PrivacyError):
     Attributes:
       subject: whose budget it is.
       book: against whom, "server" or "release".
-      spent: epsilon before this reservation, open reservations included.
-      would_be: epsilon with it.
-      budget: the epsilon that may not be passed.
+      currency: of the three amounts: "epsilon" under a fixed plan; under a filter its own,
+        in which adaptive releases add up, "rho", "mu^2" or "RDP at order A".
+      spent: before this reservation, open reservations included.
+      would_be: with it.
+      budget: what may not be passed; under a filter its capacity.
     """
 
     def __init__(
-        self, *, subject: str, book: str, spent: float, would_be: float, budget: float
+        self,
+        *,
+        subject: str,
+        book: str,
+        spent: float,
+        would_be: float,
+        budget: float,
+        currency: str = "epsilon",
     ) -> None:
         super().__init__(
-            f"{subject!r} would reach epsilon {would_be:.4g} in the {book} book, its budget is "
+            f"{subject!r} would reach {currency} {would_be:.4g} in the {book} book, its budget is "
             f"{budget:.4g} and {spent:.4g} is spent; nobody was charged"
         )
         self.subject = subject
         self.book = book
+        self.currency = currency
         self.spent = spent
         self.would_be = would_be
         self.budget = budget

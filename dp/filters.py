@@ -35,6 +35,7 @@ from dp.accountant import ORDERS, check_delta, check_design, conversion, rdp
 from dp.errors import BadParameter, FilterFull, UnsoundEvent
 from dp.events import Adjacency, Event, GaussianEvent, Unit, positive_float
 
+_LARGEST = 2.0**40  # no capacity is above, in the currency
 SCALE = 2**60  # integer units in 1.0 of any currency: exact sums, whatever their order
 
 
@@ -69,6 +70,13 @@ class Filter(ABC):
     @abstractmethod
     def capacity(self) -> int:
         """The most that ``spent`` may be, rounded down."""
+
+    @property
+    def share(self) -> float:
+        """How much of the capacity is spent, 1 where it is full."""
+        if self.spent and not self.capacity:
+            return math.inf
+        return self.spent / max(self.capacity, 1)
 
     @abstractmethod
     def _price(self, event: Event) -> float:
@@ -169,18 +177,14 @@ class RenyiFilter(Filter):
     @property
     def capacity(self) -> int:
         slack = float(conversion(self.delta)[self.order == ORDERS][0])
-        return max(math.floor((self.epsilon - slack) * (1 - 1e-12) * SCALE), 0)
+        most = min((self.epsilon - slack) * (1 - 1e-12), _LARGEST)
+        return max(math.floor(most * SCALE), 0)
 
     def _price(self, event: Event) -> float:
         return float(rdp(event)[self.order == ORDERS][0])
 
     def _title(self) -> str:
         return f"{self.NAME} filter of order {self.order:g}"
-
-
-FILTERS: dict[str, type[Filter]] = {
-    kind.NAME: kind for kind in (ZcdpFilter, GdpFilter, RenyiFilter)
-}
 
 
 def _square_shift(event: Event) -> float:
@@ -209,7 +213,7 @@ def _most(fits: Callable[[float], bool]) -> int:
     low, high = 0, SCALE
     while fits(high / SCALE):
         low, high = high, 2 * high
-        if high > SCALE * 2**40:
+        if high > SCALE * _LARGEST:
             return low
     while high - low > max(1, low >> 40):
         middle = (low + high) // 2

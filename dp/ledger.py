@@ -3,18 +3,19 @@
 ``reserve`` → release → ``commit``. A reservation counts as spent from the moment
 ``reserve`` returns, synced to disk, until ``abort`` takes it back; a crash in
 between leaves it spent. One that would pass a subject's budget in either book is
-refused, for all subjects of the call, by Rényi DP in integers rounded up. Several
-processes may use one file: of two that reserve what is left once, one gets it.
+refused, for all subjects of the call, in integers rounded up. Several processes may use
+one file: of two that reserve what is left once, one gets it.
 
 Two books stand side by side. The server's holds against the aggregator, who picked
 the cohort: charge it who took part, without client amplification. The release's holds
 against whoever gets the model: charge it everyone eligible. A plain event in place of a
 ``Charge`` is charged to both, as local privacy asks, where both see the same updates.
 
-``commit`` may say what noise was realised. A higher price counts at once. A lower one is
-what a report may show, and frees no budget: under the policy "fixed plan" parameters that
-depend on earlier rounds are not admitted. In a client's own ledger a price is lowered only
-on evidence that the server cannot forge.
+What may be chosen from earlier outputs is the policy, fixed at creation: nothing under
+"fixed plan", every parameter under a filter, ``dp.policies``. ``commit`` may say what noise
+was realised. A higher price counts at once. A lower one is what a report may show; it
+frees budget under a filter alone. In a client's own ledger a price is lowered only on
+evidence that the server cannot forge.
 
 Every change is one record in a hash chain, ``dp.records``. The accounts are a fold of
 the records; ``verify`` folds them anew and compares. **What a chain alone shows is
@@ -26,24 +27,20 @@ yesterday is in itself perfect. What is found beyond that, and what it takes:
 | none | damage, edits that leave the chain as it was | a chain computed anew, an older copy |
 | head kept elsewhere | every edit and loss up to that head | what was done to later records |
 | signed head | every edit and loss, by whoever lacks the key | an older copy of the whole file |
+| signed later | the same, from the record "seal" on | what was done to the file before |
 
 No clock is read: a record says in which order, not when.
 """
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from json import loads
+from itertools import islice
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, NoReturn, Self
 
-from dp import admission
-from dp.accountant import Accountant
-from dp.accounts import Accounts, Alike, Ask, Basis, epsilon
 from dp.books import (
     Budget,
     Keeper,
@@ -58,15 +55,12 @@ from dp.books import (
     subject_name,
     subject_names,
 )
-from dp.errors import (
-    BadParameter,
-    LedgerConflict,
-    LedgerCorrupt,
-    LedgerError,
-    LedgerMissing,
-)
+from dp.errors import BadParameter, LedgerConflict, LedgerError, LedgerMissing
 from dp.events import Event
-from dp.migrations import migrate_1_to_2
+from dp.migrations import migrate_1_to_2, migrate_2_to_3
+from dp.policies import FIXED_PLAN
+from dp.policies import policy as named_policy
+from dp.reader import APPLICATION_ID, SCHEMA_VERSION, Reader
 from dp.records import (
     Book,
     Charge,
@@ -75,12 +69,12 @@ from dp.records import (
     append,
     check_chain,
     check_seal,
-    head_of,
+    is_sealed,
     make_tables,
-    parse,
+    statements,
     write_seal,
 )
-from dp.storage import File
+from dp.statement import Statement
 
 __all__ = [
     "FIXED_PLAN",
@@ -96,16 +90,12 @@ __all__ = [
     "Reservation",
     "Seal",
     "State",
+    "Statement",
     "Verified",
 ]
 
-SCHEMA_VERSION: Final = 2
-FIXED_PLAN: Final = "fixed plan"  # every parameter was chosen before the first round
-_POLICIES: Final = (FIXED_PLAN,)
-_APPLICATION_ID: Final = 0x64704C67  # "dpLg", in the header of the file
 
-
-class Ledger:
+class Ledger(Reader):
     """An open ledger. Make it with ``create`` or ``open``; use it as a context manager.
 
     One object serves one thread of one process; others open the file for themselves.
@@ -114,14 +104,6 @@ class Ledger:
     when it cannot be read or written (disk full, read-only, moved). A write that raised
     happened wholly or not at all.
     """
-
-    def __init__(
-        self, path: str | PathLike[str], *, seal: Seal | None = None, patience: float = 5.0
-    ) -> None:
-        """Connect to an existing database; prefer ``create`` and ``open``."""
-        self._file = File(path, patience)
-        self._path = Path(path)
-        self._seal = seal
 
     @classmethod
     def create(
@@ -136,19 +118,17 @@ class Ledger:
     ) -> Self:
         """A new ledger at ``path``, with the same budget for every subject.
 
-        With ``seal`` its head is signed from the first record on. Raises
-        ``LedgerConflict`` if the file exists and holds anything. An empty file, left by a
-        process killed while creating, is taken over.
+        ``policy`` is one of those of ``dp.policies``, for good. With ``seal`` its head is
+        signed from the first record on. Raises ``LedgerConflict`` if the file exists and
+        holds anything. An empty file, left by a process killed while creating, is taken over.
         """
-        if policy not in _POLICIES:
-            raise BadParameter(f"policy is {policy!r}, must be one of {_POLICIES}")
         if seal is not None and seal.sign is None:
             raise BadParameter("seal has no sign; a sealed ledger is created by who can sign")
         genesis = {
             "action": "create",
             "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
             "keeper": Keeper(keeper).value,
-            "policy": policy,
+            "policy": named_policy(policy).text,
             "sealed": seal is not None,
         }
         place = _place(path)
@@ -173,6 +153,7 @@ class Ledger:
         *,
         seal: Seal | None = None,
         patience: float = 5.0,
+        read_only: bool = False,
     ) -> Self:
         """The ledger at ``path``; with ``budget`` given, only if that is its budget.
 
@@ -180,16 +161,21 @@ class Ledger:
         Otherwise the chain is not read: call ``verify`` before trusting a file from
         elsewhere. With ``seal`` the signature of the head is checked.
 
+        With ``read_only`` nothing is written, in the file or beside it, so that a copy on
+        any medium can be audited: schema 2 is read as it is, schema 1 refused; what would
+        write is refused. A file that others write meanwhile is ``LedgerBusy``, open it anew.
+
         Raises:
           LedgerMissing: nothing is there, or creating it was not finished.
           LedgerCorrupt: it is not a ledger, or its head is not signed as ``seal`` asks.
           LedgerConflict: its budget is another.
-          LedgerError: it is a folder, or from a newer version of this package.
+          LedgerError: it is a folder, or from a newer version of this package, or has a
+            policy that is unknown here.
         """
         place = _place(path)
         if not place.exists():
             raise LedgerMissing(f"no ledger at {place}; create one")
-        ledger = cls(place, seal=seal, patience=patience)
+        ledger = cls(place, seal=seal, patience=patience, read_only=read_only)
         try:
             ledger._settle(budget)
         except BaseException:
@@ -197,20 +183,37 @@ class Ledger:
             raise
         return ledger
 
-    @property
-    def budget(self) -> Budget:
-        """The budget of every subject that has none of its own."""
-        return self._budget
+    # Stating
 
-    @property
-    def keeper(self) -> Keeper:
-        """Whose ledger it is."""
-        return self._keeper
+    def seal(self, seal: Seal) -> None:
+        """Sign the head of a ledger that was made without, from now on.
 
-    @property
-    def policy(self) -> str:
-        """What may be chosen from earlier outputs; admission is sound for that and no more."""
-        return str(self._policy)
+        The whole file is verified first. What then stands is pinned as it is; that it was
+        true before, no signature made now can show. Raises ``LedgerConflict`` if it is
+        signed already, ``LedgerCorrupt`` if it is not sound or ``seal`` does not fit itself.
+        """
+        if seal.sign is None:
+            raise BadParameter("seal has no sign")
+        with self._file.transaction() as connection:
+            self._version(connection)
+            if is_sealed(connection):
+                raise LedgerConflict(f"{self._path} is signed already")
+            check_chain(connection, None)
+            write_seal(connection, append(connection, {"action": "seal"}), seal.sign)
+            check_seal(connection, seal.verify)
+        self._seal = seal
+
+    def state(self, statement: Statement) -> None:
+        """Write down what the keeper states about the system; the last one stands.
+
+        Stating the same again changes nothing. Raises ``BadParameter`` where the delta of a
+        single round would reach 1 / ``unit_count``, at the budget's delta or a subject's own.
+        """
+        with self._file.transaction() as connection:
+            for budget in {self._budget, *self._accounts.budgets(connection).values()}:
+                statement.delta(budget.delta, rounds=1, steps=1)
+            if next(statements(connection), None) != statement:
+                self._append(connection, {"action": "state", "statement": statement.to_json()})
 
     # Charging
 
@@ -218,7 +221,8 @@ class Ledger:
         """Give subjects budgets of their own, before they are first charged.
 
         Repeating a call changes nothing. Raises ``LedgerConflict``, and sets none, for a
-        subject that was charged: its budget is fixed.
+        subject that was charged: its budget is fixed; ``BadParameter`` for a delta that
+        contradicts the statement.
         """
         wanted = {subject_name(subject): budget for subject, budget in budgets.items()}
         with self._file.transaction() as connection:
@@ -230,6 +234,9 @@ class Ledger:
                     raise LedgerConflict(f"{subject!r} was charged before, its budget is fixed")
                 groups.setdefault(budget, []).append(subject)
             if groups:
+                for said in islice(statements(connection), 1):
+                    for budget in groups:
+                        said.delta(budget.delta, rounds=1, steps=1)
                 listed = [[key.epsilon, key.delta, names] for key, names in groups.items()]
                 self._append(connection, {"action": "budget", "budgets": listed})
 
@@ -251,7 +258,8 @@ class Ledger:
         Raises:
           BudgetExceeded: a subject would pass its budget in a book; nobody was charged.
           LedgerConflict: this (round, subject, attempt) holds another charge or was aborted.
-          UnsoundEvent: an event that no accountant here treats soundly.
+          UnsoundEvent: an event that the policy cannot price soundly, or of another unit or
+            adjacency than those charged to the subject before.
           BadParameter: round, attempt, minimum or a subject's name is out of range.
         """
         key = key_of(round_number, attempt)
@@ -285,17 +293,18 @@ class Ledger:
         """Close reservations whose release happened, with what was released if that differs.
 
         A mapping gives each subject's realised events, for the books it was reserved in.
-        Where one costs more than was reserved, at any order, admission counts it from now
-        on, be the budget passed or not. Where it costs less, the reserved price
-        stays for admission and ``basis="realised"`` shows the lower one. A client's ledger
-        takes that only with ``evidence``, something the caller has checked and the server
-        cannot forge, such as the survivors' signatures over their set; the record keeps
-        its SHA-256. Repeating a call changes nothing.
+        Where one costs more than was reserved, admission counts it from now on, be the
+        budget passed or not; under a fixed plan it does if it costs more at any order. Where
+        it costs less, the reserved price stays for admission and ``basis="realised"`` shows
+        the lower one; under a filter what was realised takes its place. A client's ledger
+        takes a lower price only with ``evidence``, something the caller has checked and the
+        server cannot forge, such as the survivors' signatures over their set; the record
+        keeps its SHA-256. Repeating a call changes nothing.
 
         Raises ``LedgerConflict``, and closes none, if one was aborted, never reserved or
         committed otherwise, if ``survivors`` are below the reserved minimum or not given
         where there is one (leave the reservation open, it stays spent), if a realised
-        charge is for other books, or lower without evidence.
+        charge is for other books, or lower without evidence; ``UnsoundEvent`` as ``reserve``.
         """
         key = key_of(round_number, attempt)
         if survivors is not None:
@@ -349,135 +358,6 @@ class Ledger:
             held = self._closing(connection, "abort", State.ABORTED, key, wanted)
             self._close_open(connection, key, {"action": "abort"}, held)
 
-    # Reading
-
-    def epsilon(
-        self,
-        subject: str,
-        accountant: Accountant = "rdp",
-        *,
-        book: Book | None = None,
-        basis: Basis = "held",
-    ) -> float:
-        """What ``subject`` has spent at its budget's delta, open reservations included.
-
-                In one book, or in the one that costs more. 0 for a subject that was never charged.
-
-                | accountant, basis | what it is |
-        |---|---|
-        | rdp, held | the number that admission uses |
-        | rdp, realised | with realised noise: true if no output decided who was lost |
-        | pld, held | tighter, for a report |
-        | pld, realised | refused where it differs: a PLD needs parameters fixed in advance |
-        """
-        with self._file.snapshot() as connection:
-            budget = self._accounts.budget_of(connection, subject_name(subject))
-            found = self._accounts.spent(connection, subject)
-        return epsilon(found.get(subject, {}), budget, Ask(accountant, book, basis), {})
-
-    def epsilons(
-        self, accountant: Accountant = "rdp", *, book: Book | None = None, basis: Basis = "held"
-    ) -> dict[str, float]:
-        """``epsilon`` of every subject that was ever reserved for, by name."""
-        with self._file.snapshot() as connection:
-            own = self._accounts.budgets(connection)
-            found = self._accounts.spent(connection)
-        ask, known = Ask(accountant, book, basis), dict[Alike, float]()
-        return {
-            name: epsilon(spent, own.get(name, self._budget), ask, known)
-            for name, spent in found.items()
-        }
-
-    def spent(
-        self, subject: str, book: Book = Book.SERVER, *, basis: Basis = "held"
-    ) -> dict[Event, int]:
-        """The composition charged to ``subject``: one-step events, and how many steps of each."""
-        with self._file.translated():
-            found = self._accounts.spent(self._file.connection, subject_name(subject))
-        return found.get(subject, {}).get((book, basis), {})
-
-    def budget_of(self, subject: str) -> Budget:
-        """The budget of ``subject``, its own or everybody's."""
-        with self._file.translated():
-            return self._accounts.budget_of(self._file.connection, subject_name(subject))
-
-    def subjects(self) -> list[str]:
-        """Every subject that was ever reserved for, sorted."""
-        with self._file.translated():
-            rows = self._file.connection.execute(
-                "SELECT name FROM subjects WHERE EXISTS"
-                " (SELECT 1 FROM spent WHERE subject = id) ORDER BY name"
-            )
-            return [name for (name,) in rows]
-
-    def reservations(self, round_number: int | None = None) -> list[Reservation]:
-        """The reservations of one round or of all, by (round, attempt, subject)."""
-        if round_number is not None:
-            integer("round", round_number)
-        with self._file.translated():
-            return self._accounts.reservations(self._file.connection, round_number)
-
-    def records(self) -> Iterator[Record]:
-        """All records in order, one at a time. Their chain is checked by ``verify``, not here."""
-        seq = -1
-        while True:
-            with self._file.translated():
-                row = self._file.connection.execute(
-                    "SELECT seq, body, hash FROM records WHERE seq > ? ORDER BY seq LIMIT 1",
-                    (seq,),
-                ).fetchone()
-                if row is None:
-                    return
-                record = parse(*row)
-            seq = record.seq
-            yield record
-
-    def head(self) -> Head:
-        """The end of the chain now: keep it outside the file."""
-        with self._file.translated():
-            return head_of(self._file.connection)
-
-    def verify(self, head: Head | None = None) -> Verified:
-        """Check the whole file, that it continues ``head`` if one is given, and the seal.
-
-        Finds damage, and every edit, deletion or reordering of records after which the
-        chain was not computed anew; every difference between the records and the
-        accounts; and more with ``head`` and with the seal the ledger was opened with, as
-        the module's table and the result's ``protection`` say.
-
-        Raises ``LedgerCorrupt`` naming the first thing that is wrong.
-        """
-        with (
-            self._file.snapshot() as connection,
-            closing(sqlite3.connect("", isolation_level=None)) as scratch,
-        ):
-            scratch.execute("PRAGMA journal_mode = OFF")
-            scratch.execute("BEGIN")
-            make_tables(scratch)
-            last = check_chain(connection, scratch, head)
-            self._check_seal(connection)
-        stands = ((Protection.HEAD, head), (Protection.SIGNATURE, self._seal))
-        protection = tuple(kind for kind, given in stands if given is not None)
-        return Verified(head=last, protection=protection or (Protection.NONE,))
-
-    def close(self) -> None:
-        """Close the file. Reservations stay as they are. Closing twice is harmless."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Ledger: {self._path}>"
-
     # Inside
 
     def _create(self, genesis: dict[str, Any]) -> None:
@@ -493,7 +373,7 @@ class Ledger:
             self._file.make_durable()
         with self._file.transaction() as connection:
             refuse_content()
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             make_tables(connection)
             self._sign(connection, append(connection, genesis))
@@ -501,64 +381,47 @@ class Ledger:
 
     def _settle(self, budget: Budget | None) -> None:
         """Refuse what is not our ledger, and ask for durability before any use of it."""
-        with self._file.translated():
-            connection = self._file.connection
-            if self._version(connection) < SCHEMA_VERSION:
+        if not self._file.read_only:
+            with self._file.translated():
+                behind = self._version(self._file.connection) < SCHEMA_VERSION
                 self._file.make_durable()
-                with self._file.transaction():
-                    if self._version(connection) == 1:  # nobody else did it meanwhile
-                        migrate_1_to_2(connection)
-            self._file.make_durable()
-            row = connection.execute("SELECT body FROM records WHERE seq = 0").fetchone()
-            try:
-                genesis = loads(row[0])
-                self._budget = Budget(**genesis["budget"])
-                self._keeper = Keeper(genesis.get("keeper", "server"))
-                self._policy = genesis.get("policy", FIXED_PLAN)
-                self._sealed = genesis.get("sealed", False)
-                self._accounts = Accounts(self._budget)
-            except (AttributeError, TypeError, KeyError, ValueError):
-                raise LedgerCorrupt("its first record holds no budget") from None
-        with self._file.snapshot() as connection:
-            self._check_seal(connection)
-        if self._policy not in _POLICIES:
-            raise LedgerError(f"{self._path} has the policy {self._policy!r}, unknown here")
+            if behind:
+                self._migrate()
+        self._load()
         if budget is not None and budget != self._budget:
             raise LedgerConflict(
                 f"{self._path} has the budget epsilon {self._budget.epsilon:g}, delta "
                 f"{self._budget.delta:g}, not {budget.epsilon:g}, {budget.delta:g}"
             )
 
-    def _version(self, connection: sqlite3.Connection) -> int:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if application != _APPLICATION_ID:
-            (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if not tables:
-                raise LedgerMissing(f"{self._path} is empty; create the ledger")
-            raise LedgerCorrupt("is a SQLite file, but no ledger")
-        if not 1 <= version <= SCHEMA_VERSION:
-            raise LedgerError(
-                f"{self._path} has schema {version}, this version reads up to {SCHEMA_VERSION}; "
-                "use the version of secagg that wrote it, or a newer one"
-            )
-        return int(version)
+    def _migrate(self) -> None:
+        with self._file.transaction() as connection:
+            if self._version(connection) == 1:
+                migrate_1_to_2(connection)
+            if self._version(connection) == 2:  # nobody else did it meanwhile
+                sealed = is_sealed(connection)
+                if sealed:
+                    self._check_signer(connection)
+                head = migrate_2_to_3(connection)
+                if sealed:
+                    self._sign(connection, head)
 
     def _append(self, connection: sqlite3.Connection, data: dict[str, Any]) -> None:
         """One record more, if what it continues is what the seal says."""
         self._version(connection)  # another process may have migrated the file meanwhile
-        self._check_seal(connection)
-        if self._sealed and (self._seal is None or self._seal.sign is None):
-            raise LedgerError(f"the head of {self._path} is signed; open it with its seal to write")
+        self._check_signer(connection)
         self._sign(connection, append(connection, data))
+
+    def _check_signer(self, connection: sqlite3.Connection) -> None:
+        self._check_seal(connection)
+        if is_sealed(connection) and (self._seal is None or self._seal.sign is None):
+            raise LedgerError(
+                f"the head of {self._path} is signed; open it with its seal to write, or read_only"
+            )
 
     def _sign(self, connection: sqlite3.Connection, head: Head) -> None:
         if self._seal is not None and self._seal.sign is not None:
             write_seal(connection, head, self._seal.sign)
-
-    def _check_seal(self, connection: sqlite3.Connection) -> None:
-        if self._seal is not None:
-            check_seal(connection, self._seal.verify)
 
     def _closing(
         self,
@@ -596,17 +459,16 @@ class Ledger:
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Books in which admission counts what was realised, and no longer what was reserved.
 
-        Where neither costs less at every order it counts both.
+        As the policy says. In a client's ledger what costs less needs evidence.
         """
         rising, falling = [], []
         for book, event in real.events().items():
-            reserved = before.charge.events()[book]
-            lower = admission.raises_price(reserved, over=event)
-            if admission.raises_price(event, over=reserved):
+            found = self._policy.weigh(before.charge.events()[book], event)
+            if found.rising:
                 rising.append(book.value)
-                if not lower:
-                    falling.append(book.value)
-            if lower and self._keeper is Keeper.CLIENT and not evidence:
+            if found.falling:
+                falling.append(book.value)
+            if found.lower and self._keeper is Keeper.CLIENT and not evidence:
                 _conflict(
                     before,
                     f"would cost less in the {book.value} book on the server's word alone; "

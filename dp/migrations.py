@@ -3,6 +3,7 @@
 | from | to | what changes |
 |---|---|---|
 | 1 | 2 | one account a subject, for both adversaries, becomes two books that begin alike |
+| 2 | 3 | policies other than "fixed plan"; records "state" and "seal", unknown before |
 """
 
 import sqlite3
@@ -10,7 +11,7 @@ from itertools import zip_longest
 from typing import Final
 
 from dp.errors import LedgerCorrupt
-from dp.records import append, make_tables, replay
+from dp.records import Head, append, check_chain, make_tables, replay
 
 _OLD: Final = ("charges", "events", "spent")
 _ALIKE: Final = (  # what schema 1 held, and the same seen through schema 2
@@ -46,3 +47,14 @@ def migrate_1_to_2(connection: sqlite3.Connection) -> None:
         connection.execute(f"DROP TABLE old_{table}")
     connection.execute("PRAGMA user_version = 2")
     append(connection, {"action": "migrate", "schema": 2})
+
+
+def migrate_2_to_3(connection: sqlite3.Connection) -> Head:
+    """Nothing but the number, which keeps older versions from what they cannot read.
+
+    Inside the caller's transaction. Raises ``LedgerCorrupt`` if the chain is broken or the
+    accounts say something else. The new head, for who signs.
+    """
+    check_chain(connection, None)
+    connection.execute("PRAGMA user_version = 3")
+    return append(connection, {"action": "migrate", "schema": 3})

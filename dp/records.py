@@ -10,7 +10,8 @@ records say, down to the numbers that stand for names.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 from dp.errors import BadParameter, LedgerCorrupt
 from dp.events import Event, from_json
+from dp.statement import Statement
 
 _LABEL: Final = b"dp.ledger record v1"
 _NO_HASH: Final = bytes(32)
@@ -149,7 +151,7 @@ class Record:
 
     Attributes:
       seq: its place in the chain, from 0.
-      action: "create", "migrate", "budget", "reserve", "commit" or "abort".
+      action: "create", "migrate", "seal", "state", "budget", "reserve", "commit" or "abort".
       round: the round of a reserve, commit or abort, else ``None``.
       attempt: the attempt, likewise.
       subjects: whom it concerns, in the order of the call.
@@ -224,6 +226,8 @@ def replay(connection: sqlite3.Connection, into: sqlite3.Connection, kept: Head 
         if kept is not None and seq == kept.seq and digest != kept.hash:
             raise LedgerCorrupt(f"record {seq} is not the one whose hash was kept")
         record = parse(seq, body, digest)
+        if not body.startswith(_start(record.action)):
+            raise LedgerCorrupt(f"record {seq} is not written as a record is")
         try:
             if (record.action == "create") != (seq == 0):
                 raise ValueError("a chain is created once, by its first record")
@@ -239,23 +243,51 @@ def replay(connection: sqlite3.Connection, into: sqlite3.Connection, kept: Head 
     return last
 
 
-def check_chain(
-    connection: sqlite3.Connection, scratch: sqlite3.Connection, kept: Head | None
-) -> Head:
-    """Replay the chain into the empty ``scratch`` and compare the accounts; the last record.
+def check_chain(connection: sqlite3.Connection, kept: Head | None) -> Head:
+    """Replay the chain into accounts made anew and compare them; the last record.
 
     Raises ``LedgerCorrupt`` naming the first thing that is wrong.
     """
     (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if state != "ok":
         raise LedgerCorrupt(f"SQLite finds {state}")
-    last = replay(connection, scratch, kept)
-    for table, key in _FOLDED.items():
-        query = f"SELECT * FROM {table} ORDER BY {key}"  # noqa: S608 - names from above
-        for held, said in zip_longest(connection.execute(query), scratch.execute(query)):
-            if held != said:
-                raise LedgerCorrupt(f"the accounts hold {held} in {table}, the records say {said}")
+    with closing(sqlite3.connect("", isolation_level=None)) as scratch:
+        scratch.execute("PRAGMA journal_mode = OFF")
+        scratch.execute("BEGIN")
+        make_tables(scratch)
+        last = replay(connection, scratch, kept)
+        for table, key in _FOLDED.items():
+            query = f"SELECT * FROM {table} ORDER BY {key}"  # noqa: S608 - names from above
+            for held, said in zip_longest(connection.execute(query), scratch.execute(query)):
+                if held != said:
+                    raise LedgerCorrupt(
+                        f"the accounts hold {held} in {table}, the records say {said}"
+                    )
     return last
+
+
+def of_action(connection: sqlite3.Connection, action: str) -> Iterator[Record]:
+    """The records of one action, the last first."""
+    start = _start(action)
+    for row in connection.execute(
+        "SELECT seq, body, hash FROM records WHERE substr(body, 1, ?) = ? ORDER BY seq DESC",
+        (len(start), start),
+    ):
+        yield parse(*row)
+
+
+def _start(action: str) -> str:
+    """How the body of such a record begins: its keys are sorted, and this is the first."""
+    return f'{{"action":{dumps(action)}'
+
+
+def statements(connection: sqlite3.Connection) -> Iterator[Statement]:
+    """What the keeper stated, the last first."""
+    for record in of_action(connection, "state"):
+        try:
+            yield Statement.from_json(record.data["statement"])
+        except (BadParameter, KeyError):
+            raise LedgerCorrupt(f"record {record.seq} holds no statement") from None
 
 
 def make_tables(connection: sqlite3.Connection, *, records: bool = True) -> None:
@@ -289,6 +321,27 @@ def write_seal(connection: sqlite3.Connection, head: Head, sign: Callable[[bytes
     connection.execute("REPLACE INTO seal VALUES (0, ?, ?)", (head.seq, sign(head.message())))
 
 
+def genesis_of(connection: sqlite3.Connection) -> Record:
+    """The first record."""
+    row = connection.execute("SELECT seq, body, hash FROM records WHERE seq = 0").fetchone()
+    if row is None:
+        raise LedgerCorrupt("its first record is missing")
+    return parse(*row)
+
+
+def is_sealed(connection: sqlite3.Connection) -> bool:
+    """Whether its head is signed, or was from the start."""
+    signed = connection.execute("SELECT 1 FROM seal").fetchone()
+    return signed is not None or genesis_of(connection).data.get("sealed") is True
+
+
+def sealed_from(connection: sqlite3.Connection) -> int | None:
+    """The first record that was signed when it was written; ``None`` where none says so."""
+    if genesis_of(connection).data.get("sealed") is True:
+        return 0
+    return next((record.seq for record in of_action(connection, "seal")), None)
+
+
 def check_seal(connection: sqlite3.Connection, verify: Callable[[bytes, bytes], bool]) -> None:
     """Raise ``LedgerCorrupt`` unless the last record is the one that was signed."""
     head = head_of(connection)
@@ -304,8 +357,10 @@ def check_seal(connection: sqlite3.Connection, verify: Callable[[bytes, bytes], 
 def _fold(connection: sqlite3.Connection, data: Mapping[str, Any]) -> None:
     """What one record does to the accounts; the only code that changes them."""
     match data["action"]:
-        case "create" | "migrate":
+        case "create" | "migrate" | "seal":
             return
+        case "state":
+            Statement.from_json(data["statement"])
         case "budget":
             for epsilon, delta, names in data["budgets"]:
                 given = {"names": dumps(names), "epsilon": epsilon, "delta": delta}

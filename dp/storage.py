@@ -31,12 +31,32 @@ _CODES: Final[dict[int, tuple[type[LedgerError], str]]] = {
 class File:
     """A connection to an existing database file, of one process and thread."""
 
-    def __init__(self, path: str | PathLike[str], patience: float) -> None:
-        """Connect; nothing is read, and nothing made, before the first statement."""
+    def __init__(
+        self, path: str | PathLike[str], patience: float, *, read_only: bool = False
+    ) -> None:
+        """Connect; nothing is read, and nothing made, before the first statement.
+
+        With ``read_only`` no byte of the file, or beside it, is ever written.
+        """
         self.path = Path(path)
+        self.read_only = read_only
         self._process = os.getpid()
         self._connection: sqlite3.Connection | None = None
-        uri = f"{self.path.absolute().as_uri()}?mode=rw"
+        self._still: tuple[int, int, int] | None = None
+        mode = "rw"
+        if read_only:
+            # Without a log the file is all there is, and SQLite needs no lock or index beside it.
+            beside = os.path.realpath(self.path)
+            log, index = Path(f"{beside}-wal"), Path(f"{beside}-shm")
+            mode = "ro&readonly_shm=1"
+            if not (log.exists() and log.stat().st_size):
+                mode, self._still = "ro&immutable=1", self._stamp()
+            elif not index.exists():
+                raise LedgerError(
+                    f"{log} holds what is not in {self.path} yet, and {index.name} is missing: "
+                    "copy both files and open the copy once without read_only"
+                )
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         with self.translated():
             self._connection = sqlite3.connect(
                 uri, uri=True, timeout=patience, isolation_level=None
@@ -69,6 +89,8 @@ class File:
         """Alone with the file; on disk when it ends well, undone when not."""
         with self.translated():
             connection = self.connection
+            if self.read_only:
+                raise LedgerError(f"{self.path} was opened to be read only; nothing was written")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 # A file moved away, or put back from a copy, would take charges nobody sees.
@@ -92,6 +114,8 @@ class File:
             finally:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
+                if self._still is not None and self._still != self._stamp():
+                    raise LedgerBusy(f"{self.path} was written while it was read; open it anew")
 
     def make_durable(self) -> None:
         """Write-ahead log, synced at every commit: asserted by reading it back."""
@@ -121,6 +145,14 @@ class File:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def _stamp(self) -> tuple[int, int, int]:
+        """Differs once the file was written; read without a lock, it must not be."""
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise LedgerError(f"{self.path} cannot be read: {error.strerror}") from error
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def _look(self) -> tuple[int, int] | None:
         try:

@@ -418,15 +418,15 @@ def test_what_is_no_ledger_is_refused_and_left_alone(tmp_path):
 
 def test_a_file_of_a_newer_version_is_refused(path, ledger):
     ledger.close()
-    for version in (3, 0, -1):
+    for version in (4, 0, -1):
         raw(path, f"PRAGMA user_version = {version}")
         with pytest.raises(LedgerError, match=f"schema {version}"):
             Ledger.open(path)
 
 
 def test_a_file_that_a_newer_version_took_over_meanwhile_is_refused(path, ledger):
-    raw(path, "PRAGMA user_version = 3")
-    with pytest.raises(LedgerError, match="schema 3"):
+    raw(path, "PRAGMA user_version = 4")
+    with pytest.raises(LedgerError, match="schema 4"):
         ledger.reserve(0, {"a": EVENT})
 
 

@@ -1,0 +1,279 @@
+"""The reading half of a ledger: what was charged, what may be stated, whether it is whole."""
+
+import sqlite3
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from dp.accountant import Accountant
+from dp.accounts import Accounts
+from dp.books import Budget, Keeper, Protection, Reservation, Seal, Verified, integer, subject_name
+from dp.errors import BadParameter, LedgerCorrupt, LedgerError, LedgerMissing
+from dp.events import Event
+from dp.filters import Filter
+from dp.policies import FIXED_PLAN, Alike, Ask, Basis, policy
+from dp.records import (
+    Book,
+    Head,
+    Record,
+    check_chain,
+    check_seal,
+    genesis_of,
+    head_of,
+    parse,
+    sealed_from,
+    statements,
+)
+from dp.statement import Statement
+from dp.storage import File
+
+SCHEMA_VERSION: Final = 3
+OLDEST_READ: Final = 2  # the same tables; schema 1 is read after its migration alone
+APPLICATION_ID: Final = 0x64704C67  # "dpLg", in the header of the file
+
+
+class Reader:
+    """What ``dp.ledger.Ledger`` answers; every answer is of one state of the file."""
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        seal: Seal | None = None,
+        patience: float = 5.0,
+        read_only: bool = False,
+    ) -> None:
+        """Connect to an existing database; prefer ``create`` and ``open``."""
+        self._file = File(path, patience, read_only=read_only)
+        self._path = Path(path)
+        self._seal = seal
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of every subject that has none of its own."""
+        return self._budget
+
+    @property
+    def keeper(self) -> Keeper:
+        """Whose ledger it is."""
+        return self._keeper
+
+    @property
+    def policy(self) -> str:
+        """What may be chosen from earlier outputs; admission is sound for that and no more."""
+        return self._policy.text
+
+    def epsilon(
+        self,
+        subject: str,
+        accountant: Accountant = "rdp",
+        *,
+        book: Book | None = None,
+        basis: Basis = "held",
+    ) -> float:
+        """What may be stated of ``subject`` at its budget's delta, open reservations included.
+
+        In one book, or in the one that costs more. 0 for a subject that was never charged.
+
+        | policy | accountant, basis | what it is |
+        |---|---|---|
+        | fixed plan | rdp, held | what was spent, the number that admission uses |
+        | fixed plan | rdp, realised | with realised noise: true if no output decided who was lost |
+        | fixed plan | pld, held | tighter, for a report |
+        | fixed plan | pld, realised | refused where it differs: it needs a plan fixed in advance |
+        | a filter | rdp, either | the whole budget; ``inf`` if a realised price passed it |
+        | a filter | pld, either | refused: ``UnsoundEvent`` |
+
+        Why a filter states the budget, ``dp.policies`` says.
+        """
+        with self._file.snapshot() as connection:
+            budget = self._accounts.budget_of(connection, subject_name(subject))
+            found = self._accounts.spent(connection, subject)
+        return self._policy.epsilon(
+            found.get(subject, {}), budget, Ask(accountant, book, basis), {}
+        )
+
+    def epsilons(
+        self, accountant: Accountant = "rdp", *, book: Book | None = None, basis: Basis = "held"
+    ) -> dict[str, float]:
+        """``epsilon`` of every subject that was ever reserved for, by name."""
+        with self._file.snapshot() as connection:
+            own = self._accounts.budgets(connection)
+            found = self._accounts.spent(connection)
+        ask, known = Ask(accountant, book, basis), dict[Alike, float]()
+        return {
+            name: self._policy.epsilon(spent, own.get(name, self._budget), ask, known)
+            for name, spent in found.items()
+        }
+
+    def filter_of(self, subject: str, book: Book = Book.SERVER) -> Filter | None:
+        """The filter of ``subject`` in one book as it stands, open reservations included.
+
+        Its ``share`` says how much is gone. ``None`` under "fixed plan" and where nothing is
+        charged.
+        """
+        with self._file.snapshot() as connection:
+            budget = self._accounts.budget_of(connection, subject_name(subject))
+            found = self._accounts.spent(connection, subject)
+        return self._policy.filter_of(found.get(subject, {}).get((book, "held"), {}), budget)
+
+    def filters(self, book: Book = Book.SERVER) -> dict[str, Filter]:
+        """``filter_of`` of every subject that has one, by name."""
+        with self._file.snapshot() as connection:
+            own = self._accounts.budgets(connection)
+            found = self._accounts.spent(connection)
+        pairs = (
+            (
+                name,
+                self._policy.filter_of(spent.get((book, "held"), {}), own.get(name, self._budget)),
+            )
+            for name, spent in found.items()
+        )
+        return {name: stands for name, stands in pairs if stands is not None}
+
+    def spent(
+        self, subject: str, book: Book = Book.SERVER, *, basis: Basis = "held"
+    ) -> dict[Event, int]:
+        """The composition charged to ``subject``: one-step events, and how many steps of each."""
+        with self._file.snapshot() as connection:
+            found = self._accounts.spent(connection, subject_name(subject))
+        return found.get(subject, {}).get((book, basis), {})
+
+    def compositions(
+        self, book: Book = Book.SERVER, *, basis: Basis = "held"
+    ) -> dict[str, dict[Event, int]]:
+        """``spent`` of every subject that was ever reserved for, by name."""
+        with self._file.snapshot() as connection:
+            found = self._accounts.spent(connection)
+        return {name: spent.get((book, basis), {}) for name, spent in found.items()}
+
+    def budget_of(self, subject: str) -> Budget:
+        """The budget of ``subject``, its own or everybody's."""
+        with self._file.snapshot() as connection:
+            return self._accounts.budget_of(connection, subject_name(subject))
+
+    def subjects(self) -> list[str]:
+        """Every subject that was ever reserved for, sorted."""
+        with self._file.snapshot() as connection:
+            rows = connection.execute(
+                "SELECT name FROM subjects WHERE EXISTS"
+                " (SELECT 1 FROM spent WHERE subject = id) ORDER BY name"
+            )
+            return [name for (name,) in rows]
+
+    def reservations(self, round_number: int | None = None) -> list[Reservation]:
+        """The reservations of one round or of all, by (round, attempt, subject)."""
+        if round_number is not None:
+            integer("round", round_number)
+        with self._file.snapshot() as connection:
+            return self._accounts.reservations(connection, round_number)
+
+    def records(self) -> Iterator[Record]:
+        """All records in order, one at a time. Their chain is checked by ``verify``, not here."""
+        seq = -1
+        while True:
+            with self._file.snapshot() as connection:
+                row = connection.execute(
+                    "SELECT seq, body, hash FROM records WHERE seq > ? ORDER BY seq LIMIT 1",
+                    (seq,),
+                ).fetchone()
+                if row is None:
+                    return
+                record = parse(*row)
+            seq = record.seq
+            yield record
+
+    def statement(self) -> Statement | None:
+        """What the keeper stated last; ``None`` where nothing was."""
+        with self._file.snapshot() as connection:
+            return next(statements(connection), None)
+
+    def statements(self) -> list[Statement]:
+        """All that the keeper stated, in order: more than one says that it was changed."""
+        with self._file.snapshot() as connection:
+            return list(statements(connection))[::-1]
+
+    def head(self) -> Head:
+        """The end of the chain now: keep it outside the file."""
+        with self._file.snapshot() as connection:
+            return head_of(connection)
+
+    def verify(self, head: Head | None = None) -> Verified:
+        """Check the whole file, that it continues ``head`` if one is given, and the seal.
+
+        Finds damage, and every edit, deletion or reordering of records after which the
+        chain was not computed anew; every difference between the records and the
+        accounts; and more with ``head`` and with the seal the ledger was opened with, as
+        the table of ``dp.ledger`` and the result's ``protection`` say.
+
+        Raises ``LedgerCorrupt`` naming the first thing that is wrong.
+        """
+        with self._file.snapshot() as connection:
+            last = check_chain(connection, head)
+            self._check_seal(connection)
+            since = None if self._seal is None else sealed_from(connection)
+        stands = ((Protection.HEAD, head), (Protection.SIGNATURE, self._seal))
+        protection = tuple(kind for kind, given in stands if given is not None)
+        return Verified(head=last, protection=protection or (Protection.NONE,), signed_from=since)
+
+    def close(self) -> None:
+        """Close the file. Reservations stay as they are. Closing twice is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._path}>"
+
+    # Inside
+
+    def _load(self) -> None:
+        """What the first record fixes, for good."""
+        with self._file.snapshot() as connection:
+            if (schema := self._version(connection)) < OLDEST_READ:
+                raise LedgerError(
+                    f"{self._path} has schema {schema}, which is read after it was brought to "
+                    f"schema {SCHEMA_VERSION}: open a copy of it without read_only, once"
+                )
+            genesis = genesis_of(connection).data
+            try:
+                self._budget = Budget(**genesis["budget"])
+                self._keeper = Keeper(genesis.get("keeper", "server"))
+            except (TypeError, KeyError, ValueError):
+                raise LedgerCorrupt("its first record holds no budget") from None
+            self._check_seal(connection)
+        try:
+            self._policy = policy(genesis.get("policy", FIXED_PLAN))
+        except BadParameter as error:
+            raise LedgerError(f"{self._path} has a policy unknown here: {error}") from None
+        self._accounts = Accounts(self._budget, self._policy)
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID:
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if not tables:
+                raise LedgerMissing(f"{self._path} is empty; create the ledger")
+            raise LedgerCorrupt("is a SQLite file, but no ledger")
+        if not 1 <= version <= SCHEMA_VERSION:
+            raise LedgerError(
+                f"{self._path} has schema {version}, this version reads up to {SCHEMA_VERSION}; "
+                "use the version of secagg that wrote it, or a newer one"
+            )
+        return int(version)
+
+    def _check_seal(self, connection: sqlite3.Connection) -> None:
+        if self._seal is not None:
+            check_seal(connection, self._seal.verify)

@@ -1,0 +1,127 @@
+"""What the keeper of a ledger states about the system around it, for an audit to repeat.
+
+An epsilon alone says little: NIST SP 800-226 asks what one unit is, who is trusted, what
+is released and what is left out. None of this can be computed from a ledger, so it is
+stated once, in the chain like all else, and a report says who said it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, Self
+
+from dp.accountant import ReportedDelta, reported_delta
+from dp.errors import BadParameter
+from dp.events import MAX_STEPS, positive_float
+
+_LONGEST: Final = 4096  # characters of one text
+_TEXTS: Final = ("mechanism", "sampling", "scope", "randomness", "floating_point")
+_LISTS: Final = ("trusted", "released", "unaccounted", "assumptions")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """All texts are one printable line, not blank; a tuple may be empty, and then says "none".
+
+    Attributes:
+      unit_count: how many units there are, N; a delta of 1/N or more is refused.
+      mechanism: what adds the noise.
+      sampling: how batches are drawn, with the evidence for it.
+      trusted: who is trusted, with what.
+      released: what leaves under the events of the ledger.
+      unaccounted: what is public, or leaves and is not accounted for.
+      scope: which releases the composition covers.
+      randomness: where noise and batches come from.
+      floating_point: what is computed in floats, and what that may leak.
+      assumptions: computational ones, named and not added to delta.
+      sparse_graph: sums are masked over a random graph of neighbours, 2^-40 a round.
+      rounded_sums: sums are rounded once and never redrawn, 2^-60 a step.
+      flooding_bits: s of a flooded decryption, ``None`` where there is none.
+      sampler_error: total-variation distance of one drawn entry from the exact law.
+      entries: how many are drawn a step with that error.
+    """
+
+    unit_count: int
+    mechanism: str
+    sampling: str
+    trusted: tuple[str, ...]
+    released: tuple[str, ...]
+    unaccounted: tuple[str, ...]
+    scope: str
+    randomness: str
+    floating_point: str
+    assumptions: tuple[str, ...]
+    sparse_graph: bool = False
+    rounded_sums: bool = False
+    flooding_bits: int | None = None
+    sampler_error: float = 0.0
+    entries: int = 0
+
+    def __post_init__(self) -> None:
+        for name in _TEXTS:
+            _check_line(name, getattr(self, name))
+        for name in _LISTS:
+            if not isinstance(lines := getattr(self, name), tuple):
+                raise BadParameter(f"{name} is {lines!r:.80}, must be a tuple of texts")
+            for line in lines:
+                _check_line(name, line)
+        for name in ("sparse_graph", "rounded_sums"):
+            if type(value := getattr(self, name)) is not bool:
+                raise BadParameter(f"{name} is {value!r:.80}, must be True or False")
+        for name, least in (("unit_count", 1), ("entries", 0), ("flooding_bits", 30)):
+            value = getattr(self, name)
+            if value is None and name == "flooding_bits":
+                continue
+            if type(value) is not int or not least <= value <= MAX_STEPS:
+                raise BadParameter(
+                    f"{name} is {value!r:.80}, must be an integer in [{least}, 2**53]"
+                )
+        error = self.sampler_error
+        if isinstance(error, bool) or error != 0:
+            error = positive_float("sampler_error", error)
+        object.__setattr__(self, "sampler_error", float(error))
+        if error and not self.entries:
+            raise BadParameter("sampler_error is given without entries, how many a step")
+
+    def delta(self, accountant: float, *, rounds: int, steps: int) -> ReportedDelta:
+        """The delta of the whole system after so many rounds and steps, part by part.
+
+        Raises ``BadParameter`` for a total of 1 / ``unit_count`` or more.
+        """
+        return reported_delta(
+            accountant=accountant,
+            units=self.unit_count,
+            sparse_rounds=rounds if self.sparse_graph else 0,
+            rounded_steps=steps if self.rounded_sums else 0,
+            flooding_bits=self.flooding_bits,
+            sampler_error=self.sampler_error,
+            sampler_draws=steps * self.entries,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field by its name, tuples as lists: what ``json.dumps`` takes."""
+        data = {item.name: getattr(self, item.name) for item in fields(self)}
+        return data | {name: list(data[name]) for name in _LISTS}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The statement whose ``to_json()`` is ``data``; anything else is a ``BadParameter``."""
+        names = {item.name for item in fields(cls)}
+        if not isinstance(data, Mapping) or data.keys() != names:
+            raise BadParameter(f"a statement has exactly the fields {', '.join(sorted(names))}")
+        values = dict(data)
+        for name in _LISTS:
+            if not isinstance(values[name], list):
+                raise BadParameter(f"{name} is {values[name]!r:.80}, must be a list of texts")
+            values[name] = tuple(values[name])
+        if type(values["sampler_error"]) is not float:
+            raise BadParameter(f"sampler_error is {values['sampler_error']!r:.80}, must be a float")
+        return cls(**values)
+
+
+def _check_line(name: str, text: str) -> None:
+    if not (
+        isinstance(text, str) and len(text) <= _LONGEST and text.isprintable() and text.strip()
+    ):
+        raise BadParameter(
+            f"{name} is {text!r:.80}, must be a line of 1 to {_LONGEST} printable characters"
+        )
