@@ -1,0 +1,407 @@
+"""What the parties of a session agree upon before it, and what it costs them.
+
+Guarantee: a ``Params`` that exists has 128 bits of security against classical attacks
+by [BCC+24], cannot wrap around, and floods for the ``flooding`` bits that it names.
+What it predicts is an error of the *mean*, in the unit of ``clip``.
+
+Errors, for a polynomial of N coefficients, P key holders and n clients. SEAL's error
+polynomials are centred binomials of 21 bits (variance 21/2), secrets and the u of a
+public-key encryption are uniform in {-1, 0, 1} (variance 2/3). A coefficient of one
+ciphertext's error then has variance
+
+    shared key     21/2
+    threshold      v = 21/2 (1 + 2 (2/3) P N); under a special prime p, which encryption
+                   divides away with a rounding: v / p^2 + (1 + (2/3) P N) / 12
+
+of a sum n times that, of a flooded result P sigma^2 more. A slot collects N coefficients,
+half of the variance in each of its two reals.
+
+[BCC+24]: Bossuat et al., Security Guidelines for Implementing Homomorphic Encryption,
+https://eprint.iacr.org/2024/463
+[LMSS22]: Li, Micciancio, Schultz, Sorrell, https://eprint.iacr.org/2022/816
+"""
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Final, Self
+
+from protocols.ckks.noise import MAX_DEVIATION
+from protocols.ckks.residues import DEGREES, MAX_PRIME_BITS, SEED_SIZE, Ring, size
+from protocols.errors import DecodeError, ParameterError
+from protocols.primitives.shamir import ORDER
+from protocols.wire import Reader, u32
+
+MAX_BITS: Final = {1024: 26, 2048: 53, 4096: 106, 8192: 214, 16384: 430, 32768: 868}
+"""log2 of the product of *all* primes, ternary secret, 128 bits classical [BCC+24].
+
+The older table of the HE standard, which SEAL goes by, allows 27, 54, 109, 218, 438, 881.
+"""
+
+MIN_FLOODING: Final = 30  # bits: a delta of 2**-17.8; with less it is no smaller than usual ones
+MAX_FLOODING: Final = 128  # bits: as many as everything else has
+SPECIAL_BITS: Final = 40  # the errors of a public-key encryption are divided by 2**40
+_ERROR_VARIANCE: Final = 21 / 2  # of SEAL's centred binomial (native/src/seal/util/rlwe.cpp)
+_TERNARY_VARIANCE: Final = 2 / 3
+_TAIL_BITS: Final = 40  # a norm passes its bound once in 2**40 ciphertexts
+_NEVER: Final = 12.5  # deviations: a Gaussian passes them once in 2**115
+_LEAST_SCALE: Final = 2  # half bits: SEAL takes no scale of 1 or less
+_DOUBLE: Final = 2.0**-52  # of the largest slot: what SEAL's transforms in doubles lose
+
+
+class Model(IntEnum):
+    """Who can decrypt."""
+
+    SHARED_KEY = 1  # every client alone; the server not
+    THRESHOLD = 2  # enough of the holders together; nobody alone
+
+
+def error_variance(ring: Ring, model: Model, holders: int) -> float:
+    """Variance of a coefficient of one fresh ciphertext's error."""
+    if model is Model.SHARED_KEY:
+        return _ERROR_VARIANCE
+    spread = _TERNARY_VARIANCE * holders * ring.degree
+    fresh = _ERROR_VARIANCE * (1 + 2 * spread)
+    if not ring.special_bits:
+        return fresh
+    return fresh / ring.key_primes[-1] ** 2 + (1 + spread) / 12
+
+
+def norm_bound(degree: int, variance: float) -> float:
+    """Bound on the L2 norm of a polynomial whose coefficients have ``variance``; T.
+
+    The squared norm is the mean of N/2 products of two exponentials: the error's spectrum,
+    taken as Gaussian, times the secret's. With h = N/2 and x = 40 ln 2 the second are all
+    below ln h + x, and [Laurent, Massart 2000, Lemma 1] bounds the sum, each but for 2**-40.
+    """
+    half, tail = degree / 2, _TAIL_BITS * math.log(2)
+    excess = 2 * math.sqrt(tail / half) + (math.log(half) + tail) * tail / half
+    return math.sqrt(degree * variance * (1 + excess))
+
+
+def smudging(flooding: int, opened: int, norm: float) -> float:
+    """Deviation of each coefficient of the noise that a holder adds: sqrt(12 tau) 2^(s/2) T.
+
+    [LMSS22], for s bits after tau opened ciphertexts whose errors have L2 norms up to T.
+    It hides them without the noise of other holders, who may be the reader's friends.
+    """
+    return math.sqrt(12 * opened) * 2 ** (flooding / 2) * norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """The numbers that the guarantee depends on; every party checks them for itself.
+
+    :func:`plan` finds them. What is called deviation is that of a Gaussian, in integers
+    of a coefficient unless said otherwise.
+
+    Attributes:
+      model: who can decrypt.
+      clients: most ciphertexts that one sum may have, n.
+      minimum_survivors: a holder answers for no sum of fewer.
+      entries: reals in a client's vector.
+      clip: largest absolute value of an entry, by which entries are divided before they
+        are encoded; ``seal.Context`` refuses what is larger.
+      ring: polynomials and primes.
+      scale_half_bits: the scale is 2**(scale_half_bits / 2).
+      flooding: s, bits of noise over what a result says about the key [LMSS22]; at
+        least 30. None: shared key only, for results that no client ever publishes.
+      decryptions: sums that may be opened under one key.
+      holders: of shares of the threshold key, P; 0 for a shared key.
+      threshold: holders who decrypt together, t; 0 for a shared key.
+      corrupt: holders that may work with the server, n_C.
+    """
+
+    model: Model
+    clients: int
+    minimum_survivors: int = 2
+    entries: int
+    clip: float
+    ring: Ring
+    scale_half_bits: int
+    flooding: int | None = 40
+    decryptions: int = 1
+    holders: int = 0
+    threshold: int = 0
+    corrupt: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_counts()
+        self._check_holders()
+        if self.ring.bits > MAX_BITS[self.ring.degree]:
+            raise ParameterError(
+                f"primes of {self.ring.bits:.2f} bits in all at degree {self.ring.degree}: "
+                f"128-bit security allows {MAX_BITS[self.ring.degree]}"
+            )
+        if self.flooding is not None and not MIN_FLOODING <= self.flooding <= MAX_FLOODING:
+            raise ParameterError(
+                f"flooding for {self.flooding} bits is outside [{MIN_FLOODING}, {MAX_FLOODING}]"
+            )
+        if self.smudging > MAX_DEVIATION:
+            raise ParameterError(
+                f"flooding needs a deviation of 2**{math.log2(self.smudging):.1f}, above 2**50"
+            )
+        if not _LEAST_SCALE <= self.scale_half_bits < 2 * self.ring.modulus.bit_length():
+            raise ParameterError(f"scale 2**({self.scale_half_bits}/2) does not fit the primes")
+        if self.largest_coefficient >= self.ring.modulus / 2:
+            raise ParameterError(
+                f"a sum of {self.clients} clients may reach 2**"
+                f"{math.log2(self.largest_coefficient):.2f}, and wraps around at "
+                f"2**{math.log2(self.ring.modulus / 2):.2f}"
+            )
+
+    def _check_counts(self) -> None:
+        if not 2 <= self.clients < 2**32:
+            raise ParameterError(f"{self.clients} clients: at least 2 and below 2**32 can sum")
+        if not 2 <= self.minimum_survivors <= self.clients:
+            raise ParameterError(
+                f"minimum_survivors {self.minimum_survivors} of {self.clients} clients is "
+                f"outside [2, {self.clients}]: the sum of one is no sum"
+            )
+        for name in ("entries", "decryptions"):
+            if not 1 <= getattr(self, name) < 2**32:
+                raise ParameterError(f"{name} {getattr(self, name)} is outside [1, 2**32)")
+        if not (self.clip > 0 and math.isfinite(self.clip)):
+            raise ParameterError(f"clip {self.clip} is not positive and finite")
+
+    def _check_holders(self) -> None:
+        if self.model is Model.SHARED_KEY:
+            if self.holders or self.threshold or self.corrupt:
+                raise ParameterError("a shared key has neither holders nor a threshold")
+            return
+        if self.flooding is None:
+            raise ParameterError("a threshold decryption is flooded: the server sees its result")
+        if not 2 <= self.holders <= ORDER or not 0 <= self.corrupt < self.holders:
+            raise ParameterError(
+                f"{self.holders} holders of whom {self.corrupt} corrupt: 2 to {ORDER}, not all"
+            )
+        needed = majority(self.holders, self.corrupt)
+        if not needed <= self.threshold <= self.holders:
+            raise ParameterError(
+                f"threshold {self.threshold} of {self.holders} holders, {self.corrupt} corrupt, "
+                f"is outside [{needed}, {self.holders}]: two sets of holders could both answer"
+            )
+
+    @property
+    def scale(self) -> float:
+        """What 1, after the division by ``clip``, is encoded as."""
+        return float(2 ** (self.scale_half_bits / 2))
+
+    @property
+    def chunks(self) -> int:
+        """Ciphertexts of one vector: N reals in each."""
+        return -(-self.entries // self.ring.degree)
+
+    @property
+    def opened(self) -> int:
+        """Ciphertexts that the key opens in all, tau: chunks times decryptions."""
+        return self.chunks * self.decryptions
+
+    @property
+    def sum_variance(self) -> float:
+        """Variance of a coefficient of the error of a sum, before flooding."""
+        return self.clients * error_variance(self.ring, self.model, self.holders)
+
+    @property
+    def smudging(self) -> float:
+        """Deviation of the noise that each holder alone adds, sigma; 0 without flooding."""
+        if self.flooding is None:
+            return 0.0
+        norm = norm_bound(self.ring.degree, self.sum_variance)
+        return smudging(self.flooding, self.opened, norm)
+
+    @property
+    def result_deviation(self) -> float:
+        """Deviation of a coefficient of an opened sum, all holders smudging, rounding too."""
+        floods = max(self.holders, 1) * self.smudging**2
+        rounding = self.clients**2 / 12  # equal vectors are rounded equally
+        return math.sqrt(self.sum_variance + floods + rounding)
+
+    @property
+    def largest_coefficient(self) -> float:
+        """Bound on a coefficient of an opened sum: every |slot| <= sqrt 2, and the errors."""
+        return self.clients * math.sqrt(2) * self.scale + _NEVER * self.result_deviation
+
+    @property
+    def largest_scale_half_bits(self) -> int:
+        """The largest scale at which this many clients cannot wrap around; may be negative."""
+        room = self.ring.modulus / 2 - _NEVER * self.result_deviation
+        if room <= 0:
+            raise ParameterError("the flooding alone wraps around")
+        return math.ceil(2 * math.log2(room / (self.clients * math.sqrt(2)))) - 1
+
+    def mean_deviation(self, survivors: int | None = None) -> float:
+        """Deviation of the error of an entry of the mean of ``survivors`` (default: all)."""
+        count = self.clients if survivors is None else survivors
+        slot = self.result_deviation * math.sqrt(self.ring.degree / 2) / self.scale
+        return self.clip * math.hypot(slot / count, _DOUBLE)
+
+    def mean_error(self, survivors: int | None = None) -> float:
+        """The largest error among all entries of the mean is in expectation at most this.
+
+        The maximum of m Gaussians of either sign: deviation times sqrt(2 ln 2m). Gaussian are
+        flooding and a shared key's errors. Those of a collective key are larger in the slots
+        where its spectrum is, and lie 2**-20 and more below the flooding.
+        """
+        return self.mean_deviation(survivors) * math.sqrt(2 * math.log(2 * self.entries))
+
+    @property
+    def flooding_delta(self) -> float:
+        """What the opened results add to a reported delta: 2**-(s/2) / 6.9 [LMSS22]."""
+        return 0.0 if self.flooding is None else 2 ** (-self.flooding / 2) / 6.9
+
+    @property
+    def chunk_size(self) -> int:
+        """Bytes of one ciphertext of a client."""
+        return _chunk_size(self.ring, self.model)
+
+    @property
+    def vector_size(self) -> int:
+        """Bytes of all ciphertexts of a client's vector."""
+        return self.chunks * self.chunk_size
+
+    @property
+    def partial_size(self) -> int:
+        """Bytes of all partial decryptions of one holder."""
+        return self.chunks * size(self.ring.degree, self.ring.primes)
+
+    def to_bytes(self) -> bytes:
+        """The encoding that enters the session's context.
+
+        model u8 | clients, minimum survivors, entries, decryptions u32 | clip f64 |
+        degree u32 | primes u8, bits of each u8 | special bits u8 | scale u32 |
+        flooding u8 (0: none) | holders, threshold, corrupt u32
+        """
+        ring = self.ring
+        return b"".join(
+            (
+                bytes([self.model]),
+                *map(u32, (self.clients, self.minimum_survivors, self.entries, self.decryptions)),
+                struct.pack(">d", self.clip),
+                u32(ring.degree),
+                bytes([len(ring.prime_bits), *ring.prime_bits, ring.special_bits]),
+                u32(self.scale_half_bits),
+                bytes([self.flooding or 0]),
+                *map(u32, (self.holders, self.threshold, self.corrupt)),
+            )
+        )
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Inverse of :meth:`to_bytes`.
+
+        Raises:
+          DecodeError: no parameters, or parameters that promise nothing.
+        """
+        try:
+            return cls(
+                model=Model(reader.u8()),
+                clients=reader.u32(),
+                minimum_survivors=reader.u32(),
+                entries=reader.u32(),
+                decryptions=reader.u32(),
+                clip=float(struct.unpack(">d", reader.view(8))[0]),
+                ring=Ring(
+                    degree=reader.u32(),
+                    prime_bits=tuple(reader.take(reader.u8())),
+                    special_bits=reader.u8(),
+                ),
+                scale_half_bits=reader.u32(),
+                flooding=reader.u8() or None,
+                holders=reader.u32(),
+                threshold=reader.u32(),
+                corrupt=reader.u32(),
+            )
+        except ValueError as error:  # ParameterError is one, and so is an unknown model
+            raise DecodeError(str(error)) from None
+
+
+def majority(holders: int, corrupt: int) -> int:
+    """Smallest threshold at which no two sets of holders can both answer, honest members once."""
+    return (holders + corrupt) // 2 + 1
+
+
+def _chunk_size(ring: Ring, model: Model) -> int:
+    packed = size(ring.degree, ring.primes)
+    return SEED_SIZE + packed if model is Model.SHARED_KEY else 2 * packed
+
+
+def _rings(model: Model) -> Iterator[Ring]:
+    """Those within the table, the shortest upload an entry first, then the smallest degree."""
+    found: list[tuple[float, int, tuple[int, ...], int]] = []
+    for degree in DEGREES:
+        low = degree.bit_length() + 6  # smaller primes are few
+        seed = 8 * SEED_SIZE / degree if model is Model.SHARED_KEY else 0
+        for bits in range(low, MAX_BITS[degree] + 1):
+            if bits <= MAX_PRIME_BITS:
+                found.append((bits + seed, degree, (bits,), 0))
+            halves = (bits - bits // 2, bits // 2)
+            if low <= halves[1] <= halves[0] <= MAX_PRIME_BITS and (
+                bits + SPECIAL_BITS <= MAX_BITS[degree]
+            ):
+                found.append((bits + seed, degree, halves, SPECIAL_BITS))
+    for _, degree, sizes, special in sorted(found):
+        yield Ring(degree=degree, prime_bits=sizes, special_bits=special)
+
+
+def plan(
+    *,
+    model: Model,
+    clients: int,
+    entries: int,
+    clip: float,
+    precision: float,
+    flooding: int | None = 40,
+    decryptions: int = 1,
+    holders: int = 0,
+    threshold: int | None = None,
+    corrupt: int | None = None,
+    minimum_survivors: int = 2,
+) -> Params:
+    """The parameters with the shortest upload whose ``mean_error()`` is at most ``precision``.
+
+    Args:
+      precision: in the unit of ``clip``, for the mean of all ``clients``.
+      threshold: by default the smallest majority.
+      corrupt: by default a third of ``holders``.
+      others: as in :class:`Params`.
+
+    Raises:
+      ParameterError: none reach it; the message holds the best that can be had.
+    """
+    bad = holders // 3 if corrupt is None else corrupt
+    majority_of = majority(holders, bad) if model is Model.THRESHOLD else 0
+    best: Params | None = None
+    refusal = ParameterError("no ring")
+    for ring in _rings(model):
+        try:
+            draft = Params(
+                model=model,
+                clients=clients,
+                minimum_survivors=minimum_survivors,
+                entries=entries,
+                clip=clip,
+                ring=ring,
+                scale_half_bits=_LEAST_SCALE,
+                flooding=flooding,
+                decryptions=decryptions,
+                holders=holders,
+                threshold=majority_of if threshold is None else threshold,
+                corrupt=bad,
+            )
+            params = replace(draft, scale_half_bits=draft.largest_scale_half_bits)
+        except ParameterError as error:
+            refusal = error
+            continue
+        if params.mean_error() <= precision:
+            return params
+        if best is None or params.mean_error() < best.mean_error():
+            best = params
+    if best is None:
+        raise refusal
+    raise ParameterError(
+        f"no parameters reach a largest error of {precision:.3g}: the best reach "
+        f"{best.mean_error():.3g}"
+    )

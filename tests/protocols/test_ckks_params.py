@@ -1,0 +1,402 @@
+"""Parameters: 128 bits, no wrap-around, enough flooding; predicted errors against measured ones."""
+
+import functools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from protocols.ckks import Model, Params, Ring, plan
+from protocols.ckks.noise import from_seed, gaussian
+from protocols.ckks.params import MAX_BITS, error_variance, majority, norm_bound, smudging
+from protocols.ckks.residues import Rows, add, pack_ciphertext, pack_seeded, uniform
+from protocols.ckks.seal import Context, Key, PublicKey, context
+from protocols.errors import DecodeError, ParameterError
+from protocols.secrets import Secret
+from protocols.wire import Reader
+
+SEED = Secret(bytes(range(32)))
+# The settings of each model, for a session of 10**6 entries opened once.
+SHARED = Params(
+    model=Model.SHARED_KEY,
+    clients=100,
+    entries=10**6,
+    clip=1.0,
+    ring=Ring(degree=4096, prime_bits=(60,)),
+    scale_half_bits=103,
+)
+THRESHOLD = Params(
+    model=Model.THRESHOLD,
+    clients=100,
+    entries=10**6,
+    clip=1.0,
+    ring=Ring(degree=4096, prime_bits=(33, 33), special_bits=40),
+    scale_half_bits=115,
+    holders=5,
+    threshold=4,
+    corrupt=1,
+)
+quick = settings(max_examples=40, derandomize=True, deadline=None)
+
+
+def collective(made: Context) -> tuple[PublicKey, list[Key]]:
+    ring = made.ring
+    keys = [Key(made, SEED, b"holder %d" % holder) for holder in range(5)]
+    common = uniform(bytes(32), b"a", ring.degree, ring.key_primes)
+    shares = [key.public_share(common) for key in keys]
+    return PublicKey(
+        made, functools.reduce(lambda x, y: add(x, y, ring.key_primes), shares), common
+    ), keys
+
+
+def summed(params: Params, vectors: list[NDArray[np.float64]]) -> tuple[Context, Rows, list[Key]]:
+    """One chunk of a sum, and whoever opens it."""
+    made = context(params.ring, params.scale)
+    if params.model is Model.SHARED_KEY:
+        key = Key(made, SEED, b"all")
+        keys, ciphertexts = [key], [made.expand(*key.encrypt(vector)) for vector in vectors]
+    else:
+        public, keys = collective(made)
+        ciphertexts = [public.encrypt(vector) for vector in vectors]
+    add_two = functools.partial(add, primes=params.ring.primes)
+    return made, functools.reduce(add_two, ciphertexts), keys
+
+
+def mean(made: Context, total: Rows, keys: list[Key], n: int, sigma: float) -> NDArray[np.float64]:
+    plain = total[0]
+    for index, key in enumerate(keys):
+        drawn = gaussian(made.ring.degree, sigma, from_seed(SEED, b"%d" % index)) if sigma else None
+        plain = add(plain, key.partial(total[1], drawn), made.ring.primes)
+    return made.decode(plain) / n
+
+
+def unflooded_error(params: Params) -> float:
+    """What mean_error would be if nobody flooded."""
+    slot = math.sqrt(params.sum_variance * params.ring.degree / 2)
+    largest = math.sqrt(2 * math.log(2 * params.entries))
+    return slot * largest / params.scale / params.clients
+
+
+def clients_of(params: Params, seed: int) -> list[NDArray[np.float64]]:
+    generator = np.random.default_rng(seed)
+    return [generator.uniform(-1, 1, params.ring.degree) for _ in range(params.clients)]
+
+
+# --- against the figures that were found before ---
+
+
+def test_both_settings_are_within_the_table_special_prime_and_all() -> None:
+    assert 105.99 < THRESHOLD.ring.bits <= MAX_BITS[4096] == 106
+    assert 59.99 < SHARED.ring.bits <= 106
+
+
+def test_the_scale_is_the_largest_that_cannot_wrap_around() -> None:
+    assert THRESHOLD.largest_scale_half_bits == THRESHOLD.scale_half_bits == 2 * 57.5
+    assert SHARED.largest_scale_half_bits == SHARED.scale_half_bits
+
+
+def test_the_error_of_a_hundred_clients_unflooded_is_as_found_before() -> None:
+    assert math.log2(unflooded_error(THRESHOLD)) == pytest.approx(-47.8, abs=0.05)
+
+
+def test_the_error_of_a_hundred_clients_flooded_by_five_is_as_found_before() -> None:
+    """2**-14.8 with the root of the mean squared norm for T; the bound costs .4 bits more."""
+    norm = math.sqrt(THRESHOLD.ring.degree * THRESHOLD.sum_variance)
+    bound = norm_bound(THRESHOLD.ring.degree, THRESHOLD.sum_variance)
+    assert 0.3 < math.log2(bound / norm) < 0.45
+    assert math.log2(THRESHOLD.mean_error()) == pytest.approx(-14.8, abs=0.4)
+
+
+@pytest.mark.parametrize(("model", "bits"), [(Model.SHARED_KEY, 28), (Model.THRESHOLD, 12)])
+def test_degree_2048_reaches_what_was_found_before_and_no_more(model: Model, bits: int) -> None:
+    ring, clients, holders = Ring(degree=2048, prime_bits=(54,)), 100, 5
+    scale = ring.modulus / 2 / (clients * math.sqrt(2))
+    variance = clients * error_variance(ring, model, holders)
+    norm = math.sqrt(2048 * variance)
+
+    def error(flooding: int) -> float:
+        sigma = smudging(flooding, math.ceil(10**6 / 2048), norm)
+        sigma *= math.sqrt(holders) if model is Model.THRESHOLD else 1
+        slot = math.sqrt((sigma**2 + variance) * 1024)
+        return slot / scale / clients * math.sqrt(2 * math.log(2 * 10**6))
+
+    assert error(bits) < 1.1 * 2**-14 < error(bits + 1)
+
+
+def test_every_chunk_of_every_decryption_counts_as_opened() -> None:
+    assert THRESHOLD.chunks == THRESHOLD.opened == 245
+    again = replace(THRESHOLD, decryptions=9)
+    assert again.opened == 9 * 245
+    assert again.smudging == pytest.approx(3 * THRESHOLD.smudging)
+    assert THRESHOLD.smudging == pytest.approx(
+        math.sqrt(12 * 245) * 2**20 * norm_bound(4096, THRESHOLD.sum_variance)
+    )
+
+
+# --- against SEAL ---
+
+
+@pytest.mark.parametrize("params", [SHARED, THRESHOLD], ids=lambda params: params.model.name)
+def test_predicted_errors_are_those_measured(params: Params) -> None:
+    vectors = clients_of(params, 3)
+    made, total, keys = summed(params, vectors)
+    truth = np.sum(np.array(vectors, np.longdouble), axis=0) / params.clients
+    plain = np.asarray(mean(made, total, keys, params.clients, 0) - truth, float)
+    slot = math.sqrt((params.sum_variance + params.clients / 12) * params.ring.degree / 2)
+    expected = math.hypot(slot / params.scale / params.clients, 2.0**-52)
+    assert plain.std() == pytest.approx(expected, rel=0.1)
+    # A rounding error times the secret is larger in the slots where the secret's spectrum is.
+    peak = math.sqrt(math.log(params.ring.degree)) if params is THRESHOLD else 1
+    assert np.abs(plain).max() < unflooded_error(params) * 1.1 * peak
+
+    flooded = np.asarray(mean(made, total, keys, params.clients, params.smudging) - truth, float)
+    assert flooded.std() == pytest.approx(params.mean_deviation(), rel=0.05)
+    assert np.abs(flooded).max() < params.mean_error()
+
+
+def test_equal_clients_whose_roundings_add_up_stay_within_the_prediction() -> None:
+    bare = replace(SHARED, flooding=None)
+    vectors = clients_of(bare, 4)[:1] * 100
+    made, total, keys = summed(bare, vectors)
+    error = mean(made, total, keys, 100, 0) - vectors[0]
+    assert error.std() < 1.1 * bare.mean_deviation()
+    assert np.abs(error).max() < bare.mean_error()
+
+
+def test_the_norm_of_a_sums_error_stays_below_its_bound() -> None:
+    """Slots, times sqrt(2 / N) a coefficient: the norm of the error without leaving SEAL."""
+    made, total, keys = summed(THRESHOLD, [np.zeros(4096)] * 100)
+    slots = mean(made, total, keys, 1, 0) * THRESHOLD.scale
+    norm = float(np.linalg.norm(slots)) * math.sqrt(2 / 4096)
+    assert 0.6 < norm / norm_bound(4096, THRESHOLD.sum_variance) < 1
+
+
+@pytest.mark.parametrize("params", [SHARED, THRESHOLD], ids=lambda params: params.model.name)
+def test_predicted_sizes_are_those_of_the_wire(params: Params) -> None:
+    made = context(params.ring, params.scale)
+    values = np.zeros(4096)
+    if params.model is Model.SHARED_KEY:
+        data = pack_seeded(*Key(made, SEED, b"all").encrypt(values), params.ring)
+    else:
+        data = pack_ciphertext(collective(made)[0].encrypt(values), params.ring)
+    assert len(data) == params.chunk_size
+    assert params.vector_size == 245 * params.chunk_size
+    assert params.chunk_size / 4096 == (7.515625 if params is SHARED else 16.5)
+    assert params.partial_size == 245 * 4096 * sum(params.ring.prime_bits) // 8
+
+
+def test_one_bit_more_of_scale_would_wrap_the_sum_around() -> None:
+    with pytest.raises(ParameterError, match=r"100 clients may reach 2\*\*65.14.*at 2\*\*65.00"):
+        replace(THRESHOLD, scale_half_bits=116)
+    ones = np.ones(4096)
+    for half_bits, right in ((115, True), (117, False)):
+        made = Context(THRESHOLD.ring, 2.0 ** (half_bits / 2))
+        key = Key(made, SEED, b"all")
+        total = functools.reduce(
+            functools.partial(add, primes=made.ring.primes),
+            [made.expand(*key.encrypt(ones))] * 100,
+        )
+        error = np.abs(mean(made, total, [key], 100, 0) - 1).max()
+        assert bool(error < 2**-30) is right
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"ring": Ring(degree=2048, prime_bits=(54,))}, "54.00 bits"),
+        ({"ring": Ring(degree=4096, prime_bits=(34, 33), special_bits=40)}, "allows 106"),
+        ({"ring": Ring(degree=4096, prime_bits=(60, 60), special_bits=60)}, "180.00 bits"),
+        ({"flooding": 29}, "outside .30"),
+        ({"flooding": 0}, "outside .30"),
+        ({"flooding": -40}, "outside .30"),
+        ({"flooding": 10**6}, "outside .30"),
+        ({"flooding": 80}, "above 2..50"),
+        ({"clients": 1}, "1 clients"),
+        ({"clients": 150}, "wraps around"),
+        ({"minimum_survivors": 1}, "no sum"),
+        ({"minimum_survivors": 101}, "no sum"),
+        ({"entries": 0}, "entries 0"),
+        ({"decryptions": 0}, "decryptions 0"),
+        ({"clip": 0.0}, "clip"),
+        ({"clip": -1.0}, "clip"),
+        ({"clip": math.nan}, "clip"),
+        ({"clip": math.inf}, "clip"),
+        ({"scale_half_bits": 1}, "scale"),
+        ({"scale_half_bits": 10**9}, "scale"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("params", [SHARED, THRESHOLD], ids=lambda params: params.model.name)
+def test_what_promises_less_is_refused(params: Params, wrong: dict[str, object], says: str) -> None:
+    with pytest.raises(ParameterError, match=says):
+        replace(params, **wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"flooding": None}, "flooded"),
+        ({"holders": 1}, "1 holders"),
+        ({"holders": 70000}, "70000 holders"),
+        ({"corrupt": 5}, "5 corrupt"),
+        ({"corrupt": -1}, "corrupt"),
+        ({"threshold": 3}, r"outside \[4, 5\]"),
+        ({"threshold": 6}, r"outside \[4, 5\]"),
+        ({"threshold": 4, "corrupt": 3}, r"outside \[5, 5\]"),
+    ],
+    ids=str,
+)
+def test_holders_who_could_answer_twice_or_see_too_much_are_refused(
+    wrong: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ParameterError, match=says):
+        replace(THRESHOLD, **wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_shared_key_has_no_holders_and_may_go_unflooded() -> None:
+    with pytest.raises(ParameterError, match="neither holders"):
+        replace(SHARED, holders=5, threshold=4)
+    bare = replace(SHARED, flooding=None)
+    assert bare.smudging == bare.flooding_delta == 0
+    assert bare.mean_error() < 2**-44
+
+
+@given(st.integers(2, 60), st.integers(0, 59))
+@quick
+def test_two_majorities_always_share_an_honest_holder(holders: int, corrupt: int) -> None:
+    if corrupt < holders:
+        assert 2 * majority(holders, corrupt) - holders > corrupt
+        assert 2 * (majority(holders, corrupt) - 1) - holders <= corrupt
+
+
+# --- on the wire ---
+
+some_params = st.builds(
+    lambda threshold, clients, entries, clip, flooding, decryptions: replace(
+        THRESHOLD if threshold else SHARED,
+        clients=clients,
+        entries=entries,
+        clip=clip,
+        flooding=flooding,
+        decryptions=decryptions,
+    ),
+    st.booleans(),
+    st.integers(2, 100),
+    st.integers(1, 10**6),
+    st.floats(1e-9, 1e9),
+    st.integers(30, 40),
+    st.integers(1, 50),
+)
+
+
+@given(some_params)
+@quick
+def test_parameters_survive_their_encoding(params: Params) -> None:
+    reader = Reader(params.to_bytes())
+    assert Params.read(reader) == params
+    reader.finish()
+
+
+@given(some_params, st.integers(0, 60), st.integers(1, 255))
+@quick
+def test_changed_parameters_are_refused_or_are_others(params: Params, at: int, by: int) -> None:
+    data = bytearray(params.to_bytes())
+    data[at % len(data)] ^= by
+    reader = Reader(bytes(data))
+    try:
+        read = Params.read(reader)
+        reader.finish()
+    except DecodeError:
+        return
+    assert read.to_bytes() == data
+    assert read != params
+
+
+@given(st.binary(max_size=80))
+@quick
+def test_any_bytes_give_parameters_or_a_decode_error(data: bytes) -> None:
+    try:
+        params = Params.read(Reader(data))
+    except DecodeError:
+        return
+    assert data.startswith(params.to_bytes())
+
+
+def test_an_unflooded_shared_key_survives_its_encoding() -> None:
+    bare = replace(SHARED, flooding=None)
+    assert Params.read(Reader(bare.to_bytes())) == bare
+
+
+# --- the planner ---
+
+
+@given(
+    st.sampled_from(list(Model)),
+    st.integers(2, 2000),
+    st.integers(1, 10**7),
+    st.floats(1e-3, 1e3),
+    st.floats(4, 16),
+    st.integers(1, 20),
+)
+@quick
+def test_what_is_planned_reaches_its_precision(
+    model: Model, clients: int, entries: int, clip: float, bits: float, decryptions: int
+) -> None:
+    precision = clip * 2**-bits
+    params = plan(
+        model=model,
+        clients=clients,
+        entries=entries,
+        clip=clip,
+        precision=precision,
+        decryptions=decryptions,
+        holders=5 if model is Model.THRESHOLD else 0,
+    )
+    assert params.mean_error() <= precision
+    assert params.mean_error(survivors=clients // 2 or 1) > params.mean_error() * 1.5
+    assert params.flooding == 40
+    assert params.opened == params.chunks * decryptions
+
+
+def test_the_planner_finds_the_threshold_setting() -> None:
+    found = plan(
+        model=Model.THRESHOLD, clients=100, entries=10**6, clip=1.0, precision=2**-14.4, holders=5
+    )
+    assert found == THRESHOLD
+
+
+def test_more_precision_never_costs_fewer_bytes() -> None:
+    sizes = [
+        plan(model=Model.SHARED_KEY, clients=100, entries=10**6, clip=1.0, precision=2.0**-bits)
+        for bits in range(2, 24, 3)
+    ]
+    assert [params.vector_size for params in sizes] == sorted(p.vector_size for p in sizes)
+    assert len({params.vector_size for params in sizes}) > 4
+
+
+def test_an_unreachable_precision_is_refused_with_the_best_there_is() -> None:
+    with pytest.raises(ParameterError, match=r"the best reach [0-9.]+e-"):
+        plan(model=Model.SHARED_KEY, clients=100, entries=10**6, clip=1.0, precision=1e-30)
+
+
+def test_a_refusal_that_no_ring_can_heal_is_the_planners_too() -> None:
+    with pytest.raises(ParameterError, match=r"outside .30"):
+        plan(
+            model=Model.SHARED_KEY,
+            clients=100,
+            entries=10**6,
+            clip=1.0,
+            precision=0.1,
+            flooding=12,
+        )
+
+
+def test_flooding_adds_its_share_to_a_reported_delta() -> None:
+    assert THRESHOLD.flooding_delta == pytest.approx(2**-20 / 6.9)
