@@ -19,9 +19,10 @@ the same adjacency. What cannot be treated soundly raises ``UnsoundEvent``:
 | client: add or remove without trusted noise, as its share goes too | refused | refused |
 | fixed size elsewhere, shuffled, cyclic | refused | refused |
 
-``SkellamEvent`` has no PLD, knows no replace one, and is amplified at integer orders by
-the same argument as a Gaussian. One event that has RDP alone makes the whole
-composition's number RDP: ``reported_epsilon``.
+``SkellamEvent`` and ``DiscreteGaussianEvent`` have no PLD, know no replace one, and are
+amplified at integer orders by the same argument as a Gaussian, because their noise is
+symmetric about 0: docs/privacy/distributed-noise.md has the proof. One event that has
+RDP alone makes the whole composition's number RDP: ``reported_epsilon``.
 
 An example belongs to one client, so disjoint clients cost the largest of their
 epsilons, and one person's data at several clients costs their joint composition.
@@ -32,7 +33,8 @@ A = E[((1-q) + q exp((2x-1)/(2 z^2)))^a], x ~ N(0, z^2).
 [MTZ19]: Mironov, Talwar, Zhang, Rényi Differential Privacy of the Sampled Gaussian
 Mechanism, arXiv 1908.10530. [WBK19]: Wang, Balle, Kasiviswanathan, Subsampled Rényi
 Differential Privacy, arXiv 1808.00087. [AKL21]: Agarwal, Kairouz, Liu, The Skellam
-Mechanism, arXiv 2110.04995. [CKS20]: Canonne, Kamath, Steinke, arXiv 2004.00010.
+Mechanism, arXiv 2110.04995. [KLS21]: Kairouz, Liu, Steinke, The Distributed Discrete
+Gaussian Mechanism, arXiv 2102.06387. [CKS20]: Canonne, Kamath, Steinke, arXiv 2004.00010.
 """
 
 import math
@@ -48,6 +50,7 @@ from dp.errors import AccountantLimit, BadParameter, PrivacyError, UnsoundEvent
 from dp.events import (
     Adjacency,
     Cover,
+    DiscreteGaussianEvent,
     Event,
     FixedSizeSampling,
     GaussianEvent,
@@ -331,9 +334,9 @@ def check_design(event: Event) -> None:
             "a client that is added or removed takes its noise share along; say zero_out, "
             "or HiddenPoissonSampling with TRUSTED_NOISE where one party adds all the noise"
         )
-    if isinstance(event, SkellamEvent) and event.adjacency is Adjacency.REPLACE_ONE:
+    if not isinstance(event, GaussianEvent) and event.adjacency is Adjacency.REPLACE_ONE:
         raise UnsoundEvent(
-            "the norms of SkellamEvent are of one contribution, not of a replacement"
+            f"the norms of {type(event).__name__} are of one contribution, not of a replacement"
         )
 
 
@@ -355,7 +358,9 @@ def _rdp_of_step(event: Event) -> Vector:
     replaced = event.adjacency is Adjacency.REPLACE_ONE
     with np.errstate(over="ignore", divide="ignore"):
         if isinstance(event, SkellamEvent):
-            vector = _skellam(event, q)
+            vector = _integer_noise(_skellam(event), q)
+        elif isinstance(event, DiscreteGaussianEvent):
+            vector = _integer_noise(_discrete_gaussian(event), q)
         else:
             # The sensitivity of the sum is 2C when a contribution is replaced.
             z = event.noise_multiplier / 2 if replaced else event.noise_multiplier
@@ -375,16 +380,48 @@ def _rdp_of_step(event: Event) -> Vector:
     return vector
 
 
-def _skellam(event: SkellamEvent, q: float) -> Vector:
-    """[AKL21, Thm 3.5] at integer orders; fractional ones lie between."""
+def _skellam(event: SkellamEvent) -> Vector:
+    """[AKL21, Thm 3.5] at orders 0, 1, 2, ..., the first two without meaning."""
     a, l2, l1, mu = _K, event.l2, event.l1, event.variance
     excess = np.minimum(
         ((2 * a - 1) * l2 / mu * l2 + 6 * l1 / mu) / (4 * mu), np.float64(3 * l1) / (2 * mu)
     )
-    curve_at = np.minimum(a * l2 / (2 * mu) * l2 + excess, 1e300)
+    price: Vector = a * l2 / (2 * mu) * l2 + excess
+    return price
+
+
+def _discrete_gaussian(event: DiscreteGaussianEvent) -> Vector:
+    """[KLS21] at orders 0, 1, 2, ...: the least of its three bounds."""
+    a, d = _K, np.float64(event.entries)
+    tau = _distance_of_sum(event.shares, event.share_variance)
+    root = math.sqrt(event.shares) * math.sqrt(event.share_variance)
+    l2, l1 = np.float64(event.l2) / root, np.float64(event.l1) / root
+    price: Vector = np.minimum(
+        a / 2 * np.square(l2) + tau * d,
+        a
+        / 2
+        * np.minimum(
+            np.square(l2) + 2 * l1 * tau + tau * tau * d, np.square(l2 + tau * np.sqrt(d))
+        ),
+    )
+    return price
+
+
+def _distance_of_sum(shares: int, variance: float) -> np.float64:
+    """Tau of [KLS21]: how far a sum of discrete Gaussians is from one, in max-divergence."""
+    k = np.arange(1, min(shares, 1000), dtype=np.float64)
+    terms = np.exp(-2 * math.pi**2 * variance * k / (k + 1))
+    # The terms fall, so those beyond the thousandth are at most the last one summed.
+    rest = (shares - 1 - len(k)) * terms[-1] if len(k) else 0.0
+    return np.float64(10 * (terms.sum() + rest))
+
+
+def _integer_noise(curve_at: Vector, q: float) -> Vector:
+    """Prices at orders 0, 1, 2, ... to ``ORDERS``, amplified; fractional ones lie between."""
+    curve_at = np.minimum(curve_at, 1e300)
     integer = np.array([curve_at[order] for order in _INTEGER])
     if q < 1:
-        exponent = np.minimum((a - 1) * curve_at, 1e300)
+        exponent = np.minimum((_K - 1) * curve_at, 1e300)
         exponent[:2] = 0.0
         integer = np.minimum(_poisson(q, exponent), integer)
     return _between(integer)

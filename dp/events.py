@@ -249,12 +249,42 @@ class SkellamEvent(_Release):
 
     def __post_init__(self) -> None:
         _check(self, "variance", "l2", "l1")
-        if (most := max(self.variance, self.l2, self.l1)) > 1e100:  # their squares stay finite
-            raise BadParameter(f"variance or norm is {most:g}, must be at most 1e100")
+        _check_size(self.variance, self.l2, self.l1)
 
 
-Event: TypeAlias = GaussianEvent | SkellamEvent
-_KINDS: dict[str, type[Event]] = {kind.KIND: kind for kind in (GaussianEvent, SkellamEvent)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscreteGaussianEvent(_Release):
+    """``steps`` integer sums with ``shares`` discrete Gaussians added; Rényi DP alone.
+
+    In units of the scaled integers, as for ``SkellamEvent``.
+
+    Attributes:
+      shares: independent draws added to one entry that nobody knows; n in [KLS21].
+      share_variance: parameter S^2 of each draw, slightly above its variance.
+      l2: bound on the L2 norm of one unit's contribution.
+      l1: bound on its L1 norm.
+      entries: of the sum, padding included; d there.
+    """
+
+    KIND: ClassVar[str] = "discrete_gaussian"
+
+    shares: int
+    share_variance: float
+    l2: float
+    l1: float
+    entries: int
+
+    def __post_init__(self) -> None:
+        _check(self, "share_variance", "l2", "l1")
+        _check_size(self.share_variance, self.l2, self.l1)
+        _positive_int("shares", self.shares)
+        _positive_int("entries", self.entries)
+
+
+Event: TypeAlias = GaussianEvent | SkellamEvent | DiscreteGaussianEvent
+_KINDS: dict[str, type[Event]] = {
+    kind.KIND: kind for kind in (GaussianEvent, SkellamEvent, DiscreteGaussianEvent)
+}
 _DESIGNS: dict[str, type[Sampling]] = {
     design.DESIGN: design
     for design in (
@@ -276,6 +306,11 @@ def _check(event: Event, *numbers: str) -> None:
     for name, kind in (("sampling", Sampling), ("unit", Unit), ("adjacency", Adjacency)):
         if not isinstance(value := getattr(event, name), kind):
             raise BadParameter(f"{name} is {value!r}, not one of dp.events")
+
+
+def _check_size(*numbers: float) -> None:
+    if (most := max(numbers)) > 1e100:  # their squares stay finite
+        raise BadParameter(f"variance or norm is {most:g}, must be at most 1e100")
 
 
 def _value(member: object) -> object:

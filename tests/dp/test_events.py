@@ -10,6 +10,7 @@ from dp.events import (
     Adjacency,
     Cover,
     CyclicSampling,
+    DiscreteGaussianEvent,
     FixedSizeSampling,
     GaussianEvent,
     HiddenPoissonSampling,
@@ -49,6 +50,15 @@ norms = st.floats(0, 1e100, exclude_min=True)
 events = st.one_of(
     st.builds(GaussianEvent, noise_multiplier=positive, **shared),
     st.builds(SkellamEvent, variance=norms, l2=norms, l1=norms, **shared),
+    st.builds(
+        DiscreteGaussianEvent,
+        shares=sizes,
+        share_variance=norms,
+        l2=norms,
+        l1=norms,
+        entries=sizes,
+        **shared,
+    ),
 )
 EVENT = GaussianEvent(noise_multiplier=1.1, sampling=PoissonSampling(rate=0.25), steps=3)
 TEXT = (

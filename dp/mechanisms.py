@@ -1,0 +1,504 @@
+"""Noise that clients add in shares: clip, rotate, scale, round, add; decode after the sum.
+
+Every client calls ``encode`` and hands the integers to a secure sum; whoever gets the sum
+calls ``decode``; ``event`` is what that release costs. The noise of the sum is made of
+shares, each of standard deviation
+
+    sigma_l = z C / sqrt(minimum_survivors - corrupt),
+
+so that the shares of ``minimum_survivors`` clients still make up z C when ``corrupt`` of them
+are known to the adversary, or were left out. After rounding, the L2 norm of what one unit
+contributes is at most D2, with c = scale C [KLS21]:
+
+    D2^2 = min{ (c + sqrt d)^2, c^2 + d/4 + sqrt(2 ln(1/beta)) (c + sqrt(d)/2) }
+
+and the events are priced with D2, never with c. Formulas, proofs and what is not exact:
+docs/privacy/distributed-noise.md.
+
+[KLS21]: Kairouz, Liu, Steinke, arXiv 2102.06387. [AKL21]: Agarwal, Kairouz, Liu, arXiv
+2110.04995. [CKS20]: Canonne, Kamath, Steinke, arXiv 2004.00010.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dp.accountant import ROUNDING_FAILURE
+from dp.errors import BadParameter, NonFiniteGradient
+from dp.events import (
+    Adjacency,
+    DiscreteGaussianEvent,
+    GaussianEvent,
+    NoSampling,
+    Sampling,
+    SkellamEvent,
+    Unit,
+    positive_float,
+)
+from dp.rotation import BLOCK, FLOAT64_ERROR, Floats, backward, entry_error, forward, padded_size
+from dp.sampling import DiscreteGaussianSampler, SkellamSampler
+
+Noise: TypeAlias = Literal["skellam", "discrete_gaussian"]
+Entropy: TypeAlias = Callable[[int], bytes]
+
+REDRAW_BIAS: Final = math.exp(-0.5)  # beta where rounding is redrawn [KLS21]
+WRAP_FAILURE: Final = 2.0**-40  # most that P[a lane of one sum wraps] may be
+MIN_BITS, MAX_BITS = 2, 32
+MAX_CLIENTS: Final = 2**24
+
+_NORM_ERROR: Final = 2.0**-30  # relative, above the 2^-38 of a float64 norm in blocks of 2^15
+_ALL: Final = NoSampling()
+# Adding 1.5 * 2^(52-f) to a float64 of magnitude below 2^(51-f) leaves round(x * 2^f) in its low
+# mantissa bits, on top of the bits of the constant: rounding and conversion in one pass.
+_ROUNDER: Final = 1.5 * 2.0**52
+_DRAWN: Final = 32  # random bits an entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistributedNoise:
+    """One sum of clients' vectors with noise that no single party knows.
+
+    Formal guarantee: for whoever sees sums of ``encode`` alone and knows or lacks the shares
+    of at most ``corrupt`` survivors, the release is as private as ``event(survivors=m)``
+    says. For examples that holds up to ``rounding_failure`` a step, which is added to delta,
+    and in both cases up to ``sampler_error`` for every one of ``draws``.
+
+    ``unit=Unit.CLIENT``: a client's update is clipped to C, and its rounding redrawn until
+    its norm is at most D2. Neighbours are zero-out: the client adds its share either way.
+    ``unit=Unit.EXAMPLE``: a client sums the gradients of a batch, each clipped to C before it
+    comes here; the sum is clipped to ``batch`` C and rounded once.
+
+    Attributes:
+      entries: of a vector, before padding; at most 2^28.
+      clip: C, most that one unit adds to the L2 norm, in the vector's unit.
+      noise_multiplier: z, of the sum of the shares of minimum_survivors - corrupt clients.
+      clients: most that one sum may hold.
+      minimum_survivors: least that one sum may hold; the protocol must enforce it.
+      corrupt: survivors whose shares count for nothing; at least 1, as a client that sees
+        the result knows its own.
+      bits: width of a lane of the sum, which holds [-2^(bits-1), 2^(bits-1) - 1].
+      scale: integers per unit of the vector. None takes the largest whose lanes hold.
+      noise: "skellam", or "discrete_gaussian".
+      unit: whose presence is hidden.
+      batch: examples whose clipped gradients a client's sum can hold unscaled.
+
+    Raises:
+      BadParameter: an attribute out of range, or P[a lane wraps] above 2^-40 a round.
+    """
+
+    entries: int
+    clip: float
+    noise_multiplier: float
+    clients: int
+    minimum_survivors: int
+    corrupt: int = 1
+    bits: int = 16
+    scale: float | None = None
+    noise: Noise = "skellam"
+    unit: Unit = Unit.CLIENT
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        padded_size(self.entries)
+        for name in ("clip", "noise_multiplier"):
+            number = positive_float(name.replace("_", " "), getattr(self, name))
+            if not 1e-30 <= number <= 1e30:  # between them no square or ratio leaves float64
+                raise BadParameter(f"{name} is {number}, must be within 1e-30 and 1e30")
+            object.__setattr__(self, name, number)
+        _in_range("clients", self.clients, 2, MAX_CLIENTS)
+        _in_range("minimum_survivors", self.minimum_survivors, 2, self.clients)
+        _in_range("corrupt", self.corrupt, 1, self.minimum_survivors - 1)
+        _in_range("bits", self.bits, MIN_BITS, MAX_BITS)
+        if self.noise not in ("skellam", "discrete_gaussian"):
+            raise BadParameter(f"noise is {self.noise!r}, not 'skellam' or 'discrete_gaussian'")
+        if not isinstance(self.unit, Unit):
+            raise BadParameter(f"unit is {self.unit!r}, not one of dp.events.Unit")
+        _in_range("batch", self.batch, 1, 2**24 if self.unit is Unit.EXAMPLE else 1)
+        scale = self._largest_scale() if self.scale is None else self.scale
+        object.__setattr__(self, "scale", positive_float("scale", scale))
+        if (risk := self.wrap_probability) > WRAP_FAILURE:
+            raise BadParameter(
+                f"{self.bits}-bit lanes are too narrow for {self.clients} clients and their noise "
+                f"at scale {scale:g}: P[wrap] is bounded by {risk:.2g} a round, above 2**-40"
+            )
+        if not self._norm_allowed > 0:
+            raise BadParameter(f"scale {scale:g} times the clip is less than one step can tell")
+
+    @property
+    def size(self) -> int:
+        """Entries of an encoded vector: ``entries`` and padding."""
+        return padded_size(self.entries)
+
+    @property
+    def step(self) -> float:
+        """What one unit of an integer is worth: 1 / scale."""
+        return 1 / (self.scale or math.nan)  # a number since construction
+
+    @property
+    def share_deviation(self) -> float:
+        """sigma_l, of one client's noise, in the vector's unit."""
+        return self.noise_multiplier * self.clip / math.sqrt(self.minimum_survivors - self.corrupt)
+
+    @property
+    def share_variance(self) -> float:
+        """(scale sigma_l)^2, what the sampler draws, in squared integers."""
+        return (self.share_deviation / self.step) ** 2
+
+    @property
+    def l2(self) -> float:
+        """D2, the L2 norm of what one unit adds to the integers; see ``rounding_failure``."""
+        c, root = self.clip / self.step, math.sqrt(self.size)
+        beta = REDRAW_BIAS
+        if self.unit is Unit.EXAMPLE:
+            # Two sums' distance after float rotation, clipping and the cut to _fraction bits.
+            beta = ROUNDING_FAILURE
+            c += 2 * self.batch * c * (FLOAT64_ERROR + _NORM_ERROR) + root * 2.0**-self._fraction
+        return rounded_norm(c, self.size, beta)
+
+    @property
+    def l1(self) -> float:
+        """D1 = D2 min(sqrt d, D2): entries are integers, so none is above its square."""
+        return self.l2 * min(math.sqrt(self.size), self.l2)
+
+    @property
+    def looseness(self) -> float:
+        """D2 / (scale C): by how much rounding stretches what one unit adds."""
+        return self.l2 * self.step / self.clip
+
+    @property
+    def rounding_failure(self) -> float:
+        """Added to delta for every step: that a rounded difference is longer than D2."""
+        return ROUNDING_FAILURE if self.unit is Unit.EXAMPLE else 0.0
+
+    @property
+    def sampler_error(self) -> float:
+        """Total-variation distance of one drawn entry from the law that is priced."""
+        return float(_sampler(self.noise, self.share_variance).error)
+
+    @property
+    def draws(self) -> int:
+        """Entries drawn for one sum by clients whose shares count: times ``sampler_error``."""
+        return (self.clients - self.corrupt) * self.size
+
+    @property
+    def wrap_probability(self) -> float:
+        """Bound on P[some lane of one sum wraps], over rotation, rounding and noise.
+
+        For vectors that do not depend on the rotation's seed.
+        """
+        return math.exp(min(self._log_wrap(1 / self.step), 0.0))
+
+    def deviation(self, survivors: int) -> float:
+        """At most this is the standard deviation of an entry of the decoded sum.
+
+        Noise of ``survivors`` shares, z C sqrt(survivors / (minimum_survivors - corrupt)), and
+        rounding of at most step / 2 each.
+        """
+        return math.sqrt(survivors * (self.share_deviation**2 + self.step**2 / 4))
+
+    def encode(
+        self, vector: ArrayLike, *, seed: bytes, entropy: Entropy = os.urandom
+    ) -> NDArray[np.int64]:
+        """One client's integers: clipped, rotated, scaled, rounded, with its noise share.
+
+        Computed in float32 for such vectors of clients, else in float64; D2 holds in both.
+
+        | vector            | result                              |
+        |-------------------|-------------------------------------|
+        | zeros             | noise alone                         |
+        | norm above clip   | scaled down to it                   |
+        | NaN, inf, -inf    | ``NonFiniteGradient``, nothing drawn |
+        | not (entries,)    | ``BadParameter``, nothing drawn     |
+
+        Args:
+          vector: floats or integers, shape (entries,).
+          seed: of the rotation, at least 16 bytes; public, the same for all clients of a
+            sum, drawn after their data was fixed.
+          entropy: of rounding and noise: cryptographic, and never the same for two calls.
+
+        Returns:
+          int64, shape (size,). Nothing clamps after the noise: lanes of the sum may wrap.
+        """
+        values = self._checked(vector)
+        norm = _norm(values)
+        limit = self.batch * self.clip
+        factor = limit / norm if norm > limit else 1.0
+        rotated = forward(values, seed=seed, scale=factor / self.step)
+        integers = self._rounded(rotated, entropy)
+        integers += _sampler(self.noise, self.share_variance).sample(self.size, entropy=entropy)
+        return integers
+
+    def decode(self, total: NDArray[np.signedinteger[Any]], *, seed: bytes) -> NDArray[np.float64]:
+        """The noisy sum of the clients' vectors, float64 of shape (entries,).
+
+        Args:
+          total: sum of encoded vectors, shape (size,), each lane taken as signed.
+          seed: what ``encode`` was given.
+
+        Raises:
+          BadParameter: ``total`` is no such vector.
+        """
+        if not isinstance(total, np.ndarray) or total.dtype.kind != "i":
+            raise BadParameter("total must be an array of signed integers")
+        result: NDArray[np.float64] = np.asarray(
+            backward(total, self.entries, seed=seed, scale=self.step), np.float64
+        )
+        return result
+
+    def event(
+        self, *, survivors: int | None = None, sampling: Sampling = _ALL, steps: int = 1
+    ) -> SkellamEvent | DiscreteGaussianEvent:
+        """What ``steps`` sums cost: reserve without ``survivors``, commit with them.
+
+        Args:
+          survivors: clients in each sum; ``minimum_survivors`` where it is not known yet.
+          sampling: how units were drawn; see ``dp.accountant`` for what is refused.
+
+        Raises:
+          BadParameter: survivors are below the minimum, so nothing may be released, or
+            above ``clients``.
+        """
+        shares = self._shares(survivors)
+        adjacency = Adjacency.ZERO_OUT if self.unit is Unit.CLIENT else Adjacency.ADD_OR_REMOVE
+        if self.noise == "skellam":
+            return SkellamEvent(
+                variance=shares * self.share_variance * (1 - 2.0**-50),
+                l2=self.l2,
+                l1=self.l1,
+                sampling=sampling,
+                steps=steps,
+                unit=self.unit,
+                adjacency=adjacency,
+            )
+        return DiscreteGaussianEvent(
+            shares=shares,
+            share_variance=self.share_variance,
+            l2=self.l2,
+            l1=self.l1,
+            entries=self.size,
+            sampling=sampling,
+            steps=steps,
+            unit=self.unit,
+            adjacency=adjacency,
+        )
+
+    def trusted_server(
+        self, *, survivors: int | None = None, sampling: Sampling = _ALL, steps: int = 1
+    ) -> GaussianEvent:
+        """A trusted server's float Gaussian of the same deviation: for comparison alone.
+
+        Never the price of a release of this mechanism.
+        """
+        like = self.event(survivors=survivors, sampling=sampling, steps=steps)
+        ratio = self._shares(survivors) / (self.minimum_survivors - self.corrupt)
+        return GaussianEvent(
+            noise_multiplier=self.noise_multiplier * math.sqrt(ratio),
+            sampling=sampling,
+            steps=steps,
+            unit=self.unit,
+            adjacency=like.adjacency,
+        )
+
+    def _shares(self, survivors: int | None) -> int:
+        if survivors is None:
+            survivors = self.minimum_survivors
+        _in_range("survivors", survivors, self.minimum_survivors, self.clients)
+        return survivors - self.corrupt
+
+    @property
+    def _fraction(self) -> int:
+        """Bits after the point that rounding sees: as many as a float64 of this norm has."""
+        return _fraction(self.batch * self.clip / self.step)
+
+    @property
+    def _norm_allowed(self) -> float:
+        """Of a client's vector before it is cut to ``_fraction`` bits and rounded."""
+        c = self.clip / self.step
+        return c * (1 - _NORM_ERROR) - math.sqrt(self.size) * 2.0 ** -(self._fraction + 1)
+
+    def _checked(self, vector: ArrayLike) -> Floats:
+        array = np.asarray(vector)
+        if array.dtype.kind not in "fiu" or array.itemsize > 8:
+            raise BadParameter(f"vector holds {array.dtype}, expected floats or integers")
+        if array.shape != (self.entries,):
+            raise BadParameter(f"vector has shape {array.shape}, expected ({self.entries},)")
+        finite = np.isfinite(array)
+        if not finite.all():
+            place = int(finite.argmin())
+            raise NonFiniteGradient(f"vector is {array[place]} at entry {place}")
+        # For examples the distance of two rotated sums counts, so float errors do.
+        single = array.dtype.kind == "f" and array.itemsize <= 4 and self.unit is Unit.CLIENT
+        return array.astype(np.float32, copy=False) if single else np.asarray(array, np.float64)
+
+    def _rounded(self, rotated: Floats, entropy: Entropy) -> NDArray[np.int64]:
+        """Stochastically, each entry up or down by its fraction; redrawn where D2 asks for it."""
+        redraw, factor, most = self.unit is Unit.CLIENT, 1.0, self.l2
+        if redraw and (norm := _norm(rotated)) > self._norm_allowed:
+            factor = self._norm_allowed / norm
+        integers = np.empty(len(rotated), np.int64)
+        while True:
+            norm = _round(rotated, factor, self._fraction, entropy, integers)
+            if not redraw or norm * (1 + _NORM_ERROR) <= most:
+                return integers
+
+    def _largest_scale(self) -> float:
+        """The scale of the least k whose lanes hold, to a relative 2^-20."""
+        deviation, limit = self.share_deviation, self.batch * self.clip
+        low, high = 1.0, 2.0**self.bits / math.sqrt(self.clients)
+
+        def at(k: float) -> float:
+            return balanced_scale(
+                k,
+                bits=self.bits,
+                clients=self.clients,
+                entries=self.size,
+                clip=limit,
+                share_deviation=deviation,
+            )
+
+        found = 0.0
+        while high - low > 2.0**-20 * high:
+            middle = (low + high) / 2
+            if self._log_wrap(scale := at(middle)) <= math.log(WRAP_FAILURE):
+                high, found = middle, scale
+            else:
+                low = middle
+        if not found:
+            raise BadParameter(
+                f"{self.bits}-bit lanes are too narrow for {self.clients} clients and their noise: "
+                "P[wrap] is above 2**-40 a round at every scale"
+            )
+        return found
+
+    def _log_wrap(self, scale: float) -> float:
+        """Logarithm of the union bound over all lanes and both sides; see the docs."""
+        n, size = self.clients, self.size
+        longest = scale * self.batch * self.clip
+        signal = (n * longest) ** 2 / size
+        noise = n * (scale * self.share_deviation) ** 2
+        float_error = longest * entry_error(size) + 2.0 ** -(_fraction(longest) + 1)
+        room = 2.0 ** (self.bits - 1) - n * float_error
+        skellam = self.noise == "skellam"
+        # Rounding errors are below 1 and independent; redrawing makes likelier what it lets
+        # through, by 1 / (1 - beta) a client at most, so there their plain sum may be less.
+        redrawn = -n * math.log1p(-REDRAW_BIAS) if self.unit is Unit.CLIENT else 0.0
+        tail = min(
+            redrawn + _log_tail(room, signal + n / 4, noise, skellam=skellam),
+            _log_tail(room - n, signal, noise, skellam=skellam),
+        )
+        return math.log(2 * size) + tail
+
+
+def rounded_norm(norm: float, entries: int, beta: float) -> float:
+    """D2: the L2 norm of a vector of norm at most ``norm`` after stochastic rounding.
+
+    Holds with probability at least 1 - ``beta``; of a bound that always holds, 0 gives it.
+    [KLS21], see the module.
+    """
+    root = math.sqrt(entries)
+    always = norm + root
+    if beta == 0:
+        return always
+    square = norm**2 + entries / 4 + math.sqrt(-2 * math.log(beta)) * (norm + root / 2)
+    return min(always, math.sqrt(square))
+
+
+def balanced_scale(
+    k: float, *, bits: int, clients: int, entries: int, clip: float, share_deviation: float
+) -> float:
+    """The scale at which k deviations of an entry of the sum reach the end of its lane.
+
+    Signal, rounding and noise as if all were sub-Gaussian: (scale clip n)^2 / d + n / 4 +
+    n (scale sigma_l)^2 = (2^(bits-1) / k)^2 [KLS21], whose k is 4. 0 where rounding
+    alone is more.
+    """
+    square = 2.0 ** (2 * bits) - clients * k**2
+    spread = math.sqrt((clip * clients) ** 2 / entries + clients * share_deviation**2)
+    return math.sqrt(max(square, 0.0)) / (2 * k * spread)
+
+
+def _in_range(name: str, value: int, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise BadParameter(f"{name} is {value!r}, must be an integer in [{least}, {most}]")
+
+
+def _fraction(longest: float) -> int:
+    """Bits after the point that a float64 up to ``longest`` leaves to ``_ROUNDER``, at most 32."""
+    return max(min(_DRAWN, 50 - math.frexp(longest + 1)[1]), 0)
+
+
+@lru_cache(maxsize=8)
+def _sampler(noise: Noise, variance: float) -> SkellamSampler | DiscreteGaussianSampler:
+    return SkellamSampler(variance) if noise == "skellam" else DiscreteGaussianSampler(variance)
+
+
+def _norm(vector: Floats) -> float:
+    """The L2 norm in float64, without overflow, to a relative 2^-38."""
+    largest = max(float(vector.max()), -float(vector.min()))
+    if largest == 0:
+        return 0.0
+    power = math.ldexp(1.0, math.frexp(largest)[1] - 1)  # exact to divide by
+    squares = []
+    scratch = np.empty(min(BLOCK, len(vector)), np.float64)
+    for start in range(0, len(vector), BLOCK):
+        part = vector[start : start + BLOCK]
+        unit = scratch[: len(part)]
+        np.divide(part, power, out=unit)
+        squares.append(float(unit @ unit))
+    return power * math.sqrt(math.fsum(squares))
+
+
+def _round(
+    rotated: Floats, factor: float, fraction: int, entropy: Entropy, out: NDArray[np.int64]
+) -> float:
+    """Write the rounded entries of ``factor`` ``rotated`` and return their L2 norm.
+
+    An entry, cut to ``fraction`` bits after the point, is rounded up with exactly the
+    probability that those bits say.
+    """
+    rounder = _ROUNDER * 2.0**-fraction
+    offset = np.float64(rounder).view(np.int64)
+    scratch = np.empty(min(BLOCK, len(rotated)), np.float64)
+    squares = []
+    for start in range(0, len(rotated), BLOCK):
+        part, block = rotated[start : start + BLOCK], out[start : start + BLOCK]
+        scaled = scratch[: len(part)]
+        np.multiply(part, factor, out=scaled, dtype=np.float64)
+        np.add(scaled, rounder, out=scaled)
+        np.subtract(scaled.view(np.int64), offset, out=block)
+        bits = np.frombuffer(entropy(4 * len(part)), "<u4")
+        if len(bits) != len(part):
+            raise BadParameter("entropy returned another number of bytes than asked for")
+        np.add(
+            block, bits >> np.uint32(_DRAWN - fraction) if fraction < _DRAWN else bits, out=block
+        )
+        np.right_shift(block, fraction, out=block)
+        np.copyto(scaled, block)
+        squares.append(float(scaled @ scaled))
+    return math.sqrt(math.fsum(squares))
+
+
+def _log_tail(room: float, variance: float, noise: float, *, skellam: bool) -> float:
+    """Chernoff bound on ln P[X >= room], X = a ``variance``-sub-Gaussian plus the noise.
+
+    Skellam of variance mu has ln E[exp(tX)] = mu (cosh t - 1); a discrete Gaussian is
+    sub-Gaussian [CKS20]. Every t > 0 gives a bound; this one is close to the best.
+    """
+    if room <= 0:
+        return 0.0
+    if not skellam:
+        return -(room**2) / (2 * (variance + noise))
+    low, high = 0.0, min(room / (variance + noise), 700.0)
+    for _ in range(50):  # of the derivative, which rises: t variance + mu sinh t = room
+        middle = (low + high) / 2
+        if middle * variance + noise * math.sinh(middle) < room:
+            low = middle
+        else:
+            high = middle
+    return high**2 * variance / 2 + 2 * noise * math.sinh(high / 2) ** 2 - high * room
