@@ -1,7 +1,7 @@
-"""The command line: ``secagg train``, ``secagg plan``, ``secagg epsilon``.
+"""The command line: ``secagg train``, ``secagg plan``, ``secagg epsilon``, ``secagg audit``.
 
 Errors are one line on stderr. Exit codes: 0 done, 2 bad input or a run that
-cannot go on, 130 interrupted.
+cannot go on, 130 interrupted; ``secagg audit`` has more, see ``secagg.cli_audit``.
 """
 
 import json
@@ -23,6 +23,7 @@ from dp.errors import PrivacyError
 from protocols.errors import ProtocolError
 from secagg.advisor import Advice
 from secagg.advisor import plan as advise
+from secagg.cli_audit import audit
 from secagg.errors import ConfigError, SecaggError
 from secagg.rounds import PROTOCOLS, UNSIGNED
 from secagg.settings import PRIVACY, TrainingConfig
@@ -56,6 +57,8 @@ def _fail(message: str, code: int) -> None:
 def cli() -> None:
     """Sum model updates that nobody may see one by one."""
 
+
+cli.add_command(audit)
 
 _CHOSEN = "  [default: chosen for the privacy mode]"
 _HELP = {

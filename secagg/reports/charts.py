@@ -42,12 +42,7 @@ def line(
         marks.append(tag("circle", label, class_="dot", cx=a, cy=b, r=f"{radius}"))
     if known:
         a, b, value, _ = known[-1]
-        above = b - 9 if b > TOP + 30 else b + 23
-        marks.append(
-            tag(
-                "text", show(value), class_="value", x=min(a, RIGHT - 2), y=above, text_anchor="end"
-            )
-        )
+        marks.append(_value(show(value), a, b))
     if rule is not None:
         level, text = rule
         label = tag("text", text, class_="rule", x=LEFT + 4, y=y(level) + 14)
@@ -57,14 +52,18 @@ def line(
 
 def bars(
     summary: str,
-    rounds: Sequence[int],
+    rounds: Sequence[int | str],
     stacks: Sequence[Mapping[str, float]],
     show: Format,
     *,
     top: float = 0.0,
     rule: float | None = None,
+    each: str = "round",
 ) -> Markup:
-    """A bar a round, of parts from the bottom up; a part's name is its class on the page."""
+    """A bar a round, of parts from the bottom up; a part's name is its class on the page.
+
+    What is no round is called ``each`` in the titles of its marks.
+    """
     highest = max((sum(stack.values()) for stack in stacks), default=0.0)
     ticks = _ticks(max(top, highest, rule or 0.0))
     x, y = _x(len(rounds)), _y(ticks[-1])
@@ -76,7 +75,7 @@ def bars(
         for name, amount in stack.items():
             if amount > 0:
                 low, high = y(base), y(base + amount)
-                label = tag("title", f"round {number}, {name}: {show(amount)}")
+                label = tag("title", f"{each} {number}, {name}: {show(amount)}")
                 marks.append(
                     tag(
                         "rect",
@@ -94,8 +93,83 @@ def bars(
     return _chart(summary, rounds, ticks, show, join(*marks))
 
 
+def bands(
+    summary: str,
+    rounds: Sequence[int],
+    spreads: Sequence[Sequence[float | None]],
+    show: Format,
+    *,
+    top: float,
+    rule: tuple[float, str] | None = None,
+) -> Markup:
+    """Least, quarter, half, three quarters and most of many values by round.
+
+    A band from least to most, one between the quarters, and a line through the halves.
+    A round in which one of the five is not known is left out.
+    """
+    known = [
+        (index, number, [value for value in spread if value is not None])
+        for index, (number, spread) in enumerate(zip(rounds, spreads, strict=True))
+        if None not in spread
+    ]
+    ticks = _ticks(max([top, *(values[-1] for _, _, values in known), *(rule[:1] if rule else ())]))
+    x, y = _x(len(rounds)), _y(ticks[-1])
+    marks: list[Markup] = []
+    for low, high, name in ((0, -1, "band"), (1, -2, "band inner")):
+        there = [f"{x(index):.1f},{y(values[high]):.1f}" for index, _, values in known]
+        back = [f"{x(index):.1f},{y(values[low]):.1f}" for index, _, values in reversed(known)]
+        marks.append(tag("polygon", class_=name, points=" ".join(there + back)))
+    path = " ".join(f"{x(index):.1f},{y(values[2]):.1f}" for index, _, values in known)
+    marks.append(tag("polyline", class_="line", points=path))
+    for index, number, values in known:
+        least, quarter, half, more, most = map(show, values)
+        label = (
+            f"round {number}: median {half}, half of all {quarter} to {more}, all {least} to {most}"
+        )
+        marks.append(
+            tag("circle", tag("title", label), class_="dot", cx=x(index), cy=y(values[2]), r="1.6")
+        )
+    if known:
+        index, _, values = known[-1]
+        marks.append(_value(show(values[-1]), x(index), y(values[-1])))
+    if rule is not None:
+        label_at = y(rule[0]) + 14
+        words = tag("text", rule[1], class_="rule", x=LEFT + 4, y=label_at)
+        marks = [_rule(rule[0], y), words, *marks]
+    return _chart(summary, rounds, ticks, show, join(*marks))
+
+
+def lines(
+    summary: str,
+    labels: Sequence[int | str],
+    series: Mapping[str, Sequence[float | None]],
+    show: Format,
+    *,
+    top: float = 0.0,
+    each: str = "round",
+) -> Markup:
+    """Several lines from 0 up; a line's name is its class on the page, and in its marks' titles."""
+    ticks = _ticks(max([top, *(v for values in series.values() for v in values if v is not None)]))
+    x, y = _x(len(labels)), _y(ticks[-1])
+    marks: list[Markup] = []
+    for name, values in series.items():
+        known = [(x(at), y(v), v, labels[at]) for at, v in enumerate(values) if v is not None]
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b, _, _ in known)
+        marks.append(tag("polyline", class_=f"line {name}", points=path))
+        for a, b, value, label in known:
+            title = tag("title", f"{each} {label}, {name}: {show(value)}")
+            marks.append(tag("circle", title, class_=f"dot {name}", cx=a, cy=b, r="2"))
+    return _chart(summary, labels, ticks, show, join(*marks))
+
+
+def _value(text: str, x: float, y: float) -> Markup:
+    """The number of a mark, where there is room for it."""
+    above = y - 9 if y > TOP + 30 else y + 23
+    return tag("text", text, class_="value", x=min(x, RIGHT - 2), y=above, text_anchor="end")
+
+
 def _chart(
-    summary: str, rounds: Sequence[int], ticks: Sequence[float], show: Format, marks: Markup
+    summary: str, rounds: Sequence[int | str], ticks: Sequence[float], show: Format, marks: Markup
 ) -> Markup:
     y = _y(ticks[-1])
     axes = [

@@ -45,6 +45,13 @@ def epsilon(value: float) -> str:
     return f"{cents:f}".removesuffix("0")
 
 
+def bound(value: float | None) -> str:
+    """An epsilon that may be infinite, or not apply."""
+    if value is None:
+        return "–"
+    return epsilon(value) if math.isfinite(value) else "no bound"
+
+
 def delta(value: float | None) -> str:
     """Three digits, rounded up, as ``1e-4``."""
     if value is None:

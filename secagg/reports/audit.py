@@ -1,0 +1,381 @@
+"""What a ledger proves about privacy, computed anew from its records: ``secagg audit``.
+
+No epsilon that anybody stored is read. The chain is verified first, whole; then the records
+are counted (``recount``) and priced. Subjects with different units or adjacencies stand in
+different sections, and no number covers two of them.
+
+Under the policy "fixed plan" a section's epsilon is the largest of its subjects', by PLD where
+every event has one and RDP otherwise. Under a filter it is the whole budget as soon as
+anything was charged: no smaller number holds for parameters chosen along the way, and none at
+all once the filter is passed. Who passes a budget is decided as the ledger admits, by RDP
+in integers rounded up, or by the filter's own currency.
+
+Errors are those of ``dp.ledger``: ``LedgerCorrupt`` for a file that is damaged, edited or
+contradicts itself; ``NotALedger`` for one that never was a ledger; ``BadParameter`` where
+delta is 1/N or more, of which no statement can be made.
+"""
+
+import math
+import platform
+import sqlite3
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from dp import admission
+from dp.accountant import Vector, check_delta, curve, epsilon_pld, has_pld
+from dp.errors import AccountantLimit, LedgerCorrupt, LedgerError, UnsoundEvent
+from dp.events import Event
+from dp.ledger import FIXED_PLAN, Book, Budget, Head, Ledger, Seal, Statement, Verified
+from dp.policies import policy
+from protocols.errors import RemoteProtocolError
+from protocols.primitives import sign
+from secagg.reports.audit_values import (
+    QUANTILES,
+    Account,
+    Audit,
+    BookReport,
+    Evidence,
+    Section,
+    Subject,
+)
+from secagg.reports.recount import Counts, Recount
+from secagg.reports.statement import rows
+
+SEAL_LABEL: Final = b"secagg ledger head"  # of the Ed25519 signature of a head
+DELTAS: Final = tuple(10.0**-exponent for exponent in range(2, 13))  # of the curve
+_PLD_WORK: Final = 200  # compositions times events of a book; .024 s each (measured)
+_MAGIC: Final = b"SQLite format 3\0"  # sqlite.org/fileformat.html, 1.3
+_APPLICATION: Final = slice(68, 72)  # where that header names the program, the same page
+_LEDGER: Final = b"dpLg"
+_LIBRARIES: Final = ("secagg", "dp-accounting", "numpy", "scipy", "cryptography")
+
+
+class NotALedger(LedgerError):
+    """The file was never a ledger: text, a picture, another program's database."""
+
+
+def open_ledger(path: Path, seal: Seal | None) -> Ledger:
+    """The only place where one is opened here; raises as ``Ledger.open``, and ``NotALedger``."""
+    try:
+        return Ledger.open(path, seal=seal, read_only=True)
+    except LedgerCorrupt as error:
+        if _is_foreign(path):
+            raise NotALedger(str(error)) from error
+        raise
+
+
+def seal_of(public: bytes) -> Seal:
+    """For reading: checks a head signed by the owner of an Ed25519 key, under ``SEAL_LABEL``."""
+
+    def verify(message: bytes, signature: bytes) -> bool:
+        try:
+            sign.verify(public, SEAL_LABEL, message, signature)
+        except RemoteProtocolError:
+            return False
+        return True
+
+    return Seal(verify=verify)
+
+
+def verify(path: Path, *, head: Head | None = None, seal: Seal | None = None) -> Verified:
+    """Check chain, accounts, and what stands against tampering; prices nothing."""
+    with open_ledger(path, seal) as ledger:
+        return ledger.verify(head)
+
+
+def audit(path: Path, *, head: Head | None = None, seal: Seal | None = None) -> Audit:
+    """Verify the ledger at ``path``, count it anew, price it. Raises as the module says."""
+    with open_ledger(path, seal) as ledger:
+        verified = ledger.verify(head)
+        try:
+            pricer = _Pricer(ledger.policy)
+            recount, sealed = _recounted(ledger, verified.head, pricer)
+            stated = ledger.statement()
+            sections = tuple(_sections(recount, pricer, stated))
+        except UnsoundEvent as error:
+            raise LedgerCorrupt(
+                f"{path}: holds what its ledger would have refused ({error})"
+            ) from error
+        keeper, chosen = ledger.keeper, ledger.policy
+    over = {subject.name for section in sections for subject in section.subjects if subject.over}
+    return Audit(
+        ledger=path.name,
+        keeper=keeper,
+        policy=chosen,
+        sealed=sealed,
+        records=verified.head.seq + 1,
+        head=verified.head,
+        protection=verified.protection,
+        sections=sections,
+        rows=rows(sections, stated, keeper=keeper, policy=chosen, protection=verified.protection),
+        versions=_versions(),
+        stated=stated is not None,
+        over=tuple(sorted(over)),
+    )
+
+
+def _recounted(ledger: Ledger, head: Head, pricer: "_Pricer") -> tuple[Recount, bool]:
+    """The records up to ``head`` counted, and whether the ledger was made to be signed."""
+    recount, sealed = Recount(pricer.shown), False
+    for record in ledger.records():
+        recount.add(record)
+        if record.action == "seal" or record.data.get("sealed", False) is True:
+            sealed = True
+        if record.seq == head.seq:
+            if record.hash != head.hash:
+                raise LedgerCorrupt(f"record {record.seq} was changed while it was read")
+            break  # what others appended meanwhile was not verified
+    recount.finish()
+    return recount, sealed
+
+
+class _Pricer:
+    """Counts to what they cost, under one policy."""
+
+    def __init__(self, text: str) -> None:
+        self._policy = policy(text)
+        self.filtered = text != FIXED_PLAN
+
+    def shown(self, recount: Recount) -> Vector:
+        """Epsilon by RDP of (subjects, books), or the spent share of the filter."""
+        events, budgets = list(recount.events), recount.budgets()
+        shown = np.zeros((len(recount.names), len(Book)))
+        for chosen in _alike(budgets):
+            flat = recount.held[chosen].reshape(-1, len(events))
+            price = (
+                [used / full for used, full in self.used(flat, events, budgets[chosen[0]])]
+                if self.filtered
+                else admission.epsilons(flat, events, float(budgets[chosen[0], 1]))
+            )
+            shown[chosen] = np.reshape(price, (-1, len(Book)))
+        return shown
+
+    def used(
+        self, counts: Counts, events: Sequence[Event], budget: Vector
+    ) -> Iterator[tuple[int, int]]:
+        """What each row of counts spent of a filter, and what that filter holds; exact integers."""
+        epsilon, delta = budget.tolist()
+        whole = Budget(epsilon=epsilon, delta=delta)
+        capacity = max(int(self._policy.limit(whole)), 1)
+        for spent in self._policy.amounts(counts, events, whole).tolist():
+            yield spent, capacity
+
+
+def _sections(recount: Recount, pricer: _Pricer, stated: Statement | None) -> Iterator[Section]:
+    """A section for every unit and adjacency that was charged."""
+    names, events, budgets = list(recount.names), list(recount.events), recount.budgets()
+    for kind in sorted(recount.rounds, key=lambda pair: (pair[0].value, pair[1].value)):
+        members = {
+            book: [at for at in range(len(names)) if recount.kind_of(at, book) == kind]
+            for book in Book
+        }
+        accounts: dict[int, dict[Book, Account]] = {}
+        for book, chosen in members.items():
+            for at, account in _accounts(recount, pricer, book, chosen, events, budgets):
+                accounts.setdefault(at, {})[book] = account
+        if not accounts:
+            continue
+        subjects = tuple(
+            Subject(
+                name=names[at],
+                epsilon=budgets[at, 0].item(),
+                delta=budgets[at, 1].item(),
+                server=mine.get(Book.SERVER),
+                release=mine.get(Book.RELEASE),
+            )
+            for at, mine in sorted(accounts.items())
+        )
+        delta = max(subject.delta for subject in subjects)
+        # Each subject holds one unit at least, so there are no fewer units than subjects.
+        check_delta(delta, units=len(subjects))
+        rounds = tuple(row for _, row in sorted(recount.rounds[kind].items()))
+        released = sum(row.reserved > row.aborted for row in rounds)
+        steps = max(one.steps for mine in accounts.values() for one in mine.values())
+        books = {
+            book: _book(recount, pricer, book, chosen, accounts)
+            for book, chosen in members.items()
+            if chosen
+        }
+        yield Section(
+            unit=kind[0],
+            adjacency=kind[1],
+            delta=delta,
+            reported=None if stated is None else stated.delta(delta, rounds=released, steps=steps),
+            books=books,
+            subjects=subjects,
+            rounds=rounds,
+            series={book: tuple(_series(recount, book, members[book])) for book in books},
+            events=tuple(
+                Evidence(event=event, steps=most)
+                for event, most in zip(
+                    events, recount.held.max(axis=(0, 1), initial=0).tolist(), strict=True
+                )
+                if most and (event.unit, event.adjacency) == kind
+            ),
+        )
+
+
+def _accounts(
+    recount: Recount,
+    pricer: _Pricer,
+    book: Book,
+    chosen: list[int],
+    events: Sequence[Event],
+    budgets: Vector,
+) -> Iterator[tuple[int, Account]]:
+    held, realised = (counts[chosen, book.number] for counts in (recount.held, recount.realised))
+    mine = budgets[chosen]
+    for alike in _alike(mine):
+        epsilon, delta = mine[alike[0]].tolist()
+        steps = held[alike].sum(axis=1).tolist()
+        places = [chosen[at] for at in alike]
+        if pricer.filtered:
+            used = pricer.used(held[alike], events, mine[alike[0]])
+            for at, count, (spent, capacity) in zip(places, steps, used, strict=True):
+                whole = epsilon if count else 0.0
+                yield (
+                    at,
+                    Account(
+                        epsilon=whole if spent <= capacity else math.inf,
+                        realised=None,
+                        share=spent / capacity,
+                        over=spent > capacity,
+                        steps=count,
+                    ),
+                )
+            continue
+        prices = (
+            admission.epsilons(counts[alike], events, delta).tolist() for counts in (held, realised)
+        )
+        for at, count, by_held, by_realised in zip(places, steps, *prices, strict=True):
+            yield (
+                at,
+                Account(
+                    epsilon=by_held,
+                    realised=by_realised,
+                    share=by_held / epsilon,
+                    over=not by_held <= epsilon,
+                    steps=count,
+                ),
+            )
+
+
+def _book(
+    recount: Recount,
+    pricer: _Pricer,
+    book: Book,
+    chosen: list[int],
+    accounts: dict[int, dict[Book, Account]],
+) -> BookReport:
+    """The numbers of one book that hold for all who stand in it."""
+    names, budgets = list(recount.names), recount.budgets()
+    dearest = max(chosen, key=lambda at: accounts[at][book].share)
+    largest = max(accounts[at][book].epsilon for at in chosen)
+    if pricer.filtered:
+        return BookReport(
+            epsilon=largest,
+            accountant="filter",
+            why="parameters may follow from earlier outputs, so the whole budget is what is spent",
+            rdp=None,
+            realised=None,
+            dearest=names[dearest],
+            curve=(),
+        )
+    compositions = [
+        (_composition(recount, row), delta)
+        for row, delta in _maximal(recount.held[chosen, book.number], budgets[chosen, 1])
+    ]
+    lacking = next((e for c, _ in compositions for e in c if not has_pld(e)), None)
+    work = sum(len(composition) for composition, _ in compositions)
+    accountant, why, epsilon = "rdp", "", largest
+    if lacking is not None:
+        why = f"{type(lacking).__name__} has no privacy loss distribution"
+    elif work > _PLD_WORK:
+        why = f"{len(compositions):,} different histories are too many for loss distributions"
+    else:
+        try:
+            epsilon = max(
+                (epsilon_pld(composition, delta) for composition, delta in compositions),
+                default=0.0,
+            )
+            accountant, why = "pld", "every event has a privacy loss distribution"
+        except AccountantLimit as error:
+            why = str(error)
+    units = len(recount.names)
+    deltas = tuple(delta for delta in DELTAS if delta * units < 1)
+    one = _composition(recount, recount.held[dearest, book.number])
+    along = curve(one, deltas, accountant="pld" if accountant == "pld" else "rdp")
+    return BookReport(
+        epsilon=epsilon,
+        accountant=accountant,
+        why=why,
+        rdp=largest,
+        realised=max(accounts[at][book].realised or 0.0 for at in chosen),
+        dearest=names[dearest],
+        curve=tuple(zip(deltas, along, strict=True)),
+    )
+
+
+def _composition(recount: Recount, row: Counts) -> dict[Event, int]:
+    return {event: n for event, n in zip(recount.events, row.tolist(), strict=True) if n}
+
+
+def _maximal(counts: Counts, deltas: Vector) -> Iterator[tuple[Counts, float]]:
+    """Rows that no other of the same delta exceeds everywhere: one of them costs the most.
+
+    Removing steps from a composition never raises its epsilon.
+    """
+    for delta in np.unique(deltas):
+        rows = np.unique(counts[deltas == delta], axis=0)
+        kept: Counts = rows[:0]
+        for row in rows[np.argsort(-rows.sum(axis=1), kind="stable")]:
+            if not (kept >= row).all(axis=1).any():
+                kept = np.concatenate([kept, row[None]])
+        for row in kept:
+            yield row, float(delta)
+
+
+def _series(
+    recount: Recount, book: Book, chosen: list[int]
+) -> Iterator[tuple[int, tuple[float, ...]]]:
+    """Quantiles over subjects after sampled rounds; who was not charged yet counts as 0."""
+    for number, shown in recount.snapshots:
+        values = np.zeros(len(chosen))
+        known = [at < len(shown) for at in chosen]
+        values[known] = shown[[at for at in chosen if at < len(shown)], book.number]
+        # Each is some subject's number, never one between two of them.
+        yield number, tuple(np.quantile(values, QUANTILES, method="higher").tolist())
+
+
+def _alike(budgets: Vector) -> list[list[int]]:
+    """Places in groups of the same budget."""
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for at, budget in enumerate(map(tuple, budgets.tolist())):
+        groups.setdefault(budget, []).append(at)
+    return list(groups.values())
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file that would not open carries another program's header, or none of SQLite's."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(100)
+    except OSError:
+        return False
+    application = head[_APPLICATION]
+    return head[: len(_MAGIC)] != _MAGIC or application not in (_LEDGER, bytes(4), b"")
+
+
+def _versions() -> dict[str, str]:
+    """Of everything whose arithmetic or storage the numbers rest on."""
+    found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,345 @@
+"""The page of an audit: one HTML file without script that requests nothing, for screen and paper.
+
+It says what ``secagg.reports.audit_values.Audit`` holds and computes no number of its own.
+Epsilons and deltas are rounded up.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from string import Template
+from typing import Final
+
+from dp.ledger import Protection
+from secagg.reports.audit_values import Audit, Section, Source, Subject
+from secagg.reports.charts import bands, bars, lines
+from secagg.reports.markup import Markup, join, tag
+from secagg.reports.numbers import bound, counted, percent, short
+from secagg.reports.numbers import delta as as_delta
+from secagg.reports.numbers import epsilon as as_epsilon
+from secagg.reports.recount import MOST_SNAPSHOTS, Round
+
+MOST_SUBJECTS: Final = 200  # in the table; beyond, those who spent most of their budget
+_BINS: Final = 10  # of the budget left
+
+_WORD_OF: Final[dict[Source, str]] = {
+    "records": "the records",
+    "keeper": "its keeper's word",
+    "software": "this software",
+    "nobody": "nobody",
+}
+_TITLES: Final = {"server": "Against the aggregator", "release": "Against whoever gets the model"}
+
+
+def page(audit: Audit) -> str:
+    """The whole file."""
+    template = Template(files("secagg.reports").joinpath("page.html").read_text("utf-8"))
+    body = join(
+        _headline(audit),
+        *(_section(audit, section) for section in audit.sections),
+        _states(audit),
+        _footer(audit),
+    )
+    return template.substitute(title=join(f"secagg audit: {audit.ledger}"), body=body)
+
+
+def _headline(audit: Audit) -> Markup:
+    if not audit.sections:
+        title = "No charge stands in this ledger."
+    elif audit.over:
+        title = f"{counted(len(audit.over), 'subject').capitalize()} passed the budget."
+    else:
+        title = "Nobody passed the budget."
+    about = (
+        f"Kept by the {audit.keeper.value}, {counted(audit.records, 'record')}, policy "
+        f"“{audit.policy}”. Every number is computed anew from the records; no stored epsilon "
+        "was read."
+    )
+    return tag(
+        "header",
+        tag("p", f"secagg audit · {audit.ledger}", class_="eyebrow"),
+        tag("h1", title),
+        tag("p", about),
+        *(tag("p", text, class_="loud", role="note") for text in _warnings(audit)),
+    )
+
+
+def _warnings(audit: Audit) -> Iterable[str]:
+    if audit.over:
+        yield f"Over budget: {_listed(audit.over)}."
+    if Protection.NONE in audit.protection:
+        unchecked = (
+            " Its head is signed, but no key was given." if audit.unchecked_signature else ""
+        )
+        yield (
+            "This ledger is not tamper-evident: whoever can write the file could have made all "
+            f"of it. A head kept elsewhere, or a signed one, would show that.{unchecked}"
+        )
+    if not audit.stated:
+        yield (
+            "Nobody stated what no record can show: how many units there are, who is trusted, "
+            "what is released beside the model, how noise is drawn. Delta is the accountant's "
+            "alone."
+        )
+    kinds = {section.unit for section in audit.sections}
+    if len(kinds) > 1:
+        yield "Examples and clients stand apart below: an epsilon of one says nothing of the other."
+
+
+def _section(audit: Audit, section: Section) -> Markup:
+    unit, adjacency = section.unit.value, section.adjacency.value.replace("_", " ")
+    return join(
+        tag("h2", f"For one {unit}, {adjacency}"),
+        tag("p", "One sentence to quote:"),
+        tag("blockquote", section.sentence),
+        _numbers(section),
+        _charts(audit, section),
+        _subjects(section),
+    )
+
+
+def _numbers(section: Section) -> Markup:
+    cards = []
+    for book, report in section.books.items():
+        realised = (
+            ""
+            if report.realised in (None, report.rdp)
+            else f"; with the noise that was realised, by RDP: {bound(report.realised)}"
+        )
+        held = (
+            ""
+            if report.rdp is None or report.accountant == "rdp"
+            else (f"; by RDP, which admits: {bound(report.rdp)}")
+        )
+        label = f"epsilon, {book.value} book, by {report.accountant.upper()}{held}{realised}"
+        cards.append((bound(report.epsilon), label))
+    whole = "of the whole system" if section.reported else "of the accountant alone"
+    cards.append((as_delta(section.total_delta), f"delta {whole}"))
+    rounds = counted(len(section.rounds), "round")
+    cards.append((f"{len(section.subjects):,}", f"subjects charged, in {rounds}"))
+    return tag(
+        "dl",
+        *(tag("div", tag("dt", label), tag("dd", value)) for value, label in cards),
+        class_="numbers",
+    )
+
+
+def _charts(audit: Audit, section: Section) -> Markup:
+    spent = [_spent(audit, section, book.value) for book in section.books]
+    figures = [
+        *spent,
+        *([] if audit.filtered else [_curve(section)]),
+        _left(section),
+        _noise(section.rounds),
+        _people(section.rounds),
+    ]
+    return join(
+        tag("h3", "How it was spent"),
+        tag(
+            "p",
+            "Hold the pointer over a mark to read its value."
+            + (
+                f" Of {len(section.rounds):,} rounds, at most {MOST_SNAPSHOTS} are drawn."
+                if len(section.rounds) > MOST_SNAPSHOTS
+                else ""
+            ),
+            class_="hint",
+        ),
+        tag("div", *figures, class_="charts"),
+    )
+
+
+def _spent(audit: Audit, section: Section, name: str) -> Markup:
+    book = next(book for book in section.books if book.value == name)
+    series = section.series[book]
+    numbers = [number for number, _ in series]
+    spreads = [[_known(value) for value in values] for _, values in series]
+    show: Callable[[float], str]
+    if audit.filtered:
+        what, show, limit = "share of the filter spent", percent, 1.0
+    else:
+        what, show = "epsilon by RDP", as_epsilon
+        limit = min(subject.epsilon for subject in section.subjects)
+    last = [value for value in (spreads[-1] if spreads else ()) if value is not None]
+    words = f", at the end {show(last[0])} to {show(last[-1])}" if last else ""
+    chart = bands(
+        f"{what[0].upper()}{what[1:]} over rounds, {name} book, by quantile over subjects{words}",
+        numbers,
+        spreads,
+        show,
+        top=limit,
+        rule=(limit, f"least budget {show(limit)}"),
+    )
+    detail = f"{what}, {name} book: least, quarters, median, most of all subjects"
+    return _figure(_TITLES[name], detail, chart)
+
+
+def _curve(section: Section) -> Markup:
+    deltas = [delta for delta, _ in next(iter(section.books.values())).curve]
+    series = {
+        book.value: [_known(epsilon) for _, epsilon in report.curve]
+        for book, report in section.books.items()
+    }
+    chart = lines(
+        "Epsilon by delta of the subject that spent most, "
+        + "; ".join(
+            f"{name} book: {as_epsilon(known[0])} to {as_epsilon(known[-1])}"
+            for name, values in series.items()
+            if (known := [value for value in values if value is not None])
+        ),
+        [as_delta(delta) for delta in deltas],
+        series,
+        as_epsilon,
+        each="delta",
+    )
+    detail = join("of the subject that spent most, along delta", _legend(list(series)))
+    return _figure("Epsilon and delta", detail, chart)
+
+
+def _left(section: Section) -> Markup:
+    passed = sum(subject.over for subject in section.subjects)
+    left = [1 - subject.share for subject in section.subjects if not subject.over]
+    counts = [0] * _BINS
+    for value in left:
+        counts[min(max(math.floor(value * _BINS), 0), _BINS - 1)] += 1
+    size = 100 // _BINS
+    labels = [f"{at * size}–{(at + 1) * size} %" for at in range(_BINS)]
+    stacks = [{"left": float(count)} for count in counts]
+    if passed:
+        labels, stacks = ["passed", *labels], [{"passed": float(passed)}, *stacks]
+    summary = "Subjects by share of budget left: " + ", ".join(
+        f"{label}: {sum(stack.values()):.0f}" for label, stack in zip(labels, stacks, strict=True)
+    )
+    chart = bars(summary, labels, stacks, short, each="budget left")
+    return _figure("Budget left", "subjects, by the share left in the dearer book", chart)
+
+
+def _noise(rounds: Sequence[Round]) -> Markup:
+    drawn = _drawn(rounds)
+    series = {
+        "planned": [_known(row.planned) for row in drawn],
+        "realised": [row.realised for row in drawn],
+    }
+    ends = [
+        f"{name} {short(min(known))} to {short(max(known))}"
+        for name, values in series.items()
+        if (known := [value for value in values if value is not None])
+    ]
+    chart = lines(
+        f"Noise by round, {'; '.join(ends)}", [row.number for row in drawn], series, short
+    )
+    detail = join("least of a round, over one unit's bound", _legend(list(series)))
+    return _figure("Noise planned and realised", detail, chart)
+
+
+def _people(rounds: Sequence[Round]) -> Markup:
+    drawn = _drawn(rounds)
+    names = ("committed", "open", "aborted")
+    stacks = [{name: float(getattr(row, name)) for name in names} for row in drawn]
+    totals = ", ".join(f"{sum(getattr(row, name) for row in rounds):,} {name}" for name in names)
+    survivors = [row.survivors for row in rounds if row.survivors is not None]
+    needed = max((row.minimum for row in rounds), default=0)
+    said = f"; survivors {min(survivors):,} to {max(survivors):,}" if survivors else ""
+    chart = bars(
+        f"Reservations by round: {totals}{said}",
+        [row.number for row in drawn],
+        stacks,
+        short,
+        rule=needed or None,
+    )
+    rule = f"; dashed: the {needed:,} survivors that were asked for" if needed else ""
+    detail = join(f"reservations by how they ended{said}{rule}", _legend(names))
+    return _figure("Who stayed", detail, chart)
+
+
+def _subjects(section: Section) -> Markup:
+    people = sorted(section.subjects, key=lambda subject: (-subject.share, subject.name))
+    shown = people[:MOST_SUBJECTS]
+    note = f"Show {counted(len(shown), 'subject')}" + (
+        f" of {len(people):,}, those that spent most; the JSON holds all"
+        if len(people) > len(shown)
+        else ""
+    )
+    names = ["Subject"]
+    for book, report in section.books.items():
+        by = "" if report.rdp is None else " by RDP"
+        names += [f"Epsilon{by}, {book.value}", "realised", "steps"]
+    names += ["Budget", "delta", "left"]
+    head = tag("tr", *(tag("th", name, scope="col") for name in names))
+    rows = [_person(section, subject) for subject in shown]
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="rounds people")
+    return tag("details", tag("summary", note), tag("div", table, class_="wide"))
+
+
+def _person(section: Section, subject: Subject) -> Markup:
+    cells: list[str] = []
+    for book in section.books:
+        account = subject.accounts.get(book)
+        if account is None:
+            cells += ["–", "–", "–"]
+        else:
+            cells += [bound(account.epsilon), bound(account.realised), f"{account.steps:,}"]
+    left = (
+        "passed" if subject.over else f"{max(math.floor(1000 * (1 - subject.share)), 0) / 10:g} %"
+    )
+    cells += [as_epsilon(subject.epsilon), as_delta(subject.delta), left]
+    return tag(
+        "tr",
+        tag("th", subject.name, scope="row"),
+        *(tag("td", cell) for cell in cells),
+        class_="over" if subject.over else None,
+    )
+
+
+def _states(audit: Audit) -> Markup:
+    head = tag("tr", *(tag("th", text, scope="col") for text in ("What", "How it is", "Says")))
+    rows = [
+        tag(
+            "tr",
+            tag("td", row.item),
+            tag("td", row.text),
+            tag("td", _WORD_OF[row.source]),
+            class_=row.source,
+        )
+        for row in audit.rows
+    ]
+    return join(
+        tag("h2", "What an epsilon alone does not say"),
+        tag("p", "The items that NIST SP 800-226 asks of such a report, and whose word each is."),
+        tag("table", tag("thead", head), tag("tbody", *rows), class_="states"),
+    )
+
+
+def _footer(audit: Audit) -> Markup:
+    listed = ", ".join(f"{name} {number}" for name, number in audit.versions.items())
+    texts = (
+        f"Made with {listed}.",
+        f"The chain ends at {audit.head_text}. Keep this elsewhere, and give it with --head next "
+        "time.",
+        "This page loads nothing and runs no script.",
+    )
+    return tag("footer", *(tag("p", text) for text in texts))
+
+
+def _drawn(rounds: Sequence[Round]) -> Sequence[Round]:
+    """Every so many rounds, and the last."""
+    step = math.ceil(len(rounds) / MOST_SNAPSHOTS)
+    return rounds[(len(rounds) - 1) % max(step, 1) :: max(step, 1)]
+
+
+def _figure(title: str, detail: str, chart: Markup) -> Markup:
+    return tag("figure", tag("figcaption", title, tag("small", detail)), chart)
+
+
+def _legend(names: Sequence[str]) -> Markup:
+    keys = join(*(tag("span", tag("i", class_=name), name) for name in names))
+    return tag("span", keys, class_="legend")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

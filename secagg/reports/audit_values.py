@@ -1,0 +1,288 @@
+"""The values of an epsilon report, and its JSON. They are made by ``secagg.reports.audit``."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Context
+from typing import Any, Final, Literal, TypeAlias
+
+from dp.accountant import ReportedDelta
+from dp.events import Adjacency, Event, Unit
+from dp.ledger import FIXED_PLAN, Book, Head, Keeper, Protection
+from secagg.reports.numbers import counted
+from secagg.reports.numbers import delta as as_delta
+from secagg.reports.numbers import epsilon as as_epsilon
+from secagg.reports.recount import Round
+
+SCHEMA: Final = "secagg audit 1"
+QUANTILES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # over subjects
+
+Source: TypeAlias = Literal["records", "keeper", "software", "nobody"]
+
+_WHO: Final = {Unit.EXAMPLE: "one example of one client", Unit.CLIENT: "all data of one client"}
+_HAPPENED: Final = {
+    Adjacency.ADD_OR_REMOVE: "{} being there or not",
+    Adjacency.ZERO_OUT: "{} being used or set to zeros, who took part being public,",
+    Adjacency.REPLACE_ONE: "{} being what it is or any other",
+}
+_WHOM: Final = {Book.SERVER: "the aggregator", Book.RELEASE: "whoever got the model"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One thing that an epsilon report must say [NIST SP 800-226], and whose word it is."""
+
+    item: str
+    text: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One subject in one book.
+
+    Attributes:
+      epsilon: by RDP, as admission counts; under a filter the budget once anything was charged,
+        and infinite once it is passed.
+      realised: the same with the noise that was released; ``None`` under a filter.
+      share: of the budget that is spent: epsilon over epsilon, or of the filter's capacity.
+      over: whether the budget is passed.
+      steps: how many noisy sums.
+    """
+
+    epsilon: float
+    realised: float | None
+    share: float
+    over: bool
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Whose privacy it is, and its budget; a book is ``None`` if it was never charged there."""
+
+    name: str
+    epsilon: float
+    delta: float
+    server: Account | None
+    release: Account | None
+
+    @property
+    def accounts(self) -> dict[Book, Account]:
+        """The books in which it was charged."""
+        pairs = ((Book.SERVER, self.server), (Book.RELEASE, self.release))
+        return {book: account for book, account in pairs if account is not None}
+
+    @property
+    def over(self) -> bool:
+        """Whether it passed its budget in a book."""
+        return any(account.over for account in self.accounts.values())
+
+    @property
+    def share(self) -> float:
+        """Of its budget that is spent, in the book that costs more."""
+        return max(account.share for account in self.accounts.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BookReport:
+    """One book of a section.
+
+    Attributes:
+      epsilon: what may be printed: nobody here spent more.
+      accountant: "pld", "rdp", or the filter's name, whose budget epsilon then is.
+      why: why it is that accountant.
+      rdp: the largest by RDP, held; ``None`` under a filter.
+      realised: the largest by RDP with the noise that was released, likewise.
+      dearest: the subject with the largest share of its budget.
+      curve: (delta, epsilon) of the dearest subject; empty under a filter.
+    """
+
+    epsilon: float
+    accountant: str
+    why: str
+    rdp: float | None
+    realised: float | None
+    dearest: str
+    curve: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One kind of step, as the records hold it, and the most that one subject was charged."""
+
+    event: Event
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """All accounts of one unit under one adjacency.
+
+    Attributes:
+      delta: the largest of the subjects' budgets.
+      reported: the delta of the whole system; ``None`` where nobody stated what adds to it.
+      series: by book, (round, quantiles over subjects) of epsilon, or of the filter's share.
+      events: what was charged.
+    """
+
+    unit: Unit
+    adjacency: Adjacency
+    delta: float
+    reported: ReportedDelta | None
+    books: Mapping[Book, BookReport]
+    subjects: tuple[Subject, ...]
+    rounds: tuple[Round, ...]
+    series: Mapping[Book, tuple[tuple[int, tuple[float, ...]], ...]]
+    events: tuple[Evidence, ...]
+
+    @property
+    def epsilon(self) -> float:
+        """The larger of both books."""
+        return max(book.epsilon for book in self.books.values())
+
+    @property
+    def total_delta(self) -> float:
+        """The delta to print beside epsilon."""
+        return self.delta if self.reported is None else self.reported.total
+
+    @property
+    def sentence(self) -> str:
+        """What may be quoted, whole."""
+        happened = _HAPPENED[self.adjacency].format(_WHO[self.unit])
+        whom = " or ".join(_WHOM[book] for book in self.books)
+        if not math.isfinite(self.epsilon):
+            return f"By this ledger, what {whom} can learn from {happened} has no bound."
+        epsilon, delta = as_epsilon(self.epsilon), as_delta(self.total_delta)
+        rest = "" if self.reported else " (more if anything may fail that nobody stated)"
+        return (
+            f"By this ledger, {happened} made no conclusion that {whom} may draw from "
+            f"{counted(len(self.rounds), 'round')} more likely than {_factor(self.epsilon)} times "
+            f"its probability otherwise, plus {delta}{rest}: differential privacy with epsilon "
+            f"{epsilon} and delta {delta}."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Everything the report says. ``verdict`` is "sound" or "over budget"."""
+
+    ledger: str
+    keeper: Keeper
+    policy: str
+    sealed: bool
+    records: int
+    head: Head
+    protection: tuple[Protection, ...]
+    sections: tuple[Section, ...]
+    rows: tuple[Row, ...]
+    versions: Mapping[str, str]
+    stated: bool
+    over: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        return "over budget" if self.over else "sound"
+
+    @property
+    def head_text(self) -> str:
+        """The head, to be kept where the ledger's keeper cannot write."""
+        return head_text(self.head)
+
+    @property
+    def unchecked_signature(self) -> bool:
+        """Whether the head is signed and nobody gave a key to check it with."""
+        return self.sealed and Protection.SIGNATURE not in self.protection
+
+    @property
+    def filtered(self) -> bool:
+        """Whether parameters may have been chosen along the way."""
+        return self.policy != FIXED_PLAN
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as docs/privacy/audit.md describes it; every number in it is finite."""
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict,
+            "over_budget": list(self.over),
+            "ledger": self.ledger,
+            "keeper": self.keeper.value,
+            "policy": self.policy,
+            "records": self.records,
+            "head": self.head_text,
+            "protection": [kind.value for kind in self.protection],
+            "protection_in_words": [kind.sentence for kind in self.protection],
+            "stated": self.stated,
+            "statement": [asdict(row) for row in self.rows],
+            "sections": [self._section(section) for section in self.sections],
+            "versions": dict(self.versions),
+        }
+
+    def _section(self, section: Section) -> dict[str, Any]:
+        reported = None if section.reported is None else asdict(section.reported)
+        return {
+            "unit": section.unit.value,
+            "adjacency": section.adjacency.value,
+            "sentence": section.sentence,
+            "epsilon": _finite(section.epsilon),
+            "delta": section.total_delta,
+            "delta_components": reported or {"accountant": section.delta},
+            "books": {
+                book.value: {
+                    "epsilon": _finite(report.epsilon),
+                    "accountant": report.accountant,
+                    "why": report.why,
+                    "rdp": _finite(report.rdp),
+                    "realised": _finite(report.realised),
+                    "dearest": report.dearest,
+                    "curve": [[delta, _finite(epsilon)] for delta, epsilon in report.curve],
+                    "series": [
+                        [number, [_finite(value) for value in values]]
+                        for number, values in section.series[book]
+                    ],
+                }
+                for book, report in section.books.items()
+            },
+            "series_of": "share of the filter" if self.filtered else "epsilon by RDP",
+            "quantiles": list(QUANTILES),
+            "rounds": [
+                asdict(row) | {"planned": _finite(row.planned), "open": row.open}
+                for row in section.rounds
+            ],
+            "events": [
+                {"event": one.event.to_json(), "steps": one.steps} for one in section.events
+            ],
+            "subjects": [
+                {
+                    "name": subject.name,
+                    "budget": {"epsilon": subject.epsilon, "delta": subject.delta},
+                    "over": subject.over,
+                    **{
+                        book.value: {
+                            "epsilon": _finite(account.epsilon),
+                            "realised": _finite(account.realised),
+                            "share": _finite(account.share),
+                            "steps": account.steps,
+                        }
+                        for book, account in subject.accounts.items()
+                    },
+                }
+                for subject in section.subjects
+            ],
+        }
+
+
+def head_text(head: Head) -> str:
+    """``SEQ:HASH``, as ``--head`` takes it."""
+    return f"{head.seq}:{head.hash.hex()}"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _factor(epsilon: float) -> str:
+    """e^epsilon, rounded up where people can read it."""
+    if epsilon > 15:  # e^15 is three million
+        return f"e^{as_epsilon(epsilon)}"
+    return f"{Context(prec=3, rounding=ROUND_CEILING).create_decimal(math.exp(epsilon)):,f}"

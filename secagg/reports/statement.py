@@ -1,0 +1,196 @@
+"""What an epsilon report must say beside its numbers [NIST SP 800-226], item by item.
+
+What the records show is said from the records. What no record can show is the keeper's
+word, and where the keeper gave none the report says so, loudly.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from dp.events import Adjacency, Event, GaussianEvent, Unit
+from dp.ledger import FIXED_PLAN, Keeper, Protection, Statement
+from secagg.reports.audit_values import Row, Section, Source
+from secagg.reports.numbers import bound, counted
+from secagg.reports.numbers import delta as as_delta
+
+MOST_EVENTS: Final = 12  # kinds of event that a row spells out
+
+
+def rows(
+    sections: Sequence[Section],
+    stated: Statement | None,
+    *,
+    keeper: Keeper,
+    policy: str,
+    protection: Sequence[Protection],
+) -> tuple[Row, ...]:
+    """All items, in the order of the report."""
+    return (
+        *(row for section in sections for row in _of_section(section, several=len(sections) > 1)),
+        _from("Who keeps the ledger", _KEEPERS[keeper]),
+        _units(stated),
+        _word(stated, "Who is trusted with what", "trusted"),
+        _word(stated, "What is released", "released"),
+        _word(stated, "What is released and not accounted for", "unaccounted"),
+        _word(stated, "Assumptions", "assumptions"),
+        _word(stated, "Mechanism, as stated", "mechanism"),
+        _word(stated, "Sampling, as stated", "sampling"),
+        _word(stated, "Scope of the composition", "scope"),
+        _from(
+            "One person at several clients",
+            "Costs the sum: the joint composition of what those clients were charged. The "
+            "records do not say who is the same person, and no number here covers it.",
+        ),
+        _from("How parameters were chosen", _policy(policy)),
+        Row(
+            item="Accountant",
+            text="Rényi DP at fixed orders, in integers rounded up, decides who is over budget; "
+            "privacy loss distributions of dp-accounting, rounded up, where the report names them. "
+            "Versions stand below.",
+            source="software",
+        ),
+        _word(stated, "Randomness", "randomness"),
+        _word(stated, "Floating point", "floating_point"),
+        Row(item="Empirical audit", text="None is attached.", source="software"),
+        _from("Against tampering", ". ".join(_capital(kind.sentence) for kind in protection) + "."),
+    )
+
+
+def _of_section(section: Section, *, several: bool) -> Iterator[Row]:
+    mark = f" ({section.unit.value}, {_spaced(section.adjacency.value)})" if several else ""
+    yield _from("Unit" + mark, _UNITS[section.unit])
+    yield _from("Adjacency" + mark, _ADJACENCIES[section.adjacency])
+    for book, report in section.books.items():
+        yield _from(
+            f"Epsilon, {book.value} book" + mark,
+            f"{bound(report.epsilon)} for every one of "
+            f"{counted(len(section.subjects), 'subject')}, by {report.accountant.upper()}: "
+            f"{report.why}. {_BOOKS[book.value]}",
+        )
+    yield _delta(section, mark)
+    yield _from("Mechanism and sampling, in evidence" + mark, _evidence(section))
+
+
+def _delta(section: Section, mark: str) -> Row:
+    if section.reported is None:
+        return Row(
+            item="Delta" + mark,
+            text=f"{as_delta(section.delta)}, the accountant's alone. Nobody stated a random "
+            "graph, rounding, flooding or an inexact sampler, nor that there is none: whatever "
+            "they add is missing.",
+            source="nobody",
+        )
+    reported = section.reported
+    parts = (
+        ("accountant", reported.accountant),
+        ("sparse graph", reported.sparse_graph),
+        ("rounded sums", reported.rounding),
+        ("flooding", reported.flooding),
+        ("sampler", reported.sampler),
+    )
+    listed = ", ".join(f"{name} {as_delta(part)}" for name, part in parts if part)
+    return Row(
+        item="Delta" + mark, text=f"{as_delta(reported.total)} in all: {listed}.", source="keeper"
+    )
+
+
+def _evidence(section: Section) -> str:
+    shown = [f"up to {one.steps:,} × {describe(one.event)}" for one in section.events[:MOST_EVENTS]]
+    if more := len(section.events) - len(shown):
+        shown.append(f"and {counted(more, 'other kind')} of step, listed in the JSON")
+    done = sum(row.reserved > row.aborted for row in section.rounds)
+    return f"{counted(done, 'round')} charged. To one subject: {'; '.join(shown)}."
+
+
+def describe(event: Event) -> str:
+    """One step in words."""
+    if isinstance(event, GaussianEvent):
+        noise = f"Gaussian noise of {event.noise_multiplier:.6g} times the clip"
+    else:
+        noise = (
+            f"Skellam noise of variance {event.variance:.6g} at L2 norm {event.l2:.6g}, "
+            f"L1 norm {event.l1:.6g}"
+        )
+    values = (getattr(event.sampling, name) for name in event.sampling.__slots__)
+    details = ", ".join(
+        f"{value:g}" if isinstance(value, float) else _plain(value) for value in values
+    )
+    design = _spaced(event.sampling.DESIGN)
+    return f"{noise}, sampling {design}{f' ({details})' if details else ''}"
+
+
+def _plain(value: object) -> str:
+    return _spaced(str(getattr(value, "value", value)))
+
+
+def _units(stated: Statement | None) -> Row:
+    if stated is None:
+        return _nobody("How many units there are", "whether delta is below one over their number")
+    return Row(item="How many units there are", text=f"{stated.unit_count:,}.", source="keeper")
+
+
+def _word(stated: Statement | None, item: str, name: str) -> Row:
+    if stated is None:
+        return _nobody(item, "it")
+    said: object = getattr(stated, name)
+    text = said if isinstance(said, str) else "; ".join(_strings(said))
+    return Row(
+        item=item,
+        text=_capital(text or "none") + "." * (text[-1:] not in ".!?"),
+        source="keeper",
+    )
+
+
+def _strings(said: object) -> Iterable[str]:
+    return [str(part) for part in said] if isinstance(said, tuple | list) else [str(said)]
+
+
+def _nobody(item: str, what: str) -> Row:
+    text = f"Nobody stated this, and no record shows {what}: take it as unknown."
+    return Row(item=item, text=text, source="nobody")
+
+
+def _from(item: str, text: str, source: Source = "records") -> Row:
+    return Row(item=item, text=text, source=source)
+
+
+def _policy(policy: str) -> str:
+    if policy == FIXED_PLAN:
+        return (
+            "Fixed plan: every noise, rate and number of rounds was chosen before the first "
+            "round. If any was chosen from an output, no number here holds."
+        )
+    return (
+        f"By a filter, {policy}: parameters may follow from earlier outputs, and only the whole "
+        "budget may be stated."
+    )
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+_KEEPERS: Final = {
+    Keeper.SERVER: "The server. What was charged, and what noise was realised, is its word.",
+    Keeper.CLIENT: "A client. What was charged is its word; a lower price was taken only on "
+    "evidence that the server cannot forge.",
+}
+_UNITS: Final = {
+    Unit.EXAMPLE: "One example of one client. It says nothing about a client's data as a whole: "
+    "for k examples of one person epsilon is k times as large, and delta grows faster.",
+    Unit.CLIENT: "One client, with all its data.",
+}
+_ADJACENCIES: Final = {
+    Adjacency.ADD_OR_REMOVE: "Add or remove: one unit more or less.",
+    Adjacency.ZERO_OUT: "Zero out: the unit's contribution becomes zeros. Who took part, and how "
+    "many survived, is public.",
+    Adjacency.REPLACE_ONE: "Replace one: one unit becomes any other.",
+}
+_BOOKS: Final = {
+    "server": "Against the aggregator, who saw who took part.",
+    "release": "Against whoever gets the model.",
+}

@@ -1,0 +1,214 @@
+"""``secagg audit``: what it prints, and how it fails."""
+
+import json
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dp.accountant import epsilon_pld
+from dp.events import GaussianEvent, NoSampling, PoissonSampling
+from dp.ledger import Budget, Head, Ledger, Seal
+from protocols.primitives.sign import SigningKey
+from protocols.secrets import Secret
+from secagg import cli
+from secagg.reports.audit import SEAL_LABEL, seal_of
+
+Run = Callable[..., tuple[int, str, str]]
+SAMPLED = GaussianEvent(noise_multiplier=4, sampling=PoissonSampling(rate=0.1))
+QUIET = GaussianEvent(noise_multiplier=10, sampling=NoSampling())
+LOUD = GaussianEvent(noise_multiplier=1, sampling=NoSampling())
+KEY = SigningKey(Secret(bytes(range(32))))
+
+
+@pytest.fixture
+def audit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``secagg audit`` in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["secagg", "audit", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "120")
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+def charged(path: Path, *, seal: Seal | None = None, rounds: int = 4) -> Head:
+    with Ledger.create(path, Budget(epsilon=2, delta=1e-5), seal=seal) as book:
+        for number in range(rounds):
+            book.reserve(number, {"a": SAMPLED, "[bold]b": SAMPLED})
+            book.commit(number, ["a"])
+        return book.head()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    charged(tmp_path / "ledger")
+    return tmp_path / "ledger"
+
+
+def edit(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+def text_of(head: Head) -> str:
+    return f"{head.seq}:{head.hash.hex()}"
+
+
+def test_a_sound_ledger_exits_0_and_says_what_it_is_worth(audit: Run, ledger: Path) -> None:
+    code, out, err = audit(ledger)
+    assert (code, err) == (0, "")
+    assert "not tamper-evident" in out
+    assert "Verdict: sound" in out
+    assert "Nobody stated" in out
+    with Ledger.open(ledger) as book:
+        assert text_of(book.head()) in out
+
+
+def test_json_alone_is_on_stdout(audit: Run, ledger: Path) -> None:
+    code, out, err = audit(ledger, "--json")
+    data = json.loads(out)
+    assert (code, err, data["schema"]) == (0, "", "secagg audit 1")
+    assert data["sections"][0]["epsilon"] == epsilon_pld({SAMPLED: 4}, 1e-5)
+
+
+def test_over_budget_exits_1_and_still_reports(audit: Run, tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "ledger", Budget(epsilon=1, delta=1e-5)) as book:
+        book.reserve(1, {"[red]a": QUIET})
+        book.commit(1, {"[red]a": LOUD})
+    code, out, err = audit(tmp_path / "ledger", "--html", tmp_path / "page.html")
+    assert (code, err) == (1, "")
+    assert "OVER BUDGET: [red]a" in out
+    assert "passed the budget" in (tmp_path / "page.html").read_text()
+
+
+def test_verify_prices_nothing(audit: Run, ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secagg.reports.audit._sections", None)
+    code, out, _ = audit(ledger, "--verify")
+    assert code == 0
+    assert "not tamper-evident" in out
+    code, out, _ = audit(ledger, "--verify", "--json")
+    assert json.loads(out)["verdict"] == "verified"
+
+
+def test_a_kept_head_is_checked(audit: Run, tmp_path: Path) -> None:
+    head = charged(tmp_path / "ledger")
+    for more in ((), ("--verify",)):
+        code, out, _ = audit(tmp_path / "ledger", "--head", text_of(head), *more)
+        assert code == 0
+        assert "not tamper-evident" not in out
+        wrong = Head(seq=head.seq, hash=bytes(32))
+        code, out, err = audit(tmp_path / "ledger", "--head", text_of(wrong), *more)
+        assert (code, out) == (3, "")
+        assert "not the one whose hash was kept" in err
+    charged(tmp_path / "older", rounds=2)
+    code, _, err = audit(tmp_path / "older", "--head", text_of(head))
+    assert code == 3
+    assert "truncated" in err
+
+
+def test_a_signed_head_is_checked_by_hex_or_file(audit: Run, tmp_path: Path) -> None:
+    sign = Seal(
+        verify=seal_of(KEY.public).verify, sign=lambda message: KEY.sign(SEAL_LABEL, message)
+    )
+    charged(tmp_path / "ledger", seal=sign)
+    (tmp_path / "raw").write_bytes(KEY.public)
+    (tmp_path / "hex").write_text(KEY.public.hex() + "\n")
+    for key in (KEY.public.hex(), tmp_path / "raw", tmp_path / "hex"):
+        code, out, _ = audit(tmp_path / "ledger", "--key", key)
+        assert code == 0
+        assert "by anyone without the key" in out
+    code, _, err = audit(tmp_path / "ledger", "--key", SigningKey(Secret(bytes(32))).public.hex())
+    assert code == 3
+    assert "signature" in err
+    code, out, _ = audit(tmp_path / "ledger")
+    assert code == 0
+    assert "no --key was given" in out
+
+
+def test_an_edited_record_exits_3_and_is_named(audit: Run, ledger: Path) -> None:
+    edit(ledger, "UPDATE records SET body = replace(body, ':4.0', ':9.0') WHERE seq = 3")
+    for more in ((), ("--verify",), ("--json",)):
+        code, out, err = audit(ledger, *more)
+        assert (code, out) == (3, "")
+        assert "record 3" in err
+        assert err.count("\n") == 1
+
+
+def test_forged_accounts_exit_3(audit: Run, ledger: Path) -> None:
+    edit(ledger, "UPDATE spent SET held = 0")
+    assert audit(ledger)[0] == 3
+
+
+def test_a_damaged_file_exits_3(audit: Run, ledger: Path, tmp_path: Path) -> None:
+    whole = ledger.read_bytes()
+    for size in (len(whole) // 2, 5000, 4096, 200):
+        short = tmp_path / f"short-{size}"
+        short.write_bytes(whole[:size])
+        code, out, err = audit(short)
+        assert (code, out, err.count("\n")) == (3, "", 1)
+
+
+def test_bad_input_exits_2_in_one_line(audit: Run, ledger: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a ledger\n" * 99)
+    (tmp_path / "empty").touch()
+    (tmp_path / "pem").write_text("-----BEGIN PUBLIC KEY-----\n")
+    newer = tmp_path / "newer"
+    charged(newer)
+    edit(newer, "PRAGMA user_version = 99")
+    coarse = tmp_path / "coarse"
+    with Ledger.create(coarse, Budget(epsilon=9, delta=0.5)) as book:
+        book.reserve(1, {"a": QUIET, "b": QUIET})
+    for arguments, word in (
+        ((tmp_path / "nothing",), "no ledger"),
+        ((tmp_path,), "folder"),
+        ((tmp_path / "text",), "not a SQLite file"),
+        ((tmp_path / "empty",), "empty"),
+        ((newer,), "schema 99"),
+        ((coarse,), "below 1/2"),
+        ((), "LEDGER"),
+        ((ledger, "--head", "12"), "SEQ:HASH"),
+        ((ledger, "--head", f"-1:{'0' * 64}"), "SEQ:HASH"),
+        ((ledger, "--head", f"1:{'g' * 64}"), "SEQ:HASH"),
+        ((ledger, "--key", "abc"), "cannot read the key"),
+        ((ledger, "--key", tmp_path / "pem"), "no Ed25519 public key"),
+        ((ledger, "--html", ledger), "the ledger itself"),
+        ((ledger, "--html", f"{ledger}-wal"), "the ledger itself"),
+        ((ledger, "--html", tmp_path), "folder"),
+        ((ledger, "--html", tmp_path / "none" / "page.html"), "cannot write"),
+        ((ledger, "--html", tmp_path / "page.html", "--verify"), "--verify"),
+    ):
+        code, out, err = audit(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1), arguments
+        assert word in err
+
+
+def test_a_link_to_the_ledger_is_the_ledger(audit: Run, ledger: Path, tmp_path: Path) -> None:
+    before = ledger.read_bytes()
+    (tmp_path / "link").symlink_to(ledger)
+    (tmp_path / "hard").hardlink_to(ledger)
+    for name in ("link", "hard"):
+        assert audit(ledger, "--html", tmp_path / name)[0] == 2
+    assert ledger.read_bytes() == before
+
+
+def test_a_ledger_without_charges_is_sound(audit: Run, tmp_path: Path) -> None:
+    Ledger.create(tmp_path / "ledger", Budget(epsilon=2, delta=1e-5)).close()
+    code, out, _ = audit(tmp_path / "ledger", "--html", tmp_path / "page.html")
+    assert code == 0
+    assert "No charge stands" in out
+    assert "No charge stands" in (tmp_path / "page.html").read_text()
+
+
+def test_the_audit_leaves_the_ledger_as_it_was(audit: Run, ledger: Path, tmp_path: Path) -> None:
+    before = ledger.read_bytes()
+    assert audit(ledger, "--json", "--html", tmp_path / "page.html")[0] == 0
+    assert ledger.read_bytes() == before
