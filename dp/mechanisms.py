@@ -15,8 +15,9 @@ contributes is at most D2, with c = scale C [KLS21]:
 and the events are priced with D2, never with c. Formulas, proofs and what is not exact:
 docs/privacy/distributed-noise.md.
 
-[KLS21]: Kairouz, Liu, Steinke, arXiv 2102.06387. [AKL21]: Agarwal, Kairouz, Liu, arXiv
-2110.04995. [CKS20]: Canonne, Kamath, Steinke, arXiv 2004.00010.
+[ATMR21]: Andrew et al., arXiv 1905.03871. [KLS21]: Kairouz, Liu, Steinke, arXiv 2102.06387.
+[AKL21]: Agarwal, Kairouz, Liu, arXiv 2110.04995. [CKS20]: Canonne, Kamath, Steinke, arXiv
+2004.00010.
 """
 
 import math
@@ -87,6 +88,8 @@ class DistributedNoise:
       noise: "skellam", or "discrete_gaussian".
       unit: whose presence is hidden.
       batch: examples whose clipped gradients a client's sum can hold unscaled.
+      indicator_share: above 0, a client also says a bit, b - 1/2 = +-1/2, which is hidden
+        under the same noise: in integers +-k, k^2 this share of D2^2. Only of clients; below 1.
 
     Raises:
       BadParameter: an attribute out of range, or P[a lane wraps] above 2^-40 a round.
@@ -103,6 +106,7 @@ class DistributedNoise:
     noise: Noise = "skellam"
     unit: Unit = Unit.CLIENT
     batch: int = 1
+    indicator_share: float = 0.0
 
     def __post_init__(self) -> None:
         padded_size(self.entries)
@@ -120,6 +124,11 @@ class DistributedNoise:
         if not isinstance(self.unit, Unit):
             raise BadParameter(f"unit is {self.unit!r}, not one of dp.events.Unit")
         _in_range("batch", self.batch, 1, 2**24 if self.unit is Unit.EXAMPLE else 1)
+        share = self.indicator_share
+        if share != 0 and not (positive_float("indicator_share", share) < 1):
+            raise BadParameter(f"indicator_share is {share}, must be below 1")
+        if share and self.unit is Unit.EXAMPLE:
+            raise BadParameter("an indicator is a client's, not an example's")
         scale = self._largest_scale() if self.scale is None else self.scale
         object.__setattr__(self, "scale", positive_float("scale", scale))
         if (risk := self.wrap_probability) > WRAP_FAILURE:
@@ -132,7 +141,11 @@ class DistributedNoise:
 
     @property
     def size(self) -> int:
-        """Entries of an encoded vector: ``entries`` and padding."""
+        """Entries of an encoded vector: ``entries``, padding, and the indicator if there is one."""
+        return self._padded + bool(self.indicator_share)
+
+    @property
+    def _padded(self) -> int:
         return padded_size(self.entries)
 
     @property
@@ -151,25 +164,47 @@ class DistributedNoise:
         return (self.share_deviation / self.step) ** 2
 
     @property
-    def l2(self) -> float:
-        """D2, the L2 norm of what one unit adds to the integers; see ``rounding_failure``."""
-        c, root = self.clip / self.step, math.sqrt(self.size)
+    def rounded_l2(self) -> float:
+        """D2, the L2 norm of what one unit adds to the rotated integers."""
+        return self._rounded_l2(1 / self.step)
+
+    def _rounded_l2(self, scale: float) -> float:
+        c, root = self.clip * scale, math.sqrt(self._padded)
         beta = REDRAW_BIAS
         if self.unit is Unit.EXAMPLE:
             # Two sums' distance after float rotation, clipping and the cut to _fraction bits.
             beta = ROUNDING_FAILURE
-            c += 2 * self.batch * c * (FLOAT64_ERROR + _NORM_ERROR) + root * 2.0**-self._fraction
-        return rounded_norm(c, self.size, beta)
+            cut = 2.0 ** -_fraction(self.batch * c)
+            c += 2 * self.batch * c * (FLOAT64_ERROR + _NORM_ERROR) + root * cut
+        return rounded_norm(c, self._padded, beta)
+
+    @property
+    def indicator_step(self) -> int:
+        """k: a client whose bit is 1 adds k, one whose bit is 0 takes k away."""
+        return self._indicator_step(1 / self.step)
+
+    def _indicator_step(self, scale: float) -> int:
+        if not self.indicator_share:
+            return 0
+        return max(int(math.sqrt(self.indicator_share) * self._rounded_l2(scale)), 1)
+
+    @property
+    def l2(self) -> float:
+        """What one unit adds to the L2 norm of all integers; see ``rounding_failure``."""
+        if not self.indicator_share:
+            return self.rounded_l2
+        return math.hypot(self.rounded_l2, self.indicator_step) * (1 + 2.0**-50)
 
     @property
     def l1(self) -> float:
-        """D1 = D2 min(sqrt d, D2): entries are integers, so none is above its square."""
-        return self.l2 * min(math.sqrt(self.size), self.l2)
+        """D1 = D2 min(sqrt d, D2), as no integer is above its square; and k."""
+        most = self.rounded_l2
+        return most * min(math.sqrt(self._padded), most) + self.indicator_step
 
     @property
     def looseness(self) -> float:
         """D2 / (scale C): by how much rounding stretches what one unit adds."""
-        return self.l2 * self.step / self.clip
+        return self.rounded_l2 * self.step / self.clip
 
     @property
     def rounding_failure(self) -> float:
@@ -202,8 +237,19 @@ class DistributedNoise:
         """
         return math.sqrt(survivors * (self.share_deviation**2 + self.step**2 / 4))
 
+    def indicator_deviation(self, survivors: int) -> float:
+        """Of the noise in the sum of b - 1/2; sigma_b of [ATMR21]."""
+        if not self.indicator_share:
+            raise BadParameter("no indicator travels without an indicator_share")
+        return math.sqrt(survivors * self.share_variance) / (2 * self.indicator_step)
+
     def encode(
-        self, vector: ArrayLike, *, seed: bytes, entropy: Entropy = os.urandom
+        self,
+        vector: ArrayLike,
+        *,
+        seed: bytes,
+        indicator: bool | None = None,
+        entropy: Entropy = os.urandom,
     ) -> NDArray[np.int64]:
         """One client's integers: clipped, rotated, scaled, rounded, with its noise share.
 
@@ -220,17 +266,23 @@ class DistributedNoise:
           vector: floats or integers, shape (entries,).
           seed: of the rotation, at least 16 bytes; public, the same for all clients of a
             sum, drawn after their data was fixed.
+          indicator: this client's bit; ``None`` for who says nothing, as zero-out does.
           entropy: of rounding and noise: cryptographic, and never the same for two calls.
 
         Returns:
           int64, shape (size,). Nothing clamps after the noise: lanes of the sum may wrap.
         """
+        if indicator is not None and not self.indicator_share:
+            raise BadParameter("no indicator travels without an indicator_share")
         values = self._checked(vector)
         norm = _norm(values)
         limit = self.batch * self.clip
         factor = limit / norm if norm > limit else 1.0
         rotated = forward(values, seed=seed, scale=factor / self.step)
         integers = self._rounded(rotated, entropy)
+        if self.indicator_share:
+            said = 0 if indicator is None else self.indicator_step * (1 if indicator else -1)
+            integers = np.append(integers, said)
         integers += _sampler(self.noise, self.share_variance).sample(self.size, entropy=entropy)
         return integers
 
@@ -244,12 +296,18 @@ class DistributedNoise:
         Raises:
           BadParameter: ``total`` is no such vector.
         """
-        if not isinstance(total, np.ndarray) or total.dtype.kind != "i":
-            raise BadParameter("total must be an array of signed integers")
+        self._check_total(total)
         result: NDArray[np.float64] = np.asarray(
-            backward(total, self.entries, seed=seed, scale=self.step), np.float64
+            backward(total[: self._padded], self.entries, seed=seed, scale=self.step), np.float64
         )
         return result
+
+    def decode_indicator(self, total: NDArray[np.signedinteger[Any]]) -> float:
+        """The noisy sum of b - 1/2 over those clients that said a bit. Errors as ``decode``."""
+        self._check_total(total)
+        if not self.indicator_share:
+            raise BadParameter("no indicator travels without an indicator_share")
+        return float(total[-1]) / (2 * self.indicator_step)
 
     def event(
         self, *, survivors: int | None = None, sampling: Sampling = _ALL, steps: int = 1
@@ -305,6 +363,12 @@ class DistributedNoise:
             adjacency=like.adjacency,
         )
 
+    def _check_total(self, total: NDArray[np.signedinteger[Any]]) -> None:
+        if not isinstance(total, np.ndarray) or total.dtype.kind != "i":
+            raise BadParameter("total must be an array of signed integers")
+        if total.shape != (self.size,):
+            raise BadParameter(f"total has shape {total.shape}, expected ({self.size},)")
+
     def _shares(self, survivors: int | None) -> int:
         if survivors is None:
             survivors = self.minimum_survivors
@@ -320,7 +384,7 @@ class DistributedNoise:
     def _norm_allowed(self) -> float:
         """Of a client's vector before it is cut to ``_fraction`` bits and rounded."""
         c = self.clip / self.step
-        return c * (1 - _NORM_ERROR) - math.sqrt(self.size) * 2.0 ** -(self._fraction + 1)
+        return c * (1 - _NORM_ERROR) - math.sqrt(self._padded) * 2.0 ** -(self._fraction + 1)
 
     def _checked(self, vector: ArrayLike) -> Floats:
         array = np.asarray(vector)
@@ -338,7 +402,7 @@ class DistributedNoise:
 
     def _rounded(self, rotated: Floats, entropy: Entropy) -> NDArray[np.int64]:
         """Stochastically, each entry up or down by its fraction; redrawn where D2 asks for it."""
-        redraw, factor, most = self.unit is Unit.CLIENT, 1.0, self.l2
+        redraw, factor, most = self.unit is Unit.CLIENT, 1.0, self.rounded_l2
         if redraw and (norm := _norm(rotated)) > self._norm_allowed:
             factor = self._norm_allowed / norm
         integers = np.empty(len(rotated), np.int64)
@@ -357,7 +421,7 @@ class DistributedNoise:
                 k,
                 bits=self.bits,
                 clients=self.clients,
-                entries=self.size,
+                entries=self._padded,
                 clip=limit,
                 share_deviation=deviation,
             )
@@ -378,7 +442,7 @@ class DistributedNoise:
 
     def _log_wrap(self, scale: float) -> float:
         """Logarithm of the union bound over all lanes and both sides; see the docs."""
-        n, size = self.clients, self.size
+        n, size = self.clients, self._padded
         longest = scale * self.batch * self.clip
         signal = (n * longest) ** 2 / size
         noise = n * (scale * self.share_deviation) ** 2
@@ -392,7 +456,13 @@ class DistributedNoise:
             redrawn + _log_tail(room, signal + n / 4, noise, skellam=skellam),
             _log_tail(room - n, signal, noise, skellam=skellam),
         )
-        return math.log(2 * size) + tail
+        found = math.log(2 * size) + tail
+        if said := self._indicator_step(scale):
+            edge = 2.0 ** (self.bits - 1) - n * said
+            found = float(
+                np.logaddexp(found, math.log(2) + _log_tail(edge, 0, noise, skellam=skellam))
+            )
+        return found
 
 
 def rounded_norm(norm: float, entries: int, beta: float) -> float:

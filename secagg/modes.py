@@ -25,8 +25,6 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
-from dp.mechanisms import DistributedNoise
-from dp.statement import Statement
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,7 +41,9 @@ from dp.events import (
     Sampling,
     Unit,
 )
+from dp.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums, LocalDpSgd
+from dp.statement import Statement
 from protocols.entropy import system
 from secagg.data import ROW_NORM, Examples, Federation
 from secagg.errors import ConfigError, InputError
@@ -148,7 +148,7 @@ class Plain(Mode):
     def words(self, client: int, start: Tensor, seed: bytes) -> Words:
         update, accuracy = self._clients[client].update(start)
         weight = self._sizes[client]
-        values = {UPDATE: update, WEIGHT: weight, ACCURACY: accuracy}
+        values: dict[str, Any] = {UPDATE: update, WEIGHT: weight, ACCURACY: accuracy}
         return self.layout.encode(values, weight=weight)
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import torch
 
-from dp.accountant import has_pld
+from dp.accountant import Accountant, has_pld
 from dp.errors import BudgetExceeded
 from dp.events import Event
 from dp.ledger import Budget, Ledger
@@ -334,7 +334,7 @@ class _Books:
 
     def final(self) -> dict[str, Any]:
         """What the run is reported to have cost, and by which accountant."""
-        accountant = "pld" if has_pld(self._event) else "rdp"
+        accountant: Accountant = "pld" if has_pld(self._event) else "rdp"
         held = self._ledger.epsilons(accountant)
         realised = self._ledger.epsilons("rdp", basis="realised")
         values = (

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp.accountant import Vector
-from dp.accounts import Basis
 from dp.errors import LedgerCorrupt
-from dp.events import Adjacency, Event, GaussianEvent, Unit
+from dp.events import Adjacency, Event, GaussianEvent, SkellamEvent, Unit
+from dp.policies import Basis
 from dp.records import Book, Charge, Record, charge_of
 
 Kind: TypeAlias = tuple[Unit, Adjacency]
@@ -235,12 +235,15 @@ class Recount:
 
 def noise_of(charge: Charge) -> float:
     """Deviation of the noise over one unit's L2 bound, the least of a charge's events."""
-    return min(
-        event.noise_multiplier
-        if isinstance(event, GaussianEvent)
-        else math.sqrt(event.variance) / event.l2
-        for event in charge.events().values()
-    )
+    return min(map(_noise, charge.events().values()))
+
+
+def _noise(event: Event) -> float:
+    if isinstance(event, GaussianEvent):
+        return event.noise_multiplier
+    if isinstance(event, SkellamEvent):
+        return math.sqrt(event.variance) / event.l2
+    return math.sqrt(event.shares * event.share_variance) / event.l2
 
 
 def _grouped(charges: Mapping[Any, Charge]) -> dict[Charge, list[Any]]:

@@ -7,7 +7,7 @@ word, and where the keeper gave none the report says so, loudly.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from dp.events import Adjacency, Event, GaussianEvent, Unit
+from dp.events import Adjacency, DiscreteGaussianEvent, Event, GaussianEvent, Unit
 from dp.ledger import FIXED_PLAN, Keeper, Protection, Statement
 from secagg.reports.audit_values import Row, Section, Source
 from secagg.reports.numbers import bound, counted
@@ -106,6 +106,11 @@ def describe(event: Event) -> str:
     """One step in words."""
     if isinstance(event, GaussianEvent):
         noise = f"Gaussian noise of {event.noise_multiplier:.6g} times the clip"
+    elif isinstance(event, DiscreteGaussianEvent):
+        noise = (
+            f"{event.shares} shares of discrete Gaussian noise of variance "
+            f"{event.share_variance:.6g} at L2 norm {event.l2:.6g}, L1 norm {event.l1:.6g}"
+        )
     else:
         noise = (
             f"Skellam noise of variance {event.variance:.6g} at L2 norm {event.l2:.6g}, "

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dp.accountant import ReportedDelta, epsilon_pld, epsilon_rdp, reported_delta
 from dp.books import Verified
-from dp.errors import BadParameter, LedgerCorrupt, LedgerError, PrivacyError
+from dp.errors import BadParameter, LedgerCorrupt, PrivacyError
 from dp.events import (
     Adjacency,
     Event,
@@ -337,7 +337,7 @@ def test_a_filter_that_is_passed_is_over_budget() -> None:
 
 def test_an_unknown_policy_is_refused() -> None:
     for policy in ("none", "Rényi", "RDP at order", "RDP at order many"):
-        with pytest.raises(LedgerError, match="unknown"):
+        with pytest.raises(BadParameter, match="policy is"):
             audits._Pricer(policy)
 
 
