@@ -52,7 +52,7 @@ def test_json_prints_the_final_record_alone(secagg: Run, tmp_path: Path) -> None
     }
     assert record["rounds"] == 3
     assert record["survivors_min"] == 4
-    assert 0 < record["epsilon"] <= record["epsilon_rdp"] <= 8
+    assert 0 < record["epsilon"] <= record["epsilon_rdp"] <= 2
     assert record["accuracy"] > 0.5
 
 
@@ -127,9 +127,9 @@ def test_under_privacy_nothing_but_the_update_travels(tmp_path: Path) -> None:
     def names(privacy: str) -> list[str]:
         config = TrainingConfig(clients=3, rounds=1, privacy=privacy)
         run = training.Training.start(config, tmp_path / privacy)
-        return [segment.name for segment in run._layout.segments]
+        return [segment.name for segment in run._mode.layout.segments]
 
-    assert names("local") == ["update"]
+    assert names("local") == names("distributed") == names("client") == ["update"]
     assert names("none") == ["update", "weight", "accuracy"]
 
 
@@ -177,15 +177,17 @@ def test_a_round_with_too_few_survivors_is_lost_charged_and_survived(
 
 KILL = """
 import os, signal, sys
-import dp.sgd, secagg.training, secagg.runs, dp.ledger
+import secagg.modes, secagg.training, secagg.runs, dp.ledger
 from secagg import cli
 
 releases = open({log!r}, "a")
-run = dp.sgd.LocalDpSgd.run
-def counted(self, parameters, steps):
-    releases.write(f"{{steps}}\\n"); releases.flush(); os.fsync(releases.fileno())
-    return run(self, parameters, steps)
-dp.sgd.LocalDpSgd.run = counted
+mode = {{"local": secagg.modes.Local, "distributed": secagg.modes.Distributed}}[{privacy!r}]
+words = mode.words
+def counted(self, *args):
+    releases.write(f"{{self._config.local_steps}}\\n")
+    releases.flush(); os.fsync(releases.fileno())
+    return words(self, *args)
+mode.words = counted
 
 def kill_at(owner, name, call):
     original, calls = getattr(owner, name), []
@@ -201,7 +203,7 @@ if {point!r} == "after the releases, before the commit":
 elif {point!r} == "after the commit, before the model is saved":
     kill_at(secagg.runs.RunFolder, "save", 2)
 elif {point!r} == "in the middle of a round":
-    kill_at(dp.sgd.LocalDpSgd, "run", 4 + 2)
+    kill_at(mode, "words", 4 + 2)
 sys.argv = ["secagg", "train", "--json", *{more!r}]
 cli.main()
 """
@@ -215,13 +217,15 @@ cli.main()
         "in the middle of a round",
     ],
 )
+@pytest.mark.parametrize("privacy", ["local", "distributed"])
 def test_killed_and_resumed_it_continues_and_the_ledger_never_under_counts(
-    point: str, tmp_path: Path
+    point: str, privacy: str, tmp_path: Path
 ) -> None:
     out, log = tmp_path / "run", str(tmp_path / "releases")
 
     def start(point: str, *more: str) -> subprocess.CompletedProcess[str]:
-        code = KILL.format(log=log, point=point, more=["--out", str(out), *more])
+        arguments = ["--out", str(out), "--privacy", privacy, *more]
+        code = KILL.format(log=log, point=point, privacy=privacy, more=arguments)
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert start(point, *SMALL).returncode == -signal.SIGKILL
@@ -230,7 +234,7 @@ def test_killed_and_resumed_it_continues_and_the_ledger_never_under_counts(
     final = json.loads(resumed.stdout)
     # The round that was cut off stays charged, so the budget ends a round early.
     assert final["rounds"] == 2
-    assert final["epsilon_rdp"] <= 8
+    assert final["epsilon_rdp"] <= 2
     released = sum(int(line) for line in Path(log).read_text().split())
     with Ledger.open(out / "ledger.sqlite") as ledger:
         ledger.verify()
@@ -279,8 +283,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(secagg: Run, tmp_path: Path
         (["--local-steps", "0"], "local_steps 0"),
         (["--sampling-rate", "2"], "sampling_rate 2"),
         (["--protocol", "rot13"], "unknown protocol"),
-        (["--privacy", "distributed"], "not there yet"),
-        (["--privacy", "client"], "not there yet"),
+        (["--privacy", "distributed", "--local-steps", "2"], "sums every step"),
+        (["--privacy", "distributed", "--protocol", "plain"], "hides"),
+        (["--privacy", "client", "--minimum-survivors", "12", "--corrupt", "12"], "corrupt 12"),
+        (["--privacy", "client", "--delta", "0.06"], "delta"),
+        (["--privacy", "local", "--corrupt", "2"], "corrupt 2"),
+        (["--participation", "0.5"], "participation 0.5"),
         (["--privacy", "trust-me"], "unknown privacy"),
         (["--data", "imagenet"], "unknown data"),
         (["--split", "dirichlet:-1"], "split"),
