@@ -23,10 +23,11 @@ from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, opaque
 from secagg.errors import InputError
-from secagg.payload import Count, Layout, Segment
+from secagg.payload import Count, Layout, Noised, Segment
 from secagg.quantize import FixedPoint
 
 Words: TypeAlias = NDArray[np.uint64]
+Codec: TypeAlias = FixedPoint | Noised
 Input: TypeAlias = Words | Callable[[], Words]
 
 
@@ -229,7 +230,7 @@ def aggregate(
     updates: Sequence[Any],
     *,
     weights: Sequence[int] | None = None,
-    codec: FixedPoint | Mapping[str, FixedPoint] = FixedPoint(clip=1.0, bits=16),
+    codec: Codec | Mapping[str, Codec] = FixedPoint(clip=1.0, bits=16),
     threshold: int | None = None,
     rates: Rates | None = None,
     active: bool = False,
@@ -248,7 +249,8 @@ def aggregate(
       updates: one a client: a vector (array, torch tensor, list of floats), or
         a dict of named vectors and numbers, the same names and lengths for all.
       weights: one integer a client, such as its number of examples.
-      codec: how floats become integers, for all names or for each.
+      codec: how floats become integers, for all names or for each; ``Noised`` for integers
+        in which a share of noise is already (``dp.mechanisms``), which no weight may touch.
       threshold: shares that open a sum; default a majority of the clients, and of
         two thirds against an active server.
       rates: a sparse graph instead, planned for these fractions of corrupt clients
@@ -282,9 +284,16 @@ def aggregate(
         raise InputError(f"codecs for {sorted(codecs)}, updates have {sorted(named[0])}")
     heaviest = 1 if weights is None else max(1, *map(_weight, weights))
     segments = [
-        Segment(name=name, entries=len(_flat(value)), codec=codecs[name], weighted=True)
+        Segment(
+            name=name,
+            entries=len(_flat(value)),
+            codec=codecs[name],
+            weighted=not isinstance(codecs[name], Noised),
+        )
         for name, value in named[0].items()
     ]
+    if weights is not None and not all(segment.weighted for segment in segments):
+        raise InputError("weights beside noised integers would be a release of their own")
     if weights is not None:
         segments.append(Segment(name=WEIGHT, entries=1, codec=Count(maximum=heaviest)))
     layout = Layout(segments=tuple(segments), clients=clients, max_weight=heaviest)

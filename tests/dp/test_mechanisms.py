@@ -241,3 +241,67 @@ def test_the_tail_bound_is_above_the_exact_tail(skellam):
 def test_a_rounded_norm_is_at_least_the_norm_and_within_a_root_of_it():
     for beta in (0, 2**-60, math.exp(-0.5)):
         assert 10 < rounded_norm(10, 64, beta) <= 10 + 8
+
+
+BITS = {"indicator_share": 0.1, "bits": 20}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 300), st.booleans(), st.floats(0.01, 5.0), st.integers(0, 2**32))
+def test_vector_and_bit_together_stay_within_the_norms_that_are_priced(entries, bit, length, seed):
+    plan = mechanism(entries, **BITS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mechanisms, "_sampler", lambda noise, variance: Silent())
+        integers = plan.encode(length * normal(entries, seed), seed=SEED, indicator=bit)
+    assert integers.shape == (plan.size,)
+    assert np.linalg.norm(integers) <= plan.l2
+    assert np.abs(integers).sum() <= plan.l1
+    assert abs(integers[-1]) == plan.indicator_step > 0
+    assert plan.indicator_step**2 <= 0.1 * plan.rounded_l2**2
+    assert plan.l2 > plan.rounded_l2
+
+
+def test_bits_add_up_and_who_says_nothing_adds_nothing(no_noise):
+    plan = mechanism(**BITS)
+    said = [True, True, True, False, None]
+    total = sum(plan.encode(normal(100), seed=SEED, indicator=bit) for bit in said)
+    assert plan.decode_indicator(total) == 3 * 0.5 - 0.5
+    assert plan.decode(total, seed=SEED).shape == (100,)
+
+
+def test_the_noise_of_the_bits_is_what_the_mechanism_says():
+    plan = mechanism(3, **BITS)
+    found = [plan.decode_indicator(plan.encode(np.zeros(3), seed=SEED)) for _ in range(2000)]
+    # A sample deviation of 2,000 draws is off by 10 % less than once in 10^9.
+    assert np.std(found) == pytest.approx(plan.indicator_deviation(1), rel=0.1)
+
+
+def test_a_bit_costs_what_splitting_the_noise_costs():
+    """z^-2 = z_update^-2 + (2 sigma_b)^-2 [ATMR21], but for rounding."""
+    plan = mechanism(
+        clients=10, minimum_survivors=8, bits=30, noise_multiplier=2.0, indicator_share=0.2
+    )
+    update = math.sqrt(plan.event().variance) / plan.rounded_l2
+    sigma = plan.indicator_deviation(8 - 1)
+    joint = math.sqrt(plan.event().variance) / plan.l2
+    assert joint**-2 == pytest.approx(update**-2 + (2 * sigma) ** -2, rel=1e-9)
+
+
+def test_a_bit_needs_its_share_and_a_client():
+    with pytest.raises(BadParameter, match="indicator"):
+        mechanism().encode(normal(100), seed=SEED, indicator=True)
+    with pytest.raises(BadParameter, match="indicator"):
+        mechanism().decode_indicator(np.zeros(mechanism().size, np.int64))
+    with pytest.raises(BadParameter, match="client's"):
+        mechanism(unit=Unit.EXAMPLE, bits=20, indicator_share=0.1)
+    for share in (-0.1, 1.0, math.nan, math.inf):
+        with pytest.raises(BadParameter, match="indicator_share"):
+            mechanism(indicator_share=share)
+
+
+def test_lanes_hold_the_bits_of_all_clients_too():
+    """With nine tenths of the sensitivity in the bit: one lane of n k, where others spread it."""
+    with_bits = mechanism(4096, clients=1000, bits=20, indicator_share=0.9)
+    assert with_bits.scale < mechanism(4096, clients=1000, bits=20).scale
+    assert 1000 * with_bits.indicator_step < 2**19
+    assert with_bits.wrap_probability <= mechanisms.WRAP_FAILURE

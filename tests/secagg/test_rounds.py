@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from protocols.bonawitz import Agreement, Params, Rates
 from protocols.errors import ParameterError, TooFewSurvivors
 from protocols.primitives.prg import Suite
-from secagg import FixedPoint, InputError, RangeError, Stage, aggregate
+from secagg import FixedPoint, InputError, Noised, RangeError, Stage, aggregate
 from secagg.rounds import UNSIGNED, digest, run_bonawitz, run_plain
 
 
@@ -191,3 +191,11 @@ def test_importing_secagg_loads_no_framework() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_noised_integers_are_summed_exactly_and_no_weight_may_stand_beside_them() -> None:
+    shares = [np.array([client, -(2**40), 7]) for client in range(4)]
+    result = aggregate(shares, codec=Noised(bits=64), dropouts={2: "mask"})
+    assert result.sum.tolist() == [4, -3 * 2**40, 21]
+    with pytest.raises(InputError, match="release of their own"):
+        aggregate(shares, codec=Noised(bits=64), weights=[1, 2, 3, 4])
