@@ -7,7 +7,7 @@
 | ``distributed`` | an example | in shares, in the sum of clipped gradients of every step |
 | ``client`` | a client's whole update | in shares, in the sum of clipped updates |
 
-A mode is asked in the order of a round: ``words`` of each client that takes part, ``moved``
+A mode is asked in the order of a round: ``words`` (or ``reals``) of each client that takes part, ``moved``
 for what comes of their sum. ``event`` is what a round costs each of them. Under the last
 three the noised vector is all that leaves, and its sum is divided by a public number: a
 weight, a loss or a count beside it would be a release of its own.
@@ -62,6 +62,7 @@ CLIP_RATE: Final = 0.2  # of that movement [ATMR21, sec. 3.1]
 CLIP_SHARE: Final = 0.1  # of the squared sensitivity, for the bit that says "my norm is below"
 
 Sums: TypeAlias = Mapping[str, NDArray[Any]]
+Brought: TypeAlias = tuple[dict[str, Any], int]
 State: TypeAlias = Mapping[str, float]
 
 _SPARE: Final = 2.0**-20  # of delta, kept for what fails for other reasons than the noise
@@ -90,8 +91,18 @@ class Mode(ABC):
         self.delta = config.delta
 
     @abstractmethod
+    def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
+        """What ``client`` says, and its weight, after training from ``start``; public ``seed``."""
+
     def words(self, client: int, start: Tensor, seed: bytes) -> Words:
-        """What ``client`` brings after training from ``start``; ``seed`` is public."""
+        """The same as words, for a protocol that sums those."""
+        values, weight = self.brings(client, start, seed)
+        return self.layout.encode(values, weight=weight)
+
+    def reals(self, client: int, start: Tensor, seed: bytes) -> NDArray[np.float64]:
+        """The same as reals in [-1, 1], for a protocol that sums those."""
+        values, weight = self.brings(client, start, seed)
+        return self.layout.encode_reals(values, weight=weight)
 
     @abstractmethod
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
@@ -145,11 +156,10 @@ class Plain(Mode):
             max_weight=most,
         )
 
-    def words(self, client: int, start: Tensor, seed: bytes) -> Words:
+    def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
         update, accuracy = self._clients[client].update(start)
         weight = self._sizes[client]
-        values: dict[str, Any] = {UPDATE: update, WEIGHT: weight, ACCURACY: accuracy}
-        return self.layout.encode(values, weight=weight)
+        return {UPDATE: update, WEIGHT: weight, ACCURACY: accuracy}, weight
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         return torch.from_numpy(sums[UPDATE] / int(sums[WEIGHT][0]))
@@ -186,10 +196,9 @@ class Local(Mode):
             max_weight=max(self._sizes),
         )
 
-    def words(self, client: int, start: Tensor, seed: bytes) -> Words:
+    def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
         trained = self._clients[client].run(start, self._config.local_steps)
-        values = {UPDATE: (trained - start).numpy()}
-        return self.layout.encode(values, weight=self._sizes[client])
+        return {UPDATE: (trained - start).numpy()}, self._sizes[client]
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         return torch.from_numpy(sums[UPDATE] / self._examples(survivors))
@@ -262,9 +271,9 @@ class Distributed(_Shared):
             for examples in federation.clients
         ]
 
-    def words(self, client: int, start: Tensor, seed: bytes) -> Words:
+    def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
         summed = self._clients[client].sum(start).numpy()
-        return self.layout.encode({UPDATE: self.mechanism.encode(summed, seed=seed)})
+        return {UPDATE: self.mechanism.encode(summed, seed=seed)}, 1
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         gradient = torch.from_numpy(self.mechanism.decode(sums[UPDATE], seed=seed))
@@ -303,7 +312,7 @@ class Client(_Shared):
         self._clients = [PlainSgd(config, examples, model) for examples in federation.clients]
         self.state = {"clip": config.clip}
 
-    def words(self, client: int, start: Tensor, seed: bytes) -> Words:
+    def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
         clip, below = self.state["clip"], None
         update: NDArray[Any] = np.zeros(self._entries, np.float32)
         if _coin(self._config.participation):
@@ -313,7 +322,7 @@ class Client(_Shared):
                 raise InputError(f"client {client}: its update is not finite; lower learning_rate")
             below = norm <= clip
         integers = self.mechanism.encode(update / np.float32(clip), seed=seed, indicator=below)
-        return self.layout.encode({UPDATE: integers})
+        return {UPDATE: integers}, 1
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         clip = self.state["clip"]

@@ -30,7 +30,7 @@ from secagg.packing import (
     unpack_blocks,
     word_count,
 )
-from secagg.quantize import FixedPoint, as_vector
+from secagg.quantize import FixedPoint, as_vector, refuse_non_finite
 
 PART_WORDS = 2**15  # of a vector that is made in parts: a frame of protocols.bonawitz
 MAX_ENTRIES = 2**35  # what one seed masks, protocols.primitives.prg.MAX_WORDS
@@ -210,10 +210,13 @@ class Layout:
             for first in range(0, count, PART_WORDS)
         )
 
-    def _fills(self, values: Mapping[str, ArrayLike], weight: int, entropy: Entropy) -> list[Block]:
+    def _check(self, values: Mapping[str, ArrayLike], weight: int) -> None:
         self._check_weight(weight)
         if strange := sorted(set(values) ^ {segment.name for segment in self.segments}):
             raise InputError(f"segments missing or unknown: {', '.join(map(repr, strange))}")
+
+    def _fills(self, values: Mapping[str, ArrayLike], weight: int, entropy: Entropy) -> list[Block]:
+        self._check(values, weight)
         # Every vector is looked at before the first is packed: a wrong length costs no work.
         vectors = [self._vector(segment, values[segment.name]) for segment in self.segments]
         return [
@@ -248,6 +251,71 @@ class Layout:
                 totals[segment.name] = integers
             unpack_blocks(part, take, segment.entries, lanes)
         return totals
+
+    @property
+    def reals(self) -> int:
+        """Length of the vector of :meth:`encode_reals`."""
+        return sum(segment.entries for segment in self.segments)
+
+    def encode_reals(
+        self, values: Mapping[str, ArrayLike], *, weight: int = 1
+    ) -> NDArray[np.float64]:
+        """One client's vector for a protocol that sums reals: float64[reals] in [-1, 1].
+
+        Entries are clamped to the codec's clip and weighted, and nothing is rounded. Otherwise as
+        :meth:`encode`; an entry of a ``Noised`` segment outside its bits is refused, which
+        happens no more often than that a sum wraps.
+        """
+        self._check(values, weight)
+        parts = []
+        for segment in self.segments:
+            vector = self._vector(segment, values[segment.name])
+            codec, part = segment.codec, np.empty(segment.entries, np.float64)
+            if isinstance(codec, FixedPoint):
+                refuse_non_finite(vector, 0, segment.name, np.empty(len(vector), np.bool_))
+                np.clip(vector, -codec.clip, codec.clip, out=part, dtype=np.float64)
+                np.divide(part, codec.clip, out=part)
+            else:
+                integers = np.empty(segment.entries, np.int64)
+                if segment.entries:
+                    codec.encoder(vector, name=segment.name)(slice(None), integers)
+                np.divide(integers, self._one(codec), out=part)
+                if np.abs(part).max(initial=0) > 1:
+                    raise InputError(f"{segment.name!r} has a noised entry outside its bits")
+            if segment.weighted:
+                part *= weight / self.max_weight
+            parts.append(part)
+        return np.concatenate([np.empty(0), *parts])
+
+    def decode_reals(self, total: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+        """The totals in a sum of such vectors, by name: float64, as approximate as the sum is.
+
+        Integers of a ``Count`` or ``Noised`` segment come back as the nearest int64: exact as long
+        as the sum's error is below half a unit, 1 / (2 maximum) or 2^-bits.
+
+        Raises:
+          InputError: ``total`` is not finite float64[reals].
+        """
+        if total.dtype != np.float64 or total.shape != (self.reals,):
+            found = f"{total.dtype}{list(total.shape)}"
+            raise InputError(f"cannot decode {found}, expected float64[{self.reals}]")
+        refuse_non_finite(total, 0, "total", np.empty(len(total), np.bool_))
+        totals: dict[str, NDArray[Any]] = {}
+        start = 0
+        for segment in self.segments:
+            part = total[start : (start := start + segment.entries)]
+            if isinstance(segment.codec, FixedPoint):
+                scale = segment.codec.clip * (self.max_weight if segment.weighted else 1)
+                totals[segment.name] = part * scale
+            else:
+                scale = self._one(segment.codec) * (self.max_weight if segment.weighted else 1)
+                totals[segment.name] = np.rint(part * scale).astype(np.int64)
+        return totals
+
+    @staticmethod
+    def _one(codec: Count | Noised) -> int:
+        """What a real of 1 stands for: the largest integer of one client."""
+        return codec.maximum if isinstance(codec, Count) else 1 << (codec.bits - 1)
 
     def to_bytes(self) -> bytes:
         """Canonical bytes of all that is fixed here; two layouts are equal if these are.

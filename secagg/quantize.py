@@ -131,7 +131,7 @@ class FixedPoint:
         def fill(span: slice, block: NDArray[np.int64]) -> None:
             entries = vector[span]
             scaled = scratch[: len(entries)]
-            _refuse_non_finite(entries, span.start, name, finite)
+            refuse_non_finite(entries, span.start, name, finite)
             np.copyto(scaled, entries)
             with np.errstate(over="ignore"):  # a finite entry that overflows here is clamped next
                 np.multiply(scaled, factor, out=scaled)
@@ -206,7 +206,7 @@ def clip_norm(values: ArrayLike, bound: float) -> NDArray[np.floating[Any]]:
     ]
     largest = 0.0
     for span in spans:
-        _refuse_non_finite(vector[span], span.start, "vector", finite)
+        refuse_non_finite(vector[span], span.start, "vector", finite)
         np.copyto(result[span], vector[span], casting="same_kind")
         largest = max(largest, float(result[span].max()), -float(result[span].min()))
     if largest == 0.0:
@@ -273,9 +273,10 @@ def _to_numpy(values: Any, name: str) -> NDArray[Any]:
         raise InputError(f"{name!r} is a {type(values).__name__} that is no vector") from None
 
 
-def _refuse_non_finite(
+def refuse_non_finite(
     entries: NDArray[Any], start: int, name: str, scratch: NDArray[np.bool_]
 ) -> None:
+    """Raise ``InputError`` naming the first entry, counted from ``start``, that is no number."""
     finite = scratch[: len(entries)]
     if not np.isfinite(entries, out=finite).all():
         place = int(finite.argmin())

@@ -442,3 +442,53 @@ def test_bits_of_a_noised_total_are_2_to_64(bits):
 def test_lanes_too_narrow_for_the_noised_total_are_refused():
     with pytest.raises(RangeError, match="20 bits does not fit a 16-bit lane"):
         layout(segment(codec=Noised(bits=20), lanes=4))
+
+
+@given(rounds())
+def test_reals_add_up_to_the_weighted_totals(case):
+    made, clip, values = case
+    vectors = [made.encode_reals(value, weight=value["weight"]) for value in values]
+    assert all(np.abs(vector).max(initial=0) <= 1 for vector in vectors)
+    found = made.decode_reals(sum(vectors, np.zeros(made.reals)))
+    update = sum(
+        (value["weight"] * np.clip(value["update"], -clip, clip) for value in values),
+        np.zeros(len(values[0]["update"])),
+    )
+    heaviest = made.max_weight
+    assert found["update"] == pytest.approx(update, rel=1e-9, abs=1e-9 * clip * heaviest)
+    assert found["weight"] == sum(value["weight"] for value in values)
+    assert found["clipped"] == sum(value["clipped"] for value in values)
+
+
+@given(st.data(), st.integers(2, 40), st.integers(1, 6))
+def test_noised_integers_come_back_exactly_from_a_sum_that_is_off_by_less_than_half(
+    data, bits, clients
+):
+    made = layout(segment(entries=3, codec=Noised(bits=bits)), clients=clients)
+    half = 2 ** (bits - 1)
+    ints = hnp.arrays(np.int64, 3, elements=st.integers(-half, half))
+    shares = [data.draw(ints) for _ in range(clients)]
+    off = data.draw(st.floats(-0.45, 0.45)) / half
+    total = sum(made.encode_reals({"update": share}) for share in shares)
+    assert np.array_equal(made.decode_reals(total + off)["update"], sum(shares))
+
+
+def test_reals_refuse_what_words_refuse():
+    made = layout(
+        segment("u", 2), segment("n", 1, Count(maximum=3)), segment("x", 1, Noised(bits=4))
+    )
+    good = {"u": [0.5, -2.0], "n": [3], "x": [-8]}
+    assert made.encode_reals(good).tolist() == [0.5, -1.0, 1.0, -1.0]
+    for bad in (
+        {"u": [math.nan, 0]},
+        {"u": [0.0]},
+        {"n": [4]},
+        {"n": [-1]},
+        {"x": [9]},
+        {"y": [1]},
+    ):
+        with pytest.raises(InputError):
+            made.encode_reals(good | bad)
+    for total in (np.zeros(3), np.zeros(4, np.float32), np.array([0, 0, math.inf, 0])):
+        with pytest.raises(InputError):
+            made.decode_reals(total)
