@@ -7,10 +7,10 @@
 | ``distributed`` | an example | in shares, in the sum of clipped gradients of every step |
 | ``client`` | a client's whole update | in shares, in the sum of clipped updates |
 
-A mode is asked in the order of a round: ``words`` (or ``reals``) of each client that takes part, ``moved``
-for what comes of their sum. ``event`` is what a round costs each of them. Under the last
-three the noised vector is all that leaves, and its sum is divided by a public number: a
-weight, a loss or a count beside it would be a release of its own.
+A mode is asked in the order of a round: ``words`` (or ``reals``) of each client that takes
+part, ``moved`` for what comes of their sum. ``event`` is what a round costs each of them.
+Under the last three the noised vector is all that leaves, and its sum is divided by a
+public number: a weight, a loss or a count beside it would be a release of its own.
 
 [ATMR21]: Andrew et al., Differentially Private Learning with Adaptive Clipping, arXiv
 1905.03871.
