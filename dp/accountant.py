@@ -264,6 +264,7 @@ def reported_delta(
     sparse_rounds: int = 0,
     rounded_steps: int = 0,
     flooding_bits: int | None = None,
+    flooded_keys: int = 1,
     sampler_error: float = 0.0,
     sampler_draws: int = 0,
 ) -> ReportedDelta:
@@ -274,7 +275,8 @@ def reported_delta(
       units: how many units the data holds; a total of 1 / ``units`` or more is refused.
       sparse_rounds: rounds over a random graph of neighbours, 2^-40 each.
       rounded_steps: sums that were rounded once without redrawing, 2^-60 each.
-      flooding_bits: s of a flooded decryption, at least 30: 2^-(s/2) / 6.9.
+      flooding_bits: s of flooded decryptions, at least 30: 2^-(s/2) / 6.9 for all under one key.
+      flooded_keys: how many such keys there were.
       sampler_error: total-variation distance of one drawn entry from the exact law.
       sampler_draws: entries times rounds that were drawn with that error.
 
@@ -284,6 +286,7 @@ def reported_delta(
     for name, count in (
         ("sparse_rounds", sparse_rounds),
         ("rounded_steps", rounded_steps),
+        ("flooded_keys", flooded_keys),
         ("sampler_draws", sampler_draws),
     ):
         if type(count) is not int or count < 0:
@@ -295,7 +298,9 @@ def reported_delta(
         accountant=check_delta(accountant),
         sparse_graph=sparse_rounds * GRAPH_FAILURE,
         rounding=rounded_steps * ROUNDING_FAILURE,
-        flooding=0.0 if flooding_bits is None else 2 ** (-flooding_bits / 2) / 6.9,
+        flooding=0.0
+        if flooding_bits is None
+        else flooded_keys * 2 ** (-flooding_bits / 2) / 6.9,
         sampler=sampler_draws * error,
     )
     check_delta(delta.total, units=units)

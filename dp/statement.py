@@ -35,7 +35,8 @@ class Statement:
       assumptions: computational ones, named and not added to delta.
       sparse_graph: sums are masked over a random graph of neighbours, 2^-40 a round.
       rounded_sums: sums are rounded once and never redrawn, 2^-60 a step.
-      flooding_bits: s of a flooded decryption, ``None`` where there is none.
+      flooding_bits: s of flooded decryptions, ``None`` where there are none; every round is
+        taken to have a key of its own, of which there can be no more.
       sampler_error: total-variation distance of one drawn entry from the exact law.
       entries: how many are drawn a step with that error.
     """
@@ -93,6 +94,7 @@ class Statement:
             sparse_rounds=rounds if self.sparse_graph else 0,
             rounded_steps=steps if self.rounded_sums else 0,
             flooding_bits=self.flooding_bits,
+            flooded_keys=rounds,
             sampler_error=self.sampler_error,
             sampler_draws=steps * self.entries,
         )

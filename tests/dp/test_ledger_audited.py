@@ -102,7 +102,7 @@ def test_a_statement_adds_up_its_delta_by_name():
     assert delta.accountant == 1e-5
     assert delta.sparse_graph == 100 * 2.0**-40
     assert delta.rounding == 300 * 2.0**-60
-    assert delta.flooding == 2.0**-20 / 6.9
+    assert delta.flooding == pytest.approx(100 * 2.0**-20 / 6.9)  # a key each round
     assert delta.sampler == pytest.approx(650 * 300 * 1e-16)
     plain = replace(
         STATEMENT,
