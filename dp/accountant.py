@@ -298,9 +298,7 @@ def reported_delta(
         accountant=check_delta(accountant),
         sparse_graph=sparse_rounds * GRAPH_FAILURE,
         rounding=rounded_steps * ROUNDING_FAILURE,
-        flooding=0.0
-        if flooding_bits is None
-        else flooded_keys * 2 ** (-flooding_bits / 2) / 6.9,
+        flooding=0.0 if flooding_bits is None else flooded_keys * 2 ** (-flooding_bits / 2) / 6.9,
         sampler=sampler_draws * error,
     )
     check_delta(delta.total, units=units)

@@ -18,7 +18,8 @@ from protocols.errors import (
 from secagg.errors import ConfigError, InputError, RangeError, RunError, SecaggError
 from secagg.payload import Count, Layout, Noised, Segment
 from secagg.quantize import FixedPoint, clip_norm
-from secagg.rounds import Aggregate, Stage, aggregate
+from secagg.rounds import Aggregate, aggregate
+from secagg.stages import Stage
 from secagg.vector import flatten, unflatten
 
 __all__ = [

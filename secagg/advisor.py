@@ -51,7 +51,8 @@ from secagg.errors import ConfigError
 from secagg.packing import lane_bits
 from secagg.payload import Layout, Segment
 from secagg.quantize import FixedPoint
-from secagg.rounds import UNSIGNED, Stage, majority
+from secagg.rounds import majority
+from secagg.stages import UNSIGNED, Stage
 
 COMPLETE_BELOW = 100
 """Clients below which everybody shares with everybody.

@@ -25,8 +25,9 @@ from secagg.advisor import Advice
 from secagg.advisor import plan as advise
 from secagg.cli_audit import audit
 from secagg.errors import ConfigError, SecaggError
-from secagg.rounds import PROTOCOLS, UNSIGNED
+from secagg.rounds import PROTOCOL_NAMES
 from secagg.settings import PRIVACY, TrainingConfig
+from secagg.stages import UNSIGNED
 
 if TYPE_CHECKING:
     from dp.events import GaussianEvent, Sampling
@@ -71,7 +72,7 @@ _HELP = {
     "minimum_survivors": "Clients refuse to open a sum of fewer.  [default: the threshold; where "
     "noise is shared out, the most that lose a round in few runs]",
     "corrupt": "Clients whose share of the noise counts for nothing.",
-    "protocol": f"One of: {', '.join(PROTOCOLS)}. plain hides nothing.",
+    "protocol": f"One of: {', '.join(PROTOCOL_NAMES)}. plain hides nothing.",
     "privacy": f"One of: {', '.join(PRIVACY)}. client hides a client, the others an example.",
     "epsilon": "Privacy budget of each example, or client, over the whole training.",
     "delta": "Probability with which the budget may fail; below one over the number of examples.",

@@ -21,7 +21,8 @@ from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
 from secagg.packing import word_count
-from secagg.rounds import Stage, majority, run_bonawitz
+from secagg.rounds import majority, run_bonawitz
+from secagg.stages import Stage
 
 FULL = 10**9  # clients times entries: the largest session that is run whole
 SPARSE_ABOVE = 200  # clients

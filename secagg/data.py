@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import ConfigError
-from secagg.rounds import UNSIGNED, Stage
+from secagg.stages import UNSIGNED, Stage
 
 ROW_NORM = 3.0  # about that of a digit, so that its bias weighs as little as before
 JUDGES = ("test", "validation")

@@ -47,6 +47,7 @@ from dp.statement import Statement
 from protocols.entropy import system
 from secagg.data import ROW_NORM, Examples, Federation
 from secagg.errors import ConfigError, InputError
+from secagg.homomorphic import CKKS, FLOODING
 from secagg.payload import Count, Layout, Noised, Segment
 from secagg.quantize import FixedPoint
 from secagg.rounds import UPDATE, WEIGHT, Words
@@ -232,7 +233,7 @@ class _Shared(Mode):
     def __init__(self, config: TrainingConfig, federation: Federation, units: int) -> None:
         super().__init__(config, federation)
         self._units = units
-        self.delta = config.delta * (1 - _SPARE)
+        self.delta = config.delta * (1 - _SPARE) - self._flooding(config)
         self.noise_multiplier = self._calibrated(lambda z: self._at(z).event(), units)
         self.mechanism = self._at(self.noise_multiplier)
         whole = self.statement().delta(self.delta, rounds=config.rounds, steps=config.rounds)
@@ -251,6 +252,19 @@ class _Shared(Mode):
     @abstractmethod
     def _at(self, noise: float) -> DistributedNoise:
         """The mechanism at this noise multiplier."""
+
+    @staticmethod
+    def _flooding(config: TrainingConfig) -> float:
+        """What opened CKKS sums add to delta, a key each round."""
+        if config.protocol not in CKKS:
+            return 0.0
+        added = config.rounds * 2 ** (-FLOODING / 2) / 6.9  # [LMSS22]
+        if added >= config.delta / 2:
+            raise ConfigError(
+                f"flooding adds {added:.2g} to delta over {config.rounds} rounds, delta is "
+                f"{config.delta:g}; take fewer rounds or another protocol"
+            )
+        return added
 
     def event(self, survivors: int | None = None) -> Event:
         return self.mechanism.event(survivors=survivors, sampling=self.sampling)

@@ -5,12 +5,9 @@ here, so such a round measures; it protects nothing.
 """
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,46 +20,17 @@ from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, opaque
 from secagg.errors import InputError
+from secagg.homomorphic import CKKS, RealOutcome, run_ckks
 from secagg.payload import Count, Layout, Noised, Segment
 from secagg.quantize import FixedPoint
+from secagg.stages import UNSIGNED, Attendance, Costs, Stage, StageCost, clock, send
 
 Words: TypeAlias = NDArray[np.uint64]
 Codec: TypeAlias = FixedPoint | Noised
 Input: TypeAlias = Words | Callable[[], Words]
 
 
-class Stage(StrEnum):
-    """The stages of a round; a client that drops out at one never answers it."""
-
-    ADVERTISE = "advertise"
-    SHARE = "share"
-    MASK = "mask"
-    SIGN = "sign"  # only against an active server
-    REVEAL = "reveal"
-
-
 UPDATE, WEIGHT = "update", "weight"  # names of segments
-UNSIGNED = tuple(stage for stage in Stage if stage is not Stage.SIGN)
-
-
-@dataclass(slots=True, kw_only=True)
-class StageCost:
-    """What one stage took.
-
-    Attributes:
-      bytes_up: most that one client sent.
-      bytes_down: most that one client was sent to make it answer.
-      client_seconds: of all clients together, one after the other.
-      server_seconds: of the server.
-    """
-
-    bytes_up: int = 0
-    bytes_down: int = 0
-    client_seconds: float = 0.0
-    server_seconds: float = 0.0
-
-
-Costs: TypeAlias = dict[Stage, StageCost]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +40,10 @@ class Outcome:
     words: Words = field(repr=False)
     survivors: tuple[ClientId, ...]
     costs: Costs
+
+    def sums(self, layout: Layout) -> dict[str, NDArray[Any]]:
+        """The totals by segment."""
+        return layout.decode(self.words)
 
 
 def majority(clients: int, corrupt: int = 0) -> int:
@@ -104,7 +76,7 @@ def run_bonawitz(
       TooFewSurvivors: nothing was released.
     """
     params = agreement.params
-    present = _Attendance(inputs, dropouts)
+    present = Attendance(inputs, dropouts)
     if not params.active and dropouts and Stage.SIGN in dropouts.values():
         raise InputError("nothing is signed in this round, so nobody drops out there")
     costs: Costs = {stage: StageCost() for stage in (Stage if params.active else UNSIGNED)}
@@ -118,66 +90,66 @@ def run_bonawitz(
     cost = costs[Stage.ADVERTISE]
     keys, rosters_due = CollectKeys(agreement, identities), {}
     for client in present(Stage.ADVERTISE):
-        with _clock(cost, "client_seconds"):
+        with clock(cost, "client_seconds"):
             message, rosters_due[client] = join(
                 agreement, client, entropy, identity=signing.get(client), identities=identities
             )
-        _send(cost, message)
-        with _clock(cost, "server_seconds"):
+        send(cost, message)
+        with clock(cost, "server_seconds"):
             keys.receive(message)
-    with _clock(cost, "server_seconds"):
+    with clock(cost, "server_seconds"):
         rosters, shares = keys.close(entropy)
 
     cost = costs[Stage.SHARE]
     boxes_due = {}
     for client in present(Stage.SHARE):
-        with _clock(cost, "client_seconds"):
+        with clock(cost, "client_seconds"):
             message, boxes_due[client] = rosters_due.pop(client).on_roster(rosters[client])
-        _send(cost, message, answering=rosters[client])
-        with _clock(cost, "server_seconds"):
+        send(cost, message, answering=rosters[client])
+        with clock(cost, "server_seconds"):
             shares.receive(message)
-    with _clock(cost, "server_seconds"):
+    with clock(cost, "server_seconds"):
         boxes, vectors = shares.close()
 
     cost = costs[Stage.MASK]
     waiting = {}
     for client in present(Stage.MASK):
         words = _words(inputs[client])
-        with _clock(cost, "client_seconds"):
+        with clock(cost, "client_seconds"):
             parts, waiting[client] = boxes_due.pop(client).on_boxes(boxes[client], words)
             frames = list(parts)
-        _send(cost, *frames, answering=boxes[client])
-        with _clock(cost, "server_seconds"):
+        send(cost, *frames, answering=boxes[client])
+        with clock(cost, "server_seconds"):
             vectors.receive(frames)
 
     if params.active:
-        with _clock(costs[Stage.MASK], "server_seconds"):
+        with clock(costs[Stage.MASK], "server_seconds"):
             survivors, signatures = vectors.close_to_sign()
         cost = costs[Stage.SIGN]
         signed = {}
         for client in present(Stage.SIGN):
-            with _clock(cost, "client_seconds"):
+            with clock(cost, "client_seconds"):
                 message, signed[client] = waiting.pop(client).sign_survivors(survivors)
-            _send(cost, message, answering=survivors)
-            with _clock(cost, "server_seconds"):
+            send(cost, message, answering=survivors)
+            with clock(cost, "server_seconds"):
                 signatures.receive(message)
-        with _clock(cost, "server_seconds"):
+        with clock(cost, "server_seconds"):
             requests, reveals = signatures.close()
         reveal = {client: state.on_signatures for client, state in signed.items()}
     else:
-        with _clock(costs[Stage.MASK], "server_seconds"):
+        with clock(costs[Stage.MASK], "server_seconds"):
             survivors, reveals = vectors.close()
         requests = dict.fromkeys(present(Stage.REVEAL), survivors)
         reveal = {client: state.on_survivors for client, state in waiting.items()}
 
     cost = costs[Stage.REVEAL]
     for client in present(Stage.REVEAL):
-        with _clock(cost, "client_seconds"):
+        with clock(cost, "client_seconds"):
             message = reveal[client](requests[client])
-        _send(cost, message, answering=requests[client])
-        with _clock(cost, "server_seconds"):
+        send(cost, message, answering=requests[client])
+        with clock(cost, "server_seconds"):
             reveals.receive(message)
-    with _clock(cost, "server_seconds"):
+    with clock(cost, "server_seconds"):
         total = reveals.close(expand)
     return Outcome(words=total.words, survivors=total.survivors, costs=costs)
 
@@ -191,11 +163,11 @@ def run_plain(
     costs: Costs = {stage: StageCost() for stage in Stage}
     cost = costs[Stage.MASK]
     total = np.zeros(agreement.params.words, np.uint64)
-    survivors = tuple(_Attendance(inputs, dropouts)(Stage.MASK))
+    survivors = tuple(Attendance(inputs, dropouts)(Stage.MASK))
     for client in survivors:
         words = _words(inputs[client])
-        _send(cost, words.tobytes())
-        with _clock(cost, "server_seconds"):
+        send(cost, words.tobytes())
+        with clock(cost, "server_seconds"):
             total += words
     params = agreement.params
     needed = params.needed(params.plan(len(inputs)))
@@ -205,6 +177,7 @@ def run_plain(
 
 
 PROTOCOLS: Mapping[str, Callable[..., Outcome]] = {"bonawitz": run_bonawitz, "plain": run_plain}
+PROTOCOL_NAMES: Final = (*PROTOCOLS, *CKKS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +216,8 @@ def aggregate(
 
     The mean is within one quantisation step of the true mean of the clipped
     updates, whatever the weights; everything a client brings, its weight too,
-    travels in the one masked vector.
+    travels in the one masked vector. Under CKKS the mean is within 2^-14 of the clip
+    instead, and a total weight may be off by as much of itself.
 
     Args:
       updates: one a client: a vector (array, torch tensor, list of floats), or
@@ -259,7 +233,8 @@ def aggregate(
       minimum_survivors: clients refuse to open a sum of fewer; default ``threshold``,
         or with ``rates`` half of the clients.
       dropouts: the stage at which a client, by its place in ``updates``, vanishes.
-      protocol: ``bonawitz``, or ``plain``, which hides nothing.
+      protocol: ``bonawitz``; ``ckks`` or ``threshold-ckks``, see ``secagg.homomorphic``; or
+        ``plain``, which hides nothing.
 
     Raises:
       InputError: updates that do not fit together, or are not finite.
@@ -267,8 +242,10 @@ def aggregate(
       TooFewSurvivors: fewer than ``threshold`` or ``minimum_survivors`` are left.
     """
     clients = len(updates)
-    if protocol not in PROTOCOLS:
-        raise InputError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    if protocol not in PROTOCOL_NAMES:
+        raise InputError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOL_NAMES)}")
+    if protocol in CKKS and (threshold is not None or rates is not None or active):
+        raise InputError(f"threshold, rates and active are for bonawitz, not for {protocol}")
     if weights is not None and len(weights) != clients:
         raise InputError(f"{len(weights)} weights for {clients} updates")
     if clients < 2:
@@ -298,17 +275,33 @@ def aggregate(
         segments.append(Segment(name=WEIGHT, entries=1, codec=Count(maximum=heaviest)))
     layout = Layout(segments=tuple(segments), clients=clients, max_weight=heaviest)
 
-    def encode(client: int) -> Words:
+    def encode(client: int) -> Any:
         weight = 1 if weights is None else weights[client]
         own = {name: _flat(value) for name, value in named[client].items()}
-        return layout.encode(own | ({} if weights is None else {WEIGHT: [weight]}), weight=weight)
+        own |= {} if weights is None else {WEIGHT: [weight]}
+        into = layout.encode_reals if protocol in CKKS else layout.encode
+        return into(own, weight=weight)
 
     if rates is None and threshold is None:
         threshold = majority(clients, clients // 3 if active else 0)
     if minimum_survivors is None:
         minimum_survivors = threshold or majority(clients)
-    agreement = Agreement(
-        params=Params(
+    vectors = {client: encode(client) for client in range(clients)}
+    stages = {client: _stage(stage) for client, stage in (dropouts or {}).items()}
+    public = digest(layout.to_bytes())
+    outcome: Outcome | RealOutcome
+    if protocol in CKKS:
+        outcome = run_ckks(
+            protocol,
+            layout,
+            vectors,
+            stages,
+            clients=clients,
+            minimum_survivors=minimum_survivors,
+            public=public,
+        )
+    else:
+        params = Params(
             clients=clients,
             threshold=threshold,
             rates=rates,
@@ -316,17 +309,10 @@ def aggregate(
             minimum_survivors=minimum_survivors,
             words=layout.words,
             suite=suite,
-        ),
-        session=system(SESSION_SIZE),
-        round=0,
-        public=digest(layout.to_bytes()),
-    )
-    outcome = PROTOCOLS[protocol](
-        agreement,
-        {client: encode(client) for client in range(clients)},
-        {client: _stage(stage) for client, stage in (dropouts or {}).items()},
-    )
-    sums = layout.decode(outcome.words)
+        )
+        agreement = Agreement(params=params, session=system(SESSION_SIZE), round=0, public=public)
+        outcome = PROTOCOLS[protocol](agreement, vectors, stages)
+    sums = outcome.sums(layout)
     weight = int(sums.pop(WEIGHT)[0]) if weights is not None else len(outcome.survivors)
     if not weight:
         raise InputError("the survivors' weights are all 0; there is no mean")
@@ -340,39 +326,6 @@ def aggregate(
         survivors=outcome.survivors,
         costs=outcome.costs,
     )
-
-
-class _Attendance:
-    """Who is still there at a stage."""
-
-    def __init__(
-        self, inputs: Mapping[ClientId, object], dropouts: Mapping[ClientId, Stage] | None
-    ) -> None:
-        self._dropouts = dropouts or {}
-        self._clients = list(inputs)
-        if strangers := self._dropouts.keys() - inputs.keys():
-            raise InputError(f"dropouts of clients that do not exist: {sorted(strangers)}")
-
-    def __call__(self, stage: Stage) -> list[ClientId]:
-        order = list(Stage)
-        return [
-            client
-            for client in self._clients
-            if client not in self._dropouts
-            or order.index(self._dropouts[client]) > order.index(stage)
-        ]
-
-
-@contextmanager
-def _clock(cost: StageCost, who: str) -> Iterator[None]:
-    begin = time.perf_counter()
-    yield
-    setattr(cost, who, getattr(cost, who) + time.perf_counter() - begin)
-
-
-def _send(cost: StageCost, *messages: bytes, answering: bytes = b"") -> None:
-    cost.bytes_up = max(cost.bytes_up, sum(map(len, messages)))
-    cost.bytes_down = max(cost.bytes_down, len(answering))
 
 
 def _words(given: Input) -> Words:

@@ -7,7 +7,7 @@ from typing import Any, Final, Self, get_type_hints
 
 from secagg.data import DATASETS, JUDGES, parse_split
 from secagg.errors import ConfigError
-from secagg.rounds import PROTOCOLS, majority
+from secagg.rounds import PROTOCOL_NAMES, majority
 
 PRIVACY = ("distributed", "client", "local", "none")
 NOISED = ("distributed", "client")  # the noise is in the integers that are summed
@@ -63,7 +63,7 @@ class TrainingConfig:
         for item in fields(self):
             self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_PRIVACY)
         _one_of("data", self.data, DATASETS)
-        _one_of("protocol", self.protocol, PROTOCOLS)
+        _one_of("protocol", self.protocol, PROTOCOL_NAMES)
         _one_of("judge", self.judge, JUDGES)
         _one_of("privacy", self.privacy, PRIVACY)
         parse_split(self.split)

@@ -3,6 +3,7 @@
 from dp.mechanisms import DistributedNoise
 from dp.statement import Statement
 
+from secagg.homomorphic import CKKS, FLOODING
 from secagg.settings import TrainingConfig
 
 _PUBLIC = (
@@ -31,6 +32,7 @@ def statement(
         rounded_sums=config.privacy == "distributed",
         sampler_error=mechanism.sampler_error if mechanism else 0.0,
         entries=mechanism.draws if mechanism else 0,
+        flooding_bits=FLOODING if mechanism and config.protocol in CKKS else None,
     )
 
 
@@ -75,6 +77,10 @@ def _trusted(config: TrainingConfig) -> tuple[str, ...]:
     sums = {
         "bonawitz": "the server, to follow the protocol: it may keep and study all that it sees; "
         f"with {config.threshold} clients on its side it opens the others' vectors",
+        "ckks": "the server and every client, to follow the protocol and not to work together: "
+        "any one client's key opens every vector that the server has",
+        "threshold-ckks": "the server and every client, to follow the protocol; with a majority of "
+        "the key's holders on its side the server opens every vector",
     }.get(config.protocol, f"protocol {config.protocol}, to show sums alone")
     return (
         own,
@@ -128,6 +134,11 @@ def _assumptions(config: TrainingConfig) -> tuple[str, ...]:
         return (
             "X25519, HKDF-SHA256, AES-128 in counter mode and AES-GCM are as good as they are "
             "taken to be, for the secure sum",
+            "AES-128 in counter mode, for the noise",
+        )
+    if config.protocol in CKKS:
+        return (
+            "Ring-LWE with ternary secrets at 128 bits, for the secure sum",
             "AES-128 in counter mode, for the noise",
         )
     return ("AES-128 in counter mode, for the noise",)

@@ -31,17 +31,10 @@ from secagg.data import Federation, federate, simulated_dropouts
 from secagg.errors import ConfigError, RunError
 from secagg.modes import Mode, judge, mode
 from secagg.reports.run import curves, report
-from secagg.rounds import (
-    PROTOCOLS,
-    UNSIGNED,
-    Outcome,
-    Stage,
-    StageCost,
-    Words,
-    digest,
-)
+from secagg.rounds import PROTOCOLS, Outcome, Words, digest
 from secagg.runs import CURVES, METRICS, REPORT, Record, RunFolder, write_atomically
 from secagg.settings import NOISED, TrainingConfig
+from secagg.stages import UNSIGNED, Stage, StageCost
 from secagg.vector import flatten, unflatten
 
 SEED_SIZE = 32  # bytes, of what a round makes public before anybody trains
@@ -193,7 +186,7 @@ class Training:
             survivors = len(outcome.survivors) if outcome else None
             self._books.settle(number, attempt, members, silent, survivors)
         if outcome:
-            sums = self._mode.layout.decode(outcome.words)
+            sums = outcome.sums(self._mode.layout)
             moved = self._mode.moved(sums, outcome.survivors, seed)
             unflatten(start + moved.to(start.dtype), self.model)
         accuracy, loss = judge(self.model, self._federation.judged_by)
@@ -220,34 +213,43 @@ class Training:
         start: torch.Tensor,
         seed: bytes,
         trained: dict[int, float],
-    ) -> Outcome | None:
+    ) -> Outcome | RealOutcome | None:
         """The round under the protocol; None if too few survived it."""
         config, layout = self.config, self._mode.layout
-        agreement = Agreement(
-            params=Params(
+        public = digest(
+            layout.to_bytes(),
+            start.numpy().tobytes(),
+            seed,
+            json.dumps([config.as_dict(), self._mode.state], sort_keys=True).encode(),
+        )
+        brought = self._mode.reals if config.protocol in CKKS else self._mode.words
+
+        def train(client: int) -> Any:
+            began = time.perf_counter()
+            vector = brought(client, start, seed)
+            trained[client] = time.perf_counter() - began
+            return vector
+
+        inputs = {client: lambda client=client: train(client) for client in members}
+        try:
+            if config.protocol in CKKS:
+                return run_ckks(
+                    config.protocol,
+                    layout,
+                    inputs,
+                    gone,
+                    clients=config.clients,
+                    minimum_survivors=config.minimum_survivors,
+                    public=public,
+                )
+            params = Params(
                 clients=config.clients,
                 threshold=config.threshold,
                 minimum_survivors=config.minimum_survivors,
                 words=layout.words,
-            ),
-            session=system(SESSION_SIZE),
-            round=number,
-            public=digest(
-                layout.to_bytes(),
-                start.numpy().tobytes(),
-                seed,
-                json.dumps([config.as_dict(), self._mode.state], sort_keys=True).encode(),
-            ),
-        )
-
-        def train(client: int) -> Words:
-            began = time.perf_counter()
-            words = self._mode.words(client, start, seed)
-            trained[client] = time.perf_counter() - began
-            return words
-
-        inputs = {client: lambda client=client: train(client) for client in members}
-        try:
+            )
+            session = system(SESSION_SIZE)
+            agreement = Agreement(params=params, session=session, round=number, public=public)
             return PROTOCOLS[config.protocol](agreement, inputs, gone)
         except TooFewSurvivors:
             return None

@@ -28,7 +28,8 @@ def test_the_readmes_sizes_are_those_of_a_round() -> None:
     from protocols.bonawitz import Agreement, Params
     from secagg.payload import Layout, Segment
     from secagg.quantize import FixedPoint
-    from secagg.rounds import Stage, run_bonawitz
+    from secagg.rounds import run_bonawitz
+    from secagg.stages import Stage
 
     clients, words = 7, 2**15 + 10
     agreement = Agreement(

@@ -16,7 +16,8 @@ from secagg.advisor import COMPLETE_BELOW, plan
 from secagg.errors import ConfigError, RangeError
 from secagg.payload import Layout, Segment
 from secagg.quantize import FixedPoint
-from secagg.rounds import Stage, run_bonawitz
+from secagg.rounds import run_bonawitz
+from secagg.stages import Stage
 
 Run = Callable[..., tuple[int, str, str]]
 

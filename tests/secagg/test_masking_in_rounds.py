@@ -6,7 +6,8 @@ import pytest
 from protocols.bonawitz import Agreement, CollectKeys, Params, join
 from protocols.primitives.prg import Expand
 from secagg.masking import MaskPool, over, serial
-from secagg.rounds import Stage, run_bonawitz
+from secagg.rounds import run_bonawitz
+from secagg.stages import Stage
 
 WORDS = 2**15 + 9
 

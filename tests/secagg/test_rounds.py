@@ -11,7 +11,8 @@ from protocols.bonawitz import Agreement, Params, Rates
 from protocols.errors import ParameterError, TooFewSurvivors
 from protocols.primitives.prg import Suite
 from secagg import FixedPoint, InputError, Noised, RangeError, Stage, aggregate
-from secagg.rounds import UNSIGNED, digest, run_bonawitz, run_plain
+from secagg.rounds import digest, run_bonawitz, run_plain
+from secagg.stages import UNSIGNED
 
 
 def agreement(clients: int, words: int, **params: int) -> Agreement:

@@ -1,0 +1,79 @@
+"""The stages of a round, who is there at each, and what each cost."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from protocols.bonawitz import ClientId
+from secagg.errors import InputError
+
+
+class Stage(StrEnum):
+    """The stages of a round; a client that drops out at one never answers it."""
+
+    ADVERTISE = "advertise"
+    SHARE = "share"
+    MASK = "mask"
+    SIGN = "sign"  # only against an active server
+    REVEAL = "reveal"
+
+
+UNSIGNED = tuple(stage for stage in Stage if stage is not Stage.SIGN)
+
+
+@dataclass(slots=True, kw_only=True)
+class StageCost:
+    """What one stage took.
+
+    Attributes:
+      bytes_up: most that one client sent.
+      bytes_down: most that one client was sent to make it answer.
+      client_seconds: of all clients together, one after the other.
+      server_seconds: of the server.
+    """
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    client_seconds: float = 0.0
+    server_seconds: float = 0.0
+
+
+Costs: TypeAlias = dict[Stage, StageCost]
+
+
+class Attendance:
+    """Who is still there at a stage."""
+
+    def __init__(
+        self, inputs: Mapping[ClientId, object], dropouts: Mapping[ClientId, Stage] | None
+    ) -> None:
+        self._dropouts = dropouts or {}
+        self._clients = list(inputs)
+        if strangers := self._dropouts.keys() - inputs.keys():
+            raise InputError(f"dropouts of clients that do not exist: {sorted(strangers)}")
+
+    def __call__(self, stage: Stage) -> list[ClientId]:
+        order = list(Stage)
+        return [
+            client
+            for client in self._clients
+            if client not in self._dropouts
+            or order.index(self._dropouts[client]) > order.index(stage)
+        ]
+
+
+@contextmanager
+def clock(cost: StageCost, who: str) -> Iterator[None]:
+    """Add what the block took to ``client_seconds`` or ``server_seconds``."""
+    begin = time.perf_counter()
+    yield
+    setattr(cost, who, getattr(cost, who) + time.perf_counter() - begin)
+
+
+def send(cost: StageCost, *messages: bytes, answering: bytes = b"") -> None:
+    """Count what one client sent, and what it had been sent to make it."""
+    cost.bytes_up = max(cost.bytes_up, sum(map(len, messages)))
+    cost.bytes_down = max(cost.bytes_down, len(answering))
