@@ -12,14 +12,16 @@ beyond itself, up to 2**-(s/2) / 6.9 a session [LM21, LMSS22].
 Not protected from, in either: one deviating client or server (a malformed ciphertext, a
 single ciphertext shown as the sum), and what the sum says.
 
-``params`` and ``residues`` need numpy only; ``seal`` needs tenseal, and is not imported here.
+``params``, ``residues`` and ``messages`` need numpy only. ``keys``, ``client`` and ``server``
+need ``seal``, and that tenseal; import them from where they are. The wire is on one page:
+docs/protocols/ckks.md.
 
 [CKKS17]: Cheon, Kim, Kim, Song, https://eprint.iacr.org/2016/421
 [LM21]: Li, Micciancio, https://eprint.iacr.org/2020/1533
 [LMSS22]: Li, Micciancio, Schultz, Sorrell, https://eprint.iacr.org/2022/816
 """
 
-from protocols.ckks.params import Model, Params, plan
+from protocols.ckks.params import Agreement, Model, Params, plan
 from protocols.ckks.residues import Ring
 
-__all__ = ["Model", "Params", "Ring", "plan"]
+__all__ = ["Agreement", "Model", "Params", "Ring", "plan"]

@@ -21,6 +21,7 @@ https://eprint.iacr.org/2024/463
 [LMSS22]: Li, Micciancio, Schultz, Sorrell, https://eprint.iacr.org/2022/816
 """
 
+import hashlib
 import math
 import struct
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from protocols.ckks.noise import MAX_DEVIATION
 from protocols.ckks.residues import DEGREES, MAX_PRIME_BITS, SEED_SIZE, Ring, size
 from protocols.errors import DecodeError, ParameterError
 from protocols.primitives.shamir import ORDER
-from protocols.wire import Reader, u32
+from protocols.wire import SESSION_SIZE, Header, Reader, u32
 
 MAX_BITS: Final = {1024: 26, 2048: 53, 4096: 106, 8192: 214, 16384: 430, 32768: 868}
 """log2 of the product of *all* primes, ternary secret, 128 bits classical [BCC+24].
@@ -405,3 +406,67 @@ def plan(
         f"no parameters reach a largest error of {precision:.3g}: the best reach "
         f"{best.mean_error():.3g}"
     )
+
+
+VERSION: Final = b"secagg/1 ckks"
+DIGEST_SIZE: Final = 32  # bytes, SHA-256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Everything public about one round: one sum, and one opening of the session's key.
+
+    Attributes:
+      session: 16 random bytes, never used twice. Keys are the session's.
+      round: the opening's index under its key, below ``params.decryptions``.
+      public: SHA-256 over whatever else the application made public for this round. An
+        upload of somebody who was told otherwise is refused by an honest server.
+    """
+
+    params: Params
+    session: bytes
+    round: int = 0
+    public: bytes
+
+    def __post_init__(self) -> None:
+        Header(self.session, self.round)
+        if self.round >= self.params.decryptions:
+            raise ParameterError(
+                f"round {self.round}: the key opens {self.params.decryptions} sums"
+            )
+        if len(self.public) != DIGEST_SIZE:
+            raise ParameterError(f"public has {len(self.public)} bytes, expected {DIGEST_SIZE}")
+
+    @property
+    def header(self) -> Header:
+        return Header(self.session, self.round)
+
+    @property
+    def key_header(self) -> Header:
+        """Of the messages that make the key, before every round: they say round 0."""
+        return Header(self.session, 0)
+
+    def to_bytes(self) -> bytes:
+        return self.header.to_bytes() + self.params.to_bytes() + self.public
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Inverse of :meth:`to_bytes`; raises ``DecodeError``."""
+        session, round_number = reader.take(SESSION_SIZE), reader.u32()
+        params, public = Params.read(reader), reader.take(DIGEST_SIZE)
+        try:
+            return cls(params=params, session=session, round=round_number, public=public)
+        except ParameterError as error:
+            raise DecodeError(str(error)) from None
+
+    def key_context(self) -> bytes:
+        """A hash of what the session's key is for; it enters every label of a key."""
+        return hashlib.sha256(VERSION + b" key " + self.session + self.params.to_bytes()).digest()
+
+    def context(self, key: bytes) -> bytes:
+        """A hash of every public input of the round, ``key`` the digest of its key."""
+        return hashlib.sha256(VERSION + b" round " + self.to_bytes() + key).digest()
+
+    def label(self, usage: bytes, about: bytes = b"") -> bytes:
+        """Of what is derived from a secret of the session; ``about`` is as long for every use."""
+        return b" ".join((VERSION, usage, b"")) + self.key_context() + about

@@ -38,6 +38,7 @@ _MAGIC = 0xA15E
 _HEADER = struct.Struct("<HBBBBHQ")  # magic, own size, version, compression, reserved, total
 _NONE, _ZSTD = 0, 2  # compression
 _BLAKE2XB = 1
+_LARGEST_ERROR = 21  # of SEAL's centred binomial of 21 bits (native/src/seal/util/rlwe.cpp)
 
 
 class Context:
@@ -160,6 +161,15 @@ class Key:
         shifted = keys.ciphertext(np.stack([first, subtract(second, common, keys.primes)]), 1.0)
         return keys.decrypted(sealapi.Decryptor(keys.context, secret), shifted)
 
+    def explains(self, share: Rows, common: Rows) -> bool:
+        """Whether ``share`` is -a s under this key but for an error of SEAL's: b_i + a s_i."""
+        keys = self._context.keys
+        decryptor = sealapi.Decryptor(keys.context, keys.secret(self._share))
+        error = keys.decrypted(decryptor, keys.ciphertext(np.stack([share, common]), 1.0))
+        found = keys.coefficients(error)
+        magnitudes = np.minimum(found, np.array(keys.primes, np.uint64)[:, None] - found)
+        return bool((magnitudes <= _LARGEST_ERROR).all())
+
     def partial(self, second: Rows, noise: NDArray[np.int64] | None) -> Rows:
         """c1 s_i + noise, whose coefficients the noise is added to.
 
@@ -273,6 +283,13 @@ class Level:
     def transform(self, coefficients: Rows) -> Rows:
         rows: Rows = self.rows(self.transformed(coefficients, 1.0))[0]
         return rows
+
+    def coefficients(self, rows: Rows) -> Rows:
+        """Inverse of :meth:`transform`."""
+        pair = self.ciphertext(np.stack([rows, np.ones_like(rows)]), 1.0)
+        self.evaluator.transform_from_ntt_inplace(pair)
+        found: Rows = self.rows(pair)[0]
+        return found
 
     def decrypted(self, decryptor: Any, ciphertext: Any) -> Rows:
         plaintext = sealapi.Plaintext()

@@ -1,0 +1,428 @@
+"""The server of a session: collections, each closed by whoever keeps the clock.
+
+Once a session, threshold only:
+
+    CollectCommitments .receive(Advertise)...  .close() -> Roster,                CollectOpenings
+    CollectOpenings    .receive(Opening)...    .close() -> Openings, ShareBoxes,  CollectiveKey
+
+Each round:
+
+    CollectUploads     .receive(frames)...     .close_shared() -> SharedSum
+                                               .close_threshold(alive) -> Request, CollectPartials
+    CollectPartials    .receive(Partial)...    .close() -> Sum
+
+``receive`` takes a message whole or raises ``RemoteProtocolError`` and stays as it was.
+``close`` raises ``TooFewSurvivors`` when too few are left, and then nothing was opened.
+
+Memory: one sum, and one upload while it arrives, whatever the number of clients.
+"""
+
+import hashlib
+from collections.abc import Collection, Container, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from protocols.burn import Burn
+from protocols.ckks import residues
+from protocols.ckks.keys import (
+    Chunks,
+    CollectiveKey,
+    Values,
+    check_opening,
+    finish,
+    in_turn,
+    partial,
+)
+from protocols.ckks.messages import (
+    Advertise,
+    ClientId,
+    Entry,
+    Frame,
+    Opened,
+    Opening,
+    Openings,
+    Partial,
+    Request,
+    Roster,
+    ShareBoxes,
+    SharedSum,
+    split,
+)
+from protocols.ckks.params import DIGEST_SIZE, Agreement, Model
+from protocols.ckks.residues import Rows
+from protocols.ckks.seal import context
+from protocols.errors import (
+    LocalProtocolError,
+    ParameterError,
+    RemoteProtocolError,
+    TooFewSurvivors,
+)
+from protocols.primitives.agree import refuse_low_order
+from protocols.primitives.shamir import combine
+from protocols.secrets import Secret
+
+REQUEST_STAGE = 0  # in a burn store, where holders and clients have 1 to 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sum:
+    """What a round releases.
+
+    Attributes:
+      values: the survivors' vectors added up, with the noise of the holders.
+      survivors: whose vectors those are, in order.
+    """
+
+    values: Values = field(repr=False)
+    survivors: tuple[ClientId, ...]
+
+
+class _Stage:
+    """One message from each party, until closed."""
+
+    def __init__(self, agreement: Agreement, model: Model) -> None:
+        if agreement.params.model is not model:
+            raise ParameterError(f"{type(self).__name__} is for {model.name}")
+        self.agreement = agreement
+        self._closed = False
+
+    def _open(self) -> None:
+        if self._closed:
+            raise LocalProtocolError(f"{type(self).__name__} is closed; late messages are dropped")
+
+    def _close(self, left: int, needed: int, what: str) -> None:
+        self._open()
+        self._closed = True
+        if left < needed:
+            raise TooFewSurvivors(
+                f"{left} {what} left after {type(self).__name__}, {needed} needed; "
+                "nothing was opened"
+            )
+
+    @staticmethod
+    def _admit(party: ClientId, expected: Container[ClientId], seen: Container[ClientId]) -> None:
+        if party not in expected:
+            raise RemoteProtocolError(f"party {party} is not expected at this stage")
+        if party in seen:
+            raise RemoteProtocolError(f"party {party} has already answered")
+
+
+class CollectCommitments(_Stage):
+    """Every holder commits to its part of the key.
+
+    Args:
+      holders: all clients or a committee, as many as agreed. All of them must take part in
+        the key's making; later ``threshold`` are enough.
+    """
+
+    def __init__(self, agreement: Agreement, holders: Collection[ClientId]) -> None:
+        super().__init__(agreement, Model.THRESHOLD)
+        self._holders = frozenset(holders)
+        if len(self._holders) != agreement.params.holders:
+            raise ParameterError(
+                f"{len(self._holders)} holders are named, {agreement.params.holders} were agreed"
+            )
+        self._entries: dict[ClientId, Entry] = {}
+
+    def receive(self, message: bytes) -> ClientId:
+        """Take an ``Advertise``; returns its sender.
+
+        Raises:
+          RemoteProtocolError: a stranger, a second one, or a sealing key of low order or
+            that another holder has.
+        """
+        self._open()
+        advertise = Advertise.from_bytes(message, expect=self.agreement.key_header)
+        sender, entry = advertise.sender, advertise.entry
+        self._admit(sender, self._holders, self._entries)
+        refuse_low_order(entry.seal_key)
+        if any(entry.seal_key == other.seal_key for other in self._entries.values()):
+            raise RemoteProtocolError(f"holder {sender} advertises the key of another")
+        self._entries[sender] = entry
+        return sender
+
+    def close(self) -> tuple[bytes, "CollectOpenings"]:
+        """The roster, to be sent to each holder, and the next stage."""
+        self._close(len(self._entries), len(self._holders), "holders")
+        roster = Roster(header=self.agreement.key_header, entries=self._entries)
+        return roster.to_bytes(), CollectOpenings(self.agreement, roster)
+
+
+class CollectOpenings(_Stage):
+    """Every holder opens its commitment, and shares its secret."""
+
+    def __init__(self, agreement: Agreement, roster: Roster) -> None:
+        super().__init__(agreement, Model.THRESHOLD)
+        self._roster = roster
+        self._openings: dict[ClientId, Opening] = {}
+
+    def receive(self, message: bytes) -> ClientId:
+        """Take an ``Opening``; returns its sender.
+
+        Raises:
+          RemoteProtocolError: it opens another key than its sender committed to, or there is
+            not one box for each other holder.
+        """
+        self._open()
+        opening = Opening.from_bytes(
+            message, expect=self.agreement.key_header, params=self.agreement.params
+        )
+        sender, entries = opening.sender, self._roster.entries
+        self._admit(sender, entries, self._openings)
+        check_opening(self.agreement, sender, self._opened(opening))
+        if opening.boxes.keys() != entries.keys() - {sender}:
+            raise RemoteProtocolError(
+                f"holder {sender} sealed {len(opening.boxes)} boxes, not one for each other holder"
+            )
+        self._openings[sender] = opening
+        return sender
+
+    def _opened(self, opening: Opening) -> Opened:
+        commitment = self._roster.entries[opening.sender].commitment
+        return Opened(commitment=commitment, blind=opening.blind, share=opening.share)
+
+    def close(self) -> tuple[bytes, dict[ClientId, bytes], CollectiveKey]:
+        """The openings for all clients and holders, the boxes for each holder, and the key.
+
+        Raises:
+          TooFewSurvivors: an opening is missing. The session is at its end: whoever has seen
+            the others' may not choose again.
+        """
+        self._close(len(self._openings), len(self._roster.entries), "holders")
+        header = self.agreement.key_header
+        openings = Openings(
+            header=header,
+            entries={sender: self._opened(self._openings[sender]) for sender in self._senders},
+        )
+        boxes = {
+            recipient: ShareBoxes(
+                header=header,
+                recipient=recipient,
+                boxes={
+                    sender: self._openings[sender].boxes[recipient]
+                    for sender in self._senders
+                    if sender != recipient
+                },
+            ).to_bytes()
+            for recipient in self._senders
+        }
+        return openings.to_bytes(), boxes, CollectiveKey(self.agreement, openings)
+
+    @property
+    def _senders(self) -> list[ClientId]:
+        return sorted(self._openings)
+
+
+class CollectUploads(_Stage):
+    """Encrypted vectors, added up as they arrive.
+
+    Args:
+      key: the collective key, or the digest of the shared one.
+      clients: who may send.
+    """
+
+    def __init__(
+        self,
+        agreement: Agreement,
+        key: CollectiveKey | bytes,
+        clients: Container[ClientId],
+    ) -> None:
+        collective = isinstance(key, CollectiveKey)
+        super().__init__(agreement, Model.THRESHOLD if collective else Model.SHARED_KEY)
+        if isinstance(key, CollectiveKey):
+            self._context = key.context(agreement)
+        elif len(key) == DIGEST_SIZE:
+            self._context = agreement.context(key)
+        else:
+            raise ParameterError(f"a key's digest has {len(key)} bytes, expected {DIGEST_SIZE}")
+        ring = agreement.params.ring
+        self._key, self._clients = key, clients
+        self._summands: dict[ClientId, bytes] = {}
+        self._total: Rows = np.zeros(
+            (agreement.params.chunks, 2, len(ring.primes), ring.degree), np.uint64
+        )
+
+    def receive(self, frames: Iterable[bytes]) -> ClientId:
+        """Take all frames of one client; returns their sender.
+
+        They are added once the last of them was found good: an upload that breaks off
+        leaves no trace.
+
+        Raises:
+          RemoteProtocolError: frames missing, repeated, out of order, of several clients or
+            of one that is not expected; another session, round, context or key; a residue
+            not below its prime, or a ciphertext that hides nothing.
+        """
+        self._open()
+        params, digest = self.agreement.params, hashlib.sha256()
+        sender, parts = -1, list[Rows]()
+        for index, data in enumerate(frames):
+            if index == params.chunks:
+                raise RemoteProtocolError(f"more than {params.chunks} frames of client {sender}")
+            frame = Frame.from_bytes(
+                data,
+                expect=self.agreement.header,
+                context=self._context,
+                index=index,
+                params=params,
+            )
+            if index == 0:
+                sender = frame.sender
+                self._admit(sender, self._clients, self._summands)
+                if len(self._summands) == params.clients:
+                    raise RemoteProtocolError(f"the sum is full: {params.clients} clients")
+            if frame.sender != sender:
+                raise RemoteProtocolError(f"frames of clients {sender} and {frame.sender}")
+            parts.append(self._decode(frame.ciphertext))
+            digest.update(data)
+        if len(parts) < params.chunks:
+            raise RemoteProtocolError(f"{len(parts)} frames, expected {params.chunks}")
+        for total, part in zip(self._total, parts, strict=True):
+            total[:] = residues.add(total, part, params.ring.primes)
+        self._summands[sender] = digest.digest()
+        return sender
+
+    def _decode(self, ciphertext: bytes) -> Rows:
+        params = self.agreement.params
+        if params.model is Model.THRESHOLD:
+            return residues.unpack_ciphertext(ciphertext, params.ring)
+        seeded = residues.unpack_seeded(ciphertext, params.ring)
+        return context(params.ring, params.scale).expand(*seeded)
+
+    def close_shared(self, burn: Burn | None = None) -> bytes:
+        """The sum, to be sent to every client: a ``SharedSum``.
+
+        Args:
+          burn: writes it down before it is sent, so that a server that was restarted cannot
+            have another one opened in the same round.
+        """
+        if isinstance(self._key, CollectiveKey):
+            raise LocalProtocolError("the holders open this sum: close_threshold")
+        self._finish()
+        ring = self.agreement.params.ring
+        message = SharedSum(
+            header=self.agreement.header,
+            context=self._context,
+            summands=self._summands,
+            ciphertexts=b"".join(residues.pack_ciphertext(part, ring) for part in self._total),
+        ).to_bytes()
+        self._write_down(message, burn)
+        return message
+
+    def close_threshold(
+        self, alive: Collection[ClientId], burn: Burn | None = None
+    ) -> tuple[bytes, "CollectPartials"]:
+        """The request, to be sent to each holder alive, and the next stage.
+
+        Args:
+          alive: holders that will answer; the same in every round of the session, since the
+            first answer says that the keys of all others may be rebuilt.
+          burn: as in :meth:`close_shared`.
+        """
+        if not isinstance(self._key, CollectiveKey):
+            raise LocalProtocolError("the clients open this sum: close_shared")
+        params, left = self.agreement.params, frozenset(alive)
+        if strangers := left - set(self._key.holders):
+            raise LocalProtocolError(f"named as alive, and no holders: {sorted(strangers)}")
+        self._finish()
+        if len(left) < params.threshold:
+            raise TooFewSurvivors(
+                f"{len(left)} holders left, {params.threshold} needed; nothing was opened"
+            )
+        ring = params.ring
+        message = Request(
+            header=self.agreement.header,
+            context=self._context,
+            alive=left,
+            summands=self._summands,
+            seconds=b"".join(residues.pack(part[1], ring.primes) for part in self._total),
+        )
+        encoded = message.to_bytes()
+        self._write_down(encoded, burn)
+        firsts = self._total[:, 0]
+        return encoded, CollectPartials(self.agreement, self._key, message, firsts)
+
+    def _finish(self) -> None:
+        self._close(len(self._summands), self.agreement.params.minimum_survivors, "clients")
+
+    def _write_down(self, message: bytes, burn: Burn | None) -> None:
+        place = self.agreement.header.to_bytes()
+        if burn is not None and not burn(place, REQUEST_STAGE, hashlib.sha256(message).digest()):
+            raise LocalProtocolError("another sum was sent in this round; start a new session")
+
+
+class CollectPartials(_Stage):
+    """The holders' parts of one decryption, added up as they arrive."""
+
+    def __init__(
+        self, agreement: Agreement, key: CollectiveKey, request: Request, firsts: Rows
+    ) -> None:
+        super().__init__(agreement, Model.THRESHOLD)
+        self._key, self._request = key, request
+        self._total = firsts.copy()
+        self._shares: dict[ClientId, dict[ClientId, Secret]] = {}
+
+    @property
+    def _gone(self) -> list[ClientId]:
+        return [holder for holder in self._key.holders if holder not in self._request.alive]
+
+    def receive(self, message: bytes) -> ClientId:
+        """Take a ``Partial``; returns its sender.
+
+        Raises:
+          RemoteProtocolError: not from a holder alive, a second one, or not one share of
+            the key of each holder that is gone.
+        """
+        self._open()
+        params = self.agreement.params
+        answer = Partial.from_bytes(message, expect=self.agreement.header, params=params)
+        self._admit(answer.sender, self._request.alive, self._shares)
+        if answer.shares.keys() != set(self._gone):
+            raise RemoteProtocolError(
+                f"holder {answer.sender} gives {len(answer.shares)} shares, "
+                f"not one of each of the {len(self._gone)} that are gone"
+            )
+        self._add(split(answer.parts, params.partial_size // params.chunks))
+        self._shares[answer.sender] = dict(answer.shares)
+        return answer.sender
+
+    def close(self, *, chunks: Chunks = in_turn) -> Sum:
+        """Open the sum.
+
+        Args:
+          chunks: another way to work through the chunks of a holder whose key is rebuilt.
+
+        Raises:
+          TooFewSurvivors: a holder that was asked has not answered. Nobody else can
+            answer for it: the others have not given their shares of its key, and never will.
+          RemoteProtocolError: shares rebuild another key than their owner published, or the
+            sum is larger than its summands can make it.
+        """
+        params = self.agreement.params
+        self._close(len(self._shares), len(self._request.alive), "holders")
+        for holder, seed in self._rebuilt().items():
+            if not self._key.is_of(holder, seed):
+                raise RemoteProtocolError(
+                    f"the shares of holder {holder} rebuild another key than it published"
+                )
+            self._add(partial(self.agreement, holder, seed, self._request.seconds, None, chunks))
+        survivors = tuple(sorted(self._request.summands))
+        seal = context(params.ring, params.scale)
+        values = finish(map(seal.decode, self._total), len(survivors), params)
+        return Sum(values=values, survivors=survivors)
+
+    def _rebuilt(self) -> dict[ClientId, Secret]:
+        gone, places = self._gone, {h: n for n, h in enumerate(self._key.holders, 1)}
+        if not gone:
+            return {}
+        helpers = sorted(self._shares)[: self.agreement.params.threshold]
+        shares = [[self._shares[helper][holder].expose() for helper in helpers] for holder in gone]
+        rebuilt = combine([places[helper] for helper in helpers], shares)
+        return dict(zip(gone, rebuilt, strict=True))
+
+    def _add(self, parts: Iterable[bytes]) -> None:
+        ring = self.agreement.params.ring
+        decoded = [residues.unpack(part, ring.degree, ring.primes) for part in parts]
+        for total, part in zip(self._total, decoded, strict=True):
+            total[:] = residues.add(total, part, ring.primes)

@@ -1,0 +1,399 @@
+"""Keys: made by commitment, bound to session and parameters, refused where anything is off."""
+
+import copy
+import hashlib
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protocols.burn import Burn
+from protocols.ckks.client import (
+    AwaitOpenings,
+    Holder,
+    encrypt,
+    generate,
+    restore,
+)
+from protocols.ckks.keys import CollectiveKey, SharedKey, commit, public_share
+from protocols.ckks.messages import Advertise, Entry, Opening, Openings, Roster, ShareBoxes
+from protocols.ckks.params import Agreement, Model, Params
+from protocols.ckks.residues import Ring
+from protocols.ckks.server import CollectCommitments, CollectOpenings
+from protocols.entropy import Entropy
+from protocols.errors import (
+    DecodeError,
+    LocalProtocolError,
+    ParameterError,
+    RemoteProtocolError,
+    TooFewSurvivors,
+)
+from protocols.secrets import Secret
+from protocols.wire import open_checksum, seal_checksum
+
+HOLDERS = (2, 3, 5, 7)
+PARAMS = Params(
+    model=Model.THRESHOLD,
+    clients=4,
+    entries=100,
+    clip=1.0,
+    ring=Ring(degree=2048, prime_bits=(53,)),
+    scale_half_bits=90,
+    flooding=30,
+    holders=4,
+    threshold=3,
+    corrupt=1,
+)
+AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), public=bytes(32))
+SHARED_PARAMS = Params(
+    model=Model.SHARED_KEY,
+    clients=4,
+    entries=100,
+    clip=1.0,
+    ring=Ring(degree=1024, prime_bits=(26,)),
+    scale_half_bits=40,
+    flooding=None,
+)
+SHARED = Agreement(params=SHARED_PARAMS, session=bytes(range(16)), public=bytes(32))
+
+
+def counting(seed: object) -> Entropy:
+    calls = iter(range(2**30))
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+def store() -> Burn:
+    taken: dict[tuple[bytes, int], bytes] = {}
+    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
+
+
+class Making:
+    """A key's making up to the openings, honest so far."""
+
+    def __init__(self, agreement: Agreement = AGREEMENT) -> None:
+        self.agreement, self.header = agreement, agreement.key_header
+        collect = CollectCommitments(agreement, HOLDERS)
+        self.states: dict[int, Any] = {}
+        self.advertised: dict[int, bytes] = {}
+        for holder in HOLDERS:
+            self.advertised[holder], self.states[holder] = generate(
+                agreement, holder, counting(holder)
+            )
+            collect.receive(self.advertised[holder])
+        self.roster, self.collect = collect.close()
+        self.opened: dict[int, bytes] = {}
+
+    def open(self) -> tuple[bytes, dict[int, bytes], CollectiveKey]:
+        for holder in HOLDERS:
+            self.opened[holder], self.states[holder] = self.states[holder].on_roster(self.roster)
+            self.collect.receive(self.opened[holder])
+        return self.collect.close()
+
+
+def changed_roster(message: bytes, change: Callable[[dict[int, Entry]], object]) -> bytes:
+    roster = Roster.from_bytes(message, expect=AGREEMENT.key_header)
+    entries = dict(roster.entries)
+    change(entries)
+    return replace(roster, entries=entries).to_bytes()
+
+
+# --- commit, then open ---
+
+
+def test_everybody_adds_up_one_key() -> None:
+    making = Making()
+    message, boxes, servers = making.open()
+    digests = {servers.digest, CollectiveKey.from_bytes(AGREEMENT, message).digest}
+    for holder in HOLDERS:
+        _, key = making.states[holder].on_openings(message, boxes[holder], burn=store())
+        digests.add(key.digest)
+        assert key.holders == HOLDERS
+    assert len(digests) == 1
+
+
+def test_a_commitment_is_the_hash_that_the_page_names() -> None:
+    seed = hashlib.sha256(b"secagg/1 ckks common " + AGREEMENT.key_context()).digest()
+    share, blind = bytes(range(200)), bytes(32)
+    text = b"ckks key" + AGREEMENT.session + (7).to_bytes(4, "big") + seed + share + blind
+    assert commit(AGREEMENT, 7, share, blind) == hashlib.sha256(text).digest()
+
+
+def test_a_commitment_says_which_session_and_holder_and_hides_the_share() -> None:
+    made = commit(AGREEMENT, 2, b"share", bytes(32))
+    assert made != commit(AGREEMENT, 3, b"share", bytes(32))
+    assert made != commit(replace(AGREEMENT, session=bytes(16)), 2, b"share", bytes(32))
+    assert made != commit(AGREEMENT, 2, b"share", bytes(31) + b"\1")
+    with pytest.raises(ParameterError, match="blind has 0 bytes"):
+        commit(AGREEMENT, 2, b"share", b"")
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        (lambda entries: entries.pop(2), "lacks our entry"),
+        (lambda entries: entries.update({2: entries[3]}), "lacks our entry"),
+        (lambda entries: entries.pop(3), "3 holders in the roster, 4 were agreed"),
+        (lambda entries: entries.update({9: entries[3]}), "5 holders in the roster"),
+        (
+            lambda entries: entries.update({3: replace(entries[3], seal_key=entries[2].seal_key)}),
+            "one key stands twice",
+        ),
+        (
+            lambda entries: entries.update({3: replace(entries[3], seal_key=bytes(32))}),
+            "low order",
+        ),
+    ],
+)
+def test_a_roster_that_is_not_that_of_the_agreed_holders_is_refused(
+    change: Callable[[dict[int, Entry]], object], refusal: str
+) -> None:
+    making = Making()
+    with pytest.raises(RemoteProtocolError, match=refusal):
+        making.states[2].on_roster(changed_roster(making.roster, change))
+    making.states[2].on_roster(making.roster)  # it is as it was
+
+
+def test_a_holder_opens_once() -> None:
+    making = Making()
+    making.states[2].on_roster(making.roster)
+    with pytest.raises(LocalProtocolError, match="already answered"):
+        making.states[2].on_roster(making.roster)
+
+
+def test_a_missing_opening_ends_the_session() -> None:
+    making = Making()
+    for holder in HOLDERS[:-1]:
+        making.collect.receive(making.states[holder].on_roster(making.roster)[0])
+    with pytest.raises(TooFewSurvivors, match="3 holders left"):
+        making.collect.close()
+
+
+def test_a_missing_commitment_ends_the_session() -> None:
+    collect = CollectCommitments(AGREEMENT, HOLDERS)
+    for holder in HOLDERS[:-1]:
+        collect.receive(generate(AGREEMENT, holder, counting(holder))[0])
+    with pytest.raises(TooFewSurvivors, match="3 holders left"):
+        collect.close()
+
+
+@pytest.mark.parametrize("part", ["share", "blind"])
+def test_a_wrong_opening_is_refused_by_the_server_by_holders_and_by_clients(part: str) -> None:
+    making = Making()
+    message, boxes, _ = making.open()
+    other = public_share(AGREEMENT, 3, Secret(bytes(32))) if part == "share" else bytes(32)
+    honest = Openings.from_bytes(message, expect=making.header, params=PARAMS)
+    wrong = dict(honest.entries) | {3: replace(honest.entries[3], **{part: other})}
+    shown = replace(honest, entries=wrong).to_bytes()
+    with pytest.raises(RemoteProtocolError, match="holder 3 opens another key"):
+        CollectiveKey.from_bytes(AGREEMENT, shown)
+    with pytest.raises(RemoteProtocolError, match="holder 3 opens another key"):
+        making.states[2].on_openings(shown, boxes[2], burn=store())
+    opening = Opening.from_bytes(making.opened[3], expect=making.header, params=PARAMS)
+    roster = Roster.from_bytes(making.roster, expect=making.header)
+    again = CollectOpenings(AGREEMENT, roster)
+    with pytest.raises(RemoteProtocolError, match="holder 3 opens another key"):
+        again.receive(replace(opening, **{part: other}).to_bytes())
+    again.receive(making.opened[3])  # it is as it was
+
+
+def test_an_opening_whose_residues_are_too_large_is_refused_though_it_was_committed_to() -> None:
+    making = Making()
+    message, _, _ = making.open()
+    honest = Openings.from_bytes(message, expect=making.header, params=PARAMS)
+    huge = b"\xff" * len(honest.entries[3].share)
+    entry = replace(
+        honest.entries[3],
+        share=huge,
+        commitment=commit(AGREEMENT, 3, huge, honest.entries[3].blind),
+    )
+    shown = replace(honest, entries=dict(honest.entries) | {3: entry}).to_bytes()
+    with pytest.raises(DecodeError, match="not below its prime"):
+        CollectiveKey.from_bytes(AGREEMENT, shown)
+
+
+def test_openings_of_other_commitments_than_those_of_the_roster_are_refused() -> None:
+    one, other = Making(), Making()
+    _, boxes, _ = one.open()
+    shown, _, key = other.open()
+    assert CollectiveKey.from_bytes(AGREEMENT, shown).digest == key.digest  # a good key, elsewhere
+    with pytest.raises(RemoteProtocolError, match="not of the commitments in the roster"):
+        one.states[2].on_openings(shown, boxes[2], burn=store())
+
+
+def test_a_key_of_fewer_holders_than_agreed_is_refused_by_clients() -> None:
+    making = Making()
+    message, _, _ = making.open()
+    honest = Openings.from_bytes(message, expect=making.header, params=PARAMS)
+    fewer = {holder: honest.entries[holder] for holder in HOLDERS[:3]}
+    with pytest.raises(RemoteProtocolError, match="3 holders have opened, 4 were agreed"):
+        CollectiveKey.from_bytes(AGREEMENT, replace(honest, entries=fewer).to_bytes())
+
+
+def boxes_of(message: bytes) -> ShareBoxes:
+    return ShareBoxes.from_bytes(message, expect=AGREEMENT.key_header)
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        (
+            lambda boxes: replace(boxes[2], boxes={**boxes[2].boxes, 5: boxes[3].boxes[5]}),
+            "does not open",
+        ),
+        (lambda boxes: boxes[3], "boxes for holder 3"),
+        (
+            lambda boxes: replace(boxes[2], boxes={5: boxes[2].boxes[5]}),
+            "not one box of each other holder",
+        ),
+        (
+            lambda boxes: replace(
+                boxes[2], boxes=dict(boxes[2].boxes) | {3: boxes[2].boxes[5], 5: boxes[2].boxes[3]}
+            ),
+            "does not open",
+        ),
+    ],
+)
+def test_boxes_that_are_not_ours_are_refused(
+    change: Callable[[dict[int, ShareBoxes]], ShareBoxes], refusal: str
+) -> None:
+    making = Making()
+    message, boxes, _ = making.open()
+    found = {holder: boxes_of(boxes[holder]) for holder in HOLDERS}
+    with pytest.raises(RemoteProtocolError, match=refusal):
+        making.states[2].on_openings(message, change(found).to_bytes(), burn=store())
+
+
+def test_strangers_and_doubles_are_refused_by_the_server() -> None:
+    collect = CollectCommitments(AGREEMENT, HOLDERS)
+    message, state = generate(AGREEMENT, 2, counting(2))
+    collect.receive(message)
+    with pytest.raises(RemoteProtocolError, match="already answered"):
+        collect.receive(message)
+    with pytest.raises(RemoteProtocolError, match="party 4 is not expected"):
+        collect.receive(generate(AGREEMENT, 4, counting(4))[0])
+    copied = Advertise(header=AGREEMENT.key_header, sender=3, entry=state.entry)
+    with pytest.raises(RemoteProtocolError, match="the key of another"):
+        collect.receive(copied.to_bytes())
+    low = Advertise(
+        header=AGREEMENT.key_header, sender=3, entry=replace(state.entry, seal_key=bytes(32))
+    )
+    with pytest.raises(RemoteProtocolError, match="low order"):
+        collect.receive(low.to_bytes())
+    making = Making()
+    making.open()
+    with pytest.raises(LocalProtocolError, match="closed"):
+        making.collect.receive(making.opened[2])
+
+
+def test_a_box_for_each_other_holder_is_needed() -> None:
+    making = Making()
+    answer, _ = making.states[2].on_roster(making.roster)
+    opening = Opening.from_bytes(answer, expect=making.header, params=PARAMS)
+    fewer = replace(opening, boxes={3: opening.boxes[3]}).to_bytes()
+    with pytest.raises(RemoteProtocolError, match="sealed 1 boxes"):
+        making.collect.receive(fewer)
+
+
+def test_a_seed_is_known_by_the_share_that_was_published_for_it() -> None:
+    making = Making()
+    _, _, key = making.open()
+    assert key.is_of(2, Secret(counting(2)(32)))
+    assert not key.is_of(3, Secret(counting(2)(32)))
+    assert not key.is_of(2, Secret(bytes(32)))
+
+
+def test_the_wrong_model_is_refused() -> None:
+    with pytest.raises(ParameterError, match="no holders"):
+        generate(SHARED, 1)
+    with pytest.raises(ParameterError, match="CollectCommitments is for THRESHOLD"):
+        CollectCommitments(SHARED, HOLDERS)
+    with pytest.raises(ParameterError, match="shared key for parameters of the threshold"):
+        SharedKey(AGREEMENT, Secret(bytes(32)))
+    with pytest.raises(ParameterError, match="3 holders are named, 4 were agreed"):
+        CollectCommitments(AGREEMENT, HOLDERS[:3])
+
+
+def test_contexts_and_labels_are_those_that_the_page_names() -> None:
+    start = AGREEMENT.session + PARAMS.to_bytes()
+    key_context = hashlib.sha256(b"secagg/1 ckks key " + start).digest()
+    assert AGREEMENT.key_context() == key_context
+    assert AGREEMENT.label(b"seal", b"about") == b"secagg/1 ckks seal " + key_context + b"about"
+    body = AGREEMENT.session + bytes(4) + PARAMS.to_bytes() + bytes(32) + b"name"
+    assert AGREEMENT.context(b"name") == hashlib.sha256(b"secagg/1 ckks round " + body).digest()
+
+
+# --- shared keys ---
+
+
+def test_a_shared_key_is_another_in_every_session_and_under_other_parameters() -> None:
+    secret = Secret(bytes(range(32)))
+    names = {
+        SharedKey(agreement, secret).digest
+        for agreement in (
+            SHARED,
+            replace(SHARED, session=bytes(16)),
+            replace(SHARED, params=replace(SHARED_PARAMS, clip=2.0)),
+        )
+    }
+    assert len(names | {SharedKey(SHARED, Secret(bytes(32))).digest}) == 4
+    key = SharedKey(replace(SHARED, session=bytes(16)), secret)
+    with pytest.raises(LocalProtocolError, match="another session"):
+        encrypt(SHARED, 1, key, np.zeros(100))
+
+
+def test_a_shared_key_has_32_bytes() -> None:
+    with pytest.raises(ParameterError, match="secret has 16 bytes"):
+        SharedKey(SHARED, Secret(bytes(16)))
+
+
+# --- secrets ---
+
+
+def test_keys_are_neither_printed_nor_pickled_nor_copied() -> None:
+    secret = bytes(range(32))
+    key = SharedKey(SHARED, Secret(secret))
+    work = key.opening(b"ciphertexts")
+    for text in (repr(key), repr(work), repr(key.encrypting())):
+        assert repr(secret)[2:-1] not in text
+        assert secret.hex() not in text
+    for step in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="neither pickled nor copied"):
+            step(key)
+
+
+def test_work_travels_to_a_worker_also_after_it_was_used_here() -> None:
+    work = SharedKey(SHARED, Secret(bytes(32))).encrypting()
+    work(np.zeros(1024))
+    again = pickle.loads(pickle.dumps(work))  # noqa: S301  # our own
+    assert len(again(np.zeros(1024))) == SHARED_PARAMS.chunk_size
+
+
+def holder() -> Holder:
+    making = Making()
+    message, boxes, _ = making.open()
+    waiting: AwaitOpenings = making.states[2]
+    return waiting.on_openings(message, boxes[2], burn=store())[0]
+
+
+def test_a_holder_comes_out_of_its_record_as_it_went_in() -> None:
+    made = holder()
+    record = made.into_record()
+    again = restore(record, burn=made.burn)
+    assert again == made
+    assert again.into_record() == record
+    for secret in (made.seed, made.own, made.shares[3]):
+        assert secret.expose().hex() not in repr(made) + repr(record)
+        assert repr(secret.expose())[2:-1] not in repr(made) + repr(record)
+
+
+def test_a_record_that_was_changed_is_refused() -> None:
+    record = holder().into_record().expose()
+    body = bytes(open_checksum(record))
+    for bad in (record[:-1], b"\1" + record[1:], b"", seal_checksum(body + b"\0")):
+        with pytest.raises(DecodeError):
+            restore(Secret(bad), burn=store())
+    with pytest.raises(DecodeError, match="not a holder's state"):
+        restore(Secret(seal_checksum(b"x" * len(body))), burn=store())
