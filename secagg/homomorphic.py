@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from protocols import ckks
 
 CKKS: Final = ("ckks", "threshold-ckks")
-HOLDERS: Final = 5  # of a threshold key: three of them open a sum, and two may be lost
+HOLDERS: Final = 5  # of a threshold key: four of them open a sum, and one may be lost
 FLOODING: Final = 40  # bits; what an opened sum says about the key, see protocols.ckks
 PRECISION: Final = 2.0**-14  # of the mean's range, at worst
 

@@ -2,7 +2,6 @@
 
 from dp.mechanisms import DistributedNoise
 from dp.statement import Statement
-
 from secagg.homomorphic import CKKS, FLOODING
 from secagg.settings import TrainingConfig
 

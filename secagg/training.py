@@ -29,9 +29,10 @@ from protocols.errors import TooFewSurvivors
 from protocols.wire import SESSION_SIZE
 from secagg.data import Federation, federate, simulated_dropouts
 from secagg.errors import ConfigError, RunError
+from secagg.homomorphic import CKKS, RealOutcome, run_ckks
 from secagg.modes import Mode, judge, mode
 from secagg.reports.run import curves, report
-from secagg.rounds import PROTOCOLS, Outcome, Words, digest
+from secagg.rounds import PROTOCOLS, Outcome, digest
 from secagg.runs import CURVES, METRICS, REPORT, Record, RunFolder, write_atomically
 from secagg.settings import NOISED, TrainingConfig
 from secagg.stages import UNSIGNED, Stage, StageCost
