@@ -1,5 +1,5 @@
 # make demo   a private federated training, start to end
-# make test   the tests (make test-all: the slow ones too)
+# make test   the tests (make test-all: the slow ones too, in a browser that make browser installs)
 # make check  format, lint, types, architecture
 # make bench  the benchmarks
 # make vectors  the test vectors: a change in them is a change of the wire
@@ -11,7 +11,7 @@ BIN := .venv/bin
 PINS := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN ?= runs/demo
 
-.PHONY: demo test test-all check bench vectors clean
+.PHONY: demo test test-all browser check bench vectors clean
 .DELETE_ON_ERROR:
 
 .venv/.made:
@@ -33,8 +33,14 @@ demo: .venv/.train
 test: .venv/.dev
 	$(BIN)/python -m pytest -n auto -m 'not slow'
 
-test-all: .venv/.dev
+test-all: .venv/.dev browser
 	$(BIN)/python -m pytest -n auto
+
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
+	command -v apt-get >/dev/null || { echo 'no browser: install Chromium, or the tests of the pages are skipped'; exit; }; \
+	[ "$$(id -u)" = 0 ] || sudo=sudo; \
+	$$sudo apt-get update -qq; $$sudo apt-get install --no-install-recommends -y chromium
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

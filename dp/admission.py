@@ -68,6 +68,7 @@ def epsilon(composition: Mapping[Event, int], delta: float) -> float:
     return float(epsilons(counts, list(steps), delta)[0])
 
 
+@lru_cache(maxsize=4096)  # a round's subjects are mostly charged alike
 def raises_price(event: Event, over: Event) -> bool:
     """Whether ``event`` costs more than ``over`` at any order."""
     grouped([(event, 1), (over, 1)])

@@ -34,10 +34,9 @@ from secagg.payload import Layout
 from secagg.stages import UNSIGNED, Attendance, Costs, Stage, StageCost, clock, send
 
 if TYPE_CHECKING:
+    from protocols import ckks
     from protocols.ckks.keys import CollectiveKey, SharedKey
     from protocols.ckks.server import CollectUploads
-
-    from protocols import ckks
 
 CKKS: Final = ("ckks", "threshold-ckks")
 HOLDERS: Final = 5  # of a threshold key: four of them open a sum, and one may be lost
@@ -119,10 +118,9 @@ def _shared(
     present: Attendance,
     costs: Costs,
 ) -> tuple[Reals, tuple[ClientId, ...]]:
+    from protocols.ckks import client as parties
     from protocols.ckks.keys import SharedKey
     from protocols.ckks.server import CollectUploads
-
-    from protocols.ckks import client as parties
 
     key = SharedKey(agreement, Secret(system(SEED_SIZE)))
     uploads = CollectUploads(agreement, key.digest, inputs)
@@ -150,10 +148,9 @@ def _threshold(
     present: Attendance,
     costs: Costs,
 ) -> tuple[Reals, tuple[ClientId, ...]]:
+    from protocols.ckks import client as parties
     from protocols.ckks.keys import CollectiveKey
     from protocols.ckks.server import CollectCommitments, CollectUploads
-
-    from protocols.ckks import client as parties
 
     committee = present(Stage.SHARE)[: agreement.params.holders]
     if len(committee) < agreement.params.holders:

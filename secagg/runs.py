@@ -6,6 +6,8 @@
     ledger.sqlite       the privacy spent; written by ``dp.ledger``, never by this module
     curves.svg          pictures of metrics.json, for people
     report.html
+    audit.html          what the ledger proves, for people; with privacy alone
+    audit.json          the same, for programs
 
 Guarantee: a file here is whole or absent, since each is written under a
 temporary name, synced and renamed. A round's tensors and record are one file, so
@@ -38,6 +40,8 @@ LEDGER = "ledger.sqlite"
 MODEL = "model.safetensors"
 CURVES = "curves.svg"
 REPORT = "report.html"
+AUDIT = "audit.html"
+AUDIT_JSON = "audit.json"
 
 SCHEMA = 1
 
@@ -49,7 +53,7 @@ _HEADER = "# A run of `secagg train`; --config reads this file again.\n"
 # with the ledger gone; config.toml, which tells that the folder is a run, goes last.
 _FILES = (
     *(METRICS, MODEL, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f"{LEDGER}-journal"),
-    *(CURVES, REPORT, CONFIG),
+    *(CURVES, REPORT, AUDIT, AUDIT_JSON, CONFIG),
 )
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, "Keys"
 _NO_SPACE = "free some space there"

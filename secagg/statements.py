@@ -5,8 +5,8 @@ from dp.statement import Statement
 from secagg.homomorphic import CKKS, FLOODING
 from secagg.settings import TrainingConfig
 
+_SIZES = "how many examples each client has and at which rate it samples them"
 _PUBLIC = (
-    "how many examples each client has and at which rate it samples them",
     "who took part in a round and who was in its sum",
     "the settings of the run, and the data set that the model is judged by",
 )
@@ -23,7 +23,7 @@ def statement(
         sampling=_sampling(config),
         trusted=_trusted(config),
         released=_released(config),
-        unaccounted=_PUBLIC,
+        unaccounted=_PUBLIC if config.privacy == "client" else (_SIZES, *_PUBLIC),
         scope="every round of this run, for every client that took part in it; no other run",
         randomness=_randomness(config, mechanism),
         floating_point=_floats(config),
@@ -47,9 +47,9 @@ def _mechanism(config: TrainingConfig, mechanism: DistributedNoise | None) -> st
         else "updates clipped to a norm that follows their median"
     )
     return (
-        f"Skellam noise in shares on {clipped}, rotated and rounded to integers; any "
-        f"{config.minimum_survivors} survivors less {config.corrupt} add up to the noise that "
-        "was reserved"
+        f"Skellam noise in shares on {clipped}, rotated and rounded to integers; the shares "
+        f"of any {config.minimum_survivors} survivors, {config.corrupt} of them not counted, add "
+        "up to the noise that was reserved"
     )
 
 
@@ -84,19 +84,21 @@ def _trusted(config: TrainingConfig) -> tuple[str, ...]:
     return (
         own,
         sums,
-        f"all but {config.corrupt} of the survivors of a round, to have added their noise",
+        f"all but {config.corrupt} of the survivors of a round, to have added their noise and to "
+        "keep it to themselves",
     )
 
 
 def _released(config: TrainingConfig) -> tuple[str, ...]:
-    return {
+    noised = {
         "local": ("each client's noised update, every round",),
         "distributed": ("the noised sum of clipped gradients, every round",),
         "client": (
             "the noised sum of clipped updates, every round",
             "in it the noised number of clients whose update was below the clip",
         ),
-    }[config.privacy]
+    }
+    return (*noised[config.privacy], "the common model, which follows from these and adds nothing")
 
 
 def _randomness(config: TrainingConfig, mechanism: DistributedNoise | None) -> str:

@@ -31,9 +31,20 @@ from secagg.data import Federation, federate, simulated_dropouts
 from secagg.errors import ConfigError, RunError
 from secagg.homomorphic import CKKS, RealOutcome, run_ckks
 from secagg.modes import Mode, judge, mode
+from secagg.reports.audit import audit
+from secagg.reports.audit_page import page
 from secagg.reports.run import curves, report
 from secagg.rounds import PROTOCOLS, Outcome, digest
-from secagg.runs import CURVES, METRICS, REPORT, Record, RunFolder, write_atomically
+from secagg.runs import (
+    AUDIT,
+    AUDIT_JSON,
+    CURVES,
+    METRICS,
+    REPORT,
+    Record,
+    RunFolder,
+    write_atomically,
+)
 from secagg.settings import NOISED, TrainingConfig
 from secagg.stages import UNSIGNED, Stage, StageCost
 from secagg.vector import flatten, unflatten
@@ -127,13 +138,19 @@ class Training:
             yield record
 
     def finish(self) -> Record:
-        """Write the final record, the curves and the report; returns the record."""
+        """Write audit, final record, curves and report; returns the record.
+
+        Raises:
+          LedgerCorrupt: the ledger is not the one that the last round left. Nothing was written.
+          RunError: a file cannot be written.
+        """
         records = self._folder.metrics["rounds"]
         kept = [record for record in records if not record["lost"]]
         accuracy, _ = judge(self.model, self._federation.judged_by)
         final = {
             "accuracy": accuracy,
             **(self._books.final() if self._books else dict.fromkeys(_Books.FINAL)),
+            "audit": self._audit(records) if self._books else None,
             "delta": self.config.delta if self._books else None,
             "rounds": self.done,
             "survivors_min": min((record["survivors"] for record in records), default=0),
@@ -147,6 +164,16 @@ class Training:
         write_atomically(self._folder.path / CURVES, curves(metrics))
         write_atomically(self._folder.path / REPORT, report(metrics).encode())
         return final
+
+    def _audit(self, records: Sequence[Record]) -> str:
+        """Write what the ledger proves; returns the page's name."""
+        folder = self._folder
+        head = _head(records[-1]) if records else None
+        found = audit(folder.ledger, head=head, beside=METRICS if head else "")
+        text = json.dumps(found.as_json(), allow_nan=False, indent=1) + "\n"
+        write_atomically(folder.path / AUDIT_JSON, text.encode())
+        write_atomically(folder.path / AUDIT, page(found).encode())
+        return AUDIT
 
     def closing_lines(self, final: Mapping[str, Any]) -> list[str]:
         """What to tell somebody who watched."""
@@ -164,6 +191,8 @@ class Training:
                 f"(budget {self.config.epsilon:g})"
             )
         lines.append(f"report: {self._folder.path / REPORT}")
+        if self._books:
+            lines.append(f"audit: {self._folder.path / AUDIT}")
         return lines
 
     def _round(self, number: int) -> Record | None:
@@ -178,6 +207,8 @@ class Training:
             members, attempt = self._books.reserve(number, members)
             gone = {client: stage for client, stage in gone.items() if client in members}
         if len(members) < config.minimum_survivors:
+            if self._books:
+                self._books.settle(number, attempt, members, members, None)
             return None
         start, seed = flatten(self.model).clone(), system(SEED_SIZE)
         trained: dict[int, float] = {}

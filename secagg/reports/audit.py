@@ -41,6 +41,7 @@ from secagg.reports.audit_values import (
     Evidence,
     Section,
     Subject,
+    in_words,
 )
 from secagg.reports.recount import Counts, Recount
 from secagg.reports.statement import rows
@@ -87,8 +88,14 @@ def verify(path: Path, *, head: Head | None = None, seal: Seal | None = None) ->
         return ledger.verify(head)
 
 
-def audit(path: Path, *, head: Head | None = None, seal: Seal | None = None) -> Audit:
-    """Verify the ledger at ``path``, count it anew, price it. Raises as the module says."""
+def audit(
+    path: Path, *, head: Head | None = None, seal: Seal | None = None, beside: str = ""
+) -> Audit:
+    """Verify the ledger at ``path``, count it anew, price it. Raises as the module says.
+
+    ``beside`` names the file in the ledger's own folder that kept ``head``, if it was one: the
+    report then says that whoever can write there can change both.
+    """
     with open_ledger(path, seal) as ledger:
         verified = ledger.verify(head)
         try:
@@ -110,8 +117,15 @@ def audit(path: Path, *, head: Head | None = None, seal: Seal | None = None) -> 
         records=verified.head.seq + 1,
         head=verified.head,
         protection=verified.protection,
+        beside=beside,
         sections=sections,
-        rows=rows(sections, stated, keeper=keeper, policy=chosen, protection=verified.protection),
+        rows=rows(
+            sections,
+            stated,
+            keeper=keeper,
+            policy=chosen,
+            protection=in_words(verified.protection, beside),
+        ),
         versions=_versions(),
         stated=stated is not None,
         over=tuple(sorted(over)),

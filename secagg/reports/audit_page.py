@@ -75,6 +75,13 @@ def _warnings(audit: Audit) -> Iterable[str]:
             "This ledger is not tamper-evident: whoever can write the file could have made all "
             f"of it. A head kept elsewhere, or a signed one, would show that.{unchecked}"
         )
+    if audit.beside:
+        yield (
+            f"The head that this ledger agrees with was kept in {audit.beside}, beside it: a "
+            "ledger changed or cut alone would have been found, but whoever can write the whole "
+            "folder could have made all of it. A head kept elsewhere, or a signed one, would show "
+            "that."
+        )
     if not audit.stated:
         yield (
             "Nobody stated what no record can show: how many units there are, who is trusted, "
@@ -180,10 +187,13 @@ def _curve(section: Section) -> Markup:
         book.value: [_known(epsilon) for _, epsilon in report.curve]
         for book, report in section.books.items()
     }
+    apart = list(series)
+    if len(apart) > 1 and len(set(map(tuple, series.values()))) == 1:
+        series, apart = {"both": series[apart[0]]}, []  # one line would hide the other
     chart = lines(
         "Epsilon by delta of the subject that spent most, "
         + "; ".join(
-            f"{name} book: {as_epsilon(known[0])} to {as_epsilon(known[-1])}"
+            f"{name} book{'' if apart else 's'}: {as_epsilon(known[0])} to {as_epsilon(known[-1])}"
             for name, values in series.items()
             if (known := [value for value in values if value is not None])
         ),
@@ -192,7 +202,9 @@ def _curve(section: Section) -> Markup:
         as_epsilon,
         each="delta",
     )
-    detail = join("of the subject that spent most, along delta", _legend(list(series)))
+    same = "" if apart else ", the same in both books"
+    legend = _legend(apart) if apart else ""
+    detail = join(f"of the subject that spent most, along delta{same}", legend)
     return _figure("Epsilon and delta", detail, chart)
 
 

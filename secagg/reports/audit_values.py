@@ -1,7 +1,7 @@
 """The values of an epsilon report, and its JSON. They are made by ``secagg.reports.audit``."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Context
 from typing import Any, Final, Literal, TypeAlias
@@ -165,7 +165,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """Everything the report says. ``verdict`` is "sound" or "over budget"."""
+    """Everything the report says. ``verdict`` is "sound" or "over budget".
+
+    ``beside``: the file in the ledger's own folder that kept the head, empty if none did.
+    """
 
     ledger: str
     keeper: Keeper
@@ -174,6 +177,7 @@ class Audit:
     records: int
     head: Head
     protection: tuple[Protection, ...]
+    beside: str
     sections: tuple[Section, ...]
     rows: tuple[Row, ...]
     versions: Mapping[str, str]
@@ -211,7 +215,7 @@ class Audit:
             "records": self.records,
             "head": self.head_text,
             "protection": [kind.value for kind in self.protection],
-            "protection_in_words": [kind.sentence for kind in self.protection],
+            "protection_in_words": in_words(self.protection, self.beside),
             "stated": self.stated,
             "statement": [asdict(row) for row in self.rows],
             "sections": [self._section(section) for section in self.sections],
@@ -270,6 +274,17 @@ class Audit:
                 for subject in section.subjects
             ],
         }
+
+
+def in_words(protection: Iterable[Protection], beside: str) -> list[str]:
+    """A sentence each; one more if the head lay where the ledger does."""
+    words = [kind.sentence for kind in protection]
+    if beside:
+        words.append(
+            f"that head was kept in {beside}, beside the ledger: whoever can write both could have "
+            "made all of it"
+        )
+    return words
 
 
 def head_text(head: Head) -> str:

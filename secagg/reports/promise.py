@@ -131,21 +131,24 @@ class Promise:
         if self.unit == "example":
             unit = (
                 "Learning about a person with many examples, or about a whole client",
-                "The unit is one example, added or removed. For k examples of one person epsilon "
-                "is k times as large and delta grows faster still.",
+                "The unit is one example, added or removed. For k examples of one person, at one "
+                "client or several, epsilon is k times as large and delta grows faster still.",
             )
+            public = "how many examples each client has and at which rate it samples them"
         else:
             unit = (
-                "Learning that a client took part",
-                "Who took part, and how many survived, is public; what a client brought is hidden.",
+                "Learning that a client took part, or about a person at several clients",
+                "Who took part is public; what a client brought is hidden. For a person with data "
+                "at k clients epsilon is k times as large and delta grows faster still.",
             )
+            public = "with which chance a client brings its update"
         generator = (
             "Whoever can predict or undo the noise",
             "It is drawn in float64 from a generator that is not cryptographic, and rounded "
             "to float32 with the update; the bound is proven for exact Gaussian noise.",
         )
         shares = (
-            f"More than {self.corrupt} clients that tell or leave out their noise",
+            f"More than {self.corrupt} of the clients, if they tell or leave out their noise",
             "The noise of a sum is made of the survivors' shares. Those that somebody knows hide "
             "nothing from him, and nobody checks that a client added its own.",
         )
@@ -154,8 +157,7 @@ class Promise:
             shares if self.shared else generator,
             (
                 "Learning what is public by design",
-                "Who took part, who survived, how many examples each client has and at which rate "
-                "it samples them.",
+                f"Who took part, who survived, and {public}.",
             ),
         ]
 

@@ -20,6 +20,8 @@ from secagg.reports.numbers import counted, duration, finite, percent, short, si
 from secagg.reports.numbers import delta as as_delta
 from secagg.reports.numbers import epsilon as as_epsilon
 from secagg.reports.promise import PRIVATE, Promise
+from secagg.runs import AUDIT
+from secagg.settings import NOISED
 
 Metrics: TypeAlias = Mapping[str, Any]
 
@@ -50,6 +52,7 @@ _MEANINGS = {
     "sampling_rate": "chance of each example to be in a batch",
     "participation": "chance of each client, by its own coin, to bring its update",
     "local_steps": "batches a client takes in a round",
+    "judge": "the part of the data that accuracy is measured on",
     "noise_multiplier": "noise over clip",
 }
 
@@ -167,6 +170,12 @@ class _Run:
         return finite((self.final or {}).get("delta")) or finite(self.config.get("delta"))
 
     @property
+    def by(self) -> str:
+        """The accountant of the final epsilon."""
+        names = {"pld": ", by PLD", "rdp": ", by RDP"}
+        return names.get(str((self.final or {}).get("accountant")), "")
+
+    @property
     def bound(self) -> str:
         """What holds now. Before the end that is the budget: the ledger may hold a reservation."""
         spent = finite((self.final or {}).get("epsilon"))
@@ -215,7 +224,22 @@ def _headline(run: _Run) -> Markup:
         tag("p", f"secagg · {run.name}", class_="eyebrow"),
         tag("h1", "; ".join(sentences) + "."),
         tag("p", about),
+        _audit_link(run),
         *(tag("p", text, class_="loud", role="note") for text in _warnings(run)),
+    )
+
+
+def _audit_link(run: _Run) -> Markup:
+    # That one name and no other: what a record says is no address.
+    if (run.final or {}).get("audit") != AUDIT:
+        return Markup()
+    link = tag("a", "the audit", href=AUDIT)
+    return tag(
+        "p",
+        "What the ledger proves, computed anew from its records, with the noise that was planned "
+        "and the noise that was realised: ",
+        link,
+        ".",
     )
 
 
@@ -250,10 +274,11 @@ def _numbers(run: _Run) -> Markup:
         cards.append((percent(accuracy), "accuracy on examples that nobody trained on"))
     if run.private:
         if (spent := run.last("epsilon")) is not None:
-            when = "spent" if run.final is not None else "after the last finished round"
+            when = f"spent{run.by}" if run.final is not None else "after the last finished round"
             budget = "" if run.budget is None else f"; the budget is {as_epsilon(run.budget)}"
             cards.append((as_epsilon(spent), f"epsilon {when}{budget}"))
         cards.append((as_delta(run.delta), "delta"))
+        cards += _other_epsilons(run)
     else:
         cards.append(("∞", "epsilon: no differential privacy"))
     of = f"rounds of {planned} planned" if planned not in (None, done) else "rounds"
@@ -273,6 +298,20 @@ def _numbers(run: _Run) -> Markup:
     )
 
 
+def _other_epsilons(run: _Run) -> Iterable[tuple[str, str]]:
+    """What the final record holds beside the epsilon to quote."""
+    final = run.final or {}
+    by_rdp, realised = finite(final.get("epsilon_rdp")), finite(final.get("epsilon_realised"))
+    if by_rdp is not None and final.get("accountant") == "pld":
+        yield as_epsilon(by_rdp), "epsilon by RDP, by which the ledger admits"
+    if realised is not None and run.privacy in NOISED:
+        yield (
+            as_epsilon(realised),
+            "epsilon realised, by RDP: with the noise that was really in the sums, if no output "
+            "decided who dropped out. It frees no budget",
+        )
+
+
 def _charts(run: _Run) -> Markup:
     if not run.records:
         return Markup()
@@ -287,7 +326,7 @@ def _charts(run: _Run) -> Markup:
         spent = run.values("epsilon")
         summary = _summary("Epsilon spent", spent, as_epsilon)
         rule = None if run.budget is None else (run.budget, f"budget {as_epsilon(run.budget)}")
-        epsilon = line(summary, run.numbers, spent, short, top=run.budget or 1.0, rule=rule)
+        epsilon = line(summary, run.numbers, spent, as_epsilon, top=run.budget or 1.0, rule=rule)
     else:
         epsilon = tag("p", "No differential privacy, so there is nothing to count.")
     alive = run.values("survivors")
@@ -308,11 +347,11 @@ def _charts(run: _Run) -> Markup:
     up, down = run.stacks("bytes_up_stage"), run.stacks("bytes_down_stage")
     return join(
         tag("h2", "How it went"),
-        tag("p", "Round by round. Hold the pointer over a mark to read its value."),
+        tag("p", "Round by round. Hold the pointer over a mark to read its value.", class_="hint"),
         tag(
             "div",
             _figure("Accuracy", "of the common model after each round", accuracy),
-            _figure("Epsilon spent", "the largest of all clients", epsilon),
+            _figure("Epsilon spent", "by RDP, the largest of all clients", epsilon),
             _figure(
                 "Survivors",
                 "updates in the sum; red: a lost round" + needed,
@@ -471,7 +510,7 @@ def _rounds(run: _Run) -> Markup:
         return Markup()
     names = (
         *("Round", "Accuracy", "Loss", "Survivors", "Dropped out (stage)"),
-        *("Sent", "Received", "Time", "Epsilon"),
+        *("Sent", "Received", "Time", "Epsilon (RDP)"),
     )
     columns = [
         [_or_dash(v, percent) for v in run.values("accuracy")],

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from dp.events import Adjacency, DiscreteGaussianEvent, Event, GaussianEvent, Unit
-from dp.ledger import FIXED_PLAN, Keeper, Protection, Statement
+from dp.ledger import FIXED_PLAN, Keeper, Statement
 from secagg.reports.audit_values import Row, Section, Source
 from secagg.reports.numbers import bound, counted
 from secagg.reports.numbers import delta as as_delta
@@ -22,7 +22,7 @@ def rows(
     *,
     keeper: Keeper,
     policy: str,
-    protection: Sequence[Protection],
+    protection: Iterable[str],
 ) -> tuple[Row, ...]:
     """All items, in the order of the report."""
     return (
@@ -52,7 +52,7 @@ def rows(
         _word(stated, "Randomness", "randomness"),
         _word(stated, "Floating point", "floating_point"),
         Row(item="Empirical audit", text="None is attached.", source="software"),
-        _from("Against tampering", ". ".join(_capital(kind.sentence) for kind in protection) + "."),
+        _from("Against tampering", ". ".join(map(_capital, protection)) + "."),
     )
 
 
