@@ -2,7 +2,6 @@
 
 from dp.mechanisms import DistributedNoise
 from dp.statement import Statement
-
 from secagg.settings import TrainingConfig
 
 _PUBLIC = (
