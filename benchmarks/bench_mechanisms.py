@@ -1,6 +1,12 @@
-"""A client's side of distributed noise, stage by stage; the noise itself is measured apart."""
+"""A client's side of distributed noise, as a whole and stage by stage.
+
+One core: OPENBLAS_NUM_THREADS=1. ``test_whole_client`` has the milliseconds of its parts, each
+the least of some rounds, in ``extra_info``; the other samplers and variances are in bench_noise.
+"""
 
 import os
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,6 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from dp import mechanisms
 from dp.mechanisms import DistributedNoise
 from dp.rotation import forward
+from dp.sampling import SkellamSampler
+from secagg.payload import Layout, Noised, Segment
 
 ENTRIES = 10**6
 SEED = bytes(16)
@@ -34,6 +42,39 @@ def plan() -> DistributedNoise:
 
 def vector(dtype: str) -> np.ndarray:
     return np.random.default_rng(0).normal(size=ENTRIES).astype(dtype)
+
+
+def milliseconds(stage: Callable[[], object], rounds: int = 15) -> float:
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        stage()
+        times.append(time.perf_counter() - begin)
+    return round(1e3 * min(times), 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_whole_client(benchmark: BenchmarkFixture, dtype: str) -> None:
+    """Clip, rotate, round, a real Skellam share, pack. The table of the noise is there already."""
+    mechanism, values = plan(), vector(dtype)
+    segment = Segment(name="update", entries=mechanism.size, codec=Noised(bits=mechanism.bits))
+    layout = Layout(segments=(segment,), clients=mechanism.clients)
+
+    def client() -> None:
+        layout.encode({"update": mechanism.encode(values, seed=SEED)})
+
+    benchmark.pedantic(client, rounds=15, warmup_rounds=2)
+    rotated = forward(values, seed=SEED)
+    integers = np.empty(len(rotated), np.int64)
+    sampler = SkellamSampler(mechanism.share_variance)
+    bits, norm, rounded = mechanism._fraction, mechanisms._norm, mechanisms._round  # noqa: SLF001 - one stage alone
+    benchmark.extra_info["milliseconds of"] = {
+        "norm": milliseconds(lambda: norm(values)),
+        "rotation": milliseconds(lambda: forward(values, seed=SEED)),
+        "rounding": milliseconds(lambda: rounded(rotated, 1.0, bits, os.urandom, integers)),
+        "noise": milliseconds(lambda: sampler.sample(mechanism.size)),
+        "packing": milliseconds(lambda: layout.encode({"update": integers})),
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

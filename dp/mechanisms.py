@@ -44,6 +44,7 @@ from dp.events import (
 )
 from dp.rotation import BLOCK, FLOAT64_ERROR, Floats, backward, entry_error, forward, padded_size
 from dp.sampling import DiscreteGaussianSampler, SkellamSampler
+from dp.skellam import MAX_VARIANCE
 
 Noise: TypeAlias = Literal["skellam", "discrete_gaussian"]
 Entropy: TypeAlias = Callable[[int], bytes]
@@ -84,7 +85,8 @@ class DistributedNoise:
       corrupt: survivors whose shares count for nothing; at least 1, as a client that sees
         the result knows its own.
       bits: width of a lane of the sum, which holds [-2^(bits-1), 2^(bits-1) - 1].
-      scale: integers per unit of the vector. None takes the largest whose lanes hold.
+      scale: integers per unit of the vector. None takes the largest whose lanes hold, and
+        whose noise a sampler draws.
       noise: "skellam", or "discrete_gaussian".
       unit: whose presence is hidden.
       batch: examples whose clipped gradients a client's sum can hold unscaled.
@@ -412,7 +414,7 @@ class DistributedNoise:
                 return integers
 
     def _largest_scale(self) -> float:
-        """The scale of the least k whose lanes hold, to a relative 2^-20."""
+        """The scale of the least k whose lanes hold, to a relative 2^-20, or the sampler's last."""
         deviation, limit = self.share_deviation, self.batch * self.clip
         low, high = 1.0, 2.0**self.bits / math.sqrt(self.clients)
 
@@ -438,7 +440,7 @@ class DistributedNoise:
                 f"{self.bits}-bit lanes are too narrow for {self.clients} clients and their noise: "
                 "P[wrap] is above 2**-40 a round at every scale"
             )
-        return found
+        return min(found, math.sqrt(MAX_VARIANCE) / deviation * (1 - 2.0**-40))
 
     def _log_wrap(self, scale: float) -> float:
         """Logarithm of the union bound over all lanes and both sides; see the docs."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dp.mechanisms import DistributedNoise
 from protocols.bonawitz import ClientId, Params, Rates
 from protocols.bonawitz.graph import Plan, as_fraction
 from protocols.bonawitz.graph import plan as plan_graph
@@ -49,7 +50,7 @@ from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, Header
 from secagg.errors import ConfigError
 from secagg.packing import lane_bits
-from secagg.payload import Layout, Segment
+from secagg.payload import Layout, Noised, Segment
 from secagg.quantize import FixedPoint
 from secagg.rounds import majority
 from secagg.stages import UNSIGNED, Stage
@@ -83,16 +84,19 @@ class Advice:
       dropout: fraction of them that may vanish after the keys are in.
       active: the server may lie.
       entries: of each client's vector.
-      clip: largest magnitude of an entry.
-      bits: of a quantised entry.
+      clip: largest magnitude of an entry; with noise, of one unit's L2 norm.
+      bits: of a quantised entry; with noise, of its total.
       rounds: how often the sum is taken.
       graph: ``complete`` or ``sparse``.
       degree: neighbours of each client; all others, n - 1, in the complete graph.
       threshold: shares that rebuild a secret.
+      minimum_survivors: fewest clients whose sum may be opened: the threshold, or in a sparse
+        graph half of the clients, but no more than the planned dropouts leave. With noise, what
+        the noise counts on.
       lanes: entries a word.
       lane_bits: width of each, in bits.
       words: uint64 words of a vector.
-      step: what rounding to an integer moves an entry by at most.
+      step: what rounding to an integer moves an entry by at most; with noise, after a rotation.
       traffic: exact bytes of one client by stage, where nobody drops out; who does makes
         it less.
       client_milliseconds: estimate for one client's round on one idle core of this machine,
@@ -118,6 +122,7 @@ class Advice:
     graph: str
     degree: int
     threshold: int
+    minimum_survivors: int
     lanes: int
     lane_bits: int
     words: int
@@ -159,20 +164,13 @@ class Advice:
         return min(1.0, self.rounds * self.p_failure)
 
     def params(self) -> Params:
-        """The same for ``protocols.bonawitz``.
-
-        ``minimum_survivors`` is the threshold, or in a sparse graph half of the clients,
-        but no more than the planned dropouts leave.
-        """
+        """The same for ``protocols.bonawitz``."""
         sparse = self.graph == "sparse"
-        left = _survivors(self.clients, self.dropout)
         return Params(
             clients=self.clients,
             threshold=None if sparse else self.threshold,
             rates=Rates(corrupt=self.corrupt, dropout=self.dropout) if sparse else None,
-            minimum_survivors=(
-                max(2, min(majority(self.clients), left)) if sparse else self.threshold
-            ),
+            minimum_survivors=self.minimum_survivors,
             words=self.words,
             active=self.active,
             corrupt=int(self.corrupt * self.clients) if self.active and not sparse else None,
@@ -192,6 +190,7 @@ class Advice:
             "graph": self.graph,
             "degree": self.degree,
             "threshold": self.threshold,
+            "minimum_survivors": self.minimum_survivors,
             "lanes": self.lanes,
             "lane_bits": self.lane_bits,
             "words": self.words,
@@ -225,13 +224,12 @@ def plan(
     lanes: int | None = None,
     rounds: int = 1,
     complete_below: int = COMPLETE_BELOW,
+    noise: DistributedNoise | None = None,
     measure: bool = True,
 ) -> Advice:
     """Choose every parameter of a sum over ``clients`` clients.
 
-    The complete graph is taken below ``complete_below`` clients while enough of them
-    survive for its majority, and where no sparse graph keeps the promise of
-    ``protocols.bonawitz.graph``; otherwise the sparse one of the smallest degree.
+    The graph is that of ``choose_graph``.
 
     Args:
       clients: n, from 2.
@@ -243,7 +241,9 @@ def plan(
       bits: of a quantised entry, 2 to 32.
       lanes: entries a word, 1 to 8; ``None`` for as few words as are safe.
       rounds: how often the sum is taken, from 1.
-      complete_below: see above; 0 leaves the choice to the planner.
+      complete_below: as of ``choose_graph``.
+      noise: what makes the integers that are summed. Its entries, clip, bits and minimum of
+        survivors then count; see ``secagg.noise_advisor``.
       measure: whether to time this machine.
 
     Raises:
@@ -254,17 +254,20 @@ def plan(
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise ConfigError(f"rounds {rounds!r} is not an int from 1")
     g, d = as_fraction("corrupt", corrupt), as_fraction("dropout", dropout)
-    codec = FixedPoint(clip=clip, bits=bits)
-    segment = Segment(name="update", entries=entries, codec=codec, lanes=lanes)
+    codec: FixedPoint | Noised
+    if noise is None:
+        codec, size = FixedPoint(clip=clip, bits=bits), entries
+        clip, step = codec.clip, codec.step
+    else:
+        codec, size = Noised(bits=noise.bits), noise.size
+        entries, clip, bits, step = noise.entries, noise.clip, noise.bits, noise.step
+    segment = Segment(name="update", entries=size, codec=codec, lanes=lanes)
     layout = Layout(segments=(segment,), clients=clients)
     if not layout.words:
         raise ConfigError("0 entries: there is nothing to sum")
 
-    chosen = plan_graph(clients, g, d, active=active)
+    chosen = choose_graph(clients, g, d, active=active, complete_below=complete_below)
     corrupted, left = int(g * clients), _survivors(clients, d)
-    everybody = max(majority(clients, corrupted if active else 0), corrupted + 1)
-    if clients < complete_below and everybody <= left:
-        chosen = Plan(degree=None, threshold=everybody)
     speed = _Speed(clients, chosen) if measure else None
     advice = Advice(
         clients=clients,
@@ -278,10 +281,11 @@ def plan(
         graph="complete" if chosen.degree is None else "sparse",
         degree=_degree(clients, chosen),
         threshold=chosen.threshold,
+        minimum_survivors=noise.minimum_survivors if noise else fewest(clients, d, chosen),
         lanes=layout.lanes[0],
         lane_bits=lane_bits(layout.lanes[0]),
         words=layout.words,
-        step=codec.step,
+        step=step,
         traffic=_traffic(clients, chosen, layout.words, active=active),
         client_milliseconds=1e3 * speed.client(layout.words, active=active) if speed else None,
         server_milliseconds=1e3 * speed.server(layout.words, left, active=active)
@@ -292,6 +296,35 @@ def plan(
     )
     advice.params()  # refuses what the protocol would
     return advice
+
+
+def choose_graph(
+    clients: int,
+    corrupt: Fraction,
+    dropout: Fraction,
+    *,
+    active: bool,
+    complete_below: int = COMPLETE_BELOW,
+) -> Plan:
+    """Degree, ``None`` for the complete graph, and threshold.
+
+    The complete graph is taken below ``complete_below`` clients while enough of them
+    survive for its majority, and where no sparse graph keeps the promise of
+    ``protocols.bonawitz.graph``; otherwise the sparse one of the smallest degree.
+    """
+    chosen = plan_graph(clients, corrupt, dropout, active=active)
+    corrupted = int(corrupt * clients)
+    everybody = max(majority(clients, corrupted if active else 0), corrupted + 1)
+    if clients < complete_below and everybody <= _survivors(clients, dropout):
+        return Plan(degree=None, threshold=everybody)
+    return chosen
+
+
+def fewest(clients: int, dropout: Fraction, chosen: Plan) -> int:
+    """The fewest survivors that a sum without noise should ask for; ``Advice`` says which."""
+    if chosen.degree is None:
+        return chosen.threshold
+    return max(2, min(majority(clients), _survivors(clients, dropout)))
 
 
 def _survivors(clients: int, dropout: Fraction) -> int:

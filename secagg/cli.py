@@ -5,7 +5,6 @@ cannot go on, 130 interrupted; ``secagg audit`` has more, see ``secagg.cli_audit
 """
 
 import json
-import math
 import sys
 import tomllib
 from collections.abc import Callable
@@ -21,9 +20,8 @@ from rich.table import Table
 
 from dp.errors import PrivacyError
 from protocols.errors import ProtocolError
-from secagg.advisor import Advice
-from secagg.advisor import plan as advise
 from secagg.cli_audit import audit
+from secagg.cli_plan import plan
 from secagg.errors import ConfigError, SecaggError
 from secagg.rounds import PROTOCOL_NAMES
 from secagg.settings import PRIVACY, TrainingConfig
@@ -60,6 +58,7 @@ def cli() -> None:
 
 
 cli.add_command(audit)
+cli.add_command(plan)
 
 _CHOSEN = "  [default: chosen for the privacy mode]"
 _HELP = {
@@ -187,115 +186,6 @@ def train(
     else:
         for line in training.closing_lines(final):
             lines.print(line)
-
-
-@cli.command(
-    epilog="""\b
-Examples:
-  secagg plan --clients 1000
-  secagg plan --clients 1000 --corrupt 0.33 --dropout 0.05 --active
-  secagg plan --clients 100 --entries 124000000 --bits 14 --rounds 50 --json
-"""
-)
-@click.option("--clients", type=int, required=True, help="Number of clients that start a round.")
-@click.option(
-    "--corrupt", default="0.05", show_default=True, help="Fraction that may work with the server."
-)
-@click.option("--dropout", default="0.1", show_default=True, help="Fraction that may vanish.")
-@click.option("--active", is_flag=True, help="The server may lie about who is alive.")
-@click.option(
-    "--entries", type=int, default=10**6, show_default=True, help="Length of a client's vector."
-)
-@click.option(
-    "--clip", type=float, default=1.0, show_default=True, help="Largest magnitude of an entry."
-)
-@click.option("--bits", type=int, default=16, show_default=True, help="Bits a quantised entry has.")
-@click.option("--rounds", type=int, default=1, show_default=True, help="Sums that are taken.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
-def plan(
-    *,
-    as_json: bool,
-    **wanted: Any,
-) -> None:
-    """Choose graph, threshold and lanes for a sum, and say what it costs.
-
-    Bytes are exact. Milliseconds are an estimate for one idle core of this
-    machine. Probabilities are upper bounds over the random graph.
-    """
-    advice = advise(**wanted)
-    if as_json:
-        click.echo(json.dumps(advice.as_dict()))
-        return
-    out = Console(highlight=False, soft_wrap=True)
-    out.print(_advice_table(advice))
-    out.print(_advice_in_words(advice))
-
-
-def _advice_table(advice: Advice) -> Table:
-    of = advice.clients if advice.graph == "complete" else advice.degree
-    table = Table("what", "value", "of which")
-    table.add_row("graph", advice.graph, f"{advice.degree:,} neighbours a client")
-    table.add_row("threshold", f"{advice.threshold:,} shares", f"of {of:,} rebuild a secret")
-    table.add_row("step", f"{advice.step:.3g}", f"{advice.bits} bits for +-{advice.clip:g}")
-    table.add_row("lanes", f"{advice.lanes} a word", f"of {advice.lane_bits} bits")
-    table.add_row("words", f"{advice.words:,}", f"for {advice.entries:,} entries")
-    table.add_section()
-    for name, total, part in (
-        ("up, a client", advice.bytes_up_per_client, "bytes_up"),
-        ("down, a client", advice.bytes_down_per_client, "bytes_down"),
-    ):
-        stages = [
-            f"{stage} {_size(size)}"
-            for stage, cost in advice.traffic.items()
-            if (size := getattr(cost, part))
-        ]
-        table.add_row(name, _size(total), "\n".join(stages))
-    table.add_row(
-        "bits an entry", f"{advice.bits_per_entry:.3g}", f"{advice.expansion:.2f} times plain fp32"
-    )
-    if advice.client_milliseconds is not None and advice.server_milliseconds is not None:
-        table.add_section()
-        lost = f"{float(advice.dropout):.1%} of the clients lost"
-        table.add_row("client", f"{advice.client_milliseconds:,.0f} ms", "one idle core, estimate")
-        table.add_row("server", f"{advice.server_milliseconds:,.0f} ms", f"the same, {lost}")
-    table.add_section()
-    rounds = f"{advice.rounds:,} rounds" if advice.rounds > 1 else "one round"
-    for name, any_round in (
-        ("unsafe graph", advice.p_insecure_any_round),
-        ("failed round", advice.p_failure_any_round),
-    ):
-        table.add_row(name, _power_of_two(any_round), f"at most, in {rounds}")
-    return table
-
-
-def _advice_in_words(advice: Advice) -> str:
-    if advice.graph == "complete":
-        shares, holders = f"all {advice.degree:,} others", f"the {advice.clients:,}"
-        lost = advice.clients - advice.threshold
-    else:
-        shares, holders = f"{advice.degree:,} of {advice.clients:,}", "them"
-        lost = int(advice.dropout * advice.clients)
-    return (
-        f"Each client shares with {shares}; any {advice.threshold:,} of {holders} can stand in "
-        f"for one that is gone, and {lost:,} may drop out. "
-        f"It sends {_size(advice.bytes_up_per_client)}, "
-        f"{advice.expansion:.2f} times a plain fp32 vector."
-    )
-
-
-def _power_of_two(probability: float) -> str:
-    """1e-13 -> 2^-43.2 (1e-13)."""
-    if not 0 < probability < 1:
-        return f"{probability:.0f}"
-    return f"2^{math.log2(probability):.1f} ({probability:.1g})"
-
-
-def _size(count: int) -> str:
-    """4001234 -> 4.00 MB."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= unit:
-            return f"{count / unit:.2f} {name}"
-    return f"{count} B"
 
 
 @cli.command(

@@ -19,8 +19,7 @@ public number: a weight, a loss or a count beside it would be a release of its o
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -48,6 +47,7 @@ from protocols.entropy import system
 from secagg.data import ROW_NORM, Examples, Federation
 from secagg.errors import ConfigError, InputError
 from secagg.homomorphic import CKKS, FLOODING
+from secagg.noise_advisor import least_shared_noise
 from secagg.payload import Count, Layout, Noised, Segment
 from secagg.quantize import FixedPoint
 from secagg.rounds import UPDATE, WEIGHT, Words
@@ -117,21 +117,6 @@ class Mode(ABC):
         """What the ledger says beside its numbers."""
         return None
 
-    def _calibrated(self, event: Callable[[float], Event], units: int) -> float:
-        """The least noise that keeps the whole plan inside the budget.
-
-        By RDP, as the ledger admits: a plan with the noise of a tighter accountant
-        would be stopped before its end.
-        """
-        config = self._config
-        check_delta(config.delta, units=units)
-
-        def plan(noise: float) -> Event:
-            one = event(noise)
-            return replace(one, steps=one.steps * config.rounds)
-
-        return least_noise(plan, epsilon=config.epsilon, delta=self.delta)
-
     def _examples(self, survivors: Sequence[int]) -> int:
         """The public numbers of examples of those in a sum."""
         return sum(self._sizes[client] for client in survivors)
@@ -173,7 +158,11 @@ class Local(Mode):
         self, config: TrainingConfig, federation: Federation, model: nn.Module, done: int
     ) -> None:
         super().__init__(config, federation)
-        self.noise_multiplier = z = self._calibrated(self._at, sum(self._sizes))
+        check_delta(config.delta, units=sum(self._sizes))
+        # By RDP, as the ledger admits: with less noise it would stop the plan before its end.
+        self.noise_multiplier = z = least_noise(
+            lambda noise: self._at(noise, config.rounds), epsilon=config.epsilon, delta=self.delta
+        )
         self._clients = [
             LocalDpSgd(
                 model,
@@ -210,11 +199,11 @@ class Local(Mode):
     def statement(self) -> Statement:
         return statement(self._config, units=sum(self._sizes))
 
-    def _at(self, noise: float) -> Event:
+    def _at(self, noise: float, rounds: int = 1) -> Event:
         return GaussianEvent(
             noise_multiplier=noise,
             sampling=PoissonSampling(rate=self._config.sampling_rate),
-            steps=self._config.local_steps,
+            steps=self._config.local_steps * rounds,
         )
 
 
@@ -234,7 +223,14 @@ class _Shared(Mode):
         super().__init__(config, federation)
         self._units = units
         self.delta = config.delta * (1 - _SPARE) - self._flooding(config)
-        self.noise_multiplier = self._calibrated(lambda z: self._at(z).event(), units)
+        check_delta(config.delta, units=units)
+        self.noise_multiplier = least_shared_noise(
+            self._at,
+            epsilon=config.epsilon,
+            delta=self.delta,
+            sampling=self.sampling,
+            steps=config.rounds,
+        )
         self.mechanism = self._at(self.noise_multiplier)
         whole = self.statement().delta(self.delta, rounds=config.rounds, steps=config.rounds)
         if whole.total > config.delta:

@@ -8,10 +8,10 @@ from typing import Any, Final, Self, get_type_hints
 from secagg.data import DATASETS, JUDGES, parse_split
 from secagg.errors import ConfigError
 from secagg.rounds import PROTOCOL_NAMES, majority
+from secagg.survivors import likely_survivors
 
 PRIVACY = ("distributed", "client", "local", "none")
 NOISED = ("distributed", "client")  # the noise is in the integers that are summed
-LOST_RUNS = 0.05  # of all runs lose a round, at most, by the default minimum of survivors
 
 _BY_PRIVACY: Final[Any] = None  # stands for the value below, until the settings are complete
 # Chosen on the validation part of digits' training examples, `--judge validation`.
@@ -75,7 +75,12 @@ class TrainingConfig:
         self._fill("bits", _BITS[self.privacy in NOISED])
         self._fill("threshold", majority(self.clients))
         _between("threshold", self.threshold, 2, self.clients)
-        self._fill("minimum_survivors", self._likely_survivors())
+        likely = self.threshold  # without noise there is nothing to weigh
+        if self.privacy in NOISED:
+            likely = likely_survivors(
+                self.clients, self.dropout, rounds=self.rounds, least=self.threshold
+            )
+        self._fill("minimum_survivors", likely)
         _between("minimum_survivors", self.minimum_survivors, 2, self.clients)
         _between("epsilon", self.epsilon, 1e-3, 1e3)
         _between("delta", self.delta, 1e-15, 0.5)
@@ -98,7 +103,12 @@ class TrainingConfig:
     def _check_mode(self) -> None:
         """What one privacy mode can do and another cannot."""
         if self.privacy in NOISED:
-            _between("corrupt", self.corrupt, 1, self.minimum_survivors - 1)
+            if not 1 <= self.corrupt < self.minimum_survivors:
+                raise ConfigError(
+                    f"corrupt {self.corrupt} is outside [1, {self.minimum_survivors - 1}]: "
+                    f"the shares of minimum_survivors {self.minimum_survivors} less those must "
+                    "make up the noise, and who sees the result knows its own"
+                )
             if self.protocol == "plain":
                 raise ConfigError(
                     "protocol plain shows every client's vector, and its one share of noise hides "
@@ -114,22 +124,6 @@ class TrainingConfig:
             raise ConfigError(
                 f"participation {self.participation}: only clients of privacy client toss for it"
             )
-
-    def _likely_survivors(self) -> int:
-        """The most survivors that may be asked for so that few runs lose a round.
-
-        The rarer a round may be lost, the fewer survivors' noise must do, and the more
-        of it is too much in all other rounds. Without noise there is nothing to weigh.
-        """
-        n, stay = self.clients, 1 - self.dropout
-        fewer, least = 0.0, self.threshold
-        if self.privacy not in NOISED:
-            return least
-        for alive in range(n + 1):
-            if alive > least and self.rounds * fewer <= LOST_RUNS:
-                least = alive
-            fewer += math.comb(n, alive) * stay**alive * self.dropout ** (n - alive)
-        return least
 
     def _fill(self, name: str, value: Any) -> None:
         if getattr(self, name) is None:

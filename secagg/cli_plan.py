@@ -1,0 +1,236 @@
+"""``secagg plan``: from clients, dropouts and a budget to every parameter of a sum."""
+
+import json
+import math
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from secagg import noise_advisor
+from secagg.advisor import Advice
+from secagg.advisor import plan as advise
+from secagg.errors import ConfigError
+from secagg.noise_advisor import NoiseAdvice
+from secagg.settings import NOISED
+
+_OF_NOISE = (
+    *("delta", "privacy", "examples", "batch", "sampling_rate"),
+    *("participation", "minimum_survivors", "noise_corrupt"),
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  secagg plan --clients 1000
+  secagg plan --clients 1000 --corrupt 0.33 --dropout 0.05 --active
+  secagg plan --clients 100 --entries 124000000 --bits 14 --rounds 50 --json
+  secagg plan --clients 100 --epsilon 2 --delta 1e-5 --examples 60000 --rounds 100
+  secagg plan --clients 500 --epsilon 4 --delta 1e-4 --privacy client --rounds 20
+"""
+)
+@click.option("--clients", type=int, required=True, help="Number of clients that start a round.")
+@click.option(
+    "--corrupt", default="0.05", show_default=True, help="Fraction that may work with the server."
+)
+@click.option("--dropout", default="0.1", show_default=True, help="Fraction that may vanish.")
+@click.option("--active", is_flag=True, help="The server may lie about who is alive.")
+@click.option(
+    "--entries", type=int, default=10**6, show_default=True, help="Length of a client's vector."
+)
+@click.option(
+    "--clip",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Largest magnitude of an entry; with --epsilon L2 bound on one example or client.",
+)
+@click.option(
+    "--bits",
+    type=int,
+    help="Bits a quantised entry has; with --epsilon, its sum.  [default: 16, or chosen]",
+)
+@click.option("--rounds", type=int, default=1, show_default=True, help="Sums that are taken.")
+@click.option(
+    "--epsilon",
+    type=float,
+    help="Privacy budget over all rounds: noise is then planned too, in shares.",
+)
+@click.option("--delta", type=float, help="Below one over the number of examples, or clients.")
+@click.option(
+    "--privacy",
+    help=f"One of: {', '.join(NOISED)}; hides an example or a client.  [default: {NOISED[0]}]",
+)
+@click.option("--examples", type=int, help="Number of examples of all clients; of distributed.")
+@click.option("--batch", type=int, help="Most examples of one client.  [default: dealt out evenly]")
+@click.option("--sampling-rate", type=float, help="Probability that an example is in a batch.")
+@click.option(
+    "--participation",
+    type=float,
+    help="Probability that a client, by its own secret coin, brings its update.",
+)
+@click.option(
+    "--minimum-survivors",
+    type=int,
+    help="Clients refuse to open a sum of fewer.  [default: the most that lose few rounds]",
+)
+@click.option(
+    "--noise-corrupt",
+    type=int,
+    help="Clients whose share of the noise counts for nothing.  [default: the corrupt, at least 1]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
+def plan(*, as_json: bool, epsilon: float | None, **wanted: Any) -> None:
+    """Choose graph, threshold and lanes for a sum, and say what it costs.
+
+    With a budget also noise, scale and the fewest survivors: the narrowest lanes with at
+    most 1 % more noise than the widest. Bytes are exact. Milliseconds are an estimate for
+    one idle core of this machine. Probabilities of the graph and of a lane that wraps
+    are upper bounds.
+    """
+    given = {
+        name: value
+        for name, value in wanted.items()
+        if value is not None or name not in (*_OF_NOISE, "bits")
+    }
+    advice: Advice | NoiseAdvice
+    if epsilon is None:
+        if extra := [name for name in _OF_NOISE if name in given]:
+            option = extra[0].replace("_", "-")
+            raise ConfigError(f"--{option} is about noise; give the budget too, --epsilon")
+        advice = advise(**given)
+    elif "delta" not in given:
+        raise ConfigError("--epsilon needs --delta, below one over the number of examples")
+    else:
+        advice = noise_advisor.plan(epsilon=epsilon, **given)
+    if as_json:
+        click.echo(json.dumps(advice.as_dict()))
+        return
+    out = Console(highlight=False, soft_wrap=True)
+    if isinstance(advice, NoiseAdvice):
+        table = _table(advice.sum, f"{advice.sum.bits} bits for a total")
+        _add_noise(table, advice)
+        out.print(table)
+        out.print(f"{_in_words(advice.sum)} {_noise_in_words(advice)}")
+    else:
+        out.print(_table(advice, f"{advice.bits} bits for +-{advice.clip:g}"))
+        out.print(_in_words(advice))
+
+
+def _table(advice: Advice, step: str) -> Table:
+    of = advice.clients if advice.graph == "complete" else advice.degree
+    table = Table("what", "value", "of which")
+    table.add_row("graph", advice.graph, f"{advice.degree:,} neighbours a client")
+    table.add_row("threshold", f"{advice.threshold:,} shares", f"of {of:,} rebuild a secret")
+    table.add_row("step", f"{advice.step:.3g}", step)
+    table.add_row("lanes", f"{advice.lanes} a word", f"of {advice.lane_bits} bits")
+    table.add_row("words", f"{advice.words:,}", f"for {advice.entries:,} entries")
+    table.add_section()
+    for name, total, part in (
+        ("up, a client", advice.bytes_up_per_client, "bytes_up"),
+        ("down, a client", advice.bytes_down_per_client, "bytes_down"),
+    ):
+        stages = [
+            f"{stage} {_size(size)}"
+            for stage, cost in advice.traffic.items()
+            if (size := getattr(cost, part))
+        ]
+        table.add_row(name, _size(total), "\n".join(stages))
+    table.add_row(
+        "bits an entry", f"{advice.bits_per_entry:.3g}", f"{advice.expansion:.2f} times plain fp32"
+    )
+    if advice.client_milliseconds is not None and advice.server_milliseconds is not None:
+        table.add_section()
+        lost = f"{float(advice.dropout):.1%} of the clients lost"
+        table.add_row("client", f"{advice.client_milliseconds:,.0f} ms", "one idle core, estimate")
+        table.add_row("server", f"{advice.server_milliseconds:,.0f} ms", f"the same, {lost}")
+    table.add_section()
+    for name, any_round in (
+        ("unsafe graph", advice.p_insecure_any_round),
+        ("failed round", advice.p_failure_any_round),
+    ):
+        table.add_row(name, _power_of_two(any_round), f"at most, in {_rounds(advice.rounds)}")
+    return table
+
+
+def _in_words(advice: Advice) -> str:
+    if advice.graph == "complete":
+        shares, holders = f"all {advice.degree:,} others", f"the {advice.clients:,}"
+        lost = advice.clients
+    else:
+        shares, holders = f"{advice.degree:,} of {advice.clients:,}", "them"
+        lost = int(advice.dropout * advice.clients)
+    lost = min(lost, advice.clients - advice.minimum_survivors)
+    return (
+        f"Each client shares with {shares}; any {advice.threshold:,} of {holders} can stand in "
+        f"for one that is gone, and {lost:,} may drop out. "
+        f"It sends {_size(advice.bytes_up_per_client)}, "
+        f"{advice.expansion:.2f} times a plain fp32 vector."
+    )
+
+
+def _add_noise(table: Table, advice: NoiseAdvice) -> None:
+    """Rows below those of the sum."""
+    mechanism, rounds = advice.mechanism, advice.sum.rounds
+    survivors, unit = advice.expected_survivors, mechanism.unit.value
+    counted = f"{mechanism.minimum_survivors:,} - {mechanism.corrupt:,} shares"
+    table.add_section()
+    for name, value, words in (
+        ("noise", f"{mechanism.noise_multiplier:.4g} x clip", f"from {counted}"),
+        ("of one client", f"{mechanism.share_deviation:.4g}", "deviation of an entry"),
+        ("in the sum", f"{mechanism.deviation(survivors):.4g}", f"{survivors:,} survivors"),
+        ("in the mean", f"{advice.mean_deviation:.3g}", "the same, an entry"),
+        ("scale", f"{mechanism.scale:.6g}", "integers per unit, after a rotation"),
+        ("rounding", f"{mechanism.looseness:.5f}", f"x one {unit}, at most, in the price"),
+        ("lanes cost", f"{advice.more_noise:.2%}", "more noise than the widest would"),
+        (
+            "epsilon",
+            f"{_up(advice.epsilon_planned)}",
+            f"at delta {advice.delta.total:.3g}, reserved for each of {advice.units:,} {unit}s",
+        ),
+        ("spent", f"{_up(advice.epsilon_expected)}", f"if {survivors:,} always survive"),
+        ("sampler", _power_of_two(mechanism.sampler_error), "from the exact law, a draw"),
+        ("a lane wraps", _power_of_two(advice.p_wrap_any_round), f"at most, in {_rounds(rounds)}"),
+        (
+            "lost round",
+            f"{advice.p_round_lost:.2g}",
+            f"each: below {mechanism.minimum_survivors:,} survivors",
+        ),
+    ):
+        table.add_row(name, value, words)
+
+
+def _noise_in_words(advice: NoiseAdvice) -> str:
+    fewest = advice.mechanism.minimum_survivors
+    if advice.trusts_count:
+        return (
+            "Nobody but the server counts the survivors of a sparse graph: "
+            f"that {fewest:,} brought their noise is its word."
+        )
+    return f"Clients refuse to open a sum of fewer than {fewest:,}, which would lack noise."
+
+
+def _up(epsilon: float) -> str:
+    """Three places, never below."""
+    return f"{math.ceil(1000 * epsilon) / 1000:.3f}"
+
+
+def _rounds(count: int) -> str:
+    return f"{count:,} rounds" if count > 1 else "one round"
+
+
+def _power_of_two(probability: float) -> str:
+    """1e-13 -> 2^-43.2 (1e-13)."""
+    if not 0 < probability < 1:
+        return f"{probability:.0f}"
+    return f"2^{math.log2(probability):.1f} ({probability:.1g})"
+
+
+def _size(count: int) -> str:
+    """4001234 -> 4.00 MB."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.2f} {name}"
+    return f"{count} B"

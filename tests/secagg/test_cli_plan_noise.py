@@ -1,0 +1,112 @@
+import json
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from secagg import cli
+from secagg.noise_advisor import plan
+
+Run = Callable[..., tuple[int, str, str]]
+
+CLIENTS = ("--clients", "60", "--privacy", "client", "--rounds", "20", "--entries", "5000")
+BUDGET = ("--epsilon", "4", "--delta", "1e-4")
+EXAMPLES = ("--clients", "20", "--examples", "1437", "--rounds", "40", "--entries", "650")
+
+
+@pytest.fixture
+def secagg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command, in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["secagg", "plan", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+def test_json_is_the_advice_of_the_library(secagg: Run) -> None:
+    code, out, err = secagg(*CLIENTS, *BUDGET, "--participation", "0.5", "--json")
+    found = json.loads(out)
+    expected = plan(
+        clients=60,
+        epsilon=4.0,
+        delta=1e-4,
+        privacy="client",
+        participation=0.5,
+        rounds=20,
+        entries=5000,
+        measure=False,
+    ).as_dict()
+    for measured in ("client_milliseconds", "server_milliseconds"):
+        assert found.pop(measured) > 0
+        del expected[measured]
+    assert (code, err, found) == (0, "", expected)
+
+
+def test_people_are_told_noise_looseness_and_what_can_go_wrong(secagg: Run) -> None:
+    code, out, err = secagg(*CLIENTS, *BUDGET)
+    assert (code, err) == (0, "")
+    advice = plan(clients=60, epsilon=4.0, delta=1e-4, privacy="client", rounds=20, entries=5000)
+    mechanism = advice.mechanism
+    for row in (
+        f"{mechanism.noise_multiplier:.4g} x clip",
+        f"from {mechanism.minimum_survivors} - {mechanism.corrupt} shares",
+        f"{mechanism.scale:.6g}",
+        f"{mechanism.looseness:.5f}",
+        "a lane wraps",
+        "2^-96.0",
+        "4.000",
+        "54 survivors",
+        "lost round",
+    ):
+        assert row in out
+    assert f"and {60 - mechanism.minimum_survivors} may drop out" in out
+    assert f"refuse to open a sum of fewer than {mechanism.minimum_survivors}" in out
+
+
+def test_a_sparse_graph_says_whose_word_the_count_is(secagg: Run) -> None:
+    code, out, _ = secagg("--clients", 500, "--privacy", "client", *BUDGET, "--entries", 5000)
+    assert code == 0
+    assert "Nobody but the server counts the survivors" in out
+    assert "is its word" in out
+
+
+def test_a_given_width_is_kept_and_its_price_shown(secagg: Run) -> None:
+    code, out, _ = secagg(*EXAMPLES, *BUDGET, "--bits", 16, "--json")
+    found = json.loads(out)
+    assert (code, found["bits"]) == (0, 16)
+    assert found["noise"]["more_noise"] > 0.01
+    assert found["noise"]["looseness"] > 1.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((*CLIENTS, "--epsilon", "4"), "--delta"),
+        ((*CLIENTS, "--delta", "1e-4"), "--delta is about noise"),
+        (("--clients", "60", "--noise-corrupt", "3"), "--noise-corrupt is about noise"),
+        ((*CLIENTS, *BUDGET, "--clients", "500", "--active"), "sparse graph"),
+        ((*CLIENTS, *BUDGET, "--bits", "8"), "bits 8"),
+        ((*CLIENTS, "--epsilon", "4", "--delta", "0.02"), "below 1/60"),
+        ((*CLIENTS, *BUDGET, "--minimum-survivors", "40", "--noise-corrupt", "40"), "no noise"),
+        ((*CLIENTS, *BUDGET, "--privacy", "none"), "unknown privacy"),
+        ((*EXAMPLES, "--epsilon", "4", "--delta", "1e-3"), "below 1/1437"),
+        ((*EXAMPLES, *BUDGET, "--participation", "0.5"), "participation 0.5"),
+        ((*EXAMPLES, *BUDGET, "--sampling-rate", "0"), "rate"),
+        ((*EXAMPLES, *BUDGET, "--batch", "-1"), "batch is -1"),
+        (("--clients", "20", *BUDGET), "examples is missing"),
+        ((*EXAMPLES, "--epsilon", "nan", "--delta", "1e-4"), "epsilon"),
+    ],
+)
+def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
+    secagg: Run, arguments: tuple[str, ...], words: str
+) -> None:
+    code, out, err = secagg(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("secagg: ")
+    assert words in err
+    assert err.count("\n") == 1

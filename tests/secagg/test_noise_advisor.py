@@ -1,0 +1,224 @@
+import json
+import math
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dp.accountant import epsilon_rdp
+from dp.calibrate import least_noise
+from dp.errors import BadParameter, PrivacyError
+from dp.events import Cover, HiddenPoissonSampling, NoSampling, Unit
+from dp.mechanisms import WRAP_FAILURE, DistributedNoise
+from dp.skellam import MAX_VARIANCE
+from protocols.bonawitz import Agreement
+from secagg.data import federate
+from secagg.errors import ConfigError
+from secagg.modes import mode
+from secagg.noise_advisor import MORE_NOISE, WIDTHS, NoiseAdvice, plan
+from secagg.settings import TrainingConfig
+from secagg.survivors import LOST_RUNS, likely_survivors, p_round_lost
+from secagg.training import _new_model
+
+CLIENTS = {"clients": 60, "epsilon": 4.0, "delta": 1e-4, "privacy": "client", "rounds": 20}
+EXAMPLES = {"clients": 20, "epsilon": 2.0, "delta": 1e-4, "examples": 1437, "rounds": 40}
+
+
+def advise(**changed: Any) -> NoiseAdvice:
+    return plan(**{"entries": 650, "measure": False, **changed})
+
+
+@pytest.mark.parametrize("wanted", [CLIENTS, EXAMPLES, EXAMPLES | {"sampling_rate": 0.1}])
+def test_the_whole_plan_is_inside_the_budget_and_hardly_below(wanted: dict[str, Any]) -> None:
+    advice = advise(**wanted)
+    event = advice.mechanism.event(sampling=advice.sampling, steps=wanted["rounds"])
+    assert advice.epsilon_planned == epsilon_rdp([(event, 1)], advice.delta.accountant)
+    assert 0.999 * wanted["epsilon"] < advice.epsilon_planned <= wanted["epsilon"]
+    assert advice.epsilon_expected < advice.epsilon_planned
+    assert 0.999 * wanted["delta"] < advice.delta.total <= wanted["delta"]
+
+
+def test_a_plan_is_what_the_same_training_does() -> None:
+    config = TrainingConfig(privacy="distributed")
+    federation = federate(config.data, clients=20, split="iid", seed=0)
+    trained = mode(config, federation, _new_model(federation, 0))
+    advice = advise(**EXAMPLES, clip=config.clip, bits=config.bits)
+    assert advice.mechanism.minimum_survivors == config.minimum_survivors
+    assert advice.mechanism.batch == max(map(len, federation.clients))
+    assert advice.mechanism.noise_multiplier == pytest.approx(trained.noise_multiplier, rel=1e-5)
+    assert advice.mechanism.scale == pytest.approx(trained.mechanism.scale, rel=1e-5)
+    assert advice.sum.words == trained.layout.words
+
+
+@pytest.mark.parametrize("entries", [100, 10**4, 10**6])
+@pytest.mark.parametrize("wanted", [CLIENTS, EXAMPLES])
+def test_lanes_are_the_narrowest_that_cost_little(wanted: dict[str, Any], entries: int) -> None:
+    advice = advise(**wanted | {"entries": entries})
+    assert advice.mechanism.bits in WIDTHS
+    assert 0 <= advice.more_noise <= MORE_NOISE
+    for width in WIDTHS[: WIDTHS.index(advice.mechanism.bits)]:
+        with suppress(ConfigError, BadParameter):  # too narrow for any noise
+            narrower = advise(**wanted | {"entries": entries, "bits": width})
+            assert narrower.more_noise > MORE_NOISE
+    assert advice.sum.lane_bits >= advice.mechanism.bits
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    clients=st.integers(5, 95),
+    entries=st.integers(1, 10**5),
+    rounds=st.integers(1, 200),
+    epsilon=st.floats(0.3, 20),
+    client=st.booleans(),
+    dropout=st.sampled_from(["0", "0.05", "0.1", "0.3"]),
+)
+def test_every_advice_can_be_built_and_keeps_its_promises(
+    clients: int, entries: int, rounds: int, epsilon: float, client: bool, dropout: str
+) -> None:
+    wanted: dict[str, Any] = {"clients": clients, "entries": entries, "rounds": rounds}
+    wanted |= {"epsilon": epsilon, "dropout": dropout, "delta": 1e-5}
+    wanted |= {"privacy": "client"} if client else {"examples": 50 * clients}
+    advice = advise(**wanted)
+    mechanism = advice.mechanism
+    assert advice.epsilon_planned <= epsilon
+    assert mechanism.wrap_probability <= WRAP_FAILURE
+    assert advice.sum.threshold <= mechanism.minimum_survivors <= clients
+    assert mechanism.corrupt >= max(1, int(advice.sum.corrupt * clients))
+    assert mechanism.minimum_survivors <= advice.expected_survivors <= clients
+    params = advice.sum.params()
+    assert params.minimum_survivors == mechanism.minimum_survivors
+    assert json.loads(json.dumps(advice.as_dict(), allow_nan=False)) == advice.as_dict()
+    Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+
+
+def test_the_deviation_of_the_mean_is_that_of_the_sum_over_the_public_divisor() -> None:
+    clients, examples = advise(**CLIENTS, participation=0.5), advise(**EXAMPLES, sampling_rate=0.1)
+    assert clients.expected_survivors == 54
+    assert clients.mean_deviation == clients.mechanism.deviation(54) / (54 * 0.5)
+    per_client = 1437 / 20
+    assert examples.mean_deviation == pytest.approx(
+        examples.mechanism.deviation(18) / (18 * per_client * 0.1)
+    )
+
+
+def test_coins_of_clients_are_amplified_only_where_all_take_part() -> None:
+    advice = advise(**CLIENTS, participation=0.5)
+    assert advice.sampling == HiddenPoissonSampling(rate=0.5, cover=Cover.ALL_TAKE_PART)
+    assert advise(**CLIENTS).sampling == NoSampling()
+    assert advice.mechanism.noise_multiplier < advise(**CLIENTS).mechanism.noise_multiplier
+
+
+def test_in_a_sparse_graph_the_servers_count_is_trusted_and_its_failure_is_in_delta() -> None:
+    sparse, complete = advise(**CLIENTS | {"clients": 500}), advise(**CLIENTS)
+    assert (sparse.sum.graph, sparse.trusts_count) == ("sparse", True)
+    assert sparse.delta.sparse_graph == 20 * 2.0**-40
+    assert (complete.sum.graph, complete.trusts_count) == ("complete", False)
+    assert complete.delta.sparse_graph == 0
+
+
+def test_shares_that_count_for_nothing_are_made_up_for_by_the_others() -> None:
+    few = advise(**CLIENTS, minimum_survivors=50)
+    many = advise(**CLIENTS, minimum_survivors=50, noise_corrupt=20)
+    assert few.mechanism.corrupt == 3
+    ratio = many.mechanism.share_deviation / few.mechanism.share_deviation
+    assert ratio == pytest.approx(math.sqrt((50 - 3) / (50 - 20)), rel=1e-3)
+
+
+def test_lanes_that_are_too_narrow_are_not_blamed_on_the_budget() -> None:
+    def at(noise: float) -> DistributedNoise:
+        return DistributedNoise(
+            entries=650,
+            clip=1.0,
+            noise_multiplier=noise,
+            clients=60,
+            minimum_survivors=47,
+            corrupt=3,
+            bits=8,
+            unit=Unit.CLIENT,
+        )
+
+    with pytest.raises(PrivacyError, match="no noise multiplier"):
+        least_noise(lambda z: at(z).event(steps=20), epsilon=4, delta=1e-4)
+    with pytest.raises(ConfigError, match=r"bits 8: .*take more bits"):
+        advise(**CLIENTS, bits=8)
+
+
+def test_no_scale_is_planned_whose_noise_no_sampler_draws() -> None:
+    wide = advise(clients=99, epsilon=2.0, delta=1e-6, examples=60_000, entries=10**4, bits=32)
+    few = advise(clients=5, epsilon=0.3, delta=1e-6, privacy="client", entries=50, bits=32)
+    assert wide.mechanism.share_variance < few.mechanism.share_variance <= MAX_VARIANCE
+    assert few.mechanism.share_variance > 0.999 * MAX_VARIANCE
+    assert few.mechanism.encode(np.zeros(50), seed=bytes(16)).any()
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"clients": 500, "active": True}, ConfigError, "sparse graph.*active"),
+        ({"bits": 8}, ConfigError, "bits 8"),
+        ({"bits": 3}, BadParameter, "3-bit lanes are too narrow"),
+        ({"bits": 64}, BadParameter, "bits is 64"),
+        ({"delta": 1 / 60}, BadParameter, "below 1/60 for 60 units"),
+        ({"delta": 1e-40}, ConfigError, "used up"),
+        ({"minimum_survivors": 40, "noise_corrupt": 40}, ConfigError, "leaves no noise"),
+        ({"minimum_survivors": 61}, BadParameter, "minimum_survivors is 61"),
+        ({"noise_corrupt": 0}, ConfigError, "noise_corrupt 0"),
+        ({"noise_corrupt": 2}, ConfigError, "3 corrupt clients know"),
+        ({"participation": 0.0}, BadParameter, "rate"),
+        ({"sampling_rate": 0.5}, ConfigError, "sampling_rate 0.5"),
+        ({"examples": 1000}, ConfigError, "examples 1000"),
+        ({"batch": 5}, ConfigError, "batch 5"),
+        ({"privacy": "local"}, ConfigError, "unknown privacy 'local'"),
+        ({"epsilon": 0.0}, BadParameter, "epsilon"),
+        ({"rounds": 0}, ConfigError, "rounds 0"),
+        ({"clip": math.nan}, BadParameter, "clip"),
+        ({"entries": 0}, BadParameter, "entries"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_name(
+    changed: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        advise(**CLIENTS | changed)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"examples": None}, "examples is missing"),
+        ({"examples": 19}, "fewer than 20 clients"),
+        ({"participation": 0.5}, "participation 0.5"),
+        ({"delta": 1e-3}, "below 1/1437 for 1437 units"),
+        ({"batch": 0}, "batch"),
+        ({"sampling_rate": 0.0}, "rate"),
+    ],
+)
+def test_what_examples_cannot_have_is_refused_by_name(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises((ConfigError, BadParameter), match=words):
+        advise(**EXAMPLES | changed)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.03, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("clients", [2, 20, 300])
+def test_few_runs_lose_a_round_and_one_survivor_more_would_lose_too_many(
+    clients: int, dropout: float
+) -> None:
+    rounds, least = 40, 2
+    minimum = likely_survivors(clients, dropout, rounds=rounds, least=least)
+    if minimum > least:
+        assert rounds * p_round_lost(clients, dropout, minimum) <= LOST_RUNS
+    if minimum < clients:
+        assert rounds * p_round_lost(clients, dropout, minimum + 1) > LOST_RUNS
+
+
+def test_the_chance_of_a_lost_round_is_the_binomial_one() -> None:
+    from scipy.stats import binom
+
+    for minimum in (0, 1, 70, 78, 90, 100):
+        expected = binom.cdf(minimum - 1, 100, 0.9)
+        assert p_round_lost(100, 0.1, minimum) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+    assert p_round_lost(100_000, 0.1, 89_000) < 1e-20
