@@ -18,7 +18,7 @@ _BY_PRIVACY: Final[Any] = None  # stands for the value below, until the settings
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "distributed": {"rounds": 40, "local_steps": 1, "clip": 0.25, "learning_rate": 32.0},
     "client": {"rounds": 20, "local_steps": 2, "clip": 1.0, "learning_rate": 4.0},
-    "local": {"rounds": 30, "local_steps": 2, "clip": 0.5, "learning_rate": 8.0},
+    "local": {"rounds": 20, "local_steps": 1, "clip": 0.5, "learning_rate": 8.0},
     "none": {"rounds": 30, "local_steps": 2, "clip": 0.5, "learning_rate": 4.0},
 }
 _BITS = {

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from secagg.homomorphic import CKKS
 from secagg.settings import NOISED
 
 PRIVATE = ("local", *NOISED)
+SUMMED = ("bonawitz", *CKKS)  # protocols under which sums alone are seen
 
 Rows: TypeAlias = Sequence[tuple[str, str]]
 """From whom or what, and how far."""
@@ -17,7 +19,7 @@ class Promise:
     """The settings that decide, as they are to be printed.
 
     Attributes:
-      secure: updates are summed under the pairwise masks of [BIK+17]; else in the clear.
+      protocol: of ``secagg.rounds``; one that is not known there protects like ``plain``.
       privacy: the mode of ``secagg.settings``; one that is not known there counts as none.
       threshold: shares that rebuild a secret.
       needed: survivors without whom nothing is released.
@@ -25,7 +27,7 @@ class Promise:
       corrupt: clients whose share of the noise counts for nothing.
     """
 
-    secure: bool
+    protocol: str
     privacy: str
     threshold: str
     needed: str
@@ -47,11 +49,17 @@ class Promise:
         return "client" if self.privacy == "client" else "example"
 
     def protects_from(self) -> Rows:
-        return [*(self._masks() if self.secure else ()), *(self._noise() if self.private else ())]
+        sums = {"bonawitz": self._masks, "ckks": self._one_key, "threshold-ckks": self._held_key}
+        kept = sums.get(self.protocol, list)()
+        return [*kept, *(self._noise() if self.private else ())]
 
     def does_not_protect_from(self) -> Rows:
         return [
-            *(self._beyond_masks() if self.secure else self._in_the_clear()),
+            *{
+                "bonawitz": self._beyond_masks,
+                "ckks": self._beyond_one_key,
+                "threshold-ckks": self._beyond_held_key,
+            }.get(self.protocol, self._in_the_clear)(),
             (
                 "A client that sends nonsense",
                 "Inputs are not checked; one client can spoil the model.",
@@ -102,6 +110,64 @@ class Promise:
                 "server vouches for the roster.",
             ),
         ]
+
+    def _one_key(self) -> Rows:
+        return [
+            (
+                "A curious server",
+                "One that works with no client learns what the clients publish, the flooded sum, and "
+                "nothing else, up to 2^-20 / 6.9 a round.",
+            ),
+            self._vanishing("before they send; afterwards nobody needs them"),
+        ]
+
+    def _held_key(self) -> Rows:
+        return [
+            (
+                "A curious server",
+                "One that follows the protocol, with fewer than a majority of the key's holders on "
+                "its side, learns the flooded sum of the survivors.",
+            ),
+            (
+                "Curious clients",
+                "Without the server they learn nothing beyond the common model and what is their own.",
+            ),
+            self._vanishing("before they send; a holder of the key until the opening of the sum"),
+        ]
+
+    def _vanishing(self, when: str) -> tuple[str, str]:
+        return (
+            "Clients that vanish",
+            f"At any time {when}. The sum is approximate; with fewer than {self.needed} survivors "
+            "nothing is opened.",
+        )
+
+    def _beyond_one_key(self) -> Rows:
+        return [
+            (
+                "The server and one client together",
+                "Every client holds the key that opens every upload"
+                + (", each with one share of the noise." if self.shared else "."),
+            ),
+            self._deviating(),
+        ]
+
+    def _beyond_held_key(self) -> Rows:
+        return [
+            (
+                "The server and a majority of the holders together",
+                "They open the updates of all others"
+                + (", each with one share of the noise." if self.shared else "."),
+            ),
+            self._deviating(),
+        ]
+
+    def _deviating(self) -> tuple[str, str]:
+        return (
+            "One client or server that deviates",
+            "It can pass a single upload, or a malformed one, off as the sum, and learn from what "
+            "is opened.",
+        )
 
     def _in_the_clear(self) -> Rows:
         noisy = ", with the noise already in it" if self.private else ""

@@ -19,7 +19,7 @@ from secagg.reports.markup import Markup, join, tag
 from secagg.reports.numbers import counted, duration, finite, percent, short, size, whole
 from secagg.reports.numbers import delta as as_delta
 from secagg.reports.numbers import epsilon as as_epsilon
-from secagg.reports.promise import PRIVATE, Promise
+from secagg.reports.promise import PRIVATE, SUMMED, Promise
 from secagg.runs import AUDIT
 from secagg.settings import NOISED
 
@@ -146,7 +146,7 @@ class _Run:
 
     @property
     def secure(self) -> bool:
-        return self.protocol == "bonawitz"
+        return self.protocol in SUMMED
 
     @property
     def unit(self) -> str:
@@ -200,7 +200,10 @@ def _headline(run: _Run) -> Markup:
     done = len(run.records)
     if done:
         so_far = "" if run.final is not None else " so far"
-        seen = {"bonawitz": "nobody saw one update", "plain": "the server saw every update"}
+        seen = {
+            **dict.fromkeys(SUMMED, "nobody saw one update"),
+            "plain": "the server saw every update",
+        }
         sentences = [
             f"{who} trained together for {counted(done, 'round')}{so_far}",
             seen.get(run.protocol, "nothing is known of who saw the updates"),
@@ -452,7 +455,7 @@ def _cell(stage: str | None) -> Markup:
 
 def _promise(run: _Run) -> Markup:
     promise = Promise(
-        secure=run.secure,
+        protocol=run.protocol,
         privacy=run.privacy,
         threshold="t" if run.threshold is None else str(run.threshold),
         needed="the needed number of" if run.needed is None else str(run.needed),

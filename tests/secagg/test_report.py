@@ -359,3 +359,13 @@ def test_the_template_ships_with_the_package() -> None:
     wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     assert "secagg" in wheel["targets"]["wheel"]["packages"]
     assert (root / "secagg" / "reports" / "page.html").is_file()
+
+
+@pytest.mark.parametrize("protocol", ["ckks", "threshold-ckks"])
+def test_what_ckks_protects_from_is_said_and_what_it_does_not(protocol: str) -> None:
+    text = Page(report(metrics_of(3, protocol=protocol, privacy="none"))).text()
+    assert "nobody saw one update" in text
+    assert "One client or server that deviates" in text
+    assert "does not know protocol" not in text
+    assert ("The server and one client together" in text) == (protocol == "ckks")
+    assert ("a majority of the holders together" in text) == (protocol == "threshold-ckks")
