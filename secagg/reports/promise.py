@@ -115,8 +115,8 @@ class Promise:
         return [
             (
                 "A curious server",
-                "One that works with no client learns what the clients publish, the flooded sum, and "
-                "nothing else, up to 2^-20 / 6.9 a round.",
+                "One that works with no client learns the flooded sum that the clients publish "
+                "and nothing else, up to 2^-20 / 6.9 a round.",
             ),
             self._vanishing("before they send; afterwards nobody needs them"),
         ]
@@ -130,7 +130,8 @@ class Promise:
             ),
             (
                 "Curious clients",
-                "Without the server they learn nothing beyond the common model and what is their own.",
+                "Without the server they learn nothing beyond the common model and what is their "
+                "own.",
             ),
             self._vanishing("before they send; a holder of the key until the opening of the sum"),
         ]
