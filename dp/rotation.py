@@ -2,8 +2,8 @@
 
 ``forward`` is x -> H D x / sqrt(size): D holds random signs from a public seed, H is a
 Hadamard matrix, and x is padded with zeros to the next size for which H is known here,
-m 2^k with m in {1, 12, 20}. The matrix is a Kronecker product of factors of order at most
-128, so one transform is two to four matrix products.
+m 2^k with m a product of at most two of 12 and 20. The matrix is a Kronecker product of
+factors of order at most 128, so one transform is a few matrix products.
 
 The signs are SHAKE-128 of the seed. For a vector that was fixed before the seed was drawn,
 each entry of the result is a sum of independent signs with weights of norm
@@ -30,16 +30,18 @@ SEED_SIZE: Final = 16  # bytes, at least
 BLOCK: Final = 2**15  # entries handled at once, 256 KiB of float64: stays in the cache
 # Relative L2 error of ``forward`` in float64. A product of order n errs by n^1.5 2^-53 of the
 # norm (n terms a sum [Higham 2002, sec. 3.5], and sqrt(n) between the norms of |H| and H);
-# four products of order 128 by 5793 2^-53 < 2^-40. Doubled for scaling and signs.
+# factors n of a product up to 2^28, none above 128, sum to at most 4 128^1.5 = 5793 < 2^13 there.
+# Doubled for scaling and signs.
 FLOAT64_ERROR: Final = 2.0**-39
 
 _LABEL: Final = b"dp 1 rotation signs"  # before the seed: the digest has no other use
-_ODD: Final = (1, 12, 20)
+_ODD: Final = {1: (), 12: (12,), 20: (20,), 144: (12, 12), 240: (12, 20), 400: (20, 20)}
+_ODD_PART: Final = {m // (m & -m): orders for m, orders in _ODD.items()}
 _MOST_BITS: Final = 7  # 128: three products for 2^20 entries
 
 
 def padded_size(entries: int) -> int:
-    """The least m 2^k >= ``entries`` with m in {1, 12, 20}.
+    """The least m 2^k >= ``entries`` with m a product of at most two of 12 and 20.
 
     Raises:
       BadParameter: ``entries`` is not an integer from 1 to 2^28.
@@ -135,14 +137,16 @@ def _apply(vector: Floats, *, inverse: bool) -> Floats:
 @lru_cache(maxsize=64)
 def _orders(size: int) -> tuple[int, ...]:
     """Factors of the Kronecker product, as equal as may be, each at most 128."""
-    odd = {1: 1, 3: 12, 5: 20}[size // (size & -size)]
-    bits = (size // odd).bit_length() - 1
-    first: tuple[int, ...] = ()
-    if odd > 1:
-        extra = min(bits, 3 if odd == 12 else 2)  # to 96 and 80
-        first, bits = (odd << extra,), bits - extra
+    odd = _ODD_PART[size // (size & -size)]
+    bits = (size // math.prod(odd)).bit_length() - 1
+    first = []
+    for order in odd:
+        extra = min(bits, 3 if order == 12 else 2)  # to 96 and 80
+        first.append(order << extra)
+        bits -= extra
     count = -(-bits // _MOST_BITS)
-    return first + tuple(1 << (bits // count + (i < bits % count)) for i in range(count))
+    rest = (1 << (bits // count + (i < bits % count)) for i in range(count))
+    return (*first, *rest)
 
 
 @lru_cache(maxsize=64)

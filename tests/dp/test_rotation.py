@@ -21,10 +21,40 @@ def test_every_factor_is_a_hadamard_matrix(order):
 
 
 @pytest.mark.parametrize(
-    ("entries", "size"), [(1, 1), (3, 4), (9, 12), (13, 16), (17, 20), (650, 768), (2**20, 2**20)]
+    ("entries", "size"),
+    [
+        (1, 1),
+        (3, 4),
+        (9, 12),
+        (13, 16),
+        (17, 20),
+        (130, 144),
+        (390, 400),
+        (650, 768),
+        (900, 960),
+        (2**20, 2**20),
+        (10**6, 2**20),
+        (2**28, 2**28),
+    ],
 )
 def test_padding_ends_at_the_next_known_order(entries, size):
     assert padded_size(entries) == size
+
+
+def test_padding_is_eight_percent_on_average_over_all_magnitudes():
+    lengths = np.exp(np.random.default_rng(1).uniform(np.log(16), np.log(2**24), 5000)).astype(int)
+    ratios = [padded_size(int(length)) / length for length in lengths]
+    assert np.mean(ratios) == pytest.approx(1.08, abs=0.005)
+    assert max(ratios) < 4 / 3
+
+
+@given(st.integers(1, MAX_ENTRIES))
+def test_the_factors_of_any_size_multiply_to_it_and_none_is_above_128(entries):
+    size = padded_size(entries)
+    orders = rotation._orders(size)
+    assert np.prod(orders, dtype=np.int64) == size
+    assert max(orders, default=1) <= 128
+    assert sum(n**1.5 for n in orders) < 2**13  # what FLOAT64_ERROR counts on
 
 
 @settings(deadline=None, max_examples=50)
