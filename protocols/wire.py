@@ -7,9 +7,13 @@ accidents (it stops no forger).
 """
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from protocols.errors import DecodeError, ParameterError
+
+T = TypeVar("T")
 
 SESSION_SIZE = 16  # bytes; random, so that two sessions never share a label
 HEADER_SIZE = SESSION_SIZE + 4
@@ -100,3 +104,22 @@ class Reader:
     def finish(self) -> None:
         if self._rest:
             raise DecodeError(f"{len(self._rest)} bytes left over")
+
+
+def write_map(entries: Mapping[int, T], encode: Callable[[T], bytes]) -> bytes:
+    """``u32`` count, then each client's ``u32`` number and entry, by ascending number."""
+    listed = (u32(client) + encode(entries[client]) for client in sorted(entries))
+    return u32(len(entries)) + b"".join(listed)
+
+
+def read_map(reader: Reader, read: Callable[[Reader], T]) -> dict[int, T]:
+    """Inverse of ``write_map``; ``DecodeError`` unless each client is above the last."""
+    entries: dict[int, T] = {}
+    last = -1
+    for _ in range(reader.u32()):
+        client = reader.u32()
+        if client <= last:
+            raise DecodeError(f"client {client} listed after {last}: twice, or out of order")
+        last = client
+        entries[client] = read(reader)
+    return entries

@@ -44,7 +44,6 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
     check_keys,
-    read_map,
     refuse_shared,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
@@ -62,7 +61,7 @@ from protocols.primitives.seal import seal, unseal
 from protocols.primitives.shamir import split
 from protocols.primitives.sign import VERIFY_KEY_SIZE, SigningKey, verify
 from protocols.secrets import Once, Secret
-from protocols.wire import Reader, opaque, open_checksum, seal_checksum, u32
+from protocols.wire import Reader, opaque, open_checksum, read_map, seal_checksum, u32
 
 Words: TypeAlias = NDArray[np.uint64]
 

@@ -19,9 +19,9 @@ checksum: the first 16 bytes of SHA-256 over what stands before it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,11 @@ from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.seal import OVERHEAD
 from protocols.primitives.sign import SIGNATURE_SIZE, verify
 from protocols.secrets import Secret
-from protocols.wire import Header, Reader, open_checksum, seal_checksum, u32
+from protocols.wire import Header, Reader, open_checksum, read_map, seal_checksum, u32, write_map
 
 SHARE_SIZE = SEED_SIZE  # bytes; a share is as long as the seed or key it is of
 BOX_SIZE = 2 * SHARE_SIZE + OVERHEAD  # bytes: both shares, nonce and tag
 FRAME_WORDS = 2**15  # 256 KiB: header and checksum are under 0.02% of a full frame
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +158,8 @@ class Roster:
         return _head(self) + whole + u32(len(self.entries)) + self._body()
 
     def _body(self) -> bytes:
-        return _join(self.entries, PublicKeys.to_bytes)
+        entries = sorted(self.entries.items())
+        return b"".join(u32(client) + keys.to_bytes() for client, keys in entries)
 
     def _hash(self) -> bytes:
         return hashlib.sha256(self._body()).digest()
@@ -207,7 +206,7 @@ class SealedShares:
     boxes: dict[ClientId, bytes] = field(repr=False)
 
     def to_bytes(self) -> bytes:
-        body = u32(self.sender) + u32(len(self.boxes)) + _join(self.boxes, bytes)
+        body = u32(self.sender) + write_map(self.boxes, bytes)
         return seal_checksum(_head(self) + body)
 
     @classmethod
@@ -249,7 +248,7 @@ class ShareBoxes:
     boxes: dict[ClientId, bytes] = field(repr=False)
 
     def to_bytes(self) -> bytes:
-        body = u32(self.recipient) + u32(len(self.boxes)) + _join(self.boxes, bytes)
+        body = u32(self.recipient) + write_map(self.boxes, bytes)
         return _head(self) + body
 
     @classmethod
@@ -402,7 +401,7 @@ class Signatures:
     signatures: dict[ClientId, bytes]
 
     def to_bytes(self) -> bytes:
-        return _head(self) + u32(len(self.signatures)) + _join(self.signatures, bytes)
+        return _head(self) + write_map(self.signatures, bytes)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
@@ -440,7 +439,7 @@ class Reveal:
     shares: dict[ClientId, Secret] = field(repr=False)
 
     def to_bytes(self) -> bytes:
-        body = u32(self.sender) + u32(len(self.shares)) + _join(self.shares, Secret.expose)
+        body = u32(self.sender) + write_map(self.shares, Secret.expose)
         return seal_checksum(_head(self) + body)
 
     @classmethod
@@ -499,20 +498,3 @@ def _open(kind: int, data: bytes | memoryview, expect: Header) -> Reader:
     reader = Reader(data)
     reader.expect(kind, expect)
     return reader
-
-
-def _join(entries: dict[ClientId, T], encode: Callable[[T], bytes]) -> bytes:
-    return b"".join(u32(client) + encode(entries[client]) for client in sorted(entries))
-
-
-def read_map(reader: Reader, read: Callable[[Reader], T]) -> dict[ClientId, T]:
-    """Entries that are counted first; ``DecodeError`` unless each client is above the last."""
-    entries: dict[ClientId, T] = {}
-    last = -1
-    for _ in range(reader.u32()):
-        client = reader.u32()
-        if client <= last:
-            raise DecodeError(f"client {client} listed after {last}: twice, or out of order")
-        last = client
-        entries[client] = read(reader)
-    return entries

@@ -59,7 +59,6 @@ from protocols.ckks.messages import (
     ShareBoxes,
     SharedSum,
     alive_bytes,
-    read_map,
     split,
 )
 from protocols.ckks.noise import from_seed
@@ -76,7 +75,7 @@ from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
 from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.seal import seal, unseal
 from protocols.secrets import Once, Secret
-from protocols.wire import Reader, open_checksum, seal_checksum, u32
+from protocols.wire import Reader, open_checksum, read_map, seal_checksum, u32
 
 ALIVE_STAGE = 1  # in a burn store: a session's alive holders,
 PARTIAL_STAGE = 2  # a round's request to a holder,

@@ -19,9 +19,9 @@ before it: a request that was damaged on its way would else be burnt.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, TypeAlias, TypeVar
+from typing import ClassVar, Self, TypeAlias
 
 from protocols.ckks import residues
 from protocols.ckks.params import DIGEST_SIZE, Params
@@ -30,14 +30,12 @@ from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.seal import OVERHEAD
 from protocols.secrets import Secret
-from protocols.wire import Header, Reader, open_checksum, seal_checksum, u32
+from protocols.wire import Header, Reader, open_checksum, read_map, seal_checksum, u32, write_map
 
 ClientId: TypeAlias = int
 SHARE_SIZE = SEED_SIZE  # bytes; a share is as long as the seed it is of
 BOX_SIZE = SHARE_SIZE + OVERHEAD  # bytes: a share, nonce and tag
 BLIND_SIZE = 32  # bytes: what hides a committed public share
-
-T = TypeVar("T")
 
 
 def share_size(params: Params) -> int:
@@ -129,11 +127,11 @@ class Roster:
     entries: Mapping[ClientId, Entry]
 
     def to_bytes(self) -> bytes:
-        return seal_checksum(_head(self) + _map(self.entries, Entry.to_bytes))
+        return seal_checksum(_head(self) + write_map(self.entries, Entry.to_bytes))
 
     def digest(self) -> bytes:
         """SHA-256 of the entries: it enters the labels of boxes."""
-        return hashlib.sha256(_map(self.entries, Entry.to_bytes)).digest()
+        return hashlib.sha256(write_map(self.entries, Entry.to_bytes)).digest()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
@@ -175,7 +173,7 @@ class Opening:
     boxes: Mapping[ClientId, bytes] = field(repr=False)
 
     def to_bytes(self) -> bytes:
-        body = u32(self.sender) + self.blind + self.share + _map(self.boxes, bytes)
+        body = u32(self.sender) + self.blind + self.share + write_map(self.boxes, bytes)
         return seal_checksum(_head(self) + body)
 
     @classmethod
@@ -220,7 +218,7 @@ class ShareBoxes:
     boxes: Mapping[ClientId, bytes] = field(repr=False)
 
     def to_bytes(self) -> bytes:
-        return seal_checksum(_head(self) + u32(self.recipient) + _map(self.boxes, bytes))
+        return seal_checksum(_head(self) + u32(self.recipient) + write_map(self.boxes, bytes))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
@@ -282,11 +280,11 @@ class Openings:
     entries: Mapping[ClientId, Opened] = field(repr=False)
 
     def to_bytes(self) -> bytes:
-        return seal_checksum(_head(self) + _map(self.entries, Opened.to_bytes))
+        return seal_checksum(_head(self) + write_map(self.entries, Opened.to_bytes))
 
     def digest(self) -> bytes:
         """SHA-256 of the entries: the name of the collective key."""
-        return hashlib.sha256(_map(self.entries, Opened.to_bytes)).digest()
+        return hashlib.sha256(write_map(self.entries, Opened.to_bytes)).digest()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, expect: Header, params: Params) -> Self:
@@ -369,7 +367,7 @@ class SharedSum:
     ciphertexts: bytes = field(repr=False)
 
     def to_bytes(self) -> bytes:
-        body = self.context + _map(self.summands, bytes) + self.ciphertexts
+        body = self.context + write_map(self.summands, bytes) + self.ciphertexts
         return seal_checksum(_head(self) + body)
 
     @classmethod
@@ -413,7 +411,7 @@ class Request:
     seconds: bytes = field(repr=False)
 
     def to_bytes(self) -> bytes:
-        summands = _map(self.summands, bytes)
+        summands = write_map(self.summands, bytes)
         return seal_checksum(
             _head(self) + self.context + alive_bytes(self.alive) + summands + self.seconds
         )
@@ -459,7 +457,7 @@ class Partial:
     shares: Mapping[ClientId, Secret] = field(repr=False)
 
     def to_bytes(self) -> bytes:
-        body = u32(self.sender) + self.parts + _map(self.shares, Secret.expose)
+        body = u32(self.sender) + self.parts + write_map(self.shares, Secret.expose)
         return seal_checksum(_head(self) + body)
 
     @classmethod
@@ -499,21 +497,3 @@ def _open(kind: int, data: bytes, expect: Header) -> Reader:
 def _expect(context: bytes, reader: Reader, what: str) -> None:
     if reader.view(DIGEST_SIZE) != context:
         raise DecodeError(f"{what} under another context: parameters, public inputs or key differ")
-
-
-def _map(entries: Mapping[ClientId, T], encode: Callable[[T], bytes]) -> bytes:
-    listed = b"".join(u32(party) + encode(entries[party]) for party in sorted(entries))
-    return u32(len(entries)) + listed
-
-
-def read_map(reader: Reader, read: Callable[[Reader], T]) -> dict[ClientId, T]:
-    """Entries that are counted first; ``DecodeError`` unless each party is above the last."""
-    entries: dict[ClientId, T] = {}
-    last = -1
-    for _ in range(reader.u32()):
-        party = reader.u32()
-        if party <= last:
-            raise DecodeError(f"party {party} listed after {last}: twice, or out of order")
-        last = party
-        entries[party] = read(reader)
-    return entries
