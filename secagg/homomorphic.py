@@ -35,7 +35,7 @@ from secagg.stages import UNSIGNED, Attendance, Costs, Stage, StageCost, clock, 
 
 if TYPE_CHECKING:
     from protocols import ckks
-    from protocols.ckks.keys import CollectiveKey, SharedKey
+    from protocols.ckks.keys import Chunks, CollectiveKey, SharedKey
     from protocols.ckks.server import CollectUploads
 
 CKKS: Final = ("ckks", "threshold-ckks")
@@ -60,6 +60,12 @@ class RealOutcome:
         return layout.decode_reals(self.reals)
 
 
+def require(protocol: str) -> None:
+    """Raise ``MissingExtraError`` if ``protocol`` needs tenseal and it is not installed."""
+    if protocol in CKKS and find_spec("tenseal") is None:
+        raise MissingExtraError(f"protocol {protocol} needs tenseal: pip install 'secagg[ckks]'")
+
+
 def run_ckks(
     protocol: str,
     layout: Layout,
@@ -72,6 +78,7 @@ def run_ckks(
     holders: int = HOLDERS,
     flooding: int = FLOODING,
     precision: float = PRECISION,
+    chunks: "Chunks | None" = None,
 ) -> RealOutcome:
     """Carry a round of ``protocols.ckks`` from keys to the sum.
 
@@ -83,15 +90,17 @@ def run_ckks(
       public: SHA-256 over whatever is public beside the layout.
       holders: of a threshold key; the first ones that are there.
       flooding, precision: as in ``protocols.ckks.plan``.
+      chunks: another way to work through the chunks of a vector, such as ``pool.map``; it
+        sees the keys, and seconds are then those of the clock on the wall.
 
     Raises:
       TooFewSurvivors: nothing was opened.
       ParameterError: no parameters are precise enough.
       MissingExtraError: tenseal is not installed.
     """
-    if find_spec("tenseal") is None:
-        raise MissingExtraError(f"protocol {protocol} needs tenseal: pip install 'secagg[ckks]'")
+    require(protocol)
     from protocols import ckks
+    from protocols.ckks.keys import in_turn
 
     present = Attendance(inputs, dropouts)
     shared = protocol == CKKS[0]
@@ -108,7 +117,7 @@ def run_ckks(
     agreement = ckks.Agreement(params=params, session=system(SESSION_SIZE), public=public)
     costs: Costs = {stage: StageCost() for stage in UNSIGNED}
     run = _shared if shared else _threshold
-    reals, survivors = run(agreement, inputs, present, costs)
+    reals, survivors = run(agreement, inputs, present, costs, chunks or in_turn)
     return RealOutcome(reals=reals, survivors=survivors, costs=costs)
 
 
@@ -117,6 +126,7 @@ def _shared(
     inputs: Mapping[ClientId, RealInput],
     present: Attendance,
     costs: Costs,
+    chunks: "Chunks",
 ) -> tuple[Reals, tuple[ClientId, ...]]:
     from protocols.ckks import client as parties
     from protocols.ckks.keys import SharedKey
@@ -124,7 +134,7 @@ def _shared(
 
     key = SharedKey(agreement, Secret(system(SEED_SIZE)))
     uploads = CollectUploads(agreement, key.digest, inputs)
-    digests = _upload(agreement, key, uploads, inputs, present, costs)
+    digests = _upload(agreement, key, uploads, inputs, present, costs, chunks)
     cost = costs[Stage.REVEAL]
     with clock(cost, "server_seconds"):
         message = uploads.close_shared()
@@ -132,7 +142,13 @@ def _shared(
     for client in present(Stage.REVEAL):
         with clock(cost, "client_seconds"):
             opened = parties.open_sum(
-                agreement, client, key, message, burn=MemoryBurn(), sent=digests[client]
+                agreement,
+                client,
+                key,
+                message,
+                burn=MemoryBurn(),
+                sent=digests[client],
+                chunks=chunks,
             )
         send(cost, answering=message)
         break  # every client opens it to the same numbers: one of them is measured
@@ -147,6 +163,7 @@ def _threshold(
     inputs: Mapping[ClientId, RealInput],
     present: Attendance,
     costs: Costs,
+    chunks: "Chunks",
 ) -> tuple[Reals, tuple[ClientId, ...]]:
     from protocols.ckks import client as parties
     from protocols.ckks.keys import CollectiveKey
@@ -187,7 +204,7 @@ def _threshold(
     uploads = CollectUploads(agreement, key, inputs)
     with clock(costs[Stage.MASK], "client_seconds"):
         public = CollectiveKey.from_bytes(agreement, opened)
-    _upload(agreement, public, uploads, inputs, present, costs, answering=opened)
+    _upload(agreement, public, uploads, inputs, present, costs, chunks, answering=opened)
 
     cost = costs[Stage.REVEAL]
     alive = [holder for holder in present(Stage.REVEAL) if holder in waiting]
@@ -195,12 +212,12 @@ def _threshold(
         request, partials = uploads.close_threshold(alive)
     for holder in alive:
         with clock(cost, "client_seconds"):
-            message, _ = waiting[holder].on_request(agreement, request)
+            message, _ = waiting[holder].on_request(agreement, request, chunks=chunks)
         send(cost, message, answering=request)
         with clock(cost, "server_seconds"):
             partials.receive(message)
     with clock(cost, "server_seconds"):
-        total = partials.close()
+        total = partials.close(chunks=chunks)
     return total.values, total.survivors
 
 
@@ -211,6 +228,7 @@ def _upload(
     inputs: Mapping[ClientId, RealInput],
     present: Attendance,
     costs: Costs,
+    chunks: "Chunks",
     answering: bytes = b"",
 ) -> dict[ClientId, bytes]:
     """Every client's ciphertexts into the sum; what each of them will know its upload by."""
@@ -221,7 +239,7 @@ def _upload(
         given = inputs[client]
         reals = given() if callable(given) else given
         with clock(cost, "client_seconds"):
-            upload = encrypt(agreement, client, key, reals)
+            upload = encrypt(agreement, client, key, reals, chunks=chunks)
             frames = list(upload)
         digests[client] = upload.digest
         send(cost, *frames, answering=answering)

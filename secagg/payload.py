@@ -262,9 +262,8 @@ class Layout:
     ) -> NDArray[np.float64]:
         """One client's vector for a protocol that sums reals: float64[reals] in [-1, 1].
 
-        Entries are clamped to the codec's clip and weighted, and nothing is rounded. Otherwise as
-        :meth:`encode`; an entry of a ``Noised`` segment outside its bits is refused, which
-        happens no more often than that a sum wraps.
+        Entries are clamped to the codec's clip and weighted, and nothing is rounded. Those of a
+        ``Noised`` segment wrap at its bits. Otherwise as :meth:`encode`.
         """
         self._check(values, weight)
         parts = []
@@ -279,9 +278,10 @@ class Layout:
                 integers = np.empty(segment.entries, np.int64)
                 if segment.entries:
                     codec.encoder(vector, name=segment.name)(slice(None), integers)
+                if isinstance(codec, Noised):
+                    integers <<= 64 - codec.bits
+                    integers >>= 64 - codec.bits
                 np.divide(integers, self._one(codec), out=part)
-                if np.abs(part).max(initial=0) > 1:
-                    raise InputError(f"{segment.name!r} has a noised entry outside its bits")
             if segment.weighted:
                 part *= weight / self.max_weight
             parts.append(part)
@@ -290,8 +290,9 @@ class Layout:
     def decode_reals(self, total: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """The totals in a sum of such vectors, by name: float64, as approximate as the sum is.
 
-        Integers of a ``Count`` or ``Noised`` segment come back as the nearest int64: exact as long
-        as the sum's error is below half a unit, 1 / (2 maximum) or 2^-bits.
+        Integers of a ``Count`` or ``Noised`` segment come back as the nearest int64, the latter
+        wrapped at their bits: exact as long as the sum's error is below half a unit,
+        1 / (2 maximum) or 2^-bits.
 
         Raises:
           InputError: ``total`` is not finite float64[reals].
@@ -309,7 +310,10 @@ class Layout:
                 totals[segment.name] = part * scale
             else:
                 scale = self._one(segment.codec) * (self.max_weight if segment.weighted else 1)
-                totals[segment.name] = np.rint(part * scale).astype(np.int64)
+                nearest = np.rint(part * scale)
+                if isinstance(segment.codec, Noised):
+                    nearest -= 2 * scale * np.floor((nearest + scale) / (2 * scale))
+                totals[segment.name] = nearest.astype(np.int64)
         return totals
 
     @staticmethod

@@ -29,7 +29,7 @@ from protocols.errors import TooFewSurvivors
 from protocols.wire import SESSION_SIZE
 from secagg.data import Federation, federate, simulated_dropouts
 from secagg.errors import ConfigError, RunError
-from secagg.homomorphic import CKKS, RealOutcome, run_ckks
+from secagg.homomorphic import CKKS, RealOutcome, require, run_ckks
 from secagg.modes import Mode, judge, mode
 from secagg.reports.audit import audit
 from secagg.reports.audit_page import page
@@ -69,6 +69,7 @@ class Training:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self.config = config = TrainingConfig.parse(folder.config)
+        require(config.protocol)
         records, tensors = folder.load()
         self.done = len(records)
         self._federation = _federation(config)
@@ -87,9 +88,11 @@ class Training:
         """A new run in the folder ``out``.
 
         Raises:
-          ConfigError, PrivacyError: the settings cannot be kept. Nothing was written.
+          ConfigError, PrivacyError, MissingExtraError: the settings cannot be kept. Nothing was
+            written.
           RunError: ``out`` is no new or empty folder, or cannot be written.
         """
+        require(config.protocol)
         federation = _federation(config)
         mode(config, federation, _new_model(federation, config.seed))  # refuses what cannot be kept
         folder = RunFolder.create(out, config.as_dict(), versions=_versions(), overwrite=overwrite)

@@ -329,21 +329,26 @@ def _chunk_size(ring: Ring, model: Model) -> int:
     return SEED_SIZE + packed if model is Model.SHARED_KEY else 2 * packed
 
 
-def _rings(model: Model) -> Iterator[Ring]:
-    """Those within the table, the shortest upload an entry first, then the smallest degree."""
-    found: list[tuple[float, int, tuple[int, ...], int]] = []
+def _rings(model: Model, entries: int) -> Iterator[Ring]:
+    """Those within the table, the shortest upload first, then the least work."""
+    found: list[tuple[int, int, int, tuple[int, ...], int]] = []
     for degree in DEGREES:
         low = degree.bit_length() + 6  # smaller primes are few
-        seed = 8 * SEED_SIZE / degree if model is Model.SHARED_KEY else 0
+
+        def upload(bits: int, degree: int = degree) -> int:
+            polynomial = degree * bits // 8
+            chunk = SEED_SIZE + polynomial if model is Model.SHARED_KEY else 2 * polynomial
+            return -(-entries // degree) * chunk
+
         for bits in range(low, MAX_BITS[degree] + 1):
             if bits <= MAX_PRIME_BITS:
-                found.append((bits + seed, degree, (bits,), 0))
+                found.append((upload(bits), degree, 1, (bits,), 0))
             halves = (bits - bits // 2, bits // 2)
             if low <= halves[1] <= halves[0] <= MAX_PRIME_BITS and (
                 bits + SPECIAL_BITS <= MAX_BITS[degree]
             ):
-                found.append((bits + seed, degree, halves, SPECIAL_BITS))
-    for _, degree, sizes, special in sorted(found):
+                found.append((upload(bits), degree, 2, halves, SPECIAL_BITS))
+    for _, degree, _, sizes, special in sorted(found):
         yield Ring(degree=degree, prime_bits=sizes, special_bits=special)
 
 
@@ -376,7 +381,7 @@ def plan(
     majority_of = majority(holders, bad) if model is Model.THRESHOLD else 0
     best: Params | None = None
     refusal = ParameterError("no ring")
-    for ring in _rings(model):
+    for ring in _rings(model, entries):
         try:
             draft = Params(
                 model=model,

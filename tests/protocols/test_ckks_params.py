@@ -372,6 +372,12 @@ def test_the_planner_finds_the_threshold_setting() -> None:
     assert found == THRESHOLD
 
 
+def test_the_planner_counts_whole_chunks_and_of_equal_uploads_takes_the_least_work() -> None:
+    found = plan(model=Model.SHARED_KEY, clients=10, entries=10**6, clip=1.0, precision=2.0**-14)
+    # Degree 16384 saves seeds and fills its last chunk with zeros; 30 + 30 bits are one prime more.
+    assert found.ring == Ring(degree=4096, prime_bits=(60,))
+
+
 def test_more_precision_never_costs_fewer_bytes() -> None:
     sizes = [
         plan(model=Model.SHARED_KEY, clients=100, entries=10**6, clip=1.0, precision=2.0**-bits)

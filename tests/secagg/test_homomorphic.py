@@ -1,0 +1,450 @@
+"""Rounds under CKKS through ``aggregate`` and ``secagg train``.
+
+An error passes the 2**-14 for which rounds are planned once in a few short vectors: that is
+the largest to *expect*. TOLERANCE is four times it, more than seven deviations.
+"""
+
+import json
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import secagg
+from dp.statement import Statement
+from protocols.bonawitz import Rates
+from protocols.ckks import Model, plan
+from protocols.errors import LocalProtocolError, ParameterError, TooFewSurvivors
+from secagg import (
+    Count,
+    FixedPoint,
+    InputError,
+    Layout,
+    Noised,
+    Segment,
+    Stage,
+    aggregate,
+    cli,
+    homomorphic,
+    rounds,
+    training,
+)
+from secagg.errors import MissingExtraError
+from secagg.homomorphic import CKKS, FLOODING, HOLDERS, PRECISION, run_ckks
+from secagg.settings import TrainingConfig
+from secagg.stages import UNSIGNED
+
+SHARED, THRESHOLD = CKKS
+TOLERANCE = 4 * PRECISION  # of the mean, in the unit of the clip
+HEAD, CHECKSUM = 1 + 16 + 4, 16  # bytes around the body of every message
+
+both = pytest.mark.parametrize("protocol", CKKS)
+
+
+# --- the sum ---
+
+
+@both
+@pytest.mark.parametrize("stage", UNSIGNED)
+def test_the_sum_is_that_of_plain_whatever_the_stage_at_which_a_client_vanishes(
+    protocol: str, stage: Stage
+) -> None:
+    """The last client; the fifth holder of a threshold key is another from "mask" on."""
+    updates = np.random.default_rng(1).uniform(-1, 1, (6, 3))
+    gone = {5: stage}
+    found = aggregate(list(updates), protocol=protocol, dropouts=gone)
+    plain = aggregate(list(updates), protocol="plain", dropouts=gone)
+    assert found.survivors == plain.survivors == tuple(range(6 if stage is Stage.REVEAL else 5))
+    assert found.weight == plain.weight
+    truth = updates[list(found.survivors)].sum(axis=0)
+    np.testing.assert_allclose(found.sum, truth, atol=6 * TOLERANCE)
+    np.testing.assert_allclose(found.sum, plain.sum, atol=6 * (TOLERANCE + 2**-15))
+
+
+@both
+def test_weights_names_and_clips_come_out_as_under_plain(protocol: str) -> None:
+    generator = np.random.default_rng(2)
+    updates = [
+        {"update": generator.uniform(-2, 2, (2, 3)), "loss": float(generator.uniform(0, 8))}
+        for _ in range(5)
+    ]
+    weights = [1, 7, 0, 3, 20]
+    codec = {"update": FixedPoint(clip=1.0, bits=20), "loss": FixedPoint(clip=8.0, bits=20)}
+    found, plain = (
+        aggregate(updates, weights=weights, codec=codec, protocol=name, dropouts={3: "mask"})
+        for name in (protocol, "plain")
+    )
+    assert found.weight == plain.weight == 28
+    assert found.survivors == plain.survivors == (0, 1, 2, 4)
+    assert found.mean["update"].shape == (2, 3)
+    # What is planned for is the mean of 5 at the largest weight.
+    off = TOLERANCE * 5 * max(weights) / found.weight
+    np.testing.assert_allclose(found.mean["update"], plain.mean["update"], atol=off + 1e-5)
+    assert found.mean["loss"] == pytest.approx(plain.mean["loss"], abs=8 * off + 1e-4)
+
+
+def test_a_holder_lost_before_the_opening_costs_nothing_and_a_second_one_the_sum() -> None:
+    updates = [[0.5], [0.25], [0.125], [-1.0], [1.0], [0.75]]
+    lost = aggregate(updates, protocol=THRESHOLD, dropouts={1: "reveal"})
+    assert lost.survivors == tuple(range(6))
+    assert lost.sum == pytest.approx([1.625], abs=6 * TOLERANCE)
+    silent = aggregate(updates, protocol=THRESHOLD, dropouts={1: "mask"})
+    assert silent.survivors == (0, 2, 3, 4, 5)
+    assert silent.sum == pytest.approx([1.375], abs=6 * TOLERANCE)
+    with pytest.raises(TooFewSurvivors, match="3 holders left, 4 needed"):
+        aggregate(updates, protocol=THRESHOLD, dropouts={1: "mask", 2: "reveal"})
+
+
+def test_a_holder_lost_before_its_part_is_made_is_replaced_if_there_is_another() -> None:
+    gone = {0: Stage.SHARE}
+    assert aggregate([[0.5]] * 6, protocol=THRESHOLD, dropouts=gone).survivors == (1, 2, 3, 4, 5)
+    with pytest.raises(TooFewSurvivors, match="4 clients are there to make a key of 5"):
+        aggregate([[0.5]] * 5, protocol=THRESHOLD, dropouts=gone)
+
+
+@both
+def test_below_the_minimum_survivors_nothing_is_opened(protocol: str) -> None:
+    gone = dict.fromkeys((5, 6, 7), "mask")
+    with pytest.raises(TooFewSurvivors, match=r"5 clients left .* 6 needed; nothing was opened"):
+        aggregate([[0.5]] * 8, protocol=protocol, minimum_survivors=6, dropouts=gone)
+
+
+def test_under_a_shared_key_somebody_must_be_left_to_open() -> None:
+    with pytest.raises(TooFewSurvivors, match="no client is left"):
+        aggregate([[0.5]] * 2, protocol=SHARED, dropouts={0: "reveal", 1: "reveal"})
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_small_round_gives_the_survivors_sum_or_says_who_is_missing(
+    data: st.DataObject,
+) -> None:
+    protocol = data.draw(st.sampled_from(CKKS))
+    clients, entries = data.draw(st.integers(2, 6)), data.draw(st.integers(1, 8))
+    minimum = data.draw(st.integers(2, clients))
+    gone = data.draw(st.dictionaries(st.integers(0, clients - 1), st.sampled_from(UNSIGNED)))
+    seed = data.draw(st.integers(0, 2**32))
+    reals = np.random.default_rng(seed).uniform(-1, 1, (clients, entries))
+    layout = Layout(
+        segments=(Segment(name="x", entries=entries, codec=FixedPoint(clip=1.0)),), clients=clients
+    )
+    precision = 2.0**-4  # of the mean: a small ring is enough
+
+    def left(*stages: Stage) -> list[int]:
+        return [client for client in range(clients) if gone.get(client) not in stages]
+
+    senders = left(Stage.ADVERTISE, Stage.SHARE, Stage.MASK)
+    holders = min(HOLDERS, clients)
+    committee = left(Stage.ADVERTISE, Stage.SHARE)[:holders]
+    openers = left(*UNSIGNED)
+    enough = len(senders) >= minimum
+    if protocol == SHARED:
+        enough &= bool(openers)
+    else:
+        enough &= len(committee) == holders
+        threshold = (holders + holders // 3) // 2 + 1
+        enough &= len(set(committee) & set(openers)) >= threshold
+
+    def carry() -> homomorphic.RealOutcome:
+        return run_ckks(
+            protocol,
+            layout,
+            dict(enumerate(reals)),
+            gone,
+            clients=clients,
+            minimum_survivors=minimum,
+            public=bytes(32),
+            flooding=30,
+            precision=precision,
+        )
+
+    if not enough:
+        with pytest.raises(TooFewSurvivors):
+            carry()
+        return
+    outcome = carry()
+    assert outcome.survivors == tuple(senders)
+    np.testing.assert_allclose(
+        outcome.reals, reals[senders].sum(axis=0), atol=8 * clients * precision
+    )
+
+
+def test_chunks_may_be_worked_on_elsewhere() -> None:
+    seen = []
+
+    def counting(work: Callable[[Any], Any], chunks: Any) -> list[Any]:
+        done = [work(chunk) for chunk in chunks]
+        seen.append(len(done))
+        return done
+
+    layout = Layout(
+        segments=(Segment(name="x", entries=5000, codec=FixedPoint(clip=1.0)),), clients=5
+    )
+    inputs = dict.fromkeys(range(5), np.full(5000, 0.25))
+    for protocol in CKKS:
+        outcome = run_ckks(
+            protocol,
+            layout,
+            inputs,
+            {1: Stage.REVEAL},
+            clients=5,
+            minimum_survivors=3,
+            public=bytes(32),
+            chunks=counting,
+        )
+        np.testing.assert_allclose(outcome.reals, 1.25, atol=5 * TOLERANCE)
+    # One upload a client; then one opening, or four partials and the part of a rebuilt key.
+    assert seen == [2] * (5 + 1) + [2] * (5 + 4 + 1)
+
+
+# --- integers ---
+
+
+def noised(bits: int, clients: int = 4, entries: int = 2000) -> tuple[Any, np.ndarray]:
+    limit = 2 ** (bits - 1)
+    shares = np.random.default_rng(bits).integers(-limit, limit, (clients, entries)) // clients
+    return list(shares), shares.sum(axis=0)
+
+
+@both
+def test_noised_integers_are_exact_while_the_sums_error_is_below_half_a_unit(
+    protocol: str,
+) -> None:
+    """clients x error < 2**-bits; above it they are off by what the error says, not more."""
+    exact, clients = 9, 4
+    assert clients * TOLERANCE < 2.0**-exact
+    shares, total = noised(exact)
+    found = aggregate(shares, codec=Noised(bits=exact), protocol=protocol)
+    np.testing.assert_array_equal(found.sum, total)
+
+    shares, total = noised(24)
+    found = aggregate(shares, codec=Noised(bits=24), protocol=protocol)
+    off = np.abs(found.sum - total)
+    assert 0 < off.max() <= clients * TOLERANCE * 2**23
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    bits=st.integers(2, 40),
+    share=st.floats(-1, 1),
+    error=st.floats(-0.499, 0.499),
+)
+def test_integers_decode_to_the_nearest(bits: int, share: float, error: float) -> None:
+    one = 2 ** (bits - 1)
+    integer = int(share * (one - 1))
+    layout = Layout(
+        segments=(
+            Segment(name="noised", entries=1, codec=Noised(bits=bits)),
+            Segment(name="count", entries=1, codec=Count(maximum=one)),
+        ),
+        clients=2,
+    )
+    values = {"noised": np.array([integer]), "count": np.array([abs(integer)])}
+    total = layout.encode_reals(values) + error / one
+    decoded = layout.decode_reals(total)
+    assert decoded["noised"].tolist() == [integer]
+    assert decoded["count"].tolist() == [abs(integer)]
+
+
+@both
+def test_a_weight_beside_noised_integers_is_refused_here_too(protocol: str) -> None:
+    with pytest.raises(InputError, match="release of their own"):
+        aggregate(noised(9)[0], codec=Noised(bits=9), weights=[1, 2, 3, 4], protocol=protocol)
+
+
+# --- what is refused ---
+
+
+@both
+@pytest.mark.parametrize(
+    "options", [{"threshold": 2}, {"rates": Rates(corrupt=0.1, dropout=0.1)}, {"active": True}]
+)
+def test_what_only_masks_have_is_refused(protocol: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"for bonawitz, not for {protocol}"):
+        aggregate([[0.5]] * 3, protocol=protocol, **options)
+
+
+@both
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch, protocol: str, value: float
+) -> None:
+    begun = []
+    monkeypatch.setattr(rounds, "run_ckks", lambda *_, **__: begun.append(True))
+    with pytest.raises(InputError, match=f"{value} at entry 1"):
+        aggregate([[0.5, 0.5], [0.5, value]], protocol=protocol)
+    assert not begun
+
+
+@both
+@pytest.mark.parametrize("value", [float("nan"), 1.5])
+def test_a_client_with_a_wrong_vector_sends_no_frame(
+    monkeypatch: pytest.MonkeyPatch, protocol: str, value: float
+) -> None:
+    stages = []
+    sent = homomorphic.send
+    monkeypatch.setattr(
+        homomorphic, "send", lambda cost, *m, **more: (stages.append(m), sent(cost, *m, **more))
+    )
+    layout = Layout(segments=(Segment(name="x", entries=2, codec=FixedPoint(clip=1.0)),), clients=2)
+    with pytest.raises(LocalProtocolError, match=r"above the clip 1\.0, or not"):
+        run_ckks(
+            protocol,
+            layout,
+            {0: np.array([0.5, value]), 1: np.zeros(2)},
+            clients=2,
+            minimum_survivors=2,
+            public=bytes(32),
+        )
+    assert len(stages) == (0 if protocol == SHARED else 4)  # two holders' keys, and no upload
+
+
+@both
+def test_a_precision_that_no_parameters_have_is_refused(protocol: str) -> None:
+    layout = Layout(segments=(Segment(name="x", entries=2, codec=FixedPoint(clip=1.0)),), clients=2)
+    with pytest.raises(ParameterError, match="no parameters reach"):
+        run_ckks(
+            protocol,
+            layout,
+            dict.fromkeys(range(2), np.zeros(2)),
+            clients=2,
+            minimum_survivors=2,
+            public=bytes(32),
+            precision=2.0**-60,
+        )
+
+
+# --- what is sent ---
+
+
+@both
+def test_a_client_sends_the_predicted_ciphertexts_and_their_frames(protocol: str) -> None:
+    clients, entries = 7, 10_000
+    shared = protocol == SHARED
+    params = plan(
+        model=Model.SHARED_KEY if shared else Model.THRESHOLD,
+        clients=clients,
+        entries=entries,
+        clip=1.0,
+        precision=PRECISION,
+        flooding=FLOODING,
+        holders=0 if shared else HOLDERS,
+        minimum_survivors=4,
+    )
+    costs = aggregate(
+        [np.zeros(entries)] * clients, protocol=protocol, dropouts={1: "reveal"}
+    ).costs
+    frame = HEAD + 4 + 4 + 32 + CHECKSUM
+    assert params.chunks == -(-entries // params.ring.degree) > 1
+    assert costs[Stage.MASK].bytes_up == params.vector_size + params.chunks * frame
+    summands = 4 + clients * (4 + 32)
+    if shared:
+        chunk = 2 * params.partial_size // params.chunks
+        assert costs[Stage.REVEAL].bytes_up == 0
+        assert costs[Stage.REVEAL].bytes_down == (
+            HEAD + 32 + summands + params.chunks * chunk + CHECKSUM
+        )
+        assert costs[Stage.ADVERTISE].bytes_up == costs[Stage.SHARE].bytes_up == 0
+        return
+    alive, lost = HOLDERS - 1, 1
+    assert costs[Stage.ADVERTISE].bytes_up == HEAD + 4 + 32 + 32 + CHECKSUM
+    assert costs[Stage.REVEAL].bytes_down == (
+        HEAD + 32 + 4 + 4 * alive + summands + params.partial_size + CHECKSUM
+    )
+    assert costs[Stage.REVEAL].bytes_up == (
+        HEAD + 4 + params.partial_size + 4 + lost * (4 + 32) + CHECKSUM
+    )
+
+
+# --- without tenseal ---
+
+
+@both
+def test_without_tenseal_there_is_one_clear_error_and_nothing_is_begun(
+    protocol: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(homomorphic, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'secagg\[ckks\]'"):
+        aggregate([[0.5]] * 3, protocol=protocol)
+    assert aggregate([[0.5]] * 3).weight == 3
+    arguments = ["secagg", "train", "--protocol", protocol, "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "")
+    assert err == f"secagg: protocol {protocol} needs tenseal: pip install 'secagg[ckks]'\n"
+    assert not (tmp_path / "run").exists()
+
+
+# --- secagg train ---
+
+
+def books(path: Path) -> tuple[float, Statement]:
+    """The delta of the ledger's budget, and what was stated last."""
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("select body from records order by seq")
+        records = [json.loads(body) for (body,) in rows]
+    said = [record["statement"] for record in records if record["action"] == "state"]
+    return records[0]["budget"]["delta"], Statement.from_json(said[-1])
+
+
+def test_a_training_without_privacy_learns_as_under_plain(tmp_path: Path) -> None:
+    weights = {}
+    for protocol in (*CKKS, "plain"):
+        config = TrainingConfig(
+            clients=5, rounds=2, dropout=0.0, privacy="none", protocol=protocol, seed=3
+        )
+        run = training.Training.start(config, tmp_path / protocol)
+        assert [record["survivors"] for record in run] == [5, 5]
+        weights[protocol] = run.model.weight.detach().numpy()
+    assert np.abs(weights["plain"]).max() > 0.01
+    for protocol in CKKS:
+        np.testing.assert_allclose(weights[protocol], weights["plain"], atol=0.01)
+
+
+@both
+def test_a_private_training_is_resumed_and_counts_its_flooding(
+    protocol: str, tmp_path: Path
+) -> None:
+    config = TrainingConfig(clients=5, rounds=2, dropout=0.0, protocol=protocol)
+    next(iter(training.Training.start(config, tmp_path / "run")))  # and the process ends here
+    (record,) = training.Training.resume(tmp_path / "run")
+    assert (record["round"], record["survivors"]) == (2, 5)
+    assert 0 < record["epsilon"] <= config.epsilon
+
+    delta, said = books(tmp_path / "run" / "ledger.sqlite")
+    assert said.flooding_bits == FLOODING
+    whole = said.delta(delta, rounds=2, steps=2)
+    assert whole.flooding == pytest.approx(2 * 2**-20 / 6.9)
+    assert delta < whole.total <= config.delta
+
+
+def test_the_command_takes_the_protocol(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    small = ["--clients", "3", "--rounds", "1", "--dropout", "0", "--json"]
+    out = ["--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["secagg", "train", "--protocol", THRESHOLD, *small, *out])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    final = json.loads(capsys.readouterr().out)
+    assert stop.value.code == 0
+    assert (final["rounds"], final["survivors_min"]) == (1, 3)
+    assert final["delta"] == TrainingConfig().delta
+
+
+def test_flooding_that_would_use_up_delta_is_refused_before_a_round(tmp_path: Path) -> None:
+    config = TrainingConfig(clients=5, rounds=1000, protocol=SHARED)
+    with pytest.raises(secagg.ConfigError, match="flooding adds"):
+        training.Training.start(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
