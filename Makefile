@@ -2,16 +2,18 @@
 # make test   the tests (make test-all: the slow ones too, in a browser that make browser installs)
 # make check  format, lint, types, architecture
 # make bench  the benchmarks
+# make data   Fashion-MNIST into .data, from Debian's package; nothing is installed
 # make vectors  the test vectors: a change in them is a change of the wire
 #
-# Each makes .venv on its first call and installs nothing on the second.
+# Each but data makes .venv on its first call and installs nothing on the second.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PINS := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN ?= runs/demo
+PACKAGE := dataset-fashion-mnist
 
-.PHONY: demo test test-all browser check bench vectors clean
+.PHONY: demo test test-all browser check bench data vectors clean
 .DELETE_ON_ERROR:
 
 .venv/.made:
@@ -51,8 +53,19 @@ check: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
+data: .data/.made
+
+# data.sha256 pins the version too: it is in the file's name.
+.data/.made: data.sha256
+	mkdir -p .data
+	cd .data && apt-get download '$(PACKAGE)=$(shell sed -n 's/.* $(PACKAGE)_\(.*\)_all\.deb$$/\1/p' data.sha256)'
+	cd .data && sha256sum --strict --check ../data.sha256
+	dpkg-deb --extract .data/$(PACKAGE)_*.deb .data
+	rm .data/$(PACKAGE)_*.deb
+	@touch $@
+
 vectors: .venv/.dev
 	$(BIN)/python tests/vectors/make.py
 
 clean:
-	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis .import_linter_cache
+	rm -rf .venv .data runs .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis .import_linter_cache

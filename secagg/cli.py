@@ -63,7 +63,7 @@ cli.add_command(plan)
 
 _CHOSEN = "  [default: chosen for the privacy mode]"
 _HELP = {
-    "data": "Data set: digits, breast-cancer.",
+    "data": "Data set: digits, breast-cancer, fashion-mnist (after make data).",
     "clients": "Number of clients.",
     "rounds": f"Rounds of training.{_CHOSEN}",
     "split": "How examples are dealt out: iid, or dirichlet:ALPHA for clients that differ.",

@@ -3,16 +3,34 @@
 Everything here is a function of a seed, so that two runs can be compared.
 Nothing here is a secret, and no secret may be drawn here: keys, noise, rounding
 and batches come from the system's generator, whatever the seed.
+
+What ``make data`` fetched is looked for under ``.data`` in the current directory, or in the
+folder that the environment variable SECAGG_DATA names.
+
+[IDX]: LeCun, Cortes, Burges, The MNIST database, "file formats", http://yann.lecun.com/exdb/mnist
 """
 
+import gzip
+import math
+import os
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, InputError
 from secagg.stages import UNSIGNED, Stage
+
+FOLDER: Final = "SECAGG_DATA"  # the environment variable
+FASHION: Final = Path("usr", "share", "datasets", "fashion-mnist")  # in Debian's package
+FASHION_ROWS: Final = {"train": 60_000, "t10k": 10_000}
+FASHION_SIDE, FASHION_CLASSES = 28, 10  # pixels; kinds of clothes
+IDX_BYTES: Final = 0x08  # unsigned bytes, the third byte of a file [IDX]
 
 ROW_NORM = 3.0  # about that of a digit, so that its bias weighs as little as before
 JUDGES = ("test", "validation")
@@ -34,6 +52,14 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """All examples, or those to train with where the data set brings its own test examples."""
+
+    examples: Examples
+    test: Examples | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
     """The examples of each client, and those that the model is judged by."""
 
@@ -42,33 +68,88 @@ class Federation:
     classes: int
 
 
-def _digits() -> Examples:
+def _digits() -> Dataset:
     """1,797 handwritten digits of 8x8 pixels, from scikit-learn."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return _examples(bunch.data / 16.0 - 0.3, bunch.target)  # 0.3: an ink level; no mean is used
+    # 0.3: an ink level; no mean is used
+    return Dataset(examples=_examples(bunch.data / 16.0 - 0.3, bunch.target))
 
 
-def _breast_cancer() -> Examples:
+def _breast_cancer() -> Dataset:
     """569 tumours of 30 measurements, from scikit-learn. Assumes that their ranges are public."""
     from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer()
     low, high = bunch.data.min(axis=0), bunch.data.max(axis=0)
-    return _examples((bunch.data - low) / (high - low) - 0.3, bunch.target)
+    return Dataset(examples=_examples((bunch.data - low) / (high - low) - 0.3, bunch.target))
 
 
-def _examples(features: NDArray[np.float64], labels: NDArray[np.int64]) -> Examples:
+def _fashion_mnist() -> Dataset:
+    """70,000 pieces of clothing of 28x28 pixels, 10,000 of them for the test, by ``make data``."""
+    return Dataset(examples=_fashion("train"), test=_fashion("t10k"))
+
+
+def _fashion(part: str) -> Examples:
+    folder = Path(os.environ.get(FOLDER) or ".data") / FASHION
+    rows = FASHION_ROWS[part]
+    try:
+        images = read_idx(
+            folder / f"{part}-images-idx3-ubyte.gz", (rows, FASHION_SIDE, FASHION_SIDE)
+        )
+        labels = read_idx(folder / f"{part}-labels-idx1-ubyte.gz", (rows,))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"fashion-mnist is not in {folder}; run `make data`, or set {FOLDER}"
+        ) from error
+    if labels.max() >= FASHION_CLASSES:
+        raise InputError(f"{folder} holds a label {labels.max()}, above {FASHION_CLASSES - 1}")
+    features = images.reshape(rows, -1).astype(np.float32) / 255 - np.float32(0.3)  # as the digits
+    return _examples(features, labels)
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A gzipped IDX file of unsigned bytes, of exactly this shape.
+
+        struct {
+            uint8  zero[2], kind = 0x08, dimensions;
+            uint32 shape[dimensions];   /* big-endian */
+            uint8  entries[];           /* the last dimension runs fastest */
+        } File;                         /* [IDX] */
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      InputError: it is no such file, or is cut short, or goes on. No more is unpacked than
+        ``shape`` asks for.
+    """
+    head = struct.pack(f">HBB{len(shape)}I", 0, IDX_BYTES, len(shape), *shape)
+    size = len(head) + math.prod(shape)
+    try:
+        with gzip.open(path) as file:
+            data = file.read(size + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is no whole gzip file: {error}") from error
+    if not data.startswith(head):
+        raise InputError(f"{path} begins with {data[: len(head)].hex()}, expected {head.hex()}")
+    if len(data) != size:
+        raise InputError(f"{path} holds {len(data)} bytes or more, expected {size}")
+    return np.frombuffer(data, np.uint8, offset=len(head)).reshape(shape)
+
+
+def _examples(features: NDArray[np.floating[Any]], labels: NDArray[Any]) -> Examples:
     """Rows on one sphere: gradients of one clip then differ little in length."""
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    rows = ROW_NORM * features / np.maximum(norms, np.finfo(np.float64).tiny)
+    rows = ROW_NORM * features / np.maximum(norms, np.finfo(features.dtype).tiny)
     return Examples(features=rows.astype(np.float32), labels=labels.astype(np.int64))
 
 
-DATASETS: dict[str, Callable[[], Examples]] = {
+DATASETS: dict[str, Callable[[], Dataset]] = {
     "digits": _digits,
     "breast-cancer": _breast_cancer,
+    "fashion-mnist": _fashion_mnist,
 }
 
 
@@ -80,23 +161,28 @@ def federate(name: str, *, clients: int, split: str, seed: int, judge: str = "te
       clients: how many; each gets at least two examples.
       split: ``iid``, or ``dirichlet:ALPHA``: each class is dealt out in shares
         drawn from Dirichlet(ALPHA), so that a small ALPHA gives clients of few classes.
-      seed: of the split.
+      seed: of the split; it does not move a test that came with the data.
       judge: ``test``, or ``validation`` for choosing settings: the test examples
         then are not looked at, and a part of the training examples stands in.
 
     Raises:
-      ConfigError: unknown names, or too many clients for the data.
+      ConfigError: unknown names, too many clients for the data, or data that is not here.
+      InputError: a file of the data is not what it should be.
     """
     if name not in DATASETS:
         raise ConfigError(f"unknown data {name!r}; known: {', '.join(DATASETS)}")
     if judge not in JUDGES:
         raise ConfigError(f"unknown judge {judge!r}; known: {', '.join(JUDGES)}")
-    everything = DATASETS[name]()
+    data = DATASETS[name]()
+    everything, judged_by = data.examples, data.test
     generator = np.random.default_rng(seed)
-    order = generator.permutation(len(everything))
-    training, judged_by = _cut(order, TEST_SHARE)
+    training = generator.permutation(len(everything))
+    if judged_by is None:
+        training, test = _cut(training, TEST_SHARE)
+        judged_by = everything.take(test)
     if judge == "validation":
-        training, judged_by = _cut(training, VALIDATION_SHARE)
+        training, held_out = _cut(training, VALIDATION_SHARE)
+        judged_by = everything.take(held_out)
     if len(training) < 2 * clients:
         raise ConfigError(f"{clients} clients cannot have two of {len(training)} examples each")
     alpha = parse_split(split)
@@ -106,7 +192,7 @@ def federate(name: str, *, clients: int, split: str, seed: int, judge: str = "te
         parts = _dirichlet(everything.labels[training], training, clients, alpha, generator)
     return Federation(
         clients=tuple(everything.take(part) for part in parts),
-        judged_by=everything.take(judged_by),
+        judged_by=judged_by,
         classes=int(everything.labels.max()) + 1,
     )
 

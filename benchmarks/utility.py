@@ -1,0 +1,431 @@
+"""Accuracy against epsilon, by privacy mode: writes results/utility.json and results/utility.svg.
+
+make data && .venv/bin/python benchmarks/utility.py    everything; goes on where it was stopped
+                              ... --plot               the plot alone, of what is there
+
+Softmax regression from zeros on digits and Fashion-MNIST. First a search for settings on the
+validation part of the training examples, then five seeds of every case on the test examples.
+Digits have no test of their own: each seed draws one, which may lie in the search of another.
+Neither the search nor the choice among its candidates is in any epsilon here.
+
+``central`` is DP-SGD at one party that holds all training examples, noised by Opacus and priced
+like the others by RDP. Under the other modes clients compute what they do in ``secagg train``,
+a tenth of them drops out of every round, and their words are summed in the open: the secure
+sum is exact, so its result is the same. No ledger runs along. Every epsilon is the plan's: the
+noise is calibrated for all rounds at the fewest survivors whose sum is opened.
+"""
+
+import itertools
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from io import BytesIO
+from operator import itemgetter
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.nn import functional
+
+from dp.calibrate import noise_multiplier
+from dp.events import PoissonSampling
+from dp.sgd import LocalDpSgd
+from protocols.bonawitz import Agreement, Params
+from protocols.entropy import system
+from protocols.errors import TooFewSurvivors
+from protocols.wire import SESSION_SIZE
+from secagg.data import Federation, federate, simulated_dropouts
+from secagg.modes import judge, mode
+from secagg.rounds import run_plain
+from secagg.runs import write_atomically
+from secagg.settings import TrainingConfig
+from secagg.training import SEED_SIZE
+from secagg.vector import flatten, unflatten
+
+RESULTS = Path(__file__).parent / "results"
+EPSILONS = (1.0, 2.0, 4.0, 8.0)
+SEEDS = (0, 1, 2, 3, 4)
+SEARCH_SEEDS = (100, 101)
+FEW = "client-20"  # ``client`` among as few clients as the other modes have
+MODES = ("central", "distributed", "local", "client", FEW, "none")
+PROCESSES = 2
+TICKS = (0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # of accuracy
+PHYSICAL_BATCH = 256  # examples whose gradients are in memory at once
+
+# Settings are searched at the epsilon on the right, and used at that on the left.
+SEARCHED_AT = {1.0: 1.0, 2.0: 1.0, 4.0: 4.0, 8.0: 4.0}
+
+# By data set: what a run has where its candidate does not say otherwise. delta is below one over
+# the number of units.
+_ALL: dict[str, Any] = {"clients": 20, "clip": 0.25, "local_steps": 1, "bits": 24}
+COMMON = {
+    "digits": _ALL | {"delta": 1e-4, "sampling_rate": 1.0},
+    "fashion-mnist": _ALL | {"delta": 1e-5, "sampling_rate": 0.05},
+}
+# A client hides among the clients, so there are as many as the data or the settings allow.
+CLIENTS = {"digits": 500, "fashion-mnist": 1000}
+
+
+def _grid(rounds: Sequence[int], rates: Sequence[float], **fixed: Any) -> list[dict[str, Any]]:
+    pairs = itertools.product(rounds, rates)
+    return [{"rounds": each, "learning_rate": rate} | fixed for each, rate in pairs]
+
+
+CANDIDATES: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "digits": {
+        "central": _grid([10, 30, 100], [8.0, 16.0, 32.0, 64.0]),
+        "distributed": _grid([10, 30, 100], [8.0, 16.0, 32.0, 64.0]),
+        "local": _grid([5, 10, 40], [4.0, 8.0, 16.0, 32.0]),
+        "client": _grid([3, 10], [1.0, 4.0], local_steps=2, clip=1.0),
+        FEW: _grid([3, 10], [1.0], local_steps=2, clip=1.0),
+        "none": _grid([100], [1.0, 4.0], local_steps=2),
+    },
+    "fashion-mnist": {
+        "central": _grid([100], [32.0, 64.0]),
+        "distributed": _grid([100], [32.0, 64.0]),
+        "local": _grid([50, 100], [16.0, 64.0]),
+        "client": _grid([3, 8], [4.0], local_steps=2, clip=4.0, sampling_rate=1.0),
+        FEW: _grid([3, 8], [4.0], local_steps=2, clip=4.0, sampling_rate=1.0),
+        "none": _grid([100], [0.5, 1.0], local_steps=5),
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One run. ``epsilon`` is None without privacy; ``settings`` are those of the search."""
+
+    data: str
+    mode: str
+    epsilon: float | None
+    seed: int
+    judge: str
+    settings: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Tells a case from any other, before and after JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def config(self) -> TrainingConfig:
+        """As ``secagg train`` would be told; for ``central`` the mode is left to its default."""
+        settings = COMMON[self.data] | self.settings
+        if self.mode == "client":
+            settings["clients"] = CLIENTS[self.data]
+        if self.mode != "central":
+            settings["privacy"] = "client" if self.mode == FEW else self.mode
+        if self.epsilon is not None:
+            settings["epsilon"] = self.epsilon
+        return TrainingConfig(data=self.data, seed=self.seed, judge=self.judge, **settings)
+
+
+def run(case: Case) -> dict[str, Any]:
+    """Train, and judge the last model.
+
+    Returns:
+      The case, and with it accuracy, noise_multiplier, lost (rounds with too few survivors),
+      seconds.
+    """
+    began = time.perf_counter()
+    torch.set_num_threads(1)
+    config = case.config()
+    federation = _federation(config.data, config.clients, config.seed, config.judge)
+    model = torch.nn.Linear(federation.judged_by.features.shape[1], federation.classes)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    train = central if case.mode == "central" else federated
+    noise, lost = train(config, federation, model)
+    accuracy, _ = judge(model, federation.judged_by)
+    return asdict(case) | {
+        "accuracy": accuracy,
+        "noise_multiplier": noise,
+        "lost": lost,
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+
+
+def central(
+    config: TrainingConfig, federation: Federation, model: torch.nn.Module
+) -> tuple[float, int]:
+    """DP-SGD on all examples at once; returns the noise multiplier."""
+    sampling = PoissonSampling(rate=config.sampling_rate)
+    noise = noise_multiplier(
+        epsilon=config.epsilon, delta=config.delta, sampling=sampling, steps=config.rounds
+    )
+    party = LocalDpSgd(
+        model,
+        torch.from_numpy(np.concatenate([part.features for part in federation.clients])),
+        torch.from_numpy(np.concatenate([part.labels for part in federation.clients])),
+        _losses,
+        learning_rate=config.learning_rate,
+        clip=config.clip,
+        noise_multiplier=noise,
+        sampling_rate=config.sampling_rate,
+        physical_batch=PHYSICAL_BATCH,
+    )
+    unflatten(party.run(flatten(model).clone(), config.rounds), model)
+    return noise, 0
+
+
+def federated(
+    config: TrainingConfig, federation: Federation, model: torch.nn.Module
+) -> tuple[float, int]:
+    """The rounds of ``secagg train``, summed in the open; returns noise multiplier and losses."""
+    how, lost = mode(config, federation, model), 0
+    params = Params(
+        clients=config.clients,
+        threshold=config.threshold,
+        minimum_survivors=config.minimum_survivors,
+        words=how.layout.words,
+    )
+    for number in range(1, config.rounds + 1):
+        gone = simulated_dropouts(
+            config.clients, config.dropout, seed=config.seed, round_number=number
+        )
+        agreement = Agreement(
+            params=params, session=system(SESSION_SIZE), round=number, public=bytes(32)
+        )
+        start, seed = flatten(model).clone(), system(SEED_SIZE)
+        inputs = {
+            client: lambda client=client, start=start, seed=seed: how.words(client, start, seed)
+            for client in range(config.clients)
+        }
+        try:
+            outcome = run_plain(agreement, inputs, gone)
+        except TooFewSurvivors:
+            lost += 1
+            continue
+        moved = how.moved(how.layout.decode(outcome.words), outcome.survivors, seed)
+        unflatten(start + moved.to(start.dtype), model)
+    return how.noise_multiplier, lost
+
+
+def searches() -> Iterator[Case]:
+    """Every candidate, judged on validation examples."""
+    for data, by_mode, seed in itertools.product(CANDIDATES, MODES, SEARCH_SEEDS):
+        for settings in CANDIDATES[data][by_mode]:
+            for epsilon in dict.fromkeys(map(_searched_at, _epsilons(by_mode))):
+                yield Case(
+                    data=data,
+                    mode=by_mode,
+                    epsilon=epsilon,
+                    seed=seed,
+                    judge="validation",
+                    settings=settings,
+                )
+
+
+def chosen(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each data set, mode and epsilon the candidate of the best mean over the search's seeds.
+
+    ``validation`` is that mean. A line is left out while one of its candidates was not tried.
+    """
+    table = []
+    for data, by_mode in itertools.product(CANDIDATES, MODES):
+        for epsilon in _epsilons(by_mode):
+            tried = []
+            for settings in CANDIDATES[data][by_mode]:
+                seen = _accuracies(found, data, by_mode, _searched_at(epsilon), settings)
+                if len(seen) == len(SEARCH_SEEDS):
+                    tried.append((fmean(seen), settings))
+            if len(tried) == len(CANDIDATES[data][by_mode]):
+                mean, settings = max(tried, key=itemgetter(0))
+                line = {"data": data, "mode": by_mode, "epsilon": epsilon, "settings": settings}
+                table.append(line | {"validation": mean})
+    return table
+
+
+def sweep(table: Sequence[dict[str, Any]]) -> Iterator[Case]:
+    """Every line of ``chosen`` on every seed, judged on test examples."""
+    for seed, row in itertools.product(SEEDS, table):
+        line = {name: value for name, value in row.items() if name != "validation"}
+        yield Case(seed=seed, judge="test", **line)
+
+
+def plot(runs: Sequence[dict[str, Any]]) -> bytes:
+    """Mean accuracy against epsilon with the least and most of the seeds, a panel a data set."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "utility"
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    panels = figure.subplots(1, len(CANDIDATES), sharey=True, squeeze=False)[0]
+    for axes, data in zip(panels, CANDIDATES, strict=True):
+        for place, by_mode in enumerate(MODES):
+            colour = f"C{place}"
+            if by_mode == "none":
+                seen = _accuracies(runs, data, by_mode, None)
+                if seen:
+                    axes.axhline(fmean(seen), color="0.4", linestyle=":", label="no privacy")
+                continue
+            means, below, above, xs = [], [], [], []
+            for epsilon in EPSILONS:
+                if seen := _accuracies(runs, data, by_mode, epsilon):
+                    xs.append(epsilon * 2 ** (0.04 * (place - 2)))  # so that bars do not overlap
+                    means.append(fmean(seen))
+                    below.append(fmean(seen) - min(seen))
+                    above.append(max(seen) - fmean(seen))
+            if not xs:
+                continue
+            hides = by_mode in ("client", FEW)
+            clients = CLIENTS[data] if by_mode == "client" else COMMON[data]["clients"]
+            axes.errorbar(
+                xs,
+                means,
+                yerr=[below, above],
+                color=colour,
+                marker="os^Dv"[place],
+                linestyle="--" if hides else "-",
+                capsize=3,
+                label="central: one trusted party"
+                if by_mode == "central"
+                else f"client: hides a client of {clients:,}"
+                if hides
+                else f"{by_mode}: {clients} clients",
+            )
+        axes.set_yscale("logit")  # few points of accuracy near the top, many at the bottom
+        axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+        axes.set_yticks([], minor=True)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(EPSILONS, [f"{epsilon:g}" for epsilon in EPSILONS])
+        axes.set(
+            xlabel=f"epsilon at delta {COMMON[data]['delta']:g}", ylabel="test accuracy", title=data
+        )
+        axes.grid(visible=True, alpha=0.3)
+        if axes.has_data():
+            axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+    figure.supxlabel(
+        f"mean of {len(SEEDS)} seeds; bars: least and most of them. "
+        "Solid lines hide an example, dashed ones a whole client.",
+        fontsize="small",
+    )
+    out = BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def table(known: dict[str, Any]) -> str:
+    """Both tables of docs/privacy/utility.md: mean (least to most), and the settings chosen."""
+    head = " | ".join(f"{epsilon:g}" for epsilon in EPSILONS)
+    lines = [f"| data | mode | {head} |", "|---|---|" + "---|" * len(EPSILONS)]
+    for data, by_mode in itertools.product(CANDIDATES, MODES):
+        cells = []
+        for epsilon in _epsilons(by_mode):
+            seen = _accuracies(known["runs"], data, by_mode, epsilon)
+            cells.append(f"{fmean(seen):.3f} ({min(seen):.3f} to {max(seen):.3f})" if seen else "–")
+            if 0 < len(seen) < len(SEEDS):
+                cells[-1] += f", {len(seen)} of {len(SEEDS)} seeds"
+        cells *= len(EPSILONS) // len(cells)
+        lines.append(f"| {data} | {by_mode} | {' | '.join(cells)} |")
+    lines += ["", "| data | mode | epsilon | rounds | learning rate | noise | validation |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in known["chosen"]:
+        like = {name: value for name, value in row.items() if name != "validation"}
+        at = "–" if row["epsilon"] is None else f"{row['epsilon']:g}"
+        noises = {run["noise_multiplier"] for run in known["runs"] if like.items() <= run.items()}
+        lines.append(
+            f"| {row['data']} | {row['mode']} | {at} "
+            f"| {row['settings']['rounds']} | {row['settings']['learning_rate']:g} "
+            f"| {', '.join(f'{noise:.3f}' for noise in sorted(noises))} | {row['validation']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Search, sweep, plot; prints the tables."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "utility.json"
+    known: dict[str, Any] = {"search": [], "chosen": [], "runs": []}
+    if path.exists():
+        known |= json.loads(path.read_text())
+    if "--plot" not in sys.argv:
+        os.environ["OMP_NUM_THREADS"] = "1"  # the pool's processes, not threads, fill the cores
+        with Progress() as progress:
+            _finish(progress, "search", list(searches()), known, path)
+            known["chosen"] = chosen(known["search"])
+            _finish(progress, "runs", list(sweep(known["chosen"])), known, path)
+        known["common"] = [
+            {"data": data, "clients under client": CLIENTS[data]} | COMMON[data] for data in COMMON
+        ]
+        _write(path, known)
+    (RESULTS / "utility.svg").write_bytes(plot(known["runs"]))
+    print(table(known))
+
+
+def _finish(
+    progress: Progress, name: str, cases: list[Case], known: dict[str, Any], path: Path
+) -> None:
+    """Run what ``known[name]`` lacks, and write it down run by run."""
+    wanted = {case.key for case in cases}
+    known[name] = [each for each in known[name] if _case(each).key in wanted]
+    done = {_case(each).key for each in known[name]}
+    task = progress.add_task(name, total=len(cases), completed=len(done))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
+        waiting = [pool.submit(run, case) for case in cases if case.key not in done]
+        try:
+            for each in as_completed(waiting):
+                known[name].append(each.result())
+                _write(path, known)
+                progress.advance(task)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write(path: Path, known: dict[str, Any]) -> None:
+    lines = {
+        name: ",\n".join(f"  {json.dumps(each)}" for each in values)
+        for name, values in known.items()
+    }
+    text = ",\n".join(f' "{name}": [\n{rows}\n ]' for name, rows in lines.items())
+    write_atomically(path, f"{{\n{text}\n}}\n".encode())
+
+
+def _case(each: dict[str, Any]) -> Case:
+    return Case(**{name: each[name] for name in Case.__slots__})
+
+
+def _epsilons(by_mode: str) -> Sequence[float | None]:
+    return (None,) if by_mode == "none" else EPSILONS
+
+
+def _searched_at(epsilon: float | None) -> float | None:
+    return None if epsilon is None else SEARCHED_AT[epsilon]
+
+
+def _accuracies(
+    found: Sequence[dict[str, Any]],
+    data: str,
+    by_mode: str,
+    epsilon: float | None,
+    settings: dict[str, Any] | None = None,
+) -> list[float]:
+    like: dict[str, Any] = {"data": data, "mode": by_mode, "epsilon": epsilon}
+    if settings is not None:
+        like["settings"] = settings
+    return [each["accuracy"] for each in found if like.items() <= each.items()]
+
+
+@lru_cache(maxsize=1)  # cases that follow each other mostly ask for the same
+def _federation(data: str, clients: int, seed: int, judged: str) -> Federation:
+    return federate(data, clients=clients, split="iid", seed=seed, judge=judged)
+
+
+def _losses(outputs: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, labels, reduction="none")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+import importlib.util
+import json
+import sys
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from rich.progress import Progress
+
+from dp.accountant import epsilon_rdp
+from secagg.data import federate
+from secagg.modes import mode
+from secagg.settings import TrainingConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def utility() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("utility", ROOT / "benchmarks" / "utility.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["utility"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def case(utility: ModuleType, by_mode: str, **settings: Any) -> Any:
+    return utility.Case(
+        data="digits",
+        mode=by_mode,
+        epsilon=None if by_mode == "none" else 8.0,
+        seed=1,
+        judge="validation",
+        settings={"rounds": 4, "learning_rate": 8.0, "local_steps": 1} | settings,
+    )
+
+
+@pytest.mark.parametrize(
+    "by_mode", ["central", "distributed", "local", "client", "client-20", "none"]
+)
+def test_every_mode_trains_to_more_than_chance(
+    utility: ModuleType, by_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(utility.CLIENTS, "digits", 100)
+    some = case(utility, by_mode, **({"clip": 1.0} if "client" in by_mode else {}))
+    found = utility.run(some)
+    assert utility.Case(**{name: found[name] for name in asdict(some)}) == some
+    assert (found["noise_multiplier"] > 0) == (by_mode != "none")
+    assert found["accuracy"] > (0.0 if by_mode == "client-20" else 0.25)  # 20 hide each other well
+    assert found["lost"] in range(5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"privacy": "distributed", "sampling_rate": 0.1},
+        {"privacy": "distributed", "sampling_rate": 1.0},
+        {"privacy": "local", "sampling_rate": 0.1},
+        {"privacy": "client", "participation": 0.5},
+    ],
+)
+def test_a_plan_spends_its_epsilon_and_no_more(settings: dict[str, Any]) -> None:
+    config = TrainingConfig(epsilon=4.0, **settings)
+    federation = federate("digits", clients=config.clients, split="iid", seed=0)
+    how = mode(config, federation, torch.nn.Linear(64, 10))
+    event = how.event()
+    assert event is not None
+    whole = replace(event, steps=event.steps * config.rounds)
+    assert 0.999 < epsilon_rdp([(whole, 1)], how.delta) / 4.0 <= 1
+
+
+def test_settings_are_searched_without_test_examples_and_swept_on_them(
+    utility: ModuleType,
+) -> None:
+    searches = list(utility.searches())
+    assert {each.judge for each in searches} == {"validation"}
+    assert not {each.seed for each in searches} & set(utility.SEEDS)
+    found = [asdict(each) | {"accuracy": 0.5} for each in searches]
+    swept = list(utility.sweep(utility.chosen(found)))
+    assert {each.judge for each in swept} == {"test"}
+    # Two data sets, five modes at four epsilons and one without, five seeds.
+    assert len(swept) == len({each.key for each in swept}) == 2 * (5 * 4 + 1) * 5
+
+
+def test_the_chosen_candidate_has_the_best_mean_and_none_is_chosen_before_all_were_tried(
+    utility: ModuleType,
+) -> None:
+    searches = [each for each in utility.searches() if (each.data, each.mode) == ("digits", "none")]
+    best = searches[-1].settings
+    scores = {100: 0.2, 101: 0.9}
+    found = [
+        asdict(each) | {"accuracy": scores[each.seed] if each.settings == best else 0.5}
+        for each in searches
+    ]
+    (line,) = utility.chosen(found)
+    assert line["settings"] == best
+    assert line["validation"] == pytest.approx(0.55)
+    assert utility.chosen(found[:-1]) == []
+
+
+def test_a_finished_run_is_not_run_again_and_one_of_other_settings_is_dropped(
+    utility: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "utility.json"
+    cases = list(islice(utility.searches(), 5))
+    stale = replace(cases[0], settings={"rounds": 1})
+    runs = [asdict(each) | {"accuracy": 0.5} for each in (*cases, stale)]
+    utility._write(path, {"search": runs, "runs": []})
+    known = json.loads(path.read_text())
+    assert known == {"search": runs, "runs": []}
+    monkeypatch.setattr(utility, "run", None)
+    utility._finish(Progress(disable=True), "search", cases, known, path)
+    assert known["search"] == runs[:-1]
+
+
+def test_a_plot_of_half_a_sweep_is_a_picture_with_a_line_for_each_mode(utility: ModuleType) -> None:
+    runs = [
+        asdict(case(utility, by_mode)) | {"accuracy": accuracy}
+        for by_mode in utility.MODES
+        for accuracy in (0.5, 0.7)
+    ]
+    picture = utility.plot(runs)
+    assert picture == utility.plot(runs)
+    labels = ["central: one trusted party", "distributed: 20 clients", "local: 20 clients"]
+    for label in (
+        *labels,
+        "client: hides a client of 500",
+        "client: hides a client of 20",
+        "no privacy",
+    ):
+        assert f"<!-- {label} -->" in picture.decode()
+
+
+def test_the_page_shows_the_results_and_no_others(utility: ModuleType) -> None:
+    known = json.loads((ROOT / "benchmarks" / "results" / "utility.json").read_text())
+    page = (ROOT / "docs" / "privacy" / "utility.md").read_text()
+    assert utility.table(known) in page
