@@ -298,8 +298,8 @@ class AnyInterleavingSparseSigned(AnyInterleaving):
     [
         (AnyInterleaving, 200),
         (AnyInterleavingSigned, 120),
-        (AnyInterleavingSparse, 70),
-        (AnyInterleavingSparseSigned, 70),
+        (AnyInterleavingSparse, 120),
+        (AnyInterleavingSparseSigned, 120),
     ],
     ids=["complete", "complete-active", "sparse", "sparse-active"],
 )
@@ -317,7 +317,8 @@ def test_any_interleaving_gives_the_exact_sum_or_a_protocol_error(
             suppress_health_check=list(HealthCheck),
         ),
     )
-    # Otherwise the machine has not been where it matters, and the test says nothing.
+    # Otherwise the machine has not been where it matters, and the test says nothing. Hypothesis
+    # tries constants of all modules that are loaded, so the counts differ from run to run.
     assert outcomes["sum"] >= examples // 10
     assert outcomes["client: RemoteProtocolError"] >= 5
     assert outcomes["closed: TooFewSurvivors"] >= 5
