@@ -5,7 +5,6 @@ make data && .venv/bin/python benchmarks/utility.py    everything; goes on where
 
 Softmax regression from zeros on digits and Fashion-MNIST. First a search for settings on the
 validation part of the training examples, then five seeds of every case on the test examples.
-Digits have no test of their own: each seed draws one, which may lie in the search of another.
 Neither the search nor the choice among its candidates is in any epsilon here.
 
 ``central`` is DP-SGD at one party that holds all training examples, noised by Opacus and priced

@@ -144,7 +144,7 @@ def train(
 
     Each client adds a share of noise to what it computed on its own examples, and only
     the sum of all of them is ever opened. The run's folder holds the model, the privacy
-    ledger, the measurements and report.html.
+    ledger, the measurements, report.html and audit.html.
     """
     # Models this small gain nothing from a second thread; on a busy machine one was 5 times faster.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -161,7 +161,8 @@ def federate(name: str, *, clients: int, split: str, seed: int, judge: str = "te
       clients: how many; each gets at least two examples.
       split: ``iid``, or ``dirichlet:ALPHA``: each class is dealt out in shares
         drawn from Dirichlet(ALPHA), so that a small ALPHA gives clients of few classes.
-      seed: of the split; it does not move a test that came with the data.
+      seed: of the split. The test examples are the same whatever it is, so that settings
+        chosen under one seed have not seen what another is judged by.
       judge: ``test``, or ``validation`` for choosing settings: the test examples
         then are not looked at, and a part of the training examples stands in.
 
@@ -175,11 +176,12 @@ def federate(name: str, *, clients: int, split: str, seed: int, judge: str = "te
         raise ConfigError(f"unknown judge {judge!r}; known: {', '.join(JUDGES)}")
     data = DATASETS[name]()
     everything, judged_by = data.examples, data.test
-    generator = np.random.default_rng(seed)
-    training = generator.permutation(len(everything))
+    training = np.arange(len(everything))
     if judged_by is None:
-        training, test = _cut(training, TEST_SHARE)
+        training, test = _cut(np.random.default_rng(0).permutation(training), TEST_SHARE)
         judged_by = everything.take(test)
+    generator = np.random.default_rng(seed)
+    training = generator.permutation(training)
     if judge == "validation":
         training, held_out = _cut(training, VALIDATION_SHARE)
         judged_by = everything.take(held_out)

@@ -84,6 +84,20 @@ def test_validation_never_sees_the_test_examples() -> None:
     assert not test & (training | validation)
 
 
+def test_what_one_seed_is_tested_on_no_other_seed_trains_or_validates_on() -> None:
+    federations = [
+        federate("digits", clients=2, split="iid", seed=seed, judge=judge)
+        for seed in (0, 5)
+        for judge in ("test", "validation")
+    ]
+    first, validated, second, validated_too = federations
+    seen = [client for federation in federations for client in federation.clients]
+    seen += [validated.judged_by, validated_too.judged_by]
+    test = {row.tobytes() for row in first.judged_by.features}
+    assert test == {row.tobytes() for row in second.judged_by.features}
+    assert not test & {row.tobytes() for examples in seen for row in examples.features}
+
+
 def test_a_seed_fixes_the_split_and_another_changes_it() -> None:
     one, same, other = (
         federate("digits", clients=3, split="iid", seed=seed).clients[0].labels
