@@ -35,6 +35,7 @@ Mechanism, arXiv 1908.10530. [WBK19]: Wang, Balle, Kasiviswanathan, Subsampled R
 Differential Privacy, arXiv 1808.00087. [AKL21]: Agarwal, Kairouz, Liu, The Skellam
 Mechanism, arXiv 2110.04995. [KLS21]: Kairouz, Liu, Steinke, The Distributed Discrete
 Gaussian Mechanism, arXiv 2102.06387. [CKS20]: Canonne, Kamath, Steinke, arXiv 2004.00010.
+[LMSS22]: Li, Micciancio, Schultz, Sorrell, ePrint 2022/816.
 """
 
 import math
@@ -257,6 +258,11 @@ class ReportedDelta:
         return math.nextafter(math.fsum(getattr(self, item.name) for item in fields(self)), 1.0)
 
 
+def flooding_delta(bits: int, keys: int) -> float:
+    """What all decryptions under ``keys`` keys, flooded for s = ``bits``, add to delta [LMSS22]."""
+    return float(keys * 2 ** (-bits / 2) / 6.9)
+
+
 def reported_delta(
     *,
     accountant: float,
@@ -298,7 +304,7 @@ def reported_delta(
         accountant=check_delta(accountant),
         sparse_graph=sparse_rounds * GRAPH_FAILURE,
         rounding=rounded_steps * ROUNDING_FAILURE,
-        flooding=0.0 if flooding_bits is None else flooded_keys * 2 ** (-flooding_bits / 2) / 6.9,
+        flooding=0.0 if flooding_bits is None else flooding_delta(flooding_bits, flooded_keys),
         sampler=sampler_draws * error,
     )
     check_delta(delta.total, units=units)

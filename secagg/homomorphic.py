@@ -29,7 +29,7 @@ from protocols.errors import TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
-from secagg.errors import MissingExtraError
+from secagg.errors import ConfigError, MissingExtraError
 from secagg.payload import Layout
 from secagg.stages import UNSIGNED, Attendance, Costs, Stage, StageCost, clock, send
 
@@ -138,23 +138,24 @@ def _shared(
     cost = costs[Stage.REVEAL]
     with clock(cost, "server_seconds"):
         message = uploads.close_shared()
-    opened = None
-    for client in present(Stage.REVEAL):
-        with clock(cost, "client_seconds"):
-            opened = parties.open_sum(
-                agreement,
-                client,
-                key,
-                message,
-                burn=MemoryBurn(),
-                sent=digests[client],
-                chunks=chunks,
-            )
-        send(cost, answering=message)
-        break  # every client opens it to the same numbers: one of them is measured
-    if not isinstance(opened, parties.Published):
+    left = present(Stage.REVEAL)
+    if not left:
         raise TooFewSurvivors("no client is left to open the sum")
-    cost.client_seconds *= len(present(Stage.REVEAL))
+    client = left[0]  # every client opens it to the same numbers: one of them is measured
+    with clock(cost, "client_seconds"):
+        opened = parties.open_sum(
+            agreement,
+            client,
+            key,
+            message,
+            burn=MemoryBurn(),
+            sent=digests[client],
+            chunks=chunks,
+        )
+    cost.client_seconds *= len(left)
+    send(cost, answering=message)
+    if not isinstance(opened, parties.Published):
+        raise ConfigError("an unflooded sum may not leave its client")
     return opened.values, opened.survivors
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dp.accountant import check_delta
+from dp.accountant import check_delta, flooding_delta
 from dp.calibrate import least_noise
 from dp.events import (
     Cover,
@@ -212,12 +212,11 @@ class _Shared(Mode):
 
     Attributes:
       mechanism: what a client adds its share with.
+      sampling: how a unit gets into a sum.
     """
 
     mechanism: DistributedNoise
-    unit: Unit
     sampling: Sampling
-    sensitivity: float  # what the mechanism clips to
 
     def __init__(self, config: TrainingConfig, federation: Federation, units: int) -> None:
         super().__init__(config, federation)
@@ -254,7 +253,7 @@ class _Shared(Mode):
         """What opened CKKS sums add to delta, a key each round."""
         if config.protocol not in CKKS:
             return 0.0
-        added = config.rounds * 2 ** (-FLOODING / 2) / 6.9  # [LMSS22]
+        added = flooding_delta(FLOODING, config.rounds)
         if added >= config.delta / 2:
             raise ConfigError(
                 f"flooding adds {added:.2g} to delta over {config.rounds} rounds, delta is "
