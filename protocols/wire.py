@@ -72,6 +72,11 @@ class Reader:
     def __init__(self, data: bytes | memoryview) -> None:
         self._rest = memoryview(data)
 
+    @property
+    def left(self) -> int:
+        """Bytes not read yet."""
+        return len(self._rest)
+
     def view(self, length: int) -> memoryview:
         """The next ``length`` bytes, not copied."""
         if length > len(self._rest):

@@ -23,3 +23,11 @@ class RunError(SecaggError):
 
 class MissingExtraError(SecaggError, ImportError):
     """A part of secagg was called whose optional dependency is not installed."""
+
+
+class RefusedError(SecaggError):
+    """A node's own policy does not allow what a server proposes. Nothing left the node."""
+
+
+class NodeError(SecaggError):
+    """A node cannot answer: its folder, its state or its program is not as it must be."""

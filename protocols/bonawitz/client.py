@@ -23,7 +23,7 @@ answer of a restored state goes through a ``Burn`` first.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -160,6 +160,23 @@ class AwaitRoster(_State):
     keys: Once[_Keys]
     public: PublicKeys
 
+    def under(self, agreement: Agreement) -> "AwaitRoster":
+        """The same keys, where they were advertised before everything public was known.
+
+        An honest-but-curious server may so have the keys of its next session with the last
+        answer of this one. This state is then used up. What we agree to enters every label,
+        and the burn record of the next answer: one set of keys answers under one agreement.
+
+        Raises:
+          LocalProtocolError: the keys are of another session, or signed, and a signature is
+            over everything public.
+        """
+        if agreement.header != self.agreement.header:
+            raise LocalProtocolError("our keys were advertised for another session or round")
+        if agreement != self.agreement and (agreement.params.active or self.identity):
+            raise LocalProtocolError("signed keys are of one agreement")
+        return replace(self, agreement=agreement, keys=Once(self.keys.take()))
+
     def on_roster(self, message: bytes) -> tuple[bytes, "AwaitBoxes"]:
         """Share our secrets among the clients of the roster.
 
@@ -197,7 +214,7 @@ class AwaitRoster(_State):
             boxes[peer] = seal(sealing, shares[peer], _about(context, self.me, peer), draw)
             peers[peer] = _Peer(mask_key=theirs.mask, opening=opening)
         answer = SealedShares(header=context.header, sender=self.me, boxes=boxes).to_bytes()
-        self._burn(message)
+        self._burn(message + self.agreement.to_bytes())
         return answer, AwaitBoxes(
             agreement=self.agreement,
             me=self.me,

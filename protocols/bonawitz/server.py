@@ -291,6 +291,11 @@ class CollectVectors(_Stage):
         self._alive.add(sender)
         return sender
 
+    @property
+    def alive(self) -> tuple[ClientId, ...]:
+        """Whose vectors are in, in order."""
+        return tuple(sorted(self._alive))
+
     def _part(self, index: int) -> NDArray[np.uint64]:
         begin = index * FRAME_WORDS
         return self._total[begin : begin + self._sizes[index]]

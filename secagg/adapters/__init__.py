@@ -1,0 +1,1 @@
+"""One file an engine, each the only importer of its engine."""

@@ -1,0 +1,360 @@
+"""The server of many sums between machines: what it proposes, whom it asks, what it charges.
+
+Framework-free: an adapter carries requests and answers, and keeps the time. For one sum
+
+    under_way = coordinator.begin("train", nodes, model=..., shapes=...)
+    for ask in under_way.asks():                # stage by stage
+        send under_way.request(ask, node) to each node of under_way.asked(ask)
+        under_way.take(ask, node, answer)       # as answers come, until the deadline
+    under_way.result
+
+A node that does not answer a stage is gone for the rest of the sum. Where too few are left
+``asks`` raises; nothing is released, what was charged stays charged, and the next sum works.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Final, TypeAlias
+
+from dp.events import Unit
+from dp.ledger import Ledger
+from dp.mechanisms import DistributedNoise
+from protocols import bonawitz, ckks
+from protocols.bonawitz import ClientId
+from protocols.bonawitz.graph import as_fraction
+from protocols.entropy import system
+from protocols.errors import RemoteProtocolError, TooFewSurvivors
+from protocols.primitives.prg import SEED_SIZE, Expand, expand
+from protocols.primitives.sign import SigningKey
+from protocols.wire import SESSION_SIZE
+from secagg.advisor import choose_graph, fewest
+from secagg.errors import ConfigError
+from secagg.homomorphic import FLOODING, HOLDERS, PRECISION
+from secagg.node import PROPOSED, Answer, Request
+from secagg.packing import lane_bits
+from secagg.payload import Layout
+from secagg.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result, Shapes
+from secagg.relay import Ask, Relay, relay_bonawitz, relay_threshold_ckks
+from secagg.rounds import majority
+from secagg.stages import Stage
+
+LANES: Final = 3  # of a word, that the default of bits makes room for
+LEAST_BITS: Final = 8
+
+NodeId: TypeAlias = int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """Weighted means, without privacy from whoever sees them.
+
+    Attributes:
+      clip: largest absolute value of an entry of an update (what training adds to the model);
+        what is beyond is cut, and the sum says how many entries were.
+      max_weight: the largest weight of a node, such as its number of examples. A mean is
+        within a step of 2 clip / 2^bits, times max_weight over the mean weight, of the true one.
+      bits: of an entry; by default what lets three entries lie in a word.
+      weighted_by: the name of a node's weight.
+      train_metrics, evaluate_metrics: the largest absolute value of each number that is
+        averaged, by name; others stay on their nodes. ``None``: no sum of that kind.
+    """
+
+    clip: float
+    max_weight: int
+    bits: int | None = None
+    weighted_by: str = "num-examples"
+    train_metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluate_metrics: Mapping[str, float] | None = None
+
+    def content(self, purpose: str, clients: int) -> Average:
+        """What so many clients sum.
+
+        Raises:
+          ConfigError: nothing was named that an evaluation could be averaged of.
+        """
+        metrics = self.train_metrics if purpose.startswith("train") else self.evaluate_metrics
+        if metrics is None:
+            raise ConfigError(
+                "replies to evaluate hold each node's own numbers: name those to be averaged, "
+                "evaluate_metrics={'accuracy': 1.0}, or set the strategy's fraction_evaluate=0, or "
+                "let them pass with clear=['evaluate']"
+            )
+        room = lane_bits(LANES) - max(clients - 1, 1).bit_length()
+        return Average(
+            clip=self.clip,
+            bits=max(room, LEAST_BITS) if self.bits is None else self.bits,
+            max_weight=self.max_weight,
+            weighted_by=self.weighted_by,
+            metrics=tuple((name, float(most)) for name, most in metrics.items()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoisySum:
+    """Sums with a share of noise from every node, and nothing beside them.
+
+    Attributes:
+      mechanism: see ``secagg.noise_advisor.plan``; its clients are the most that take part.
+      ledger: charges every node of a sum before its vector is asked for. A cohort that a
+        server picks is charged as if it were not sampled, in both books.
+      sampling_rate: of examples: of each node's own Poisson batches.
+      learning_rate: of examples, and only of them: nodes reply the sum of clipped gradients,
+        and the model moves by -learning_rate times their mean over the public expected batch.
+
+    Raises:
+      ConfigError: a learning rate is missing, or there is none to have.
+    """
+
+    mechanism: DistributedNoise
+    ledger: Ledger = field(repr=False)
+    sampling_rate: float = 1.0
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mechanism.unit is Unit.EXAMPLE) is (self.learning_rate is None):
+            raise ConfigError("noise on examples, and only that, needs a learning_rate")
+
+    def content(self, purpose: str, clients: int) -> Noise:
+        """What so many clients sum.
+
+        Raises:
+          ConfigError: too many clients, or numbers that would be a release of their own.
+        """
+        if not purpose.startswith("train"):
+            raise ConfigError(
+                f"replies to {purpose} would be a release beside the noise: set the strategy's "
+                "fraction_evaluate=0, or let them pass, unprotected and uncounted, with "
+                "clear=['evaluate']"
+            )
+        if clients > self.mechanism.clients:
+            raise ConfigError(
+                f"the noise is for at most {self.mechanism.clients} nodes, {clients} were named"
+            )
+        return Noise(mechanism=self.mechanism, sampling_rate=self.sampling_rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """Who sums with whom, under what.
+
+    Attributes:
+      protocol: "bonawitz" or "threshold-ckks".
+      corrupt, dropout: fractions that the graph is planned for, ``secagg.advisor``.
+      identities: the server may lie and the clients sign: public keys of the roster that the
+        operator signed, by client number. ``None``: the server follows the protocol.
+      minimum_survivors: fewest nodes in a sum; by default what the graph needs.
+      identity: of this server; signs proposals, for nodes that pin it.
+      expand: how the masks are taken off, ``secagg.masking``.
+
+    Raises:
+      ConfigError: the settings contradict each other.
+    """
+
+    protocol: str = BONAWITZ
+    corrupt: Fraction | float | str = "0.05"
+    dropout: Fraction | float | str = "0.1"
+    identities: Mapping[ClientId, bytes] | None = None
+    minimum_survivors: int | None = None
+    identity: SigningKey | None = field(default=None, repr=False)
+    expand: Expand = field(default=expand, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError(f"unknown protocol {self.protocol!r}; known: {', '.join(PROTOCOLS)}")
+        if self.identities is not None and self.protocol != BONAWITZ:
+            raise ConfigError(f"nothing is signed under {self.protocol}; leave identities out")
+        for name in ("corrupt", "dropout"):
+            object.__setattr__(self, name, as_fraction(name, getattr(self, name)))
+
+    @property
+    def active(self) -> bool:
+        return self.identities is not None
+
+    def params(self, clients: int, layout: Layout, minimum: int | None) -> Params:
+        """Of a sum of at most so many; ``minimum`` stands above the cohort's own."""
+        asked = self.minimum_survivors if minimum is None else minimum
+        if self.protocol != BONAWITZ:
+            return ckks.plan(
+                model=ckks.Model.THRESHOLD,
+                clients=clients,
+                entries=layout.reals,
+                clip=1.0,
+                precision=PRECISION,
+                flooding=FLOODING,
+                holders=min(HOLDERS, clients),
+                minimum_survivors=asked or majority(clients),
+            )
+        corrupt, dropout = Fraction(self.corrupt), Fraction(self.dropout)
+        chosen = choose_graph(clients, corrupt, dropout, active=self.active)
+        sparse = chosen.degree is not None
+        return bonawitz.Params(
+            clients=clients,
+            threshold=None if sparse else chosen.threshold,
+            rates=bonawitz.Rates(corrupt=corrupt, dropout=dropout) if sparse else None,
+            minimum_survivors=asked or fewest(clients, dropout, chosen),
+            words=layout.words,
+            active=self.active,
+            corrupt=int(corrupt * clients) if self.active and not sparse else None,
+        )
+
+
+class Coordinator:
+    """Begins one sum after the other. Not for threads."""
+
+    def __init__(self, summed: Mean | NoisySum, cohort: Cohort) -> None:
+        self.summed, self.cohort = summed, cohort
+        self.numbers: dict[NodeId, ClientId] = {}  # for as long as this object lives
+        self.session = system(SESSION_SIZE)  # of the next sum
+        self.advertised: dict[NodeId, bytes] = {}  # keys of that session
+
+    def begin(
+        self, purpose: str, nodes: Sequence[NodeId], *, model: bytes, shapes: Shapes
+    ) -> "UnderWay":
+        """Propose a sum to ``nodes``.
+
+        Raises:
+          ConfigError, ParameterError, RangeError: no sum of these can be proposed.
+        """
+        if len(set(nodes)) < len(nodes):
+            raise ConfigError("a node is named twice in one sum")
+        if len(nodes) < 2:
+            raise ConfigError(f"a sum of {len(nodes)} hides nothing; take at least 2 nodes")
+        content = self.summed.content(purpose, len(nodes))
+        if isinstance(content, Noise):
+            mechanism = content.mechanism
+            most, minimum, segments = (
+                mechanism.clients,
+                mechanism.minimum_survivors,
+                content.segments(),
+            )
+        else:
+            entries = sum(size_of(shape) for _, shape in shapes)
+            most, minimum, segments = len(nodes), None, content.segments(entries)
+        proposal = Proposal(
+            purpose=purpose,
+            session=self.session,
+            params=self.cohort.params(most, Layout(segments=segments, clients=most), minimum),
+            model=model,
+            seed=system(SEED_SIZE),
+            shapes=shapes,
+            content=content,
+        )
+        for node in nodes:
+            self.numbers.setdefault(node, len(self.numbers))
+        known = {node: keys for node, keys in self.advertised.items() if node in nodes}
+        self.advertised, self.session = {}, system(SESSION_SIZE)
+        return UnderWay(self, proposal, nodes, known)
+
+
+class UnderWay:
+    """One sum. See the module for the order of calls.
+
+    Attributes:
+      proposal: of it.
+      result: once ``asks`` has come to its end.
+      survivors: nodes in the result, in the order of ``result.survivors``.
+    """
+
+    result: Result
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        proposal: Proposal,
+        nodes: Sequence[NodeId],
+        advertised: Mapping[NodeId, bytes],
+    ) -> None:
+        self._coordinator, self.proposal = coordinator, proposal
+        cohort = coordinator.cohort
+        self._said = proposal.to_bytes()
+        self._signature = cohort.identity.sign(PROPOSED, self._said) if cohort.identity else b""
+        self._clients = {node: coordinator.numbers[node] for node in nodes}
+        self._examples: dict[NodeId, int] = {}
+        self._relay = self._begin(list(advertised.values()))
+        self._learned: dict[NodeId, ClientId] = {}
+
+    def _begin(self, advertised: list[bytes]) -> Relay:
+        agreement, cohort = self.proposal.agreement(), self._coordinator.cohort
+        clients = sorted(self._clients.values())
+        if isinstance(agreement, bonawitz.Agreement):
+            return relay_bonawitz(
+                agreement,
+                clients,
+                identities=cohort.identities,
+                advertised=advertised,
+                expand=cohort.expand,
+            )
+        return relay_threshold_ckks(agreement, clients)
+
+    def asks(self) -> Iterator[Ask]:
+        """Stage after stage; the result at the end.
+
+        Raises:
+          TooFewSurvivors, RemoteProtocolError, InputError: nothing was released.
+          BudgetExceeded: a node has no budget left; no vector was asked for.
+        """
+        total = None
+        while total is None:
+            try:
+                ask = next(self._relay)
+            except StopIteration as end:
+                total = end.value
+                break
+            charged = ask.stage is Stage.MASK and self._reserve(ask)
+            yield ask
+            if ask.stage is Stage.ADVERTISE and self._coordinator.cohort.active:
+                self._clients = self._learned  # a client that signs has a number of its own
+        self.result = self.proposal.decode(total.values, total.survivors)
+        nodes = {client: node for node, client in self._clients.items()}
+        self.survivors = tuple(nodes[client] for client in self.result.survivors)
+        self._commit()
+
+    def asked(self, ask: Ask) -> list[NodeId]:
+        """Whom to send a request."""
+        return [node for node, client in self._clients.items() if client in ask.requests]
+
+    def request(self, ask: Ask, node: NodeId) -> Request:
+        """What to send."""
+        return Request(
+            stage=ask.stage,
+            proposal=self._said,
+            client=self._clients[node],
+            message=ask.requests[self._clients[node]],
+            signature=self._signature,
+            following=self._coordinator.session if self._asks_ahead(ask) else b"",
+        )
+
+    def _asks_ahead(self, ask: Ask) -> bool:
+        """Keys of the next sum come with the last answer, where nothing public is signed."""
+        cohort = self._coordinator.cohort
+        return (
+            ask.stage is Stage.REVEAL and cohort.protocol == BONAWITZ and not cohort.active
+        )
+
+    def take(self, ask: Ask, node: NodeId, answer: Answer) -> None:
+        """Hand in an answer.
+
+        Raises:
+          DecodeError and other ``RemoteProtocolError``s: it counts as none.
+          ImpersonationError: it is another client's. The sum is at its end.
+        """
+        sender = ask.receive(answer.messages)
+        signs = self._coordinator.cohort.active and ask.stage is Stage.ADVERTISE
+        if not signs and sender != self._clients[node]:
+            raise Impersonated(f"node {node} is client {self._clients[node]}, and spoke as {sender}")
+        self._learned[node] = sender
+        if answer.examples > 0:
+            self._examples[node] = answer.examples
+        if answer.following and self._asks_ahead(ask):
+            self._coordinator.advertised[node] = answer.following
+
+    def movement(self) -> "NDArray[np.float64]":
+        """By how much the model moves."""
+        summed, vector = self._coordinator.summed, self.result.vector
+        if isinstance(summed, Mean):
+            return vector
+        if summed.learning_rate is None:  # clients' updates
+            return vector / len(self.survivors)
+        examples = sum(self._examples[node] for node in self.survivors)
+        return -summed.learning_rate / (summed.sampling_rate * examples) * vector

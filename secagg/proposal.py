@@ -1,0 +1,430 @@
+"""One sum between machines, as a server proposes it: every public input, in one encoding.
+
+A node reads the proposal before it does anything, and its hash is in the label of every
+mask, box and signature: clients who were shown different ones do not cancel. Nothing here
+knows an engine; ``secagg.adapters`` carry the bytes.
+
+What a client brings is one vector. Without noise its segments are the update, the number of
+its entries that the clip cut, the weight, and the metrics that the server named. Update and
+metrics are multiplied by weight / max_weight before they are rounded, so that a lane need
+not hold the weight: the weighted mean is within step * max_weight * survivors / total weight
+of the true one. With noise the noised vector is all there is: any other number would be a
+release of its own.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp.errors import PrivacyError
+from dp.events import DiscreteGaussianEvent, NoSampling, PoissonSampling, SkellamEvent, Unit
+from dp.mechanisms import DistributedNoise
+from protocols import bonawitz, ckks
+from protocols.errors import DecodeError, ProtocolError
+from protocols.wire import Header, Reader
+from secagg.errors import ConfigError, InputError, SecaggError
+from secagg.payload import Count, Layout, Noised, Segment
+from secagg.quantize import FixedPoint
+from secagg.rounds import UPDATE, WEIGHT
+
+VERSION: Final = 1
+BONAWITZ: Final = "bonawitz"
+THRESHOLD_CKKS: Final = "threshold-ckks"
+PROTOCOLS: Final = (BONAWITZ, THRESHOLD_CKKS)
+CLIPPED: Final = "clipped"
+METRIC: Final = "metric "  # before a metric's name, in the name of its segment
+METRIC_BITS: Final = 32
+DIGEST_SIZE: Final = 32  # bytes, SHA-256
+MAX_SIZE: Final = 2**22  # bytes of a proposal: tens of thousands of arrays, nothing to choke on
+
+Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+Params: TypeAlias = bonawitz.Params | ckks.Params
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Average:
+    """A weighted mean, without privacy.
+
+    Attributes:
+      clip: of an entry of the update.
+      bits: of an entry before the sum.
+      max_weight: of one client; it refuses to bring more.
+      weighted_by: the name of the weight among a program's metrics.
+      metrics: by name, the largest absolute value of each number beside the update.
+    """
+
+    clip: float
+    bits: int
+    max_weight: int
+    weighted_by: str
+    metrics: tuple[tuple[str, float], ...] = ()
+
+    def segments(self, entries: int) -> tuple[Segment, ...]:
+        """Where everything lies in the vector."""
+        update = (
+            Segment(name=UPDATE, entries=entries, codec=FixedPoint(clip=self.clip, bits=self.bits)),
+            Segment(name=CLIPPED, entries=1, codec=Count(maximum=max(entries, 1))),
+        )
+        metrics = (
+            Segment(name=METRIC + name, entries=1, codec=FixedPoint(clip=most, bits=METRIC_BITS))
+            for name, most in self.metrics
+        )
+        weight = Segment(name=WEIGHT, entries=1, codec=Count(maximum=self.max_weight))
+        return (*(update if entries else ()), weight, *metrics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """A sum with a share of noise from every client, and nothing beside it.
+
+    Attributes:
+      mechanism: what a client adds its share with. Of examples, a client brings the sum of
+        its clipped gradients; of clients, its update.
+      sampling_rate: with which each example is in a client's batch, by its own coin; 1 of
+        clients, whose cohort the server picks and sees: amplification is never claimed.
+    """
+
+    mechanism: DistributedNoise
+    sampling_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sampling_rate <= 1:
+            raise ConfigError(f"sampling_rate {self.sampling_rate} is outside (0, 1]")
+        if self.sampling_rate < 1 and self.mechanism.unit is Unit.CLIENT:
+            raise ConfigError("a cohort that the server picks is charged as if all took part")
+
+    def event(self, survivors: int | None = None) -> SkellamEvent | DiscreteGaussianEvent:
+        """What the sum costs, of the fewest survivors where they are not known yet."""
+        rate = self.sampling_rate
+        sampling = PoissonSampling(rate=rate) if rate < 1 else NoSampling()
+        return self.mechanism.event(survivors=survivors, sampling=sampling)
+
+    def segments(self) -> tuple[Segment, ...]:
+        """Where everything lies in the vector."""
+        codec = Noised(bits=self.mechanism.bits)
+        return (Segment(name=UPDATE, entries=self.mechanism.size, codec=codec),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution:
+    """What a client's own program computed.
+
+    Attributes:
+      vector: the update, or with noise on examples the sum of clipped gradients; flat.
+      weight: of the update in the mean.
+      metrics: numbers beside it; those that the proposal does not name stay here.
+    """
+
+    vector: NDArray[Any]
+    weight: int = 1
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What comes of a sum.
+
+    Attributes:
+      survivors: clients in the sum, by number.
+      vector: the mean; with noise the sum. Flat float64.
+      weight: total; with noise the number of survivors.
+      metrics: weighted means, by name.
+      clipped: entries of all updates that the clip cut; 0 with noise.
+    """
+
+    survivors: tuple[int, ...]
+    vector: NDArray[np.float64]
+    weight: int
+    metrics: Mapping[str, float]
+    clipped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """Everything public about one sum.
+
+    Attributes:
+      purpose: what the engine calls it, such as "train".
+      session: 16 random bytes, of this sum alone.
+      params: of ``protocols.bonawitz`` or of threshold ``protocols.ckks``.
+      model: SHA-256 of what clients compute on, which comes later than this does.
+      seed: of the rotation before noise is added; 32 bytes, public.
+      shapes: of the arrays of an update, by name, in order; none where only metrics are asked.
+      content: what is summed.
+
+    Raises:
+      ConfigError: the parts contradict each other.
+    """
+
+    purpose: str
+    session: bytes
+    params: Params
+    model: bytes
+    seed: bytes
+    shapes: Shapes
+    content: Average | Noise
+
+    def __post_init__(self) -> None:
+        Header(self.session, 0)
+        if not (self.purpose.isascii() and self.purpose.isprintable() and self.purpose):
+            raise ConfigError(f"purpose is {self.purpose!r:.40}, expected a printable word")
+        if len(self.model) != DIGEST_SIZE or len(self.seed) != DIGEST_SIZE:
+            raise ConfigError(f"model and seed have {DIGEST_SIZE} bytes each")
+        if len(dict(self.shapes)) < len(self.shapes):
+            raise ConfigError("an array is named twice")
+        layout = self.layout
+        mechanism = self.content.mechanism if isinstance(self.content, Noise) else None
+        if mechanism is not None and (
+            (mechanism.entries, mechanism.clients, mechanism.minimum_survivors)
+            != (self.entries, self.params.clients, self.params.minimum_survivors)
+        ):
+            raise ConfigError("the noise is for another vector, cohort or minimum of survivors")
+        if isinstance(self.params, bonawitz.Params):
+            expected, found = layout.words, self.params.words
+            if mechanism and self.params.rates and self.params.active:
+                raise ConfigError(
+                    "in a sparse graph nobody counts survivors: a server that lies would leave out "
+                    "their noise"
+                )
+        else:
+            expected, found = layout.reals, self.params.entries
+            if self.params.model is not ckks.Model.THRESHOLD or self.params.clip != 1.0:
+                raise ConfigError("CKKS sums between machines have a threshold key, and clip 1")
+        if expected != found:
+            raise ConfigError(f"the protocol sums {found} numbers, the layout has {expected}")
+
+    @property
+    def protocol(self) -> str:
+        return BONAWITZ if isinstance(self.params, bonawitz.Params) else THRESHOLD_CKKS
+
+    @property
+    def entries(self) -> int:
+        """Length of an update."""
+        return sum(math.prod(shape) for _, shape in self.shapes)
+
+    @property
+    def layout(self) -> Layout:
+        """Of the vector that each client brings."""
+        content = self.content
+        segments = (
+            content.segments() if isinstance(content, Noise) else content.segments(self.entries)
+        )
+        return Layout(segments=segments, clients=self.params.clients)
+
+    @property
+    def noise(self) -> Noise | None:
+        return self.content if isinstance(self.content, Noise) else None
+
+    def agreement(self) -> bonawitz.Agreement | ckks.Agreement:
+        """What the protocol's parties agree upon."""
+        public = hashlib.sha256(self.to_bytes()).digest()
+        if isinstance(self.params, bonawitz.Params):
+            return bonawitz.Agreement(
+                params=self.params, session=self.session, round=0, public=public
+            )
+        return ckks.Agreement(params=self.params, session=self.session, public=public)
+
+    def encode(self, own: Contribution) -> NDArray[np.uint64] | NDArray[np.float64]:
+        """A client's vector: words, or reals for CKKS.
+
+        Raises:
+          InputError: not finite, another length, a metric missing or beyond what was named
+            for it, a weight out of range.
+        """
+        if own.vector.shape != (self.entries,):
+            raise InputError(f"an update of shape {own.vector.shape}, expected ({self.entries},)")
+        values: dict[str, Any]
+        if isinstance(self.content, Noise):
+            values = {UPDATE: self.content.mechanism.encode(own.vector, seed=self.seed)}
+        else:
+            values = self._weighted(self.content, own)
+        layout = self.layout
+        return layout.encode(values) if self.protocol == BONAWITZ else layout.encode_reals(values)
+
+    def _weighted(self, average: Average, own: Contribution) -> dict[str, Any]:
+        if not 1 <= own.weight <= average.max_weight:
+            raise InputError(
+                f"this client's weight is outside [1, {average.max_weight}]: "
+                "the server's max_weight must hold the largest"
+            )
+        part = own.weight / average.max_weight
+        values: dict[str, Any] = {WEIGHT: own.weight}
+        if self.shapes:
+            clipped = np.clip(own.vector, -average.clip, average.clip)
+            values[CLIPPED] = int(np.count_nonzero(clipped != own.vector))
+            values[UPDATE] = np.multiply(clipped, part, out=clipped)
+        for name, most in average.metrics:
+            if (value := own.metrics.get(name)) is None:
+                raise InputError(f"the metric {name!r}, which the server names, is missing")
+            if not abs(value) <= most:  # NaN too
+                raise InputError(f"the metric {name!r} is beyond the {most:g} named for it")
+            values[METRIC + name] = value * part
+        return values
+
+    def decode(self, total: NDArray[Any], survivors: tuple[int, ...]) -> Result:
+        """What a sum says: uint64 words, or float64 of CKKS.
+
+        Raises:
+          InputError: this is no sum of such vectors, or the survivors' weights are all 0.
+        """
+        layout = self.layout
+        sums = layout.decode(total) if total.dtype == np.uint64 else layout.decode_reals(total)
+        if isinstance(self.content, Noise):
+            vector = self.content.mechanism.decode(sums[UPDATE], seed=self.seed)
+            return Result(
+                survivors=survivors, vector=vector, weight=len(survivors), metrics={}, clipped=0
+            )
+        weight = int(sums[WEIGHT][0])
+        if weight < 1:
+            raise InputError("the survivors' weights are all 0; there is no mean")
+        one = self.content.max_weight / weight
+        return Result(
+            survivors=survivors,
+            vector=sums[UPDATE] * one if self.shapes else np.empty(0),
+            weight=weight,
+            metrics={name: float(sums[METRIC + name][0]) * one for name, _ in self.content.metrics},
+            clipped=int(sums[CLIPPED][0]) if self.shapes else 0,
+        )
+
+    def to_bytes(self) -> bytes:
+        """JSON, keys sorted, no spaces: the one encoding."""
+        content: dict[str, Any]
+        if isinstance(self.content, Noise):
+            mechanism = self.content.mechanism
+            content = {item.name: getattr(mechanism, item.name) for item in fields(mechanism)}
+            content |= {"unit": mechanism.unit.value, "sampling_rate": self.content.sampling_rate}
+        else:
+            content = {item.name: getattr(self.content, item.name) for item in fields(Average)}
+        said = {
+            "version": VERSION,
+            "purpose": self.purpose,
+            "protocol": self.protocol,
+            "session": self.session.hex(),
+            "params": self.params.to_bytes().hex(),
+            "model": self.model.hex(),
+            "seed": self.seed.hex(),
+            "shapes": self.shapes,
+            "noise" if isinstance(self.content, Noise) else "average": content,
+        }
+        return json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Inverse of :meth:`to_bytes`.
+
+        Raises:
+          DecodeError: not a proposal, or one in another encoding.
+        """
+        if len(data) > MAX_SIZE:
+            raise DecodeError(f"a proposal of {len(data)} bytes, at most {MAX_SIZE}")
+        try:
+            said = json.loads(data)
+            proposal = cls._read(said)
+            same = proposal.to_bytes() == data
+        except (
+            *(ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError),
+            *(SecaggError, PrivacyError, ProtocolError),
+        ) as error:
+            raise DecodeError(f"not a proposal: {type(error).__name__}: {error}"[:300]) from None
+        if not same:
+            raise DecodeError("a proposal in another encoding than ours")
+        return proposal
+
+    @classmethod
+    def _read(cls, said: dict[str, Any]) -> Self:
+        if said["version"] != VERSION:
+            raise DecodeError(f"a proposal of version {said['version']!r:.20}, we know {VERSION}")
+        reader = Reader(bytes.fromhex(said["params"]))
+        params: Params = (bonawitz.Params if said["protocol"] == BONAWITZ else ckks.Params).read(
+            reader
+        )
+        reader.finish()
+        content: Average | Noise
+        if (noise := said.get("noise")) is not None:
+            rate = noise.pop("sampling_rate")
+            mechanism = DistributedNoise(**noise | {"unit": Unit(noise["unit"])})
+            content = Noise(mechanism=mechanism, sampling_rate=rate)
+        else:
+            average = said["average"]
+            metrics = tuple((str(name), float(most)) for name, most in average.pop("metrics"))
+            content = Average(**average, metrics=metrics)
+        return cls(
+            purpose=said["purpose"],
+            session=bytes.fromhex(said["session"]),
+            params=params,
+            model=bytes.fromhex(said["model"]),
+            seed=bytes.fromhex(said["seed"]),
+            shapes=tuple((str(name), _shape(shape)) for name, shape in said["shapes"]),
+            content=content,
+        )
+
+
+def _shape(shape: list[Any]) -> tuple[int, ...]:
+    if not all(type(length) is int and 0 <= length < 2**35 for length in shape):
+        raise DecodeError(f"a shape of {shape!r:.40}")
+    return tuple(shape)
+
+
+def digest_arrays(arrays: Arrays, *more: bytes) -> bytes:
+    """SHA-256 over arrays by name, shape, type and bytes, and whatever else is public."""
+    found = hashlib.sha256()
+    for name, array in arrays.items():
+        head = json.dumps([name, array.shape, array.dtype.str]).encode()
+        found.update(len(head).to_bytes(4, "big") + head)
+        found.update(np.ascontiguousarray(array).data)
+    for part in more:
+        found.update(len(part).to_bytes(8, "big") + part)
+    return found.digest()
+
+
+def shapes_of(arrays: Arrays) -> Shapes:
+    """Of arrays that can be averaged.
+
+    Raises:
+      InputError: one that holds no floats.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise InputError(
+                f"array {name!r} holds {array.dtype}: only floats are averaged; leave counters "
+                "such as BatchNorm's out of what is sent"
+            )
+    return tuple((name, tuple(array.shape)) for name, array in arrays.items())
+
+
+def flat(arrays: Arrays, shapes: Shapes, *, start: Arrays | None = None) -> NDArray[Any]:
+    """One vector of all arrays, in the order of ``shapes``, less those of ``start``.
+
+    Raises:
+      InputError: other names or shapes.
+    """
+    if dict(shapes_of(arrays)) != dict(shapes):
+        raise InputError(
+            f"arrays {', '.join(arrays)!r:.200} are not those, or not of the shapes, that were sent"
+        )
+    kind = np.result_type(np.float32, *arrays.values())
+    vector, at = np.empty(sum(math.prod(shape) for _, shape in shapes), kind), 0
+    for name, shape in shapes:
+        part = vector[at : at + math.prod(shape)]
+        part[:] = arrays[name].reshape(-1)
+        if start is not None:
+            part -= start[name].reshape(-1)
+        at += len(part)
+    return vector
+
+
+def unflat(vector: NDArray[Any], start: Arrays) -> dict[str, NDArray[Any]]:
+    """``start`` moved by ``vector``: new arrays of its names, shapes and types."""
+    moved, at = {}, 0
+    for name, array in start.items():
+        part = vector[at : at + array.size].reshape(array.shape)
+        moved[name] = (array + part).astype(array.dtype)
+        at += array.size
+    return moved

@@ -1,0 +1,166 @@
+"""The server of one sum, for whoever carries messages: what is asked of whom, stage by stage.
+
+A relay is a generator. It yields an ``Ask``; whoever drives it sends the requests, hands each
+answer to ``receive`` as it comes, and goes on when all have answered or its own deadline has
+passed. What it returns is the sum. It never waits, and a client that does not answer, or
+whose answer ``receive`` refuses, is gone.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.bonawitz import Agreement, ClientId, CollectKeys
+from protocols.ckks.params import Agreement as CkksAgreement
+from protocols.entropy import Entropy, system
+from protocols.errors import TooFewSurvivors
+from protocols.primitives.prg import Expand, expand
+from protocols.wire import Reader, opaque
+from secagg.stages import Stage
+
+Identities: TypeAlias = Mapping[ClientId, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One stage.
+
+    Attributes:
+      stage: its name.
+      requests: what each client is sent.
+      receive: takes a client's answer, one or several messages, and tells whose it is.
+        Raises ``RemoteProtocolError``, and has then taken nothing.
+    """
+
+    stage: Stage
+    requests: Mapping[ClientId, bytes]
+    receive: Callable[[Sequence[bytes]], ClientId] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """The sum, uint64 words or float64 reals, and whose vectors it is of."""
+
+    values: NDArray[np.uint64] | NDArray[np.float64] = field(repr=False)
+    survivors: tuple[ClientId, ...]
+
+
+Relay: TypeAlias = Generator[Ask, None, Total]
+
+
+def _single(receive: Callable[[bytes], ClientId]) -> Callable[[Sequence[bytes]], ClientId]:
+    return lambda messages: receive(b"".join(messages))
+
+
+def relay_bonawitz(
+    agreement: Agreement,
+    clients: Sequence[ClientId],
+    *,
+    identities: Identities | None = None,
+    advertised: Sequence[bytes] = (),
+    expand: Expand = expand,
+    entropy: Entropy = system,
+) -> Relay:
+    """A round of ``protocols.bonawitz``.
+
+    Args:
+      clients: who is asked for keys.
+      identities: against an active server, everybody's, from somebody who is not it.
+      advertised: keys of this session that came before it was proposed; their senders are
+        not asked again.
+      expand: how the masks are taken off; see ``secagg.masking``.
+
+    Raises:
+      TooFewSurvivors, RemoteProtocolError: nothing was released.
+    """
+    keys = CollectKeys(agreement, identities)
+    known = {keys.receive(message) for message in advertised}
+    if asked := [client for client in clients if client not in known]:
+        yield Ask(
+            stage=Stage.ADVERTISE,
+            requests=dict.fromkeys(asked, b""),
+            receive=_single(keys.receive),
+        )
+    rosters, shares = keys.close(entropy)
+    yield Ask(stage=Stage.SHARE, requests=rosters, receive=_single(shares.receive))
+    boxes, vectors = shares.close()
+    yield Ask(stage=Stage.MASK, requests=boxes, receive=vectors.receive)
+    if agreement.params.active:
+        survivors, signatures = vectors.close_to_sign()
+        alive = vectors.alive
+        yield Ask(
+            stage=Stage.SIGN,
+            requests=dict.fromkeys(alive, survivors),
+            receive=_single(signatures.receive),
+        )
+        requests, reveals = signatures.close()
+    else:
+        survivors, reveals = vectors.close()
+        requests = dict.fromkeys(vectors.alive, survivors)
+    yield Ask(stage=Stage.REVEAL, requests=requests, receive=_single(reveals.receive))
+    total = reveals.close(expand)
+    return Total(values=total.words, survivors=total.survivors)
+
+
+def relay_threshold_ckks(agreement: CkksAgreement, clients: Sequence[ClientId]) -> Relay:
+    """A session of threshold ``protocols.ckks`` that opens one sum.
+
+    The first clients hold the key; all of them must be there until it is made, and who of
+    them answered with its upload must answer again.
+
+    Raises:
+      TooFewSurvivors, RemoteProtocolError: nothing was opened.
+    """
+    from protocols.ckks.server import CollectCommitments, CollectUploads
+
+    params = agreement.params
+    committee = sorted(clients)[: params.holders]
+    commitments = CollectCommitments(agreement, committee)
+    yield Ask(
+        stage=Stage.ADVERTISE,
+        requests=dict.fromkeys(committee, b""),
+        receive=_single(commitments.receive),
+    )
+    roster, openings = commitments.close()
+    yield Ask(
+        stage=Stage.SHARE,
+        requests=dict.fromkeys(committee, roster),
+        receive=_single(openings.receive),
+    )
+    opened, boxes, key = openings.close()
+    uploads = CollectUploads(agreement, key, clients)
+    came: list[ClientId] = []
+
+    def receive(frames: Sequence[bytes]) -> ClientId:
+        came.append(client := uploads.receive(frames))
+        return client
+
+    yield Ask(
+        stage=Stage.MASK,
+        requests={
+            client: opaque(opened) + opaque(boxes.get(client, b"")) for client in sorted(clients)
+        },
+        receive=receive,
+    )
+    alive = [client for client in committee if client in came]
+    if len(alive) < params.threshold:
+        raise TooFewSurvivors(f"{len(alive)} key holders left, {params.threshold} needed")
+    request, partials = uploads.close_threshold(alive)
+    yield Ask(
+        stage=Stage.REVEAL,
+        requests=dict.fromkeys(alive, request),
+        receive=_single(partials.receive),
+    )
+    total = partials.close()
+    return Total(values=total.values, survivors=total.survivors)
+
+
+def read_openings(message: bytes) -> tuple[bytes, bytes]:
+    """The openings of a key, and a holder's boxes, out of a request to upload."""
+    reader = Reader(message)
+    opened, boxes = reader.opaque(), reader.opaque()
+    reader.finish()
+    return opened, boxes
