@@ -1,4 +1,4 @@
-"""Burn records on disk: which stages a party has answered, and for which request.
+"""Burn records: which stages a party has answered, and for which request.
 
 A restored copy of a client's state would answer a second request, and two
 answers open that client's peers. So every answer is written down here first,
@@ -67,3 +67,14 @@ class BurnFile:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class MemoryBurn:
+    """A ``protocols.burn.Burn`` for parties that end with this process: nothing is kept."""
+
+    def __init__(self) -> None:
+        self._burnt: dict[tuple[bytes, int], bytes] = {}
+
+    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
+        """True if (session, stage) was free and now is taken, or was taken for this request."""
+        return self._burnt.setdefault((session, stage), request) == request

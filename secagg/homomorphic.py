@@ -29,6 +29,7 @@ from protocols.errors import TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
+from secagg.burns import MemoryBurn
 from secagg.errors import ConfigError, MissingExtraError
 from secagg.payload import Layout
 from secagg.stages import UNSIGNED, Attendance, Costs, Stage, StageCost, clock, send
@@ -247,13 +248,3 @@ def _upload(
         with clock(cost, "server_seconds"):
             uploads.receive(frames)
     return digests
-
-
-class MemoryBurn:
-    """Burn records of a round that ends with this process; ``secagg.burns`` keeps them on disk."""
-
-    def __init__(self) -> None:
-        self._burnt: dict[tuple[bytes, int], bytes] = {}
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        return self._burnt.setdefault((session, stage), request) == request

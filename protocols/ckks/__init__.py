@@ -12,9 +12,9 @@ beyond itself, up to 2**-(s/2) / 6.9 a session [LM21, LMSS22].
 Not protected from, in either: one deviating client or server (a malformed ciphertext, a
 single ciphertext shown as the sum), and what the sum says.
 
-``params``, ``residues`` and ``messages`` need numpy only. ``keys``, ``client`` and ``server``
-need ``seal``, and that tenseal; import them from where they are. The wire is on one page:
-docs/protocols/ckks.md.
+``params``, ``residues`` and ``messages`` need numpy only. ``keys``, ``holder``, ``client``
+and ``server`` need ``seal``, and that tenseal; import them from where they are. The wire is on
+one page: docs/protocols/ckks.md.
 
 [CKKS17]: Cheon, Kim, Kim, Song, https://eprint.iacr.org/2016/421
 [LM21]: Li, Micciancio, https://eprint.iacr.org/2020/1533

@@ -25,7 +25,7 @@ from typing import ClassVar, Self, TypeAlias
 
 from protocols.ckks import residues
 from protocols.ckks.params import DIGEST_SIZE, Params
-from protocols.errors import DecodeError
+from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.seal import OVERHEAD
@@ -36,6 +36,16 @@ ClientId: TypeAlias = int
 SHARE_SIZE = SEED_SIZE  # bytes; a share is as long as the seed it is of
 BOX_SIZE = SHARE_SIZE + OVERHEAD  # bytes: a share, nonce and tag
 BLIND_SIZE = 32  # bytes: what hides a committed public share
+
+# Stages in a burn store, at the ``place`` of a party, or the server's, which is the header alone.
+# What is burnt once a session stands under round 0.
+REQUEST_STAGE = 0  # a round's sum that the server sends
+ALIVE_STAGE = 1  # a session's alive holders
+PARTIAL_STAGE = 2  # a round's request to a holder
+OPEN_STAGE = 3  # a round's sum that a client opens under a shared key
+ROSTER_STAGE = 4  # a session's roster
+OPENINGS_STAGE = 5  # a session's openings, and the boxes that came with them
+UPLOAD_STAGE = 6  # a round's vector that a client encrypts
 
 
 def share_size(params: Params) -> int:
@@ -477,6 +487,22 @@ class Partial:
 Message: TypeAlias = (
     Advertise | Roster | Opening | ShareBoxes | Openings | Frame | SharedSum | Request | Partial
 )
+
+
+def place(header: Header, party: ClientId) -> bytes:
+    """Of what a party burns in a round, or under the header of the key in a session."""
+    return header.to_bytes() + u32(party)
+
+
+def check_summands(summands: Mapping[ClientId, bytes], params: Params) -> None:
+    """``RemoteProtocolError`` unless they are as many as agreed, and each another."""
+    if not params.minimum_survivors <= len(summands) <= params.clients:
+        raise RemoteProtocolError(
+            f"a sum of {len(summands)} uploads is outside "
+            f"[{params.minimum_survivors}, {params.clients}]"
+        )
+    if len(set(summands.values())) < len(summands):
+        raise RemoteProtocolError("a sum names one upload twice")
 
 
 def alive_bytes(alive: frozenset[ClientId]) -> bytes:

@@ -35,6 +35,7 @@ from protocols.ckks.keys import (
     partial,
 )
 from protocols.ckks.messages import (
+    REQUEST_STAGE,
     Advertise,
     ClientId,
     Entry,
@@ -61,8 +62,6 @@ from protocols.errors import (
 from protocols.primitives.agree import refuse_low_order
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
-
-REQUEST_STAGE = 0  # in a burn store, where holders and clients have 1 to 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

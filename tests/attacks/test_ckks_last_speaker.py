@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protocols.ckks import client, keys
+from protocols.ckks import holder as holders
+from protocols.ckks import keys
 from protocols.ckks.client import encrypt, generate
 from protocols.ckks.keys import CollectiveKey, holder_key
 from protocols.ckks.messages import Advertise, Frame, Opening, Openings
@@ -128,7 +129,7 @@ def test_nor_commit_after_it_has_seen_the_others() -> None:
 def without_commitments(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Callable[..., bytes] = lambda *_: bytes(32)  # noqa: E731  # commits to nothing
     monkeypatch.setattr(keys, "commit", nothing)
-    monkeypatch.setattr(client, "commit", nothing)
+    monkeypatch.setattr(holders, "commit", nothing)
 
 
 def test_without_commitments_the_last_speaker_reads_every_upload(

@@ -1,10 +1,11 @@
-"""Two openings that CKKS does not close, of which SECURITY.md says so. Both work.
+"""Three openings that CKKS does not close, of which SECURITY.md says so. All work.
 
 A holder sees digests of uploads and one ciphertext, and nothing ties the two: a server that
 shows one upload as the sum has it opened. And nothing ties a client's ciphertext to a vector
 of its own: with the help of the server it is made of others' ciphertexts, and the
 sum of all is then no sum. The digests that holders keep are evidence against a server
-that named uploads it did not get, not prevention.
+that named uploads it did not get, not prevention. And nothing says whose entries stand in a
+roster: a server that plays all other holders to each of them has every part of the key.
 """
 
 import hashlib
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 
 from protocols.burn import Burn
 from protocols.ckks.client import Published, encrypt, generate, open_sum
-from protocols.ckks.keys import CollectiveKey, SharedKey
-from protocols.ckks.messages import Frame, Request, SharedSum
+from protocols.ckks.keys import CollectiveKey, SharedKey, holder_key
+from protocols.ckks.messages import Frame, Opened, Openings, Request, SharedSum
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import (
     Ring,
     Rows,
+    add,
     pack,
     pack_ciphertext,
     subtract,
@@ -30,6 +32,7 @@ from protocols.ckks.residues import (
 )
 from protocols.ckks.seal import context
 from protocols.ckks.server import CollectCommitments, CollectPartials, CollectUploads
+from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
 
 CLIENTS, HOLDERS, VICTIM = (1, 2, 3), (1, 2, 3, 4), 1
@@ -162,3 +165,41 @@ def test_digests_are_evidence_against_a_server_that_named_what_it_did_not_get() 
     _, kept = made.holders[1].on_request(agreed(THRESHOLD), request.to_bytes())
     assert kept[2] != hashlib.sha256(made.frames[2]).digest()  # client 2 can say so
     assert kept == request.summands
+
+
+def alone_among_fakes(holder: int) -> tuple[Secret, Opened]:
+    """The seed of an honest holder that is shown a roster of the server's making; what it opens."""
+    agreement = agreed(THRESHOLD)
+    collect = CollectCommitments(agreement, HOLDERS)
+    states: dict[int, Any] = {}
+    for each in HOLDERS:  # all but one are the server
+        message, states[each] = generate(agreement, each)
+        collect.receive(message)
+    roster, openings = collect.close()
+    for each in HOLDERS:
+        message, states[each] = states[each].on_roster(roster)
+        openings.receive(message)
+    shown, boxes, _ = openings.close()
+    made = {
+        each: states[each].on_openings(shown, boxes[each], burn=store())[0] for each in HOLDERS
+    }  # nothing about it looks wrong to the honest one either
+    fakes = [each for each in HOLDERS if each != holder]
+    (seed,) = combine(fakes, [[made[fake].shares[holder].expose() for fake in fakes]])
+    opened = Openings.from_bytes(shown, expect=agreement.key_header, params=THRESHOLD)
+    return seed, opened.entries[holder]
+
+
+def test_a_roster_for_each_holder_is_not_protected_from() -> None:
+    agreement = agreed(THRESHOLD)
+    dealt = {holder: alone_among_fakes(holder) for holder in HOLDERS}
+    shown = Openings(
+        header=agreement.key_header, entries={holder: dealt[holder][1] for holder in HOLDERS}
+    )
+    key = CollectiveKey.from_bytes(agreement, shown.to_bytes())  # as a client checks it
+    (frame,) = encrypt(agreement, VICTIM, key, vector(VICTIM))
+    opened, second = unpack_ciphertext(framed(frame, THRESHOLD, key).ciphertext, RING)
+    for holder, (seed, _) in dealt.items():
+        part = holder_key(agreement, holder, seed).partial(second, None)
+        opened = add(opened, part, RING.primes)
+    read = context(RING, THRESHOLD.scale).decode(opened)
+    assert np.abs(read - vector(VICTIM)).max() < 1e-2

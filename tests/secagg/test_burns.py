@@ -5,7 +5,7 @@ import pytest
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, join, restore
 from protocols.errors import RemoteProtocolError
-from secagg.burns import BurnFile
+from secagg.burns import BurnFile, MemoryBurn
 from secagg.errors import RunError
 
 SESSION, REQUEST, OTHER = b"session", bytes(32), bytes([1]) * 32
@@ -77,3 +77,12 @@ def test_a_restored_client_answers_no_second_roster(tmp_path: Path) -> None:
         pytest.raises(RemoteProtocolError, match="answered for another"),
     ):
         restore(record, burn=burn).on_roster(second.close()[0][0])
+
+
+def test_in_memory_the_same_holds_until_the_process_ends() -> None:
+    burn = MemoryBurn()
+    assert burn(SESSION, 1, REQUEST)
+    assert burn(SESSION, 1, REQUEST)
+    assert not burn(SESSION, 1, OTHER)
+    assert burn(SESSION, 2, OTHER)
+    assert MemoryBurn()(SESSION, 1, OTHER)

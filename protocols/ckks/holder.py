@@ -1,0 +1,416 @@
+"""A holder of a threshold key: once a session it makes its part, once a round it answers.
+
+    generate          -> Advertise,  AwaitRoster
+    .on_roster        -> Opening,    AwaitOpenings
+    .on_openings      -> Holder, CollectiveKey
+    Holder.on_request -> Partial, and whose uploads it is said to open
+
+A message that breaks a rule raises ``RemoteProtocolError``, and no answer leaves.
+A holder opens its commitment to one roster, takes one set of boxes, and opens one
+ciphertext a round; the first request answered fixes for the whole session which holders
+are alive. Who answered is in that set, and shares of its key are given for none: a key is
+decrypted with, or rebuilt.
+
+An answer is a function of the holder's secrets and the request. Its noise is as good as
+fresh: a generator's output under a key that never leaves the holder, another for every
+other ciphertext; and the same ciphertext gets the same bytes, from which no mean is taken.
+
+Between messages a state may move into a record (``into_record``) and out again
+(``restore``), in another process if need be. A record can be copied, so each answer
+of a restored state goes through a ``Burn`` first.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+from protocols.burn import Burn
+from protocols.ckks.keys import Chunks, CollectiveKey, commit, in_turn, partial, public_share
+from protocols.ckks.messages import (
+    ALIVE_STAGE,
+    BLIND_SIZE,
+    OPENINGS_STAGE,
+    PARTIAL_STAGE,
+    ROSTER_STAGE,
+    SHARE_SIZE,
+    Advertise,
+    ClientId,
+    Entry,
+    Opening,
+    Openings,
+    Partial,
+    Request,
+    Roster,
+    ShareBoxes,
+    alive_bytes,
+    check_summands,
+    place,
+    share_size,
+)
+from protocols.ckks.noise import from_seed
+from protocols.ckks.params import DIGEST_SIZE, Agreement, Model
+from protocols.entropy import Entropy, system
+from protocols.errors import (
+    DecodeError,
+    LocalProtocolError,
+    ParameterError,
+    RemoteProtocolError,
+)
+from protocols.primitives import shamir
+from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
+from protocols.primitives.prg import SEED_SIZE
+from protocols.primitives.seal import seal, unseal
+from protocols.secrets import Once, Secret
+from protocols.wire import Reader, open_checksum, read_map, seal_checksum, u32, write_map
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    STAGE: ClassVar[int]  # of the message that it answers, in a burn store and in a record
+
+    agreement: Agreement
+    me: ClientId
+
+    def _record(self, *fields: bytes) -> Secret:
+        head = RECORD + bytes([self.STAGE]) + self.agreement.to_bytes() + u32(self.me)
+        return Secret(seal_checksum(head + b"".join(fields)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting(_State):
+    """The key is being made. A state that was never in a record answers once anyway."""
+
+    burn: Burn | None = field(default=None, repr=False)
+
+    def _burn(self, store: Burn | None, request: bytes, done: str) -> None:
+        session = place(self.agreement.key_header, self.me)
+        digest = hashlib.sha256(request).digest()
+        if store is not None and not store(session, self.STAGE, digest):
+            raise RemoteProtocolError(f"holder {self.me} {done} in this session")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Making:
+    seed: Secret  # of s_i: what is shared among the holders
+    own: Secret  # of everything random that later answers need; never shared
+    seal: PrivateKey
+    share: bytes = field(repr=False)  # b_i
+    blind: bytes = field(repr=False)
+
+
+def generate(
+    agreement: Agreement, me: ClientId, entropy: Entropy = system
+) -> tuple[bytes, "AwaitRoster"]:
+    """Begin a session's key as holder ``me``: an ``Advertise`` to send, and the state that waits.
+
+    Args:
+      agreement: of any round of the session.
+      entropy: gives 128 bytes; the error of b_i SEAL draws for itself.
+    """
+    if agreement.params.model is not Model.THRESHOLD:
+        raise ParameterError("a shared key has no holders")
+    if not 0 <= me < 2**32:
+        raise ParameterError(f"holder {me} is outside [0, 2**32)")
+    seed, own = Secret(entropy(SEED_SIZE)), Secret(entropy(SEED_SIZE))
+    making = _Making(
+        seed=seed,
+        own=own,
+        seal=PrivateKey(Secret(entropy(KEY_SIZE))),
+        share=public_share(agreement, me, seed),
+        blind=entropy(BLIND_SIZE),
+    )
+    entry = _entry(agreement, me, making)
+    message = Advertise(header=agreement.key_header, sender=me, entry=entry)
+    state = AwaitRoster(agreement=agreement, me=me, entry=entry, secrets=Once(making))
+    return message.to_bytes(), state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitRoster(_Waiting):
+    """We have committed to our public share."""
+
+    STAGE: ClassVar[int] = ROSTER_STAGE
+
+    entry: Entry
+    secrets: Once[_Making]
+
+    def on_roster(self, message: bytes) -> tuple[bytes, "AwaitOpenings"]:
+        """Everybody has committed: open our commitment, and share our secret.
+
+        Raises:
+          RemoteProtocolError: another number of holders than agreed, our entry is missing or
+            changed, or a key stands twice or is of low order; or we answered another roster.
+        """
+        agreement, params = self.agreement, self.agreement.params
+        roster = Roster.from_bytes(message, expect=agreement.key_header)
+        if roster.entries.get(self.me) != self.entry:
+            raise RemoteProtocolError("the roster lacks our entry, or shows another in its place")
+        if len(roster.entries) != params.holders:
+            raise RemoteProtocolError(
+                f"{len(roster.entries)} holders in the roster, {params.holders} were agreed"
+            )
+        if len({entry.seal_key for entry in roster.entries.values()}) < len(roster.entries):
+            raise RemoteProtocolError("one key stands twice in the roster")
+        for entry in roster.entries.values():
+            refuse_low_order(entry.seal_key)
+
+        making = self.secrets.take()
+        draw = from_seed(making.own, agreement.label(b"draw", roster.digest()))
+        shares = shamir.split(making.seed, params.threshold, params.holders, draw)
+        boxes: dict[ClientId, bytes] = {}
+        openings: dict[ClientId, Secret] = {}
+        for (peer, entry), share in zip(sorted(roster.entries.items()), shares, strict=True):
+            if peer == self.me:
+                continue
+            sealing, openings[peer] = making.seal.agree(
+                entry.seal_key,
+                _seal_label(agreement, roster, self.me, peer),
+                _seal_label(agreement, roster, peer, self.me),
+            )
+            boxes[peer] = seal(sealing, share, _about(agreement, self.me, peer), draw)
+        answer = Opening(
+            header=agreement.key_header,
+            sender=self.me,
+            blind=making.blind,
+            share=making.share,
+            boxes=boxes,
+        ).to_bytes()
+        self._burn(self.burn, message, "answered another roster")
+        return answer, AwaitOpenings(
+            agreement=agreement,
+            me=self.me,
+            roster=roster,
+            secrets=Once(_Sharing(seed=making.seed, own=making.own, openings=openings)),
+            burn=self.burn,
+        )
+
+    def into_record(self) -> Secret:
+        """Move this state into one secret record; the state is then used up."""
+        making = self.secrets.take()
+        return self._record(
+            making.seed.expose() + making.own.expose() + making.seal.secret.expose(),
+            making.blind + making.share,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sharing:
+    seed: Secret
+    own: Secret
+    openings: Mapping[ClientId, Secret]  # keys of the boxes that others seal for us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitOpenings(_Waiting):
+    """We have opened our commitment, and shared our secret."""
+
+    STAGE: ClassVar[int] = OPENINGS_STAGE
+
+    roster: Roster
+    secrets: Once[_Sharing]
+
+    def on_openings(
+        self, message: bytes, boxes: bytes, *, burn: Burn | None = None
+    ) -> tuple["Holder", CollectiveKey]:
+        """Check what everybody committed to and opened, and keep our shares.
+
+        Args:
+          message: the ``Openings``, as clients get them too.
+          boxes: our ``ShareBoxes``.
+          burn: durable; every answer of the holder goes through it. A restored state has one,
+            and keeps it.
+
+        Raises:
+          RemoteProtocolError: an opening is missing, wrong, or not of the commitment in the
+            roster; or a box does not open. The session is at its end. Or we took other boxes.
+          LocalProtocolError: there is no burn store.
+        """
+        agreement, store = self.agreement, burn if self.burn is None else self.burn
+        if store is None:
+            raise LocalProtocolError("a holder answers through a burn store, and was given none")
+        opened = Openings.from_bytes(message, expect=agreement.key_header, params=agreement.params)
+        found = ShareBoxes.from_bytes(boxes, expect=agreement.key_header)
+        committed = {holder: entry.commitment for holder, entry in self.roster.entries.items()}
+        if {holder: entry.commitment for holder, entry in opened.entries.items()} != committed:
+            raise RemoteProtocolError("the openings are not of the commitments in the roster")
+        key = CollectiveKey(agreement, opened)
+        if found.recipient != self.me:
+            raise RemoteProtocolError(f"boxes for holder {found.recipient}, we are {self.me}")
+        if found.boxes.keys() != self.roster.entries.keys() - {self.me}:
+            raise RemoteProtocolError("not one box of each other holder")
+        secrets = self.secrets.take()
+        shares = {
+            sender: unseal(secrets.openings[sender], box, _about(agreement, sender, self.me))
+            for sender, box in found.boxes.items()
+        }
+        # Either message says where it ends: no other two are joined to the same bytes.
+        self._burn(store, message + boxes, "took other openings or boxes")
+        holder = Holder(
+            agreement=agreement,
+            me=self.me,
+            key=key.digest,
+            seed=secrets.seed,
+            own=secrets.own,
+            shares=shares,
+            burn=store,
+        )
+        return holder, key
+
+    def into_record(self) -> Secret:
+        """Move this state into one secret record; the state is then used up."""
+        secrets = self.secrets.take()
+        return self._record(
+            write_map(self.roster.entries, Entry.to_bytes),
+            secrets.seed.expose() + secrets.own.expose(),
+            *(secrets.openings[peer].expose() for peer in sorted(secrets.openings)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder(_State):
+    """A part of a session's key, and a share of every other part.
+
+    It may live in a record between rounds. Copies do no harm: what may be answered is in
+    the burn store.
+    """
+
+    STAGE: ClassVar[int] = PARTIAL_STAGE
+
+    key: bytes  # digest of the collective key
+    seed: Secret = field(repr=False)
+    own: Secret = field(repr=False)
+    shares: Mapping[ClientId, Secret] = field(repr=False)
+    burn: Burn = field(repr=False)
+
+    def on_request(
+        self, agreement: Agreement, message: bytes, *, chunks: Chunks = in_turn
+    ) -> tuple[bytes, Mapping[ClientId, bytes]]:
+        """A ``Partial`` for the server, and the digests of the uploads that it claims to open.
+
+        Keep the digests: a sum that was none can be shown later, not prevented.
+
+        Args:
+          agreement: of the round.
+          chunks: another way to work through the chunks. It sees our key: it runs on our own
+            machine.
+
+        Raises:
+          RemoteProtocolError: too few or too many summands; a stranger named as alive, or not
+            we, or fewer than the threshold; a ciphertext that is none or hides nothing;
+            other holders alive than in an earlier round, or another request in this one.
+        """
+        params = agreement.params
+        if agreement.key_context() != self.agreement.key_context():
+            raise LocalProtocolError("this key is of another session, or of other parameters")
+        request = Request.from_bytes(
+            message,
+            expect=agreement.header,
+            context=agreement.context(self.key),
+            params=params,
+        )
+        check_summands(request.summands, params)
+        alive = request.alive
+        if strangers := alive - self.shares.keys() - {self.me}:
+            raise RemoteProtocolError(f"named as alive, and no holders: {sorted(strangers)}")
+        if self.me not in alive:
+            raise RemoteProtocolError("we are asked for a part, and named as gone")
+        if len(alive) < params.threshold:
+            raise RemoteProtocolError(f"{len(alive)} holders alive, {params.threshold} needed")
+        parts = partial(agreement, self.me, self.seed, request.seconds, self.own, chunks)
+        answer = Partial(
+            header=agreement.header,
+            sender=self.me,
+            parts=b"".join(parts),
+            shares={holder: self.shares[holder] for holder in self.shares.keys() - alive},
+        ).to_bytes()
+        self._burn(agreement, alive, message)
+        return answer, request.summands
+
+    def _burn(self, agreement: Agreement, alive: frozenset[ClientId], message: bytes) -> None:
+        session = place(agreement.key_header, self.me)
+        if not self.burn(session, ALIVE_STAGE, hashlib.sha256(alive_bytes(alive)).digest()):
+            raise RemoteProtocolError("other holders were alive when we answered first")
+        request = hashlib.sha256(message).digest()
+        if not self.burn(place(agreement.header, self.me), PARTIAL_STAGE, request):
+            raise RemoteProtocolError(
+                f"holder {self.me} answered another request in round {agreement.round}"
+            )
+
+    def into_record(self) -> Secret:
+        """This state as one secret record."""
+        return self._record(
+            self.key + self.seed.expose() + self.own.expose(),
+            write_map(self.shares, Secret.expose),
+        )
+
+
+State: TypeAlias = AwaitRoster | AwaitOpenings | Holder
+
+RECORD = b"secagg ckks state 2"
+
+
+def restore(record: Secret, *, burn: Burn) -> State:
+    """The state that ``record`` holds. Its answers leave only if ``burn`` allows them.
+
+    Raises:
+      DecodeError: the record was cut, changed, or made by another version.
+    """
+    reader = Reader(open_checksum(record.expose()))
+    if reader.take(len(RECORD)) != RECORD:
+        raise DecodeError("not a holder's state of this version")
+    stage, agreement, me = reader.u8(), Agreement.read(reader), reader.u32()
+    if agreement.params.model is not Model.THRESHOLD:
+        raise DecodeError("a shared key has no holders")
+    common: dict[str, Any] = {"agreement": agreement, "me": me, "burn": burn}
+    state: State
+    match stage:
+        case AwaitRoster.STAGE:
+            making = _Making(
+                seed=Secret(reader.take(SEED_SIZE)),
+                own=Secret(reader.take(SEED_SIZE)),
+                seal=PrivateKey(Secret(reader.take(KEY_SIZE))),
+                blind=reader.take(BLIND_SIZE),
+                share=reader.take(share_size(agreement.params)),
+            )
+            entry = _entry(agreement, me, making)
+            state = AwaitRoster(**common, entry=entry, secrets=Once(making))
+        case AwaitOpenings.STAGE:
+            entries = read_map(reader, Entry.read)
+            if me not in entries:
+                raise DecodeError(f"a roster without holder {me}, whose state this is")
+            sharing = _Sharing(
+                seed=Secret(reader.take(SEED_SIZE)),
+                own=Secret(reader.take(SEED_SIZE)),
+                openings={p: Secret(reader.take(KEY_SIZE)) for p in entries if p != me},
+            )
+            roster = Roster(header=agreement.key_header, entries=entries)
+            state = AwaitOpenings(**common, roster=roster, secrets=Once(sharing))
+        case Holder.STAGE:
+            state = Holder(
+                **common,
+                key=reader.take(DIGEST_SIZE),
+                seed=Secret(reader.take(SEED_SIZE)),
+                own=Secret(reader.take(SEED_SIZE)),
+                shares=read_map(reader, lambda source: Secret(source.take(SHARE_SIZE))),
+            )
+        case _:
+            raise DecodeError(f"no holder's state has stage {stage}")
+    reader.finish()
+    return state
+
+
+def _entry(agreement: Agreement, me: ClientId, making: _Making) -> Entry:
+    commitment = commit(agreement, me, making.share, making.blind)
+    return Entry(seal_key=making.seal.public, commitment=commitment)
+
+
+def _seal_label(agreement: Agreement, roster: Roster, sender: ClientId, to: ClientId) -> bytes:
+    keys = roster.entries[sender].seal_key + roster.entries[to].seal_key
+    return agreement.label(b"seal", roster.digest() + u32(sender) + u32(to) + keys)
+
+
+def _about(agreement: Agreement, sender: ClientId, recipient: ClientId) -> bytes:
+    """What a box says on its outside: the header of the message that carries it, and the two."""
+    head = bytes([Opening.TYPE]) + agreement.key_header.to_bytes()
+    return head + u32(sender) + u32(recipient)

@@ -1,0 +1,120 @@
+"""Have holders open their commitments, and then hand back the states from before they did.
+
+Commitments keep the last speaker from choosing its part of the key by those of the
+others. A holder that was restored from an old record opens to a second roster what it has
+opened to the first, so whoever has seen the openings commits anew, to a part of its own
+less those of all others: the key opens under its secret alone, and every check of every
+party passes. Nobody need lie but that one holder, if a server begins again with the old
+advertisements. The burn refuses the second roster; the attack works where it forgets.
+"""
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protocols.burn import Burn
+from protocols.ckks.client import AwaitRoster, encrypt, generate, restore
+from protocols.ckks.keys import CollectiveKey, commit, holder_key, public_share
+from protocols.ckks.messages import Advertise, Frame, Opening
+from protocols.ckks.params import Agreement, Model, Params
+from protocols.ckks.residues import Ring, add, pack, subtract, unpack, unpack_ciphertext
+from protocols.ckks.seal import context
+from protocols.ckks.server import CollectCommitments
+from protocols.errors import RemoteProtocolError
+from protocols.secrets import Secret
+
+HOLDERS, LAST = (1, 2, 3, 4), 4
+HONEST = HOLDERS[:-1]
+RING = Ring(degree=2048, prime_bits=(53,))
+PARAMS = Params(
+    model=Model.THRESHOLD,
+    clients=4,
+    entries=RING.degree,
+    clip=1.0,
+    ring=RING,
+    scale_half_bits=90,
+    flooding=30,
+    holders=4,
+    threshold=3,
+    corrupt=1,
+)
+AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
+HEADER = AGREEMENT.key_header
+OWN = Secret(b"known to the last speaker alone!")
+PRIVATE = np.linspace(-1, 1, RING.degree)
+
+
+def store() -> Burn:
+    taken: dict[tuple[bytes, int], bytes] = {}
+    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
+
+
+def forgetting(session: bytes, stage: int, request: bytes) -> bool:
+    return True
+
+
+def rogue(shares: list[bytes]) -> bytes:
+    """A part of a key: of a secret of its own, less those that were seen."""
+    rows = [unpack(share, RING.degree, RING.key_primes) for share in shares]
+    others = functools.reduce(lambda x, y: add(x, y, RING.key_primes), rows)
+    own = unpack(public_share(AGREEMENT, LAST, OWN), RING.degree, RING.key_primes)
+    return pack(subtract(own, others, RING.key_primes), RING.key_primes)
+
+
+def restored(record: Secret, burn: Burn) -> AwaitRoster:
+    state = restore(record, burn=burn)
+    assert isinstance(state, AwaitRoster)
+    return state
+
+
+def attack(burns: dict[int, Burn]) -> tuple[bytes, CollectiveKey]:
+    """One upload under the key of the second roster."""
+    collect = CollectCommitments(AGREEMENT, HOLDERS)
+    advertised, records = {}, {}
+    for holder in HOLDERS:
+        advertised[holder], state = generate(AGREEMENT, holder)
+        records[holder] = state.into_record()
+        collect.receive(advertised[holder])
+    roster, _ = collect.close()
+    shares = []
+    for holder in HONEST:
+        message, _ = restored(records[holder], burns[holder]).on_roster(roster)
+        shares.append(Opening.from_bytes(message, expect=HEADER, params=PARAMS).share)
+
+    share, again = rogue(shares), CollectCommitments(AGREEMENT, HOLDERS)
+    last = restored(records[LAST], forgetting)
+    making = replace(last.secrets.take(), share=share)
+    entry = replace(last.entry, commitment=commit(AGREEMENT, LAST, share, making.blind))
+    changed = Advertise(header=HEADER, sender=LAST, entry=entry).to_bytes()
+    for holder in HOLDERS:
+        again.receive(changed if holder == LAST else advertised[holder])
+    second, openings = again.close()
+    states: dict[int, Any] = {holder: restored(records[holder], burns[holder]) for holder in HONEST}
+    states[LAST] = replace(last, entry=entry, secrets=type(last.secrets)(making))
+    for holder in HOLDERS:
+        message, states[holder] = states[holder].on_roster(second)
+        openings.receive(message)
+    shown, boxes, _ = openings.close()
+    for holder in HONEST:
+        _, key = states[holder].on_openings(shown, boxes[holder])  # nobody notices
+    (frame,) = encrypt(AGREEMENT, 1, key, PRIVATE)
+    return frame, key
+
+
+def test_a_second_roster_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="answered another roster in this session"):
+        attack({holder: store() for holder in HONEST})
+
+
+def test_where_burn_records_are_forgotten_one_holder_reads_every_upload() -> None:
+    frame, key = attack(dict.fromkeys(HONEST, forgetting))
+    found = Frame.from_bytes(
+        frame, expect=AGREEMENT.header, context=key.context(AGREEMENT), index=0, params=PARAMS
+    )
+    first, second = unpack_ciphertext(found.ciphertext, RING)
+    own = holder_key(AGREEMENT, LAST, OWN).partial(second, None)
+    read = context(RING, PARAMS.scale).decode(add(first, own, RING.primes))
+    assert np.abs(read - PRIVATE).max() < 1e-6

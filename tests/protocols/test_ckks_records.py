@@ -1,0 +1,423 @@
+"""Holders whose states move through records: one answer a stage, and the same sum."""
+
+import hashlib
+import itertools
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from protocols.burn import Burn
+from protocols.ckks import messages
+from protocols.ckks.client import (
+    AwaitOpenings,
+    AwaitRoster,
+    Holder,
+    State,
+    encrypt,
+    generate,
+    restore,
+)
+from protocols.ckks.holder import RECORD
+from protocols.ckks.keys import SharedKey
+from protocols.ckks.messages import Entry, Opening, Openings, Roster, ShareBoxes, share_size
+from protocols.ckks.params import Agreement, Model, Params
+from protocols.ckks.residues import Ring
+from protocols.ckks.server import CollectCommitments, CollectUploads
+from protocols.entropy import Entropy
+from protocols.errors import (
+    DecodeError,
+    LocalProtocolError,
+    ProtocolError,
+    RemoteProtocolError,
+)
+from protocols.primitives.agree import PrivateKey
+from protocols.secrets import Secret
+from protocols.wire import open_checksum, seal_checksum
+
+HOLDERS, ME = (2, 3, 5, 7), 3
+CLIENTS = (1, 4)
+ENTRIES = 100
+PARAMS = Params(
+    model=Model.THRESHOLD,
+    clients=4,
+    entries=ENTRIES,
+    clip=1.0,
+    ring=Ring(degree=2048, prime_bits=(53,)),
+    scale_half_bits=94,
+    flooding=30,
+    decryptions=2,
+    holders=4,
+    threshold=3,
+    corrupt=1,
+)
+AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=1, public=bytes(32))
+HEADER = AGREEMENT.key_header
+SHARED_PARAMS = replace(PARAMS, model=Model.SHARED_KEY, holders=0, threshold=0, corrupt=0)
+
+
+def counting(seed: object) -> Entropy:
+    calls = itertools.count()
+    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+
+
+class Store:
+    """Burnt stages, in memory."""
+
+    def __init__(self) -> None:
+        self.taken: dict[tuple[bytes, int], bytes] = {}
+
+    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
+        return self.taken.setdefault((session, stage), request) == request
+
+
+def vector(client: int) -> NDArray[np.float64]:
+    return np.random.default_rng(client).uniform(-1, 1, ENTRIES)
+
+
+class Session:
+    """A key and a sum; what every holder waited in, and for."""
+
+    def __init__(self, *, through_records: bool) -> None:
+        self.burns = {holder: Store() for holder in HOLDERS}
+        self.records: dict[tuple[int, int], Secret] = {}  # of a stage and a holder
+        self.requests: dict[int, Any] = {}  # by stage
+        self.answers: dict[int, Any] = {}
+        self._through_records = through_records
+        self._play()
+
+    def moved(self, stage: int, holder: int, state: Any) -> Any:
+        if not self._through_records:
+            return state
+        record = self.records[stage, holder] = state.into_record()
+        return restore(record, burn=self.burns[holder])
+
+    def _play(self) -> None:
+        collect = CollectCommitments(AGREEMENT, HOLDERS)
+        states: dict[int, Any] = {}
+        for holder in HOLDERS:
+            message, state = generate(AGREEMENT, holder, counting(holder))
+            collect.receive(message)
+            states[holder] = self.moved(4, holder, state)
+        roster, openings = collect.close()
+        self.requests[4] = roster
+        self.opened = {}
+        for holder in HOLDERS:
+            self.opened[holder], state = states[holder].on_roster(roster)
+            openings.receive(self.opened[holder])
+            states[holder] = self.moved(5, holder, state)
+        shown, boxes, key = openings.close()
+        self.requests[5] = (shown, boxes[ME])
+        for holder in HOLDERS:
+            given = {} if self._through_records else {"burn": self.burns[holder]}
+            state, _ = states[holder].on_openings(shown, boxes[holder], **given)
+            states[holder] = self.moved(2, holder, state)
+        uploads = CollectUploads(AGREEMENT, key, CLIENTS)
+        for client in CLIENTS:
+            uploads.receive(encrypt(AGREEMENT, client, key, vector(client)))
+        self.requests[2], partials = uploads.close_threshold((2, 3, 7))
+        for holder in (2, 3, 7):
+            partials.receive(states[holder].on_request(AGREEMENT, self.requests[2])[0])
+        self.sum = partials.close()
+
+
+PLAYED = Session(through_records=True)
+STAGES = pytest.mark.parametrize("stage", [4, 5, 2], ids=["roster", "openings", "request"])
+MAKING = pytest.mark.parametrize("stage", [4, 5], ids=["roster", "openings"])
+
+
+def restored(stage: int, burn: Burn) -> State:
+    return restore(PLAYED.records[stage, ME], burn=burn)
+
+
+def answer(state: State, request: Any) -> tuple[Any, Any]:
+    """What leaves, and the state after it."""
+    match state:
+        case AwaitRoster():
+            return state.on_roster(request)
+        case AwaitOpenings():
+            after, key = state.on_openings(*request)
+            return key.digest, after
+        case Holder():
+            return state.on_request(AGREEMENT, request)[0], None
+
+
+def other_request(stage: int) -> Any:
+    """As valid a request as the one that was answered, and another."""
+    if stage == 4:
+        roster = Roster.from_bytes(PLAYED.requests[4], expect=HEADER)
+        another = Entry(seal_key=PrivateKey(Secret(bytes(32))).public, commitment=bytes(32))
+        return replace(roster, entries=dict(roster.entries) | {7: another}).to_bytes()
+    shown, boxes = PLAYED.requests[5]
+    found = ShareBoxes.from_bytes(boxes, expect=HEADER)
+    state = restored(4, Store())
+    dealt = restore(PLAYED.records[4, 7], burn=Store())
+    assert isinstance(state, AwaitRoster)
+    assert isinstance(dealt, AwaitRoster)
+    return shown, replace(found, boxes=dict(found.boxes) | {7: other_box(dealt)}).to_bytes()
+
+
+def other_box(dealt: AwaitRoster) -> bytes:
+    """Another box of holder 7's for us: it deals anew, under other coefficients."""
+    making = dealt.secrets.take()
+    again = AwaitRoster(
+        agreement=AGREEMENT,
+        me=7,
+        entry=dealt.entry,
+        secrets=type(dealt.secrets)(replace(making, own=Secret(bytes(32)))),
+    )
+    message, _ = again.on_roster(PLAYED.requests[4])
+    return Opening.from_bytes(message, expect=HEADER, params=PARAMS).boxes[ME]
+
+
+# --- the same sum, and the same answers ---
+
+
+def test_a_key_made_through_records_at_every_step_opens_the_same_sum() -> None:
+    plain = Session(through_records=False)
+    expected = vector(1) + vector(4)
+    tolerance = 8 * 2 * PARAMS.mean_deviation(2)
+    for session in (PLAYED, plain):
+        assert session.sum.survivors == CLIENTS
+        assert np.abs(session.sum.values - expected).max() < tolerance
+    assert tolerance < 0.1
+
+
+@STAGES
+def test_the_same_request_gets_the_same_bytes_again(stage: int) -> None:
+    store, request = Store(), PLAYED.requests[stage]
+    first, after = answer(restored(stage, store), request)
+    again, after_again = answer(restored(stage, store), request)
+    assert first == again
+    if stage == 4:
+        assert first == PLAYED.opened[ME]
+    if after is not None:
+        assert after.into_record() == after_again.into_record()
+
+
+@MAKING
+def test_any_other_request_for_an_answered_stage_is_refused(stage: int) -> None:
+    store = Store()
+    answer(restored(stage, store), PLAYED.requests[stage])
+    with pytest.raises(RemoteProtocolError, match=r"holder 3 (answered another|took other)"):
+        answer(restored(stage, store), other_request(stage))
+    answer(restored(stage, Store()), other_request(stage))
+
+
+def test_no_randomness_serves_two_rosters() -> None:
+    boxes: list[bytes] = []
+    for roster in (PLAYED.requests[4], other_request(4)):
+        message, _ = answer(restored(4, Store()), roster)
+        boxes += Opening.from_bytes(message, expect=HEADER, params=PARAMS).boxes.values()
+    assert len({box[:12] for box in boxes}) == 6
+
+
+def test_a_holder_that_begins_anew_cannot_answer_a_burnt_stage_either() -> None:
+    store = Store()
+    answer(restored(4, store), PLAYED.requests[4])
+    _, fresh = generate(replace(AGREEMENT, round=0), ME, counting("fresh"))
+    roster = Roster.from_bytes(PLAYED.requests[4], expect=HEADER)
+    shown = replace(roster, entries=dict(roster.entries) | {ME: fresh.entry}).to_bytes()
+    with pytest.raises(RemoteProtocolError, match="answered another roster"):
+        answer(restore(fresh.into_record(), burn=store), shown)
+
+
+@STAGES
+def test_a_request_that_is_refused_burns_nothing(stage: int) -> None:
+    store, request = Store(), PLAYED.requests[stage]
+    wrong = (request[0], request[1][:-1]) if stage == 5 else request[:-1]
+    with pytest.raises(RemoteProtocolError):
+        answer(restored(stage, store), wrong)
+    assert not store.taken
+    answer(restored(stage, store), request)
+
+
+@STAGES
+def test_no_answer_leaves_when_the_burn_cannot_be_written(stage: int) -> None:
+    def full(session: bytes, stage: int, request: bytes) -> bool:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        answer(restored(stage, full), PLAYED.requests[stage])
+
+
+def test_what_is_burnt_is_the_session_the_holder_the_stage_and_a_hash() -> None:
+    session, number = AGREEMENT.session, ME.to_bytes(4, "big")
+    shown, boxes = PLAYED.requests[5]
+    alive = b"".join(n.to_bytes(4, "big") for n in (3, 2, 3, 7))  # three of them
+    assert PLAYED.burns[ME].taken == {
+        (session + bytes(4) + number, 4): hashlib.sha256(PLAYED.requests[4]).digest(),
+        (session + bytes(4) + number, 5): hashlib.sha256(shown + boxes).digest(),
+        (session + bytes(4) + number, 1): hashlib.sha256(alive).digest(),
+        (session + bytes(3) + b"\1" + number, 2): hashlib.sha256(PLAYED.requests[2]).digest(),
+    }
+
+
+def test_no_two_stages_have_one_number() -> None:
+    numbers = [value for name, value in vars(messages).items() if name.endswith("_STAGE")]
+    assert len(numbers) == 7
+    assert len(set(numbers)) == 7
+
+
+@STAGES
+def test_no_secret_shows_in_a_state(stage: int) -> None:
+    text = repr(restored(stage, Store()))
+    entropy = counting(ME)
+    for secret in [entropy(32) for _ in range(4)]:
+        assert secret.hex() not in text
+        assert repr(secret)[2:-1] not in text
+
+
+@MAKING
+def test_a_state_that_moved_is_used_up(stage: int) -> None:
+    state = restored(stage, Store())
+    state.into_record()
+    for step in (state.into_record, lambda: answer(state, PLAYED.requests[stage])):
+        with pytest.raises(LocalProtocolError, match="already answered"):
+            step()
+
+
+def test_a_restored_state_keeps_the_store_that_it_was_restored_with() -> None:
+    own, other = Store(), Store()
+    state = restored(5, own)
+    assert isinstance(state, AwaitOpenings)
+    holder, _ = state.on_openings(*PLAYED.requests[5], burn=other)
+    assert holder.burn is own
+    assert len(own.taken) == 1
+    assert not other.taken
+
+
+def test_no_holder_is_made_without_a_burn_store() -> None:
+    _, state = generate(AGREEMENT, ME, counting(ME))
+    roster = Roster.from_bytes(PLAYED.requests[4], expect=HEADER)
+    shown = replace(roster, entries=dict(roster.entries) | {ME: state.entry}).to_bytes()
+    _, waiting = state.on_roster(shown)
+    with pytest.raises(LocalProtocolError, match="was given none"):
+        waiting.on_openings(*PLAYED.requests[5])
+
+
+# --- any bytes ---
+
+
+@STAGES
+def test_a_record_comes_out_as_it_went_in(stage: int) -> None:
+    record = PLAYED.records[stage, ME]
+    assert isinstance(record, Secret)
+    assert repr(record) == f"<Secret: {len(record)} bytes>"
+    assert restored(stage, Store()).into_record() == record
+
+
+def test_records_have_the_sizes_of_what_they_hold() -> None:
+    head = len(RECORD) + 1 + len(AGREEMENT.to_bytes()) + 4 + 16
+    content = {
+        4: 4 * 32 + share_size(PARAMS),
+        5: 4 + 4 * (4 + 64) + 2 * 32 + 3 * 32,
+        2: 3 * 32 + 4 + 3 * (4 + 32),
+    }
+    for stage, size in content.items():
+        assert len(PLAYED.records[stage, ME]) == head + size
+
+
+@STAGES
+@given(st.data())
+@settings(max_examples=25, derandomize=True, deadline=None)
+def test_a_record_that_was_changed_or_cut_is_refused(stage: int, data: st.DataObject) -> None:
+    record = PLAYED.records[stage, ME].expose()
+    changed = bytearray(record)
+    bit = data.draw(st.integers(0, 8 * len(record) - 1))
+    changed[bit // 8] ^= 1 << bit % 8
+    for broken in (bytes(changed), record[: bit // 8], record + bytes(changed[:5])):
+        with pytest.raises(DecodeError):
+            restore(Secret(broken), burn=Store())
+
+
+@STAGES
+@given(st.data())
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_a_record_changed_on_purpose_is_decoded_or_refused(stage: int, data: st.DataObject) -> None:
+    body = bytearray(open_checksum(PLAYED.records[stage, ME].expose()))
+    place = data.draw(st.integers(0, min(len(body), 600) - 1))
+    body[place] = data.draw(st.integers(0, 255))
+    end = data.draw(st.one_of(st.just(len(body)), st.integers(0, len(body))))
+    forged = Secret(seal_checksum(bytes(body[:end])))
+    try:
+        state = restore(forged, burn=Store())
+    except DecodeError:
+        return
+    assert state.into_record() == forged
+    with suppress(ProtocolError):  # and nothing else
+        answer(restore(forged, burn=Store()), PLAYED.requests[stage])
+
+
+def body_of(stage: int) -> bytes:
+    return bytes(open_checksum(PLAYED.records[stage, ME].expose()))
+
+
+@STAGES
+def test_a_record_of_another_version_is_refused(stage: int) -> None:
+    other = b"secagg ckks state 1" + body_of(stage)[len(RECORD) :]
+    with pytest.raises(DecodeError, match="not a holder's state of this version"):
+        restore(Secret(seal_checksum(other)), burn=Store())
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 6, 255])
+def test_a_record_of_no_stage_is_refused(number: int) -> None:
+    body = bytearray(body_of(4))
+    body[len(RECORD)] = number
+    with pytest.raises(DecodeError, match=f"no holder's state has stage {number}"):
+        restore(Secret(seal_checksum(bytes(body))), burn=Store())
+
+
+def test_a_record_of_a_holder_under_a_shared_key_is_refused() -> None:
+    shared = replace(AGREEMENT, params=SHARED_PARAMS)
+    body = body_of(4).replace(AGREEMENT.to_bytes(), shared.to_bytes())
+    with pytest.raises(DecodeError, match="a shared key has no holders"):
+        restore(Secret(seal_checksum(body)), burn=Store())
+
+
+def test_a_record_whose_roster_lacks_its_holder_is_refused() -> None:
+    number = len(RECORD) + 1 + len(AGREEMENT.to_bytes())
+    body = body_of(5)[:number] + (4).to_bytes(4, "big") + body_of(5)[number + 4 :]
+    with pytest.raises(DecodeError, match="a roster without holder 4"):
+        restore(Secret(seal_checksum(body)), burn=Store())
+
+
+def test_openings_of_another_key_end_no_record() -> None:
+    """What is refused is not burnt: the right openings are still taken."""
+    store = Store()
+    shown, boxes = PLAYED.requests[5]
+    found = Openings.from_bytes(shown, expect=HEADER, params=PARAMS)
+    wrong = dict(found.entries) | {7: replace(found.entries[7], blind=bytes(32))}
+    with pytest.raises(RemoteProtocolError, match="holder 7 opens another key"):
+        answer(restored(5, store), (replace(found, entries=wrong).to_bytes(), boxes))
+    answer(restored(5, store), (shown, boxes))
+
+
+# --- uploads ---
+
+
+def test_a_round_encrypts_one_vector_and_the_same_again() -> None:
+    agreement, store = replace(AGREEMENT, params=SHARED_PARAMS), Store()
+    key = SharedKey(agreement, Secret(bytes(32)))
+    one, same = (list(encrypt(agreement, 1, key, vector(1), burn=store)) for _ in range(2))
+    assert one != same  # under fresh randomness
+    with pytest.raises(LocalProtocolError, match=r"another vector, .* in round 1"):
+        encrypt(agreement, 1, key, vector(4), burn=store)
+    other = SharedKey(agreement, Secret(bytes([1]) * 32))
+    with pytest.raises(LocalProtocolError, match=r"under another key, .* in round 1"):
+        encrypt(agreement, 1, other, vector(1), burn=store)
+    encrypt(replace(agreement, round=0), 1, key, vector(4), burn=store)
+    encrypt(agreement, 4, key, vector(4), burn=store)
+
+
+def test_a_vector_that_is_refused_burns_nothing() -> None:
+    agreement, store = replace(AGREEMENT, params=SHARED_PARAMS), Store()
+    key = SharedKey(agreement, Secret(bytes(32)))
+    with pytest.raises(LocalProtocolError, match="above the clip"):
+        encrypt(agreement, 1, key, 2 * np.ones(ENTRIES), burn=store)
+    assert not store.taken
