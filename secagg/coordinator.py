@@ -12,10 +12,14 @@ A node that does not answer a stage is gone for the rest of the sum. Where too f
 ``asks`` raises; nothing is released, what was charged stays charged, and the next sum works.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dp.events import Unit
 from dp.ledger import Ledger
@@ -24,7 +28,7 @@ from protocols import bonawitz, ckks
 from protocols.bonawitz import ClientId
 from protocols.bonawitz.graph import as_fraction
 from protocols.entropy import system
-from protocols.errors import RemoteProtocolError, TooFewSurvivors
+from protocols.errors import ProtocolError, TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE, Expand, expand
 from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE
@@ -35,7 +39,7 @@ from secagg.node import PROPOSED, Answer, Request
 from secagg.packing import lane_bits
 from secagg.payload import Layout
 from secagg.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result, Shapes
-from secagg.relay import Ask, Relay, relay_bonawitz, relay_threshold_ckks
+from secagg.relay import Ask, Relay, Total, relay_bonawitz, relay_threshold_ckks
 from secagg.rounds import majority
 from secagg.stages import Stage
 
@@ -199,6 +203,10 @@ class Cohort:
         )
 
 
+class ImpersonationError(ProtocolError):
+    """A node spoke as another. Whose vector is whose is not known any more."""
+
+
 class Coordinator:
     """Begins one sum after the other. Not for threads."""
 
@@ -229,7 +237,7 @@ class Coordinator:
                 content.segments(),
             )
         else:
-            entries = sum(size_of(shape) for _, shape in shapes)
+            entries = sum(math.prod(shape) for _, shape in shapes)
             most, minimum, segments = len(nodes), None, content.segments(entries)
         proposal = Proposal(
             purpose=purpose,
@@ -257,6 +265,8 @@ class UnderWay:
     """
 
     result: Result
+    survivors: tuple[NodeId, ...]
+    _charged: int
 
     def __init__(
         self,
@@ -291,24 +301,27 @@ class UnderWay:
         """Stage after stage; the result at the end.
 
         Raises:
-          TooFewSurvivors, RemoteProtocolError, InputError: nothing was released.
+          ProtocolError, InputError: nothing was released.
           BudgetExceeded: a node has no budget left; no vector was asked for.
         """
-        total = None
-        while total is None:
-            try:
-                ask = next(self._relay)
-            except StopIteration as end:
-                total = end.value
-                break
-            charged = ask.stage is Stage.MASK and self._reserve(ask)
-            yield ask
-            if ask.stage is Stage.ADVERTISE and self._coordinator.cohort.active:
-                self._clients = self._learned  # a client that signs has a number of its own
+        total = yield from self._stages()
         self.result = self.proposal.decode(total.values, total.survivors)
         nodes = {client: node for node, client in self._clients.items()}
         self.survivors = tuple(nodes[client] for client in self.result.survivors)
         self._commit()
+
+    def _stages(self) -> Generator[Ask, None, Total]:
+        while True:
+            try:
+                ask = next(self._relay)
+            except StopIteration as end:
+                total: Total = end.value
+                return total
+            if ask.stage is Stage.MASK:
+                self._reserve(ask)
+            yield ask
+            if ask.stage is Stage.ADVERTISE and self._coordinator.cohort.active:
+                self._clients = self._learned  # a client that signs has a number of its own
 
     def asked(self, ask: Ask) -> list[NodeId]:
         """Whom to send a request."""
@@ -328,28 +341,28 @@ class UnderWay:
     def _asks_ahead(self, ask: Ask) -> bool:
         """Keys of the next sum come with the last answer, where nothing public is signed."""
         cohort = self._coordinator.cohort
-        return (
-            ask.stage is Stage.REVEAL and cohort.protocol == BONAWITZ and not cohort.active
-        )
+        return ask.stage is Stage.REVEAL and cohort.protocol == BONAWITZ and not cohort.active
 
     def take(self, ask: Ask, node: NodeId, answer: Answer) -> None:
         """Hand in an answer.
 
         Raises:
-          DecodeError and other ``RemoteProtocolError``s: it counts as none.
+          RemoteProtocolError: it counts as none.
           ImpersonationError: it is another client's. The sum is at its end.
         """
         sender = ask.receive(answer.messages)
         signs = self._coordinator.cohort.active and ask.stage is Stage.ADVERTISE
         if not signs and sender != self._clients[node]:
-            raise Impersonated(f"node {node} is client {self._clients[node]}, and spoke as {sender}")
+            raise ImpersonationError(
+                f"node {node} is client {self._clients[node]}, and spoke as {sender}"
+            )
         self._learned[node] = sender
         if answer.examples > 0:
             self._examples[node] = answer.examples
         if answer.following and self._asks_ahead(ask):
             self._coordinator.advertised[node] = answer.following
 
-    def movement(self) -> "NDArray[np.float64]":
+    def movement(self) -> NDArray[np.float64]:
         """By how much the model moves."""
         summed, vector = self._coordinator.summed, self.result.vector
         if isinstance(summed, Mean):
@@ -358,3 +371,33 @@ class UnderWay:
             return vector / len(self.survivors)
         examples = sum(self._examples[node] for node in self.survivors)
         return -summed.learning_rate / (summed.sampling_rate * examples) * vector
+
+    # The books
+
+    def _reserve(self, ask: Ask) -> None:
+        """Charge everybody who is asked for a vector."""
+        summed, noise = self._coordinator.summed, self.proposal.noise
+        if not isinstance(summed, NoisySum) or noise is None:
+            return
+        nodes = self.asked(ask)
+        if summed.learning_rate is not None and (silent := set(nodes) - self._examples.keys()):
+            raise TooFewSurvivors(
+                f"nodes {sorted(silent)} did not say how many examples they have: a line of "
+                "their policy"
+            )
+        entries = summed.ledger.reservations()
+        self._charged = 1 + max((entry.round for entry in entries), default=-1)
+        summed.ledger.reserve(
+            self._charged,
+            {str(node): noise.event() for node in nodes},
+            minimum_survivors=noise.mechanism.minimum_survivors,
+        )
+
+    def _commit(self) -> None:
+        """At the noise of those who are left; for who was lost on the way it stays open."""
+        summed, noise = self._coordinator.summed, self.proposal.noise
+        if isinstance(summed, NoisySum) and noise is not None:
+            left = len(self.survivors)
+            event = noise.event(left)
+            charges = {str(node): event for node in self.survivors}
+            summed.ledger.commit(self._charged, charges, survivors=left)

@@ -233,8 +233,8 @@ class Node:
             held = ledger.budget
             ledger.close()
             raise RefusedError(
-                f"{path} was made for epsilon {held.epsilon:g} and delta {held.delta:g}, the policy "
-                "says otherwise: put it back, or move the ledger away and state both"
+                f"{path} was made for epsilon {held.epsilon:g} and delta {held.delta:g}, the "
+                "policy says otherwise: put it back, or move the ledger away and state both"
             )
         return ledger
 
