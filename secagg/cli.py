@@ -22,6 +22,7 @@ from rich.table import Table
 from dp.errors import PrivacyError
 from protocols.errors import ProtocolError
 from secagg.cli_audit import audit
+from secagg.cli_node import node
 from secagg.cli_plan import plan
 from secagg.errors import ConfigError, SecaggError
 from secagg.rounds import PROTOCOL_NAMES
@@ -59,6 +60,7 @@ def cli() -> None:
 
 
 cli.add_command(audit)
+cli.add_command(node)
 cli.add_command(plan)
 
 _CHOSEN = "  [default: chosen for the privacy mode]"

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from dp.errors import LedgerConflict
 from dp.events import Unit
 from dp.ledger import Keeper, Ledger
 from protocols import bonawitz, ckks
@@ -228,15 +229,13 @@ class Node:
         path, policy = self.home / "ledger.sqlite", self.policy
         if not path.exists():
             return Ledger.create(path, policy.budget, keeper=Keeper.CLIENT, policy=policy.filter)
-        ledger = Ledger.open(path)
-        if ledger.budget != policy.budget:
-            held = ledger.budget
-            ledger.close()
+        try:
+            return Ledger.open(path, policy.budget)
+        except LedgerConflict:
             raise RefusedError(
-                f"{path} was made for epsilon {held.epsilon:g} and delta {held.delta:g}, the "
-                "policy says otherwise: put it back, or move the ledger away and state both"
-            )
-        return ledger
+                f"{path} was made for another budget than the policy's: put that back, or move the "
+                "ledger away and state both"
+            ) from None
 
 
 class _Party:
