@@ -23,3 +23,7 @@ class RunError(SecaggError):
 
 class MissingExtraError(SecaggError, ImportError):
     """A part of secagg was called whose optional dependency is not installed."""
+
+
+class IdentityError(SecaggError):
+    """A key file or a roster cannot be believed, read or written; the message says what to do."""
