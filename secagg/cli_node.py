@@ -37,7 +37,9 @@ def new(*, home: Path) -> None:
     click.echo("Never copy the folder back from a backup: it keeps what must not be rolled back.")
 
 
-@node.command(epilog="\b\nExamples:\n  secagg node show /srv/secagg\n  secagg node show HOME --json\n")
+@node.command(
+    epilog="\b\nExamples:\n  secagg node show /srv/secagg\n  secagg node show HOME --json\n"
+)
 @click.argument("home", type=_PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
 def show(*, home: Path, as_json: bool) -> None:

@@ -35,6 +35,7 @@ from protocols.wire import SESSION_SIZE
 from secagg.advisor import choose_graph, fewest
 from secagg.errors import ConfigError
 from secagg.homomorphic import FLOODING, HOLDERS, PRECISION
+from secagg.identities import Roster
 from secagg.node import PROPOSED, Answer, Request
 from secagg.packing import lane_bits
 from secagg.payload import Layout
@@ -145,8 +146,8 @@ class Cohort:
     Attributes:
       protocol: "bonawitz" or "threshold-ckks".
       corrupt, dropout: fractions that the graph is planned for, ``secagg.advisor``.
-      identities: the server may lie and the clients sign: public keys of the roster that the
-        operator signed, by client number. ``None``: the server follows the protocol.
+      roster: the server may lie and the clients sign: whose identity is whose, signed by
+        the operator. ``None``: the server follows the protocol.
       minimum_survivors: fewest nodes in a sum; by default what the graph needs.
       identity: of this server; signs proposals, for nodes that pin it.
       expand: how the masks are taken off, ``secagg.masking``.
@@ -158,7 +159,7 @@ class Cohort:
     protocol: str = BONAWITZ
     corrupt: Fraction | float | str = "0.05"
     dropout: Fraction | float | str = "0.1"
-    identities: Mapping[ClientId, bytes] | None = None
+    roster: Roster | None = None
     minimum_survivors: int | None = None
     identity: SigningKey | None = field(default=None, repr=False)
     expand: Expand = field(default=expand, repr=False)
@@ -166,14 +167,14 @@ class Cohort:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise ConfigError(f"unknown protocol {self.protocol!r}; known: {', '.join(PROTOCOLS)}")
-        if self.identities is not None and self.protocol != BONAWITZ:
-            raise ConfigError(f"nothing is signed under {self.protocol}; leave identities out")
+        if self.roster is not None and self.protocol != BONAWITZ:
+            raise ConfigError(f"nothing is signed under {self.protocol}; leave the roster out")
         for name in ("corrupt", "dropout"):
             object.__setattr__(self, name, as_fraction(name, getattr(self, name)))
 
     @property
     def active(self) -> bool:
-        return self.identities is not None
+        return self.roster is not None
 
     def params(self, clients: int, layout: Layout, minimum: int | None) -> Params:
         """Of a sum of at most so many; ``minimum`` stands above the cohort's own."""
@@ -247,6 +248,7 @@ class Coordinator:
             seed=system(SEED_SIZE),
             shapes=shapes,
             content=content,
+            roster=self.cohort.roster.digest if self.cohort.roster else b"",
         )
         for node in nodes:
             self.numbers.setdefault(node, len(self.numbers))
@@ -291,7 +293,7 @@ class UnderWay:
             return relay_bonawitz(
                 agreement,
                 clients,
-                identities=cohort.identities,
+                identities=cohort.roster.identities if cohort.roster else None,
                 advertised=advertised,
                 expand=cohort.expand,
             )

@@ -155,14 +155,19 @@ class Node:
                 "this node's policy refuses (server): the proposal lacks that server's signature"
             ) from None
 
-    def identity(self) -> tuple[SigningKey, int, dict[int, bytes]]:
-        """Our key, our number, and everybody's public keys, for a cohort that signs."""
+    def identity(self, roster: bytes) -> tuple[SigningKey, int, Mapping[int, bytes]]:
+        """Our key, our number, and everybody's public keys, by the roster of this digest."""
         operator = self.policy.operator
         if operator is None:
             raise RefusedError("this node's policy names no operator, who would sign the roster")
-        roster = Roster.read(self.home / "roster.json", operator=operator)
+        ours = Roster.read(self.home / "roster.json", operator=operator)
+        if ours.digest != roster:
+            raise RefusedError(
+                f"the server's roster is not this node's, of serial {ours.serial}: one of the two "
+                "is out of date"
+            )
         key = load_identity(self.home / "identity.key").key
-        return key, roster.number_of(key.public), dict(roster.identities)
+        return key, ours.number_of(key.public), ours.identities
 
     # The state between stages
 
@@ -309,7 +314,7 @@ class _Bonawitz(_Party):
         me, signing = self.request.client, None
         identities = None
         if agreement.params.active:
-            signing, me, identities = self.node.identity()
+            signing, me, identities = self.node.identity(self.proposal.roster)
         message, state = bonawitz.join(agreement, me, identity=signing, identities=identities)
         return (message,), _Kept(record=state.into_record()), b""
 

@@ -156,6 +156,7 @@ class Proposal:
       params: of ``protocols.bonawitz`` or of threshold ``protocols.ckks``.
       model: SHA-256 of what clients compute on, which comes later than this does.
       seed: of the rotation before noise is added; 32 bytes, public.
+      roster: digest of the roster of identities where clients sign, empty where they do not.
       shapes: of the arrays of an update, by name, in order; none where only metrics are asked.
       content: what is summed.
 
@@ -170,6 +171,7 @@ class Proposal:
     seed: bytes
     shapes: Shapes
     content: Average | Noise
+    roster: bytes = b""
 
     def __post_init__(self) -> None:
         Header(self.session, 0)
@@ -177,6 +179,9 @@ class Proposal:
             raise ConfigError(f"purpose is {self.purpose!r:.40}, expected a printable word")
         if len(self.model) != DIGEST_SIZE or len(self.seed) != DIGEST_SIZE:
             raise ConfigError(f"model and seed have {DIGEST_SIZE} bytes each")
+        signs = isinstance(self.params, bonawitz.Params) and self.params.active
+        if len(self.roster) != DIGEST_SIZE * signs:
+            raise ConfigError("where clients sign, and only there, a roster's digest is proposed")
         if len(dict(self.shapes)) < len(self.shapes):
             raise ConfigError("an array is named twice")
         layout = self.layout
@@ -310,6 +315,7 @@ class Proposal:
             "params": self.params.to_bytes().hex(),
             "model": self.model.hex(),
             "seed": self.seed.hex(),
+            "roster": self.roster.hex(),
             "shapes": self.shapes,
             "noise" if isinstance(self.content, Noise) else "average": content,
         }
@@ -361,6 +367,7 @@ class Proposal:
             params=params,
             model=bytes.fromhex(said["model"]),
             seed=bytes.fromhex(said["seed"]),
+            roster=bytes.fromhex(said["roster"]),
             shapes=tuple((str(name), _shape(shape)) for name, shape in said["shapes"]),
             content=content,
         )

@@ -69,7 +69,7 @@ class LocalGrid(Grid):
         try:
             reply = self.apps[node](arrived, context)
             reply = Message(content=carried(reply.content), metadata=reply.metadata)
-        except Exception as error:  # as flwr-clientapp does
+        except Exception as error:  # noqa: BLE001  # as flwr-clientapp does
             reply = Message(Error(code=2, reason=f"{type(error)}:<'{error}'>"), reply_to=arrived)
         self.contexts[node] = context_to_proto(context)
         self._replies[name] = reply

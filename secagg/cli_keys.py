@@ -1,0 +1,187 @@
+"""``secagg keys new | show | roster``: identities against a server that may lie."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from secagg.errors import ConfigError
+from secagg.identities import (
+    LARGEST_ROSTER,
+    PublicIdentity,
+    Roster,
+    create_identity,
+    fingerprint,
+    load_identity,
+    load_public,
+    sign_roster,
+)
+from secagg.keyfiles import read_file, write_new
+
+_PATH = click.Path(path_type=Path)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
+
+
+@click.group(
+    no_args_is_help=False,
+    epilog="""\b
+In this order:
+  secagg keys new hospital-1.key --name hospital-1     at each node, which sends away the .pub
+  secagg keys new operator.key --name operator         at somebody's who is not the server
+  secagg keys show hospital-1.key.pub                  there: compare with the node's own
+  secagg keys roster --operator operator.key --out roster.json hospital-*.key.pub
+  secagg keys show roster.json --operator operator.key.pub         at each node
+""",
+)
+def keys() -> None:
+    """Make identities, and sign who has which number.
+
+    Against a server that may lie, clients sign. The operator, who is not the server, says whose
+    signature counts; a server that could say so would play every client but one.
+    """
+
+
+@keys.command(
+    epilog="""\b
+Examples:
+  secagg keys new hospital-1.key --name hospital-1
+  secagg keys new operator.key --name operator --json
+"""
+)
+@click.argument("path", type=_PATH)
+@click.option("--name", required=True, help="1 to 64 of A-Z a-z 0-9 . _ -")
+@_JSON
+def new(*, path: Path, name: str, as_json: bool) -> None:
+    """Make a private key in PATH, and its public half in PATH.pub. Nothing is overwritten."""
+    shown = create_identity(path, name).shown
+    if as_json:
+        click.echo(json.dumps({"kind": "private key", "path": str(path)} | _values(shown)))
+        return
+    _print_key(shown)
+    click.echo(f"{path} stays here: whoever reads it signs as {name}.")
+    click.echo(
+        f"Send {path}.pub to the operator (the operator's own: to every node), and compare the "
+        "fingerprint by telephone."
+    )
+
+
+@keys.command(
+    epilog="""\b
+Examples:
+  secagg keys show hospital-1.key
+  secagg keys show hospital-1.key.pub --json
+  secagg keys show roster.json --operator operator.key.pub
+"""
+)
+@click.argument("path", type=_PATH)
+@click.option("--operator", type=_PATH, help="Public key of who has to have signed the roster.")
+@_JSON
+def show(*, path: Path, operator: Path | None, as_json: bool) -> None:
+    """Check a private key, a public key or a roster, and print all but the secret."""
+    data = read_file(path, LARGEST_ROSTER)
+    if data.startswith(b"{"):
+        by = load_public(operator) if operator else Roster.claimed_operator(data)
+        found = Roster.read(data, operator=by.public)
+        _print_roster(path, found, verified=operator is not None, as_json=as_json)
+        return
+    if operator is not None:
+        raise ConfigError(f"{path} is no roster: leave out --operator")
+    private = data.startswith(b"secagg identity ")
+    shown = load_identity(path).shown if private else load_public(path)
+    if as_json:
+        kind = "private key" if private else "public key"
+        click.echo(json.dumps({"kind": kind, "path": str(path)} | _values(shown)))
+        return
+    _print_key(shown)
+    click.echo(
+        "A private key, which nobody else may read."
+        if private
+        else f"A public key: {shown.name}'s, if they read you the same fingerprint."
+    )
+
+
+@keys.command(
+    epilog="""\b
+Examples:
+  secagg keys roster --operator operator.key --out roster.json a.key.pub b.key.pub c.key.pub
+  secagg keys roster --operator operator.key --after roster.json --out new.json ?.key.pub
+
+Numbers are dealt out from 0 in the order of the files. A roster's serial is 1, or one above that
+of --after: nodes that have seen a serial refuse lower ones.
+"""
+)
+@click.argument("members", nargs=-1, required=True, type=_PATH, metavar="PATH.pub...")
+@click.option("--operator", type=_PATH, required=True, help="Private key that signs.")
+@click.option("--out", type=_PATH, required=True, help="File of the roster; a new one.")
+@click.option("--after", type=_PATH, help="The roster that this one replaces.")
+@click.option("--serial", type=int, help="Serial number, in place of one above --after.")
+@_JSON
+def roster(
+    *,
+    members: tuple[Path, ...],
+    operator: Path,
+    out: Path,
+    after: Path | None,
+    serial: int | None,
+    as_json: bool,
+) -> None:
+    """Sign which client number has which identity. Compare every fingerprint first."""
+    signer = load_identity(operator)
+    last = Roster.read(after, operator=signer.key.public).serial if after else 0
+    if serial is not None and serial <= last:
+        raise ConfigError(f"--serial {serial} is not above {last}")
+    data = sign_roster(
+        signer, dict(enumerate(map(load_public, members))), serial=serial or last + 1
+    )
+    signed = Roster.read(data, operator=signer.key.public)
+    write_new(out, data)
+    _print_roster(out, signed, verified=True, as_json=as_json)
+
+
+def _values(shown: PublicIdentity) -> dict[str, Any]:
+    return {
+        "name": shown.name,
+        "public": shown.public.hex(),
+        "fingerprint": fingerprint(shown.public),
+    }
+
+
+def _print_key(shown: PublicIdentity) -> None:
+    for word, value in _values(shown).items():
+        click.echo(f"{word:11}  {value}")
+
+
+def _print_roster(path: Path, roster: Roster, *, verified: bool, as_json: bool) -> None:
+    if as_json:
+        values = {
+            "kind": "roster",
+            "path": str(path),
+            "serial": roster.serial,
+            "digest": roster.digest.hex(),
+            "verified": verified,
+            "operator": _values(roster.operator),
+            "members": [
+                {"number": number} | _values(member) for number, member in roster.members.items()
+            ],
+        }
+        click.echo(json.dumps(values))
+        return
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    table = Table(title=f"{path}: roster {roster.serial}", title_justify="left")
+    table.add_column("number", justify="right")
+    table.add_column("name", overflow="fold")
+    table.add_column("fingerprint", min_width=35)
+    for number, member in roster.members.items():
+        table.add_row(str(number), member.name, fingerprint(member.public))
+    out.print(table)
+    name, print_ = roster.operator.name, fingerprint(roster.operator.public)
+    out.print(f"digest: {roster.digest.hex()}")
+    out.print(
+        f"Signed by {name}, fingerprint {print_}."
+        if verified
+        else f"NOT VERIFIED: it calls its operator {name}, fingerprint {print_}. Anybody can make "
+        "a roster that says so; --operator checks it against the key that you were told."
+    )
