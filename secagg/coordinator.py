@@ -40,7 +40,7 @@ from secagg.node import PROPOSED, Answer, Request
 from secagg.packing import lane_bits
 from secagg.payload import Layout
 from secagg.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result, Shapes
-from secagg.relay import Ask, Relay, Total, relay_bonawitz, relay_threshold_ckks
+from secagg.relay import Ask, Relay, Total, advance, relay_bonawitz, relay_threshold_ckks
 from secagg.rounds import majority
 from secagg.stages import Stage
 
@@ -313,17 +313,13 @@ class UnderWay:
         self._commit()
 
     def _stages(self) -> Generator[Ask, None, Total]:
-        while True:
-            try:
-                ask = next(self._relay)
-            except StopIteration as end:
-                total: Total = end.value
-                return total
+        while isinstance(ask := advance(self._relay), Ask):
             if ask.stage is Stage.MASK:
                 self._reserve(ask)
             yield ask
             if ask.stage is Stage.ADVERTISE and self._coordinator.cohort.active:
                 self._clients = self._learned  # a client that signs has a number of its own
+        return ask
 
     def asked(self, ask: Ask) -> list[NodeId]:
         """Whom to send a request."""

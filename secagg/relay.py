@@ -8,9 +8,8 @@ whose answer ``receive`` refuses, is gone.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, ClientId, CollectKeys
@@ -44,11 +43,20 @@ class Ask:
 class Total:
     """The sum, uint64 words or float64 reals, and whose vectors it is of."""
 
-    values: NDArray[np.uint64] | NDArray[np.float64] = field(repr=False)
+    values: NDArray[Any] = field(repr=False)
     survivors: tuple[ClientId, ...]
 
 
 Relay: TypeAlias = Generator[Ask, None, Total]
+
+
+def advance(relay: Relay) -> Ask | Total:
+    """The next stage, or the sum."""
+    try:
+        return next(relay)
+    except StopIteration as end:
+        total: Total = end.value
+        return total
 
 
 def _single(receive: Callable[[bytes], ClientId]) -> Callable[[Sequence[bytes]], ClientId]:

@@ -5,14 +5,14 @@ here, so such a round measures; it protects nothing.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, ClientId, CollectKeys, Params, Rates, join
+from protocols.bonawitz import Agreement, ClientId, Params, Rates, join
 from protocols.entropy import Entropy, system
 from protocols.errors import TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE, Expand, Suite, expand
@@ -23,6 +23,7 @@ from secagg.errors import InputError
 from secagg.homomorphic import CKKS, RealOutcome, run_ckks
 from secagg.payload import Count, Layout, Noised, Segment
 from secagg.quantize import FixedPoint
+from secagg.relay import Total, advance, relay_bonawitz
 from secagg.stages import UNSIGNED, Attendance, Costs, Stage, StageCost, clock, send
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -86,72 +87,48 @@ def run_bonawitz(
         else {}
     )
     identities = {client: key.public for client, key in signing.items()} or None
+    states: dict[ClientId, Any] = {}
+    words: dict[ClientId, Words] = {}
 
+    def answer(client: ClientId, stage: Stage, request: bytes) -> list[bytes]:
+        parts: Iterable[bytes]
+        match stage:
+            case Stage.ADVERTISE:
+                message, states[client] = join(
+                    agreement, client, entropy, identity=signing.get(client), identities=identities
+                )
+            case Stage.SHARE:
+                message, states[client] = states[client].on_roster(request)
+            case Stage.MASK:
+                parts, states[client] = states[client].on_boxes(request, words.pop(client))
+                return list(parts)
+            case Stage.SIGN:
+                message, states[client] = states[client].sign_survivors(request)
+            case Stage.REVEAL if params.active:
+                message = states.pop(client).on_signatures(request)
+            case _:
+                message = states.pop(client).on_survivors(request)
+        return [message]
+
+    relay = relay_bonawitz(
+        agreement, list(inputs), identities=identities, expand=expand, entropy=entropy
+    )
     cost = costs[Stage.ADVERTISE]
-    keys, rosters_due = CollectKeys(agreement, identities), {}
-    for client in present(Stage.ADVERTISE):
-        with clock(cost, "client_seconds"):
-            message, rosters_due[client] = join(
-                agreement, client, entropy, identity=signing.get(client), identities=identities
-            )
-        send(cost, message)
+    while True:
         with clock(cost, "server_seconds"):
-            keys.receive(message)
-    with clock(cost, "server_seconds"):
-        rosters, shares = keys.close(entropy)
-
-    cost = costs[Stage.SHARE]
-    boxes_due = {}
-    for client in present(Stage.SHARE):
-        with clock(cost, "client_seconds"):
-            message, boxes_due[client] = rosters_due.pop(client).on_roster(rosters[client])
-        send(cost, message, answering=rosters[client])
-        with clock(cost, "server_seconds"):
-            shares.receive(message)
-    with clock(cost, "server_seconds"):
-        boxes, vectors = shares.close()
-
-    cost = costs[Stage.MASK]
-    waiting = {}
-    for client in present(Stage.MASK):
-        words = _words(inputs[client])
-        with clock(cost, "client_seconds"):
-            parts, waiting[client] = boxes_due.pop(client).on_boxes(boxes[client], words)
-            frames = list(parts)
-        send(cost, *frames, answering=boxes[client])
-        with clock(cost, "server_seconds"):
-            vectors.receive(frames)
-
-    if params.active:
-        with clock(costs[Stage.MASK], "server_seconds"):
-            survivors, signatures = vectors.close_to_sign()
-        cost = costs[Stage.SIGN]
-        signed = {}
-        for client in present(Stage.SIGN):
+            ask = advance(relay)
+        if isinstance(ask, Total):
+            return Outcome(words=ask.values, survivors=ask.survivors, costs=costs)
+        cost = costs[ask.stage]
+        for client in present(ask.stage):
+            if ask.stage is Stage.MASK:
+                words[client] = _words(inputs[client])
+            request = ask.requests[client]
             with clock(cost, "client_seconds"):
-                message, signed[client] = waiting.pop(client).sign_survivors(survivors)
-            send(cost, message, answering=survivors)
+                messages = answer(client, ask.stage, request)
+            send(cost, *messages, answering=request)
             with clock(cost, "server_seconds"):
-                signatures.receive(message)
-        with clock(cost, "server_seconds"):
-            requests, reveals = signatures.close()
-        reveal = {client: state.on_signatures for client, state in signed.items()}
-    else:
-        with clock(costs[Stage.MASK], "server_seconds"):
-            survivors, reveals = vectors.close()
-        requests = dict.fromkeys(present(Stage.REVEAL), survivors)
-        reveal = {client: state.on_survivors for client, state in waiting.items()}
-
-    cost = costs[Stage.REVEAL]
-    for client in present(Stage.REVEAL):
-        with clock(cost, "client_seconds"):
-            message = reveal[client](requests[client])
-        send(cost, message, answering=requests[client])
-        with clock(cost, "server_seconds"):
-            reveals.receive(message)
-    with clock(cost, "server_seconds"):
-        total = reveals.close(expand)
-    return Outcome(words=total.words, survivors=total.survivors, costs=costs)
+                ask.receive(messages)
 
 
 def run_plain(

@@ -231,7 +231,11 @@ def test_what_is_burnt_is_the_round_the_client_the_stage_and_a_hash(case: Case) 
     store = Store()
     answer(restore(state.into_record(), burn=store), message)
     stage = case[1]
-    request = message + hashlib.sha256(WORDS.tobytes()).digest() if stage == 2 else message
+    request = message
+    if stage == 1:  # what is agreed to, as keys may be advertised before it is known
+        request += state.agreement.to_bytes()
+    if stage == 2:
+        request += hashlib.sha256(WORDS.tobytes()).digest()
     if stage == 4:  # the set that was signed, whichever signatures convinced us
         request = led_to((case[0], 3))[1][21:]
     place = HEADER.to_bytes() + (ME).to_bytes(4, "big")
