@@ -59,7 +59,9 @@ report = ""
 APP = """\
 from rounds.flower_rounds import apps
 
-server, client = apps()
+both = apps()
+server = both[0]
+client = both[1]
 """
 
 

@@ -76,7 +76,7 @@ RECORD: Final = "secagg"  # name of our record in a message, and in a node's con
 FRAMES: Final = "secagg.frames"
 PRIVACY: Final = "secagg.privacy"  # what noise on examples needs its app to know
 SECURE: Final = ("train", "evaluate")
-POLL: Final = 0.2  # seconds between looks for replies
+POLL: Final = (0.02, 1.0)  # seconds between looks for replies: a tenth of the wait, within these
 REFUSED: Final = 6  # Flower's code of a mod whose precondition failed
 
 _log = logging.getLogger("flwr")
@@ -252,9 +252,9 @@ class SecureGrid(Grid):
                     stage.answered += 1
                 except (RemoteProtocolError, InputError) as error:
                     _log.warning("secagg: node %d at %s: %s", node, ask.stage, error)
+            stage.seconds = time.monotonic() - begin
             if waiting:
-                time.sleep(POLL)
-        stage.seconds = time.monotonic() - begin
+                time.sleep(min(max(stage.seconds / 10, POLL[0]), POLL[1]))
         return errors
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
