@@ -1,15 +1,11 @@
 """CKKS beside the setting that NVFLARE ships with TenSEAL's vectors.
 
 Encryption to bytes, ns an entry and bytes an entry, over the same 65,536 entries. Theirs
-is degree 8192, primes [60, 40, 40], scale 2**40 through ``tenseal.ckks_vector``. The speed
-of a machine swings from minute to minute, so each pair is measured in turn, A B A B,
-in one process; ``extra_info`` holds the figures.
+is degree 8192, primes [60, 40, 40], scale 2**40 through ``tenseal.ckks_vector``. Both are
+measured in turn; ``extra_info`` holds the figures.
 """
 
-import itertools
 import os
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -33,6 +29,9 @@ from protocols.ckks.residues import (
 )
 from protocols.ckks.seal import Key, PublicKey, context
 from protocols.secrets import Secret
+from secagg.measure import Interleaved
+
+Measure = Callable[..., Interleaved]
 
 ENTRIES = 65_536
 ROUNDS = 7
@@ -56,18 +55,6 @@ THRESHOLD = Params(
     threshold=4,
     corrupt=1,
 )
-
-
-def in_turn(first: Callable[[], bytes], second: Callable[[], bytes]) -> tuple[float, float]:
-    """Median seconds of each, measured alternately, after one of each."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for step, kept in itertools.islice(
-        itertools.cycle(zip((first, second), seconds, strict=True)), 2 * ROUNDS + 2
-    ):
-        begin = time.perf_counter()
-        step()
-        kept.append(time.perf_counter() - begin)
-    return statistics.median(seconds[0][1:]), statistics.median(seconds[1][1:])
 
 
 def values() -> NDArray[np.float64]:
@@ -119,20 +106,23 @@ def threshold() -> Callable[[], bytes]:
 
 
 @pytest.mark.parametrize("model", list(Model), ids=lambda model: model.name)
-def test_encryption_to_bytes(benchmark: BenchmarkFixture, model: Model) -> None:
+def test_encryption_to_bytes(
+    interleaved: Measure, benchmark: BenchmarkFixture, model: Model
+) -> None:
     kinds = tenseal.ENCRYPTION_TYPE
     peer = theirs(kinds.SYMMETRIC if model is Model.SHARED_KEY else kinds.ASYMMETRIC)
     ours = shared() if model is Model.SHARED_KEY else threshold()
-    slow, fast = in_turn(peer, ours)
-    benchmark(ours)
-    benchmark.extra_info["times_as_fast"] = round(slow / fast, 2)
-    benchmark.extra_info["ns_an_entry"] = round(fast / ENTRIES * 1e9)
-    benchmark.extra_info["their_ns_an_entry"] = round(slow / ENTRIES * 1e9)
-    benchmark.extra_info["bytes_an_entry"] = round(len(ours()) / ENTRIES, 3)
-    benchmark.extra_info["their_bytes_an_entry"] = round(len(peer()) / ENTRIES, 3)
+    sizes = {"ours": len(ours()), "theirs": len(peer())}
+    found = interleaved(
+        {"ours": ours, "theirs": peer}, "ours", beside="numpy", rounds=ROUNDS, sizes=sizes
+    )
+    benchmark.extra_info["times_as_fast"] = found.ratio("theirs", "ours").as_dict()
+    for name, size in sizes.items():
+        benchmark.extra_info[f"{name}_ns_an_entry"] = round(found.median(name) / ENTRIES * 1e9)
+        benchmark.extra_info[f"{name}_bytes_an_entry"] = round(size / ENTRIES, 3)
 
 
-def test_partial_decryption(benchmark: BenchmarkFixture) -> None:
+def test_partial_decryption(interleaved: Measure, benchmark: BenchmarkFixture) -> None:
     """One chunk by one holder: decode, smudge, decrypt, encode."""
     public, keys = collective()
     ring = THRESHOLD.ring
@@ -142,13 +132,12 @@ def test_partial_decryption(benchmark: BenchmarkFixture) -> None:
         noise = gaussian(ring.degree, THRESHOLD.smudging, os.urandom)
         return pack(keys[0].partial(unpack_ciphertext(wire, ring)[1], noise), ring.primes)
 
-    benchmark(answer)
-    benchmark.extra_info["ns_an_entry"] = round(benchmark.stats["median"] / ring.degree * 1e9)
-    benchmark.extra_info["bytes_an_entry"] = len(answer()) / ring.degree
+    found = interleaved({"answer": answer}, "answer", beside="aes", sizes={"up": len(answer())})
+    benchmark.extra_info["ns_an_entry"] = round(found.median("answer") / ring.degree * 1e9)
 
 
 @pytest.mark.parametrize("model", list(Model), ids=lambda model: model.name)
-def test_adding_one_client(benchmark: BenchmarkFixture, model: Model) -> None:
+def test_adding_one_client(interleaved: Measure, benchmark: BenchmarkFixture, model: Model) -> None:
     """One chunk at the server: decode, expand where there is a seed, add."""
     params = SHARED if model is Model.SHARED_KEY else THRESHOLD
     ring, made = params.ring, context(params.ring, params.scale)
@@ -160,5 +149,5 @@ def test_adding_one_client(benchmark: BenchmarkFixture, model: Model) -> None:
             return add(total, made.expand(*unpack_seeded(wire, ring)), ring.primes)
         return add(total, unpack_ciphertext(wire, ring), ring.primes)
 
-    benchmark(arrive)
-    benchmark.extra_info["ns_an_entry"] = round(benchmark.stats["median"] / ring.degree * 1e9)
+    found = interleaved({"add": arrive}, "add", beside="numpy", sizes={"up": len(wire)})
+    benchmark.extra_info["ns_an_entry"] = round(found.median("add") / ring.degree * 1e9)

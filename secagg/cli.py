@@ -1,4 +1,4 @@
-"""The command line: ``secagg train``, ``plan``, ``epsilon``, ``audit`` and ``keys``.
+"""The command line: ``secagg train``, ``plan``, ``epsilon``, ``audit``, ``bench`` and the like.
 
 Errors are one line on stderr. Exit codes: 0 done, 2 bad input or a run that
 cannot go on, 130 interrupted; ``secagg audit`` has more, see ``secagg.cli_audit``.
@@ -22,6 +22,7 @@ from rich.table import Table
 from dp.errors import PrivacyError
 from protocols.errors import ProtocolError
 from secagg.cli_audit import audit
+from secagg.cli_bench import bench
 from secagg.cli_keys import keys
 from secagg.cli_node import node
 from secagg.cli_plan import plan
@@ -63,6 +64,7 @@ def cli() -> None:
 cli.add_command(audit)
 cli.add_command(node)
 cli.add_command(keys)
+cli.add_command(bench)
 cli.add_command(plan)
 
 _CHOSEN = "  [default: chosen for the privacy mode]"

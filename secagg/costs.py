@@ -1,46 +1,70 @@
-"""What a round costs, and how that grows with clients and entries.
+"""What a round costs under each protocol, and how that grows with clients, entries and dropouts.
 
-Full sessions are run where they are small enough. Beyond that, one client is
-run at full size among as many peers as it would have, and the server's work is
-timed on a sample of the vectors and masks that it would handle, and scaled;
-such a point says so.
+Whole sessions are run where they are small enough, and their sums are checked. Beyond that, one
+client is run at full size among as many peers as it would have, and the server's work is timed
+on a sample of the vectors and masks that it would handle, and scaled; such a point says so.
+
+Seconds are CPU seconds of one core: what others run on the machine is not in them.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, Rates, join
 from protocols.entropy import system
 from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
+from secagg.errors import ConfigError, SecaggError
+from secagg.homomorphic import CKKS, HOLDERS, PRECISION, require, run_ckks
 from secagg.packing import word_count
-from secagg.rounds import majority, run_bonawitz
-from secagg.stages import Stage
+from secagg.payload import Layout, Segment
+from secagg.quantize import FixedPoint
+from secagg.rounds import majority, run_bonawitz, run_plain
+from secagg.stages import Costs, Stage, timed_by
 
-FULL = 10**9  # clients times entries: the largest session that is run whole
-SPARSE_ABOVE = 200  # clients
-SAMPLE = 16  # masks and vectors that the server is timed on
+FULL: Final = 10**9  # clients times entries: the largest session that is run whole
+SPARSE_ABOVE: Final = 200  # clients of ``active``: its graph is complete up to here
+COMPLETE_MOST: Final = 1000  # clients: beyond, the million pairs of a session take many minutes
+SAMPLE: Final = 16  # masks and vectors that the server is timed on
+BITS: Final = 14  # of an entry, so that three lie in a word
+
+PLAIN: Final = "plain"
+MASKED: Final = ("complete", "sparse", "active")
+PROTOCOLS: Final = (PLAIN, *MASKED, *CKKS)
+"""Masks over the complete graph, the sparse one, and against a server that lies; and CKKS."""
+
+_Now: TypeAlias = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """One point: a round of ``clients`` with vectors of ``entries``.
 
+    A client is one that stays to the end. Where only some clients open the sum (the holders
+    of a threshold key; under a shared key every client does for itself), what that takes is
+    an opener's, on top of a client's; under masks all clients do all of it, and an opener's
+    is 0.
+
     Attributes:
-      neighbours: of each client, and ``threshold`` shares that rebuild a secret.
+      lanes: entries a word; 0 under CKKS.
+      dropout: fraction of the clients that vanish before they send their vector.
+      neighbours: of each client, and ``threshold`` shares that rebuild a secret; 0 without masks.
       client_seconds: one client, all its stages, on one core; protocol alone.
       server_seconds: the server, all its stages, on one core.
       bytes_up: what one client sends in all, and ``bytes_down`` what it is sent.
       whole: the session was run whole; otherwise one client and a sampled server.
     """
 
+    protocol: str
     clients: int
     entries: int
     lanes: int
@@ -48,149 +72,306 @@ class Cost:
     neighbours: int
     threshold: int
     client_seconds: float
+    opener_seconds: float
     server_seconds: float
     bytes_up: int
     bytes_down: int
+    opener_up: int
+    opener_down: int
     whole: bool
 
+    @property
+    def bytes_per_entry(self) -> float:
+        """Sent by one client, without what an opener sends."""
+        return self.bytes_up / self.entries
 
-def measure(
-    clients: int, entries: int, *, lanes: int = 3, dropout: float = 0.1, corrupt: float = 0.05
-) -> Cost:
-    """Run a round and time it; ``dropout`` of the clients vanish before they send their vector."""
-    words = word_count(entries, lanes)
-    params = _params(clients, words, dropout, corrupt)
-    plan = params.plan(clients)
-    neighbours = clients - 1 if plan.degree is None else plan.degree
-    gone = int(Fraction(str(dropout)) * clients)
-    whole = clients * entries <= FULL
-    timed = _whole(params, gone) if whole else _sampled(params, neighbours, gone)
-    client, server, up, down = timed
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What a point is measured at; see ``Cost``.
+
+    Attributes:
+      corrupt: fraction of the clients that a sparse graph is planned for.
+    """
+
+    protocol: str
+    clients: int
+    entries: int
+    lanes: int = 3
+    dropout: float = 0.1
+    corrupt: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            known = ", ".join(PROTOCOLS)
+            raise ConfigError(f"unknown protocol {self.protocol!r}; known: {known}")
+        if self.clients < 2 or self.entries < 1:
+            raise ConfigError(f"{self.clients} clients, {self.entries} entries: nothing to sum")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout {self.dropout} is not in [0, 1)")
+        if self.protocol == "complete" and self.clients > COMPLETE_MOST:
+            raise ConfigError(
+                f"complete graph of {self.clients:,} clients: at most {COMPLETE_MOST:,} are run"
+            )
+        if self.protocol in CKKS:
+            object.__setattr__(self, "lanes", 0)  # it packs no words
+        if self.protocol in MASKED:
+            self.params  # noqa: B018  # which refuses what the protocol would
+
+    @property
+    def gone(self) -> int:
+        """Clients that vanish: the last ones, so that the first stay to hold a key."""
+        return int(Fraction(str(self.dropout)) * self.clients)
+
+    @property
+    def layout(self) -> Layout:
+        """One segment of reals."""
+        codec = FixedPoint(clip=1.0, bits=BITS)
+        return Layout(
+            segments=(Segment(name="update", entries=self.entries, codec=codec),),
+            clients=self.clients,
+        )
+
+    @property
+    def params(self) -> Params:
+        """Of a session with masks, and of a plain one."""
+        words, active = word_count(self.entries, self.lanes), self.protocol == "active"
+        if self.protocol == "sparse" or (active and self.clients > SPARSE_ABOVE):
+            rates = Rates(corrupt=self.corrupt, dropout=self.dropout)
+            return Params(clients=self.clients, rates=rates, words=words, active=active)
+        if self.protocol == PLAIN:
+            return Params(clients=self.clients, threshold=2, words=words)
+        threshold = majority(self.clients, self.clients // 3 if active else 0)
+        if threshold > self.clients - self.gone:
+            raise ConfigError(
+                f"{self.protocol}: {self.clients - self.gone} of {self.clients} clients stay, "
+                f"{threshold} open a sum"
+            )
+        return Params(clients=self.clients, threshold=threshold, words=words, active=active)
+
+
+def measure(case: Case, *, now: _Now = time.process_time) -> Cost:
+    """Run a round and time it; its sum is checked.
+
+    Raises:
+      ProtocolError: the protocol refuses the case.
+      MissingExtraError: it needs tenseal, which is not installed.
+      SecaggError: the sum is wrong.
+    """
+    require(case.protocol)
+    neighbours, threshold = 0, 0
+    if case.protocol in MASKED:
+        plan = case.params.plan(case.clients)
+        neighbours = case.clients - 1 if plan.degree is None else plan.degree
+        threshold = plan.threshold
+    whole = case.clients * case.entries <= FULL
+    if whole:
+        found = _whole(case)(now)
+    elif case.protocol in MASKED:
+        found = _sampled(case, neighbours, now)
+    else:
+        found = _scaled(case, now)
     return Cost(
-        clients=clients,
-        entries=entries,
-        lanes=lanes,
-        dropout=dropout,
+        protocol=case.protocol,
+        clients=case.clients,
+        entries=case.entries,
+        lanes=case.lanes,
+        dropout=case.dropout,
         neighbours=neighbours,
-        threshold=plan.threshold,
-        client_seconds=client,
-        server_seconds=server,
-        bytes_up=up,
-        bytes_down=down,
+        threshold=threshold,
         whole=whole,
+        **found,
     )
 
 
-def sweep(clients: Sequence[int], entries: Sequence[int], **options: Any) -> Iterator[Cost]:
-    """Every combination, the small ones first."""
-    for each in sorted(((n, d) for n in clients for d in entries), key=lambda p: p[0] * p[1]):
-        yield measure(*each, **options)
-
-
-def exponents(points: Sequence[Cost], cost: str) -> dict[str, float]:
-    """How a cost grows: the powers of clients and entries that fit it best in the logarithm.
-
-    A fit over all points; where a fixed part rules small rounds it is below what large
-    ones show.
-    """
-    rows = np.array([[np.log(p.clients), np.log(p.entries), 1.0] for p in points])
-    values = np.log([float(getattr(p, cost)) for p in points])
-    (by_clients, by_entries, _), *_ = np.linalg.lstsq(rows, values, rcond=None)
-    return {"clients": float(by_clients), "entries": float(by_entries)}
-
-
-def as_json(points: Sequence[Cost]) -> dict[str, Any]:
-    """Points and fitted exponents, for a file."""
-    names = ("client_seconds", "server_seconds", "bytes_up", "bytes_down")
-    return {
-        "schema": 1,
-        "points": [asdict(point) for point in points],
-        "exponents": {name: exponents(points, name) for name in names},
-    }
+def cases(
+    protocols: Sequence[str],
+    clients: Sequence[int],
+    entries: Sequence[int],
+    dropouts: Sequence[float],
+    *,
+    lanes: int = 3,
+) -> tuple[list[Case], list[str]]:
+    """Every combination, the small ones first; and why others are left out."""
+    kept, left_out = [], []
+    for size in sorted(((n, d) for n in clients for d in entries), key=math.prod):
+        for dropout in dropouts:
+            for protocol in protocols:
+                try:
+                    case = Case(
+                        protocol=protocol,
+                        clients=size[0],
+                        entries=size[1],
+                        lanes=lanes,
+                        dropout=dropout,
+                    )
+                except ValueError as error:
+                    left_out.append(str(error))
+                else:
+                    kept.append(case)
+    return kept, list(dict.fromkeys(left_out))
 
 
 def plot(points: Sequence[Cost]) -> bytes:
-    """An SVG of time and bytes against clients, one line a length."""
+    """An SVG of seconds and bytes, a line a protocol: against clients, entries and dropout.
+
+    What is not on an axis is held at the middle one of its values, dropout at the least.
+    """
     from io import BytesIO
 
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    mpl.rcParams["svg.hashsalt"] = "costs"
     panels: list[tuple[str, Callable[[Cost], float]]] = [
-        ("a client, seconds", lambda point: point.client_seconds),
-        ("the server, seconds", lambda point: point.server_seconds),
-        ("a client sends, MB", lambda point: point.bytes_up / 1e6),
+        ("a client, CPU seconds", lambda point: point.client_seconds + point.opener_seconds),
+        ("the server, CPU seconds", lambda point: point.server_seconds),
+        ("a client sends, MB", lambda point: (point.bytes_up + point.opener_up) / 1e6),
     ]
-    for axes, (title, value) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for entries in sorted({point.entries for point in points}):
-            line = sorted(
-                (p for p in points if p.entries == entries), key=lambda point: point.clients
-            )
-            xs, ys = [p.clients for p in line], [value(p) for p in line]
-            (drawn,) = axes.plot(xs, ys, label=f"{entries:.0e} entries".replace("e+0", "e"))
-            for x, y, point in zip(xs, ys, line, strict=True):
-                face = drawn.get_color() if point.whole else "white"
-                axes.plot(x, y, "o", color=drawn.get_color(), markerfacecolor=face)
-        axes.set(xscale="log", yscale="log", xlabel="clients", title=title)
-        axes.grid(visible=True, alpha=0.3)
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small"
+    values = {
+        name: sorted({getattr(point, name) for point in points})
+        for name in ("clients", "entries", "dropout")
+    }
+    held = {name: kept[(len(kept) - 1) // 2] for name, kept in values.items()}
+    held["dropout"] = values["dropout"][0]
+    drawn = [name for name in values if len(values[name]) > 1] or ["clients"]
+    figure = Figure(figsize=(11, 3.2 * len(drawn) + 0.4), layout="constrained")
+    rows = figure.subplots(len(drawn), len(panels), squeeze=False)
+    for row, axis in zip(rows, drawn, strict=True):
+        others = {name: value for name, value in held.items() if name != axis}
+        fixed = ", ".join(f"{name} {value:g}" for name, value in others.items())
+        chosen = [p for p in points if all(getattr(p, name) == v for name, v in others.items())]
+        for axes, (title, cost) in zip(row, panels, strict=True):
+            for place, protocol in enumerate(PROTOCOLS):
+                line = sorted(
+                    (getattr(p, axis), cost(p), p.whole)
+                    for p in chosen
+                    if p.protocol == protocol and cost(p) > 0
+                )
+                if line:
+                    xs, ys = [x for x, _, _ in line], [y for _, y, _ in line]
+                    axes.plot(xs, ys, color=f"C{place}", label=protocol)
+                for x, y, whole in line:
+                    face = f"C{place}" if whole else "white"
+                    axes.plot(x, y, "o", color=f"C{place}", markerfacecolor=face)
+            scale = "linear" if axis == "dropout" else "log"
+            axes.set(xscale=scale, yscale="log", xlabel=f"{axis} ({fixed})", title=title)
+            axes.grid(visible=True, alpha=0.3)
+    labels = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(labels.values(), labels.keys(), loc="outside right upper", fontsize="small")
+    figure.supxlabel(
+        "a client opens the sum too; filled: whole session, hollow: one client, sampled server",
+        fontsize="small",
     )
-    figure.supxlabel("filled: whole session; hollow: one client, sampled server", fontsize="small")
     out = BytesIO()
-    figure.savefig(out, format="svg")
+    figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
-
-
-def _params(clients: int, words: int, dropout: float, corrupt: float) -> Params:
-    if clients <= SPARSE_ABOVE:
-        return Params(clients=clients, threshold=majority(clients), words=words)
-    return Params(clients=clients, rates=Rates(corrupt=corrupt, dropout=dropout), words=words)
 
 
 def _agreement(params: Params) -> Agreement:
     return Agreement(params=params, session=system(SESSION_SIZE), round=0, public=bytes(32))
 
 
+_Found: TypeAlias = dict[str, Any]
+_OPENING: Final = (Stage.ADVERTISE, Stage.SHARE, Stage.REVEAL)  # of a session under CKKS
+
+
+def _whole(case: Case, clients: int | None = None) -> Callable[[_Now], _Found]:
+    """A session ready to be run, of the first ``clients`` alone where that is given."""
+    gone = range(case.clients - case.gone, case.clients) if clients is None else ()
+    there = range(case.clients if clients is None else clients)
+    dropouts = dict.fromkeys(gone, Stage.MASK)
+    real_values = case.protocol in CKKS
+    reals = _reals(case.layout.reals) if real_values else np.empty(0)
+    words = _words(0 if real_values else case.params.words)
+
+    def run(now: _Now) -> _Found:
+        with timed_by(now):
+            if real_values:
+                real = run_ckks(
+                    case.protocol,
+                    case.layout,
+                    dict.fromkeys(there, reals),
+                    dropouts,
+                    clients=case.clients,
+                    minimum_survivors=2,
+                    public=bytes(32),
+                )
+                costs, survivors = real.costs, len(real.survivors)
+                error = np.abs(real.reals - survivors * reals).max()
+                # PRECISION is where the largest error is expected; twice that is 8 deviations
+                # and more.
+                wrong = float(error) > 2 * case.clients * PRECISION
+            else:
+                carry = run_plain if case.protocol == PLAIN else run_bonawitz
+                outcome = carry(_agreement(case.params), dict.fromkeys(there, words), dropouts)
+                costs, survivors = outcome.costs, len(outcome.survivors)
+                wrong = not np.array_equal(outcome.words, words * np.uint64(survivors))
+        if wrong or survivors != len(there) - len(gone):
+            raise SecaggError(f"{case} gave a wrong sum")
+        return _found(case, costs, len(there), survivors)
+
+    return run
+
+
+def _words(count: int) -> NDArray[np.uint64]:
+    return np.frombuffer(system(8 * count), np.uint64)
+
+
+def _reals(count: int) -> NDArray[np.float64]:
+    """Uniform in [-1, 1)."""
+    return _words(count).astype(np.float64) * 2.0**-63 - 1
+
+
+def _found(case: Case, costs: Costs, clients: int, survivors: int) -> _Found:
+    sending = [s for s in costs if case.protocol not in CKKS or s not in _OPENING]
+    opening = [s for s in costs if s not in sending]
+    present = {Stage.ADVERTISE: clients, Stage.SHARE: clients}
+    openers = survivors if case.protocol == CKKS[0] else min(HOLDERS, clients)
+
+    def total(name: str, stages: Sequence[Stage]) -> Any:
+        return sum(getattr(costs[stage], name) for stage in stages)
+
+    return {
+        "client_seconds": sum(
+            costs[stage].client_seconds / present.get(stage, survivors) for stage in sending
+        ),
+        "opener_seconds": total("client_seconds", opening) / openers,
+        "server_seconds": total("server_seconds", tuple(costs)),
+        "bytes_up": total("bytes_up", sending),
+        "bytes_down": total("bytes_down", sending),
+        "opener_up": total("bytes_up", opening),
+        "opener_down": total("bytes_down", opening),
+    }
+
+
 @lru_cache(maxsize=8)  # a sweep asks for the short session of one size again and again
-def _short(params: Params, gone: int) -> tuple[float, float, int, int]:
-    return _whole(params, gone)
+def _short(case: Case, now: _Now) -> _Found:
+    return _whole(replace(case, entries=1))(now)
 
 
-def _whole(params: Params, gone: int) -> tuple[float, float, int, int]:
-    words = np.zeros(params.words, np.uint64)
-    inputs = dict.fromkeys(range(params.clients), words)
-    costs = run_bonawitz(
-        _agreement(params), inputs, dict.fromkeys(range(gone), Stage.MASK)
-    ).costs.values()
-    return (
-        sum(cost.client_seconds for cost in costs) / params.clients,
-        sum(cost.server_seconds for cost in costs),
-        sum(cost.bytes_up for cost in costs),
-        sum(cost.bytes_down for cost in costs),
-    )
-
-
-def _sampled(params: Params, neighbours: int, gone: int) -> tuple[float, float, int, int]:
+def _sampled(case: Case, neighbours: int, now: _Now) -> _Found:
     """The stages up to the masks on short vectors, the masks on long ones."""
-    client, server, up, down = _short(replace(params, words=1), gone)
-    frame_bytes, mask_seconds, receive_seconds = _one_client(params.words, neighbours)
-    total = np.zeros(params.words, np.uint64)
+    short, words = dict(_short(replace(case, entries=1), now)), case.params.words
+    frame_bytes, mask_seconds, receive_seconds = _one_client(words, neighbours, now)
+    total = np.zeros(words, np.uint64)
     masks = [Mask(seed=Secret(system(SEED_SIZE)), label=b"sample") for _ in range(SAMPLE)]
-    began = time.perf_counter()
+    began = now()
     expand(total, masks, Suite.AES_128_CTR)
-    one_mask = (time.perf_counter() - began) / SAMPLE
-    alive = params.clients - gone
-    unmasking = one_mask * (alive + gone * neighbours * alive / params.clients)
-    return (
-        client + mask_seconds,
-        server + alive * receive_seconds + unmasking,
-        up + frame_bytes,
-        down,
-    )
+    one_mask = (now() - began) / SAMPLE
+    alive = case.clients - case.gone
+    unmasking = one_mask * (alive + case.gone * neighbours * alive / case.clients)
+    short["client_seconds"] += mask_seconds
+    short["server_seconds"] += alive * receive_seconds + unmasking
+    short["bytes_up"] += frame_bytes
+    return short
 
 
-def _one_client(words: int, neighbours: int) -> tuple[int, float, float]:
+def _one_client(words: int, neighbours: int, now: _Now) -> tuple[int, float, float]:
     """One client's frames among as many peers, and the server's time to take them."""
     size = neighbours + 1
     params = Params(clients=size, threshold=majority(size), words=words)
@@ -208,8 +389,107 @@ def _one_client(words: int, neighbours: int) -> tuple[int, float, float]:
     part = np.zeros(2**15, np.uint64)
     full, rest = divmod(words, len(part))
     parts = (part[: len(part) if index < full else rest] for index in range(full + 1))
-    began = time.perf_counter()
+    began = now()
     frames = list(sharing[0].on_boxes(boxes[0], parts)[0])
-    masked = time.perf_counter()
+    masked = now()
     vectors.receive(frames)
-    return sum(map(len, frames)), masked - began, time.perf_counter() - masked
+    return sum(map(len, frames)), masked - began, now() - masked
+
+
+def _scaled(case: Case, now: _Now) -> _Found:
+    """A session of ``SAMPLE`` clients, its server scaled to all; lists grow as in short ones."""
+    few = min(SAMPLE, case.clients)
+    found, alive = _whole(case, few)(now), case.clients - case.gone
+    found["server_seconds"] *= alive / few
+    whole, part = _short(replace(case, entries=1), now), _whole(replace(case, entries=1), few)(now)
+    for name in ("bytes_up", "bytes_down", "opener_up", "opener_down"):
+        found[name] += whole[name] - part[name]
+    return found
+
+
+# Growth
+
+FITTED: Final = ("client_seconds", "server_seconds", "bytes_up", "bytes_down")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A power, and its 95 % interval; None where there are as few points as unknowns."""
+
+    power: float
+    low: float | None
+    high: float | None
+
+
+def exponents(points: Sequence[Cost], cost: str) -> dict[str, Fit]:
+    """How a cost grows: the powers of clients and entries that fit it best in the logarithm.
+
+    Least squares over the points of one protocol, one constant for each dropout. The interval
+    is Student's and takes what the power law does not explain for noise: where a fixed part
+    rules small rounds, the power is below what large ones show, and the interval wide. A size
+    that does not vary has no power; a cost that is 0 somewhere has none at all.
+    """
+    values = np.array([float(getattr(point, cost)) for point in points])
+    sizes = [name for name in ("clients", "entries") if len(_distinct(points, name)) > 1]
+    if not sizes or not (values > 0).all():
+        return {}
+    dropouts = _distinct(points, "dropout")
+    rows = np.array(
+        [
+            [math.log(getattr(p, name)) for name in sizes] + [p.dropout == d for d in dropouts]
+            for p in points
+        ],
+        float,
+    )
+    powers, *_ = np.linalg.lstsq(rows, np.log(values), rcond=None)
+    rank = int(np.linalg.matrix_rank(rows))
+    if rank < rows.shape[1]:
+        return {}
+    freedom = len(rows) - rank
+    spread = np.full(len(powers), np.nan)
+    if freedom:
+        noise = float(((np.log(values) - rows @ powers) ** 2).sum()) / freedom
+        spread = student(freedom) * np.sqrt(noise * np.diag(np.linalg.inv(rows.T @ rows)))
+    return {
+        name: Fit(
+            power=float(power),
+            low=float(power - wide) if freedom else None,
+            high=float(power + wide) if freedom else None,
+        )
+        for name, power, wide in zip(sizes, powers, spread, strict=False)
+    }
+
+
+def growth(points: Sequence[Cost]) -> Iterator[tuple[str, str, Mapping[str, Fit]]]:
+    """Protocol, cost, powers; for all that can be fitted."""
+    for protocol in PROTOCOLS:
+        own = [point for point in points if point.protocol == protocol]
+        for cost in FITTED:
+            if own and (found := exponents(own, cost)):
+                yield protocol, cost, found
+
+
+def student(freedom: int, confidence: float = 0.95) -> float:
+    """What Student's t with ``freedom`` degrees stays within, with ``confidence``.
+
+    By bisection of A(t) in closed form [Abramowitz, Stegun, 26.7.3 and 26.7.4].
+    """
+    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(freedom)
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _student(angle, freedom) < confidence else (low, angle)
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def _student(angle: float, freedom: int) -> float:
+    odd, cosine = freedom % 2, math.cos(angle)
+    term = math.sin(angle) * (cosine if odd else 1.0)
+    total = term if freedom > 1 else 0.0
+    for step in range(3 if odd else 2, freedom - 1, 2):
+        term *= cosine**2 * (step - 1) / step
+        total += term
+    return 2 / math.pi * (angle + total) if odd else total
+
+
+def _distinct(points: Sequence[Cost], name: str) -> list[Any]:
+    return sorted({getattr(point, name) for point in points})

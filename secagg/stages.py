@@ -1,8 +1,9 @@
 """The stages of a round, who is there at each, and what each cost."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -32,7 +33,7 @@ class StageCost:
       bytes_up: most that one client sent.
       bytes_down: most that one client was sent to make it answer.
       client_seconds: of all clients together, one after the other.
-      server_seconds: of the server.
+      server_seconds: of the server. Both by the clock on the wall, unless ``timed_by`` another.
     """
 
     bytes_up: int = 0
@@ -65,12 +66,26 @@ class Attendance:
         ]
 
 
+_now: ContextVar[Callable[[], float]] = ContextVar("now", default=time.perf_counter)
+
+
+@contextmanager
+def timed_by(now: Callable[[], float]) -> Iterator[None]:
+    """Seconds of the rounds in this block are those of ``now``, such as ``time.process_time``."""
+    token = _now.set(now)
+    try:
+        yield
+    finally:
+        _now.reset(token)
+
+
 @contextmanager
 def clock(cost: StageCost, who: str) -> Iterator[None]:
     """Add what the block took to ``client_seconds`` or ``server_seconds``."""
-    begin = time.perf_counter()
+    now = _now.get()
+    begin = now()
     yield
-    setattr(cost, who, getattr(cost, who) + time.perf_counter() - begin)
+    setattr(cost, who, getattr(cost, who) + now() - begin)
 
 
 def send(cost: StageCost, *messages: bytes, answering: bytes = b"") -> None:

@@ -22,10 +22,8 @@ threshold 15 there and the planned one here.
 import functools
 import hashlib
 import itertools
-import statistics
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -40,6 +38,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from protocols.bonawitz import Agreement, CollectKeys, CollectVectors, Params, Rates, join
 from protocols.entropy import Entropy, system
+from secagg.measure import Contender, Interleaved, Timed
 from secagg.payload import Count, Layout, Segment
 from secagg.quantize import FixedPoint
 
@@ -90,28 +89,35 @@ TEN = range(10)  # nine of them alive, as of all
 ME = 0
 CLIP, WEIGHT, MAX_WEIGHT = 8.0, 600, 1000  # clip and largest weight are Flower's defaults
 MODULUS = 2**32  # Flower's default; its entries travel as int64 whatever it is
-REPEATS = 5
+REPEATS = 7  # a median is held with 95 % from 6 on
 
 Words = NDArray[np.uint64]
+Measure = Callable[..., Interleaved]
+Work = Callable[["Clock"], object]
 
 
 class Clock:
-    """CPU seconds of each stage, and of all of them together."""
+    """CPU seconds of each stage of one client or server."""
 
     def __init__(self) -> None:
-        self.stages: dict[str, list[float]] = defaultdict(list)
+        self.stages: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         begin = time.process_time()
         yield
-        self.stages[stage].append(time.process_time() - begin)
+        self.stages[stage] = time.process_time() - begin
 
-    def median(self) -> float:
-        return statistics.median(map(sum, zip(*self.stages.values(), strict=True)))
 
-    def milliseconds(self) -> dict[str, float]:
-        return {name: round(1e3 * statistics.median(s), 2) for name, s in self.stages.items()}
+def timed(work: Callable[[Clock], object]) -> Contender:
+    """``work``, which times its own stages."""
+
+    def contender() -> Timed:
+        clock = Clock()
+        result = work(clock)
+        return Timed(seconds=clock.stages, result=result)
+
+    return contender
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,8 +399,8 @@ class FlowerServer:
         assert arrived
         idle, _ = self.unmask((), self.bare)
         ten, mean = self.unmask(TEN, self.masked)
-        clock.stages["unmask"].append(self.case.clients / len(TEN) * (ten - idle))
-        clock.stages["decode"].append(idle)
+        clock.stages["unmask"] = self.case.clients / len(TEN) * (ten - idle)
+        clock.stages["decode"] = idle
         return mean
 
     def unmask(
@@ -472,53 +478,38 @@ def recorded(case: Case) -> Ours:
     return Ours(case)
 
 
-def report(benchmark: BenchmarkFixture, case: Case, ours: Clock, theirs: Clock) -> None:
+def compare(
+    interleaved: Measure, benchmark: BenchmarkFixture, case: Case, ours: Work, theirs: Work
+) -> Interleaved:
+    found = interleaved(
+        {"ours": timed(ours), "theirs": timed(theirs)}, "ours", beside="x25519", rounds=REPEATS
+    )
     benchmark.extra_info.update(
         flwr=version("flwr"),
         their_shares=case.shares,
         their_threshold=case.threshold,
         bits=case.bits,
         lanes=recorded(case).layout.lanes[0],
-        times_faster=round(theirs.median() / ours.median(), 1),
-        our_ms=round(1e3 * ours.median(), 1),
-        their_ms=round(1e3 * theirs.median(), 1),
-        our_stages_ms=ours.milliseconds(),
-        their_stages_ms=theirs.milliseconds(),
+        times_faster=found.ratio("theirs", "ours").as_dict(),
     )
+    return found
 
 
-@pytest.mark.benchmark(timer=time.process_time)
 @CASES
-def test_client(benchmark: BenchmarkFixture, case: Case) -> None:
-    ours, theirs = recorded(case), FlowerClient(case)
-    our_clock, their_clock, uploads = Clock(), Clock(), []
-    pedantic: Any = benchmark.pedantic  # it comes without types
-    uploaded = pedantic(
-        ours.client,
-        args=(our_clock,),
-        setup=lambda: uploads.append(theirs(their_clock)),
-        rounds=REPEATS,
-    )
-    report(benchmark, case, our_clock, their_clock)
-    benchmark.extra_info["our_bytes_up"] = uploaded
-    benchmark.extra_info["their_bytes_up"] = uploads[-1]
-    benchmark.extra_info["upload_ratio"] = round(uploaded / uploads[-1], 4)
+def test_client(interleaved: Measure, benchmark: BenchmarkFixture, case: Case) -> None:
+    found = compare(interleaved, benchmark, case, recorded(case).client, FlowerClient(case))
+    ours, theirs = found.last["ours"], found.last["theirs"]
+    assert isinstance(ours, int)
+    assert isinstance(theirs, int)
+    benchmark.extra_info["bytes"] = {"our_up": ours, "their_up": theirs}
+    benchmark.extra_info["upload_ratio"] = round(ours / theirs, 4)
 
 
-@pytest.mark.benchmark(timer=time.process_time)
 @CASES
-def test_server(benchmark: BenchmarkFixture, case: Case) -> None:
-    ours, theirs = recorded(case), FlowerServer(case)
-    our_clock, their_clock, means = Clock(), Clock(), []
-    pedantic: Any = benchmark.pedantic  # it comes without types
-    mean = pedantic(
-        ours.server,
-        args=(our_clock,),
-        setup=lambda: means.append(theirs(their_clock)),
-        rounds=REPEATS if case.shares < case.clients else 3,  # theirs takes seconds
-    )
-    report(benchmark, case, our_clock, their_clock)
+def test_server(interleaved: Measure, benchmark: BenchmarkFixture, case: Case) -> None:
+    found = compare(interleaved, benchmark, case, recorded(case).server, FlowerServer(case))
     benchmark.extra_info["their_unmask_timed"] = "ten owners, for all"
     step = 2 * CLIP / (case.levels - 2) / case.ratio
-    for found in (mean, means[-1]):
-        assert np.abs(found - UPDATE).max() <= 1.1 * step  # a tenth for the rounding of float32
+    for mean in (found.last["ours"], found.last["theirs"]):
+        assert isinstance(mean, np.ndarray)
+        assert np.abs(mean - UPDATE).max() <= 1.1 * step  # a tenth for the rounding of float32

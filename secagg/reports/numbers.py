@@ -73,6 +73,11 @@ def duration(milliseconds: float) -> str:
     return f"{minutes} min {seconds} s"
 
 
+def elapsed(seconds: float) -> str:
+    """From microseconds to seconds."""
+    return _scaled(1e6 * seconds, ("µs", "ms", "s"))
+
+
 def _scaled(amount: float, units: Sequence[str]) -> str:
     for unit in units[:-1]:
         if amount < 999.5:

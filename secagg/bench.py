@@ -1,0 +1,303 @@
+"""What a benchmark wrote down: one JSON file, for `secagg bench compare` and for people.
+
+{"schema": 1, "kind": "quick" | "costs", "began": UTC, "seconds": by the clock on the wall,
+ "machine": see secagg.measure.machine, "notes": [what was left out, and why],
+ "points": [the fields of secagg.costs.Cost, and peak_memory: bytes or null],
+ "measurements": [{"name", "reference": a name of secagg.references, "bound": true where the
+    reference is what the cost is made of, "seconds": median, "ratios": over the reference,
+    measured in turn with it, one a sample}]}
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, Self
+
+from secagg.costs import PROTOCOLS, Case, Cost, measure
+from secagg.errors import ConfigError
+from secagg.measure import (
+    CONFIDENCE,
+    Interleaved,
+    Interval,
+    Timed,
+    fewest,
+    interleaved,
+    machine,
+    median_interval,
+    peak_memory,
+)
+from secagg.references import REFERENCES, X25519
+from secagg.runs import write_atomically
+
+SCHEMA: Final = 1
+KINDS: Final = ("quick", "costs")
+DIGITS: Final = 5  # of a ratio in the file
+_EXCHANGES: Final = 200  # of one sample beside a session: some 6 ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A cost over a reference.
+
+    Attributes:
+      bound: the reference is what the cost is made of, so that their ratio hardly moves.
+      seconds: median of one call.
+      ratios: one a sample: a session, or a pass of ``secagg.quick``.
+    """
+
+    name: str
+    reference: str
+    bound: bool
+    seconds: float
+    ratios: tuple[float, ...]
+
+    def ratio(self, confidence: float = CONFIDENCE) -> Interval | None:
+        """The median of the ratios; None where there are too few to hold it."""
+        if len(self.ratios) < fewest(confidence):
+            return None
+        return median_interval(self.ratios, confidence)
+
+
+def measurement(
+    name: str, reference: str, seconds: Sequence[float], ratios: Sequence[float], *, bound: bool
+) -> Measurement:
+    """Of samples."""
+    return Measurement(
+        name=name,
+        reference=reference,
+        bound=bound,
+        seconds=median(seconds),
+        ratios=tuple(float(f"{each:.{DIGITS}g}") for each in ratios),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A round; ``peak_memory`` in bytes is that of all parties in one process."""
+
+    cost: Cost
+    peak_memory: int | None = None
+
+    @property
+    def key(self) -> Case:
+        """What it was measured at."""
+        return Case(
+            protocol=self.cost.protocol,
+            clients=self.cost.clients,
+            entries=self.cost.entries,
+            lanes=self.cost.lanes,
+            dropout=self.cost.dropout,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A whole benchmark."""
+
+    kind: str
+    machine: Mapping[str, Any]
+    began: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    seconds: float = 0.0
+    points: tuple[Point, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "began": self.began,
+            "seconds": round(self.seconds, 1),
+            "machine": dict(self.machine),
+            "notes": list(self.notes),
+            "points": [asdict(p.cost) | {"peak_memory": p.peak_memory} for p in self.points],
+            "measurements": [asdict(each) for each in self.measurements],
+        }
+
+    def write(self, path: Path) -> None:
+        """Whole or not at all.
+
+        Raises:
+          RunError: the file cannot be written.
+        """
+        fields = ",\n".join(
+            f" {json.dumps(name)}: {_lines(value)}" for name, value in self.as_dict().items()
+        )
+        write_atomically(path, f"{{\n{fields}\n}}\n".encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A file that ``write`` wrote.
+
+        Raises:
+          ConfigError: it is none, or one of another schema.
+        """
+        try:
+            data = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"cannot read {path}: {error}") from error
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if schema != SCHEMA or data.get("kind") not in KINDS:
+            raise ConfigError(
+                f"{path} is no benchmark of schema {SCHEMA}: schema {schema!r:.40}, "
+                f"kind {data.get('kind') if isinstance(data, dict) else None!r:.40}"
+            )
+        try:
+            if missing := sorted(machine().keys() - _typed(data["machine"], dict).keys()):
+                raise ValueError(f"of the machine it lacks {missing}")
+            _finite(data["machine"]["load"][0])
+            _typed(data["machine"]["cores"], int)
+            return cls(
+                kind=data["kind"],
+                machine=data["machine"],
+                began=_typed(data["began"], str),
+                seconds=_finite(data["seconds"]),
+                points=tuple(map(_point, _typed(data["points"], list))),
+                measurements=tuple(map(_measurement, _typed(data["measurements"], list))),
+                notes=tuple(_typed(note, str) for note in _typed(data["notes"], list)),
+            )
+        except (LookupError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path} is no benchmark: {error!r:.200}") from error
+
+
+def sweep(
+    cases: Sequence[Case], record: Record, *, rounds: int, notes: Sequence[str] = ()
+) -> Iterator[tuple[str, Record]]:
+    """Measure what ``record`` lacks; the name of each case, and what the record then is.
+
+    Sessions are timed in turn with X25519; a small one of each protocol comes before the first.
+    What a protocol refuses at a size is noted.
+    """
+    warm = set[str]()
+    began, before = time.perf_counter(), record.seconds
+    record = replace(record, notes=tuple(dict.fromkeys([*record.notes, *notes])))
+    for case in cases:
+        if case not in (point.key for point in record.points):
+            try:
+                if case.protocol not in warm:
+                    measure(replace(case, entries=min(case.entries, 100), clients=4, dropout=0.0))
+                    warm.add(case.protocol)
+                point, measured = session(case, rounds)
+            except ValueError as error:  # ParameterError, InputError: not at this size
+                record = replace(record, notes=(*record.notes, f"{name_of(case)}: {error}"))
+            else:
+                record = replace(
+                    record,
+                    points=(*record.points, point),
+                    measurements=(*record.measurements, *measured),
+                )
+            record = replace(record, seconds=before + time.perf_counter() - began)
+        yield name_of(case), record
+
+
+def session(case: Case, rounds: int) -> tuple[Point, list[Measurement]]:
+    """A round, measured ``rounds`` times in turn with X25519, and if more than once its memory."""
+    peak = peak_memory(lambda: measure(case)) if rounds > 1 else None
+    kept: list[Cost] = []
+    found = beside_exchanges(case, rounds, kept)
+    return Point(cost=middle(kept), peak_memory=peak), list(of_session(case, [found]))
+
+
+def beside_exchanges(case: Case, rounds: int, kept: list[Cost]) -> Interleaved:
+    """Sessions in turn with X25519; ``kept`` gets their costs."""
+    return interleaved(
+        {"session": lambda: _timed(case, kept), X25519.name: X25519.make()},
+        rounds=rounds,
+        repeats={"session": 1, X25519.name: _EXCHANGES},
+    )
+
+
+def _timed(case: Case, kept: list[Cost]) -> Timed:
+    cost = measure(case)
+    kept.append(cost)
+    client = cost.client_seconds + cost.opener_seconds
+    return Timed(seconds={"client": client, "server": cost.server_seconds})
+
+
+def of_session(case: Case, found: Sequence[Interleaved]) -> Iterator[Measurement]:
+    """Client and server, a sample a turn; not what took no time, as a plain client."""
+    for party in ("client", "server"):
+        part = f"session/{party}"
+        seconds = [each for one in found for each in one.seconds[part]]
+        ratios = [each for one in found for each in one.ratios(part, X25519.name)]
+        if min(seconds) > 0:
+            name = f"{name_of(case)}: {party}"
+            yield measurement(name, X25519.name, seconds, ratios, bound=False)
+
+
+def name_of(case: Case) -> str:
+    """``complete 10 x 1000 -10%``: protocol, clients, entries, dropout."""
+    lost = f" -{100 * case.dropout:g}%" if case.dropout else ""
+    return f"{case.protocol} {case.clients} x {case.entries}{lost}"
+
+
+def middle(costs: Sequence[Cost]) -> Cost:
+    """Medians of the seconds; bytes are the same in all."""
+    names = ("client_seconds", "opener_seconds", "server_seconds")
+    return replace(
+        costs[0], **{name: median(getattr(cost, name) for cost in costs) for name in names}
+    )
+
+
+def start(kind: str) -> Record:
+    """An empty record of this machine."""
+    return Record(kind=kind, machine=machine())
+
+
+def _lines(value: Any) -> str:
+    """JSON, a list's items one a line."""
+    if not isinstance(value, list) or not value:
+        return json.dumps(value, allow_nan=False)
+    return "[\n" + ",\n".join(f"  {json.dumps(each, allow_nan=False)}" for each in value) + "\n ]"
+
+
+def _point(data: Any) -> Point:
+    values = dict(_typed(data, dict))
+    peak = values.pop("peak_memory")
+    kinds = {item.name: item.type for item in fields(Cost)}
+    if values.keys() != kinds.keys():
+        raise ValueError(f"a point of {sorted(values)}")
+    for name, value in values.items():
+        if kinds[name] is float:
+            values[name] = _finite(value)
+        elif type(value) is not kinds[name]:
+            raise ValueError(f"{name} {value!r:.40}")
+    if values["protocol"] not in PROTOCOLS:
+        raise ValueError(f"protocol {values['protocol']!r:.40}")
+    point = Point(cost=Cost(**values), peak_memory=None if peak is None else _typed(peak, int))
+    point.key  # noqa: B018  # which refuses what cannot be run
+    return point
+
+
+def _measurement(data: Any) -> Measurement:
+    values = _typed(data, dict)
+    if values["reference"] not in REFERENCES:
+        raise ValueError(f"reference {values['reference']!r:.40}")
+    ratios = tuple(map(_finite, _typed(values["ratios"], list)))
+    if not ratios or min(ratios) <= 0:
+        raise ValueError("no ratios, or one that is not positive")
+    return Measurement(
+        name=_typed(values["name"], str),
+        reference=values["reference"],
+        bound=_typed(values["bound"], bool),
+        seconds=_finite(values["seconds"]),
+        ratios=ratios,
+    )
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+    return value
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r:.40} is no finite number")
+    return float(value)

@@ -1,0 +1,394 @@
+"""``secagg bench``: what the protocols cost on this machine, and whether that became worse.
+
+A further command is a function under ``@bench.command()``, here or in a module that ``secagg.cli``
+imports. Exit codes: 0 done, 1 a regression, 2 bad input.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from secagg.errors import ConfigError, MissingExtraError
+from secagg.reports.numbers import elapsed, size
+
+if TYPE_CHECKING:
+    from secagg.bench import Measurement, Record
+    from secagg.compare import Comparison
+    from secagg.costs import Cost
+
+T = TypeVar("T")
+
+WIDTH = 96  # of the widest table
+REGRESSION = 1  # bad input is 2, as everywhere
+
+
+@click.group()
+def bench() -> None:
+    """Measure what the protocols cost on this machine.
+
+    Seconds are CPU seconds of one core. They swing with the machine; what is compared are
+    ratios to raw AES, X25519, SHA-256 or numpy, measured in turn with what they judge.
+    """
+
+
+@bench.command(
+    epilog="""\b
+Examples:
+  secagg bench costs
+  secagg bench costs --protocol complete,sparse --clients 10,100,1000 --entries 1e4,1e6
+  secagg bench costs --json costs.json --svg costs.svg
+  secagg bench costs --json costs.json --resume --clients 300
+"""
+)
+@click.option("--protocol", "protocols", metavar="NAMES", help="By comma.  [default: all six]")
+@click.option("--clients", default="10,30,100", show_default=True, help="By comma.")
+@click.option("--entries", default="1e3,1e4,1e5", show_default=True, help="By comma.")
+@click.option("--dropout", default="0,0.1,0.3", show_default=True, help="Fractions lost, by comma.")
+@click.option("--lanes", type=int, default=3, show_default=True, help="Entries a masked word.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Sessions a point; their median counts. From 6 on a ratio has an interval.",
+)
+@click.option(
+    "--json",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that is written after every point.",
+)
+@click.option("--resume", is_flag=True, help="Keep the points in that file, measure the others.")
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw all points.")
+def costs(
+    *,
+    protocols: str | None,
+    clients: str,
+    entries: str,
+    dropout: str,
+    lanes: int,
+    rounds: int,
+    target: Path | None,
+    resume: bool,
+    svg: Path | None,
+) -> None:
+    """Sweep protocols, clients, entries and dropouts; print costs and how they grow.
+
+    Sessions up to 10^9 clients times entries are run whole and their sums checked; beyond, one
+    client is run and the server's work sampled, and the point is marked with a *.
+    """
+    from secagg import bench as kept
+    from secagg.costs import PROTOCOLS, cases, growth, plot
+    from secagg.measure import machine, same_machine
+    from secagg.quick import protocols as runnable
+    from secagg.runs import write_atomically
+
+    if resume and target is None:
+        raise ConfigError("--resume needs --json, the file to go on with")
+    _check_folders(target, svg)
+    if svg is not None and find_spec("matplotlib") is None:
+        raise MissingExtraError("--svg needs matplotlib: pip install 'secagg[train]'")
+    names = _list(protocols, "protocol", str) if protocols else list(PROTOCOLS)
+    if unknown := [name for name in names if name not in PROTOCOLS]:
+        raise ConfigError(f"unknown protocol {unknown[0]!r}; known: {', '.join(PROTOCOLS)}")
+    here, notes = runnable()
+    chosen, left_out = cases(
+        [name for name in names if name in here],
+        _list(clients, "clients", _whole),
+        _list(entries, "entries", _whole),
+        _list(dropout, "dropout", float),
+        lanes=lanes,
+    )
+    if not chosen:
+        raise ConfigError(f"nothing to measure: {'; '.join([*notes, *left_out])}")
+    known = kept.start("costs")
+    if target is not None and target.exists():
+        if not resume:
+            raise ConfigError(f"{target} exists; --resume goes on with it")
+        known = kept.Record.read(target)
+        if known.kind != "costs":
+            raise ConfigError(f"{target} is of `secagg bench {known.kind}`, not of costs")
+        if not same_machine(known.machine, machine()):
+            raise ConfigError(f"{target} was measured on another machine; choose another file")
+    notes = [note for note in notes if any(name not in here for name in names)] + left_out
+    with _progress() as bar:
+        task = bar.add_task("costs", total=len(chosen))
+        for name, record in kept.sweep(chosen, known, rounds=rounds, notes=notes):
+            bar.update(task, advance=1, description=name)
+            if target is not None:
+                record.write(target)
+    points = [point.cost for point in record.points]
+    out = _console()
+    out.print(_costs_table(points))
+    if powers := list(growth(points)):
+        table = _table(
+            "growth: fitted powers, 95 % intervals", "protocol", "cost", "of clients", "of entries"
+        )
+        for protocol, cost, found in powers:
+            fits = (found.get(name) for name in ("clients", "entries"))
+            table.add_row(
+                protocol,
+                cost.replace("_", " "),
+                *(
+                    "–"
+                    if fit is None
+                    else f"{fit.power:z.2f}"
+                    + ("" if fit.low is None else f"  {fit.low:z.2f} to {fit.high:z.2f}")
+                    for fit in fits
+                ),
+            )
+        out.print(table)
+    _close(out, record)
+    if svg is not None:
+        write_atomically(svg, plot(points))
+
+
+@bench.command(
+    epilog="""\b
+Examples:
+  secagg bench quick
+  secagg bench quick --json today.json --html today.html
+"""
+)
+@click.option(
+    "--json",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all samples, for compare.",
+)
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one page of its own."
+)
+def quick(*, target: Path | None, html: Path | None) -> None:
+    """Constructions and rounds of every protocol in two minutes, on one page.
+
+    Every sum is checked; a wrong one ends the command with exit code 2.
+    """
+    from secagg.quick import quick as measured
+    from secagg.quick import steps
+    from secagg.references import REFERENCES
+    from secagg.reports.bench_page import page
+    from secagg.runs import write_atomically
+
+    _check_folders(target, html)
+    with _progress() as bar:
+        task = bar.add_task("quick", total=steps())
+        for step in measured():
+            bar.update(task, advance=1, description=step[0])
+    record = step[1]
+    out = _console()
+    out.print(_costs_table([point.cost for point in record.points]))
+    out.print(_ratios_table(record.measurements))
+    units = "; ".join(f"{each.name}: one {each.unit}" for each in REFERENCES.values())
+    out.print(f"Ratios are to {units}.")
+    out.print(
+        "Every sum was checked against its parts: exact under masks, 2^-13 of the range under CKKS."
+    )
+    _close(out, record)
+    if target is not None:
+        record.write(target)
+    if html is not None:
+        write_atomically(html, page(record).encode())
+
+
+@bench.command(
+    epilog="""\b
+Examples:
+  secagg bench compare before.json after.json
+  secagg bench compare before.json after.json --tolerance 0.2 --json
+
+Exit codes: 0 no regression, 1 a regression, 2 nothing that can be compared.
+"""
+)
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option(
+    "--tolerance",
+    type=float,
+    default=0.10,
+    show_default=True,
+    help="How much a ratio may rise.",
+)
+@click.option(
+    "--bound-tolerance",
+    "bound",
+    type=float,
+    default=0.05,
+    show_default=True,
+    help="The same, of what is made of AES or X25519 alone.",
+)
+@click.option(
+    "--confidence",
+    type=float,
+    default=0.95,
+    show_default=True,
+    help="That no unchanged cost is called a regression by the noise of samples.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
+def compare(
+    *, before: Path, after: Path, tolerance: float, bound: float, confidence: float, as_json: bool
+) -> int:
+    """Is AFTER worse than BEFORE? Two files of quick, or of costs.
+
+    A cost is worse if the interval of its ratio lies above the earlier one, and its median by
+    more than the tolerance. Of bytes, one more is worse.
+    """
+    from secagg.bench import Record
+    from secagg.compare import compare as judged
+
+    found = judged(
+        Record.read(before),
+        Record.read(after),
+        tolerance=tolerance,
+        bound=bound,
+        confidence=confidence,
+    )
+    if not found.same_machine:
+        click.echo("secagg: the two were measured on different machines", err=True)
+    if found.busy:
+        click.echo("secagg: a machine was busy with other work, which moves some ratios", err=True)
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), allow_nan=False))
+    else:
+        _print(found)
+    if not found.judged and not found.bytes:
+        raise ConfigError("no cost has samples enough to be judged; measure more rounds")
+    return REGRESSION if found.regressions else 0
+
+
+def _print(found: "Comparison") -> None:
+    out = _console()
+    table = _table("", "cost", "to", "before", "after", "factor", "at least", "verdict")
+    for change in found.changes:
+        ratios = (
+            "–" if each is None else f"{each.value:.4g}" for each in (change.before, change.after)
+        )
+        factor = ("–", "–") if change.factor is None else (f"{x:.3f}" for x in change.factor[:2])
+        style = {"worse": "bold red", "better": "green"}.get(change.verdict.value)
+        table.add_row(
+            change.name, change.reference, *ratios, *factor, change.verdict.value, style=style
+        )
+    out.print(table)
+    for name, before, after in found.bytes:
+        out.print(f"{name}: {before:,} before, {after:,} after")
+    for word, names in (("first", found.missing), ("second", found.new)):
+        if names:
+            out.print(f"Measured in the {word} alone: {'; '.join(names)}.")
+    worse = found.regressions
+    if not worse and not found.judged:
+        return
+    judged = f"{found.judged} of {len(found.changes)} costs judged"
+    out.print(
+        f"Worse: {'; '.join(worse)}."
+        if worse
+        else f"No regression, with confidence {found.confidence:g}; {judged}."
+    )
+
+
+def _costs_table(points: Sequence["Cost"]) -> Table:
+    table = _table("a round, CPU time of one core", "protocol", "clients x entries", "lost")
+    for heading in ("client", "opener", "server", "sends", "is sent", "B/entry"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for point in points:
+        table.add_row(
+            point.protocol + ("" if point.whole else " *"),
+            f"{point.clients} x {point.entries}",
+            f"{100 * point.dropout:g}%",
+            *(
+                elapsed(seconds) if seconds else "–"
+                for seconds in (point.client_seconds, point.opener_seconds, point.server_seconds)
+            ),
+            size(point.bytes_up),
+            size(point.bytes_down),
+            f"{point.bytes_per_entry:.3g}",
+        )
+    return table
+
+
+def _ratios_table(measurements: Sequence["Measurement"]) -> Table:
+    table = _table("beside a reference, measured in turn", "cost")
+    for heading in ("takes", "ratio", "95 % within", "to"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in measurements:
+        ratio = each.ratio()
+        table.add_row(
+            each.name,
+            elapsed(each.seconds),
+            "–" if ratio is None else f"{ratio.value:.3g}",
+            "–"
+            if ratio is None
+            else f"{ratio.low / ratio.value - 1:+.1%} {ratio.high / ratio.value - 1:+.1%}",
+            each.reference,
+        )
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def _close(out: Console, record: "Record") -> None:
+    for note in record.notes:
+        out.print(f"Left out: {note}" if record.kind == "costs" else f"Note: {note}")
+    one = record.machine
+    out.print(
+        f"{one['cpu']}, {one['cores']} cores, {', '.join(one['flags'])}; {one['python']}, "
+        f"{one['openssl']}; load {one['load'][0]} at the start; {record.seconds:.0f} s in all"
+    )
+
+
+def _console() -> Console:
+    width = max(WIDTH, Console().width)  # a figure that is cut off says nothing
+    return Console(highlight=False, soft_wrap=True, markup=False, width=width)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+
+
+def _list(text: str, name: str, kind: Callable[[str], T]) -> list[T]:
+    """``10,1e3`` -> [10, 1000]."""
+    try:
+        return list(dict.fromkeys(kind(each.strip()) for each in text.split(",")))
+    except ValueError:
+        raise ConfigError(f"--{name} {text!r:.100} is no list by comma") from None
+
+
+def _whole(text: str) -> int:
+    value = float(text)
+    if not value.is_integer():
+        raise ValueError(text)
+    return int(value)
+
+
+def _check_folders(*paths: Path | None) -> None:
+    """Refuse at once what could not be written minutes later."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"there is no folder {path.parent} to write {path.name} into")

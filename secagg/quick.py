@@ -1,0 +1,227 @@
+"""``secagg bench quick``: the constructions and a round of every protocol, within two minutes.
+
+All of it is measured many times over, from new keys and new memory each time: samples that
+are seconds apart say more about a machine than as many in one second. A machine so
+busy that it would not be done in time is measured fewer times over, and the record says so.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from typing import Final
+
+import numpy as np
+
+from dp.sampling import SkellamSampler
+from protocols.entropy import system
+from protocols.primitives import prg
+from protocols.primitives.agree import PrivateKey
+from protocols.primitives.prg import SEED_SIZE, Mask, Suite
+from protocols.primitives.seal import seal
+from protocols.primitives.shamir import combine, split
+from protocols.primitives.sign import SigningKey, verify
+from protocols.secrets import Secret
+from secagg.bench import (
+    Measurement,
+    Point,
+    Record,
+    beside_exchanges,
+    measurement,
+    middle,
+    of_session,
+    start,
+)
+from secagg.costs import PLAIN, PROTOCOLS, Case, Cost, measure
+from secagg.homomorphic import CKKS
+from secagg.measure import Interleaved, interleaved, peak_memory
+from secagg.payload import Layout, Segment
+from secagg.quantize import FixedPoint
+from secagg.references import AES, NUMPY, REFERENCES, SHA256, X25519, Work
+
+SIZES: Final = ((10, 20_000), (30, 10_000))  # clients, entries
+PASSES: Final = 24  # a sample each; 11 hold a median as ``compare`` wants it of all costs here
+ROUNDS: Final = 7  # turns of a construction in a pass; the quickest of each makes the sample
+DEADLINE: Final = 100.0  # seconds, so that it is two minutes with start and end
+MASKS, WORDS, ENTRIES, DRAWS = 20, 41_667, 100_000, 100_000
+HOLDERS, THRESHOLD = 100, 51
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Primitive:
+    """A construction, and what it is measured beside."""
+
+    name: str
+    reference: str
+    make: Callable[[], Work]
+    bound: bool = False
+
+
+def _masks(suite: Suite) -> Callable[[], Work]:
+    def make() -> Work:
+        masks = [
+            Mask(seed=Secret(system(SEED_SIZE)), label=b"bench", subtract=number % 2 == 0)
+            for number in range(MASKS)
+        ]
+        words = np.zeros(WORDS, np.uint64)
+        return lambda: prg.expand(words, masks, suite)
+
+    return make
+
+
+def _agreement() -> Work:
+    mine, theirs = (PrivateKey(Secret(system(32))) for _ in range(2))
+    return lambda: mine.agree(theirs.public, b"bench")
+
+
+def _box() -> Work:
+    key, text = Secret(system(32)), Secret(system(64))
+    return lambda: seal(key, text, b"header", system)
+
+
+def _signature() -> Work:
+    key, message = SigningKey(Secret(system(32))), system(64)
+
+    def run() -> None:
+        verify(key.public, b"bench", message, key.sign(b"bench", message))
+
+    return run
+
+
+def _split() -> Work:
+    secret = Secret(system(2 * SEED_SIZE))
+    return lambda: split(secret, THRESHOLD, HOLDERS, system)
+
+
+def _rebuild() -> Work:
+    secrets = [Secret(system(SEED_SIZE)) for _ in range(HOLDERS)]
+    shares = [split(secret, THRESHOLD, THRESHOLD, system) for secret in secrets]
+    rows = [[share.expose() for share in row] for row in shares]
+    return lambda: combine(range(1, THRESHOLD + 1), rows)
+
+
+def _layout() -> Layout:
+    codec = FixedPoint(clip=1.0, bits=11)
+    return Layout(segments=(Segment(name="update", entries=ENTRIES, codec=codec),), clients=1000)
+
+
+def _update() -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+    words = np.frombuffer(system(4 * ENTRIES), np.uint32)
+    return words.astype(np.float32) * np.float32(2.0**-31) - np.float32(1)
+
+
+def _encode() -> Work:
+    layout, update = _layout(), _update()
+    return lambda: layout.encode({"update": update})
+
+
+def _decode() -> Work:
+    layout = _layout()
+    words = layout.encode({"update": _update()})
+    return lambda: layout.decode(words)
+
+
+def _noise() -> Work:
+    sampler = SkellamSampler(1e4)
+    return lambda: sampler.sample(DRAWS)
+
+
+PRIMITIVES: Final = (
+    Primitive(
+        name=f"{MASKS} masks x {WORDS} words, AES-128",
+        reference=AES.name,
+        make=_masks(Suite.AES_128_CTR),
+        bound=True,
+    ),
+    Primitive(
+        name=f"{MASKS} masks x {WORDS} words, ChaCha20",
+        reference=AES.name,
+        make=_masks(Suite.CHACHA20),
+    ),
+    Primitive(name="agreement on a key", reference=X25519.name, make=_agreement, bound=True),
+    Primitive(name="signature and check", reference=X25519.name, make=_signature),
+    Primitive(name="box of 64 bytes", reference=SHA256.name, make=_box),
+    Primitive(name=f"split, {THRESHOLD} of {HOLDERS}", reference=NUMPY.name, make=_split),
+    Primitive(name=f"rebuild {HOLDERS} secrets", reference=NUMPY.name, make=_rebuild),
+    Primitive(name=f"quantise and pack {ENTRIES} entries", reference=NUMPY.name, make=_encode),
+    Primitive(name=f"decode {ENTRIES} entries", reference=NUMPY.name, make=_decode),
+    Primitive(name=f"{DRAWS} Skellam draws", reference=AES.name, make=_noise),
+)
+
+
+def protocols() -> tuple[list[str], list[str]]:
+    """Those that can be run here, and why others cannot."""
+    if find_spec("tenseal") is not None:
+        return list(PROTOCOLS), []
+    left = ", ".join(CKKS)
+    return [each for each in PROTOCOLS if each not in CKKS], [
+        f"{left}: not measured, tenseal is not installed (pip install 'secagg[ckks]')"
+    ]
+
+
+def steps(passes: int = PASSES) -> int:
+    """How often ``quick`` yields at most."""
+    return passes * (len(PRIMITIVES) + len(protocols()[0]) * len(SIZES))
+
+
+def quick(
+    *,
+    sizes: tuple[tuple[int, int], ...] = SIZES,
+    passes: int = PASSES,
+    rounds: int = ROUNDS,
+    deadline: float = DEADLINE,
+) -> Iterator[tuple[str, Record]]:
+    """What is measured now, and what is known so far; the last record is the whole one.
+
+    Raises:
+      SecaggError: a sum was wrong.
+    """
+    began = time.perf_counter()
+    chosen, notes = protocols()
+    record = replace(start("quick"), notes=tuple(notes))
+    cases = [Case(protocol=p, clients=n, entries=d) for n, d in sizes for p in chosen]
+    primitives: dict[Primitive, list[Interleaved]] = {each: [] for each in PRIMITIVES}
+    sessions: dict[Case, list[Interleaved]] = {case: [] for case in cases}
+    costs: dict[Case, list[Cost]] = {case: [] for case in cases}
+    peaks: dict[Case, int | None] = {}
+    alive: list[dict[str, Work]] = []
+    for number in range(passes):
+        gone = time.perf_counter() - began
+        if number and gone * (number + 1) / number > deadline:
+            late = f"a busy machine: measured {number} times over, not {passes}"
+            record = replace(record, notes=(*record.notes, late))
+            break
+        for each in PRIMITIVES:
+            works = {"it": each.make(), each.reference: REFERENCES[each.reference].make()}
+            alive.append(works)  # so that the next pass finds other memory than this one had
+            primitives[each].append(interleaved(works, rounds=rounds))
+            yield each.name, record
+        for case in cases:
+            if not number:  # and so every session has run once before it is timed
+                peaks[case] = peak_memory(partial(measure, case))
+            sessions[case].append(beside_exchanges(case, 1, costs[case]))
+            yield f"{case.protocol}, {case.clients} clients", record
+        record = replace(
+            record,
+            seconds=time.perf_counter() - began,
+            points=tuple(
+                Point(cost=middle(costs[case]), peak_memory=peaks[case]) for case in cases
+            ),
+            measurements=tuple(_measurements(primitives, sessions)),
+        )
+    yield "done", record
+
+
+def _measurements(
+    primitives: dict[Primitive, list[Interleaved]], sessions: dict[Case, list[Interleaved]]
+) -> Iterator[Measurement]:
+    for each, passes in primitives.items():
+        # Within the milliseconds of a pass speed stands still, and what interrupts only adds.
+        seconds = [min(one.seconds["it"]) for one in passes]
+        units = [min(one.seconds[each.reference]) for one in passes]
+        ratios = [one / unit for one, unit in zip(seconds, units, strict=True)]
+        yield measurement(each.name, each.reference, seconds, ratios, bound=each.bound)
+    for case, passes in sessions.items():
+        if case.protocol != PLAIN:  # some microseconds: shorter than what times them
+            yield from of_session(case, passes)

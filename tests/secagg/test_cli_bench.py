@@ -1,0 +1,211 @@
+"""``secagg bench``: what it prints and writes, and how it fails."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secagg import cli, quick
+from secagg.costs import PROTOCOLS
+from secagg.measure import machine as here
+
+Run = Callable[..., tuple[int, str, str]]
+POINTS = ("costs", "--clients", "4", "--entries", "10,20", "--dropout", "0")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``secagg bench`` in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["secagg", "bench", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "120")
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``quick`` as short as it gets: seven samples, enough for an interval."""
+    short = partial(quick.quick, sizes=((4, 10),), passes=7, rounds=1)
+    monkeypatch.setattr(quick, "quick", short)
+
+
+def test_quick_prints_one_page_and_writes_two_files(bench: Run, tiny: None, tmp_path: Path) -> None:
+    code, out, _ = bench("quick", "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    assert code == 0
+    for protocol in PROTOCOLS:
+        assert protocol in out
+    assert "Every sum was checked" in out
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert (record["schema"], record["kind"]) == (1, "quick")
+    assert [point["protocol"] for point in record["points"]] == list(PROTOCOLS)
+    assert {len(each["ratios"]) for each in record["measurements"]} == {7}
+    page = Page()
+    page.feed((tmp_path / "a.html").read_text())
+    assert page.requests == []
+    assert page.count["svg"] == 3
+    assert page.count["tr"] == 2 + len(PROTOCOLS) + len(record["measurements"])
+
+    code, out, err = bench("compare", tmp_path / "a.json", tmp_path / "a.json")
+    assert code == 2  # seven samples hold no median with the confidence that 20 costs need
+    assert "samples enough" in err
+    code, out, _ = bench(
+        "compare", tmp_path / "a.json", tmp_path / "a.json", "--confidence", "0.5", "--json"
+    )
+    assert code == 0
+    assert {change["verdict"] for change in json.loads(out)["changes"]} == {"same"}
+
+
+class Page(HTMLParser):
+    """Counts elements, and collects what a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: dict[str, int] = {}
+        self.requests: list[str] = []
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.count[name] = self.count.get(name, 0) + 1
+        for key, value in attributes:
+            if key in ("src", "href", "data") and not (value or "").startswith("data:"):
+                self.requests.append(value or "")
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two constructions, no CKKS."""
+    monkeypatch.setattr(quick, "PRIMITIVES", quick.PRIMITIVES[:2])
+    monkeypatch.setattr(quick, "find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_machine_too_busy_is_measured_fewer_times_over_and_says_so() -> None:
+    *_, (_, record) = quick.quick(sizes=((4, 10),), passes=3, rounds=1, deadline=0.0)
+    assert record.notes[1:] == ("a busy machine: measured 1 times over, not 3",)
+    assert {len(each.ratios) for each in record.measurements} == {1}
+
+
+@pytest.mark.usefixtures("few")
+def test_quick_says_how_many_steps_it_takes() -> None:
+    sizes = tuple((4, 10 + at) for at in range(len(quick.SIZES)))
+    yielded = sum(1 for _ in quick.quick(passes=2, rounds=1, sizes=sizes))
+    assert yielded == quick.steps(2) + 1
+
+
+@pytest.mark.usefixtures("few", "tiny")
+def test_without_tenseal_ckks_is_left_out_loudly(bench: Run) -> None:
+    code, out, _ = bench("quick")
+    assert code == 0
+    assert "Note: ckks, threshold-ckks: not measured, tenseal is not installed" in out
+
+
+def test_costs_prints_points_and_growth_and_draws_them(bench: Run, tmp_path: Path) -> None:
+    code, out, _ = bench(
+        *("costs", "--clients", "4,1001", "--entries", "1e1,20", "--dropout", "0"),
+        *("--protocol", "complete,plain", "--svg", tmp_path / "costs.svg"),
+    )
+    assert code == 0
+    assert "complete 4 x 10" in " ".join(out.split())
+    assert "growth: fitted powers" in out
+    assert "Left out: complete graph of 1,001 clients" in out
+    assert (tmp_path / "costs.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_costs_goes_on_where_it_was_stopped(bench: Run, tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    assert bench(*POINTS, "--protocol", "plain", "--json", path)[0] == 0
+    first = json.loads(path.read_text())["points"]
+    code, _, err = bench(*POINTS, "--protocol", "plain,complete", "--json", path)
+    assert (code, "--resume goes on with it" in err) == (2, True)
+    assert bench(*POINTS, "--protocol", "plain,complete", "--json", path, "--resume")[0] == 0
+    both = json.loads(path.read_text())["points"]
+    assert both[:2] == first
+    assert [point["protocol"] for point in both] == ["plain"] * 2 + ["complete"] * 2
+
+
+def test_costs_does_not_mix_machines_or_kinds(bench: Run, tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    bench(*POINTS, "--protocol", "plain", "--json", path)
+    record = json.loads(path.read_text())
+    for change, words in (
+        ({"machine": record["machine"] | {"cores": 1000}}, "another machine"),
+        ({"kind": "quick"}, "not of costs"),
+        ({"schema": 9}, "no benchmark of schema 1"),
+    ):
+        path.write_text(json.dumps(record | change))
+        code, _, err = bench(*POINTS, "--protocol", "plain", "--json", path, "--resume")
+        assert code == 2
+        assert words in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("costs", "--clients", "ten"), "--clients 'ten' is no list"),
+        (("costs", "--clients", "1.5"), "--clients '1.5' is no list"),
+        (("costs", "--clients", "inf"), "--clients 'inf' is no list"),
+        (("costs", "--protocol", "hope"), "unknown protocol 'hope'"),
+        (("costs", "--clients", "1"), "nothing to measure"),
+        (("costs", "--resume"), "--resume needs --json"),
+        (("quick", "--json", "nowhere/a.json"), "no folder nowhere"),
+        (("costs", "--svg", "nowhere/a.svg"), "no folder nowhere"),
+        (("compare", "nowhere.json", "nowhere.json"), "cannot read nowhere.json"),
+    ],
+)
+def test_bad_input_is_one_line(bench: Run, arguments: tuple[str, ...], words: str) -> None:
+    code, out, err = bench(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def benchmark(path: Path, ratio: float, **machine: Any) -> Path:
+    """A file with one cost, whose ratio lies within 1 % of ``ratio``."""
+    one = here() | {"load": [0.0]} | machine
+    each = {"name": "it", "reference": "aes", "bound": False, "seconds": 1.0}
+    record = {
+        "schema": 1,
+        "kind": "quick",
+        "began": "today",
+        "seconds": 1.0,
+        "machine": one,
+        "notes": [],
+        "points": [],
+        "measurements": [each | {"ratios": [ratio * (1 + n / 1000) for n in range(10)]}],
+    }
+    path.write_text(json.dumps(record))
+    return path
+
+
+def test_compare_ends_with_1_for_a_regression(bench: Run, tmp_path: Path) -> None:
+    before = benchmark(tmp_path / "a", 1.0)
+    code, out, err = bench("compare", before, benchmark(tmp_path / "b", 2.0))
+    assert (code, err) == (1, "")
+    assert "Worse: it." in out
+    assert bench("compare", before, tmp_path / "b", "--tolerance", "2")[0] == 0
+    code, out, _ = bench("compare", before, tmp_path / "b", "--json")
+    assert code == 1
+    assert json.loads(out)["regressions"] == ["it"]
+    code, out, _ = bench("compare", tmp_path / "b", before)
+    assert code == 0
+    assert "better" in out
+
+
+def test_compare_warns_of_another_machine(bench: Run, tmp_path: Path) -> None:
+    before = benchmark(tmp_path / "a", 1.0)
+    code, _, err = bench("compare", before, benchmark(tmp_path / "b", 1.0, cpu="z"))
+    assert code == 0
+    assert "different machines" in err
+    code, _, err = bench("compare", before, benchmark(tmp_path / "b", 1.0, load=[1e3]))
+    assert code == 0
+    assert "busy with other work" in err
