@@ -35,16 +35,18 @@ from protocols.wire import SESSION_SIZE
 from secagg.advisor import choose_graph, fewest
 from secagg.errors import ConfigError
 from secagg.homomorphic import FLOODING, HOLDERS, PRECISION
+from secagg.identities import Roster
 from secagg.node import PROPOSED, Answer, Request
 from secagg.packing import lane_bits
 from secagg.payload import Layout
 from secagg.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result, Shapes
-from secagg.relay import Ask, Relay, Total, relay_bonawitz, relay_threshold_ckks
+from secagg.relay import Ask, Relay, Total, advance, relay_bonawitz, relay_threshold_ckks
 from secagg.rounds import majority
 from secagg.stages import Stage
 
 LANES: Final = 3  # of a word, that the default of bits makes room for
 LEAST_BITS: Final = 8
+ATTEMPT_SIZE: Final = 4  # bytes, among the few sums that begin at once
 
 NodeId: TypeAlias = int
 
@@ -145,8 +147,8 @@ class Cohort:
     Attributes:
       protocol: "bonawitz" or "threshold-ckks".
       corrupt, dropout: fractions that the graph is planned for, ``secagg.advisor``.
-      identities: the server may lie and the clients sign: public keys of the roster that the
-        operator signed, by client number. ``None``: the server follows the protocol.
+      roster: the server may lie and the clients sign: whose identity is whose, signed by
+        the operator. ``None``: the server follows the protocol.
       minimum_survivors: fewest nodes in a sum; by default what the graph needs.
       identity: of this server; signs proposals, for nodes that pin it.
       expand: how the masks are taken off, ``secagg.masking``.
@@ -158,7 +160,7 @@ class Cohort:
     protocol: str = BONAWITZ
     corrupt: Fraction | float | str = "0.05"
     dropout: Fraction | float | str = "0.1"
-    identities: Mapping[ClientId, bytes] | None = None
+    roster: Roster | None = None
     minimum_survivors: int | None = None
     identity: SigningKey | None = field(default=None, repr=False)
     expand: Expand = field(default=expand, repr=False)
@@ -166,14 +168,14 @@ class Cohort:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise ConfigError(f"unknown protocol {self.protocol!r}; known: {', '.join(PROTOCOLS)}")
-        if self.identities is not None and self.protocol != BONAWITZ:
-            raise ConfigError(f"nothing is signed under {self.protocol}; leave identities out")
+        if self.roster is not None and self.protocol != BONAWITZ:
+            raise ConfigError(f"nothing is signed under {self.protocol}; leave the roster out")
         for name in ("corrupt", "dropout"):
             object.__setattr__(self, name, as_fraction(name, getattr(self, name)))
 
     @property
     def active(self) -> bool:
-        return self.identities is not None
+        return self.roster is not None
 
     def params(self, clients: int, layout: Layout, minimum: int | None) -> Params:
         """Of a sum of at most so many; ``minimum`` stands above the cohort's own."""
@@ -247,6 +249,7 @@ class Coordinator:
             seed=system(SEED_SIZE),
             shapes=shapes,
             content=content,
+            roster=self.cohort.roster.digest if self.cohort.roster else b"",
         )
         for node in nodes:
             self.numbers.setdefault(node, len(self.numbers))
@@ -281,17 +284,19 @@ class UnderWay:
         self._signature = cohort.identity.sign(PROPOSED, self._said) if cohort.identity else b""
         self._clients = {node: coordinator.numbers[node] for node in nodes}
         self._examples: dict[NodeId, int] = {}
-        self._relay = self._begin(list(advertised.values()))
+        self._relay = self._begin({self._clients[node]: keys for node, keys in advertised.items()})
         self._learned: dict[NodeId, ClientId] = {}
+        # Random: who shares our ledger may find the same round free, and one charge do for both.
+        self._attempt = int.from_bytes(system(ATTEMPT_SIZE))
 
-    def _begin(self, advertised: list[bytes]) -> Relay:
+    def _begin(self, advertised: Mapping[ClientId, bytes]) -> Relay:
         agreement, cohort = self.proposal.agreement(), self._coordinator.cohort
         clients = sorted(self._clients.values())
         if isinstance(agreement, bonawitz.Agreement):
             return relay_bonawitz(
                 agreement,
                 clients,
-                identities=cohort.identities,
+                identities=cohort.roster.identities if cohort.roster else None,
                 advertised=advertised,
                 expand=cohort.expand,
             )
@@ -311,17 +316,13 @@ class UnderWay:
         self._commit()
 
     def _stages(self) -> Generator[Ask, None, Total]:
-        while True:
-            try:
-                ask = next(self._relay)
-            except StopIteration as end:
-                total: Total = end.value
-                return total
+        while isinstance(ask := advance(self._relay), Ask):
             if ask.stage is Stage.MASK:
                 self._reserve(ask)
             yield ask
             if ask.stage is Stage.ADVERTISE and self._coordinator.cohort.active:
                 self._clients = self._learned  # a client that signs has a number of its own
+        return ask
 
     def asked(self, ask: Ask) -> list[NodeId]:
         """Whom to send a request."""
@@ -390,6 +391,7 @@ class UnderWay:
         summed.ledger.reserve(
             self._charged,
             {str(node): noise.event() for node in nodes},
+            attempt=self._attempt,
             minimum_survivors=noise.mechanism.minimum_survivors,
         )
 
@@ -400,4 +402,4 @@ class UnderWay:
             left = len(self.survivors)
             event = noise.event(left)
             charges = {str(node): event for node in self.survivors}
-            summed.ledger.commit(self._charged, charges, survivors=left)
+            summed.ledger.commit(self._charged, charges, attempt=self._attempt, survivors=left)

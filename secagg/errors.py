@@ -31,3 +31,7 @@ class RefusedError(SecaggError):
 
 class NodeError(SecaggError):
     """A node cannot answer: its folder, its state or its program is not as it must be."""
+
+
+class IdentityError(SecaggError):
+    """A key file or a roster cannot be believed, read or written; the message says what to do."""

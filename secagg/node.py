@@ -19,11 +19,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Final, TypeAlias
 
+from dp.errors import LedgerConflict
 from dp.events import Unit
 from dp.ledger import Keeper, Ledger
 from protocols import bonawitz, ckks
+from protocols.burn import Burn
 from protocols.entropy import system
 from protocols.errors import DecodeError, ProtocolError
 from protocols.primitives.prg import SEED_SIZE
@@ -34,6 +37,7 @@ from protocols.wire import SESSION_SIZE, Reader, opaque, u64
 from secagg.burns import BurnFile
 from secagg.errors import NodeError, RefusedError
 from secagg.identities import Roster, load_identity
+from secagg.keyfiles import read_file
 from secagg.policy import TEMPLATE, Policy
 from secagg.proposal import DIGEST_SIZE, Contribution, Proposal
 from secagg.relay import read_openings
@@ -43,6 +47,7 @@ PROPOSED: Final = b"secagg/1 proposal"  # label of a server's signature
 SUBJECT: Final = "this node"  # in the node's ledger
 NO_STATE: Final = "no state: this node was restarted, or not asked from the first stage on"
 _STATE: Final = b"secagg node state 1"
+_CHARGES: Final = b"rounds of the ledger"  # in place of a session among the burn records
 
 Compute: TypeAlias = Callable[[Proposal], Contribution]
 
@@ -126,7 +131,8 @@ class Node:
           RefusedError: the policy does not allow it.
           BudgetExceeded: nor does what is left of the budget.
           ProtocolError: the request breaks a rule, or our state was used up.
-          NodeError: no state, or one of another stage; or files that cannot be used.
+          NodeError: no state, or one of another stage.
+          IdentityError, RunError, LedgerError: a file in our folder cannot be used.
         """
         proposal = Proposal.from_bytes(request.proposal)
         self.policy.check(proposal)
@@ -135,7 +141,9 @@ class Node:
             agreement = proposal.agreement()
             run = _Bonawitz if isinstance(agreement, bonawitz.Agreement) else _Ckks
             party = run(self, proposal, request, burn, model, compute)
-            messages, after, following = party.step(self._open(state) if state else None)
+            # The first stage needs none: who cannot open its state any more begins anew.
+            kept = self._open(state) if state and request.stage is not Stage.ADVERTISE else None
+            messages, after, following = party.step(kept)
         examples = self.policy.examples if _hides_examples(proposal) else None
         return Answer(
             messages=messages,
@@ -154,39 +162,35 @@ class Node:
                 "this node's policy refuses (server): the proposal lacks that server's signature"
             ) from None
 
-    def identity(self) -> tuple[SigningKey, int, dict[int, bytes]]:
-        """Our key, our number, and everybody's public keys, for a cohort that signs."""
+    def identity(self, roster: bytes) -> tuple[SigningKey, int, Mapping[int, bytes]]:
+        """Our key, our number, and everybody's public keys, by the roster of this digest."""
         operator = self.policy.operator
         if operator is None:
             raise RefusedError("this node's policy names no operator, who would sign the roster")
-        roster = Roster.read(self.home / "roster.json", operator=operator)
+        ours = Roster.read(self.home / "roster.json", operator=operator)
+        if ours.digest != roster:
+            raise RefusedError(
+                f"the server's roster is not this node's, of serial {ours.serial}: one of the two "
+                "is out of date"
+            )
         key = load_identity(self.home / "identity.key").key
-        return key, roster.number_of(key.public), dict(roster.identities)
+        return key, ours.number_of(key.public), ours.identities
 
     # The state between stages
 
     def _key(self) -> Secret:
         path = self.home / "state.key"
         if not path.exists():
-            draft = self.home / f"state.{os.getpid()}.draft"
-            with suppress(FileExistsError):
-                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(system(SEED_SIZE))
-                    file.flush()
-                    os.fsync(file.fileno())
+            with NamedTemporaryFile(dir=self.home) as draft:  # its mode is 0600
+                draft.write(system(SEED_SIZE))
+                draft.flush()
+                os.fsync(draft.fileno())
                 with suppress(FileExistsError):  # another process was first: take its key
-                    os.link(draft, path)
-                draft.unlink()
-        try:
-            if path.stat().st_mode & 0o077:
-                raise NodeError(f"others may read {path}: chmod 600 {path}")
-            data = path.read_bytes()
-        except OSError as error:
-            raise NodeError(f"{path} cannot be read: {error.strerror}") from None
-        if len(data) != SEED_SIZE:
+                    os.link(draft.name, path)
+        key = read_file(path, SEED_SIZE, private=True)
+        if len(key) != SEED_SIZE:
             raise NodeError(f"{path} is no key of {SEED_SIZE} bytes; move it away")
-        return Secret(data)
+        return Secret(key)
 
     def _close(self, kept: _Kept) -> bytes:
         content = Secret(opaque(kept.record.expose()) + u64(kept.charge))
@@ -203,12 +207,15 @@ class Node:
 
     # The books
 
-    def reserve(self, proposal: Proposal) -> int:
+    def reserve(self, proposal: Proposal, burn: Burn) -> int:
         """Charge this node for a sum; the round in its ledger, plus one, or 0 without noise."""
         if proposal.noise is None:
             return 0
         with self._ledger() as ledger:
             number = max((entry.round for entry in ledger.reservations()), default=-1) + 1
+            # Two sums at once must not find the same number: one charge would do for both.
+            while not burn(_CHARGES, number, system(DIGEST_SIZE)):
+                number += 1
             ledger.reserve(number, {SUBJECT: proposal.noise.event()})
         return number + 1
 
@@ -228,15 +235,13 @@ class Node:
         path, policy = self.home / "ledger.sqlite", self.policy
         if not path.exists():
             return Ledger.create(path, policy.budget, keeper=Keeper.CLIENT, policy=policy.filter)
-        ledger = Ledger.open(path)
-        if ledger.budget != policy.budget:
-            held = ledger.budget
-            ledger.close()
+        try:
+            return Ledger.open(path, policy.budget)
+        except LedgerConflict:
             raise RefusedError(
-                f"{path} was made for epsilon {held.epsilon:g} and delta {held.delta:g}, the "
-                "policy says otherwise: put it back, or move the ledger away and state both"
-            )
-        return ledger
+                f"{path} was made for another budget than the policy's: put that back, or move the "
+                "ledger away and state both"
+            ) from None
 
 
 class _Party:
@@ -258,7 +263,7 @@ class _Party:
         """The vector to send, and what it was charged as."""
         if self.model != self.proposal.model:
             raise NodeError("the model that came is not the one that was proposed")
-        charge = self.node.reserve(self.proposal)
+        charge = self.node.reserve(self.proposal, self.burn)
         try:
             return self.proposal.encode(self.compute(self.proposal)), charge
         except BaseException:
@@ -310,7 +315,7 @@ class _Bonawitz(_Party):
         me, signing = self.request.client, None
         identities = None
         if agreement.params.active:
-            signing, me, identities = self.node.identity()
+            signing, me, identities = self.node.identity(self.proposal.roster)
         message, state = bonawitz.join(agreement, me, identity=signing, identities=identities)
         return (message,), _Kept(record=state.into_record()), b""
 

@@ -43,3 +43,22 @@ def verify(public: bytes, label: bytes, message: bytes, signature: bytes) -> Non
         Ed25519PublicKey.from_public_bytes(public).verify(signature, opaque(label) + message)
     except (InvalidSignature, ValueError):
         raise RemoteProtocolError(f"no valid signature of {public.hex()}") from None
+
+
+def refuse_weak(public: bytes) -> None:
+    """Raises ``RemoteProtocolError`` unless ``public`` is a point, well encoded, not of low order.
+
+    Under a key of low order anybody signs: for the neutral point as a key, the point itself and
+    32 zero bytes verify over every message. ``verify`` does not look for it.
+    """
+    y = int.from_bytes(public, "little") % 2**255  # the highest bit is the sign of x
+    # x^2 = (y^2 - 1) / (d y^2 + 1), RFC 8032 section 5.1.3. x = 0 has order 1 or 2, y = 0 order 4;
+    # order 8 doubles to y = 0, that is, x^2 = -y^2.
+    low = y in (0, 1, _P - 1) or (_D * y**4 + 2 * y**2 - 1) % _P == 0
+    on_curve = pow((y**2 - 1) * (_D * y**2 + 1), (_P - 1) // 2, _P) == 1
+    if len(public) != VERIFY_KEY_SIZE or y >= _P or low or not on_curve:
+        raise RemoteProtocolError(f"{public.hex()} is no public key, or one of low order")
+
+
+_P = 2**255 - 19  # RFC 8032 section 5.1, as the next
+_D = -121665 * pow(121666, -1, _P) % _P

@@ -1,0 +1,86 @@
+"""Files of keys: written once and whole, and read only if nobody else may have touched them."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+
+from secagg.errors import IdentityError
+
+
+def write_new(path: str | Path, data: bytes, *, private: bool = False) -> None:
+    """``data`` in a file that was not there before, on disk when this returns.
+
+    Raises:
+      IdentityError: the file exists, or cannot be written; no part of it is left then.
+    """
+    path, mode = Path(path), 0o600 if private else 0o644
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _folder(path, private=private) as folder:
+        file = os.open(path.name, flags, mode, dir_fd=folder)
+        try:
+            with open(file, "wb") as stream:
+                os.fchmod(file, mode)  # whatever the umask
+                stream.write(data)
+                stream.flush()
+                os.fsync(file)
+            os.fsync(folder)
+        except BaseException:
+            os.unlink(path.name, dir_fd=folder)
+            raise
+
+
+def read_file(path: str | Path, most: int, *, private: bool = False) -> bytes:
+    """What is in a file of at most ``most`` bytes; ``IdentityError`` says why it cannot be read."""
+    path = Path(path)
+    # A pipe does not make us wait.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if private else 0)
+    with (
+        _folder(path, private=private) as folder,
+        open(path.name, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=folder)) as stream,
+    ):
+        about = os.fstat(stream.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise IdentityError(f"{path} is no regular file")
+        if private and about.st_uid != os.geteuid():
+            raise IdentityError(f"{path} belongs to somebody else: make a key of your own")
+        if private and about.st_mode & 0o077:
+            raise IdentityError(
+                f"others may read or write {path}: chmod 600 {quote(str(path))}, "
+                "or make another if they may have"
+            )
+        data = stream.read(most + 1)
+    if len(data) > most:
+        raise IdentityError(f"{path} has more than {most} bytes; is it the right file?")
+    return data
+
+
+@contextmanager
+def _folder(path: Path, *, private: bool) -> Iterator[int]:
+    """The folder of ``path``, opened, so that what was checked is what is used."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if private:
+                _check_folder(path.parent, os.fstat(folder))
+            yield folder
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        raise IdentityError(f"{path} exists, and is left as it is: choose another name") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        if private and getattr(error, "errno", None) == errno.ELOOP:
+            raise IdentityError(f"{path} is a symbolic link: name the file itself") from None
+        reason = getattr(error, "strerror", None) or error
+        raise IdentityError(f"cannot open or write {path}: {reason}") from error
+
+
+def _check_folder(folder: Path, about: os.stat_result) -> None:
+    """Others can put another file in place of ours if the folder is theirs or open to them."""
+    if about.st_uid not in (os.geteuid(), 0):
+        raise IdentityError(f"the folder {folder} belongs to somebody else: keep keys in your own")
+    if about.st_mode & 0o022 and not about.st_mode & stat.S_ISVTX:
+        raise IdentityError(f"others may write to {folder}: chmod go-w {quote(str(folder))}")
