@@ -28,7 +28,7 @@ from protocols import bonawitz, ckks
 from protocols.bonawitz import ClientId
 from protocols.bonawitz.graph import as_fraction
 from protocols.entropy import system
-from protocols.errors import ProtocolError, TooFewSurvivors
+from protocols.errors import ProtocolError, RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE, Expand, expand
 from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE
@@ -46,6 +46,7 @@ from secagg.stages import Stage
 
 LANES: Final = 3  # of a word, that the default of bits makes room for
 LEAST_BITS: Final = 8
+ATTEMPT_SIZE: Final = 4  # bytes, among the few sums that begin at once
 
 NodeId: TypeAlias = int
 
@@ -283,10 +284,12 @@ class UnderWay:
         self._signature = cohort.identity.sign(PROPOSED, self._said) if cohort.identity else b""
         self._clients = {node: coordinator.numbers[node] for node in nodes}
         self._examples: dict[NodeId, int] = {}
-        self._relay = self._begin(list(advertised.values()))
+        self._relay = self._begin({self._clients[node]: keys for node, keys in advertised.items()})
         self._learned: dict[NodeId, ClientId] = {}
+        # Random: who shares our ledger may find the same round free, and one charge do for both.
+        self._attempt = int.from_bytes(system(ATTEMPT_SIZE))
 
-    def _begin(self, advertised: list[bytes]) -> Relay:
+    def _begin(self, advertised: Mapping[ClientId, bytes]) -> Relay:
         agreement, cohort = self.proposal.agreement(), self._coordinator.cohort
         clients = sorted(self._clients.values())
         if isinstance(agreement, bonawitz.Agreement):
@@ -348,6 +351,8 @@ class UnderWay:
           RemoteProtocolError: it counts as none.
           ImpersonationError: it is another client's. The sum is at its end.
         """
+        if self._clients.get(node) not in ask.requests:
+            raise RemoteProtocolError(f"node {node} was not asked")
         sender = ask.receive(answer.messages)
         signs = self._coordinator.cohort.active and ask.stage is Stage.ADVERTISE
         if not signs and sender != self._clients[node]:
@@ -388,6 +393,7 @@ class UnderWay:
         summed.ledger.reserve(
             self._charged,
             {str(node): noise.event() for node in nodes},
+            attempt=self._attempt,
             minimum_survivors=noise.mechanism.minimum_survivors,
         )
 
@@ -398,4 +404,4 @@ class UnderWay:
             left = len(self.survivors)
             event = noise.event(left)
             charges = {str(node): event for node in self.survivors}
-            summed.ledger.commit(self._charged, charges, survivors=left)
+            summed.ledger.commit(self._charged, charges, attempt=self._attempt, survivors=left)

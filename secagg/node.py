@@ -19,12 +19,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Final, TypeAlias
 
 from dp.errors import LedgerConflict
 from dp.events import Unit
 from dp.ledger import Keeper, Ledger
 from protocols import bonawitz, ckks
+from protocols.burn import Burn
 from protocols.entropy import system
 from protocols.errors import DecodeError, ProtocolError
 from protocols.primitives.prg import SEED_SIZE
@@ -35,6 +37,7 @@ from protocols.wire import SESSION_SIZE, Reader, opaque, u64
 from secagg.burns import BurnFile
 from secagg.errors import NodeError, RefusedError
 from secagg.identities import Roster, load_identity
+from secagg.keyfiles import read_file
 from secagg.policy import TEMPLATE, Policy
 from secagg.proposal import DIGEST_SIZE, Contribution, Proposal
 from secagg.relay import read_openings
@@ -44,6 +47,7 @@ PROPOSED: Final = b"secagg/1 proposal"  # label of a server's signature
 SUBJECT: Final = "this node"  # in the node's ledger
 NO_STATE: Final = "no state: this node was restarted, or not asked from the first stage on"
 _STATE: Final = b"secagg node state 1"
+_CHARGES: Final = b"rounds of the ledger"  # in place of a session among the burn records
 
 Compute: TypeAlias = Callable[[Proposal], Contribution]
 
@@ -127,7 +131,8 @@ class Node:
           RefusedError: the policy does not allow it.
           BudgetExceeded: nor does what is left of the budget.
           ProtocolError: the request breaks a rule, or our state was used up.
-          NodeError: no state, or one of another stage; or files that cannot be used.
+          NodeError: no state, or one of another stage.
+          IdentityError, RunError, LedgerError: a file in our folder cannot be used.
         """
         proposal = Proposal.from_bytes(request.proposal)
         self.policy.check(proposal)
@@ -136,7 +141,9 @@ class Node:
             agreement = proposal.agreement()
             run = _Bonawitz if isinstance(agreement, bonawitz.Agreement) else _Ckks
             party = run(self, proposal, request, burn, model, compute)
-            messages, after, following = party.step(self._open(state) if state else None)
+            # The first stage needs none: who cannot open its state any more begins anew.
+            kept = self._open(state) if state and request.stage is not Stage.ADVERTISE else None
+            messages, after, following = party.step(kept)
         examples = self.policy.examples if _hides_examples(proposal) else None
         return Answer(
             messages=messages,
@@ -174,25 +181,16 @@ class Node:
     def _key(self) -> Secret:
         path = self.home / "state.key"
         if not path.exists():
-            draft = self.home / f"state.{os.getpid()}.draft"
-            with suppress(FileExistsError):
-                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(system(SEED_SIZE))
-                    file.flush()
-                    os.fsync(file.fileno())
+            with NamedTemporaryFile(dir=self.home) as draft:  # its mode is 0600
+                draft.write(system(SEED_SIZE))
+                draft.flush()
+                os.fsync(draft.fileno())
                 with suppress(FileExistsError):  # another process was first: take its key
-                    os.link(draft, path)
-                draft.unlink()
-        try:
-            if path.stat().st_mode & 0o077:
-                raise NodeError(f"others may read {path}: chmod 600 {path}")
-            data = path.read_bytes()
-        except OSError as error:
-            raise NodeError(f"{path} cannot be read: {error.strerror}") from None
-        if len(data) != SEED_SIZE:
+                    os.link(draft.name, path)
+        key = read_file(path, SEED_SIZE, private=True)
+        if len(key) != SEED_SIZE:
             raise NodeError(f"{path} is no key of {SEED_SIZE} bytes; move it away")
-        return Secret(data)
+        return Secret(key)
 
     def _close(self, kept: _Kept) -> bytes:
         content = Secret(opaque(kept.record.expose()) + u64(kept.charge))
@@ -209,12 +207,15 @@ class Node:
 
     # The books
 
-    def reserve(self, proposal: Proposal) -> int:
+    def reserve(self, proposal: Proposal, burn: Burn) -> int:
         """Charge this node for a sum; the round in its ledger, plus one, or 0 without noise."""
         if proposal.noise is None:
             return 0
         with self._ledger() as ledger:
             number = max((entry.round for entry in ledger.reservations()), default=-1) + 1
+            # Two sums at once must not find the same number: one charge would do for both.
+            while not burn(_CHARGES, number, system(DIGEST_SIZE)):
+                number += 1
             ledger.reserve(number, {SUBJECT: proposal.noise.event()})
         return number + 1
 
@@ -262,7 +263,7 @@ class _Party:
         """The vector to send, and what it was charged as."""
         if self.model != self.proposal.model:
             raise NodeError("the model that came is not the one that was proposed")
-        charge = self.node.reserve(self.proposal)
+        charge = self.node.reserve(self.proposal, self.burn)
         try:
             return self.proposal.encode(self.compute(self.proposal)), charge
         except BaseException:

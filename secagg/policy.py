@@ -9,14 +9,17 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, Self
 
 from dp.books import Budget
 from protocols import bonawitz
+from protocols.bonawitz.graph import as_fraction
+from protocols.errors import ParameterError
 from protocols.primitives.sign import VERIFY_KEY_SIZE
 from secagg.errors import ConfigError, RefusedError
-from secagg.proposal import PROTOCOLS, Proposal
+from secagg.proposal import PROTOCOLS, Params, Proposal
 
 PRIVACY: Final = ("none", "example", "client")
 
@@ -28,6 +31,7 @@ minimum_threshold = 2        # of them must answer before a sum opens, at least
 privacy = ["example", "client"]  # what noise must hide; "none" allows sums without noise
 maximum_epsilon = 8.0        # over all sums that this node ever joins
 delta = 1e-5
+corrupt = 0.05               # of a cohort may work with the server; sums must stand as many
 active = false               # true: only cohorts that sign, against a server that lies
 # operator = "..."           # public key of who signs the roster; needed by an active cohort
 # server = "..."             # public key of the server; proposals that it did not sign are refused
@@ -45,6 +49,8 @@ class Policy:
       minimum_threshold: fewest clients (CKKS: key holders) who can open one together.
       privacy: what noise must hide: "example", "client"; "none" allows sums without noise.
       maximum_epsilon, delta: of everything that the node ever joins.
+      corrupt: fraction of a cohort that may work with the server, a decimal. Threshold, graph
+        and noise must be made for as many; of a CKKS key, ``minimum_threshold`` says it.
       active: whether it joins only cohorts that sign.
       operator: whose signature on the roster of identities counts.
       server: whose proposals it reads; ``None``: anybody's that the engine lets through.
@@ -60,6 +66,7 @@ class Policy:
     privacy: tuple[str, ...] = ("example", "client")
     maximum_epsilon: float = 8.0
     delta: float = 1e-5
+    corrupt: Fraction | float | str = 0.05
     active: bool = False
     operator: bytes | None = None
     server: bytes | None = None
@@ -79,6 +86,7 @@ class Policy:
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
                 raise ConfigError(f"{name} {value!r} is not a number")
         Budget(epsilon=self.maximum_epsilon, delta=self.delta)
+        object.__setattr__(self, "corrupt", as_fraction("corrupt", self.corrupt))
         for name in ("operator", "server"):
             key = getattr(self, name)
             if key is not None and (not isinstance(key, bytes) or len(key) != VERIFY_KEY_SIZE):
@@ -151,6 +159,9 @@ class Policy:
                 f"minimum_threshold {self.minimum_threshold}",
                 f"{threshold} clients would open a sum",
             )
+        corrupt = int(Fraction(self.corrupt) * params.clients)
+        if (stands := _stands(proposal)) < corrupt:
+            _refuse("corrupt", f"the sum stands {stands} of {params.clients}, not {corrupt}")
         if unit not in self.privacy:
             hides = "sums without noise" if unit == "none" else f"noise that hides one {unit}"
             _refuse("privacy", f"the server proposes {hides}")
@@ -162,10 +173,28 @@ class Policy:
             _refuse("operator", "a cohort that signs needs a roster, and whose signature it has")
 
 
-def _threshold(params: Any) -> int:
-    if isinstance(params, bonawitz.Params):
+def _threshold(params: Params) -> int:
+    """Of the smallest cohort, for that of a sparse graph grows with who is there."""
+    if not isinstance(params, bonawitz.Params):
+        return params.threshold
+    try:
+        return params.plan(params.minimum_survivors).threshold
+    except ParameterError:  # no graph for so few: a sum of them never begins
         return params.plan(params.clients).threshold
-    return int(params.threshold)
+
+
+def _stands(proposal: Proposal) -> int:
+    """Clients that may work with the server, of as many as there may be."""
+    params, noise = proposal.params, proposal.noise
+    stands = params.clients
+    if isinstance(params, bonawitz.Params):
+        if params.rates is not None:
+            stands = int(Fraction(params.rates.corrupt) * params.clients)
+        elif params.active:
+            stands = params.corrupted(params.clients)
+        else:
+            stands = (params.threshold or 0) - 1
+    return min(stands, noise.mechanism.corrupt) if noise else stands
 
 
 def _refuse(line: str, found: str) -> None:

@@ -8,15 +8,16 @@ What a client brings is one vector. Without noise its segments are the update, t
 its entries that the clip cut, the weight, and the metrics that the server named. Update and
 metrics are multiplied by weight / max_weight before they are rounded, so that a lane need
 not hold the weight: the weighted mean is within step * max_weight * survivors / total weight
-of the true one. With noise the noised vector is all there is: any other number would be a
-release of its own.
+of the true one. Under CKKS all numbers are approximate, weight and count too: within 2^-14 of
+their range for every survivor. With noise the noised vector is all there is: any other number
+would be a release of its own.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
@@ -30,7 +31,7 @@ from protocols.errors import DecodeError, ProtocolError
 from protocols.wire import Header, Reader
 from secagg.errors import ConfigError, InputError, SecaggError
 from secagg.payload import Count, Layout, Noised, Segment
-from secagg.quantize import FixedPoint
+from secagg.quantize import FixedPoint, refuse_non_finite
 from secagg.rounds import UPDATE, WEIGHT
 
 VERSION: Final = 1
@@ -42,6 +43,7 @@ METRIC: Final = "metric "  # before a metric's name, in the name of its segment
 METRIC_BITS: Final = 32
 DIGEST_SIZE: Final = 32  # bytes, SHA-256
 MAX_SIZE: Final = 2**22  # bytes of a proposal: tens of thousands of arrays, nothing to choke on
+MAX_DIMENSIONS: Final = 64  # of an array, numpy's own limit
 
 Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -65,6 +67,10 @@ class Average:
     max_weight: int
     weighted_by: str
     metrics: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weighted_by, str):
+            raise ConfigError(f"weighted_by is {self.weighted_by!r:.40}, expected a name")
 
     def segments(self, entries: int) -> tuple[Segment, ...]:
         """Where everything lies in the vector."""
@@ -114,7 +120,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
-    """What a client's own program computed.
+    """What a client's own program computed. Not printed.
 
     Attributes:
       vector: the update, or with noise on examples the sum of clipped gradients; flat.
@@ -122,9 +128,9 @@ class Contribution:
       metrics: numbers beside it; those that the proposal does not name stay here.
     """
 
-    vector: NDArray[Any]
-    weight: int = 1
-    metrics: Mapping[str, float]
+    vector: NDArray[Any] = field(repr=False)
+    weight: int = field(default=1, repr=False)
+    metrics: Mapping[str, float] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +248,7 @@ class Proposal:
         Raises:
           InputError: not finite, another length, a metric missing or beyond what was named
             for it, a weight out of range.
+          NonFiniteGradient: with noise, not finite.
         """
         if own.vector.shape != (self.entries,):
             raise InputError(f"an update of shape {own.vector.shape}, expected ({self.entries},)")
@@ -254,15 +261,18 @@ class Proposal:
         return layout.encode(values) if self.protocol == BONAWITZ else layout.encode_reals(values)
 
     def _weighted(self, average: Average, own: Contribution) -> dict[str, Any]:
-        if not 1 <= own.weight <= average.max_weight:
+        if type(own.weight) is not int or not 1 <= own.weight <= average.max_weight:
             raise InputError(
-                f"this client's weight is outside [1, {average.max_weight}]: "
+                f"this client's weight is no integer in [1, {average.max_weight}]: "
                 "the server's max_weight must hold the largest"
             )
         part = own.weight / average.max_weight
         values: dict[str, Any] = {WEIGHT: own.weight}
-        if self.shapes:
-            clipped = np.clip(own.vector, -average.clip, average.clip)
+        if self.entries:
+            # In float64: the rounding of a narrower product can be above a step.
+            clipped = np.array(own.vector, np.float64)
+            refuse_non_finite(clipped, 0, UPDATE, np.empty(len(clipped), np.bool_))
+            np.clip(clipped, -average.clip, average.clip, out=clipped)
             values[CLIPPED] = int(np.count_nonzero(clipped != own.vector))
             values[UPDATE] = np.multiply(clipped, part, out=clipped)
         for name, most in average.metrics:
@@ -292,10 +302,10 @@ class Proposal:
         one = self.content.max_weight / weight
         return Result(
             survivors=survivors,
-            vector=sums[UPDATE] * one if self.shapes else np.empty(0),
+            vector=sums[UPDATE] * one if self.entries else np.empty(0),
             weight=weight,
             metrics={name: float(sums[METRIC + name][0]) * one for name, _ in self.content.metrics},
-            clipped=int(sums[CLIPPED][0]) if self.shapes else 0,
+            clipped=int(sums[CLIPPED][0]) if self.entries else 0,
         )
 
     def to_bytes(self) -> bytes:
@@ -374,21 +384,11 @@ class Proposal:
 
 
 def _shape(shape: list[Any]) -> tuple[int, ...]:
-    if not all(type(length) is int and 0 <= length < 2**35 for length in shape):
+    if len(shape) > MAX_DIMENSIONS or not all(
+        type(length) is int and 0 <= length < 2**35 for length in shape
+    ):
         raise DecodeError(f"a shape of {shape!r:.40}")
     return tuple(shape)
-
-
-def digest_arrays(arrays: Arrays, *more: bytes) -> bytes:
-    """SHA-256 over arrays by name, shape, type and bytes, and whatever else is public."""
-    found = hashlib.sha256()
-    for name, array in arrays.items():
-        head = json.dumps([name, array.shape, array.dtype.str]).encode()
-        found.update(len(head).to_bytes(4, "big") + head)
-        found.update(np.ascontiguousarray(array).data)
-    for part in more:
-        found.update(len(part).to_bytes(8, "big") + part)
-    return found.digest()
 
 
 def shapes_of(arrays: Arrays) -> Shapes:
@@ -412,7 +412,7 @@ def flat(arrays: Arrays, shapes: Shapes, *, start: Arrays | None = None) -> NDAr
     Raises:
       InputError: other names or shapes.
     """
-    if dict(shapes_of(arrays)) != dict(shapes):
+    if any(dict(shapes_of(each)) != dict(shapes) for each in (arrays, start or arrays)):
         raise InputError(
             f"arrays {', '.join(arrays)!r:.200} are not those, or not of the shapes, that were sent"
         )
@@ -432,6 +432,6 @@ def unflat(vector: NDArray[Any], start: Arrays) -> dict[str, NDArray[Any]]:
     moved, at = {}, 0
     for name, array in start.items():
         part = vector[at : at + array.size].reshape(array.shape)
-        moved[name] = (array + part).astype(array.dtype)
+        moved[name] = np.asarray(array + part, array.dtype)
         at += array.size
     return moved

@@ -7,15 +7,17 @@ whose answer ``receive`` refuses, is gone.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, ClientId, CollectKeys
+from protocols.bonawitz.messages import Advertise
 from protocols.ckks.params import Agreement as CkksAgreement
 from protocols.entropy import Entropy, system
-from protocols.errors import TooFewSurvivors
+from protocols.errors import RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.prg import Expand, expand
 from protocols.wire import Reader, opaque
 from secagg.stages import Stage
@@ -68,7 +70,7 @@ def relay_bonawitz(
     clients: Sequence[ClientId],
     *,
     identities: Identities | None = None,
-    advertised: Sequence[bytes] = (),
+    advertised: Mapping[ClientId, bytes] | None = None,
     expand: Expand = expand,
     entropy: Entropy = system,
 ) -> Relay:
@@ -77,15 +79,19 @@ def relay_bonawitz(
     Args:
       clients: who is asked for keys.
       identities: against an active server, everybody's, from somebody who is not it.
-      advertised: keys of this session that came before it was proposed; their senders are
-        not asked again.
+      advertised: keys of this session that came before it was proposed. A client
+        whose keys are good is not asked again.
       expand: how the masks are taken off; see ``secagg.masking``.
 
     Raises:
       TooFewSurvivors, RemoteProtocolError: nothing was released.
     """
     keys = CollectKeys(agreement, identities)
-    known = {keys.receive(message) for message in advertised}
+    known = set()
+    for client, message in (advertised or {}).items():
+        with suppress(RemoteProtocolError):
+            if Advertise.from_bytes(message, expect=agreement.header).sender == client:
+                known.add(keys.receive(message))
     if asked := [client for client in clients if client not in known]:
         yield Ask(
             stage=Stage.ADVERTISE,

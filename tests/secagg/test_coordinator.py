@@ -1,0 +1,245 @@
+"""Whole sums between a coordinator and nodes: what comes of them, and what they cost."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from between import (
+    ANYTHING,
+    MAX_WEIGHT,
+    MEAN,
+    Machines,
+    carry,
+    check_mean,
+    mean_of,
+    noise_of,
+    noisy,
+    signing,
+)
+
+from dp.errors import BudgetExceeded
+from dp.events import Unit
+from dp.ledger import State
+from protocols.errors import TooFewSurvivors
+from secagg import coordinator as coordinators
+from secagg.coordinator import Cohort, Coordinator, Mean
+from secagg.errors import ConfigError, IdentityError, RefusedError
+from secagg.node import Node
+from secagg.policy import Policy
+from secagg.stages import UNSIGNED, Stage
+
+SIX = tuple(range(100, 106))
+
+
+def test_a_complete_sum_is_the_weighted_mean(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    under_way = carry(mean_of(), machines)
+    assert under_way.survivors == SIX
+    assert not machines.errors
+    check_mean(under_way, machines)
+
+
+@pytest.mark.parametrize("stage", UNSIGNED)
+def test_who_is_lost_at_a_stage_is_in_the_sum_only_if_its_vector_came(
+    folder: Path, stage: Stage
+) -> None:
+    machines = Machines(folder, SIX)
+    under_way = carry(mean_of(), machines, lost={102: stage})
+    expected = [node for node in SIX if node != 102 or stage is Stage.REVEAL]
+    assert list(under_way.survivors) == expected
+    check_mean(under_way, machines)
+
+
+def test_sums_follow_each_other_and_late_nodes_come_back(folder: Path) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    for lost in ({100: Stage.MASK}, {}, {101: Stage.SHARE, 105: Stage.REVEAL}, {}):
+        check_mean(under_way := carry(coordinator, machines, lost=lost), machines)
+        gone = {node for node, stage in lost.items() if stage is not Stage.REVEAL}
+        assert set(under_way.survivors) == set(SIX) - gone
+
+
+def test_too_few_are_an_error_and_the_next_sum_works(folder: Path) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    for stage in (Stage.SHARE, Stage.MASK, Stage.REVEAL):
+        with pytest.raises(TooFewSurvivors, match="nothing was released"):
+            carry(coordinator, machines, lost=dict.fromkeys(SIX[2:], stage))
+    check_mean(carry(coordinator, machines), machines)
+
+
+def test_a_hundred_nodes_sum_in_the_sparse_graph_of_the_planner(folder: Path) -> None:
+    machines, coordinator = Machines(folder, tuple(range(100))), mean_of()
+    for lost in ({3: Stage.REVEAL, 50: Stage.MASK}, {7: Stage.SHARE}):
+        under_way = carry(coordinator, machines, lost=lost)
+        assert under_way.proposal.params.rates
+        assert len(under_way.survivors) == 99
+        check_mean(under_way, machines)
+
+
+def test_a_cohort_that_signs_sums_by_its_roster(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    roster, machines.policy = signing(machines)
+    coordinator = mean_of(Cohort(roster=roster))
+    for lost in ({}, {104: Stage.SIGN}, {101: Stage.REVEAL, 100: Stage.SHARE}):
+        under_way = carry(coordinator, machines, lost=lost)
+        assert not machines.errors
+        check_mean(under_way, machines)
+        numbers = {(place + 1) % 6: node for place, node in enumerate(SIX)}
+        assert under_way.survivors == tuple(
+            numbers[client] for client in under_way.result.survivors
+        )
+
+
+def test_a_node_with_another_roster_or_no_identity_takes_no_part(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    roster, machines.policy = signing(machines)
+    other = Machines(folder / "other", (1, 2))
+    old, _ = signing(other)
+    data = (other.home(1) / "roster.json").read_bytes()
+    (machines.home(103) / "roster.json").write_bytes(data)
+    with pytest.raises(IdentityError, match="not signed by the operator"):
+        carry(mean_of(Cohort(roster=roster)), machines)
+    with pytest.raises(RefusedError, match="roster is not this node's"):
+        Node(machines.home(100), machines.policy).identity(old.digest)
+
+
+def test_a_key_of_threshold_holders_opens_a_sum(folder: Path) -> None:
+    machines, ckks = Machines(folder, SIX), Cohort(protocol="threshold-ckks")
+    coordinator = Coordinator(MEAN, ckks)
+    for lost in ({}, {105: Stage.MASK, 101: Stage.MASK}):
+        under_way = carry(coordinator, machines, lost=lost)
+        assert set(under_way.survivors) == set(SIX) - lost.keys()
+        check_mean_of_reals(under_way, machines)
+    with pytest.raises(TooFewSurvivors, match="nothing was opened"):
+        carry(coordinator, machines, lost={101: Stage.REVEAL})
+    kept = (machines.home(100) / "summands.jsonl").read_text().splitlines()
+    assert [set(*json.loads(line).values()) for line in kept[:2]] == [set("012345"), set("0234")]
+
+
+def check_mean_of_reals(under_way: coordinators.UnderWay, machines: Machines) -> None:
+    there = [machines.brought[node] for node in under_way.survivors]
+    weight = sum(each.weight for each in there)
+    mean = sum(each.weight * np.clip(each.vector, -1, 1) for each in there) / weight
+    precision = 2.0**-14 * len(there) * MAX_WEIGHT / weight  # secagg.homomorphic.PRECISION
+    assert under_way.result.weight == weight
+    assert np.abs(under_way.result.vector - mean).max() <= precision
+    assert under_way.result.clipped == len(there)
+
+
+def test_noise_on_clients_is_in_the_sum_and_in_both_books(folder: Path) -> None:
+    machines, mechanism = Machines(folder, SIX), noise_of(6)
+    summed = noisy(folder / "server.sqlite", mechanism)
+    coordinator = Coordinator(summed, Cohort())
+    under_way = carry(coordinator, machines, lost={105: Stage.MASK})
+    norms = {node: np.linalg.norm(machines.brought[node].vector) for node in SIX[:5]}
+    total = sum(machines.brought[node].vector / max(1.0, norms[node]) for node in SIX[:5])
+    assert np.abs(under_way.result.vector - total).max() < 8 * mechanism.deviation(5)
+    assert np.allclose(under_way.movement(), under_way.result.vector / 5)
+    (server,) = {entry.realised for entry in summed.ledger.reservations() if entry.realised}
+    assert server.server == mechanism.event(survivors=5)
+    states = {entry.subject: entry.state for entry in summed.ledger.reservations()}
+    assert states == {str(node): State.COMMITTED for node in SIX[:5]} | {"105": State.OPEN}
+    for node in SIX[:5]:
+        with machines.books(node) as books:
+            (entry,) = books.reservations()
+        assert (entry.state, entry.realised) == (State.COMMITTED, None)
+        assert entry.charge.server == mechanism.event()
+    assert not (machines.home(105) / "ledger.sqlite").exists()
+
+
+def test_two_servers_of_one_ledger_charge_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looks at it before the other has charged."""
+    summed = noisy(folder / "server.sqlite", noise_of(6))
+    monkeypatch.setattr(type(summed.ledger), "reservations", lambda _: [])
+    for name in ("one", "other"):
+        carry(Coordinator(summed, Cohort()), Machines(folder / name, SIX))
+    monkeypatch.undo()
+    assert len(summed.ledger.reservations()) == 12
+
+
+def test_noise_on_examples_moves_the_model_by_their_public_number(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    mechanism = noise_of(6, unit=Unit.EXAMPLE, batch=64)
+    summed = noisy(folder / "server.sqlite", mechanism, sampling_rate=0.5, learning_rate=0.1)
+    under_way = carry(Coordinator(summed, Cohort()), machines)
+    batch = 0.5 * 6 * 50
+    assert np.allclose(under_way.movement(), -0.1 / batch * under_way.result.vector)
+    with machines.books(100) as books:
+        (entry,) = books.reservations()
+    assert entry.charge.server.sampling.rate == 0.5
+
+
+def test_nodes_that_do_not_say_how_many_examples_end_the_sum_unasked(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    summed = noisy(
+        folder / "server.sqlite",
+        noise_of(6, unit=Unit.EXAMPLE, batch=64),
+        learning_rate=0.1,
+    )
+    machines.policy = Policy(examples=None, minimum_cohort=2)
+    with pytest.raises(TooFewSurvivors):
+        carry(Coordinator(summed, Cohort()), machines)
+    assert all(isinstance(error, RefusedError) for error in machines.errors)
+    assert summed.ledger.reservations() == []
+
+
+def test_a_node_whose_budget_is_spent_sends_nothing(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    machines.policy = Policy(minimum_cohort=2, maximum_epsilon=0.1)
+    summed = noisy(folder / "server.sqlite", noise_of(6))
+    with pytest.raises(BudgetExceeded):
+        carry(Coordinator(summed, Cohort()), machines)
+    assert not machines.brought  # nothing was computed
+
+
+def test_a_changed_budget_does_not_open_the_old_ledger(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    coordinator = Coordinator(noisy(folder / "server.sqlite", noise_of(6)), Cohort())
+    carry(coordinator, machines)
+    machines.policy = Policy(minimum_cohort=2, maximum_epsilon=100.0)
+    with pytest.raises(TooFewSurvivors):
+        carry(coordinator, machines)
+    assert "another budget" in str(machines.errors[0])
+
+
+# What a coordinator refuses to propose
+
+
+def test_evaluations_are_summed_only_by_name(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    with pytest.raises(ConfigError, match="evaluate_metrics="):
+        carry(mean_of(), machines, purpose="evaluate", shapes=())
+    named = Mean(clip=1.0, max_weight=MAX_WEIGHT, evaluate_metrics={"loss": 10.0})
+    under_way = carry(Coordinator(named, Cohort()), machines, purpose="evaluate", shapes=())
+    check_mean(under_way, machines)
+    assert under_way.result.vector.size == 0
+    noise = Coordinator(noisy(folder / "server.sqlite", noise_of(6)), Cohort())
+    with pytest.raises(ConfigError, match="a release beside the noise"):
+        carry(noise, machines, purpose="evaluate", shapes=())
+
+
+def test_one_node_two_of_one_name_or_more_than_the_noise_is_for_are_refused(
+    folder: Path,
+) -> None:
+    machines = Machines(folder, SIX)
+    with pytest.raises(ConfigError, match="hides nothing"):
+        carry(mean_of(), machines, nodes=[100])
+    with pytest.raises(ConfigError, match="named twice"):
+        carry(mean_of(), machines, nodes=[100, 100, 101])
+    noise = Coordinator(noisy(folder / "server.sqlite", noise_of(5)), Cohort())
+    with pytest.raises(ConfigError, match="at most 5 nodes, 6 were named"):
+        carry(noise, machines)
+
+
+def test_cohorts_and_sums_that_contradict_themselves_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown protocol"):
+        Cohort(protocol="plain")
+    machines = Machines(folder, SIX)
+    roster, _ = signing(machines)
+    with pytest.raises(ConfigError, match="nothing is signed under threshold-ckks"):
+        Cohort(protocol="threshold-ckks", roster=roster)
+    with pytest.raises(ConfigError, match="needs a learning_rate"):
+        noisy(folder / "a.sqlite", noise_of(6), learning_rate=1.0)
+    assert ANYTHING.minimum_cohort == 2

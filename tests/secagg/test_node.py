@@ -1,0 +1,220 @@
+"""What a node keeps between two stages, and what it does with what it is handed."""
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from between import (
+    Machines,
+    carry,
+    check_mean,
+    mean_of,
+    noise_of,
+    noisy,
+    signing,
+)
+
+from dp.ledger import State
+from protocols import bonawitz
+from protocols.errors import RemoteProtocolError, TooFewSurvivors
+from secagg.coordinator import Cohort, Coordinator
+from secagg.errors import ConfigError, IdentityError, NodeError
+from secagg.node import NO_STATE, Node, Request, new_home
+from secagg.policy import Policy
+from secagg.proposal import Contribution, Proposal
+from secagg.stages import Stage
+
+SIX = tuple(range(100, 106))
+
+
+@pytest.mark.parametrize("stage", [Stage.SHARE, Stage.MASK, Stage.REVEAL])
+def test_a_node_that_was_restarted_says_so_and_is_gone(folder: Path, stage: Stage) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    carry(coordinator, machines)
+
+    def forget(node: int, request: Request) -> Request:
+        if node == 102 and request.stage is stage:
+            machines.states[102] = None
+        return request
+
+    under_way = carry(coordinator, machines, change=forget)
+    assert [str(error) for error in machines.errors] == [NO_STATE]
+    check_mean(under_way, machines)
+
+
+def test_the_state_of_another_node_or_a_changed_one_is_refused(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    carry(mean_of(), machines)
+    request, state = machines.requests[100, Stage.MASK], machines.before[100, Stage.MASK]
+    assert state is not None
+    for place in range(0, len(state), 37):
+        changed = bytearray(state)
+        changed[place] ^= 1
+        with pytest.raises(NodeError, match="not of this node, or was changed"):
+            machines.ask(100, request, bytes(changed))
+    with pytest.raises(NodeError, match="not of this node, or was changed"):
+        machines.ask(101, request, state)
+    with pytest.raises(NodeError, match="not of this node, or was changed"):
+        machines.ask(100, request, state[:20])
+
+
+def test_a_state_of_another_stage_or_sum_is_refused(folder: Path) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    carry(coordinator, machines)
+    mask, state = machines.requests[100, Stage.MASK], machines.before[100, Stage.REVEAL]
+    with pytest.raises(NodeError, match="asked for stage mask, our state is AwaitSurvivors"):
+        machines.ask(100, mask, state)
+    old = machines.before[100, Stage.MASK]
+    carry(coordinator, machines)
+    with pytest.raises(NodeError, match="our state is of another proposal"):
+        machines.ask(100, machines.requests[100, Stage.MASK], old)
+
+
+def test_the_key_of_the_state_is_its_owners_alone(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    carry(mean_of(), machines)
+    key = machines.home(100) / "state.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert key.read_bytes() != (machines.home(101) / "state.key").read_bytes()
+    request = machines.requests[100, Stage.ADVERTISE]
+    key.chmod(0o640)
+    with pytest.raises(IdentityError, match="others may read"):
+        machines.ask(100, request, None)
+    key.chmod(0o600)
+    key.write_bytes(bytes(31))
+    with pytest.raises(NodeError, match="no key of 32 bytes"):
+        machines.ask(100, request, None)
+    key.unlink()
+    machines.ask(100, request, None)
+    assert sorted(os.listdir(machines.home(100))) == ["burnt.sqlite", "policy.toml", "state.key"]
+
+
+def test_a_node_that_lost_the_key_of_its_state_is_back_after_one_sum(folder: Path) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    carry(coordinator, machines)
+    (machines.home(100) / "state.key").unlink()
+    assert carry(coordinator, machines).survivors == SIX[1:]
+    assert [str(error) for error in machines.errors] == [
+        "the state is not of this node, or was changed"
+    ]
+    check_mean(under_way := carry(coordinator, machines), machines)
+    assert under_way.survivors == SIX
+
+
+def test_a_folder_that_is_missing_or_taken_is_an_error(folder: Path) -> None:
+    with pytest.raises(NodeError, match="secagg node new"):
+        Node(folder / "none")
+    home = new_home(folder / "home")
+    assert home.stat().st_mode & 0o077 == 0
+    assert Node(home).policy == Policy()
+    with pytest.raises(NodeError, match="cannot make"):
+        new_home(home)
+    (home / "policy.toml").unlink()
+    with pytest.raises(ConfigError, match="no policy at"):
+        Node(home)
+
+
+def test_a_program_that_fails_gives_its_charge_back(folder: Path) -> None:
+    def fails(node: int, proposal: Proposal) -> Contribution:
+        if node == 100:
+            raise NodeError("out of memory")
+        return Contribution(vector=np.zeros(proposal.entries), metrics={})
+
+    machines = Machines(folder, SIX, work=fails)
+    under_way = carry(Coordinator(noisy(folder / "s.sqlite", noise_of(6)), Cohort()), machines)
+    assert under_way.survivors == SIX[1:]
+    with machines.books(100) as books:
+        assert [entry.state for entry in books.reservations()] == [State.ABORTED]
+
+
+def test_two_sums_at_once_are_two_charges(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process reads the ledger between our look at it and our charge."""
+    machines = Machines(folder, SIX)
+    summed = noisy(folder / "server.sqlite", noise_of(6))
+    carry(Coordinator(summed, Cohort()), machines)
+    monkeypatch.setattr("dp.ledger.Ledger.reservations", lambda _: [])
+    carry(Coordinator(noisy(folder / "other.sqlite", noise_of(6)), Cohort()), machines)
+    monkeypatch.undo()
+    with machines.books(100) as books:
+        assert len(books.reservations()) == 2
+
+
+# Keys that come before everything public is known
+
+
+def test_keys_come_with_the_last_answer_and_nobody_is_asked_for_them_again(folder: Path) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    carry(coordinator, machines)
+    machines.requests.clear()
+    check_mean(carry(coordinator, machines), machines)
+    assert {stage for _, stage in machines.requests} == {Stage.SHARE, Stage.MASK, Stage.REVEAL}
+
+
+def test_a_session_is_never_used_twice(folder: Path) -> None:
+    machines, coordinator, sessions = Machines(folder, SIX), mean_of(), []
+    for lost in (None, dict.fromkeys(SIX, Stage.MASK), None):
+        with suppress(TooFewSurvivors):
+            carry(coordinator, machines, lost=lost)
+        request = machines.requests[100, Stage.SHARE]
+        sessions.append(Proposal.from_bytes(request.proposal).session)
+    assert len(set(sessions)) == 3
+
+
+def test_keys_of_a_sum_that_failed_are_not_used_again(folder: Path) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    carry(coordinator, machines)
+    with pytest.raises(TooFewSurvivors):
+        carry(coordinator, machines, lost=dict.fromkeys(SIX, Stage.MASK))
+    machines.requests.clear()
+    check_mean(carry(coordinator, machines), machines)
+    assert (100, Stage.ADVERTISE) in machines.requests
+
+
+@pytest.mark.parametrize("keys", ["another's", "noise", "of another session"])
+def test_keys_that_are_not_the_nodes_count_as_none(folder: Path, keys: str) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    carry(coordinator, machines)
+    coordinator.advertised[100] = {
+        "another's": coordinator.advertised[101],
+        "noise": b"noise",
+        "of another session": bonawitz.join(
+            bonawitz.Agreement(
+                params=bonawitz.Params(clients=2, threshold=2, words=1),
+                session=bytes(16),
+                round=0,
+                public=bytes(32),
+            ),
+            0,
+        )[0],
+    }[keys]
+    machines.requests.clear()
+    check_mean(under_way := carry(coordinator, machines), machines)
+    assert under_way.survivors == SIX
+    assert [node for node, stage in machines.requests if stage is Stage.ADVERTISE] == [100]
+
+
+def test_keys_that_are_signed_are_never_asked_for_ahead(folder: Path) -> None:
+    machines = Machines(folder, SIX)
+    roster, machines.policy = signing(machines)
+    carry(mean_of(Cohort(roster=roster)), machines)
+    request, state = (
+        machines.requests[100, Stage.REVEAL],
+        machines.before[100, Stage.REVEAL],
+    )
+    assert not request.following
+    asked = replace(request, following=bytes(16))
+    with pytest.raises(NodeError, match="signed keys are not advertised before"):
+        machines.ask(100, asked, state)
+
+
+def test_a_second_answer_counts_as_none(folder: Path) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    under_way = coordinator.begin("train", SIX, model=bytes(32), shapes=(("a", (2,)),))
+    ask = next(under_way.asks())
+    answer = machines.answer(101, under_way.request(ask, 101))
+    under_way.take(ask, 101, answer)
+    with pytest.raises(RemoteProtocolError, match="already advertised"):
+        under_way.take(ask, 101, answer)

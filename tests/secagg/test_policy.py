@@ -1,0 +1,193 @@
+"""What a node agrees to: every line of its policy refuses by its name."""
+
+import tomllib
+from dataclasses import fields, replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from between import ANYTHING, ENTRIES, MEAN, MODEL, SHAPES, noise_of
+
+from dp.events import Unit
+from dp.policies import policy as named_policy
+from secagg.coordinator import Cohort
+from secagg.errors import ConfigError, RefusedError
+from secagg.payload import Layout
+from secagg.policy import TEMPLATE, Policy
+from secagg.proposal import Average, Noise, Proposal
+
+KEY = bytes(range(32))
+
+
+def proposed(
+    content: Average | Noise | None = None,
+    *,
+    clients: int = 6,
+    minimum: int | None = None,
+    active: bool = False,
+    protocol: str = "bonawitz",
+) -> Proposal:
+    content = content or MEAN.content("train", clients)
+    segments = content.segments() if isinstance(content, Noise) else content.segments(ENTRIES)
+
+    class Signed(Cohort):
+        @property
+        def active(self) -> bool:
+            return active
+
+    params = Signed(protocol=protocol, corrupt=Fraction(1, 6)).params(
+        clients, Layout(segments=segments, clients=clients), minimum
+    )
+    return Proposal(
+        purpose="train",
+        session=bytes(16),
+        params=params,
+        model=MODEL,
+        seed=bytes(32),
+        shapes=SHAPES,
+        content=content,
+        roster=bytes(32 if active else 0),
+    )
+
+
+def noised(unit: Unit = Unit.CLIENT) -> Proposal:
+    mechanism = noise_of(6, unit=unit, batch=8 if unit is Unit.EXAMPLE else 1)
+    return proposed(Noise(mechanism=mechanism), minimum=mechanism.minimum_survivors)
+
+
+REFUSED = {
+    "protocols": (proposed(protocol="threshold-ckks"), {"protocols": ("bonawitz",)}),
+    "protocols ": (proposed(), {"protocols": ("threshold-ckks",)}),
+    "minimum_cohort 5": (proposed(), {"minimum_cohort": 5}),
+    "minimum_cohort 6": (
+        proposed(protocol="threshold-ckks", minimum=5),
+        {"minimum_cohort": 6},
+    ),
+    "minimum_threshold 5": (proposed(), {"minimum_threshold": 5}),
+    "minimum_threshold 6": (proposed(protocol="threshold-ckks"), {"minimum_threshold": 6}),
+    "corrupt": (proposed(), {"corrupt": "0.7"}),
+    "corrupt ": (proposed(active=True), {"corrupt": 0.34, "operator": KEY}),
+    "corrupt  ": (noised(), {"corrupt": "1/3"}),
+    "privacy": (proposed(), {"privacy": ("example", "client")}),
+    "privacy ": (noised(), {"privacy": ("none", "example")}),
+    "privacy  ": (noised(Unit.EXAMPLE), {"privacy": ("none", "client")}),
+    "examples": (noised(Unit.EXAMPLE), {"examples": None}),
+    "active": (proposed(), {"active": True, "operator": KEY}),
+    "active ": (proposed(protocol="threshold-ckks"), {"active": True, "operator": KEY}),
+    "operator": (proposed(active=True), {}),
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_a_line_that_is_not_kept_refuses_by_its_name(line: str) -> None:
+    proposal, change = REFUSED[line]
+    with pytest.raises(RefusedError) as refusal:
+        replace(ANYTHING, **change).check(proposal)  # type: ignore[arg-type]  # lines
+    assert f"policy refuses ({line.strip()}): " in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "proposal",
+    [proposed(), proposed(protocol="threshold-ckks"), noised(), noised(Unit.EXAMPLE)],
+    ids=["mean", "ckks", "clients", "examples"],
+)
+def test_what_keeps_every_line_is_not_refused(proposal: Proposal) -> None:
+    ANYTHING.check(proposal)
+    replace(ANYTHING, operator=KEY, active=True).check(proposed(active=True))
+
+
+# The file
+
+
+def test_the_template_says_the_defaults_and_every_line(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(TEMPLATE)
+    assert Policy.read(path) == Policy()
+    said = tomllib.loads(TEMPLATE)
+    hidden = {line[2:].split(" ")[0] for line in TEMPLATE.splitlines() if line.startswith("# ")}
+    assert said.keys() | hidden >= {item.name for item in fields(Policy)}
+    assert said == {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in ((item.name, item.default) for item in fields(Policy))
+        if name in said
+    }
+
+
+def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no policy at .*`secagg node new` writes one"):
+        Policy.read(tmp_path / "policy.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Policy.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("minimum_cohrt = 3", "unknown line 'minimum_cohrt'; known: active, corrupt, delta"),
+        ("[server]\nkey = 3", "server|fromhex"),
+        ('protocols = "bonawitz"', "protocols must be a list"),
+        ("protocols = []", "must name some of bonawitz, threshold-ckks"),
+        ('protocols = ["plain"]', "must name some of"),
+        ("protocols = [[1]]", "unhashable"),
+        ('privacy = ["nothing"]', "must name some of none, example, client"),
+        ("privacy = 1", "privacy must be a list"),
+        ("minimum_cohort = 1", "minimum_cohort 1 is not an integer from 2"),
+        ("minimum_cohort = 3.0", "minimum_cohort 3.0 is not an integer"),
+        ("minimum_cohort = true", "minimum_cohort True is not an integer"),
+        ("minimum_threshold = 0", "minimum_threshold 0 is not an integer from 2"),
+        ("maximum_epsilon = 0", "epsilon"),
+        ("maximum_epsilon = inf", "epsilon"),
+        ("maximum_epsilon = nan", "epsilon"),
+        ("maximum_epsilon = true", "maximum_epsilon True is not a number"),
+        ('maximum_epsilon = "8"', "is not a number"),
+        ("delta = 1", "delta"),
+        ("delta = 0.0", "delta"),
+        ("corrupt = 1", "corrupt 1 is outside"),
+        ("corrupt = -0.1", "corrupt -0.1 is outside"),
+        ("corrupt = true", "corrupt 'True' is not a fraction"),
+        ("active = 1", "active 1 is neither true nor false"),
+        ("active = true", "active needs operator"),
+        ('operator = "abcd"', "operator is not a public key of 32 bytes"),
+        ('server = "key"', "hexadecimal"),
+        ("server = 3", "fromhex"),
+        ("examples = 0", "examples 0 is not an integer from 1"),
+        ("examples = -3.5", "examples -3.5 is not"),
+        ("delta = ", "cannot be read"),
+        ("delta = 1e-5\ndelta = 1e-6", "cannot be read"),
+    ],
+)
+def test_a_wrong_line_is_an_error_that_names_it(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told) as error:
+        Policy.read(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Policy.read(path)
+
+
+def test_keys_are_read_from_hexadecimal(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(f'operator = "{KEY.hex()}"\nserver = "{KEY.hex()}"\nactive = true\n')
+    assert Policy.read(path) == Policy(operator=KEY, server=KEY, active=True)
+
+
+# Its filter
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "order"),
+    [(8.0, 1e-5, 4), (1.0, 1e-5, 24), (0.01, 1e-5, 256), (1000.0, 1e-5, 2)],
+)
+def test_the_ledgers_filter_is_at_the_order_that_suits_the_budget(
+    epsilon: float, delta: float, order: int
+) -> None:
+    policy = Policy(maximum_epsilon=epsilon, delta=delta)
+    assert policy.filter == f"RDP at order {order}"
+    assert named_policy(policy.filter).text == policy.filter
+    assert (policy.budget.epsilon, policy.budget.delta) == (epsilon, delta)

@@ -1,0 +1,313 @@
+"""One encoding of a proposal, and what becomes of the numbers that a client brings."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from between import ENTRIES, MAX_WEIGHT, MODEL, SHAPES, noise_of
+
+from dp.errors import NonFiniteGradient
+from dp.events import Unit
+from protocols import bonawitz, ckks
+from protocols.errors import DecodeError
+from secagg.coordinator import Cohort
+from secagg.errors import ConfigError, InputError
+from secagg.payload import Layout
+from secagg.proposal import (
+    MAX_DIMENSIONS,
+    MAX_SIZE,
+    Average,
+    Contribution,
+    Noise,
+    Proposal,
+    flat,
+    shapes_of,
+    unflat,
+)
+
+AVERAGE = Average(
+    clip=1.0,
+    bits=18,
+    max_weight=MAX_WEIGHT,
+    weighted_by="num-examples",
+    metrics=(("loss", 10.0), ("accuracy", 1.0)),
+)
+PRIVATE = 0.1234567
+OWN = Contribution(
+    vector=np.full(ENTRIES, PRIVATE), weight=37, metrics={"loss": PRIVATE, "accuracy": 0.5}
+)
+
+
+def proposal_of(content: Average | Noise, protocol: str = "bonawitz", **more: Any) -> Proposal:
+    minimum = content.mechanism.minimum_survivors if isinstance(content, Noise) else None
+    segments = content.segments() if isinstance(content, Noise) else content.segments(ENTRIES)
+    params = Cohort(protocol=protocol).params(6, Layout(segments=segments, clients=6), minimum)
+    given: dict[str, Any] = {
+        "purpose": "train",
+        "session": bytes(16),
+        "params": params,
+        "model": MODEL,
+        "seed": bytes(32),
+        "shapes": SHAPES,
+        "content": content,
+    }
+    return Proposal(**given | more)
+
+
+PLAIN, NOISED = proposal_of(AVERAGE), proposal_of(Noise(mechanism=noise_of(6)))
+
+
+# The encoding
+
+
+def changed(**change: Any) -> bytes:
+    return json.dumps(
+        json.loads(PLAIN.to_bytes()) | change, sort_keys=True, separators=(",", ":")
+    ).encode()
+
+
+def average(**change: Any) -> bytes:
+    return changed(average=json.loads(PLAIN.to_bytes())["average"] | change)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"1",
+        b"\xff",
+        b'"' + b"a" * 100,
+        b"[" * 10**5,
+        b'{"version":' * 10**5,
+        b" " + PLAIN.to_bytes(),
+        PLAIN.to_bytes() + b"\n",
+        PLAIN.to_bytes().decode().encode("utf-16"),
+        PLAIN.to_bytes().replace(b'"version":1', b'"version":1,"version":1'),
+        PLAIN.to_bytes().replace(b":18", b":18.0"),
+        PLAIN.to_bytes().replace(b":18", b":" + b"9" * 5000),
+        PLAIN.to_bytes().replace(b"10.0", b"NaN"),
+        PLAIN.to_bytes().replace(b"10.0", b"1e999"),
+        PLAIN.to_bytes().replace(b"10.0", b"-Infinity"),
+        bytes(MAX_SIZE + 1),
+        changed(extra=1),
+        changed(version=2),
+        changed(version=True),
+        changed(purpose=""),
+        changed(purpose="a\nb"),
+        changed(purpose=3),
+        changed(protocol="threshold-ckks"),
+        changed(protocol="ckks"),
+        changed(session="00"),
+        changed(session=bytes(16).hex() + " "),
+        changed(model=MODEL.hex().upper()),
+        changed(seed=""),
+        changed(params=""),
+        changed(params=PLAIN.params.to_bytes().hex() + "00"),
+        changed(roster=bytes(32).hex()),
+        changed(shapes=[]),
+        changed(shapes={}),
+        changed(shapes=[["a", [2]], ["a", [3]]]),
+        changed(shapes=[["a", [5.0]]]),
+        changed(shapes=[["a", [True, 5]]]),
+        changed(shapes=[["a", [-5]]]),
+        changed(shapes=[["a", [2**35]]]),
+        changed(shapes=[["a", [2**34, 2**34]]]),
+        changed(shapes=[["a", [1] * MAX_DIMENSIONS + [5]]]),
+        changed(shapes=[["a", "5"]]),
+        changed(shapes=[[5, [5]]]),
+        changed(noise={}),
+        changed(noise=[]),
+        changed(average=[]),
+        changed(average=None),
+        average(clip=0.0),
+        average(clip="1"),
+        average(bits=33),
+        average(bits=0),
+        average(max_weight=0),
+        average(max_weight=2**62),
+        average(max_weight=1.5),
+        average(weighted_by=["num-examples"]),
+        average(weighted_by=None),
+        average(metrics=[["loss", 10.0], ["loss", 1.0]]),
+        average(metrics=[["loss"]]),
+        average(metrics=[["\ud800", 1.0]]),
+        average(metrics={"loss": 10.0}),
+        average(other=1),
+    ],
+)
+def test_what_is_not_the_one_encoding_of_a_proposal_is_not_decoded(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        Proposal.from_bytes(data)
+
+
+def test_the_hash_of_a_proposal_is_what_parties_agree_upon() -> None:
+    one, other = PLAIN.agreement(), replace(PLAIN, seed=bytes(31) + b"\1").agreement()
+    assert (one.session, one.params) == (other.session, other.params)
+    assert one.public != other.public
+    assert isinstance(one, bonawitz.Agreement)
+    assert isinstance(proposal_of(AVERAGE, "threshold-ckks").agreement(), ckks.Agreement)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"purpose": ""}, "purpose"),
+        ({"purpose": "träin"}, "purpose"),
+        ({"model": b""}, "32 bytes"),
+        ({"shapes": (("a", (5,)), ("a", (1,)))}, "named twice"),
+        ({"shapes": (("a", (50,)),)}, "the protocol sums .* numbers, the layout has"),
+        ({"roster": bytes(32)}, "roster"),
+        ({"content": Noise(mechanism=noise_of(7))}, "the noise is for another"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_no_proposal(
+    change: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        replace(PLAIN, **change)
+
+
+def test_noise_in_a_sparse_graph_that_signs_is_no_proposal() -> None:
+    rates = bonawitz.Rates(corrupt="0.05", dropout="0.1")
+    params = replace(NOISED.params, threshold=None, rates=rates, active=True)
+    with pytest.raises(ConfigError, match="in a sparse graph nobody counts survivors"):
+        replace(NOISED, params=params, roster=bytes(32))
+
+
+def test_a_sampling_rate_is_of_examples_alone() -> None:
+    with pytest.raises(ConfigError, match="charged as if all took part"):
+        Noise(mechanism=noise_of(6), sampling_rate=0.5)
+    for rate in (0.0, -1.0, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match="outside"):
+            Noise(mechanism=noise_of(6, unit=Unit.EXAMPLE), sampling_rate=rate)
+
+
+def test_a_contribution_is_not_printed() -> None:
+    assert "0.12" not in repr(OWN)
+    assert "37" not in repr(OWN)
+
+
+# What a client brings
+
+
+def own(**change: Any) -> Contribution:
+    return replace(OWN, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"vector": np.full(ENTRIES - 1, PRIVATE)}, "an update of shape"),
+        ({"vector": np.full((ENTRIES, 1), PRIVATE)}, "an update of shape"),
+        ({"vector": np.array([PRIVATE] * 4 + [np.nan])}, "'update' is nan at entry 4"),
+        ({"vector": np.array([np.inf] + [PRIVATE] * 4)}, "'update' is inf at entry 0"),
+        ({"metrics": {"loss": PRIVATE}}, "the metric 'accuracy', which the server names"),
+        ({"metrics": OWN.metrics | {"loss": 10 + PRIVATE}}, "'loss' is beyond the 10 named"),
+        ({"metrics": OWN.metrics | {"loss": np.nan}}, "'loss' is beyond"),
+        ({"metrics": OWN.metrics | {"loss": -np.inf}}, "'loss' is beyond"),
+        ({"weight": 0}, "weight is no integer in"),
+        ({"weight": 1234567}, "weight is no integer in"),
+        ({"weight": -1234567}, "weight is no integer in"),
+        ({"weight": PRIVATE}, "weight is no integer in"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["bonawitz", "threshold-ckks"])
+def test_what_cannot_be_averaged_is_refused_and_the_refusal_tells_no_number(
+    change: dict[str, Any], told: str, protocol: str
+) -> None:
+    with pytest.raises(InputError, match=told) as refusal:
+        proposal_of(AVERAGE, protocol).encode(own(**change))
+    assert "1234567" not in str(refusal.value)
+    assert str(OWN.weight) not in str(refusal.value)
+
+
+def test_under_noise_too_what_is_not_finite_is_refused() -> None:
+    with pytest.raises(NonFiniteGradient):
+        NOISED.encode(own(vector=np.full(ENTRIES, np.nan)))
+
+
+def test_metrics_that_the_server_did_not_name_stay_where_they_are() -> None:
+    words = PLAIN.encode(own(metrics=OWN.metrics | {"secret": 5.0}))
+    assert PLAIN.decode(words, (0,)).metrics.keys() == {"loss", "accuracy"}
+
+
+def test_under_noise_there_is_no_weight_no_metric_and_no_count() -> None:
+    assert [segment.name for segment in NOISED.layout.segments] == ["update"]
+    result = NOISED.decode(NOISED.encode(OWN) + NOISED.encode(OWN), (0, 3))
+    assert (result.weight, result.metrics, result.clipped) == (2, {}, 0)
+
+
+def test_a_sum_without_weight_or_of_another_length_is_no_sum() -> None:
+    with pytest.raises(InputError, match="weights are all 0"):
+        PLAIN.decode(np.zeros(PLAIN.layout.words, np.uint64), (0,))
+    with pytest.raises(InputError, match="cannot decode"):
+        PLAIN.decode(np.zeros(PLAIN.layout.words + 1, np.uint64), (0,))
+    with pytest.raises(InputError, match="cannot decode"):
+        PLAIN.decode(np.zeros(3, np.float64), (0,))
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_the_widest_update_is_within_the_bound_whatever_its_type(kind: type[np.floating]) -> None:
+    """In a lane of 32 bits a step is smaller than what float32 tells apart."""
+    fine = replace(AVERAGE, bits=32, clip=0.1)
+    proposal = proposal_of(fine)
+    vector = np.array([0.03, -0.07, 0.09, 0.0999, -0.0123], kind)
+    words = proposal.encode(own(vector=vector, weight=MAX_WEIGHT - 1))
+    found = proposal.decode(words, (0,)).vector
+    bound = fine.clip / (2**31 - 1) * MAX_WEIGHT / (MAX_WEIGHT - 1)
+    assert np.abs(found - np.clip(vector.astype(np.float64), -0.1, 0.1)).max() <= bound
+
+
+# Arrays
+
+
+ARRAYS = {
+    "weight": np.array([[1.0, 2.0], [3.0, 4.0]], np.float32),
+    "scalar": np.array(5.0),
+    "none": np.empty((0, 3), np.float16),
+}
+
+
+def test_arrays_are_one_vector_and_back() -> None:
+    shapes = shapes_of(ARRAYS)
+    assert shapes == (("weight", (2, 2)), ("scalar", ()), ("none", (0, 3)))
+    assert flat(ARRAYS, shapes).tolist() == [1, 2, 3, 4, 5]
+    moved = {name: array + 1 for name, array in ARRAYS.items()}
+    assert flat(moved, shapes, start=ARRAYS).tolist() == [1] * 5
+    back = unflat(flat(moved, shapes, start=ARRAYS), ARRAYS)
+    for name, array in ARRAYS.items():
+        assert isinstance(back[name], np.ndarray)
+        assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
+        assert np.array_equal(back[name], array + 1)
+        assert not np.shares_memory(back[name], array)
+
+
+def test_arrays_in_another_order_are_the_same_vector() -> None:
+    shapes = shapes_of(ARRAYS)
+    turned = dict(reversed(list(ARRAYS.items())))
+    assert flat(turned, shapes).tolist() == flat(ARRAYS, shapes).tolist()
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.bool_, np.complex128, np.uint8])
+def test_only_floats_are_averaged(kind: type[np.generic]) -> None:
+    with pytest.raises(InputError, match="only floats are averaged"):
+        shapes_of({"counter": np.ones(2, kind)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weight": np.ones(4)}, {"more": np.ones(1)}, {"scalar": np.ones(1)}],
+    ids=["shape", "name", "no scalar"],
+)
+def test_other_arrays_than_were_sent_are_refused(change: dict[str, Any]) -> None:
+    shapes = shapes_of(ARRAYS)
+    for arrays, start in ((ARRAYS | change, None), (ARRAYS, ARRAYS | change)):
+        with pytest.raises(InputError, match="are not those, or not of the shapes"):
+            flat(arrays, shapes, start=start)
+    with pytest.raises(InputError, match="are not those"):
+        flat({}, shapes)
