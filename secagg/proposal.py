@@ -257,6 +257,8 @@ class Proposal:
         part = own.weight / average.max_weight
         values: dict[str, Any] = {WEIGHT: own.weight}
         if self.shapes:
+            if not np.isfinite(own.vector).all():  # the clip would make a number of infinity
+                raise InputError("an entry of the update is NaN or infinite")
             clipped = np.clip(own.vector, -average.clip, average.clip)
             values[CLIPPED] = int(np.count_nonzero(clipped != own.vector))
             values[UPDATE] = np.multiply(clipped, part, out=clipped)
@@ -425,6 +427,6 @@ def unflat(vector: NDArray[Any], start: Arrays) -> dict[str, NDArray[Any]]:
     moved, at = {}, 0
     for name, array in start.items():
         part = vector[at : at + array.size].reshape(array.shape)
-        moved[name] = (array + part).astype(array.dtype)
+        moved[name] = np.asarray(array + part, array.dtype)  # of no dimension + gives a scalar
         at += array.size
     return moved
