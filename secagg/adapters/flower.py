@@ -10,8 +10,9 @@ compares single updates (Krum, medians, trimmed means) finds one reply, and comp
 
 Guarantee: what reaches the server of a node's update, weight and metrics is masked; see
 ``protocols.bonawitz`` for whom that holds against. A message that asks for a plain reply is
-refused on both sides, and the model comes with the third stage only, so that an app without
-the mod answers with an error, not with its update.
+refused on both sides. The model comes with the third stage only: an app without the mod fails
+at the first for want of the arrays it trains on, and is not asked again. One that trains on
+something else replies in clear; that is not read, but it was sent.
 
 Not protected from: a server that ships another app to nodes that run whatever they are sent
 (have nodes verify their apps), what a mean says, and the numbers that are public here: who
@@ -22,6 +23,7 @@ parties are one machine's: it measures, it protects nothing.
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +34,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dp.errors import BudgetExceeded
 from dp.events import Unit
 from protocols.errors import ProtocolError, RemoteProtocolError
 from protocols.wire import Reader, opaque
@@ -183,6 +186,8 @@ class SecureGrid(Grid):
 
     def _sum(self, sent: list[Message], timeout: float | None, *, trains: bool) -> list[Message]:
         first, content = sent[0], sent[0].content
+        if taken := {RECORD, PRIVACY} & content.keys():
+            raise ConfigError(f"records named {', '.join(sorted(taken))} are ours; rename yours")
         model = digest(content)
         if any(other.content is not content and digest(other.content) != model for other in sent):
             raise ConfigError("nodes of one sum must all be sent the same")
@@ -198,6 +203,9 @@ class SecureGrid(Grid):
             for ask in under_way.asks():
                 limit = timeout if ask.stage is Stage.MASK else self._deadline
                 errors += self._ask(under_way, ask, first, limit, report)
+        except BudgetExceeded as error:
+            report.failure = f"none, {error}"
+            raise
         except (ProtocolError, InputError) as error:
             report.failure = f"none, {error}"
             _log.warning("secagg: %s", report)
@@ -238,7 +246,8 @@ class SecureGrid(Grid):
         stage.bytes_down = sum(_size(message.content) for message in outgoing)
         waiting = {str(sent) for sent in self._grid.push_messages(outgoing) if sent}
         del outgoing
-        while waiting and (limit is None or time.monotonic() - begin < limit):
+        end = math.inf if limit is None else time.monotonic() + limit  # from when all were sent
+        while waiting and time.monotonic() < end:
             for reply in self._grid.pull_messages(waiting):
                 waiting.discard(reply.metadata.reply_to_message_id)
                 node = reply.metadata.src_node_id
@@ -254,7 +263,8 @@ class SecureGrid(Grid):
                     _log.warning("secagg: node %d at %s: %s", node, ask.stage, error)
             stage.seconds = time.monotonic() - begin
             if waiting:
-                time.sleep(min(max(stage.seconds / 10, POLL[0]), POLL[1]))
+                nap = min(max(stage.seconds / 10, POLL[0]), POLL[1])
+                time.sleep(max(0.0, min(nap, end - time.monotonic())))
         return errors
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -348,10 +358,9 @@ def secure_mod(home: Home | None = None, *, policy: Policy | None = None) -> Mod
             return _compute(proposal, inner, message, context, call_next)
 
         kept = context.state.config_records.get(RECORD)
-        state = kept["state"] if kept is not None else None
-        node = Node(_home(home, context), policy)
+        state = kept.get("state") if kept is not None else None
         try:
-            answer = node.answer(
+            answer = Node(_home(home, context), policy).answer(
                 request,
                 state if isinstance(state, bytes) else None,
                 model=digest(inner),
@@ -444,7 +453,7 @@ def digest(content: RecordDict) -> bytes:
                 found.update(opaque(json.dumps(head).encode()))
                 found.update(value.data)
             else:
-                said = json.dumps([key, value], default=lambda raw: ["bytes", raw.hex()])
+                said = json.dumps([key, value], default=lambda raw: {"bytes": raw.hex()})
                 found.update(opaque(said.encode()))
     return found.digest()
 

@@ -1,0 +1,288 @@
+"""Nodes are lost, fail, come late or bring nonsense: a right mean of the others, or none."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine import MEAN, START, Program, arrays_of, fit, grid_of, is_mean_of, programs, record
+from flwr.app import Error, Message, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from secagg.adapters.flower import Cohort, Mean, SecureGrid
+from secagg.stages import UNSIGNED
+
+DEADLINE = 0.01  # seconds, after all who answer have answered
+LOSSY = Cohort(dropout="0.3")
+VICTIM = 103
+STAGES = [stage.value for stage in UNSIGNED]
+
+
+def only(node: int, stage: str) -> Any:
+    return lambda each, at: (each, at) == (node, stage)
+
+
+@pytest.mark.parametrize("way", ["lost", "fails", "late"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_others_mean_comes_out_whenever_one_goes(stage: str, way: str, folder: Path) -> None:
+    nodes = programs(5)
+    grid = grid_of(nodes, folder)
+    setattr(grid, way, only(VICTIM, stage))
+    secured = SecureGrid(grid, MEAN, LOSSY, deadline=DEADLINE)
+    result = fit(secured)
+    # Whose vector has arrived is in the sum, even if it reveals no shares.
+    left = set(nodes) if stage == "reveal" else set(nodes) - {VICTIM}
+    (report,) = secured.history
+    assert set(report.survivors) == left
+    assert is_mean_of([nodes[node] for node in left], result)
+    (short,) = [each for each in report.stages if each.answered < each.asked]
+    assert short.stage == stage
+    # Of errors the strategy is told, of silence it is not.
+    replies = [reply.error.reason for reply in grid.seen if reply.has_error()]
+    assert len(replies) == (way == "fails")
+
+
+@pytest.mark.parametrize("way", ["lost", "fails"])
+@pytest.mark.parametrize("stage", ["mask", "reveal"])
+def test_also_under_threshold_ckks(stage: str, way: str, folder: Path) -> None:
+    nodes = programs(5)
+    grid = grid_of(nodes, folder)
+    setattr(grid, way, only(VICTIM, stage))
+    secured = SecureGrid(grid, MEAN, Cohort(protocol="threshold-ckks"), deadline=DEADLINE)
+    result = fit(secured)
+    if stage == "reveal":  # who holds a key and has answered must answer again
+        assert secured.history[0].failure
+        assert result.arrays is None or not len(result.arrays)
+        return
+    left = set(nodes) - {VICTIM}
+    assert set(secured.history[0].survivors) == left
+    assert is_mean_of([nodes[node] for node in left], result)
+
+
+def test_an_answer_that_comes_after_its_stage_is_never_pulled(folder: Path) -> None:
+    grid = grid_of(programs(5), folder)
+    grid.late = only(VICTIM, "mask")
+    fit(SecureGrid(grid, MEAN, LOSSY, deadline=DEADLINE))
+    (unread,) = grid._replies.values()
+    assert unread.metadata.src_node_id == VICTIM
+    assert not any(reply is unread for reply in grid.seen)
+
+
+def test_a_node_that_was_lost_is_back_in_the_next_round(folder: Path) -> None:
+    nodes = programs(5)
+    grid = grid_of(nodes, folder)
+    secured = SecureGrid(grid, MEAN, LOSSY, deadline=DEADLINE)
+    for stage in STAGES:
+        grid.lost = only(VICTIM, stage)
+        fit(secured)
+        grid.lost = only(0, "")
+        assert is_mean_of(nodes.values(), fit(secured))
+        assert set(secured.history[-1].survivors) == set(nodes)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_of_too_few_the_strategy_gets_errors_and_the_next_round_works(
+    stage: str, folder: Path
+) -> None:
+    nodes = programs(4)
+    grid = grid_of(nodes, folder)
+    heard = []
+
+    class Listening(FedAvg):
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            heard.append(list(replies))
+            return super().aggregate_train(server_round, heard[-1])
+
+    secured = SecureGrid(grid, MEAN, deadline=DEADLINE)
+
+    def silent_at_first(node: int, at: str) -> bool:
+        return len(secured.history) == 1 and node > 100 and at == stage
+
+    grid.lost = silent_at_first
+    strategy = Listening(fraction_evaluate=0.0)
+    result = strategy.start(secured, record(START), num_rounds=2, timeout=DEADLINE)
+    failed, worked = secured.history
+    assert failed.survivors == ()
+    assert "none, " in failed.failure
+    assert failed.failure in str(failed)
+    assert {reply.metadata.src_node_id for reply in heard[0]} == set(nodes)
+    assert all("no sum" in reply.error.reason for reply in heard[0])
+    assert list(result.train_metrics_clientapp) == [2]
+    assert set(worked.survivors) == set(nodes)
+    assert is_mean_of(nodes.values(), result)  # one round's mean: the first moved nothing
+
+
+@pytest.mark.parametrize("stage", ["share", "mask", "reveal"])
+@pytest.mark.parametrize("protocol", ["bonawitz", "threshold-ckks"])
+def test_a_node_without_its_context_is_lost(stage: str, protocol: str, folder: Path) -> None:
+    nodes = programs(5)
+    grid = grid_of(nodes, folder)
+
+    def restarts(node: int, at: str) -> bool:
+        if (node, at) == (VICTIM, stage):
+            grid.contexts.pop(VICTIM)
+        return False
+
+    grid.lost = restarts
+    secured = SecureGrid(grid, MEAN, Cohort(protocol=protocol, dropout="0.3"), deadline=DEADLINE)
+    result = fit(secured)
+    errors = [reply for reply in grid.seen if reply.has_error()]
+    assert [error.metadata.src_node_id for error in errors] == [VICTIM]
+    assert "no state: this node was restarted" in errors[0].error.reason
+    if protocol == "bonawitz":
+        left = set(nodes) if stage == "reveal" else set(nodes) - {VICTIM}
+        assert set(secured.history[0].survivors) == left
+        assert is_mean_of([nodes[node] for node in left], result)
+    elif stage != "mask":
+        assert secured.history[0].failure
+
+
+class Broken(Program):
+    """Replies what ``spoil`` makes of a good reply."""
+
+    def spoil(self, reply: Message) -> Message:
+        raise NotImplementedError
+
+    def train(self, message: Message, context: Any) -> Message:
+        return self.spoil(super().train(message, context))
+
+
+class NotANumber(Broken):
+    def spoil(self, reply: Message) -> Message:
+        arrays = arrays_of(reply.content["arrays"])
+        arrays["w"][0, 0] = np.nan
+        reply.content["arrays"] = record(arrays)
+        return reply
+
+
+class Infinite(Broken):
+    def spoil(self, reply: Message) -> Message:
+        arrays = arrays_of(reply.content["arrays"])
+        arrays["b"][-1] = np.inf
+        reply.content["arrays"] = record(arrays)
+        return reply
+
+
+class OtherShapes(Broken):
+    def spoil(self, reply: Message) -> Message:
+        arrays = arrays_of(reply.content["arrays"])
+        reply.content["arrays"] = record({**arrays, "b": arrays["b"][:-1]})
+        return reply
+
+
+class OtherNames(Broken):
+    def spoil(self, reply: Message) -> Message:
+        arrays = arrays_of(reply.content["arrays"])
+        reply.content["arrays"] = record({"w": arrays["w"], "c": arrays["b"]})
+        return reply
+
+
+class NoWeight(Broken):
+    def spoil(self, reply: Message) -> Message:
+        del reply.content["metrics"]["num-examples"]
+        return reply
+
+
+class HalfAnExample(Broken):
+    def spoil(self, reply: Message) -> Message:
+        reply.content["metrics"]["num-examples"] = 2.5
+        return reply
+
+
+class TooHeavy(Broken):
+    def spoil(self, reply: Message) -> Message:
+        reply.content["metrics"]["num-examples"] = MEAN.max_weight + 1
+        return reply
+
+
+class WeighsNothing(Broken):
+    def spoil(self, reply: Message) -> Message:
+        reply.content["metrics"]["num-examples"] = 0
+        return reply
+
+
+class WeighsNotANumber(Broken):
+    def spoil(self, reply: Message) -> Message:
+        reply.content["metrics"]["num-examples"] = float("nan")
+        return reply
+
+
+class LossBeyond(Broken):
+    def spoil(self, reply: Message) -> Message:
+        reply.content["metrics"]["loss"] = 1.5
+        return reply
+
+
+class LossMissing(Broken):
+    def spoil(self, reply: Message) -> Message:
+        del reply.content["metrics"]["loss"]
+        return reply
+
+
+class NothingAtAll(Broken):
+    def spoil(self, reply: Message) -> Message:
+        reply.content = RecordDict()
+        return reply
+
+
+@pytest.mark.parametrize("kind", Broken.__subclasses__(), ids=lambda kind: kind.__name__)
+def test_what_cannot_be_summed_is_not_sent(kind: type[Broken], folder: Path) -> None:
+    nodes = programs(5)
+    nodes[VICTIM] = kind(node=VICTIM, examples=40)
+    secured = SecureGrid(grid_of(nodes, folder), MEAN, LOSSY, deadline=DEADLINE)
+    result = fit(secured)
+    left = set(nodes) - {VICTIM}
+    assert set(secured.history[0].survivors) == left
+    assert is_mean_of([nodes[node] for node in left], result)
+
+
+def test_what_is_beyond_the_clip_is_cut_and_counted(folder: Path) -> None:
+    class Wild(Program):
+        def update(self, arrays: Any) -> Any:
+            own = super().update(arrays)
+            own["b"] = np.array([1.0, -1.0, 0.05, 7.0])
+            return own
+
+    nodes: dict[int, Program] = {node: Wild(node=node, examples=10) for node in (100, 101, 102)}
+    nodes[103] = Program(node=103, examples=10)
+    secured = SecureGrid(grid_of(nodes, folder), MEAN)
+    result = fit(secured)
+    assert secured.history[0].clipped == pytest.approx(9 / 40)  # of four nodes' ten entries
+    calm = nodes[103].update(START)["b"]
+    cut = (3 * np.array([0.1, -0.1, 0.05, 0.1]) + calm) / 4
+    assert np.allclose(arrays_of(result.arrays)["b"], START["b"] + cut, rtol=0, atol=1e-4)
+
+
+def test_a_private_text_in_an_exception_stays_at_its_node(folder: Path) -> None:
+    class Telling(Program):
+        def train(self, message: Message, context: Any) -> Message:
+            raise KeyError("patient 4711")
+
+    nodes = programs(4)
+    nodes[VICTIM] = Telling(node=VICTIM)
+    grid = grid_of(nodes, folder)
+    fit(SecureGrid(grid, MEAN, LOSSY, deadline=DEADLINE))
+    (error,) = [reply.error.reason for reply in grid.seen if reply.has_error()]
+    assert "this node cannot take part (KeyError); its log says why" in error
+    assert "4711" not in error
+
+
+def test_an_error_that_a_program_replies_stays_at_its_node(folder: Path) -> None:
+    class Replying(Program):
+        def train(self, message: Message, context: Any) -> Message:
+            return Message(Error(code=0, reason="patient 4711"), reply_to=message)
+
+    nodes = programs(4)
+    nodes[VICTIM] = Replying(node=VICTIM)
+    grid = grid_of(nodes, folder)
+    fit(SecureGrid(grid, MEAN, LOSSY, deadline=DEADLINE))
+    (error,) = [reply.error.reason for reply in grid.seen if reply.has_error()]
+    assert "the app replied an error" in error
+    assert "4711" not in error
+
+
+def test_weights_of_zero_everywhere_make_no_mean(folder: Path) -> None:
+    nodes = {node: Program(node=node, examples=0) for node in (100, 101, 102)}
+    secured = SecureGrid(grid_of(nodes, folder), Mean(clip=1, max_weight=1), deadline=DEADLINE)
+    fit(secured)
+    assert secured.history[0].failure
