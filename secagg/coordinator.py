@@ -107,17 +107,20 @@ class NoisySum:
       sampling_rate: of examples: of each node's own Poisson batches.
       learning_rate: of examples, and only of them: nodes reply the sum of clipped gradients,
         and the model moves by -learning_rate times their mean over the public expected batch.
+      weighted_by: the name under which a strategy finds the number of survivors.
 
     Raises:
-      ConfigError: a learning rate is missing, or there is none to have.
+      ConfigError: a learning rate is missing, or there is none to have; a rate of clients.
     """
 
     mechanism: DistributedNoise
     ledger: Ledger = field(repr=False)
     sampling_rate: float = 1.0
     learning_rate: float | None = None
+    weighted_by: str = "num-examples"
 
     def __post_init__(self) -> None:
+        Noise(mechanism=self.mechanism, sampling_rate=self.sampling_rate)
         if (self.mechanism.unit is Unit.EXAMPLE) is (self.learning_rate is None):
             raise ConfigError("noise on examples, and only that, needs a learning_rate")
 

@@ -220,8 +220,7 @@ class SecureGrid(Grid):
         if trains:
             moved = unflat(under_way.movement(), start)
             reply[name] = ArrayRecord({key: Array(array) for key, array in moved.items()})
-        summed = self._coordinator.summed
-        weighted_by = summed.weighted_by if isinstance(summed, Mean) else "num-examples"
+        weighted_by = self._coordinator.summed.weighted_by
         metrics: dict[str, Any] = {weighted_by: result.weight, **result.metrics}
         reply["metrics"] = MetricRecord(metrics)
         return [Message(reply, reply_to=first), *errors]
