@@ -1,7 +1,7 @@
-"""The command line: ``secagg train``, ``secagg plan``, ``secagg epsilon``, ``secagg audit``.
+"""The command line: ``secagg train``, ``plan``, ``epsilon``, ``audit``, ``bench``.
 
 Errors are one line on stderr. Exit codes: 0 done, 2 bad input or a run that
-cannot go on, 130 interrupted; ``secagg audit`` has more, see ``secagg.cli_audit``.
+cannot go on, 130 interrupted; ``audit`` and ``bench attack`` have more, see their modules.
 """
 
 import json
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from dp.errors import PrivacyError
 from protocols.errors import ProtocolError
+from secagg.cli_attack import attack
 from secagg.cli_audit import audit
 from secagg.cli_plan import plan
 from secagg.errors import ConfigError, SecaggError
@@ -60,6 +61,9 @@ def cli() -> None:
 
 cli.add_command(audit)
 cli.add_command(plan)
+bench = click.Group("bench", help="Measure and attack.")
+bench.add_command(attack)
+cli.add_command(bench)
 
 _CHOSEN = "  [default: chosen for the privacy mode]"
 _HELP = {

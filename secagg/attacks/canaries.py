@@ -14,7 +14,7 @@ runs with a quarter of the noise, in 1 of 20 with half of it (``local`` at the d
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -59,6 +59,8 @@ class Audited:
       stated: epsilon, by the accountant that the ledger admits by.
       noise_multiplier: of one step, for which ``stated`` holds.
       steps: noisy sums.
+      noise_share: of that deviation, what was really added; below 1 the mechanism was broken on
+        purpose, and ``stated`` is what its books would still say.
     """
 
     audited: str
@@ -66,6 +68,7 @@ class Audited:
     stated: float
     noise_multiplier: float
     steps: int
+    noise_share: float = 1.0
 
     @property
     def refuted(self) -> bool:
@@ -80,6 +83,7 @@ class Audited:
             "stated": self.stated,
             "noise_multiplier": self.noise_multiplier,
             "steps": self.steps,
+            "noise_share": self.noise_share,
             "refuted": self.refuted,
         }
 
@@ -93,6 +97,7 @@ def one_run(
     guesses: int = 100,
     steps: int = 4,
     significance: float = 0.05,
+    noise_share: float = 1.0,
     entropy: Entropy = system,
 ) -> Audited:
     """Plant canaries by fair coins, run a private training of them once, guess the coins.
@@ -105,19 +110,23 @@ def one_run(
       guesses: how many of them, fixed here; half "in", half "out".
       steps: noisy sums, each of all canaries that are in.
       significance: the bound's chance of error.
+      noise_share: of the noise's deviation, what is really added, above 0 and at most 1: to see
+        whether noise that is missing is found.
       entropy: of the coins. Noise and rounding are the system's.
 
     Raises:
       BadParameter, ConfigError, PrivacyError: the settings cannot be kept.
     """
+    if not 0 < noise_share <= 1:
+        raise ConfigError(f"noise_share {noise_share} must be above 0 and at most 1")
     coins = toss(canaries, entropy=entropy)
     if not coins.any():
         raise ConfigError(f"none of {canaries} canaries is in; take more")
     match mechanism:
         case "local":
-            moved, noise, stated = _local(coins, epsilon, delta, steps)
+            moved, noise, stated = _local(coins, epsilon, delta, steps, noise_share)
         case "distributed":
-            moved, noise, stated = _distributed(coins, epsilon, delta, steps)
+            moved, noise, stated = _distributed(coins, epsilon, delta, steps, noise_share)
         case _:
             raise ConfigError(f"unknown mechanism {mechanism!r}; known: local, distributed")
     found = guess(moved, coins, count=guesses)
@@ -129,6 +138,7 @@ def one_run(
         stated=stated,
         noise_multiplier=noise,
         steps=steps,
+        noise_share=noise_share,
     )
 
 
@@ -205,7 +215,9 @@ def client_cosines(
     )
 
 
-def _local(coins: Flags, epsilon: float, delta: float, steps: int) -> tuple[Reals, float, float]:
+def _local(
+    coins: Flags, epsilon: float, delta: float, steps: int, share: float
+) -> tuple[Reals, float, float]:
     """What the steps move of each canary's entry, z, and its epsilon."""
     import torch
 
@@ -222,15 +234,16 @@ def _local(coins: Flags, epsilon: float, delta: float, steps: int) -> tuple[Real
         loss,
         learning_rate=float(len(inputs)),  # undoes the divisor: a step moves by C
         clip=1.0,
-        noise_multiplier=noise,
+        noise_multiplier=share * noise,
         sampling_rate=1.0,
     )
     moved = client.run(torch.zeros(len(coins)), steps)
-    return moved.double().numpy(), noise, epsilon_rdp([(client.event(steps), 1)], delta)
+    event = replace(client.event(steps), noise_multiplier=noise)
+    return moved.double().numpy(), noise, epsilon_rdp([(event, 1)], delta)
 
 
 def _distributed(
-    coins: Flags, epsilon: float, delta: float, steps: int
+    coins: Flags, epsilon: float, delta: float, steps: int, share: float
 ) -> tuple[Reals, float, float]:
     """The same of sums of clients' clipped gradients, with the noise in shares."""
     import torch
@@ -252,7 +265,8 @@ def _distributed(
         )
 
     noise = least_shared_noise(at, epsilon=epsilon, delta=delta, sampling=NoSampling(), steps=steps)
-    mechanism = at(noise)
+    priced = at(noise)
+    mechanism = replace(priced, noise_multiplier=share * noise)  # its scale is the priced one's
     clients = [ClippedSums(*_planted(coins, part), clip=1.0, sampling_rate=1.0) for part in parts]
     silent = [np.zeros(len(coins))] * (CLIENTS - len(parts))
     position = torch.zeros(len(coins))
@@ -261,7 +275,7 @@ def _distributed(
         sums = [client.sum(position).numpy() for client in clients] + silent
         total = sum(mechanism.encode(one, seed=seed) for one in sums)
         position = position - torch.from_numpy(mechanism.decode(np.asarray(total), seed=seed))
-    event = mechanism.event(survivors=CLIENTS, steps=steps)
+    event = priced.event(survivors=CLIENTS, steps=steps)
     return position.double().numpy(), noise, epsilon_rdp([(event, 1)], delta)
 
 

@@ -1,7 +1,7 @@
 """Gradient inversion: the picture behind an update, behind a sum, behind a sum with noise.
 
 Each of ``clients`` holds one digit and sends one gradient of a model that all know. The
-attacker sees the first client's alone, the sum of all, or the sum as ``dp.mechanisms``
+attacker sees single ones, the sum of all, or the sum as ``dp.mechanisms``
 releases it, and looks for the pictures:
 
 | model | how |
@@ -52,49 +52,81 @@ BITS: Final = 21  # of a lane, as ``secagg train`` takes them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One client's digit, and the reconstruction nearest to it.
+
+    Attributes:
+      original, reconstructed: 8 rows of 8 pixels, 0 is paper and 1 is ink.
+      mse: mean squared error of a pixel; psnr: the same in dB, infinite at 0.
+      ssim: structural similarity over the whole picture as one window [WBSS04]; 1 is equal.
+      rank: how many of all candidates are as near to the reconstruction as the original; 1 is
+        recognised.
+    """
+
+    original: tuple[tuple[float, ...], ...]
+    reconstructed: tuple[tuple[float, ...], ...]
+    mse: float
+    ssim: float
+    rank: int
+
+    @property
+    def psnr(self) -> float:
+        return -10 * math.log10(self.mse) if self.mse else math.inf
+
+    @property
+    def recovered(self) -> bool:
+        """Whether it ranks first, within ``FOUND``."""
+        return self.rank == 1 and self.mse <= FOUND
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; pixels as 0 to 255, an infinite psnr is ``None``."""
+        return {
+            "original": _grey(self.original),
+            "reconstructed": _grey(self.reconstructed),
+            "mse": self.mse,
+            "psnr": self.psnr if math.isfinite(self.psnr) else None,
+            "ssim": self.ssim,
+            "rank": self.rank,
+            "recovered": self.recovered,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inversion:
-    """What came out for the first client, and for how many others.
+    """What came out of one kind of thing that was seen.
 
     Attributes:
       model: "softmax" or "mlp".
       seen: "one update", "sum" or "noised sum".
       epsilon: of that release, for one example; ``None`` without noise.
-      original, reconstructed: 8 rows of 8 pixels, 0 is paper and 1 is ink.
-      mse: mean squared error of a pixel; psnr: the same in dB, infinite at 0.
-      ssim: structural similarity over the whole picture as one window [WBSS04]; 1 is equal.
-      rank: how many of ``candidates`` digits are as near to the reconstruction as the original;
-        1 is recognised.
-      recovered: of ``clients`` in what was seen, whose picture ranks first within ``FOUND``.
+      candidates: digits among which ranks are told.
+      pictures: of the clients in what was seen; of "one update" each from its own.
     """
 
     model: Kind
     seen: Seen
     epsilon: float | None
-    original: tuple[tuple[float, ...], ...]
-    reconstructed: tuple[tuple[float, ...], ...]
-    mse: float
-    psnr: float
-    ssim: float
-    rank: int
     candidates: int
-    recovered: int
-    clients: int
+    pictures: tuple[Picture, ...]
+
+    @property
+    def recovered(self) -> int:
+        return sum(picture.recovered for picture in self.pictures)
+
+    @property
+    def clients(self) -> int:
+        return len(self.pictures)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; an infinite psnr is ``None``."""
+        """For JSON."""
         return {
             "model": self.model,
             "seen": self.seen,
             "epsilon": self.epsilon,
-            "original": [list(row) for row in self.original],
-            "reconstructed": [list(row) for row in self.reconstructed],
-            "mse": self.mse,
-            "psnr": self.psnr if math.isfinite(self.psnr) else None,
-            "ssim": self.ssim,
-            "rank": self.rank,
             "candidates": self.candidates,
             "recovered": self.recovered,
             "clients": self.clients,
+            "pictures": [picture.as_dict() for picture in self.pictures],
         }
 
 
@@ -102,6 +134,7 @@ def invert_gradients(
     model: Kind = "mlp",
     *,
     clients: int = 20,
+    alone: int = 1,
     epsilon: float = 2.0,
     delta: float = 1e-4,
     clip: float = 1.0,
@@ -109,11 +142,12 @@ def invert_gradients(
     seed: int = 0,
     entropy: Entropy = system,
 ) -> tuple[Inversion, ...]:
-    """Attack one update, the sum of all, and the noised sum; in this order.
+    """Attack single updates, the sum of all, and the noised sum; in this order.
 
     Args:
       model: ``softmax`` regression, or ``mlp`` of one hidden layer of sigmoids.
       clients: of one example each, from 2 to 100.
+      alone: how many of them, the first, are attacked by their own updates.
       epsilon, delta: of the noised sum, of this one release.
       clip: of an example's gradient under noise; without noise nothing is clipped.
       search: steps of the search, for ``mlp``.
@@ -130,6 +164,8 @@ def invert_gradients(
             f"model {model!r}, clients {clients}, search {search}: must be softmax or mlp, from 2 "
             "to 100, and at least 1"
         )
+    if not 1 <= alone <= clients:
+        raise ConfigError(f"alone {alone} must be from 1 to {clients}")
     data = federate("digits", clients=2, split="iid", seed=seed)
     digits = np.concatenate([part.features for part in data.clients]).astype(np.float64)
     labels = np.concatenate([part.labels for part in data.clients])[:clients]
@@ -141,29 +177,31 @@ def invert_gradients(
         for c in range(clients)
     ]
     noised, spent = _noised(each, epsilon=epsilon, delta=delta, clip=clip)
-    results = []
-    views: tuple[tuple[Seen, Reals, int], ...] = (
-        ("one update", each[0], 1),
-        ("sum", np.sum(each, axis=0), clients),
-        ("noised sum", noised, clients),
-    )
-    for seen, gradient, count in views:
+
+    def found(gradient: Reals, known: NDArray[np.int64]) -> Reals:
         if model == "softmax":
-            found = _read_off(gradient, data.classes, labels[:count])
-        else:
-            known = answers[:count] if count > 1 else _label(gradient, data.classes)
-            found = _searched(network, gradient, known, search, entropy)
-        results.append(
-            _judged(
-                found,
-                pictures[:count],
-                digits,
-                model=model,
-                seen=seen,
-                epsilon=spent if seen == "noised sum" else None,
-            )
+            return _read_off(gradient, data.classes, known)
+        told = torch.from_numpy(known) if len(known) > 1 else _label(gradient, data.classes)
+        return _searched(network, gradient, told, search, entropy)
+
+    views: tuple[tuple[Seen, Reals], ...] = (
+        ("one update", np.concatenate([found(own, labels[:1]) for own in each[:alone]])),
+        ("sum", found(np.sum(each, axis=0), labels)),
+        ("noised sum", found(noised, labels)),
+    )
+    return tuple(
+        Inversion(
+            model=model,
+            seen=seen,
+            epsilon=spent if seen == "noised sum" else None,
+            candidates=len(digits),
+            pictures=tuple(
+                _judged(made if seen != "one update" else made[at : at + 1], picture, digits)
+                for at, picture in enumerate(pictures[: alone if seen == "one update" else None])
+            ),
         )
-    return tuple(results)
+        for seen, made in views
+    )
 
 
 def _network(kind: Kind, classes: int, seed: int) -> "nn.Module":
@@ -268,40 +306,18 @@ def _searched(
     return result if np.isfinite(result).all() else start
 
 
-def _judged(
-    found: Reals,
-    pictures: Reals,
-    digits: Reals,
-    *,
-    model: Kind,
-    seen: Seen,
-    epsilon: float | None,
-) -> Inversion:
-    """Each picture against the reconstruction nearest to it."""
-    nearest = [found[np.linalg.norm(found - picture, axis=1).argmin()] for picture in pictures]
-    errors, ranks = [], []
-    for picture, made in zip(pictures, nearest, strict=True):
-        shown = _pixels(made, picture) - _pixels(picture, picture)
-        errors.append(float((shown**2).mean()))
-        distances = np.linalg.norm(digits - made, axis=1)
-        # Two ways to the same distance may differ by a rounding.
-        ranks.append(int((distances < np.linalg.norm(picture - made) * (1 - 1e-12)).sum()) + 1)
-    original, made = _pixels(pictures[0], pictures[0]), _pixels(nearest[0], pictures[0])
-    return Inversion(
-        model=model,
-        seen=seen,
-        epsilon=epsilon,
+def _judged(found: Reals, picture: Reals, digits: Reals) -> Picture:
+    """A picture against the reconstruction nearest to it."""
+    made = found[np.linalg.norm(found - picture, axis=1).argmin()]
+    original, shown = _pixels(picture, picture), _pixels(made, picture)
+    distances = np.linalg.norm(digits - made, axis=1)
+    return Picture(
         original=_rows(original),
-        reconstructed=_rows(made),
-        mse=errors[0],
-        psnr=-10 * math.log10(errors[0]) if errors[0] else math.inf,
-        ssim=_similarity(original, made),
-        rank=ranks[0],
-        candidates=len(digits),
-        recovered=sum(
-            rank == 1 and error <= FOUND for rank, error in zip(ranks, errors, strict=True)
-        ),
-        clients=len(pictures),
+        reconstructed=_rows(shown),
+        mse=float(((shown - original) ** 2).mean()),
+        ssim=_similarity(original, shown),
+        # Two ways to the same distance may differ by a rounding.
+        rank=int((distances < np.linalg.norm(picture - made) * (1 - 1e-12)).sum()) + 1,
     )
 
 
@@ -314,6 +330,10 @@ def _pixels(row: Reals, original: Reals) -> Reals:
 
 def _rows(pixels: Reals) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in pixels.reshape(SIDE, SIDE).tolist())
+
+
+def _grey(pixels: tuple[tuple[float, ...], ...]) -> list[list[int]]:
+    return [[round(255 * pixel) for pixel in row] for row in pixels]
 
 
 def _similarity(one: Reals, other: Reals) -> float:

@@ -67,6 +67,7 @@ class Membership:
       privacy: the mode; "none" is trained until it overfits.
       unit: whose presence was guessed.
       epsilon: of the training, with ``delta``; ``None`` without privacy.
+      pool: examples that coins put in or out, each alone or a client's together.
       members: pairs of a model and a unit that was in it; ``others``: that was not.
       auc: area under the curve; 1/2 is chance.
       roc: (false, true) positive rates, from (0, 0) to (1, 1).
@@ -79,6 +80,7 @@ class Membership:
     unit: Unit
     epsilon: float | None
     delta: float | None
+    pool: int
     members: int
     others: int
     auc: float
@@ -94,10 +96,11 @@ class Membership:
             "unit": self.unit.value,
             "epsilon": self.epsilon,
             "delta": self.delta,
+            "pool": self.pool,
             "members": self.members,
             "others": self.others,
             "auc": self.auc,
-            "roc": [list(point) for point in self.roc],
+            "roc": [[round(false, 6), round(true, 6)] for false, true in self.roc],
             "rates": [
                 {
                     "false_positive_rate": rate.false_positive_rate,
@@ -180,6 +183,7 @@ def membership(
             unit=Unit.CLIENT if privacy == "client" else Unit.EXAMPLE,
             epsilon=epsilon if private else None,
             delta=delta if private else None,
+            pool=pool,
             accuracy=accuracy,
         )
         for attack, scores in (

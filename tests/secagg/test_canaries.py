@@ -89,6 +89,9 @@ def test_one_run_that_cannot_be_is_refused() -> None:
         one_run(canaries=10, guesses=11)
     with pytest.raises(ConfigError):
         one_run("elsewhere")  # type: ignore[arg-type]  # the mistake
+    for share in (0.0, 1.5):
+        with pytest.raises(ConfigError, match="noise_share"):
+            one_run(noise_share=share)
     with pytest.raises(ConfigError, match="is in"):
         one_run(canaries=8, guesses=2, entropy=bytes)
 
