@@ -1,7 +1,7 @@
 """The command line: ``secagg train``, ``plan``, ``epsilon``, ``audit``, ``bench`` and the like.
 
 Errors are one line on stderr. Exit codes: 0 done, 2 bad input or a run that
-cannot go on, 130 interrupted; ``secagg audit`` has more, see ``secagg.cli_audit``.
+cannot go on, 130 interrupted; ``audit`` and ``bench attack`` have more, see their modules.
 """
 
 import json
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from dp.errors import PrivacyError
 from protocols.errors import ProtocolError
+from secagg.cli_attack import attack
 from secagg.cli_audit import audit
 from secagg.cli_bench import bench
 from secagg.cli_keys import keys
@@ -66,6 +67,7 @@ cli.add_command(node)
 cli.add_command(keys)
 cli.add_command(bench)
 cli.add_command(plan)
+bench.add_command(attack)
 
 _CHOSEN = "  [default: chosen for the privacy mode]"
 _HELP = {

@@ -1,9 +1,11 @@
 """``secagg audit LEDGER``: the report on screen, as JSON, as a page.
 
-Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent.
+Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent, which a
+ledger also is with a measured bound above the epsilon that it states.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ Examples:
   secagg audit ledger.sqlite --html audit.html --json > audit.json
   secagg audit ledger.sqlite --head 61:9f86d0...  --verify
   secagg audit ledger.sqlite --key auditor.pub
+  secagg audit ledger.sqlite --evidence attack.json
 
 Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent.
 """
@@ -41,6 +44,11 @@ Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent
 @click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
 @click.option("--head", metavar="SEQ:HASH", help="Head that was kept outside the file.")
 @click.option("--key", metavar="FILE", help="Ed25519 public key of who signs the head; or its hex.")
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path),
+    help="JSON of what attacks measured of this training; shown beside what is stated.",
+)
 def audit(
     *,
     ledger: Path,
@@ -49,6 +57,7 @@ def audit(
     html: Path | None,
     head: str | None,
     key: str | None,
+    evidence: Path | None,
 ) -> int:
     """What a privacy ledger proves, computed anew from its records.
 
@@ -59,12 +68,16 @@ def audit(
     from secagg.reports import audit as reports
     from secagg.reports.audit_page import page
     from secagg.reports.audit_values import SCHEMA, head_text
+    from secagg.reports.evidence import measured, read
     from secagg.runs import write_atomically
 
     if html is not None:
         if verify:
             raise ConfigError("--verify prices nothing, so there is no page; leave out --html")
         _check_target(html, ledger)
+    if verify and evidence is not None:
+        raise ConfigError("--verify prices nothing to hold --evidence against; leave out one")
+    brought = () if evidence is None else read(evidence)
     kept, seal = _head(head), _seal(key)
     try:
         if verify:
@@ -91,12 +104,15 @@ def audit(
     except LedgerCorrupt as error:
         click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
         return TAMPERED
+    result = replace(result, measured=measured(brought, result.sections))
     if html is not None:
         write_atomically(html, page(result).encode())
     if as_json:
         click.echo(json.dumps(result.as_json(), allow_nan=False))
     else:
         _print(result)
+    if result.contradictions:
+        return TAMPERED  # inconsistent: records and measurement cannot both be of one training
     return OVER_BUDGET if result.over else SOUND
 
 
@@ -114,6 +130,13 @@ def _print(result: "Audit") -> None:
         more = len(result.over) - _MOST_NAMES
         names = ", ".join(result.over[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
         out.print(Text(f"OVER BUDGET: {names}", style="bold red"))
+    if result.measured:
+        out.print("Measured from outside, as whoever brought the evidence says:")
+        for one in result.measured:
+            out.print(f"  {one.sentence}")
+    if result.contradictions:
+        words = "CONTRADICTED: a measured lower bound is above the epsilon that this ledger states"
+        out.print(Text(words, style="bold red"))
     missing = [row.item for row in result.rows if row.source == "nobody"]
     if missing:
         out.print(Text(f"Nobody stated: {'; '.join(missing)}.", style="bold"))

@@ -37,6 +37,7 @@ def page(audit: Audit) -> str:
     body = join(
         _headline(audit),
         *(_section(audit, section) for section in audit.sections),
+        _measured(audit),
         _states(audit),
         _footer(audit),
     )
@@ -46,6 +47,8 @@ def page(audit: Audit) -> str:
 def _headline(audit: Audit) -> Markup:
     if not audit.sections:
         title = "No charge stands in this ledger."
+    elif audit.contradictions:
+        title = "A measurement contradicts this ledger."
     elif audit.over:
         title = f"{counted(len(audit.over), 'subject').capitalize()} passed the budget."
     else:
@@ -65,6 +68,11 @@ def _headline(audit: Audit) -> Markup:
 
 
 def _warnings(audit: Audit) -> Iterable[str]:
+    if audit.contradictions:
+        yield (
+            "A measured lower bound is above the epsilon that this ledger states. Unless it is of "
+            "another training, or the rare error that it names, the epsilon is not true."
+        )
     if audit.over:
         yield f"Over budget: {_listed(audit.over)}."
     if Protection.NONE in audit.protection:
@@ -300,6 +308,26 @@ def _person(section: Section, subject: Subject) -> Markup:
         tag("th", subject.name, scope="row"),
         *(tag("td", cell) for cell in cells),
         class_="over" if subject.over else None,
+    )
+
+
+def _measured(audit: Audit) -> Markup:
+    if not audit.measured:
+        return join()
+    return join(
+        tag("h2", "Measured from outside"),
+        tag(
+            "p",
+            "What attacks found, computed anew from their counts. That they attacked this training "
+            "is the word of whoever brought them. A small number proves nothing.",
+        ),
+        tag(
+            "ul",
+            *(
+                tag("li", one.sentence, class_="loud" if one.contradicts else None)
+                for one in audit.measured
+            ),
+        ),
     )
 
 

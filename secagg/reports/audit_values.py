@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 from dp.accountant import ReportedDelta
 from dp.events import Adjacency, Event, Unit
 from dp.ledger import FIXED_PLAN, Book, Head, Keeper, Protection
+from secagg.reports.evidence import Measured
 from secagg.reports.numbers import counted
 from secagg.reports.numbers import delta as as_delta
 from secagg.reports.numbers import epsilon as as_epsilon
@@ -165,9 +166,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """Everything the report says. ``verdict`` is "sound" or "over budget".
+    """Everything the report says. ``verdict`` is "sound", "over budget" or "contradicted".
 
     ``beside``: the file in the ledger's own folder that kept the head, empty if none did.
+    ``measured``: what attacks found, as whoever brought it says, of the training that was charged.
     """
 
     ledger: str
@@ -183,10 +185,18 @@ class Audit:
     versions: Mapping[str, str]
     stated: bool
     over: tuple[str, ...]
+    measured: tuple[Measured, ...] = ()
 
     @property
     def verdict(self) -> str:
+        if self.contradictions:
+            return "contradicted"
         return "over budget" if self.over else "sound"
+
+    @property
+    def contradictions(self) -> tuple[Measured, ...]:
+        """The bounds that pass what the ledger proves: one of the two is not of this training."""
+        return tuple(one for one in self.measured if one.contradicts)
 
     @property
     def head_text(self) -> str:
@@ -219,6 +229,7 @@ class Audit:
             "stated": self.stated,
             "statement": [asdict(row) for row in self.rows],
             "sections": [self._section(section) for section in self.sections],
+            "measured": [one.as_dict() for one in self.measured],
             "versions": dict(self.versions),
         }
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 
 def finite(value: object) -> float | None:
@@ -43,6 +43,11 @@ def epsilon(value: float) -> str:
     """Two decimals, rounded up: a bound that is rounded down is none."""
     cents = Decimal(repr(value)).quantize(Decimal("0.01"), ROUND_CEILING, Context(prec=400))
     return f"{cents:f}".removesuffix("0")
+
+
+def at_least(value: float) -> str:
+    """Two decimals, rounded down: what was proved from below, and no more."""
+    return f"{Decimal(repr(value)).quantize(Decimal('0.01'), ROUND_FLOOR, Context(prec=400)):f}"
 
 
 def bound(value: float | None) -> str:

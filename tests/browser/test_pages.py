@@ -1,9 +1,10 @@
-"""The run report and the audit in a real browser: light, dark, on a phone, on paper, silent."""
+"""Run report, audit and attacks in a real browser: light, dark, on a phone, on paper, silent."""
 
 import base64
 import io
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ import pytest
 
 from dp.events import Adjacency, GaussianEvent, NoSampling, Unit
 from dp.ledger import Budget, Ledger
+from secagg.attacks.bench import BROKEN, Found, Job, Plan
+from secagg.attacks.canaries import client_cosines, one_run
+from secagg.attacks.inversion import invert_gradients
+from secagg.attacks.membership import membership
+from secagg.reports.attack_page import page as attack_page
 from secagg.reports.audit import audit
 from secagg.reports.audit_page import page
 from secagg.reports.run import report
@@ -29,6 +35,7 @@ PAGES = [
     *(f"{privacy}/{REPORT}" for privacy in ("distributed", "client", "local", "none")),
     *(f"{privacy}/{AUDIT}" for privacy in ("distributed", "client", "local")),
     *(f"many/{file}" for file in (REPORT, AUDIT)),
+    "attacks/attack.html",
 ]
 
 # What lies outside the page, is cut off by its own box, or is a label written over another.
@@ -119,7 +126,26 @@ def url(
         (folder / REPORT).write_text(report(metrics | {"rounds": rounds}))
         return folder
 
-    return made(name, larger if name == "many" else run).joinpath(file).as_uri()
+    def attacks() -> Path:
+        return attacked(tmp_path_factory.mktemp("attacks"))
+
+    make = {"many": larger, "attacks": attacks}.get(name, run)
+    return made(name, make).joinpath(file).as_uri()
+
+
+def attacked(folder: Path) -> Path:
+    """Every attack, as small as its charts are whole."""
+    found = Found(plan=Plan(quick=True))
+    for part, run in (
+        ("membership", partial(membership, "none", targets=2, shadows=16)),
+        ("membership", partial(membership, "local", pool=200, targets=1, shadows=16)),
+        ("audit", lambda: tuple(one_run("local", noise_share=share) for share in (1.0, BROKEN))),
+        ("canaries", lambda: (client_cosines(clients=40, canaries=30, rounds=2),)),
+        ("inversion", partial(invert_gradients, "mlp", clients=8, alone=8, search=50)),
+    ):
+        found.carry_out(Job(part=part, name=part, run=run))
+    (folder / "attack.html").write_text(attack_page(found))
+    return folder
 
 
 def many(folder: Path) -> Path:

@@ -8,7 +8,8 @@ HEAVY = ("dp_accounting", "scipy", "torch", "opacus")
 
 
 @pytest.mark.parametrize(
-    "module", ["dp.ledger", "dp.accountant", "dp.calibrate", "dp.events", "dp.mechanisms"]
+    "module",
+    ["dp.audit", "dp.ledger", "dp.accountant", "dp.calibrate", "dp.events", "dp.mechanisms"],
 )
 def test_books_and_noise_load_no_framework_until_a_report_is_asked_for(module):
     code = f"import json, sys, {module}; print(json.dumps([m in sys.modules for m in {HEAVY}]))"

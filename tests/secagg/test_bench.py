@@ -149,7 +149,11 @@ GOOD = json.loads(json.dumps(record(1).as_dict() | {"measurements": []}))
 
 @given(
     st.sampled_from(sorted(GOOD)),
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.lists(st.integers(), min_size=1),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text()
+    | st.lists(st.integers(), min_size=1),
 )
 def test_a_file_of_another_make_is_refused(
     tmp_path_factory: pytest.TempPathFactory, name: str, value: object

@@ -1,0 +1,599 @@
+"""Privacy measured from outside: what attacks prove about an epsilon, and what they suggest.
+
+| function | needs | gives |
+|---|---|---|
+| ``lower_bound`` | one run, m canaries, each in by its own fair coin [SNJ23] | a bound |
+| ``from_rates`` | many runs, one canary, a threshold of other runs [JUO20, NST+21] | a bound |
+| ``from_cosines`` | one run, random canary clients and their cosines [AKO+23] | an estimate |
+
+A ``LowerBound`` is a theorem with a chance of error: of a mechanism that keeps (epsilon, delta)
+it passes epsilon with probability at most ``significance``. It is no upper bound: a weak
+attack proves little whatever the mechanism is. An ``Estimate`` rests on two fitted Gaussians
+and proves nothing. Neither is ever to be printed where an accountant's epsilon belongs.
+
+A run that was audited holds the canaries and the coins; the coins are to be kept from whoever
+guesses.
+
+[SNJ23]: Steinke, Nasr, Jagielski, Privacy Auditing with One (1) Training Run, arXiv 2305.08846.
+[JUO20]: Jagielski, Ullman, Oprea, Auditing Differentially Private Machine Learning, arXiv
+2006.07709. [NST+21]: Nasr et al., Adversary Instantiation, arXiv 2101.04535.
+[AKO+23]: Andrew et al., One-shot Empirical Privacy Estimation for Federated Learning, arXiv
+2302.03098.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dp.accountant import check_delta
+from dp.errors import BadParameter
+from dp.events import Unit
+
+Entropy: TypeAlias = Callable[[int], bytes]
+Reals: TypeAlias = NDArray[np.float64]
+Flags: TypeAlias = NDArray[np.bool_]
+Method: TypeAlias = Literal["one run", "many runs"]
+
+_COUNTS: Final[Mapping[Method, tuple[str, ...]]] = {
+    "one run": ("canaries", "guesses", "correct"),
+    "many runs": ("true_positives", "positives", "false_positives", "negatives"),
+}
+MOST: Final = 2**20  # canaries, guesses or runs
+_ERROR: Final = 2.0**-20  # relative, above that of a tail: lgamma(2^20) is 1.4e7, in doubles
+_PRECISION: Final = 2.0**-40  # relative width at which a search ends
+_FAR: Final = 30.0  # deviations, from which erfc is replaced by its asymptotic series
+_AGREES: Final = 1e-6  # between an epsilon that a file states and the one recomputed
+_WIDE: Final = 1e15  # of means and deviations, so that no square of a ratio leaves a double
+_BLOCK: Final = 2**20  # normals made at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LowerBound:
+    """The mechanism is not (``epsilon``', ``delta``)-private for any epsilon' below ``epsilon``.
+
+    Wrong with probability at most ``significance``. 0 says that nothing was shown.
+
+    Attributes:
+      unit: whose presence was guessed.
+      method: "one run" or "many runs".
+      counts: what was counted, from which alone the bound follows.
+      looks: how many bounds were tried of which this is one, paid for by Bonferroni.
+    """
+
+    epsilon: float
+    delta: float
+    significance: float
+    unit: Unit
+    method: Method
+    counts: Mapping[str, int]
+    looks: int = 1
+
+    def at(self, delta: float) -> "LowerBound":
+        """The bound from the same counts at a delta that was not chosen by them."""
+        bound = lower_bound if self.method == "one run" else from_rates
+        return bound(
+            *self.counts.values(),
+            delta=delta,
+            significance=self.significance,
+            looks=self.looks,
+            unit=self.unit,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, labelled as a bound; ``from_json`` reads it."""
+        return {
+            "kind": "bound",
+            "method": self.method,
+            "unit": self.unit.value,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "significance": self.significance,
+            "looks": self.looks,
+            "counts": dict(self.counts),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gaussian:
+    """Mean and standard deviation of a statistic."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def fit(cls, values: Reals) -> Self:
+        """Both from a sample of at least two."""
+        return cls(mean=float(values.mean()), deviation=float(values.std(ddof=1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What epsilon would be if the statistic were Gaussian with and without a canary [AKO+23].
+
+    No bound in either direction, and no error is known of it: a canary may be less or more
+    visible than the worst unit, and a tail that nobody saw is extrapolated.
+
+    Attributes:
+      unit: whose presence is estimated.
+      included: of the statistic of canaries that took part.
+      unobserved: of those that did not.
+      canaries: how many took part.
+    """
+
+    epsilon: float
+    delta: float
+    unit: Unit
+    included: Gaussian
+    unobserved: Gaussian
+    canaries: int
+
+    def at(self, delta: float) -> "Estimate":
+        """The estimate from the same two Gaussians at another delta."""
+        return _estimate(self.included, self.unobserved, self.canaries, delta, self.unit)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, labelled as an estimate; ``from_json`` reads it."""
+        return {
+            "kind": "estimate",
+            "method": "canary cosines",
+            "unit": self.unit.value,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "canaries": self.canaries,
+            "included": [self.included.mean, self.included.deviation],
+            "unobserved": [self.unobserved.mean, self.unobserved.deviation],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guesses:
+    """How a guesser did: of ``canaries`` it guessed ``made``, and was ``correct`` that often."""
+
+    canaries: int
+    made: int
+    correct: int
+
+
+def toss(canaries: int, *, entropy: Entropy = os.urandom) -> Flags:
+    """A fair coin for each canary: whether it is in."""
+    _count("canaries", canaries, least=1)
+    bits = np.unpackbits(np.frombuffer(_bytes(entropy, -(-canaries // 8)), np.uint8))
+    return bits[:canaries].astype(np.bool_)
+
+
+def guess(
+    scores: ArrayLike, included: ArrayLike, *, count: int, highest: int | None = None
+) -> Guesses:
+    """Call the highest scores "in" and the lowest "out", and count how many are right.
+
+    ``count`` must be fixed before the scores are seen, or be paid for: ``best_lower_bound``.
+    Ties are broken by place, so places must not tell who is in.
+
+    Args:
+      scores: one a canary; higher says "in".
+      included: the coins.
+      count: guesses in all, 0 to the number of canaries; about the rest nothing is said.
+      highest: of them, calls of "in"; half of them, rounded up, if not given.
+
+    Raises:
+      BadParameter: a score is NaN, the lengths differ, or more is guessed than there is.
+    """
+    values, coins = np.asarray(scores, np.float64), np.asarray(included)
+    if values.ndim != 1 or coins.shape != values.shape or coins.dtype != np.bool_:
+        raise BadParameter(
+            f"scores have shape {values.shape} and coins are {coins.dtype} of shape "
+            f"{coins.shape}, must be one score and one boolean a canary"
+        )
+    _count("canaries", len(values), least=1)
+    if np.isnan(values).any():
+        raise BadParameter("a score is NaN; give a canary without one the middle of the others")
+    _count("count", count, most=len(values))
+    up = (count + 1) // 2 if highest is None else highest
+    _count("highest", up, most=count)
+    order = np.argsort(values, kind="stable")
+    right = coins[order[len(order) - up :]].sum() + (~coins[order[: count - up]]).sum()
+    return Guesses(canaries=len(values), made=count, correct=int(right))
+
+
+def lower_bound(
+    canaries: int,
+    guesses: int,
+    correct: int,
+    *,
+    delta: float,
+    significance: float = 0.05,
+    looks: int = 1,
+    unit: Unit = Unit.EXAMPLE,
+) -> LowerBound:
+    """What ``correct`` of ``guesses`` proves of one run with ``canaries`` fair coins [SNJ23].
+
+    With q = e^eps / (1 + e^eps), B ~ Bin(guesses, q), v = correct and m = canaries, an
+    (eps, delta)-private run (one canary added or removed) does so well with probability at most
+
+        P[B >= v] + 2 m delta max_{1<=i<=v} P[v - i <= B < v] / i
+
+    and the bound is the largest eps at which that is below the significance, over ``looks``.
+
+    Args:
+      canaries: all coins that were tossed, m, guessed about or not; at most 2^20.
+      guesses: how many were guessed; fixed in advance.
+      correct: of those.
+      delta: at which epsilon is bounded; not chosen by the outcome.
+      significance: the chance of error that is accepted.
+      looks: bounds that were tried on the same run, this one included.
+      unit: what one canary is.
+
+    Raises:
+      BadParameter: an argument is out of range.
+    """
+    _count("canaries", canaries, least=1)
+    _count("guesses", guesses, most=canaries)
+    _count("correct", correct, most=guesses)
+    check_delta(delta)
+    level = _level(significance, looks) * (1 - _ERROR)
+
+    def rejected(epsilon: float) -> bool:
+        return _chance(epsilon, canaries, guesses, correct, delta) < level
+
+    return LowerBound(
+        epsilon=_largest(rejected) if correct else 0.0,
+        delta=delta,
+        significance=significance,
+        unit=unit,
+        method="one run",
+        counts=dict(zip(_COUNTS["one run"], (canaries, guesses, correct), strict=True)),
+        looks=looks,
+    )
+
+
+def best_lower_bound(
+    scores: ArrayLike,
+    included: ArrayLike,
+    *,
+    counts: Sequence[int],
+    delta: float,
+    significance: float = 0.05,
+    unit: Unit = Unit.EXAMPLE,
+) -> LowerBound:
+    """The best over several numbers of guesses, each at ``significance`` / len(``counts``).
+
+    So the number may be chosen by the outcome, among those that were named in advance.
+    """
+    if not counts:
+        raise BadParameter("counts is empty, must name the numbers of guesses to try")
+    tried = (guess(scores, included, count=count) for count in counts)
+    bounds = (
+        lower_bound(
+            found.canaries,
+            found.made,
+            found.correct,
+            delta=delta,
+            significance=significance,
+            looks=len(counts),
+            unit=unit,
+        )
+        for found in tried
+    )
+    return max(bounds, key=lambda bound: bound.epsilon)
+
+
+def from_rates(
+    true_positives: int,
+    positives: int,
+    false_positives: int,
+    negatives: int,
+    *,
+    delta: float,
+    significance: float = 0.05,
+    looks: int = 1,
+    unit: Unit = Unit.EXAMPLE,
+) -> LowerBound:
+    """What the rates of a test over independent runs prove [JUO20, NST+21].
+
+    The test says "in"; it and its threshold were fixed on other runs. An (eps, delta)-private
+    mechanism has TPR <= e^eps FPR + delta and TNR <= e^eps FNR + delta, so with p below the
+    true positive rate and f above the false one
+
+        eps >= max{ ln((p - delta) / f), ln((1 - f - delta) / (1 - p)) }
+
+    Both limits are Clopper-Pearson's, each at half the significance; they serve both terms.
+
+    Args:
+      true_positives: of ``positives`` independent runs with the canary, those called "in".
+      false_positives: of ``negatives`` runs without it, likewise.
+      delta, significance, looks, unit: as of ``lower_bound``.
+
+    Raises:
+      BadParameter: an argument is out of range.
+    """
+    check_delta(delta)
+    level = _level(significance, looks) / 2
+    tested = (true_positives, positives, false_positives, negatives)
+    low = proportion_low(*tested[:2], level)
+    high = proportion_high(*tested[2:], level)
+    ratios = [
+        math.log((above - delta) / below) if above > delta and below > 0 else 0.0
+        for above, below in ((low, high), (1 - high, 1 - low))
+    ]
+    return LowerBound(
+        epsilon=max(0.0, *ratios),
+        delta=delta,
+        significance=significance,
+        unit=unit,
+        method="many runs",
+        counts=dict(zip(_COUNTS["many runs"], tested, strict=True)),
+        looks=looks,
+    )
+
+
+def proportion_low(successes: int, trials: int, level: float) -> float:
+    """Below a probability, but for a chance of ``level``: Clopper-Pearson's lower limit."""
+    _count("trials", trials, least=1)
+    _count("successes", successes, most=trials)
+    _level(level, 1)
+    if successes == 0:
+        return 0.0
+    low, high = 0.0, 1.0
+    while high - low > _PRECISION * high:
+        middle = (low + high) / 2
+        tail = _masses(trials, math.log(middle), math.log1p(-middle))[successes:].sum()
+        low, high = (middle, high) if tail < level * (1 - _ERROR) else (low, middle)
+    return low
+
+
+def proportion_high(successes: int, trials: int, level: float) -> float:
+    """Above a probability, but for a chance of ``level``: Clopper-Pearson's upper limit."""
+    _count("successes", successes, most=trials)
+    return 1 - proportion_low(trials - successes, trials, level)
+
+
+def spheres(count: int, entries: int, *, entropy: Entropy = os.urandom) -> Reals:
+    """``count`` canary updates, uniform on the unit sphere, float64 (count, entries)."""
+    _count("canaries", count, least=1)
+    _count("entries", entries, least=1, most=2**28)
+    rows = np.reshape(normals(count * entries, entropy=entropy), (count, entries))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
+
+
+def normals(count: int, *, entropy: Entropy = os.urandom) -> Reals:
+    """Standard normals by Box-Muller from 53-bit uniforms: for canaries and attackers, no noise."""
+    out = np.empty(count + count % 2)
+    for start in range(0, len(out), _BLOCK):
+        part = out[start : start + _BLOCK]
+        bits = np.frombuffer(_bytes(entropy, 8 * len(part)), "<u8") >> np.uint64(11)
+        radius, angle = (bits.reshape(2, -1) + 0.5) * 2.0**-53
+        radius = np.sqrt(-2 * np.log(radius))
+        part[0::2] = radius * np.cos(2 * math.pi * angle)
+        part[1::2] = radius * np.sin(2 * math.pi * angle)
+    return out[:count]
+
+
+def cosines(canaries: Reals, change: ArrayLike) -> Reals:
+    """Of each canary with the change of the model, or with one round's.
+
+    Raises ``BadParameter`` for a change of another length, one that is not finite, or none.
+    """
+    moved = np.asarray(change, np.float64)
+    if moved.shape != canaries.shape[1:]:
+        raise BadParameter(
+            f"change has shape {moved.shape}, must be {canaries.shape[1:]} as a canary's"
+        )
+    length = float(np.linalg.norm(moved))
+    if not (math.isfinite(length) and length > 0):
+        raise BadParameter(f"change has norm {length}, must be finite and above 0")
+    found: Reals = canaries @ moved / (length * np.linalg.norm(canaries, axis=1))
+    return found
+
+
+def from_cosines(
+    included: ArrayLike,
+    *,
+    delta: float,
+    entries: int | None = None,
+    unobserved: ArrayLike | None = None,
+    unit: Unit = Unit.CLIENT,
+) -> Estimate:
+    """An estimate from the statistics of random canaries that took part in one run [AKO+23].
+
+    Args:
+      included: cosine of each with the final change of the model, or its largest over rounds.
+      delta: at which epsilon is estimated.
+      entries: d, of the model; without ``unobserved`` a canary that stayed out is taken to have
+        cosine N(0, 1/d), which holds of the final change, not of a largest over rounds.
+      unobserved: the same statistic of canaries drawn alike that took no part.
+      unit: what one canary is.
+
+    Raises:
+      BadParameter: fewer than two statistics, one that is not finite, or both or none of
+        ``entries`` and ``unobserved``.
+    """
+    fitted = _statistics("included", included)
+    if (entries is None) == (unobserved is None):
+        raise BadParameter("give either entries or unobserved, what a canary left out looks like")
+    if unobserved is not None:
+        null = Gaussian.fit(_statistics("unobserved", unobserved))
+    else:
+        _count("entries", entries or 0, least=1, most=2**53)
+        null = Gaussian(mean=0.0, deviation=1 / math.sqrt(entries or 1))
+    return _estimate(Gaussian.fit(fitted), null, len(fitted), delta, unit)
+
+
+def from_json(data: Any) -> LowerBound | Estimate:
+    """The result whose ``as_dict()`` is ``data``, its epsilon computed anew.
+
+    Raises:
+      BadParameter: it is no such object, or states another epsilon than follows from it.
+    """
+    try:
+        found = _parsed(data)
+        stated = float(data["epsilon"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BadParameter(f"this is no result of an attack: {error!r:.200}") from error
+    if not abs(stated - found.epsilon) <= _AGREES * max(1.0, found.epsilon):
+        raise BadParameter(
+            f"a result states epsilon {stated:g}, and its own numbers give {found.epsilon:g}"
+        )
+    return found
+
+
+def _parsed(data: Mapping[str, Any]) -> LowerBound | Estimate:
+    unit, delta = Unit(data["unit"]), data["delta"]
+    match data["kind"], data["method"]:
+        case "bound", ("one run" | "many runs") as method:
+            bound: Callable[..., LowerBound] = lower_bound if method == "one run" else from_rates
+            counts = dict(data["counts"])
+            names = _COUNTS[method]
+            if counts.keys() != set(names):
+                raise BadParameter(f"counts are {sorted(counts)}, must be {', '.join(names)}")
+            return bound(
+                *(counts[name] for name in names),
+                delta=delta,
+                significance=data["significance"],
+                looks=data["looks"],
+                unit=unit,
+            )
+        case "estimate", "canary cosines":
+            pair = [
+                Gaussian(mean=float(mean), deviation=float(deviation))
+                for mean, deviation in (data["included"], data["unobserved"])
+            ]
+            _count("canaries", data["canaries"], least=2)
+            return _estimate(pair[0], pair[1], data["canaries"], delta, unit)
+        case kind, method:
+            raise BadParameter(f"kind {kind!r:.80} by {method!r:.80} is not known here")
+
+
+def _chance(epsilon: float, canaries: int, guesses: int, correct: int, delta: float) -> float:
+    """Most probability with which an (epsilon, delta)-private run is guessed so well."""
+    shared = math.log1p(math.exp(-epsilon))
+    masses = _masses(guesses, -shared, -epsilon - shared)
+    below = np.cumsum(masses[:correct][::-1])
+    alpha = float((below / np.arange(1, correct + 1)).max())
+    return min(1.0, float(masses[correct:].sum()) + 2 * canaries * delta * alpha)
+
+
+def _masses(trials: int, log_p: float, log_not: float) -> Reals:
+    """P[Bin(trials, p) = k] for every k, to a relative ``_ERROR``; below 1e-308 they are 0."""
+    k = np.arange(trials + 1)
+    factorials = _log_factorials(trials)
+    logs = factorials[trials] - factorials - factorials[::-1] + k * log_p + k[::-1] * log_not
+    masses: Reals = np.exp(logs)
+    return masses
+
+
+@lru_cache(maxsize=4)
+def _log_factorials(most: int) -> Reals:
+    return np.array([math.lgamma(k + 1) for k in range(most + 1)])
+
+
+def _largest(rejected: Callable[[float], bool]) -> float:
+    """An epsilon that is rejected, beyond which the next is not; 0 if that is not."""
+    if not rejected(0.0):
+        return 0.0
+    low, high = 0.0, 1.0
+    while rejected(high):
+        low, high = high, 2 * high
+    while high - low > _PRECISION * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if rejected(middle) else (low, middle)
+    return low
+
+
+def _estimate(
+    included: Gaussian, unobserved: Gaussian, canaries: int, delta: float, unit: Unit
+) -> Estimate:
+    check_delta(delta)
+    for name, one in (("included", included), ("unobserved", unobserved)):
+        if not (abs(one.mean) <= _WIDE and 1 / _WIDE <= one.deviation <= _WIDE):
+            raise BadParameter(f"{name} is {one}, must be within {_WIDE:g} and spread")
+    pairs = [
+        ((one.mean - other.mean) / other.deviation, one.deviation / other.deviation)
+        for one, other in ((included, unobserved), (unobserved, included))
+    ]
+    epsilon = _largest(lambda eps: any(_excess(eps, *pair) > delta for pair in pairs))
+    return Estimate(
+        epsilon=epsilon,
+        delta=delta,
+        unit=unit,
+        included=included,
+        unobserved=unobserved,
+        canaries=canaries,
+    )
+
+
+def _excess(epsilon: float, mean: float, deviation: float) -> float:
+    """The most, over S, of P[S] - e^epsilon Q[S], P = N(mean, deviation^2), Q = N(0, 1).
+
+    S is where ln p/q = a x^2 + b x + c + epsilon is above epsilon: between two roots, outside
+    of them, on one side of one, everywhere or nowhere.
+    """
+    a = (1 - deviation**-2) / 2
+    b = mean / deviation**2
+    c = -(mean**2) / (2 * deviation**2) - math.log(deviation) - epsilon
+    inner = b * b - 4 * a * c
+    if a == 0 and b == 0:
+        return 0.0
+    if a == 0:
+        parts = [(-c / b, math.inf)] if b > 0 else [(-math.inf, -c / b)]
+    elif inner <= 0:
+        parts = [(-math.inf, math.inf)] if a > 0 else []
+    else:
+        q = -(b + math.copysign(math.sqrt(inner), b)) / 2
+        first, last = sorted((q / a, c / q))
+        parts = [(first, last)] if a < 0 else [(-math.inf, first), (last, math.inf)]
+    excess = 0.0
+    for low, high in parts:
+        excess += math.exp(_log_mass((low - mean) / deviation, (high - mean) / deviation))
+        excess -= math.exp(min(epsilon + _log_mass(low, high), 0.0))
+    return excess
+
+
+def _log_mass(low: float, high: float) -> float:
+    """Logarithm of P[low < N(0, 1) < high]."""
+    if low + high < 0:
+        low, high = -high, -low
+    near, far = _log_tail(low), _log_tail(high)
+    return near + math.log1p(-math.exp(far - near)) if far < near else -math.inf
+
+
+def _log_tail(x: float) -> float:
+    """Logarithm of P[N(0, 1) > x]."""
+    if x == math.inf:
+        return -math.inf
+    if x < _FAR:
+        return math.log(math.erfc(x / math.sqrt(2)) / 2)
+    series = -(x**-2) + 3 * x**-4 - 15 * x**-6
+    return -x * x / 2 - math.log(x * math.sqrt(2 * math.pi)) + math.log1p(series)
+
+
+def _statistics(name: str, values: ArrayLike) -> Reals:
+    found = np.asarray(values, np.float64)
+    if found.ndim != 1 or len(found) < 2 or not np.isfinite(found).all():
+        raise BadParameter(f"{name} must be at least two finite numbers in a row")
+    return found
+
+
+def _count(name: str, value: int, *, least: int = 0, most: int = MOST) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise BadParameter(f"{name} is {value!r:.80}, must be an integer in [{least}, {most}]")
+
+
+def _level(significance: float, looks: int) -> float:
+    _count("looks", looks, least=1)
+    if isinstance(significance, bool) or not 1e-100 <= significance < 1:
+        raise BadParameter(f"significance is {significance!r}, must be in [1e-100, 1)")
+    return significance / looks
+
+
+def _bytes(entropy: Entropy, size: int) -> bytes:
+    drawn = entropy(size)
+    if len(drawn) != size:
+        raise BadParameter("entropy returned another number of bytes than asked for")
+    return drawn

@@ -1,0 +1,207 @@
+"""All attacks of this package carried out in one go: what ``secagg bench attack`` runs.
+
+Everything is done on digits, in this process, and nothing of it is anybody's training but its
+own. That a mechanism is broken on purpose, to see whether the audit finds it, is part of it.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Final, Literal, TypeAlias
+
+from threadpoolctl import threadpool_limits
+
+from secagg.attacks.canaries import Audited, client_cosines, one_run
+from secagg.attacks.inversion import Inversion, invert_gradients
+from secagg.attacks.membership import Membership, membership
+from secagg.errors import ConfigError
+from secagg.reports.evidence import evidence
+
+Part: TypeAlias = Literal["membership", "audit", "canaries", "inversion"]
+Result: TypeAlias = Membership | Audited | Inversion
+
+PARTS: Final[tuple[Part, ...]] = ("membership", "audit", "canaries", "inversion")
+LEAST: Final = 1000  # examples, or canaries, of what is attacked: delta stays below one over it
+POOL, SMALL_POOL = 1000, 100  # examples; a model overfits the small one
+BROKEN: Final = 2.0**-10  # of the noise, as good as none; less would pass the sampler by
+RUNS: Final = 5  # of the estimate, to see how it varies; quick: one
+# Models attacked and models of the attacker, by mode and pool: quick in about 20 s, whole in a
+# few minutes on one core (measured).
+_QUICK: Final[Mapping[tuple[str, int], tuple[int, int]]] = {
+    ("none", SMALL_POOL): (8, 64),
+    ("none", POOL): (2, 32),
+    ("local", POOL): (2, 32),
+    ("distributed", POOL): (2, 32),
+    ("client", POOL): (10, 32),
+}
+_WHOLE: Final[Mapping[tuple[str, int], tuple[int, int]]] = {
+    ("none", SMALL_POOL): (64, 256),
+    ("none", POOL): (32, 128),
+    ("local", POOL): (32, 128),
+    ("distributed", POOL): (32, 128),
+    ("client", POOL): (100, 128),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One attack: what it is called while it runs, and how to run it."""
+
+    part: Part
+    name: str
+    run: Callable[[], tuple[Result, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is attacked, and how hard.
+
+    Attributes:
+      epsilon, delta: that every private mechanism is calibrated to, each for all of its rounds.
+      seed: of data and models; keys, noise and coins are the system's.
+      quick: fewer models, so that curves are coarse and intervals wide.
+      parts: of ``PARTS``.
+
+    Raises:
+      ConfigError: an attribute is out of range.
+    """
+
+    epsilon: float = 2.0
+    delta: float = 1e-5
+    seed: int = 0
+    quick: bool = False
+    parts: tuple[Part, ...] = PARTS
+
+    def __post_init__(self) -> None:
+        if not 1e-3 <= self.epsilon <= 1e3:
+            raise ConfigError(f"epsilon {self.epsilon} is outside [0.001, 1000]")
+        if not 1e-15 <= self.delta < 1 / LEAST:
+            raise ConfigError(
+                f"delta {self.delta} is outside [1e-15, {1 / LEAST:g}), one over the units"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed {self.seed} is outside [0, 2^63)")
+        if not self.parts or not set(self.parts) <= set(PARTS):
+            raise ConfigError(f"parts {self.parts} must be some of {', '.join(PARTS)}")
+
+    def jobs(self) -> Iterator[Job]:
+        """In the order of ``PARTS``."""
+        budget: dict[str, Any] = {"epsilon": self.epsilon, "delta": self.delta}
+        if "membership" in self.parts:
+            for (mode, pool), (targets, shadows) in (_QUICK if self.quick else _WHOLE).items():
+                yield Job(
+                    part="membership",
+                    name=f"membership, {mode}, pool of {pool:,}",
+                    run=partial(
+                        membership,
+                        mode,
+                        pool=pool,
+                        targets=targets,
+                        shadows=shadows,
+                        seed=self.seed,
+                        **budget,
+                    ),
+                )
+        if "audit" in self.parts:
+            for share, words in ((1.0, ""), (BROKEN, ", broken")):
+                for mechanism in ("local", "distributed"):
+                    run = partial(one_run, mechanism, noise_share=share, **budget)
+                    yield Job(part="audit", name=f"audit, {mechanism}{words}", run=_alone(run))
+        if "canaries" in self.parts:
+            for number in range(1 if self.quick else RUNS):
+                run = partial(client_cosines, seed=self.seed + number, **budget)
+                yield Job(part="canaries", name="canary clients", run=_alone(run))
+        if "inversion" in self.parts:
+            for model in ("softmax", "mlp"):
+                yield Job(
+                    part="inversion",
+                    name=f"inversion, {model}",
+                    run=partial(invert_gradients, model, alone=20, seed=self.seed, **budget),
+                )
+
+
+@dataclass(slots=True, kw_only=True)
+class Found:
+    """What a plan's jobs gave, as they are carried out.
+
+    Attributes:
+      seconds: by part, wall time on this machine with whatever else it did.
+    """
+
+    plan: Plan
+    results: list[Result] = field(default_factory=list)
+    seconds: dict[Part, float] = field(default_factory=dict)
+
+    def carry_out(self, job: Job) -> None:
+        """Run one and keep what it gives; on one thread, or on a busy machine 10 times slower."""
+        began = time.perf_counter()
+        with threadpool_limits(limits=1):
+            self.results += job.run()
+        spent = time.perf_counter() - began
+        self.seconds[job.part] = self.seconds.get(job.part, 0.0) + spent
+
+    @property
+    def membership(self) -> tuple[tuple[Membership, ...], ...]:
+        """Results of one mode and pool together."""
+        groups: dict[tuple[str, int], list[Membership]] = {}
+        for one in self.results:
+            if isinstance(one, Membership):
+                groups.setdefault((one.privacy, one.pool), []).append(one)
+        return tuple(map(tuple, groups.values()))
+
+    @property
+    def audits(self) -> tuple[Audited, ...]:
+        """Bounds, those of mechanisms that were broken on purpose last."""
+        return self._audited(clients=False)
+
+    @property
+    def canaries(self) -> tuple[Audited, ...]:
+        """Estimates."""
+        return self._audited(clients=True)
+
+    def _audited(self, *, clients: bool) -> tuple[Audited, ...]:
+        every = (one for one in self.results if isinstance(one, Audited))
+        return tuple(one for one in every if (one.audited == "client") is clients)
+
+    @property
+    def inversions(self) -> tuple[tuple[Inversion, ...], ...]:
+        """Results of one model together."""
+        groups: dict[str, list[Inversion]] = {}
+        for one in self.results:
+            if isinstance(one, Inversion):
+                groups.setdefault(one.model, []).append(one)
+        return tuple(map(tuple, groups.values()))
+
+    @property
+    def refuted(self) -> tuple[str, ...]:
+        """Whole mechanisms of which a bound passes what is stated."""
+        return tuple(one.audited for one in self.audits if one.noise_share == 1 and one.refuted)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, as ``secagg.reports.evidence`` reads it.
+
+        ``results`` holds what says something of the library as it is: no mechanism that was
+        broken on purpose.
+        """
+        whole = [one.found for one in (*self.audits, *self.canaries) if one.noise_share == 1]
+        return evidence(whole) | {
+            "refuted": list(self.refuted),
+            "plan": {
+                "epsilon": self.plan.epsilon,
+                "delta": self.plan.delta,
+                "seed": self.plan.seed,
+                "quick": self.plan.quick,
+                "parts": list(self.plan.parts),
+            },
+            "seconds": {part: round(spent, 1) for part, spent in self.seconds.items()},
+            "versions": {name: version(name) for name in ("secagg", "numpy", "torch", "opacus")},
+            "audits": [one.as_dict() for one in (*self.audits, *self.canaries)],
+            "inversion": [one.as_dict() for group in self.inversions for one in group],
+            "membership": [one.as_dict() for group in self.membership for one in group],
+        }
+
+
+def _alone(run: Callable[[], Audited]) -> Callable[[], tuple[Result, ...]]:
+    return lambda: (run(),)

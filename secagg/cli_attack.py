@@ -1,0 +1,178 @@
+"""``secagg bench attack``: attacks on this library, carried out; on screen, as JSON, as a page.
+
+Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad input.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from secagg.errors import ConfigError
+from secagg.reports.numbers import bound, duration, percent
+
+if TYPE_CHECKING:
+    from secagg.attacks.bench import Found, Part
+
+REFUTED: Final = 1  # bad input is 2, as everywhere
+_PARTS: Final = ("membership", "audit", "canaries", "inversion")  # of secagg.attacks.bench
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  secagg bench attack --quick
+  secagg bench attack --html attack.html --json attack.json
+  secagg bench attack --only audit --epsilon 1 --json attack.json
+
+Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad input.
+"""
+)
+@click.option("--quick", is_flag=True, help="Fewer models, about 20 seconds; wide intervals.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of data and models; never of keys, noise or coins.",
+)
+@click.option(
+    "--epsilon",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Budget that everything private is calibrated to.",
+)
+@click.option("--delta", type=float, default=1e-5, show_default=True, help="Of that budget.")
+@click.option(
+    "--only", type=click.Choice(_PARTS), multiple=True, help="This part alone; may be repeated."
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    help="Write all results, as `secagg audit --evidence` reads them.",
+)
+@click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
+@click.option(
+    "--figures", type=click.Path(path_type=Path), help="Folder for the page's charts as SVG files."
+)
+def attack(
+    *,
+    quick: bool,
+    seed: int,
+    epsilon: float,
+    delta: float,
+    only: tuple["Part", ...],
+    json_file: Path | None,
+    html: Path | None,
+    figures: Path | None,
+) -> int:
+    """Attack what this library protects, and show what came of it.
+
+    Membership inference, audits of the stated epsilon, canary clients, gradient inversion; each
+    with and without privacy, on digits. A weak attack proves nothing good of a defence.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch; numpy is there already, see Found
+    _check_targets(json_file, html, figures)
+    from secagg.attacks.bench import PARTS, Found, Plan  # torch takes seconds to import
+
+    parts = tuple(part for part in PARTS if not only or part in only)
+    found = Found(plan=Plan(epsilon=epsilon, delta=delta, seed=seed, quick=quick, parts=parts))
+    jobs = list(found.plan.jobs())
+    bar = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("", total=len(jobs))
+        for job in jobs:
+            bar.update(task, description=job.name)
+            found.carry_out(job)
+            bar.advance(task)
+    _write(found, json_file, html, figures)
+    _print(found)
+    return REFUTED if found.refuted else 0
+
+
+def _write(found: "Found", json_file: Path | None, html: Path | None, figures: Path | None) -> None:
+    from secagg.reports.attack_charts import sheet
+    from secagg.reports.attack_page import drawings, page
+    from secagg.runs import write_atomically
+
+    if json_file is not None:
+        write_atomically(json_file, _json(found.as_dict()).encode())
+    if html is not None:
+        write_atomically(html, page(found).encode())
+    if figures is not None:
+        for name, charts in drawings(found).items():
+            write_atomically(figures / f"attack_{name}.svg", sheet(charts))
+
+
+def _json(data: dict[str, object]) -> str:
+    """One object, an item of a list a line."""
+    parts = []
+    for name, value in data.items():
+        text = json.dumps(value, allow_nan=False)
+        if isinstance(value, list) and value:
+            lines = ",\n".join(f"  {json.dumps(each, allow_nan=False)}" for each in value)
+            text = f"[\n{lines}\n ]"
+        parts.append(f' "{name}": {text}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _print(found: "Found") -> None:
+    from secagg.reports.attack_page import NOT_PRIVACY, audit_sentence, sums_sentence
+
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    if found.membership:
+        table = Table(title="who was in the training? (0.5 is guessing)", title_justify="left")
+        for name in ("mode", "pool", "attack", "AUC", "true at 1 % false", "95 %", "accuracy"):
+            table.add_column(name, justify="left" if name in ("mode", "attack") else "right")
+        for one in (one for group in found.membership for one in group):
+            rate = one.rates[0]
+            table.add_row(
+                one.privacy if one.epsilon is None else f"{one.privacy}, {bound(one.epsilon)}",
+                f"{one.pool:,}",
+                one.attack,
+                f"{one.auc:.3f}",
+                percent(rate.true_positive_rate),
+                f"{percent(rate.low)} to {percent(rate.high)}",
+                percent(one.accuracy),
+            )
+        out.print(table)
+    for audited in (*found.audits, *found.canaries):
+        passed = audited.refuted and audited.noise_share == 1
+        out.print(Text(audit_sentence(audited), style="bold red" if passed else ""))
+    for views in found.inversions:
+        out.print(f"{sums_sentence(views)}.")
+    if found.inversions:
+        out.print(Text(f"{NOT_PRIVACY}.", style="bold"))
+    if found.audits:
+        refuted = ", ".join(found.refuted)
+        out.print(f"Stated epsilon refuted: {refuted or 'none, which proves none of them'}")
+    spent = ", ".join(f"{part} {duration(1000 * each)}" for part, each in found.seconds.items())
+    out.print(f"Took: {spent}")
+
+
+def _check_targets(json_file: Path | None, html: Path | None, figures: Path | None) -> None:
+    """Refuse before minutes of work what could not be written after them."""
+    for name, path in (("--json", json_file), ("--html", html)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ConfigError(f"{name} {path} must be a file in a folder that is there")
+    if json_file is not None and html is not None and json_file.resolve() == html.resolve():
+        raise ConfigError(f"--json and --html are both {html}; choose two files")
+    if figures is not None and not figures.is_dir():
+        raise ConfigError(f"--figures {figures} is no folder that is there")

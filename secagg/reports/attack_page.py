@@ -1,0 +1,305 @@
+"""The page of ``secagg bench attack``: one HTML file without script that requests nothing.
+
+It says what ``secagg.attacks.bench.Found`` holds and computes no number of its own. Bounds are
+rounded down, and called bounds; estimates are called estimates.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
+from string import Template
+from typing import Final
+
+from dp.audit import Estimate
+from secagg.attacks.bench import Found
+from secagg.attacks.canaries import Audited
+from secagg.attacks.inversion import FOUND, Inversion
+from secagg.attacks.membership import Membership
+from secagg.reports.attack_charts import Drawing, against, called, curves, pictures
+from secagg.reports.markup import Markup, join, tag
+from secagg.reports.numbers import at_least, bound, duration, percent, short
+from secagg.reports.numbers import delta as as_delta
+
+NOT_PRIVACY: Final = "Secure aggregation alone is not privacy"
+LIMITS: Final = {
+    "membership": (
+        "A rate near chance is of these attacks, on a linear model of small pictures. A stronger "
+        "attack, or a model with more parameters, may do better; no curve proves an epsilon.",
+        "A model that learned little gives little away: read each rate beside the accuracy.",
+        "Intervals take pairs of a model and a unit as independent. Those of one model share its "
+        "noise, so the truth is a little wider.",
+        "Under client a unit is a client, and there are 20 of them a model. No false positive rate "
+        "below one over the pairs can be told.",
+    ),
+    "audit": (
+        "A bound below the stated epsilon does not prove that epsilon: so many guesses, all right, "
+        "could not show more than is shown where the noise is missing.",
+        "Audited are clipping, noise and accounting of one composition of steps, in this process. "
+        "Not the network, not the sampling of batches, not a ledger's own training.",
+        "Noise of half the size is missed more often than it is found.",
+    ),
+    "canaries": (
+        "An estimate is no bound in either direction and refutes nothing: it extrapolates two "
+        "Gaussians to tails that nobody saw. Above or below what is stated, it proves nothing.",
+        "A random direction is not the worst client there is. The estimates differ between runs; "
+        "how far, the runs beside each other show.",
+    ),
+    "inversion": (
+        "A picture that stayed hidden in a sum is not safe in it. A longer search, a wider model "
+        "or a prior over pictures gets more; the attacker here was told the labels.",
+        "Each client has one example and sends one gradient. Larger batches are harder to invert, "
+        "and are no guarantee either.",
+    ),
+}
+
+
+def page(found: Found) -> str:
+    """The whole file."""
+    template = Template(files("secagg.reports").joinpath("page.html").read_text("utf-8"))
+    body = join(
+        _header(found),
+        *([_membership(found.membership)] if found.membership else []),
+        *([_audits(found.audits)] if found.audits else []),
+        *([_canaries(found.canaries)] if found.canaries else []),
+        *([_inversions(found.inversions)] if found.inversions else []),
+        _footer(found),
+    )
+    return template.substitute(title="secagg bench attack", body=body)
+
+
+def drawings(found: Found) -> dict[str, tuple[Drawing, ...]]:
+    """All charts, by the name of the file that they are for."""
+    named = {
+        "membership": tuple(map(curves, found.membership)),
+        "audit": tuple(_bounds(found.audits) + _estimates(found.canaries)),
+        "pictures": tuple(map(pictures, found.inversions)),
+    }
+    return {name: charts for name, charts in named.items() if charts}
+
+
+def sums_sentence(group: Sequence[Inversion]) -> str:
+    """What a sum without noise gave away, beside what single updates and noise did."""
+    alone, summed, noised = group
+    model = "softmax regression" if alone.model == "softmax" else "a small network"
+    return (
+        f"Of {model}, {alone.recovered} of {alone.clients} pictures came out of single updates, "
+        f"{summed.recovered} of {summed.clients} of their sum, {noised.recovered} of "
+        f"{noised.clients} of the sum with noise at epsilon {bound(noised.epsilon)}"
+    )
+
+
+def audit_sentence(one: Audited) -> str:
+    """A bound or an estimate, labelled, beside what is stated."""
+    against = f"stated {bound(one.stated)}, at delta {as_delta(one.found.delta)}"
+    if isinstance(one.found, Estimate):
+        return f"{called(one)}: estimate, no bound: about {short(one.found.epsilon)}; {against}"
+    counts = one.found.counts
+    says = "refuted" if one.refuted else "not refuted"
+    return (
+        f"{called(one)}: lower bound {at_least(one.found.epsilon)} ({counts['correct']} of "
+        f"{counts['guesses']} guesses right, wrong with probability "
+        f"{short(one.found.significance)}); {against}: {says}"
+    )
+
+
+def _header(found: Found) -> Markup:
+    plan = found.plan
+    if found.refuted:
+        title = f"A stated epsilon was refuted: {', '.join(found.refuted)}."
+    elif found.audits:
+        title = "No stated epsilon was refuted."
+    else:
+        title = "What the attacks found."
+    about = (
+        f"Attacks on models and gradients of digits, carried out on this library. What is private "
+        f"was calibrated to epsilon {bound(plan.epsilon)} at delta {as_delta(plan.delta)}. A weak "
+        "attack proves nothing good of a defence: what is not shown stands under each part."
+    )
+    return join(
+        tag(
+            "header",
+            tag("p", "secagg bench attack", class_="eyebrow"),
+            tag("h1", title),
+            tag("p", about),
+            *(tag("p", text, class_="loud", role="note") for text in _warnings(found)),
+        ),
+        tag(
+            "dl",
+            *(tag("div", tag("dt", label), tag("dd", value)) for value, label in _cards(found)),
+            class_="numbers",
+        ),
+    )
+
+
+def _warnings(found: Found) -> Iterator[str]:
+    if found.refuted:
+        yield (
+            "A lower bound passes what is stated. But for the chance of error that it names, "
+            "noise, clipping or accounting is not what it is said to be."
+        )
+    if missed := [one.audited for one in found.audits if one.noise_share < 1 and not one.refuted]:
+        yield (
+            f"All but a thousandth of the noise was left out of {' and '.join(missed)} on purpose, "
+            "and this audit did not find it: at this epsilon it has no power, and its other bounds "
+            "say little."
+        )
+    if found.inversions:
+        most = max(found.inversions, key=lambda group: group[1].recovered)
+        without = f" {sums_sentence(most)}."
+        if not most[1].recovered:
+            without += " That none came out of a sum this time is no guarantee."
+        yield f"{NOT_PRIVACY}.{without}"
+    if found.plan.quick:
+        yield "Made with --quick: curves are coarse and intervals wide."
+
+
+def _cards(found: Found) -> Iterator[tuple[str, str]]:
+    for group in found.membership:
+        best = max(group, key=lambda one: one.auc)
+        if (best.privacy, group) in (("none", found.membership[0]), ("distributed", group)):
+            mode = "no privacy, overfitted" if best.privacy == "none" else best.privacy
+            yield short(round(best.auc, 3)), f"area under the curve, {mode}; 0.5 is guessing"
+    for one in found.audits:
+        if one.noise_share == 1:
+            yield (
+                f"≥ {at_least(one.found.epsilon)}",
+                f"epsilon of {one.audited}, lower bound; stated {bound(one.stated)}",
+            )
+    for views in found.inversions:
+        if views[0].model == "mlp":
+            for view in views[1:]:
+                yield f"{view.recovered} / {view.clients}", f"pictures out of the {view.seen}"
+
+
+def _membership(groups: Sequence[Sequence[Membership]]) -> Markup:
+    names = ("Mode", "Pool", "Attack", "AUC", "True at 1 %", "95 %", "True at 0.1 %", "95 %")
+    head = tag("tr", *(tag("th", text, scope="col") for text in (*names, "Accuracy")))
+    rows = [
+        tag(
+            "tr",
+            tag("th", "no privacy" if one.privacy == "none" else one.privacy, scope="row"),
+            tag("td", f"{one.pool:,}"),
+            tag("td", one.attack),
+            tag("td", f"{one.auc:.3f}"),
+            *(
+                cell
+                for rate in one.rates
+                for cell in (
+                    tag("td", percent(rate.true_positive_rate)),
+                    tag("td", f"{percent(rate.low)} to {percent(rate.high)}"),
+                )
+            ),
+            tag("td", percent(one.accuracy)),
+        )
+        for group in groups
+        for one in group
+    ]
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="rounds people")
+    return join(
+        tag("h2", "Was this example in the training?"),
+        tag(
+            "p",
+            "Each unit of a pool is in a model's training by a fair coin, and the attacker, who "
+            "has the final model, guesses the coin: by the loss alone, or against shadow models of "
+            "its own (LiRA). Curves above the dashed line are better than guessing.",
+        ),
+        _figures(map(curves, groups)),
+        tag(
+            "details",
+            tag("summary", "Show all rates"),
+            tag("div", table, class_="wide"),
+        ),
+        _limits("membership"),
+    )
+
+
+def _audits(audits: Sequence[Audited]) -> Markup:
+    return join(
+        tag("h2", "What is proved of epsilon"),
+        tag(
+            "p",
+            "Canaries are planted by fair coins into one private training, and the coins are "
+            "guessed from the model. So many right guesses prove that epsilon is at least so much. "
+            "Where all but a thousandth of the noise is left out on purpose, the books say the "
+            "same, and the bound must pass that.",
+        ),
+        _figures(_bounds(audits)),
+        tag("ul", *(tag("li", audit_sentence(one)) for one in audits)),
+        _limits("audit"),
+    )
+
+
+def _canaries(audits: Sequence[Audited]) -> Markup:
+    return join(
+        tag("h2", "What canary clients suggest"),
+        tag(
+            "p",
+            "Clients whose update is a random direction take part in a training under client, and "
+            "the attacker looks for their direction in what the model moved. This is an estimate.",
+        ),
+        _figures(_estimates(audits)),
+        tag("ul", *(tag("li", audit_sentence(one)) for one in audits)),
+        _limits("canaries"),
+    )
+
+
+def _inversions(groups: Sequence[Sequence[Inversion]]) -> Markup:
+    return join(
+        tag("h2", "The picture behind a gradient"),
+        tag(
+            "p",
+            "Twenty clients with one digit each send one gradient. The attacker sees it alone, or "
+            "the sum of all as a secure sum gives it, or that sum with noise. A picture came out "
+            "if it is the nearest of all digits and its mean squared error is at most "
+            f"{FOUND:g} a pixel.",
+        ),
+        tag("p", f"{NOT_PRIVACY}: without noise, a sum may give its parts away.", class_="loud"),
+        _figures(map(pictures, groups)),
+        tag("ul", *(tag("li", f"{sums_sentence(group)}.") for group in groups)),
+        _limits("inversion"),
+    )
+
+
+def _bounds(audits: Sequence[Audited]) -> list[Drawing]:
+    detail = "lower bounds, one run each, wrong with the probability below; dashed: stated"
+    return [against("Epsilon is at least", detail, audits)] if audits else []
+
+
+def _estimates(audits: Sequence[Audited]) -> list[Drawing]:
+    detail = "estimates, no bounds, one run each; dashed: stated"
+    return [against("Epsilon may be about", detail, audits)] if audits else []
+
+
+def _figures(charts: Iterable[Drawing]) -> Markup:
+    return tag(
+        "div",
+        *(
+            tag("figure", tag("figcaption", one.title, tag("small", one.detail)), one.svg())
+            for one in charts
+        ),
+        class_="charts",
+    )
+
+
+def _limits(part: str) -> Markup:
+    return join(
+        tag("h3", "What this does not show"),
+        tag("ul", *(tag("li", text) for text in LIMITS[part])),
+    )
+
+
+def _footer(found: Found) -> Markup:
+    plan = found.plan
+    only = "" if len(found.seconds) == 4 else "".join(f" --only {part}" for part in plan.parts)
+    command = (
+        f"secagg bench attack --epsilon {plan.epsilon:g} --delta {plan.delta:g} --seed {plan.seed}"
+        f"{' --quick' if plan.quick else ''}{only}"
+    )
+    spent = ", ".join(f"{part} {duration(1000 * each)}" for part, each in found.seconds.items())
+    texts = (
+        f"Made by: {command}",
+        "The seed is of data and models; keys, noise and coins are the system's, so numbers of "
+        "another run differ.",
+        f"It took: {spent}.",
+        "This page loads nothing and runs no script.",
+    )
+    return tag("footer", *(tag("p", text) for text in texts))

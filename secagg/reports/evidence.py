@@ -1,0 +1,135 @@
+"""What attacks measured, beside what a ledger proves: ``secagg audit LEDGER --evidence FILE``.
+
+The file is one JSON object: ``schema``, and ``results`` as ``dp.audit`` writes them with
+``as_dict``. Every epsilon is computed anew, at the ledger's delta, from the counts or the
+Gaussians that a result holds. That these were counted in the training that was charged is the
+word of whoever brought the file; no ledger can show it.
+
+A bound above the stated epsilon contradicts it, up to the chance of error that the bound
+names. An estimate contradicts nothing, and a small number of either kind proves nothing.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from dp.audit import Estimate, LowerBound, from_json
+from dp.errors import BadParameter
+from dp.events import Adjacency, Unit
+from secagg.errors import ConfigError
+from secagg.reports.numbers import at_least, short
+from secagg.reports.numbers import bound as as_bound
+from secagg.reports.numbers import delta as as_delta
+
+SCHEMA: Final = "secagg attack 1"
+_MOST_BYTES: Final = 2**20  # of a file; a result takes about 300
+_MOST_RESULTS: Final = 100  # each takes up to about 2 s to compute anew (measured, 2^20 runs)
+
+
+class Stated(Protocol):
+    """What is needed of a section of the audit."""
+
+    @property
+    def unit(self) -> Unit: ...
+    @property
+    def adjacency(self) -> Adjacency: ...
+    @property
+    def epsilon(self) -> float: ...
+    @property
+    def total_delta(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A result at the ledger's delta, and the epsilon that the ledger proves there."""
+
+    found: LowerBound | Estimate
+    stated: float
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether it is a bound, and passes what is stated."""
+        return isinstance(self.found, LowerBound) and self.found.epsilon > self.stated
+
+    @property
+    def sentence(self) -> str:
+        """What was measured, labelled; bounds rounded down."""
+        found = self.found
+        against = f"stated for one {found.unit.value}: {as_bound(self.stated)}"
+        where = f"at delta {as_delta(found.delta)}; {against}"
+        if isinstance(found, Estimate):
+            return (
+                f"estimate, no bound: epsilon about {short(found.epsilon)} {where} "
+                f"(cosines of {found.canaries:,} canaries)"
+            )
+        looks = f", one of {found.looks:,} tried" if found.looks > 1 else ""
+        return (
+            f"lower bound: epsilon at least {at_least(found.epsilon)} {where} "
+            f"({found.method}, wrong with probability {short(found.significance)}{looks})"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        stated = self.stated if math.isfinite(self.stated) else None
+        return self.found.as_dict() | {"stated": stated, "contradicts": self.contradicts}
+
+
+def evidence(results: Iterable[LowerBound | Estimate]) -> dict[str, Any]:
+    """The file's object, for ``json.dumps``."""
+    return {"schema": SCHEMA, "results": [result.as_dict() for result in results]}
+
+
+def read(path: Path) -> tuple[LowerBound | Estimate, ...]:
+    """The results in a file.
+
+    Raises ``ConfigError``: it cannot be read, is no such file, holds no result, or one whose
+    epsilon does not follow from its own numbers.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ConfigError(f"--evidence {path} is longer than {_MOST_BYTES:,} bytes")
+        data = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"cannot read the evidence {path}: {error}") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ConfigError(f"--evidence {path} is no JSON object of schema {SCHEMA!r}")
+    if not isinstance(results := data.get("results"), list) or not results:
+        raise ConfigError(f"--evidence {path} holds no results")
+    if len(results) > _MOST_RESULTS:
+        raise ConfigError(f"--evidence {path} holds {len(results):,} results, at most 100 are read")
+    try:
+        return tuple(map(from_json, results))
+    except BadParameter as error:
+        raise ConfigError(f"--evidence {path}: {error}") from error
+
+
+def measured(
+    results: Iterable[LowerBound | Estimate], sections: Iterable[Stated]
+) -> tuple[Measured, ...]:
+    """Each result beside every section of its unit in which that unit is there or not.
+
+    Raises ``ConfigError`` for a result that no section can be held against.
+    """
+    sections, beside = tuple(sections), []
+    for result in results:
+        alike = [
+            section
+            for section in sections
+            if section.unit is result.unit and section.adjacency is not Adjacency.REPLACE_ONE
+        ]
+        if not alike:
+            raise ConfigError(
+                f"the evidence is about one {result.unit.value} that is there or not, and this "
+                "ledger charged for no such thing"
+            )
+        beside += [
+            Measured(found=result.at(section.total_delta), stated=section.epsilon)
+            for section in alike
+        ]
+    return tuple(beside)
