@@ -243,18 +243,23 @@ class SecureGrid(Grid):
             _ask_of(under_way.request(ask, node), node, content, like, limit) for node in nodes
         ]
         stage.bytes_down = sum(_size(message.content) for message in outgoing)
-        waiting = {str(sent) for sent in self._grid.push_messages(outgoing) if sent}
+        sent = self._grid.push_messages(outgoing)
+        waiting = {str(name): node for name, node in zip(sent, nodes, strict=False) if name}
         del outgoing
         end = math.inf if limit is None else time.monotonic() + limit  # from when all were sent
         while waiting and time.monotonic() < end:
             for reply in self._grid.pull_messages(waiting):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                node = reply.metadata.src_node_id
+                # The engine's own errors come from no node; which of ours they are of, this says.
+                if (node := waiting.pop(reply.metadata.reply_to_message_id, None)) is None:
+                    _log.warning("secagg: a reply at %s that nobody was asked for", ask.stage)
+                    continue
                 if reply.has_error():
                     errors.append(reply)
                     _log.warning("secagg: node %d at %s: %s", node, ask.stage, reply.error.reason)
                     continue
                 try:
+                    if reply.metadata.src_node_id != node:
+                        raise RemoteProtocolError("another node's answer")
                     stage.bytes_up += _size(reply.content)
                     under_way.take(ask, node, _read_answer(reply.content))
                     stage.answered += 1

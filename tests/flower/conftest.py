@@ -1,7 +1,8 @@
-"""Makes the example and this folder's helper importable: the tests are loaded by path."""
+"""Makes the example and the helpers of tests importable: the tests are loaded by path."""
 
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "examples" / "flower")]
+EXAMPLE = HERE.parents[1] / "examples" / "flower"
+sys.path[:0] = [str(HERE), str(HERE.parent / "adapters"), str(EXAMPLE)]

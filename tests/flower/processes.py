@@ -76,7 +76,8 @@ class Cluster:
     The configuration of SuperNode i is partition-id=i, num-partitions=nodes and
     ``node_config[i]``. Logs are ``<name>.log`` in ``folder``, with the names superlink,
     supernode-i and run; ``log`` reads one. An error carries the tail of every log.
-    ``poll`` is in seconds; None leaves Flower's own pauses.
+    ``poll`` is in seconds; None leaves Flower's own pauses. With ``on_disk`` the SuperLink keeps
+    its messages in the file superlink.db; unless told, Flower has them in memory alone.
     """
 
     def __init__(
@@ -86,11 +87,13 @@ class Cluster:
         nodes: int,
         node_config: Sequence[Mapping[str, Value]] = (),
         poll: float | None = 0.3,
+        on_disk: bool = False,
     ) -> None:
         self.folder = folder
         self.nodes = nodes
         self._node_config = node_config or [{}] * nodes
         self._poll = poll
+        self._on_disk = on_disk
         self.ports = _free_ports(1 + nodes)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -191,6 +194,7 @@ class Cluster:
             *("--ssl-ca-certfile", "ca.pem", "--ssl-certfile", "server.pem"),
             *("--ssl-keyfile", "server.key", "--enable-supernode-auth"),
             "--disable-runtime-dependency-installation",
+            *(("--database", "superlink.db") if self._on_disk else ()),
         )
         self._wait_for_tls(port)
         connection = f'address = "{HOST}:{port}"\nroot-certificates = "{self.folder / "ca.pem"}"\n'

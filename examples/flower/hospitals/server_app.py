@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import FedAvg
 from dp.ledger import Budget, Ledger
 from hospitals import task
 from secagg.adapters.flower import Cohort, Mean, NoisySum, SecureGrid
+from secagg.identities import Roster
 from secagg.noise_advisor import plan
 
 app = ServerApp()
@@ -40,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
         min_available_nodes=minimum,
         fraction_evaluate=0.0 if private else 1.0,  # a number beside the noise is a release too
     )
-    cohort = Cohort(minimum_survivors=3)
+    cohort = Cohort(minimum_survivors=3, roster=_roster(config))
     secure = SecureGrid(
         grid, _noise(config) if private else MEAN, cohort, deadline=float(config["deadline"])
     )
@@ -60,6 +61,13 @@ def main(grid: Grid, context: Context) -> None:
             "sums": [str(report) for report in secure.history],
         }
         Path(str(config["report"])).write_text(json.dumps(report, indent=2), encoding="utf-8")
+
+
+def _roster(config: Mapping[str, Any]) -> Roster | None:
+    """Whose signature counts, if the hospitals sign."""
+    if not config["roster"]:
+        return None
+    return Roster.read(str(config["roster"]), operator=bytes.fromhex(str(config["operator"])))
 
 
 def _noise(config: Mapping[str, Any]) -> NoisySum:
