@@ -227,12 +227,13 @@ class Coordinator:
         """Propose a sum to ``nodes``.
 
         Raises:
+          TooFewSurvivors: so few nodes were named that their sum would never open.
           ConfigError, ParameterError, RangeError: no sum of these can be proposed.
         """
         if len(set(nodes)) < len(nodes):
             raise ConfigError("a node is named twice in one sum")
-        if len(nodes) < 2:
-            raise ConfigError(f"a sum of {len(nodes)} hides nothing; take at least 2 nodes")
+        if len(nodes) < (least := max(2, self._fewest)):
+            raise TooFewSurvivors(f"{len(nodes)} nodes were named, {least} needed")
         content = self.summed.content(purpose, len(nodes))
         if isinstance(content, Noise):
             mechanism = content.mechanism
@@ -259,6 +260,14 @@ class Coordinator:
         known = {node: keys for node, keys in self.advertised.items() if node in nodes}
         self.advertised, self.session = {}, system(SESSION_SIZE)
         return UnderWay(self, proposal, nodes, known)
+
+
+    @property
+    def _fewest(self) -> int:
+        """Nodes that must be left, as far as it was said."""
+        if isinstance(self.summed, NoisySum):
+            return self.summed.mechanism.minimum_survivors
+        return self.cohort.minimum_survivors or 0
 
 
 class UnderWay:

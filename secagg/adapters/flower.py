@@ -192,14 +192,13 @@ class SecureGrid(Grid):
         if any(other.content is not content and digest(other.content) != model for other in sent):
             raise ConfigError("nodes of one sum must all be sent the same")
         name, start = _arrays(content) if trains else ("", {})
+        shapes = shapes_of(start)
         nodes = [message.metadata.dst_node_id for message in sent]
-        under_way = self._coordinator.begin(
-            first.metadata.message_type, nodes, model=model, shapes=shapes_of(start)
-        )
         report = SumReport(purpose=first.metadata.message_type, nodes=tuple(nodes))
         self.history.append(report)
         errors: list[Message] = []
         try:
+            under_way = self._coordinator.begin(report.purpose, nodes, model=model, shapes=shapes)
             for ask in under_way.asks():
                 limit = timeout if ask.stage is Stage.MASK else self._deadline
                 errors += self._ask(under_way, ask, first, limit, report)

@@ -224,7 +224,7 @@ def test_one_node_two_of_one_name_or_more_than_the_noise_is_for_are_refused(
     folder: Path,
 ) -> None:
     machines = Machines(folder, SIX)
-    with pytest.raises(ConfigError, match="hides nothing"):
+    with pytest.raises(TooFewSurvivors, match="1 nodes were named, 2 needed"):
         carry(mean_of(), machines, nodes=[100])
     with pytest.raises(ConfigError, match="named twice"):
         carry(mean_of(), machines, nodes=[100, 100, 101])
