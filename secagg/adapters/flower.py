@@ -202,7 +202,7 @@ class SecureGrid(Grid):
             for ask in under_way.asks():
                 limit = timeout if ask.stage is Stage.MASK else self._deadline
                 errors += self._ask(under_way, ask, first, limit, report)
-        except BudgetExceeded as error:
+        except (BudgetExceeded, ConfigError) as error:
             report.failure = f"none, {error}"
             raise
         except (ProtocolError, InputError) as error:
