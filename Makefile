@@ -2,6 +2,7 @@
 # make test   the tests (make test-all: the slow ones too, in a browser that make browser installs)
 # make check  format, lint, types, architecture
 # make bench  the benchmarks
+# make figures  pictures and tables of docs from benchmarks/results; measures nothing
 # make data   Fashion-MNIST into .data, from Debian's package; nothing is installed
 # make vectors  the test vectors: a change in them is a change of the wire
 #
@@ -13,7 +14,7 @@ PINS := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN ?= runs/demo
 PACKAGE := dataset-fashion-mnist
 
-.PHONY: demo test test-all browser check bench data vectors clean
+.PHONY: demo test test-all browser check bench figures data vectors clean
 .DELETE_ON_ERROR:
 
 .venv/.made:
@@ -53,6 +54,9 @@ check: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+figures: .venv/.dev
+	$(BIN)/python benchmarks/figures.py
 
 data: .data/.made
 

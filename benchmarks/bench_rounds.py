@@ -1,6 +1,9 @@
-"""A round of 100 clients over 10**6 entries: one client's work, and the server's last step.
+"""Whole rounds over clients, entries and dropouts; and one of 100 clients over 10**6 entries.
 
-All on one core. ``extra_info`` holds the milliseconds of each stage.
+``test_a_round`` carries sessions of every protocol in turn, and reports the complete graph beside
+the others; ``secagg bench costs`` sweeps further. Of the large round one client's work and the
+server's last step are timed alone, all on one core; ``extra_info`` holds the milliseconds of each
+stage.
 """
 
 import copy
@@ -9,6 +12,7 @@ import itertools
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +22,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from protocols.bonawitz import Agreement, CollectKeys, CollectReveals, Params, join
 from protocols.entropy import Entropy
+from secagg.costs import Case, measure
+from secagg.measure import Contender, Interleaved, Timed
+from secagg.quick import protocols
+
+Measure = Callable[..., Interleaved]
 
 CLIENTS, DROPPED = 100, 10
 WORDS = 333_334  # 10**6 entries at three lanes a word
@@ -67,6 +76,33 @@ def recorded() -> Recorded:
     survivors, reveals = vectors.close()
     answers = [state.on_survivors(survivors) for state in waiting.values()]
     return Recorded(rosters[ME], boxes[ME], survivors, reveals, answers)
+
+
+def session(case: Case) -> Contender:
+    def carry() -> Timed:
+        cost = measure(case)
+        client = cost.client_seconds + cost.opener_seconds
+        return Timed(seconds={"client": client, "server": cost.server_seconds}, result=cost)
+
+    return carry
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("entries", [1000, 30_000])
+@pytest.mark.parametrize("clients", [10, 40])
+def test_a_round(interleaved: Measure, clients: int, entries: int, dropout: float) -> None:
+    cases = {
+        name: Case(protocol=name, clients=clients, entries=entries, dropout=dropout)
+        for name in protocols()[0]
+    }
+    cost = measure(cases["complete"])
+    interleaved(
+        {name: session(case) for name, case in cases.items()},
+        "complete",
+        beside="x25519",
+        sizes={"up": cost.bytes_up, "down": cost.bytes_down},
+        rounds=7,
+    )
 
 
 def test_client(benchmark: BenchmarkFixture, recorded: Recorded) -> None:

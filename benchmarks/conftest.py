@@ -3,10 +3,20 @@
 ``extra_info`` then holds the medians of all, the ratios of that one to each other contender
 with their intervals, bytes and peak memory; and of every benchmark what the machine is: threads,
 processor flags, versions. See ``secagg.measure`` and ``secagg.references``.
+
+    python -m pytest benchmarks/peers --benchmark-only --results benchmarks/results/peers.json
+
+keeps what ``extra_info`` says in a file, a line a benchmark; those that are not run stay in it.
 """
 
+import json
+import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -33,11 +43,55 @@ class Replay:
         return self._marks.popleft()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--results", type=Path, help="JSON file that keeps what extra_info says")
+
+
+def load(path: Path) -> ModuleType:
+    """A file of this repository that no package holds."""
+    if path.stem not in sys.modules:
+        spec = spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[path.stem] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[path.stem])
+    return sys.modules[path.stem]
+
+
+@pytest.fixture
+def flower_rounds() -> ModuleType:
+    return load(Path(__file__).parent / "flower_rounds.py")
+
+
+@pytest.fixture
+def engine() -> ModuleType:
+    """Flower's grid in this process, which the tests have too."""
+    return load(Path(__file__).parents[1] / "tests" / "adapters" / "engine.py")
+
+
 @pytest.fixture(autouse=True)
 def described(request: pytest.FixtureRequest) -> None:
     """Every benchmark says on which machine; ``interleaved`` does it after its work."""
     if "benchmark" in request.fixturenames and "interleaved" not in request.fixturenames:
         request.getfixturevalue("benchmark").extra_info["machine"] = measure.machine()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Function) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    path: Path | None = item.config.getoption("--results")
+    benchmark: BenchmarkFixture | None = item.funcargs.get("benchmark")
+    if path is not None and benchmark is not None and benchmark.enabled:
+        took = {"took": round(time.perf_counter() - began, 1)}
+        _keep(path, f"{item.path.stem}::{item.name}", benchmark.extra_info | took)
+
+
+def _keep(path: Path, name: str, info: Mapping[str, Any]) -> None:
+    kept = json.loads(path.read_text())["benchmarks"] if path.exists() else {}
+    kept[name] = dict(info)
+    lines = ",\n".join(f"  {json.dumps(each)}: {json.dumps(kept[each])}" for each in sorted(kept))
+    path.write_text(f'{{\n "schema": 1,\n "benchmarks": {{\n{lines}\n }}\n}}\n')
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What a benchmark wrote down: one JSON file, for `secagg bench compare` and for people.
 
-{"schema": 1, "kind": "quick" | "costs", "began": UTC, "seconds": by the clock on the wall,
+{"schema": 1, "kind": "quick" | "costs" | "paper", "began": UTC, "seconds": by the wall's clock,
  "machine": see secagg.measure.machine, "notes": [what was left out, and why],
  "points": [the fields of secagg.costs.Cost, and peak_memory: bytes or null],
  "measurements": [{"name", "reference": a name of secagg.references, "bound": true where the
@@ -35,7 +35,7 @@ from secagg.references import REFERENCES, X25519
 from secagg.runs import write_atomically
 
 SCHEMA: Final = 1
-KINDS: Final = ("quick", "costs")
+KINDS: Final = ("quick", "costs", "paper")
 DIGITS: Final = 5  # of a ratio in the file
 _EXCHANGES: Final = 200  # of one sample beside a session: some 6 ms
 

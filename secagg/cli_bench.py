@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from secagg.errors import ConfigError, MissingExtraError
@@ -88,7 +95,6 @@ def costs(
     """
     from secagg import bench as kept
     from secagg.costs import PROTOCOLS, cases, growth, plot
-    from secagg.measure import machine, same_machine
     from secagg.quick import protocols as runnable
     from secagg.runs import write_atomically
 
@@ -114,11 +120,7 @@ def costs(
     if target is not None and target.exists():
         if not resume:
             raise ConfigError(f"{target} exists; --resume goes on with it")
-        known = kept.Record.read(target)
-        if known.kind != "costs":
-            raise ConfigError(f"{target} is of `secagg bench {known.kind}`, not of costs")
-        if not same_machine(known.machine, machine()):
-            raise ConfigError(f"{target} was measured on another machine; choose another file")
+        known = _record(target, "costs")
     notes = [note for note in notes if any(name not in here for name in names)] + left_out
     with _progress() as bar:
         task = bar.add_task("costs", total=len(chosen))
@@ -191,7 +193,7 @@ def quick(*, target: Path | None, html: Path | None) -> None:
     units = "; ".join(f"{each.name}: one {each.unit}" for each in REFERENCES.values())
     out.print(f"Ratios are to {units}.")
     out.print(
-        "Every sum was checked against its parts: exact under masks, 2^-13 of the range under CKKS."
+        "Every sum was checked against its parts: exact under masks, 2^-13 of the clip under CKKS."
     )
     _close(out, record)
     if target is not None:
@@ -263,6 +265,114 @@ def compare(
     if not found.judged and not found.bytes:
         raise ConfigError("no cost has samples enough to be judged; measure more rounds")
     return REGRESSION if found.regressions else 0
+
+
+@bench.command(
+    epilog="""\b
+Examples:
+  secagg bench utility --quick
+  secagg bench utility --json utility.json --svg utility.svg    an hour and more; goes on
+  secagg bench utility --json utility.json --svg utility.svg --draw
+"""
+)
+@click.option("--quick", "few", is_flag=True, help="Digits, two epsilons, two seeds, no search.")
+@click.option(
+    "--json",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that is written after every run, and gone on with.",
+)
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw all runs.")
+@click.option("--draw", is_flag=True, help="Run nothing: print and draw what the file holds.")
+def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> None:
+    """Accuracy against epsilon for every privacy mode: mean, least and most of several seeds.
+
+    Settings are searched on validation examples first. The full sweep trains on digits and
+    Fashion-MNIST (make data); neither search nor choice is in any epsilon.
+    """
+    for module, what in (("opacus", "the sweep"), ("matplotlib", "--svg")):
+        if find_spec(module) is None and (module == "opacus" or svg is not None):
+            raise MissingExtraError(f"{what} needs {module}: pip install 'secagg[train]'")
+    from secagg import utility as study
+    from secagg.runs import write_atomically
+
+    _check_folders(target, svg)
+    if draw and (target is None or not target.exists()):
+        raise ConfigError("--draw needs --json, a file that is there")
+    if target is None and not few:
+        raise ConfigError("the full sweep takes more than an hour: it needs --json, to go on with")
+    known = study.read(target) if target is not None and target.exists() else study.empty()
+    if few and known["search"]:
+        raise ConfigError(f"{target} is of a full sweep; --quick would drop most of its runs")
+
+    def save(found: "study.Known") -> None:
+        if target is not None:
+            study.write(target, found)
+
+    if not draw:
+        with _progress() as bar:
+            tasks: dict[str, TaskID] = {}
+            for name, done, total in study.measure(known, save, few=few):
+                task = tasks.setdefault(name, bar.add_task(name, total=total))
+                bar.update(task, completed=done)
+    click.echo(study.table(known["runs"]))
+    click.echo(study.settings_table(known), nl=False)
+    if svg is not None:
+        write_atomically(svg, study.plot(known["runs"]))
+
+
+@bench.command(
+    epilog="""\b
+Examples:
+  secagg bench paper --quick
+  secagg bench paper --json paper.json
+  secagg bench paper --json paper.json --draw
+"""
+)
+@click.option("--quick", "few", is_flag=True, help="20 clients, to see what it prints.")
+@click.option(
+    "--json",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that is written after every point, and gone on with.",
+)
+@click.option("--draw", is_flag=True, help="Measure nothing: print what the file holds.")
+def paper(*, few: bool, target: Path | None, draw: bool) -> None:
+    """The tables of Bonawitz et al. 2017, section 7: communication, and running time.
+
+    The paper's own factors stand beside ours; its seconds are of another machine.
+    """
+    from secagg import bench as kept
+    from secagg.paper import cases, expansions
+
+    _check_folders(target)
+    record = kept.start("paper")
+    if target is not None and target.exists():
+        record = _record(target, "paper", measured=not draw)
+    elif draw:
+        raise ConfigError("--draw needs --json, a file that is there")
+    if not draw:
+        chosen = cases(quick=few)
+        with _progress() as bar:
+            task = bar.add_task("paper", total=len(chosen))
+            for name, found in kept.sweep(chosen, record, rounds=1):
+                record = found
+                bar.update(task, advance=1, description=name)
+                if target is not None:
+                    record.write(target)
+    out = _console()
+    headings = ("clients", "entries", "published", "its formula", "complete", "sparse")
+    table = _table("a client sends and is sent, over 16 bits an entry", *headings)
+    for each in expansions():
+        factors = (each.published, each.formula, each.complete, each.sparse)
+        table.add_row(
+            f"{each.clients:,}",
+            f"{each.entries:,}",
+            *("–" if factor is None else f"{factor:.2f}" for factor in factors),
+        )
+    out.print(table)
+    out.print(_costs_table([point.cost for point in record.points]))
+    _close(out, record)
 
 
 def _print(found: "Comparison") -> None:
@@ -347,7 +457,7 @@ def _table(title: str, *headings: str) -> Table:
 
 def _close(out: Console, record: "Record") -> None:
     for note in record.notes:
-        out.print(f"Left out: {note}" if record.kind == "costs" else f"Note: {note}")
+        out.print(f"Left out: {note}" if record.kind != "quick" else f"Note: {note}")
     one = record.machine
     out.print(
         f"{one['cpu']}, {one['cores']} cores, {', '.join(one['flags'])}; {one['python']}, "
@@ -370,6 +480,19 @@ def _progress() -> Progress:
         disable=not sys.stderr.isatty(),
         transient=True,
     )
+
+
+def _record(path: Path, kind: str, *, measured: bool = True) -> "Record":
+    """What a file of ``kind`` holds; ``measured``: more is to be measured and put beside it."""
+    from secagg.bench import Record
+    from secagg.measure import machine, same_machine
+
+    record = Record.read(path)
+    if record.kind != kind:
+        raise ConfigError(f"{path} is of `secagg bench {record.kind}`, not of {kind}")
+    if measured and not same_machine(record.machine, machine()):
+        raise ConfigError(f"{path} was measured on another machine; choose another file")
+    return record
 
 
 def _list(text: str, name: str, kind: Callable[[str], T]) -> list[T]:

@@ -261,7 +261,6 @@ class Coordinator:
         self.advertised, self.session = {}, system(SESSION_SIZE)
         return UnderWay(self, proposal, nodes, known)
 
-
     @property
     def _fewest(self) -> int:
         """Nodes that must be left, as far as it was said."""

@@ -193,8 +193,9 @@ def aggregate(
 
     The mean is within one quantisation step of the true mean of the clipped
     updates, whatever the weights; everything a client brings, its weight too,
-    travels in the one masked vector. Under CKKS the mean is within 2^-14 of the clip
-    instead, and a total weight may be off by as much of itself.
+    travels in the one masked vector. Under CKKS the largest error of the mean is expected at
+    2^-14 of the clip instead; one sum in 12 has a larger one. A total weight may be off by as
+    much of itself.
 
     Args:
       updates: one a client: a vector (array, torch tensor, list of floats), or

@@ -49,7 +49,7 @@ def _header(record: Record) -> Markup:
         tag(
             "p",
             f"{one['cpu']}, {one['cores']} cores ({', '.join(one['flags'])}). Every sum was "
-            "checked against its parts: exact under masks, within 2^-13 of the range under CKKS.",
+            "checked against its parts: exact under masks, within 2^-13 of the clip under CKKS.",
         ),
         *(tag("p", note, class_="loud", role="note") for note in record.notes),
     )

@@ -3,6 +3,8 @@
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from secagg import cli, quick
+from secagg import cli, quick, utility
 from secagg.costs import PROTOCOLS
 from secagg.measure import machine as here
 
 Run = Callable[..., tuple[int, str, str]]
+FULL = Path(__file__).parents[2] / "benchmarks" / "results" / "utility.json"
 POINTS = ("costs", "--clients", "4", "--entries", "10,20", "--dropout", "0")
 
 
@@ -209,3 +212,49 @@ def test_compare_warns_of_another_machine(bench: Run, tmp_path: Path) -> None:
     code, _, err = bench("compare", before, benchmark(tmp_path / "b", 1.0, load=[1e3]))
     assert code == 0
     assert "busy with other work" in err
+
+
+def test_the_papers_tables_are_printed_again_from_the_file(bench: Run, tmp_path: Path) -> None:
+    code, out, _ = bench("paper", "--quick", "--json", tmp_path / "a.json")
+    assert code == 0
+    assert "1.73" in out
+    assert out.count("20 x 1000") == 3
+    assert bench("paper", "--json", tmp_path / "a.json", "--draw")[:2] == (0, out)
+    assert bench("costs", "--json", tmp_path / "a.json", "--resume")[0] == 2
+    assert bench("paper", "--json", tmp_path / "b.json", "--draw")[0] == 2
+
+
+def test_a_sweep_of_utility_is_gone_on_with_and_drawn_again(
+    bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(case: utility.Case) -> dict[str, Any]:
+        return asdict(case) | {"accuracy": 0.5, "noise_multiplier": 1.0, "lost": 0, "seconds": 0.0}
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which the sweep sets
+    monkeypatch.setattr(utility, "run", run)
+    monkeypatch.setattr(utility, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    target, svg = tmp_path / "a.json", tmp_path / "a.svg"
+    code, out, _ = bench("utility", "--quick", "--json", target)
+    assert code == 0
+    assert out.count("0.500 (0.500 to 0.500)") == len(utility.MODES) * len(utility.QUICK_EPSILONS)
+    monkeypatch.setattr(utility, "run", None)
+    assert bench("utility", "--quick", "--json", target)[:2] == (0, out)
+    assert bench("utility", "--json", target, "--svg", svg, "--draw")[:2] == (0, out)
+    assert b"<svg" in svg.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "needs --json"),
+        (("--draw",), "--draw needs --json"),
+        (("--draw", "--json", "nobody.json"), "--draw needs --json"),
+        (("--quick", "--json", FULL), "would drop"),
+    ],
+)
+def test_utility_refuses_what_would_lose_runs(
+    bench: Run, arguments: tuple[object, ...], words: str
+) -> None:
+    code, _, err = bench("utility", *arguments)
+    assert code == 2
+    assert words in " ".join(err.split())

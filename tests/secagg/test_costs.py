@@ -76,8 +76,8 @@ def test_seconds_are_those_of_the_clock_that_is_handed_in() -> None:
         Case(protocol="complete", clients=4, entries=10, dropout=0), now=itertools.count().__next__
     )
     assert found.client_seconds == 4  # of four stages, a tick each
-    # A tick for each message, for the beginning, and for the end of each of four stages.
-    assert found.server_seconds == 4 * 4 + 1 + 4
+    # A tick for each message, one before each of four stages, and one for the sum.
+    assert found.server_seconds == 4 * 4 + 4 + 1
 
 
 def test_a_wrong_sum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import secagg
 from dp.statement import Statement
 from protocols.bonawitz import Rates
 from protocols.ckks import Model, plan
+from protocols.ckks.keys import CollectiveKey
 from protocols.errors import LocalProtocolError, ParameterError, TooFewSurvivors
 from secagg import (
     Count,
@@ -38,7 +39,7 @@ from secagg import (
 from secagg.errors import MissingExtraError
 from secagg.homomorphic import CKKS, FLOODING, HOLDERS, PRECISION, run_ckks
 from secagg.settings import TrainingConfig
-from secagg.stages import UNSIGNED
+from secagg.stages import UNSIGNED, timed_by
 
 SHARED, THRESHOLD = CKKS
 TOLERANCE = 4 * PRECISION  # of the mean, in the unit of the clip
@@ -173,6 +174,32 @@ def test_any_small_round_gives_the_survivors_sum_or_says_who_is_missing(
     np.testing.assert_allclose(
         outcome.reals, reals[senders].sum(axis=0), atol=8 * clients * precision
     )
+
+
+def test_every_client_that_sends_is_charged_with_adding_the_key_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks, added = [0.0], CollectiveKey.from_bytes
+
+    def slow(*arguments: Any) -> CollectiveKey:
+        ticks[0] += 1
+        return added(*arguments)
+
+    monkeypatch.setattr(CollectiveKey, "from_bytes", slow)
+    layout = Layout(
+        segments=(Segment(name="update", entries=3, codec=FixedPoint(clip=1.0)),), clients=7
+    )
+    with timed_by(lambda: ticks[0]):
+        outcome = run_ckks(
+            THRESHOLD,
+            layout,
+            dict.fromkeys(range(7), np.zeros(3)),
+            {6: Stage.MASK},
+            clients=7,
+            minimum_survivors=2,
+            public=bytes(32),
+        )
+    assert outcome.costs[Stage.MASK].client_seconds == 6
 
 
 def test_chunks_may_be_worked_on_elsewhere() -> None:

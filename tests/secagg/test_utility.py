@@ -1,36 +1,22 @@
-import importlib.util
-import json
-import sys
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from rich.progress import Progress
 
 from dp.accountant import epsilon_rdp
+from secagg import utility
 from secagg.data import federate
+from secagg.errors import ConfigError
 from secagg.modes import mode
 from secagg.settings import TrainingConfig
 
-ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "utility.json"
 
 
-@pytest.fixture(scope="module")
-def utility() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("utility", ROOT / "benchmarks" / "utility.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["utility"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def case(utility: ModuleType, by_mode: str, **settings: Any) -> Any:
+def case(by_mode: str, **settings: Any) -> utility.Case:
     return utility.Case(
         data="digits",
         mode=by_mode,
@@ -45,10 +31,10 @@ def case(utility: ModuleType, by_mode: str, **settings: Any) -> Any:
     "by_mode", ["central", "distributed", "local", "client", "client-20", "none"]
 )
 def test_every_mode_trains_to_more_than_chance(
-    utility: ModuleType, by_mode: str, monkeypatch: pytest.MonkeyPatch
+    by_mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(utility.CLIENTS, "digits", 100)
-    some = case(utility, by_mode, **({"clip": 1.0} if "client" in by_mode else {}))
+    some = case(by_mode, **({"clip": 1.0} if "client" in by_mode else {}))
     found = utility.run(some)
     assert utility.Case(**{name: found[name] for name in asdict(some)}) == some
     assert (found["noise_multiplier"] > 0) == (by_mode != "none")
@@ -75,9 +61,7 @@ def test_a_plan_spends_its_epsilon_and_no_more(settings: dict[str, Any]) -> None
     assert 0.999 < epsilon_rdp([(whole, 1)], how.delta) / 4.0 <= 1
 
 
-def test_settings_are_searched_without_test_examples_and_swept_on_them(
-    utility: ModuleType,
-) -> None:
+def test_settings_are_searched_without_test_examples_and_swept_on_them() -> None:
     searches = list(utility.searches())
     assert {each.judge for each in searches} == {"validation"}
     assert not {each.seed for each in searches} & set(utility.SEEDS)
@@ -88,9 +72,7 @@ def test_settings_are_searched_without_test_examples_and_swept_on_them(
     assert len(swept) == len({each.key for each in swept}) == 2 * (5 * 4 + 1) * 5
 
 
-def test_the_chosen_candidate_has_the_best_mean_and_none_is_chosen_before_all_were_tried(
-    utility: ModuleType,
-) -> None:
+def test_the_chosen_candidate_has_the_best_mean_and_none_is_chosen_before_all_were_tried() -> None:
     searches = [each for each in utility.searches() if (each.data, each.mode) == ("digits", "none")]
     best = searches[-1].settings
     scores = {100: 0.2, 101: 0.9}
@@ -105,23 +87,44 @@ def test_the_chosen_candidate_has_the_best_mean_and_none_is_chosen_before_all_we
 
 
 def test_a_finished_run_is_not_run_again_and_one_of_other_settings_is_dropped(
-    utility: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "utility.json"
     cases = list(islice(utility.searches(), 5))
     stale = replace(cases[0], settings={"rounds": 1})
     runs = [asdict(each) | {"accuracy": 0.5} for each in (*cases, stale)]
-    utility._write(path, {"search": runs, "runs": []})
-    known = json.loads(path.read_text())
-    assert known == {"search": runs, "runs": []}
+    utility.write(path, utility.empty() | {"search": runs})
+    known = utility.read(path)
+    assert known == utility.empty() | {"search": runs}
     monkeypatch.setattr(utility, "run", None)
-    utility._finish(Progress(disable=True), "search", cases, known, path)
+    assert list(utility.finish("search", cases, known, lambda _: None)) == [("search", 5, 5)]
     assert known["search"] == runs[:-1]
 
 
-def test_a_plot_of_half_a_sweep_is_a_picture_with_a_line_for_each_mode(utility: ModuleType) -> None:
+@pytest.mark.parametrize("text", ["", "[]", '{"runs": [{}]}', '{"runs": 1}', '{"runs": [1]}'])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "utility.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="no file of"):
+        utility.read(path)
+
+
+def test_the_quick_sweep_runs_settings_that_the_search_chose() -> None:
+    known = utility.read(RESULTS)
+    chosen = {
+        row["mode"]: row["settings"]
+        for row in known["chosen"]
+        if row["data"] == "digits" and row["epsilon"] in (None, 4.0)
+    }
+    assert chosen == utility.QUICK
+    swept = list(utility.sweep(utility.quick(), utility.QUICK_SEEDS))
+    assert {(each.data, each.judge) for each in swept} == {("digits", "test")}
+    assert len(swept) == (5 * 2 + 1) * 2
+
+
+def test_a_plot_of_half_a_sweep_is_a_picture_with_a_line_for_each_mode() -> None:
     runs = [
-        asdict(case(utility, by_mode)) | {"accuracy": accuracy}
+        asdict(case(by_mode)) | {"accuracy": accuracy}
         for by_mode in utility.MODES
         for accuracy in (0.5, 0.7)
     ]
@@ -135,9 +138,3 @@ def test_a_plot_of_half_a_sweep_is_a_picture_with_a_line_for_each_mode(utility: 
         "no privacy",
     ):
         assert f"<!-- {label} -->" in picture.decode()
-
-
-def test_the_page_shows_the_results_and_no_others(utility: ModuleType) -> None:
-    known = json.loads((ROOT / "benchmarks" / "results" / "utility.json").read_text())
-    page = (ROOT / "docs" / "privacy" / "utility.md").read_text()
-    assert utility.table(known) in page

@@ -1,7 +1,4 @@
-"""Accuracy against epsilon, by privacy mode: writes results/utility.json and results/utility.svg.
-
-make data && .venv/bin/python benchmarks/utility.py    everything; goes on where it was stopped
-                              ... --plot               the plot alone, of what is there
+"""``secagg bench utility``: accuracy against epsilon, by privacy mode.
 
 Softmax regression from zeros on digits and Fashion-MNIST. First a search for settings on the
 validation part of the training examples, then five seeds of every case on the test examples.
@@ -12,27 +9,28 @@ like the others by RDP. Under the other modes clients compute what they do in ``
 a tenth of them drops out of every round, and their words are summed in the open: the secure
 sum is exact, so its result is the same. No ledger runs along. Every epsilon is the plan's: the
 noise is calibrated for all rounds at the fewest survivors whose sum is opened.
+
+The file: {"search": [runs], "chosen": [settings], "runs": [runs], "common": [settings that are
+not searched, by data set]}. ``--quick`` searches nothing and takes ``QUICK``.
 """
 
 import itertools
 import json
 import multiprocessing
 import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from io import BytesIO
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
-from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional
 
@@ -44,6 +42,7 @@ from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
 from protocols.wire import SESSION_SIZE
 from secagg.data import Federation, federate, simulated_dropouts
+from secagg.errors import ConfigError
 from secagg.modes import judge, mode
 from secagg.rounds import run_plain
 from secagg.runs import write_atomically
@@ -51,18 +50,19 @@ from secagg.settings import TrainingConfig
 from secagg.training import SEED_SIZE
 from secagg.vector import flatten, unflatten
 
-RESULTS = Path(__file__).parent / "results"
-EPSILONS = (1.0, 2.0, 4.0, 8.0)
-SEEDS = (0, 1, 2, 3, 4)
-SEARCH_SEEDS = (100, 101)
-FEW = "client-20"  # ``client`` among as few clients as the other modes have
-MODES = ("central", "distributed", "local", "client", FEW, "none")
-PROCESSES = 2
-TICKS = (0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # of accuracy
-PHYSICAL_BATCH = 256  # examples whose gradients are in memory at once
+Known: TypeAlias = dict[str, list[dict[str, Any]]]
+
+EPSILONS: Final = (1.0, 2.0, 4.0, 8.0)
+SEEDS: Final = (0, 1, 2, 3, 4)
+SEARCH_SEEDS: Final = (100, 101)
+FEW: Final = "client-20"  # ``client`` among as few clients as the other modes have
+MODES: Final = ("central", "distributed", "local", "client", FEW, "none")
+PROCESSES: Final = 2
+TICKS: Final = (0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # of accuracy
+PHYSICAL_BATCH: Final = 256  # examples whose gradients are in memory at once
 
 # Settings are searched at the epsilon on the right, and used at that on the left.
-SEARCHED_AT = {1.0: 1.0, 2.0: 1.0, 4.0: 4.0, 8.0: 4.0}
+SEARCHED_AT: Final = {1.0: 1.0, 2.0: 1.0, 4.0: 4.0, 8.0: 4.0}
 
 # By data set: what a run has where its candidate does not say otherwise. delta is below one over
 # the number of units.
@@ -98,6 +98,18 @@ CANDIDATES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "none": _grid([100], [0.5, 1.0], local_steps=5),
     },
 }
+
+# What the search chose for digits at epsilon 4, where the quick sweep is not far from it.
+QUICK: Final[dict[str, dict[str, Any]]] = {
+    "central": {"rounds": 30, "learning_rate": 64.0},
+    "distributed": {"rounds": 30, "learning_rate": 64.0},
+    "local": {"rounds": 40, "learning_rate": 8.0},
+    "client": {"rounds": 10, "learning_rate": 1.0, "local_steps": 2, "clip": 1.0},
+    FEW: {"rounds": 10, "learning_rate": 1.0, "local_steps": 2, "clip": 1.0},
+    "none": {"rounds": 100, "learning_rate": 4.0, "local_steps": 2},
+}
+QUICK_EPSILONS: Final = (2.0, 8.0)
+QUICK_SEEDS: Final = (0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,9 +257,18 @@ def chosen(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def sweep(table: Sequence[dict[str, Any]]) -> Iterator[Case]:
+def quick() -> list[dict[str, Any]]:
+    """Like ``chosen``, of digits at few epsilons, without a search."""
+    return [
+        {"data": "digits", "mode": by_mode, "epsilon": epsilon, "settings": settings}
+        for by_mode, settings in QUICK.items()
+        for epsilon in (QUICK_EPSILONS if by_mode != "none" else (None,))
+    ]
+
+
+def sweep(table: Sequence[dict[str, Any]], seeds: Sequence[int] = SEEDS) -> Iterator[Case]:
     """Every line of ``chosen`` on every seed, judged on test examples."""
-    for seed, row in itertools.product(SEEDS, table):
+    for seed, row in itertools.product(seeds, table):
         line = {name: value for name, value in row.items() if name != "validation"}
         yield Case(seed=seed, judge="test", **line)
 
@@ -258,18 +279,18 @@ def plot(runs: Sequence[dict[str, Any]]) -> bytes:
     from matplotlib.figure import Figure
 
     mpl.rcParams["svg.hashsalt"] = "utility"
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
-    panels = figure.subplots(1, len(CANDIDATES), sharey=True, squeeze=False)[0]
-    for axes, data in zip(panels, CANDIDATES, strict=True):
+    shown = _data(runs)
+    figure = Figure(figsize=(5.5 * max(1, len(shown)), 5.6), layout="constrained")
+    panels = figure.subplots(1, max(1, len(shown)), sharey=True, squeeze=False)[0]
+    for axes, data in zip(panels, shown, strict=False):
+        epsilons = _epsilons_of(runs, data)
         for place, by_mode in enumerate(MODES):
-            colour = f"C{place}"
             if by_mode == "none":
-                seen = _accuracies(runs, data, by_mode, None)
-                if seen:
+                if seen := _accuracies(runs, data, by_mode, None):
                     axes.axhline(fmean(seen), color="0.4", linestyle=":", label="no privacy")
                 continue
             means, below, above, xs = [], [], [], []
-            for epsilon in EPSILONS:
+            for epsilon in epsilons:
                 if seen := _accuracies(runs, data, by_mode, epsilon):
                     xs.append(epsilon * 2 ** (0.04 * (place - 2)))  # so that bars do not overlap
                     means.append(fmean(seen))
@@ -283,7 +304,7 @@ def plot(runs: Sequence[dict[str, Any]]) -> bytes:
                 xs,
                 means,
                 yerr=[below, above],
-                color=colour,
+                color=f"C{place}",
                 marker="os^Dv"[place],
                 linestyle="--" if hides else "-",
                 capsize=3,
@@ -297,15 +318,14 @@ def plot(runs: Sequence[dict[str, Any]]) -> bytes:
         axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
         axes.set_yticks([], minor=True)
         axes.set_xscale("log", base=2)
-        axes.set_xticks(EPSILONS, [f"{epsilon:g}" for epsilon in EPSILONS])
+        axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
         axes.set(
             xlabel=f"epsilon at delta {COMMON[data]['delta']:g}", ylabel="test accuracy", title=data
         )
         axes.grid(visible=True, alpha=0.3)
-        if axes.has_data():
-            axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
     figure.supxlabel(
-        f"mean of {len(SEEDS)} seeds; bars: least and most of them. "
+        f"mean of {len({run['seed'] for run in runs})} seeds; bars: least and most of them. "
         "Solid lines hide an example, dashed ones a whole client.",
         fontsize="small",
     )
@@ -314,76 +334,114 @@ def plot(runs: Sequence[dict[str, Any]]) -> bytes:
     return out.getvalue()
 
 
-def table(known: dict[str, Any]) -> str:
-    """Both tables of docs/privacy/utility.md: mean (least to most), and the settings chosen."""
-    head = " | ".join(f"{epsilon:g}" for epsilon in EPSILONS)
-    lines = [f"| data | mode | {head} |", "|---|---|" + "---|" * len(EPSILONS)]
-    for data, by_mode in itertools.product(CANDIDATES, MODES):
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """Markdown: mean accuracy (least to most) by data set and mode, a column an epsilon."""
+    epsilons = _epsilons_of(runs)
+    head = " | ".join(f"{epsilon:g}" for epsilon in epsilons)
+    lines = [f"| data | mode | {head} |", "|---|---|" + "---|" * len(epsilons)]
+    seeds = len({run["seed"] for run in runs})
+    for data, by_mode in itertools.product(_data(runs), MODES):
         cells = []
-        for epsilon in _epsilons(by_mode):
-            seen = _accuracies(known["runs"], data, by_mode, epsilon)
+        for epsilon in epsilons:
+            seen = _accuracies(runs, data, by_mode, None if by_mode == "none" else epsilon)
             cells.append(f"{fmean(seen):.3f} ({min(seen):.3f} to {max(seen):.3f})" if seen else "–")
-            if 0 < len(seen) < len(SEEDS):
-                cells[-1] += f", {len(seen)} of {len(SEEDS)} seeds"
-        cells *= len(EPSILONS) // len(cells)
+            if 0 < len(seen) < seeds:
+                cells[-1] += f", {len(seen)} of {seeds} seeds"
         lines.append(f"| {data} | {by_mode} | {' | '.join(cells)} |")
-    lines += ["", "| data | mode | epsilon | rounds | learning rate | noise | validation |"]
+    return "\n".join(lines) + "\n"
+
+
+def settings_table(known: Known) -> str:
+    """Markdown: the settings that were used, the noise they took, and why they were chosen."""
+    lines = ["| data | mode | epsilon | rounds | learning rate | noise | validation |"]
     lines.append("|---|---|---|---|---|---|---|")
     for row in known["chosen"]:
         like = {name: value for name, value in row.items() if name != "validation"}
         at = "–" if row["epsilon"] is None else f"{row['epsilon']:g}"
         noises = {run["noise_multiplier"] for run in known["runs"] if like.items() <= run.items()}
+        judged = f"{row['validation']:.3f}" if "validation" in row else "–"
         lines.append(
             f"| {row['data']} | {row['mode']} | {at} "
             f"| {row['settings']['rounds']} | {row['settings']['learning_rate']:g} "
-            f"| {', '.join(f'{noise:.3f}' for noise in sorted(noises))} | {row['validation']:.3f} |"
+            f"| {', '.join(f'{noise:.3f}' for noise in sorted(noises))} | {judged} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Search, sweep, plot; prints the tables."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "utility.json"
-    known: dict[str, Any] = {"search": [], "chosen": [], "runs": []}
-    if path.exists():
-        known |= json.loads(path.read_text())
-    if "--plot" not in sys.argv:
-        os.environ["OMP_NUM_THREADS"] = "1"  # the pool's processes, not threads, fill the cores
-        with Progress() as progress:
-            _finish(progress, "search", list(searches()), known, path)
-            known["chosen"] = chosen(known["search"])
-            _finish(progress, "runs", list(sweep(known["chosen"])), known, path)
-        known["common"] = [
-            {"data": data, "clients under client": CLIENTS[data]} | COMMON[data] for data in COMMON
-        ]
-        _write(path, known)
-    (RESULTS / "utility.svg").write_bytes(plot(known["runs"]))
-    print(table(known))
+def measure(
+    known: Known, save: Callable[[Known], None], *, few: bool = False
+) -> Iterator[tuple[str, int, int]]:
+    """Run what ``known`` lacks and put it there; what is done, how much of how much.
+
+    Args:
+      save: called after every run.
+      few: the quick sweep.
+    """
+    if few:
+        known["chosen"] = quick()
+    else:
+        yield from finish("search", list(searches()), known, save)
+        known["chosen"] = chosen(known["search"])
+    seeds = QUICK_SEEDS if few else SEEDS
+    yield from finish("runs", list(sweep(known["chosen"], seeds)), known, save)
+    known["common"] = [
+        {"data": data, "clients under client": CLIENTS[data]} | COMMON[data] for data in COMMON
+    ]
+    save(known)
 
 
-def _finish(
-    progress: Progress, name: str, cases: list[Case], known: dict[str, Any], path: Path
-) -> None:
-    """Run what ``known[name]`` lacks, and write it down run by run."""
+def finish(
+    name: str, cases: list[Case], known: Known, save: Callable[[Known], None]
+) -> Iterator[tuple[str, int, int]]:
+    """Run what ``known[name]`` lacks, drop what no case asks for, and save run by run."""
     wanted = {case.key for case in cases}
     known[name] = [each for each in known[name] if _case(each).key in wanted]
     done = {_case(each).key for each in known[name]}
-    task = progress.add_task(name, total=len(cases), completed=len(done))
+    yield name, len(done), len(cases)
+    left = [case for case in cases if case.key not in done]
+    if not left:
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"  # the pool's processes, not threads, fill the cores
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
-        waiting = [pool.submit(run, case) for case in cases if case.key not in done]
+        waiting = [pool.submit(run, case) for case in left]
         try:
             for each in as_completed(waiting):
                 known[name].append(each.result())
-                _write(path, known)
-                progress.advance(task)
+                save(known)
+                yield name, len(known[name]), len(cases)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _write(path: Path, known: dict[str, Any]) -> None:
+def empty() -> Known:
+    """Nothing known."""
+    return {"search": [], "chosen": [], "runs": [], "common": []}
+
+
+def read(path: Path) -> Known:
+    """What ``write`` wrote.
+
+    Raises:
+      ConfigError: the file is none of this command's.
+    """
+    try:
+        known: Known = empty() | json.loads(path.read_bytes())
+        for each in (*known["search"], *known["runs"]):
+            _case(each)
+            float(each["accuracy"])
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no file of `secagg bench utility`: {error!r:.200}") from error
+    return known
+
+
+def write(path: Path, known: Known) -> None:
+    """Whole or not at all, a run a line.
+
+    Raises:
+      RunError: the file cannot be written.
+    """
     lines = {
         name: ",\n".join(f"  {json.dumps(each)}" for each in values)
         for name, values in known.items()
@@ -393,7 +451,17 @@ def _write(path: Path, known: dict[str, Any]) -> None:
 
 
 def _case(each: dict[str, Any]) -> Case:
-    return Case(**{name: each[name] for name in Case.__slots__})
+    return Case(**{item.name: each[item.name] for item in fields(Case)})
+
+
+def _data(runs: Sequence[dict[str, Any]]) -> list[str]:
+    found = {run["data"] for run in runs}
+    return [data for data in CANDIDATES if data in found]
+
+
+def _epsilons_of(runs: Sequence[dict[str, Any]], data: str | None = None) -> list[float]:
+    found = {run["epsilon"] for run in runs if data in (None, run["data"])}
+    return sorted(epsilon for epsilon in found if epsilon is not None)
 
 
 def _epsilons(by_mode: str) -> Sequence[float | None]:
@@ -424,7 +492,3 @@ def _federation(data: str, clients: int, seed: int, judged: str) -> Federation:
 
 def _losses(outputs: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, labels, reduction="none")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,280 @@
+"""Draws what docs show, from results/*.json alone; nothing is measured.
+
+    make figures
+
+SVGs go beside their JSON; a table goes into its page, between ``<!-- table: NAME -->`` and
+``<!-- end -->``. ``--check`` writes nothing and fails where a file is not what would be written.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from secagg import utility
+from secagg.bench import Record
+from secagg.costs import PLAIN, PROTOCOLS, Cost, growth, plot
+from secagg.paper import expansions
+from secagg.references import REFERENCES
+from secagg.reports.numbers import elapsed, size
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = ("docs/benchmarks.md", "docs/privacy/utility.md")
+AT = {"entries": 10**4, "dropout": 0.1}  # of the plot over clients
+SHOWN = {"clients": 100, "entries": 10**5}  # of the table over protocols
+
+
+def costs() -> list[Cost]:
+    return [point.cost for point in Record.read(RESULTS / "costs.json").points]
+
+
+def peers() -> dict[str, Any]:
+    return dict(json.loads((RESULTS / "peers.json").read_text())["benchmarks"])
+
+
+# Pictures
+
+
+def over_clients() -> bytes:
+    """One client's seconds, all its stages, and opening the sum where it does that too."""
+    mpl.rcParams["svg.hashsalt"] = "clients"
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    chosen = [p for p in costs() if (p.entries, p.dropout) == tuple(AT.values())]
+    for place, protocol in enumerate(PROTOCOLS):
+        line = sorted(
+            (p.clients, p.client_seconds + p.opener_seconds)
+            for p in chosen
+            if p.protocol == protocol != PLAIN
+        )
+        if line:
+            axes.plot(*zip(*line, strict=True), "o-", color=f"C{place}", label=protocol)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="clients",
+        ylabel="CPU seconds of one client that opens the sum too",
+    )
+    axes.set_title(f"{AT['entries']:,} entries, {AT['dropout']:.0%} lost", fontsize="medium")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize="small")
+    return _svg(figure)
+
+
+def uploads() -> list[tuple[str, float, bool]]:
+    """What a client sends an entry; whether it is ours."""
+    found = peers()
+    bars = [("plain float32 (Flower, FedAvg)", _peer(found, "fedavg", "theirs") / 10**6, False)]
+    for name, bits in (("complete", 14), ("complete-22-bits", 22)):
+        sent = found[f"bench_flower_secaggplus::test_client[{name}]"]["bytes"]
+        bars.append((f"masks, {bits} bits", sent["our_up"] / 10**6, True))
+        bars.append((f"Flower SecAgg+, {bits} bits", sent["their_up"] / 10**6, False))
+    models = {
+        "SHARED_KEY": ("shared key", "symmetric"),
+        "THRESHOLD": ("threshold key", "public key"),
+    }
+    for model, (ours, theirs) in models.items():
+        kept = found[f"bench_tenseal::test_encryption_to_bytes[{model}]"]
+        bars.append((f"CKKS, {ours}", kept["ours_bytes_an_entry"], True))
+        bars.append((f"TenSEAL, {theirs}", kept["theirs_bytes_an_entry"], False))
+    return bars
+
+
+def over_peers() -> bytes:
+    mpl.rcParams["svg.hashsalt"] = "bytes"
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    bars = uploads()[::-1]
+    colours = ["C0" if ours else "0.7" for _, _, ours in bars]
+    axes.barh([name for name, _, _ in bars], [value for _, value, _ in bars], color=colours)
+    for row, (_, value, _) in enumerate(bars):
+        axes.text(value * 1.05, row, f"{value:.3g}", va="center", fontsize="small")
+    axes.set(xscale="log", xlabel="bytes an entry that a client sends", xlim=(1, 200))
+    return _svg(figure)
+
+
+PICTURES: dict[str, Callable[[], bytes]] = {
+    "costs.svg": lambda: plot([p for p in costs() if p.clients <= 100 and p.entries <= 10**5]),
+    "clients.svg": over_clients,
+    "bytes.svg": over_peers,
+    "utility.svg": lambda: utility.plot(utility.read(RESULTS / "utility.json")["runs"]),
+}
+
+
+# Tables
+
+
+def table_costs() -> str:
+    chosen = [p for p in costs() if (p.clients, p.entries) == tuple(SHOWN.values())]
+    order = sorted(chosen, key=lambda p: (PROTOCOLS.index(p.protocol), p.dropout))
+    rows = [_row(p, f"{100 * p.dropout:g}") for p in order]
+    return _table("protocol | lost, % | client | opener | server | sends | is sent | B/entry", rows)
+
+
+def table_clients() -> str:
+    chosen = [p for p in costs() if (p.entries, p.dropout) == tuple(AT.values())]
+    order = sorted(chosen, key=lambda p: (PROTOCOLS.index(p.protocol), p.clients))
+    rows = [_row(p, f"{p.clients:,}", p.neighbours or "–") for p in order if p.protocol != PLAIN]
+    return _table(
+        "protocol | clients | neighbours | client | opener | server | sends | is sent | B/entry",
+        rows,
+    )
+
+
+def table_growth() -> str:
+    rows = []
+    for protocol, cost, found in growth(costs()):
+        powers = (found.get(name) for name in ("clients", "entries"))
+        cells = (
+            "–"
+            if fit is None or fit.low is None
+            else f"{fit.power:z.2f} ({fit.low:z.2f} to {fit.high:z.2f})"
+            for fit in powers
+        )
+        rows.append([protocol, cost.replace("_", " "), *cells])
+    return _table("protocol | cost | of clients | of entries", rows)
+
+
+def table_expansion() -> str:
+    rows = []
+    for each in expansions():
+        factors = (each.published, each.formula, each.complete, each.sparse)
+        cells = ("–" if factor is None else f"{factor:.2f}" for factor in factors)
+        rows.append([f"{each.clients:,}", f"{each.entries:,}", *cells])
+    return _table(
+        "clients | entries | published | its formula | ours, complete | ours, sparse", rows
+    )
+
+
+def table_times() -> str:
+    points = [point.cost for point in Record.read(RESULTS / "paper.json").points]
+    rows = [
+        [
+            f"{p.clients:,}",
+            f"{p.entries:,}",
+            f"{100 * p.dropout:g}",
+            elapsed(p.client_seconds),
+            elapsed(p.server_seconds),
+            size(p.bytes_up),
+            size(p.bytes_down),
+        ]
+        for p in points
+    ]
+    return _table("clients | entries | lost, % | client | server | sends | is sent", rows)
+
+
+def table_peers() -> str:
+    """Each ratio with its interval, as the benchmark wrote it."""
+    rows = []
+    for name, info in peers().items():
+        module, _, test = name.partition("::")
+        ratios = {
+            tuple(pair.split("/")): ratio
+            for pair, ratio in info["ratios"].items()
+            if pair.rpartition("/")[2] not in REFERENCES
+        }
+        for party in ("client", "server"):
+            if ratio := info.get(f"{party}_times_plain"):
+                ratios[f"ours/{party}", f"theirs/{party}"] = ratio
+        for (one, other), ratio in ratios.items():
+            rows.append(
+                [
+                    f"{module.removeprefix('bench_').replace('_', ' ')}: {_said(test)}",
+                    f"{one} over {other}",
+                    elapsed(info["seconds"][one]),
+                    elapsed(info["seconds"][other]),
+                    f"{ratio['value']:.3g} ({ratio['low']:.3g} to {ratio['high']:.3g})",
+                    "–" if info.get("peak_memory") is None else size(info["peak_memory"]),
+                ]
+            )
+    return _table("what | ratio of | first | second | ratio | peak memory of the first", rows)
+
+
+def table_uploads() -> str:
+    return _table("what | bytes an entry", [[name, f"{value:.3g}"] for name, value, _ in uploads()])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "costs": table_costs,
+    "clients": table_clients,
+    "growth": table_growth,
+    "expansion": table_expansion,
+    "times": table_times,
+    "peers": table_peers,
+    "uploads": table_uploads,
+    "utility": lambda: utility.table(utility.read(RESULTS / "utility.json")["runs"]),
+    "settings": lambda: utility.settings_table(utility.read(RESULTS / "utility.json")),
+}
+
+
+def drawn() -> Iterator[tuple[Path, bytes]]:
+    """Every file that docs show, as it should be."""
+    for name, draw in PICTURES.items():
+        yield RESULTS / name, draw()
+    for name in PAGES:
+        page = (ROOT / name).read_text("utf-8")
+        yield ROOT / name, filled(page).encode()
+
+
+def filled(page: str) -> str:
+    """The page with its tables drawn anew; a ``KeyError`` for one that nobody draws."""
+
+    def fill(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{TABLES[found[2]]()}{found[3]}"
+
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?(<!-- end -->)", fill, page, flags=re.DOTALL)
+
+
+def _row(point: Cost, *about: object) -> list[str]:
+    parts = (point.client_seconds, point.opener_seconds, point.server_seconds)
+    return [
+        point.protocol + ("" if point.whole else " (sampled)"),
+        *map(str, about),
+        *(elapsed(each) if each else "–" for each in parts),
+        size(point.bytes_up),
+        size(point.bytes_down),
+        f"{point.bytes_per_entry:.3g}",
+    ]
+
+
+def _table(head: str, rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def _peer(found: dict[str, Any], module: str, name: str) -> float:
+    (info,) = (each for key, each in found.items() if key.startswith(f"bench_{module}::"))
+    return float(info["bytes"][name])
+
+
+def _said(test: str) -> str:
+    return test.removeprefix("test_").replace("_", " ").replace("[", ", ").removesuffix("]")
+
+
+def _svg(figure: Figure) -> bytes:
+    out = BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def main() -> None:
+    """Write, or with --check compare."""
+    stale = [
+        (path, text) for path, text in drawn() if not path.exists() or path.read_bytes() != text
+    ]
+    for path, text in stale:
+        print(path.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            path.write_bytes(text)
+    sys.exit(1 if stale and "--check" in sys.argv else 0)
+
+
+if __name__ == "__main__":
+    main()
