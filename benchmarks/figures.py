@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib as mpl
@@ -201,6 +202,33 @@ def table_uploads() -> str:
     return _table("what | bytes an entry", [[name, f"{value:.3g}"] for name, value, _ in uploads()])
 
 
+def table_flower() -> str:
+    """The first sum, and the median of the later ones, stage by stage."""
+    rows = []
+    for found in json.loads((RESULTS / "flower_rounds.json").read_text()):
+        kinds: dict[tuple[int, bool], list[dict[str, Any]]] = {}
+        for said in found["rounds"]:
+            kinds.setdefault((said["entries"], said["secure"]), []).append(said)
+        for (entries, secure), rounds in kinds.items():
+            first, *later = rounds
+            stages = ", ".join(
+                f"{stage['stage']} {stage['seconds']:.0f}" for stage in rounds[-1].get("stages", [])
+            )
+            rows.append(
+                [
+                    found["engine"],
+                    f"{found['nodes']:,}",
+                    f"{100 * found['lost']:g}",
+                    f"{entries:,}",
+                    "secure" if secure else "plain",
+                    f"{first['seconds']:.0f} s",
+                    f"{median(said['seconds'] for said in later):.0f} s",
+                    stages or "–",
+                ]
+            )
+    return _table("engine | nodes | lost, % | entries | round | first | later | last one, s", rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "costs": table_costs,
     "clients": table_clients,
@@ -209,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "times": table_times,
     "peers": table_peers,
     "uploads": table_uploads,
+    "flower": table_flower,
     "utility": lambda: utility.table(utility.read(RESULTS / "utility.json")["runs"]),
     "settings": lambda: utility.settings_table(utility.read(RESULTS / "utility.json")),
 }
