@@ -52,9 +52,12 @@ def opaque(value: bytes) -> bytes:
     return u32(len(value)) + value
 
 
-def seal_checksum(body: bytes) -> bytes:
-    """``body`` and its checksum."""
-    return body + hashlib.sha256(body).digest()[:CHECKSUM_SIZE]
+def seal_checksum(*parts: bytes | memoryview) -> bytes:
+    """The body that ``parts`` make, and its checksum; each part is copied once."""
+    checksum = hashlib.sha256()
+    for part in parts:
+        checksum.update(part)
+    return b"".join((*parts, checksum.digest()[:CHECKSUM_SIZE]))
 
 
 def open_checksum(data: bytes | memoryview) -> memoryview:

@@ -291,7 +291,7 @@ class MaskedFrame:
 
     def to_bytes(self) -> bytes:
         head = _head(self) + u32(self.sender) + u32(self.index)
-        return seal_checksum(head + self.words.astype("<u8", copy=False).tobytes())
+        return seal_checksum(head, self.words.astype("<u8", copy=False).data)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, expect: Header, index: int, count: int) -> Self:
