@@ -19,21 +19,29 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from secagg import utility
+from secagg.attacks.bench import Found
+from secagg.attacks.inversion import HIDDEN
 from secagg.bench import Record
 from secagg.costs import PLAIN, PROTOCOLS, Cost, growth, plot
 from secagg.paper import expansions
 from secagg.references import REFERENCES
-from secagg.reports.numbers import elapsed, size
+from secagg.reports.attack_charts import called, sheet
+from secagg.reports.attack_page import drawings
+from secagg.reports.numbers import at_least, bound, elapsed, percent, size
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("docs/benchmarks.md", "docs/privacy/utility.md")
+PAGES = ("docs/benchmarks.md", "docs/privacy/attacks.md", "docs/privacy/utility.md")
 AT = {"entries": 10**4, "dropout": 0.1}  # of the plot over clients
 SHOWN = {"clients": 100, "entries": 10**5}  # of the table over protocols
 
 
 def costs() -> list[Cost]:
     return [point.cost for point in Record.read(RESULTS / "costs.json").points]
+
+
+def attacks() -> Found:
+    return Found.read(RESULTS / "attack.json")
 
 
 def peers() -> dict[str, Any]:
@@ -104,6 +112,9 @@ def over_peers() -> bytes:
 PICTURES: dict[str, Callable[[], bytes]] = {
     "costs.svg": lambda: plot([p for p in costs() if p.clients <= 100 and p.entries <= 10**5]),
     "clients.svg": over_clients,
+    "attack_membership.svg": lambda: sheet(drawings(attacks())["membership"]),
+    "attack_audit.svg": lambda: sheet(drawings(attacks())["audit"]),
+    "attack_pictures.svg": lambda: sheet(drawings(attacks())["pictures"]),
     "bytes.svg": over_peers,
     "utility.svg": lambda: utility.plot(utility.read(RESULTS / "utility.json")["runs"]),
 }
@@ -229,6 +240,53 @@ def table_flower() -> str:
     return _table("engine | nodes | lost, % | entries | round | first | later | last one, s", rows)
 
 
+def table_membership() -> str:
+    rows = []
+    for one in (one for group in attacks().membership for one in group):
+        rates = (
+            (percent(rate.true_positive_rate), f"{percent(rate.low)} to {percent(rate.high)}")
+            for rate in one.rates
+        )
+        cells = (cell for pair in rates for cell in pair)
+        about = (one.privacy, f"{one.pool:,}", one.attack, f"{one.auc:.3f}")
+        rows.append([*about, *cells, percent(one.accuracy)])
+    return _table(
+        "mode | pool | attack | area under the curve | true at 1 % | 95 % interval "
+        "| true at 0.1 % | 95 % interval | accuracy",
+        rows,
+    )
+
+
+def table_audits() -> str:
+    """Bounds rounded down, beside what is stated, rounded up."""
+    found, rows = attacks(), []
+    for one in found.audits:
+        counts = one.found.as_dict()["counts"]
+        how = f"bound, {counts['correct']} of {counts['guesses']} guesses right"
+        value = f"at least {at_least(one.found.epsilon)}"
+        rows.append([called(one), value, how, bound(one.stated), "yes" if one.refuted else "no"])
+    for one in found.canaries:
+        how = f"estimate, cosines of {one.found.as_dict()['canaries']} canaries"
+        value = f"about {one.found.epsilon:.2f}"
+        rows.append([called(one), value, how, bound(one.stated), "cannot be"])
+    return _table("mechanism | found | how | stated | refuted", rows)
+
+
+def table_inversion() -> str:
+    names = {"softmax": "softmax regression", "mlp": f"network, {HIDDEN} hidden"}
+    groups = attacks().inversions
+    rows = [
+        [names[group[0].model], *(f"{one.recovered} of {one.clients}" for one in group)]
+        for group in groups
+    ]
+    _, summed, noised = groups[0]
+    return _table(
+        f"model | one update | sum of {summed.clients} | noised sum, epsilon "
+        f"{bound(noised.epsilon)}",
+        rows,
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "costs": table_costs,
     "clients": table_clients,
@@ -238,6 +296,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers": table_peers,
     "uploads": table_uploads,
     "flower": table_flower,
+    "membership": table_membership,
+    "audits": table_audits,
+    "inversion": table_inversion,
     "utility": lambda: utility.table(utility.read(RESULTS / "utility.json")["runs"]),
     "settings": lambda: utility.settings_table(utility.read(RESULTS / "utility.json")),
 }

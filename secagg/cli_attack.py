@@ -31,6 +31,7 @@ Examples:
   secagg bench attack --quick
   secagg bench attack --html attack.html --json attack.json
   secagg bench attack --only audit --epsilon 1 --json attack.json
+  secagg bench attack --draw attack.json --html attack.html --figures .
 
 Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad input.
 """
@@ -64,7 +65,15 @@ Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad 
 @click.option(
     "--figures", type=click.Path(path_type=Path), help="Folder for the page's charts as SVG files."
 )
+@click.option(
+    "--draw",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Attack nothing: print and draw what this file of --json holds.",
+)
+@click.pass_context
 def attack(
+    context: click.Context,
+    /,
     *,
     quick: bool,
     seed: int,
@@ -74,6 +83,7 @@ def attack(
     json_file: Path | None,
     html: Path | None,
     figures: Path | None,
+    draw: Path | None,
 ) -> int:
     """Attack what this library protects, and show what came of it.
 
@@ -82,10 +92,22 @@ def attack(
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch; numpy is there already, see Found
     _check_targets(json_file, html, figures)
+    if draw is not None:
+        _check_drawn(context, draw, html)
     from secagg.attacks.bench import PARTS, Found, Plan  # torch takes seconds to import
 
-    parts = tuple(part for part in PARTS if not only or part in only)
-    found = Found(plan=Plan(epsilon=epsilon, delta=delta, seed=seed, quick=quick, parts=parts))
+    if draw is None:
+        parts = tuple(part for part in PARTS if not only or part in only)
+        plan = Plan(epsilon=epsilon, delta=delta, seed=seed, quick=quick, parts=parts)
+        found = _carried_out(Found(plan=plan))
+    else:
+        found = Found.read(draw)
+    _write(found, json_file, html, figures)
+    _print(found)
+    return REFUTED if found.refuted else 0
+
+
+def _carried_out(found: "Found") -> "Found":
     jobs = list(found.plan.jobs())
     bar = Progress(
         TextColumn("[bold]{task.description}"),
@@ -102,9 +124,7 @@ def attack(
             bar.update(task, description=job.name)
             found.carry_out(job)
             bar.advance(task)
-    _write(found, json_file, html, figures)
-    _print(found)
-    return REFUTED if found.refuted else 0
+    return found
 
 
 def _write(found: "Found", json_file: Path | None, html: Path | None, figures: Path | None) -> None:
@@ -165,6 +185,16 @@ def _print(found: "Found") -> None:
         out.print(f"Stated epsilon refuted: {refuted or 'none, which proves none of them'}")
     spent = ", ".join(f"{part} {duration(1000 * each)}" for part, each in found.seconds.items())
     out.print(f"Took: {spent}")
+
+
+def _check_drawn(context: click.Context, draw: Path, html: Path | None) -> None:
+    """Refuse what says how to attack beside a file of attacks that were."""
+    for option in ("quick", "seed", "epsilon", "delta", "only", "json_file"):
+        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
+            name = option.removesuffix("_file")
+            raise ConfigError(f"--draw attacks nothing and --{name} is of an attack; drop one")
+    if html is not None and html.resolve() == draw.resolve():
+        raise ConfigError(f"--draw and --html are both {html}; choose two files")
 
 
 def _check_targets(json_file: Path | None, html: Path | None, figures: Path | None) -> None:

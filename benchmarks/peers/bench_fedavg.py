@@ -86,7 +86,7 @@ def masked() -> Timed:
     sums = outcome.sums(LAYOUT)
     mean = sums["update"] / sums["weight"][0]
     decoding = time.process_time() - began
-    assert np.abs(mean - UPDATE).max() < 2.0**-13
+    assert np.abs(mean - UPDATE).max() < 2.0**-13 + 2.0**-23  # a step, and float32's rounding
     costs = outcome.costs.values()
     client = encoding + sum(cost.client_seconds for cost in costs) / CLIENTS
     server = decoding + sum(cost.server_seconds for cost in costs)

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Final, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 from threadpoolctl import threadpool_limits
 
 from secagg.attacks.canaries import Audited, client_cosines, one_run
-from secagg.attacks.inversion import Inversion, invert_gradients
-from secagg.attacks.membership import Membership, membership
+from secagg.attacks.fields import Fields
+from secagg.attacks.inversion import Inversion, Seen, invert_gradients
+from secagg.attacks.membership import ATTACKS, Membership, membership
 from secagg.errors import ConfigError
-from secagg.reports.evidence import evidence
+from secagg.reports.evidence import SCHEMA, evidence, load
 
 Part: TypeAlias = Literal["membership", "audit", "canaries", "inversion"]
 Result: TypeAlias = Membership | Audited | Inversion
@@ -26,6 +28,8 @@ PARTS: Final[tuple[Part, ...]] = ("membership", "audit", "canaries", "inversion"
 LEAST: Final = 1000  # examples, or canaries, of what is attacked: delta stays below one over it
 POOL, SMALL_POOL = 1000, 100  # examples; a model overfits the small one
 BROKEN: Final = 2.0**-10  # of the noise, as good as none; less would pass the sampler by
+MOST: Final = 100  # results of a kind in a file that is read
+_PACKAGES: Final = ("secagg", "numpy", "torch", "opacus")  # whose versions a file names
 RUNS: Final = 5  # of the estimate, to see how it varies; quick: one
 # Models attacked and models of the attacker, by mode and pool: quick in about 20 s, whole in a
 # few minutes on one core (measured).
@@ -121,6 +125,35 @@ class Plan:
                     run=partial(invert_gradients, model, alone=20, seed=self.seed, **budget),
                 )
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "seed": self.seed,
+            "quick": self.quick,
+            "parts": list(self.parts),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """The one whose ``as_dict()`` is ``data``; ``ConfigError`` if there is none."""
+        held = Fields(data, ("epsilon", "delta", "seed", "quick", "parts"))
+        parts = held.items("parts", 1, len(PARTS))
+        if [each for each in PARTS if each in parts] != parts:
+            raise ConfigError(f"parts {parts!r:.80} must be some of {', '.join(PARTS)}")
+        return cls(
+            epsilon=held.number("epsilon", 1e-3, 1e3),
+            delta=held.number("delta", 0, 1),
+            seed=held.whole("seed", 0, 2**63 - 1),
+            quick=held.flag("quick"),
+            parts=tuple(parts),
+        )
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}
+
 
 @dataclass(slots=True, kw_only=True)
 class Found:
@@ -128,11 +161,13 @@ class Found:
 
     Attributes:
       seconds: by part, wall time on this machine with whatever else it did.
+      versions: of what carried them out.
     """
 
     plan: Plan
     results: list[Result] = field(default_factory=list)
     seconds: dict[Part, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=_versions)
 
     def carry_out(self, job: Job) -> None:
         """Run one and keep what it gives; on one thread, or on a busy machine 10 times slower."""
@@ -188,19 +223,70 @@ class Found:
         whole = [one.found for one in (*self.audits, *self.canaries) if one.noise_share == 1]
         return evidence(whole) | {
             "refuted": list(self.refuted),
-            "plan": {
-                "epsilon": self.plan.epsilon,
-                "delta": self.plan.delta,
-                "seed": self.plan.seed,
-                "quick": self.plan.quick,
-                "parts": list(self.plan.parts),
-            },
+            "plan": self.plan.as_dict(),
             "seconds": {part: round(spent, 1) for part, spent in self.seconds.items()},
-            "versions": {name: version(name) for name in ("secagg", "numpy", "torch", "opacus")},
+            "versions": dict(self.versions),
             "audits": [one.as_dict() for one in (*self.audits, *self.canaries)],
             "inversion": [one.as_dict() for group in self.inversions for one in group],
             "membership": [one.as_dict() for group in self.membership for one in group],
         }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """What was found, of which ``data`` is the ``as_dict()``; bounds are computed anew.
+
+        Pixels and seconds are as coarse as they were written.
+
+        Raises:
+          ConfigError: it is of another schema or shape, or says what does not follow from it.
+        """
+        if type(data) is not dict or data.get("schema") != SCHEMA:
+            raise ConfigError(f"this is no JSON object of schema {SCHEMA!r}")
+        held = Fields(
+            data,
+            (
+                *("schema", "results", "refuted", "plan", "seconds", "versions"),
+                *("audits", "inversion", "membership"),
+            ),
+        )
+        plan = Plan.from_dict(data["plan"])
+        spent = Fields(data["seconds"], plan.parts)
+        versions = Fields(data["versions"], _PACKAGES)
+        if not all(type(each) is str for each in versions.held.values()):
+            raise ConfigError(f"versions are {versions.held!r:.80}, must be strings")
+        found = cls(
+            plan=plan,
+            results=[
+                *map(Membership.from_dict, held.items("membership", 0, MOST)),
+                *map(Audited.from_dict, held.items("audits", 0, MOST)),
+                *map(Inversion.from_dict, held.items("inversion", 0, MOST)),
+            ],
+            seconds={part: spent.number(part, 0, 1e9) for part in plan.parts},
+            versions=dict(versions.held),
+        )
+        for group in found.membership:
+            if tuple(one.attack for one in group) != ATTACKS:
+                raise ConfigError(f"membership, {group[0].privacy}: must be {', '.join(ATTACKS)}")
+        for views in found.inversions:
+            if tuple(one.seen for one in views) != get_args(Seen):
+                raise ConfigError(f"inversion, {views[0].model}: must be {get_args(Seen)}")
+            if not views[0].clients <= views[1].clients == views[2].clients:
+                raise ConfigError(f"inversion, {views[0].model}: other clients in each")
+        held.follows(found.as_dict())
+        return found
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What was found, from the file of ``secagg bench attack --json``.
+
+        Raises:
+          ConfigError: it cannot be read, or ``from_dict`` refuses it.
+        """
+        data = load(path)
+        try:
+            return cls.from_dict(data)
+        except ConfigError as error:
+            raise ConfigError(f"{path} is no file of `secagg bench attack`: {error}") from error
 
 
 def _alone(run: Callable[[], Audited]) -> Callable[[], tuple[Result, ...]]:

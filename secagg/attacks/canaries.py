@@ -15,7 +15,7 @@ runs with a quarter of the noise, in 1 of 20 with half of it (``local`` at the d
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,18 @@ from dp.audit import (
     LowerBound,
     cosines,
     from_cosines,
+    from_json,
     guess,
     lower_bound,
     spheres,
     toss,
 )
 from dp.calibrate import noise_multiplier
+from dp.errors import BadParameter
 from dp.events import NoSampling, PoissonSampling, Unit
 from dp.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
+from secagg.attacks.fields import Fields
 from secagg.data import Federation, federate
 from secagg.errors import ConfigError
 from secagg.noise_advisor import least_shared_noise
@@ -47,6 +50,7 @@ Mechanism: TypeAlias = Literal["local", "distributed"]
 
 CLIENTS: Final = 5  # among whom the canaries of ``distributed`` are dealt out
 BITS: Final = 21  # of a lane, as ``secagg train`` takes them
+MOST: Final = 1e6  # epsilon, steps or deviations of a result that is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,44 @@ class Audited:
             "noise_share": self.noise_share,
             "refuted": self.refuted,
         }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """The one whose ``as_dict()`` is ``data``, its bound or estimate computed anew.
+
+        Raises:
+          ConfigError: it is no such object, or says what does not follow from its own numbers.
+        """
+        held = Fields(
+            data,
+            (
+                *("audited", "found", "stated", "noise_multiplier", "steps"),
+                *("noise_share", "refuted"),
+            ),
+        )
+        audited = held.text("audited", ("local", "distributed", "client"))
+        try:
+            found = from_json(data["found"])
+        except BadParameter as error:
+            raise ConfigError(f"{audited}: {error}") from error
+        if found.epsilon > MOST:
+            raise ConfigError(f"{audited}: epsilon {found.epsilon:g} is above {MOST:g}")
+        estimated = isinstance(found, Estimate)
+        unit = Unit.CLIENT if audited == "client" else Unit.EXAMPLE
+        if found.unit is not unit or estimated is not (audited == "client"):
+            raise ConfigError(f"{audited}: found must be an estimate for client, else a bound")
+        if isinstance(found, LowerBound) and found.method != "one run":
+            raise ConfigError(f"{audited}: found is of {found.method}, must be of one run")
+        one = cls(
+            audited=audited,
+            found=found,
+            stated=held.number("stated", 0, MOST),
+            noise_multiplier=held.number("noise_multiplier", 0, MOST),
+            steps=held.whole("steps", 1, round(MOST)),
+            noise_share=held.number("noise_share", 1 / MOST, 1),
+        )
+        held.follows(one.as_dict())
+        return one
 
 
 def one_run(

@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from dp.audit import normals
 from dp.events import NoSampling, Unit
 from dp.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
+from secagg.attacks.fields import Fields
 from secagg.data import federate
 from secagg.errors import ConfigError
 from secagg.noise_advisor import least_shared_noise
@@ -49,6 +50,7 @@ HIDDEN: Final = 16  # of the mlp: 1,210 numbers a gradient, below the 1,280 pixe
 SEARCH: Final = 300  # steps of L-BFGS at most; a single digit takes about 50
 FOUND: Final = 0.01  # of mean squared error, below which a picture counts as found: 20 dB
 BITS: Final = 21  # of a lane, as ``secagg train`` takes them
+MOST: Final = 10**6  # epsilon, candidates or rank of a result that is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,26 @@ class Picture:
             "recovered": self.recovered,
         }
 
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """The one whose ``as_dict()`` is ``data``, pixels to the grey that was written.
+
+        Raises:
+          ConfigError: it is no such object, or says what does not follow from its own numbers.
+        """
+        held = Fields(
+            data, ("original", "reconstructed", "mse", "psnr", "ssim", "rank", "recovered")
+        )
+        one = cls(
+            original=_inked(held, "original"),
+            reconstructed=_inked(held, "reconstructed"),
+            mse=held.number("mse", 0, 1),
+            ssim=held.number("ssim", -1.001, 1.001),  # but for rounding
+            rank=held.whole("rank", 1, MOST),
+        )
+        held.follows(one.as_dict())
+        return one
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inversion:
@@ -128,6 +150,27 @@ class Inversion:
             "clients": self.clients,
             "pictures": [picture.as_dict() for picture in self.pictures],
         }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """The one whose ``as_dict()`` is ``data``.
+
+        Raises:
+          ConfigError: it is no such object, or says what does not follow from its own numbers.
+        """
+        held = Fields(
+            data, ("model", "seen", "epsilon", "candidates", "recovered", "clients", "pictures")
+        )
+        seen = cast("Seen", held.text("seen", get_args(Seen)))
+        one = cls(
+            model=cast("Kind", held.text("model", get_args(Kind))),
+            seen=seen,
+            epsilon=held.number("epsilon", 0, MOST) if seen == "noised sum" else None,
+            candidates=held.whole("candidates", 1, MOST),
+            pictures=tuple(map(Picture.from_dict, held.items("pictures", 1, 100))),
+        )
+        held.follows(one.as_dict())
+        return one
 
 
 def invert_gradients(
@@ -334,6 +377,17 @@ def _rows(pixels: Reals) -> tuple[tuple[float, ...], ...]:
 
 def _grey(pixels: tuple[tuple[float, ...], ...]) -> list[list[int]]:
     return [[round(255 * pixel) for pixel in row] for row in pixels]
+
+
+def _inked(held: Fields, name: str) -> tuple[tuple[float, ...], ...]:
+    rows = held.items(name, SIDE, SIDE)
+    for row in rows:
+        if type(row) is not list or len(row) != SIDE:
+            raise ConfigError(f"{name} has a row {row!r:.40}, must be {SIDE} pixels")
+        for pixel in row:
+            if type(pixel) is not int or not 0 <= pixel <= 255:
+                raise ConfigError(f"{name} has a pixel {pixel!r:.40}, must be in [0, 255]")
+    return tuple(tuple(pixel / 255 for pixel in row) for row in rows)
 
 
 def _similarity(one: Reals, other: Reals) -> float:

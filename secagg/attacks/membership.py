@@ -24,7 +24,7 @@ al., Membership Inference Attacks From First Principles, arXiv 2112.03570.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +32,21 @@ from numpy.typing import NDArray
 from dp.audit import normals, proportion_high, proportion_low, toss
 from dp.events import Unit
 from protocols.entropy import Entropy, system
+from secagg.attacks.fields import Fields
 from secagg.data import Examples, Federation, federate
 from secagg.errors import ConfigError
-from secagg.settings import TrainingConfig
+from secagg.reports.numbers import finite
+from secagg.settings import PRIVACY, TrainingConfig
 from secagg.vector import flatten
 
 Reals: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 
+ATTACKS: Final = ("loss", "lira offline", "lira online")
 RATES: Final = (0.01, 0.001)  # false positive rates at which the true one is told
 CONFIDENCE: Final = 0.95  # of the intervals
 MOST_POINTS: Final = 200  # of a curve that is handed on
+MOST: Final = 2**40  # pairs, examples or epsilon of a result that is read
 # Of ``none``: by then all its training examples are classified right (measured, a pool of 100).
 OVERFITTED: Final[Mapping[str, Any]] = {"rounds": 300, "learning_rate": 20.0}
 CLIENTS: Final = 10  # whom the pool is dealt out to; as units, twice as many
@@ -57,20 +61,42 @@ class Rate:
     low: float
     high: float
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "false_positive_rate": self.false_positive_rate,
+            "true_positive_rate": self.true_positive_rate,
+            "interval": [self.low, self.high],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """The one whose ``as_dict()`` is ``data``; ``ConfigError`` if it is no such object."""
+        held = Fields(data, ("false_positive_rate", "true_positive_rate", "interval"))
+        low, high = map(finite, held.items("interval", 2, 2))
+        if low is None or high is None or not 0 <= low <= high <= 1:
+            raise ConfigError(f"interval is {[low, high]}, must be two of [0, 1], the lower first")
+        return cls(
+            false_positive_rate=held.number("false_positive_rate", 0, 1),
+            true_positive_rate=held.number("true_positive_rate", low, high),
+            low=low,
+            high=high,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
     """How one attack did on models of one privacy mode.
 
     Attributes:
-      attack: "loss", "lira offline" or "lira online".
+      attack: of ``ATTACKS``.
       privacy: the mode; "none" is trained until it overfits.
       unit: whose presence was guessed.
       epsilon: of the training, with ``delta``; ``None`` without privacy.
       pool: examples that coins put in or out, each alone or a client's together.
       members: pairs of a model and a unit that was in it; ``others``: that was not.
       auc: area under the curve; 1/2 is chance.
-      roc: (false, true) positive rates, from (0, 0) to (1, 1).
+      roc: (false, true) positive rates, from (0, 0) to (1, 1), to six decimals.
       rates: at ``RATES``.
       accuracy: of the attacked models on examples that none of them saw, the mean.
     """
@@ -100,17 +126,45 @@ class Membership:
             "members": self.members,
             "others": self.others,
             "auc": self.auc,
-            "roc": [[round(false, 6), round(true, 6)] for false, true in self.roc],
-            "rates": [
-                {
-                    "false_positive_rate": rate.false_positive_rate,
-                    "true_positive_rate": rate.true_positive_rate,
-                    "interval": [rate.low, rate.high],
-                }
-                for rate in self.rates
-            ],
+            "roc": [list(point) for point in self.roc],
+            "rates": [rate.as_dict() for rate in self.rates],
             "accuracy": self.accuracy,
         }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """The one whose ``as_dict()`` is ``data``.
+
+        Raises:
+          ConfigError: it is no such object, or one that no attack gives.
+        """
+        held = Fields(
+            data,
+            (
+                *("attack", "privacy", "unit", "epsilon", "delta", "pool", "members", "others"),
+                *("auc", "roc", "rates", "accuracy"),
+            ),
+        )
+        privacy = held.text("privacy", PRIVACY)
+        private = privacy != "none"
+        one = cls(
+            attack=held.text("attack", ATTACKS),
+            privacy=privacy,
+            unit=Unit.CLIENT if privacy == "client" else Unit.EXAMPLE,
+            epsilon=held.number("epsilon", 0, MOST) if private else None,
+            delta=held.number("delta", 0, 1) if private else None,
+            pool=held.whole("pool", 1, MOST),
+            members=held.whole("members", 1, MOST),
+            others=held.whole("others", 1, MOST),
+            auc=held.number("auc", 0, 1 + 1e-9),  # but for rounding
+            roc=_curve(held.items("roc", 2, MOST_POINTS)),
+            rates=tuple(map(Rate.from_dict, held.items("rates", len(RATES), len(RATES)))),
+            accuracy=held.number("accuracy", 0, 1),
+        )
+        if tuple(rate.false_positive_rate for rate in one.rates) != RATES:
+            raise ConfigError(f"rates must be at false positive rates of {RATES}")
+        held.follows(one.as_dict())
+        return one
 
 
 def membership(
@@ -186,11 +240,7 @@ def membership(
             pool=pool,
             accuracy=accuracy,
         )
-        for attack, scores in (
-            ("loss", -losses),
-            ("lira offline", offline),
-            ("lira online", online),
-        )
+        for attack, scores in zip(ATTACKS, (-losses, offline, online), strict=True)
     )
 
 
@@ -427,10 +477,22 @@ def _judged(scores: Reals, included: Flags, **what: Any) -> Membership:
         members=members,
         others=others,
         auc=float(np.sum((x[1:] - x[:-1]) * (y[1:] + y[:-1])) / 2),
-        roc=tuple(zip(x[kept].tolist(), y[kept].tolist(), strict=True)),
+        roc=tuple(zip(x[kept].round(6).tolist(), y[kept].round(6).tolist(), strict=True)),
         rates=tuple(rates),
         **what,
     )
+
+
+def _curve(points: list[Any]) -> tuple[tuple[float, float], ...]:
+    curve, last = [], (0.0, 0.0)
+    for point in points:
+        x, y = map(finite, point) if type(point) is list and len(point) == 2 else (None, None)
+        if x is None or y is None or x < last[0] or y < last[1]:
+            raise ConfigError(f"roc has a point {point!r:.40}, must be two rates that never fall")
+        curve.append(last := (x, y))
+    if (curve[0], curve[-1]) != ((0, 0), (1, 1)):
+        raise ConfigError("roc must run from (0, 0) to (1, 1)")
+    return tuple(curve)
 
 
 def _softmax(logits: Reals) -> Reals:

@@ -81,24 +81,33 @@ def evidence(results: Iterable[LowerBound | Estimate]) -> dict[str, Any]:
     return {"schema": SCHEMA, "results": [result.as_dict() for result in results]}
 
 
+def load(path: Path) -> dict[str, Any]:
+    """The object in a file, of which nothing but the schema is known.
+
+    Raises ``ConfigError``: it cannot be read, or is none of ``SCHEMA``.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ConfigError(f"{path} is longer than {_MOST_BYTES:,} bytes")
+        data = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ConfigError(f"{path} is no JSON object of schema {SCHEMA!r}")
+    return data
+
+
 def read(path: Path) -> tuple[LowerBound | Estimate, ...]:
     """The results in a file.
 
     Raises ``ConfigError``: it cannot be read, is no such file, holds no result, or one whose
     epsilon does not follow from its own numbers.
     """
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
-            raise ConfigError(f"--evidence {path} is longer than {_MOST_BYTES:,} bytes")
-        data = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"cannot read the evidence {path}: {error}") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise ConfigError(f"--evidence {path} is no JSON object of schema {SCHEMA!r}")
+    data = load(path)
     if not isinstance(results := data.get("results"), list) or not results:
         raise ConfigError(f"--evidence {path} holds no results")
     if len(results) > _MOST_RESULTS:

@@ -1,6 +1,7 @@
 """``secagg bench attack``: what it carries out, what it says of it, and how it fails."""
 
 import base64
+import copy
 import io
 import json
 import re
@@ -15,6 +16,8 @@ from xml.dom import minidom
 import matplotlib.image
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dp.audit import LowerBound
 from dp.events import GaussianEvent, NoSampling, Unit
@@ -23,13 +26,16 @@ from secagg import cli, cli_attack
 from secagg.attacks import bench
 from secagg.attacks.bench import BROKEN, Found, Plan
 from secagg.attacks.canaries import Audited, client_cosines, one_run
-from secagg.attacks.inversion import invert_gradients
-from secagg.reports.attack_charts import _png
-from secagg.reports.attack_page import NOT_PRIVACY, audit_sentence, page
+from secagg.attacks.inversion import Inversion, Picture, invert_gradients
+from secagg.attacks.membership import Membership
+from secagg.errors import ConfigError
+from secagg.reports.attack_charts import _png, sheet
+from secagg.reports.attack_page import NOT_PRIVACY, audit_sentence, drawings, page
 from secagg.reports.evidence import read
 from secagg.reports.numbers import at_least, percent
 
 ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "benchmarks/results/attack.json"
 Run = Callable[..., tuple[int, str, str]]
 SIZES = {("none", 100): (2, 16), ("local", 100): (1, 16)}
 FEW = {"clients": 40, "canaries": 30, "rounds": 2}
@@ -108,6 +114,179 @@ def test_it_writes_what_audit_reads_and_pages_and_figures_that_are_whole(
     for name in ("membership", "audit", "pictures"):
         drawn = minidom.parse(str(tmp_path / f"attack_{name}.svg"))  # noqa: S318  # our own
         assert drawn.documentElement.tagName == "svg"
+
+
+def test_what_was_found_comes_back_from_its_file(found: Found) -> None:
+    held = json.loads(json.dumps(found.as_dict()))
+    back = Found.from_dict(held)
+    assert back.as_dict() == held
+    for kind in (Membership, Audited):
+        assert [one for one in back.results if isinstance(one, kind)] == [
+            one for one in found.results if isinstance(one, kind)
+        ]
+    for views, kept in zip(back.inversions, found.inversions, strict=True):
+        for one, other in zip(views, kept, strict=True):
+            assert [each.mse for each in one.pictures] == [each.mse for each in other.pictures]
+            shown = [each.reconstructed for each in other.pictures]
+            assert [each.reconstructed for each in one.pictures] == [
+                pytest.approx(np.array(each), abs=0.501 / 255) for each in shown
+            ]
+    assert {name: sheet(charts) for name, charts in drawings(back).items()} == {
+        name: sheet(charts) for name, charts in drawings(found).items()
+    }
+
+
+def test_one_part_alone_comes_back(found: Found) -> None:
+    for part, kind in (("membership", Membership), ("audit", Audited), ("inversion", Inversion)):
+        alone = Found(
+            plan=Plan(parts=(part,)),
+            results=[one for one in found.results if isinstance(one, kind)],
+            seconds={part: 1.0},
+        )
+        back = Found.from_dict(json.loads(json.dumps(alone.as_dict())))
+        assert back.as_dict() == alone.as_dict()
+        assert page(back).startswith("<!doctype html>")
+
+
+def test_a_file_is_drawn_again_and_nothing_is_attacked(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Found, "carry_out", lambda *_: pytest.fail("it went on"))
+    html = tmp_path / "attack.html"
+    code, out, err = run("bench", "attack", "--draw", KEPT, "--html", html, "--figures", tmp_path)
+    assert (code, err) == (0, "")
+    assert "local: lower bound 0.65 (74 of 100 guesses right" in out
+    assert "3 of 20 of their sum" in html.read_text()
+    for name in ("membership", "audit", "pictures"):
+        svg = f"attack_{name}.svg"
+        assert (tmp_path / svg).read_bytes() == (KEPT.parent / svg).read_bytes()
+    lied = json.loads(KEPT.read_text())
+    for one in (lied["audits"][0], lied["audits"][1]):
+        one.update(stated=0.3, refuted=True)
+    lied["refuted"] = ["local", "distributed"]
+    path = tmp_path / "attack.json"
+    path.write_text(json.dumps(lied))
+    assert run("bench", "attack", "--draw", path)[0] == 1
+
+
+def _set(*where: Any, to: Any) -> Callable[[Any], None]:
+    def change(data: Any) -> None:
+        for step in where[:-1]:
+            data = data[step]
+        data[where[-1]] = to
+
+    return change
+
+
+BROKEN_FILES = {
+    "another schema": _set("schema", to="secagg attack 2"),
+    "evidence alone": lambda data: [data.pop(name) for name in list(data)[2:]],
+    "a field more": _set("audits", 0, "note", to=1),
+    "a bound that its counts do not give": _set("audits", 0, "found", "epsilon", to=1.5),
+    "counts that give another bound": _set("audits", 0, "found", "counts", "correct", to=90),
+    "an estimate of a whole mechanism": lambda data: data["audits"][4].update(audited="local"),
+    "a refutation that is none": _set("audits", 0, "refuted", to=True),
+    "a refutation that is hidden": _set("audits", 0, "stated", to=0.1),
+    "results of other audits": lambda data: data["results"].reverse(),
+    "a result at another delta": _set("results", 0, "delta", to=1.05e-5),
+    "a result that was left out": lambda data: data["results"].pop(),
+    "a count of pictures that is none": _set("inversion", 1, "recovered", to=1),
+    "a picture said to be found": _set("inversion", 2, "pictures", 0, "recovered", to=True),
+    "a pixel beyond white": _set("inversion", 0, "pictures", 0, "original", 0, 0, to=256),
+    "a view that is missing": lambda data: data["inversion"].pop(),
+    "a curve that falls": _set("membership", 0, "roc", 5, to=[0.9, 0.0]),
+    "a rate above its interval": _set("membership", 0, "rates", 0, "true_positive_rate", to=0.9),
+    "a rate somewhere else": _set("membership", 0, "rates", 0, "false_positive_rate", to=0.02),
+    "an attack that is missing": lambda data: data["membership"].pop(),
+    "no number": _set("membership", 0, "auc", to=float("nan")),
+    "a number as text": _set("audits", 0, "stated", to="2.0"),
+    "a plan that cannot be": _set("plan", "delta", to=0.5),
+    "a part that nobody knows": _set("plan", "parts", 0, to="everything"),
+    "a list for an object": _set("seconds", to=[]),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN_FILES.values(), ids=list(BROKEN_FILES))
+def test_a_broken_file_is_one_line_and_nothing_is_drawn(
+    run: Run, tmp_path: Path, change: Callable[[Any], None]
+) -> None:
+    data = json.loads(KEPT.read_text())
+    change(data)
+    path, html = tmp_path / "attack.json", tmp_path / "attack.html"
+    path.write_text(json.dumps(data))
+    code, out, err = run("bench", "attack", "--draw", path, "--html", html)
+    assert (code, out, err.count("\n"), str(path) in err) == (2, "", 1, True)
+    assert not html.exists()
+
+
+def test_a_result_that_contradicts_itself_is_refused_alone_too() -> None:
+    data = json.loads(KEPT.read_text())
+    picture = data["inversion"][0]["pictures"][0]
+    for read_back, held, odd in (
+        (Audited.from_dict, data["audits"][0], {"refuted": True}),
+        (Inversion.from_dict, data["inversion"][0], {"recovered": 19}),
+        (Picture.from_dict, picture, {"recovered": False}),
+        (Picture.from_dict, picture, {"psnr": 20.0}),
+        (Membership.from_dict, data["membership"][0], {"epsilon": 2.0}),
+        (Membership.from_dict, data["membership"][0], {"unit": "client"}),
+    ):
+        assert read_back(held).as_dict() == held
+        with pytest.raises(ConfigError, match="what the rest gives"):
+            read_back(held | odd)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"schema": []}', "[" * 10**5, "\xff"])
+def test_what_is_no_such_file_at_all_is_one_line(run: Run, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "attack.json"
+    path.write_text(text, "latin-1")
+    code, out, err = run("bench", "attack", "--draw", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.fixture(scope="module")
+def few(found: Found) -> dict[str, Any]:
+    """A file with a picture in each view and five points of a curve."""
+    small: list[Any] = []
+    for one in found.results:
+        match one:
+            case Membership():
+                small.append(replace(one, roc=(*one.roc[:4], one.roc[-1])))
+            case Inversion():
+                small.append(replace(one, pictures=one.pictures[:1]))
+            case _:
+                small.append(one)
+    kept = Found(plan=found.plan, results=small, seconds=found.seconds)
+    return dict(json.loads(json.dumps(kept.as_dict())))
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.sampled_from([0, 1, 1e308, -1e308, 10**400, 5e-324, "", "client", "sum", [], {}, [[]]]),
+)
+
+
+@given(choice=st.data(), value=ODD)
+@settings(max_examples=150, deadline=None)
+def test_one_odd_value_anywhere_is_refused_or_can_be_drawn(
+    few: dict[str, Any], choice: st.DataObject, value: Any
+) -> None:
+    data = at = copy.deepcopy(few)
+    while True:
+        steps = sorted(at) if isinstance(at, dict) else range(len(at))
+        step = choice.draw(st.sampled_from(steps))
+        if not isinstance(at[step], dict | list) or not at[step] or choice.draw(st.booleans()):
+            break
+        at = at[step]
+    at[step] = value
+    try:
+        back = Found.from_dict(data)
+    except ConfigError:
+        return
+    page(back)
+    json.dumps(back.as_dict(), allow_nan=False)
 
 
 def test_what_was_broken_on_purpose_is_found_and_is_no_evidence(found: Found) -> None:
@@ -198,6 +377,13 @@ def test_its_file_stands_beside_what_a_ledger_of_examples_states(run: Run, tmp_p
         ("--html", "."),
         ("--figures", "/nowhere"),
         ("--json", "attack.json", "--html", "attack.json"),
+        ("--draw", "/nowhere/attack.json"),
+        ("--draw", "."),
+        ("--draw", str(KEPT), "--epsilon", "2"),
+        ("--draw", str(KEPT), "--quick"),
+        ("--draw", str(KEPT), "--only", "audit"),
+        ("--draw", str(KEPT), "--json", "attack.json"),
+        ("--draw", str(KEPT), "--html", str(KEPT)),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_attacked(
@@ -209,8 +395,8 @@ def test_bad_input_is_refused_before_anything_is_attacked(
 
 
 def test_the_page_in_docs_says_what_the_kept_run_found() -> None:
-    held = json.loads((ROOT / "benchmarks/results/attack.json").read_text())
-    assert read(ROOT / "benchmarks/results/attack.json")
+    held = json.loads(KEPT.read_text())
+    assert read(KEPT)
     whole = {"epsilon": 2.0, "delta": 1e-5, "seed": 0, "quick": False, "parts": list(bench.PARTS)}
     assert held["plan"] == whole
     text = (ROOT / "docs/privacy/attacks.md").read_text()
