@@ -44,6 +44,9 @@ def main() -> None:
         code = cli.main(prog_name="secagg", standalone_mode=False)
     except click.exceptions.Abort:
         _fail("interrupted; `--resume` goes on from the last finished round", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except (SecaggError, PrivacyError, ProtocolError, OSError) as error:
