@@ -23,8 +23,8 @@ from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp.strategy import FedAvg
 
 from secagg.adapters.flower import Mean, SecureGrid, secure_mod
-from secagg.measure import Contender, Interleaved, Timed
-from secagg.policy import Policy
+from secagg.bench.measure import Contender, Interleaved, Timed
+from secagg.nodes.policy import Policy
 
 Measure = Callable[..., Interleaved]
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from dp.events import Adjacency, GaussianEvent, NoSampling, Unit
-from dp.ledger import Budget, Ledger
+from dp.accounting.events import Adjacency, GaussianEvent, NoSampling, Unit
+from dp.ledger.ledger import Budget, Ledger
 
 CLIENTS, ROUNDS, MINIMUM = 1_000, 1_000, 400
 AUDIT = """
 import resource, sys
 from pathlib import Path
-from secagg.reports.audit import audit
-from secagg.reports.audit_page import page
+from secagg.audit.report import audit
+from secagg.audit.page import page
 result = audit(Path(sys.argv[1]))
 page(result)
 print(len({tuple(one.accounts.values()) for one in result.sections[0].subjects}))

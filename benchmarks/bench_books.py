@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from dp.events import GaussianEvent, PoissonSampling
-from dp.ledger import Budget, Charge, Ledger
+from dp.accounting.events import GaussianEvent, PoissonSampling
+from dp.ledger.ledger import Budget, Charge, Ledger
 
 SUBJECTS, ROUNDS = 1_000, 20
 SERVER = [

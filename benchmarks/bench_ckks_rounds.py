@@ -21,14 +21,14 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from protocols.ckks.microsoft_seal import Key, PublicKey, context
 from protocols.ckks.noise import gaussian
 from protocols.ckks.params import Model, Params, plan
 from protocols.ckks.residues import Rows, add, pack_seeded, uniform, unpack_seeded
-from protocols.ckks.seal import Key, PublicKey, context
 from protocols.entropy import system
 from protocols.secrets import Secret
 from secagg import FixedPoint, Layout, Segment
-from secagg.homomorphic import CKKS, FLOODING, HOLDERS, run_ckks
+from secagg.rounds.ckks import CKKS, FLOODING, HOLDERS, run_ckks
 
 ENTRIES = 10**6
 CLIENTS = 10

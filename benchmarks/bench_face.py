@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from secagg.payload import Layout, Segment
-from secagg.quantize import FixedPoint, Rounding
+from secagg.vectors.layout import Layout, Segment
+from secagg.vectors.quantize import FixedPoint, Rounding
 
 ENTRIES = 10**6
 

@@ -18,7 +18,7 @@ import pytest
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, join
 from secagg import FixedPoint, Layout, Segment
-from secagg.spool import Spool
+from secagg.rounds.spool import Spool
 
 ENTRIES, CLIENTS = 124_000_000, 10
 LAYOUT = Layout(

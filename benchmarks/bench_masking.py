@@ -18,8 +18,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from protocols.primitives.prg import CHUNK_WORDS, SEED_SIZE, Mask, Suite
 from protocols.secrets import Secret
-from secagg.masking import MaskPool, serial
-from secagg.measure import Clock, Interleaved, median_interval
+from secagg.bench.measure import Clock, Interleaved, median_interval
+from secagg.rounds.masking import MaskPool, serial
 
 WORDS = 10**6
 AES = Suite.AES_128_CTR

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from dp import mechanisms
-from dp.mechanisms import DistributedNoise
-from dp.rotation import forward
-from dp.sampling import SkellamSampler
-from secagg.payload import Layout, Noised, Segment
+from dp.noise import mechanisms
+from dp.noise.mechanisms import DistributedNoise
+from dp.noise.rotation import forward
+from dp.noise.sampling import SkellamSampler
+from secagg.vectors.layout import Layout, Noised, Segment
 
 ENTRIES = 10**6
 SEED = bytes(16)

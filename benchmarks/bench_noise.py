@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from dp import skellam
-from dp.sampling import DiscreteGaussianSampler, SkellamSampler
-from secagg.measure import Interleaved
+from dp.noise import skellam
+from dp.noise.sampling import DiscreteGaussianSampler, SkellamSampler
+from secagg.bench.measure import Interleaved
 
 Measure = Callable[..., Interleaved]
 

@@ -12,8 +12,8 @@ from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import SEED_SIZE, Mask, Masks, Suite
 from protocols.primitives.shamir import combine, split
 from protocols.secrets import Secret
-from secagg.measure import Interleaved
-from secagg.references import keystream
+from secagg.bench.measure import Interleaved
+from secagg.bench.yardsticks import keystream
 
 WORDS = 333_334  # 10**6 entries at three lanes a word
 MASKS = 20

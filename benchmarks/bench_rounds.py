@@ -22,9 +22,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from protocols.bonawitz import Agreement, CollectKeys, CollectReveals, Params, join
 from protocols.entropy import Entropy
-from secagg.costs import Case, measure
-from secagg.measure import Contender, Interleaved, Timed
-from secagg.quick import protocols
+from secagg.bench.costs import Case, measure
+from secagg.bench.measure import Contender, Interleaved, Timed
+from secagg.bench.quick import protocols
 
 Measure = Callable[..., Interleaved]
 

@@ -2,7 +2,7 @@
 
 ``extra_info`` then holds the medians of all, the ratios of that one to each other contender
 with their intervals, bytes and peak memory; and of every benchmark what the machine is: threads,
-processor flags, versions. See ``secagg.measure`` and ``secagg.references``.
+processor flags, versions. See ``secagg.bench.measure`` and ``secagg.bench.yardsticks``.
 
     python -m pytest benchmarks/peers --benchmark-only --results benchmarks/results/peers.json
 
@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from secagg import measure
-from secagg.measure import Clock, Contender, Interleaved
-from secagg.references import REFERENCES
+from secagg.bench import measure
+from secagg.bench.measure import Clock, Contender, Interleaved
+from secagg.bench.yardsticks import REFERENCES
 
 Measure = Callable[..., Interleaved]
 

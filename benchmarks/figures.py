@@ -18,16 +18,16 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from secagg import utility
-from secagg.attacks.bench import Found
+from secagg.attacks.charts import called, sheet
 from secagg.attacks.inversion import HIDDEN
-from secagg.bench import Record
-from secagg.costs import PLAIN, PROTOCOLS, Cost, growth, plot
-from secagg.paper import expansions
-from secagg.references import REFERENCES
-from secagg.reports.attack_charts import called, sheet
-from secagg.reports.attack_page import drawings
-from secagg.reports.numbers import at_least, bound, elapsed, percent, size
+from secagg.attacks.page import drawings
+from secagg.attacks.suite import Found
+from secagg.bench import utility
+from secagg.bench.costs import PLAIN, PROTOCOLS, Cost, growth, plot
+from secagg.bench.paper import expansions
+from secagg.bench.records import Record
+from secagg.bench.yardsticks import REFERENCES
+from secagg.pages.numbers import at_least, bound, elapsed, percent, size
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -84,7 +84,7 @@ def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     from flwr.serverapp.strategy import FedAvg
 
     from secagg.adapters.flower import Mean, SecureGrid, secure_mod
-    from secagg.policy import Policy
+    from secagg.nodes.policy import Policy
 
     def home_of(context: Context) -> Path:
         home = Path(str(context.node_config.get("secagg-home") or os.environ["ROUNDS_HOME"]))
@@ -153,10 +153,10 @@ def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
 
 def in_functions(nodes: int, entries: int) -> dict[str, dict[str, float]]:
     """CPU seconds of all clients together and of the server, by stage, without Flower."""
-    from secagg.coordinator import Cohort, Coordinator, Mean
-    from secagg.node import Node
-    from secagg.policy import Policy
-    from secagg.proposal import Contribution, Proposal
+    from secagg.nodes.coordinator import Cohort, Coordinator, Mean
+    from secagg.nodes.node import Node
+    from secagg.nodes.policy import Policy
+    from secagg.nodes.proposal import Contribution, Proposal
 
     update = np.full(entries, 0.01, np.float32)
 

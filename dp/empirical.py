@@ -31,9 +31,9 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dp.accountant import check_delta
+from dp.accounting.accountant import check_delta
+from dp.accounting.events import Unit
 from dp.errors import BadParameter
-from dp.events import Unit
 
 Entropy: TypeAlias = Callable[[int], bytes]
 Reals: TypeAlias = NDArray[np.float64]

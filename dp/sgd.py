@@ -4,7 +4,7 @@
 clipped to ``clip``, Gaussian noise of deviation ``noise_multiplier * clip`` on their sum,
 over the *expected* batch size. One optimizer and one history for the life of the
 client: a fresh engine a round would report the first round's epsilon for ever.
-``ClippedSums`` stops after the sum, which ``dp.mechanisms`` hides in shares of noise.
+``ClippedSums`` stops after the sum, which ``dp.noise.mechanisms`` hides in shares of noise.
 
 Both clip and sum in float64. In float32 a sum of many gradients is rounded by more than
 a small part of ``clip``, and what one example changes would pass the bound.
@@ -40,8 +40,8 @@ from opacus.validators import ModuleValidator
 from opacus.validators.errors import UnsupportedModuleError
 from torch import Tensor, nn
 
+from dp.accounting.events import Adjacency, GaussianEvent, PoissonSampling, Unit, positive_float
 from dp.errors import BadParameter, NonFiniteGradient, UnsoundModel
-from dp.events import Adjacency, GaussianEvent, PoissonSampling, Unit, positive_float
 
 Entropy: TypeAlias = Callable[[int], bytes]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -181,7 +181,7 @@ class ClippedSums(_PerExample):
     """The sum of one client's clipped gradients over a Poisson batch, step after step.
 
     Adding or removing one example moves ``sum`` by at most ``clip`` in the L2 norm. **No noise
-    is in it**: it may leave the client only under ``dp.mechanisms`` and a secure sum, whose
+    is in it**: it may leave the client only under ``dp.noise.mechanisms`` and a secure sum, whose
     event names the ``sampling`` of this object. ``expected_batch`` = q N is the public number
     to divide by; the size of the batch that was drawn is secret.
     """

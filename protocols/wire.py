@@ -52,6 +52,11 @@ def opaque(value: bytes) -> bytes:
     return u32(len(value)) + value
 
 
+def digest(*public: bytes) -> bytes:
+    """SHA-256 over any number of byte strings; for ``Agreement.public``."""
+    return hashlib.sha256(b"".join(map(opaque, public))).digest()
+
+
 def seal_checksum(*parts: bytes | memoryview) -> bytes:
     """The body that ``parts`` make, and its checksum; each part is copied once."""
     checksum = hashlib.sha256()

@@ -16,11 +16,11 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from secagg.errors import ConfigError, InputError, RangeError, RunError, SecaggError
-from secagg.payload import Count, Layout, Noised, Segment
-from secagg.quantize import FixedPoint, clip_norm
-from secagg.rounds import Aggregate, aggregate
-from secagg.stages import Stage
-from secagg.vector import flatten, unflatten
+from secagg.rounds.in_memory import Aggregate, aggregate
+from secagg.stage import Stage
+from secagg.vectors.layout import Count, Layout, Noised, Segment
+from secagg.vectors.quantize import FixedPoint, clip_norm
+from secagg.vectors.vector import flatten, unflatten
 
 __all__ = [
     "Aggregate",

@@ -26,10 +26,10 @@ def test_the_readmes_sizes_are_those_of_a_round() -> None:
     import numpy as np
 
     from protocols.bonawitz import Agreement, Params
-    from secagg.payload import Layout, Segment
-    from secagg.quantize import FixedPoint
-    from secagg.rounds import run_bonawitz
-    from secagg.stages import Stage
+    from secagg.rounds.in_memory import run_bonawitz
+    from secagg.stage import Stage
+    from secagg.vectors.layout import Layout, Segment
+    from secagg.vectors.quantize import FixedPoint
 
     clients, words = 7, 2**15 + 10
     agreement = Agreement(

@@ -24,12 +24,14 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from protocols.bonawitz import Agreement, Params
 from protocols.entropy import system
+from protocols.primitives.shamir import majority
 from protocols.wire import SESSION_SIZE
-from secagg.measure import Interleaved, Timed
-from secagg.payload import Count, Layout, Segment
-from secagg.quantize import FixedPoint
-from secagg.rounds import majority, run_bonawitz
-from secagg.stages import Stage, timed_by
+from secagg.bench.measure import Interleaved, Timed
+from secagg.rounds.attendance import timed_by
+from secagg.rounds.in_memory import run_bonawitz
+from secagg.stage import Stage
+from secagg.vectors.layout import Count, Layout, Segment
+from secagg.vectors.quantize import FixedPoint
 
 Measure = Callable[..., Interleaved]
 

@@ -38,9 +38,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from protocols.bonawitz import Agreement, CollectKeys, CollectVectors, Params, Rates, join
 from protocols.entropy import Entropy, system
-from secagg.measure import Contender, Interleaved, Timed
-from secagg.payload import Count, Layout, Segment
-from secagg.quantize import FixedPoint
+from secagg.bench.measure import Contender, Interleaved, Timed
+from secagg.vectors.layout import Count, Layout, Segment
+from secagg.vectors.quantize import FixedPoint
 
 if find_spec("flwr") is None:
     pytest.skip("no Flower to compare with: pip install 'secagg[bench]'", allow_module_level=True)

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from dp.mechanisms import DistributedNoise
+from dp.noise.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums, LocalDpSgd
-from secagg.measure import Contender, Interleaved
-from secagg.payload import Layout, Noised, Segment
-from secagg.vector import flatten
+from secagg.bench.measure import Contender, Interleaved
+from secagg.vectors.layout import Layout, Noised, Segment
+from secagg.vectors.vector import flatten
 
 Measure = Callable[..., Interleaved]
 

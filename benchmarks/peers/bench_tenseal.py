@@ -20,6 +20,7 @@ if find_spec("tenseal") is None:
 
 import tenseal
 
+from protocols.ckks.microsoft_seal import Key, PublicKey, context
 from protocols.ckks.noise import gaussian
 from protocols.ckks.params import Model, Params
 from protocols.ckks.residues import (
@@ -33,9 +34,8 @@ from protocols.ckks.residues import (
     unpack_ciphertext,
     unpack_seeded,
 )
-from protocols.ckks.seal import Key, PublicKey, context
 from protocols.secrets import Secret
-from secagg.measure import Interleaved
+from secagg.bench.measure import Interleaved
 
 Measure = Callable[..., Interleaved]
 

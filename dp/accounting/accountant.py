@@ -1,7 +1,7 @@
 """Events to epsilon: Rényi DP to admit a release, privacy loss distributions to report it.
 
 Both are upper bounds, for a composition whose parameters were fixed in advance; where
-they are chosen from earlier outputs, ``dp.filters`` decides. A composition is a mapping
+they are chosen from earlier outputs, ``dp.accounting.filters`` decides. A composition is a mapping
 from events to counts, or pairs of both. All its events must protect the same unit under
 the same adjacency. What cannot be treated soundly raises ``UnsoundEvent``:
 
@@ -47,8 +47,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.errors import AccountantLimit, BadParameter, PrivacyError, UnsoundEvent
-from dp.events import (
+from dp.accounting.events import (
     Adjacency,
     Cover,
     DiscreteGaussianEvent,
@@ -62,6 +61,7 @@ from dp.events import (
     Unit,
     positive_float,
 )
+from dp.errors import AccountantLimit, BadParameter, PrivacyError, UnsoundEvent
 
 Composition: TypeAlias = Mapping[Event, int] | Iterable[tuple[Event, int]]
 Vector: TypeAlias = NDArray[np.float64]

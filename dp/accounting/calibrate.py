@@ -12,9 +12,8 @@ argument out of range.
 from collections.abc import Callable
 from contextlib import suppress
 
-from dp.accountant import Accountant, check_delta, epsilon_pld, epsilon_rdp
-from dp.errors import BadParameter, CalibrationError, UnsoundEvent
-from dp.events import (
+from dp.accounting.accountant import Accountant, check_delta, epsilon_pld, epsilon_rdp
+from dp.accounting.events import (
     MAX_STEPS,
     Adjacency,
     Event,
@@ -24,6 +23,7 @@ from dp.events import (
     Unit,
     positive_float,
 )
+from dp.errors import BadParameter, CalibrationError, UnsoundEvent
 
 _MOST_NOISE = 2.0**20  # far above any use; RDP at our orders does not improve beyond
 _LEAST_NOISE = 2.0**-6

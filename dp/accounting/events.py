@@ -5,7 +5,7 @@ the batch was drawn (never a bare rate), the unit that is protected, what makes 
 data sets neighbours, and how often. One event has one JSON text, and ``from_json``
 accepts that text alone, so texts may be hashed and compared in place of events.
 
-Describing a design is not vouching for it: ``dp.accountant`` refuses, by name, every
+Describing a design is not vouching for it: ``dp.accounting.accountant`` refuses, by name, every
 design that it cannot treat soundly.
 """
 
@@ -121,7 +121,7 @@ class HiddenPoissonSampling:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", _rate(self.rate))
         if not isinstance(self.cover, Cover):
-            raise BadParameter(f"cover is {self.cover!r}, not one of dp.events.Cover")
+            raise BadParameter(f"cover is {self.cover!r}, not one of dp.accounting.events.Cover")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,7 +305,7 @@ def _check(event: Event, *numbers: str) -> None:
     _positive_int("steps", event.steps, least=0)
     for name, kind in (("sampling", Sampling), ("unit", Unit), ("adjacency", Adjacency)):
         if not isinstance(value := getattr(event, name), kind):
-            raise BadParameter(f"{name} is {value!r}, not one of dp.events")
+            raise BadParameter(f"{name} is {value!r}, not one of dp.accounting.events")
 
 
 def _check_size(*numbers: float) -> None:

@@ -12,7 +12,7 @@ admitted is together (epsilon, delta)-differentially private [FZ21, WRRW22].
 | ``RenyiFilter`` | all that has RDP, amplified | RDP at the one order | all other orders |
 
 Unamplified: a sampled Gaussian is admitted, at the price of one that is not sampled.
-Under replace-one z counts half. Every filter refuses what ``dp.accountant`` refuses at
+Under replace-one z counts half. Every filter refuses what ``dp.accounting.accountant`` refuses at
 RDP, except sampled replace-one, which the first two admit at that price.
 
 zCDP: rho in all bounds the RDP at every order a by a rho, so the best order may be
@@ -31,9 +31,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from dp.accountant import ORDERS, check_delta, check_design, conversion, rdp
+from dp.accounting.accountant import ORDERS, check_delta, check_design, conversion, rdp
+from dp.accounting.events import Adjacency, Event, GaussianEvent, Unit, positive_float
 from dp.errors import BadParameter, FilterFull, UnsoundEvent
-from dp.events import Adjacency, Event, GaussianEvent, Unit, positive_float
 
 _LARGEST = 2.0**40  # no capacity is above, in the currency
 SCALE = 2**60  # integer units in 1.0 of any currency: exact sums, whatever their order
@@ -62,7 +62,7 @@ class Filter(ABC):
         object.__setattr__(self, "delta", check_delta(self.delta))
         for name, kind in (("unit", Unit), ("adjacency", Adjacency)):
             if not isinstance(value := getattr(self, name), kind):
-                raise BadParameter(f"{name} is {value!r}, not one of dp.events")
+                raise BadParameter(f"{name} is {value!r}, not one of dp.accounting.events")
         if type(self.spent) is not int or self.spent < 0:
             raise BadParameter(f"spent is {self.spent!r}, must be an integer of at least 0")
 
@@ -158,8 +158,8 @@ class RenyiFilter(Filter):
     """Rényi DP at one order, chosen before the first release.
 
     Attributes:
-      order: one of ``dp.accountant.ORDERS``; high for many quiet releases, low for a large
-        epsilon.
+      order: one of ``dp.accounting.accountant.ORDERS``; high for many quiet releases, low for a
+        large epsilon.
     """
 
     NAME: ClassVar[str] = "Rényi"
@@ -171,7 +171,9 @@ class RenyiFilter(Filter):
         Filter.__post_init__(self)
         order = positive_float("order", self.order)
         if order not in ORDERS:
-            raise BadParameter(f"order is {order:g}, must be one of dp.accountant.ORDERS")
+            raise BadParameter(
+                f"order is {order:g}, must be one of dp.accounting.accountant.ORDERS"
+            )
         object.__setattr__(self, "order", order)
 
     @property

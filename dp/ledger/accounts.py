@@ -1,6 +1,6 @@
 """What the accounts of a ledger say, and whether they leave room for more.
 
-Reads the tables of ``dp.records``; whoever calls holds the transaction.
+Reads the tables of ``dp.ledger.records``; whoever calls holds the transaction.
 """
 
 import sqlite3
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.books import Budget, Reservation, State
+from dp.accounting.events import Event, from_json
 from dp.errors import BadParameter, BudgetExceeded, LedgerCorrupt
-from dp.events import Event, from_json
-from dp.policies import Policy, Spent
-from dp.records import Book, Charge
+from dp.ledger.books import Budget, Reservation, State
+from dp.ledger.records import Book, Charge
+from dp.ledger.rules import Policy, Spent
 
 _BATCH = "FROM json_each(:names) AS j CROSS JOIN subjects AS s ON s.name = j.value"
 

@@ -1,6 +1,6 @@
 """What a composition costs, in integers rounded up: the number that admits or refuses.
 
-One step of an event costs ceil(2**50 RDP(a)) units at each order a of ``dp.accountant``;
+One step of an event costs ceil(2**50 RDP(a)) units at each order a of ``dp.accounting.accountant``;
 a composition costs the sum over its steps. Integers add up alike in any order and on any
 machine, and are never below the accountant's own sum. A step costs one unit at least.
 """
@@ -12,9 +12,9 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.accountant import Vector, conversion, grouped, rdp
+from dp.accounting.accountant import Vector, conversion, grouped, rdp
+from dp.accounting.events import Event
 from dp.errors import UnsoundEvent
-from dp.events import Event
 
 Counts: TypeAlias = NDArray[np.int64]
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from dp.accountant import check_delta
+from dp.accounting.accountant import check_delta
+from dp.accounting.events import Event, positive_float
 from dp.errors import BadParameter
-from dp.events import Event, positive_float
-from dp.records import Charge, Head
-from dp.statement import Statement as Statement  # with the other values, for who imports them
+from dp.ledger.description import (
+    Statement as Statement,  # with the other values, for who imports them
+)
+from dp.ledger.records import Charge, Head
 
 _LONGEST_SUBJECT: Final = 256  # characters
 _LARGEST: Final = 2**63 - 1  # SQLite's integer

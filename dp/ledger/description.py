@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
-from dp.accountant import ReportedDelta, reported_delta
+from dp.accounting.accountant import ReportedDelta, reported_delta
+from dp.accounting.events import MAX_STEPS, positive_float
 from dp.errors import BadParameter
-from dp.events import MAX_STEPS, positive_float
 
 _LONGEST: Final = 4096  # characters of one text
 _TEXTS: Final = ("mechanism", "sampling", "scope", "randomness", "floating_point")

@@ -12,12 +12,12 @@ against whoever gets the model: charge it everyone eligible. A plain event in pl
 ``Charge`` is charged to both, as local privacy asks, where both see the same updates.
 
 What may be chosen from earlier outputs is the policy, fixed at creation: nothing under
-"fixed plan", every parameter under a filter, ``dp.policies``. ``commit`` may say what noise
+"fixed plan", every parameter under a filter, ``dp.ledger.rules``. ``commit`` may say what noise
 was realised. A higher price counts at once. A lower one is what a report may show; it
 frees budget under a filter alone. In a client's own ledger a price is lowered only on
 evidence that the server cannot forge.
 
-Every change is one record in a hash chain, ``dp.records``. The accounts are a fold of
+Every change is one record in a hash chain, ``dp.ledger.records``. The accounts are a fold of
 the records; ``verify`` folds them anew and compares. **What a chain alone shows is
 accidents**: whoever can write the file can compute the whole chain again, and a copy from
 yesterday is in itself perfect. What is found beyond that, and what it takes:
@@ -41,7 +41,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from dp.books import (
+from dp.accounting.events import Event
+from dp.errors import BadParameter, LedgerConflict, LedgerError, LedgerMissing
+from dp.ledger.books import (
     Budget,
     Keeper,
     Protection,
@@ -55,13 +57,10 @@ from dp.books import (
     subject_name,
     subject_names,
 )
-from dp.errors import BadParameter, LedgerConflict, LedgerError, LedgerMissing
-from dp.events import Event
-from dp.migrations import migrate_1_to_2, migrate_2_to_3
-from dp.policies import FIXED_PLAN
-from dp.policies import policy as named_policy
-from dp.reader import APPLICATION_ID, SCHEMA_VERSION, Reader
-from dp.records import (
+from dp.ledger.description import Statement
+from dp.ledger.migrations import migrate_1_to_2, migrate_2_to_3
+from dp.ledger.reader import APPLICATION_ID, SCHEMA_VERSION, Reader
+from dp.ledger.records import (
     Book,
     Charge,
     Head,
@@ -74,7 +73,8 @@ from dp.records import (
     statements,
     write_seal,
 )
-from dp.statement import Statement
+from dp.ledger.rules import FIXED_PLAN
+from dp.ledger.rules import policy as named_policy
 
 __all__ = [
     "FIXED_PLAN",
@@ -118,7 +118,7 @@ class Ledger(Reader):
     ) -> Self:
         """A new ledger at ``path``, with the same budget for every subject.
 
-        ``policy`` is one of those of ``dp.policies``, for good. With ``seal`` its head is
+        ``policy`` is one of those of ``dp.ledger.rules``, for good. With ``seal`` its head is
         signed from the first record on. Raises ``LedgerConflict`` if the file exists and
         holds anything. An empty file, left by a process killed while creating, is taken over.
         """

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import Final
 
 from dp.errors import LedgerCorrupt
-from dp.records import Head, append, check_chain, make_tables, replay
+from dp.ledger.records import Head, append, check_chain, make_tables, replay
 
 _OLD: Final = ("charges", "events", "spent")
 _ALIKE: Final = (  # what schema 1 held, and the same seen through schema 2

@@ -7,14 +7,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from dp.accountant import Accountant
-from dp.accounts import Accounts
-from dp.books import Budget, Keeper, Protection, Reservation, Seal, Verified, integer, subject_name
+from dp.accounting.accountant import Accountant
+from dp.accounting.events import Event
+from dp.accounting.filters import Filter
 from dp.errors import BadParameter, LedgerCorrupt, LedgerError, LedgerMissing
-from dp.events import Event
-from dp.filters import Filter
-from dp.policies import FIXED_PLAN, Alike, Ask, Basis, policy
-from dp.records import (
+from dp.ledger.accounts import Accounts
+from dp.ledger.books import (
+    Budget,
+    Keeper,
+    Protection,
+    Reservation,
+    Seal,
+    Verified,
+    integer,
+    subject_name,
+)
+from dp.ledger.description import Statement
+from dp.ledger.records import (
     Book,
     Head,
     Record,
@@ -26,8 +35,8 @@ from dp.records import (
     sealed_from,
     statements,
 )
-from dp.statement import Statement
-from dp.storage import File
+from dp.ledger.rules import FIXED_PLAN, Alike, Ask, Basis, policy
+from dp.ledger.storage import File
 
 SCHEMA_VERSION: Final = 3
 OLDEST_READ: Final = 2  # the same tables; schema 1 is read after its migration alone
@@ -35,7 +44,7 @@ APPLICATION_ID: Final = 0x64704C67  # "dpLg", in the header of the file
 
 
 class Reader:
-    """What ``dp.ledger.Ledger`` answers; every answer is of one state of the file."""
+    """What ``dp.ledger.ledger.Ledger`` answers; every answer is of one state of the file."""
 
     def __init__(
         self,
@@ -86,7 +95,7 @@ class Reader:
         | a filter | rdp, either | the whole budget; ``inf`` if a realised price passed it |
         | a filter | pld, either | refused: ``UnsoundEvent`` |
 
-        Why a filter states the budget, ``dp.policies`` says.
+        Why a filter states the budget, ``dp.ledger.rules`` says.
         """
         with self._file.snapshot() as connection:
             budget = self._accounts.budget_of(connection, subject_name(subject))
@@ -206,7 +215,7 @@ class Reader:
         Finds damage, and every edit, deletion or reordering of records after which the
         chain was not computed anew; every difference between the records and the
         accounts; and more with ``head`` and with the seal the ledger was opened with, as
-        the table of ``dp.ledger`` and the result's ``protection`` say.
+        the table of ``dp.ledger.ledger`` and the result's ``protection`` say.
 
         Raises ``LedgerCorrupt`` naming the first thing that is wrong.
         """

@@ -19,9 +19,9 @@ from itertools import zip_longest
 from json import dumps, loads
 from typing import Any, Final
 
+from dp.accounting.events import Event, from_json
 from dp.errors import BadParameter, LedgerCorrupt
-from dp.events import Event, from_json
-from dp.statement import Statement
+from dp.ledger.description import Statement
 
 _LABEL: Final = b"dp.ledger record v1"
 _NO_HASH: Final = bytes(32)

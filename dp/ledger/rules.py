@@ -27,13 +27,13 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dp import admission
-from dp.accountant import ORDERS, Accountant, epsilon_pld, grouped
-from dp.books import Budget
+from dp.accounting.accountant import ORDERS, Accountant, epsilon_pld, grouped
+from dp.accounting.events import Event
+from dp.accounting.filters import SCALE, Filter, GdpFilter, RenyiFilter, ZcdpFilter
 from dp.errors import BadParameter, UnsoundEvent
-from dp.events import Event
-from dp.filters import SCALE, Filter, GdpFilter, RenyiFilter, ZcdpFilter
-from dp.records import Book
+from dp.ledger import admission
+from dp.ledger.books import Budget
+from dp.ledger.records import Book
 
 Basis: TypeAlias = Literal["held", "realised"]
 Spent: TypeAlias = dict[tuple[Book, Basis], dict[Event, int]]
@@ -249,6 +249,6 @@ def policy(text: str) -> Policy:
     if not (isinstance(text, str) and text in _POLICIES):
         raise BadParameter(
             f"policy is {text!r:.80}, must be 'fixed plan', 'zCDP', 'GDP' or 'RDP at order A' "
-            "with A one of dp.accountant.ORDERS"
+            "with A one of dp.accounting.accountant.ORDERS"
         )
     return _POLICIES[text]

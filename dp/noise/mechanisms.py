@@ -30,9 +30,8 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dp.accountant import ROUNDING_FAILURE
-from dp.errors import BadParameter, NonFiniteGradient
-from dp.events import (
+from dp.accounting.accountant import ROUNDING_FAILURE
+from dp.accounting.events import (
     Adjacency,
     DiscreteGaussianEvent,
     GaussianEvent,
@@ -42,9 +41,18 @@ from dp.events import (
     Unit,
     positive_float,
 )
-from dp.rotation import BLOCK, FLOAT64_ERROR, Floats, backward, entry_error, forward, padded_size
-from dp.sampling import DiscreteGaussianSampler, SkellamSampler
-from dp.skellam import MAX_VARIANCE
+from dp.errors import BadParameter, NonFiniteGradient
+from dp.noise.rotation import (
+    BLOCK,
+    FLOAT64_ERROR,
+    Floats,
+    backward,
+    entry_error,
+    forward,
+    padded_size,
+)
+from dp.noise.sampling import DiscreteGaussianSampler, SkellamSampler
+from dp.noise.skellam import MAX_VARIANCE
 
 Noise: TypeAlias = Literal["skellam", "discrete_gaussian"]
 Entropy: TypeAlias = Callable[[int], bytes]
@@ -124,7 +132,7 @@ class DistributedNoise:
         if self.noise not in ("skellam", "discrete_gaussian"):
             raise BadParameter(f"noise is {self.noise!r}, not 'skellam' or 'discrete_gaussian'")
         if not isinstance(self.unit, Unit):
-            raise BadParameter(f"unit is {self.unit!r}, not one of dp.events.Unit")
+            raise BadParameter(f"unit is {self.unit!r}, not one of dp.accounting.events.Unit")
         _in_range("batch", self.batch, 1, 2**24 if self.unit is Unit.EXAMPLE else 1)
         share = self.indicator_share
         if share != 0 and not (positive_float("indicator_share", share) < 1):
@@ -318,7 +326,7 @@ class DistributedNoise:
 
         Args:
           survivors: clients in each sum; ``minimum_survivors`` where it is not known yet.
-          sampling: how units were drawn; see ``dp.accountant`` for what is refused.
+          sampling: how units were drawn; see ``dp.accounting.accountant`` for what is refused.
 
         Raises:
           BadParameter: survivors are below the minimum, so nothing may be released, or

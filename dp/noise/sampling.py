@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from dp.errors import BadParameter
-from dp.skellam import ERROR, MAX_VARIANCE, MIN_VARIANCE, table
+from dp.noise.skellam import ERROR, MAX_VARIANCE, MIN_VARIANCE, table
 
 Entropy: TypeAlias = Callable[[int], bytes]
 Integers: TypeAlias = NDArray[np.int64]
@@ -45,7 +45,7 @@ class SkellamSampler:
     """Draws of Skellam noise, the difference of two Poisson(``variance`` / 2) [AKL21].
 
     One draw is within ``error`` = 2^-96 of its exact law in total variation, so n draws are
-    within n 2^-96; the proof is in ``dp.skellam``. Adding the draws of independent samplers
+    within n 2^-96; the proof is in ``dp.noise.skellam``. Adding the draws of independent samplers
     adds their variances.
 
     The table is built once a variance and process, then shared; eight are kept. A draw takes

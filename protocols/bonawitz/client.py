@@ -55,9 +55,9 @@ from protocols.errors import (
     ParameterError,
     RemoteProtocolError,
 )
+from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
 from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, Stream
-from protocols.primitives.seal import seal, unseal
 from protocols.primitives.shamir import split
 from protocols.primitives.sign import VERIFY_KEY_SIZE, SigningKey, verify
 from protocols.secrets import Once, Secret

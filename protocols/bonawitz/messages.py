@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from protocols.bonawitz.graph import ClientId
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement
 from protocols.errors import DecodeError, ParameterError, RemoteProtocolError
+from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
-from protocols.primitives.seal import OVERHEAD
 from protocols.primitives.sign import SIGNATURE_SIZE, verify
 from protocols.secrets import Secret
 from protocols.wire import Header, Reader, open_checksum, read_map, seal_checksum, u32, write_map

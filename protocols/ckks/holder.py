@@ -58,9 +58,9 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 from protocols.primitives import shamir
+from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
 from protocols.primitives.prg import SEED_SIZE
-from protocols.primitives.seal import seal, unseal
 from protocols.secrets import Once, Secret
 from protocols.wire import Reader, open_checksum, read_map, seal_checksum, u32, write_map
 

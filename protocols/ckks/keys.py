@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from protocols.ckks import residues
 from protocols.ckks.messages import BLIND_SIZE, ClientId, Opened, Openings, split
+from protocols.ckks.microsoft_seal import Context, Key, PublicKey, context
 from protocols.ckks.noise import from_seed, gaussian
 from protocols.ckks.params import VERSION, Agreement, Model, Params
 from protocols.ckks.residues import Ring, Rows
-from protocols.ckks.seal import Context, Key, PublicKey, context
 from protocols.errors import DecodeError, LocalProtocolError, ParameterError, RemoteProtocolError
 from protocols.primitives.prg import SEED_SIZE
 from protocols.secrets import Secret

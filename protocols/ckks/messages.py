@@ -26,9 +26,9 @@ from typing import ClassVar, Self, TypeAlias
 from protocols.ckks import residues
 from protocols.ckks.params import DIGEST_SIZE, Params
 from protocols.errors import DecodeError, RemoteProtocolError
+from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
-from protocols.primitives.seal import OVERHEAD
 from protocols.secrets import Secret
 from protocols.wire import Header, Reader, open_checksum, read_map, seal_checksum, u32, write_map
 

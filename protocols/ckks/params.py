@@ -32,7 +32,7 @@ from typing import Final, Self
 from protocols.ckks.noise import MAX_DEVIATION
 from protocols.ckks.residues import DEGREES, MAX_PRIME_BITS, SEED_SIZE, Ring, size
 from protocols.errors import DecodeError, ParameterError
-from protocols.primitives.shamir import ORDER
+from protocols.primitives.shamir import ORDER, majority
 from protocols.wire import SESSION_SIZE, Header, Reader, u32
 
 MAX_BITS: Final = {1024: 26, 2048: 53, 4096: 106, 8192: 214, 16384: 430, 32768: 868}
@@ -317,11 +317,6 @@ class Params:
             )
         except ValueError as error:  # ParameterError is one, and so is an unknown model
             raise DecodeError(str(error)) from None
-
-
-def majority(holders: int, corrupt: int) -> int:
-    """Smallest threshold at which no two sets of holders can both answer, honest members once."""
-    return (holders + corrupt) // 2 + 1
 
 
 def _chunk_size(ring: Ring, model: Model) -> int:

@@ -50,9 +50,9 @@ from protocols.ckks.messages import (
     SharedSum,
     split,
 )
+from protocols.ckks.microsoft_seal import context
 from protocols.ckks.params import DIGEST_SIZE, Agreement, Model
 from protocols.ckks.residues import Rows
-from protocols.ckks.seal import context
 from protocols.errors import (
     LocalProtocolError,
     ParameterError,

@@ -45,6 +45,11 @@ def _tables() -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
 _LOG, _EXP = _tables()
 
 
+def majority(holders: int, corrupt: int = 0) -> int:
+    """The least threshold at which two sets of holders share one that is not corrupt."""
+    return (holders + corrupt) // 2 + 1
+
+
 def split(secret: Secret, threshold: int, holders: int, entropy: Entropy) -> list[Secret]:
     """Share ``secret`` among holders 1 .. ``holders``; entry ``i`` is for holder ``i + 1``.
 

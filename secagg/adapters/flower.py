@@ -3,7 +3,7 @@
     FedAvg(...).start(grid=SecureGrid(grid, Mean(clip=0.1, max_weight=1000)), ...)    # server
     app = ClientApp(mods=[secure_mod()])                                              # client
 
-Every ``train`` (and ``evaluate``) of a strategy becomes one sum under ``secagg.relay``: its
+Every ``train`` (and ``evaluate``) of a strategy becomes one sum under ``secagg.rounds.relay``: its
 stages travel as messages of the same type, and the strategy is handed one reply with the mean,
 the total weight and the mean metrics. A strategy that averages works as it is; one that
 compares single updates (Krum, medians, trimmed means) finds one reply, and compares nothing.
@@ -34,17 +34,18 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dp.accounting.events import Unit
 from dp.errors import BudgetExceeded
-from dp.events import Unit
 from protocols.errors import ProtocolError, RemoteProtocolError
 from protocols.wire import Reader, opaque
-from secagg.coordinator import Cohort, Coordinator, Mean, NoisySum, UnderWay
 from secagg.errors import ConfigError, InputError, MissingExtraError, NodeError, RefusedError
-from secagg.node import Answer, Node, Request
-from secagg.policy import Policy
-from secagg.proposal import Contribution, Noise, Proposal, flat, shapes_of, unflat
-from secagg.relay import Ask
-from secagg.stages import Stage
+from secagg.nodes.coordinator import Cohort, Coordinator, Mean, NoisySum, UnderWay
+from secagg.nodes.node import Answer, Node, Request
+from secagg.nodes.policy import Policy
+from secagg.nodes.proposal import Contribution, Noise, Proposal
+from secagg.rounds.relay import Ask
+from secagg.stage import Stage
+from secagg.vectors.arrays import flat, shapes_of, unflat
 
 __all__ = ["Cohort", "Mean", "NoisySum", "SecureGrid", "StageReport", "SumReport", "secure_mod"]
 

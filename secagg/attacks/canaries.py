@@ -20,8 +20,10 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.accountant import epsilon_rdp
-from dp.audit import (
+from dp.accounting.accountant import epsilon_rdp
+from dp.accounting.calibrate import noise_multiplier
+from dp.accounting.events import NoSampling, PoissonSampling, Unit
+from dp.empirical import (
     Estimate,
     Flags,
     LowerBound,
@@ -33,17 +35,15 @@ from dp.audit import (
     spheres,
     toss,
 )
-from dp.calibrate import noise_multiplier
 from dp.errors import BadParameter
-from dp.events import NoSampling, PoissonSampling, Unit
-from dp.mechanisms import DistributedNoise
+from dp.noise.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields
-from secagg.data import Federation, federate
 from secagg.errors import ConfigError
-from secagg.noise_advisor import least_shared_noise
-from secagg.settings import TrainingConfig
-from secagg.vector import flatten
+from secagg.planning.noise import least_shared_noise
+from secagg.training.data import Federation, federate
+from secagg.training.settings import TrainingConfig
+from secagg.vectors.vector import flatten
 
 Reals: TypeAlias = NDArray[np.float64]
 Mechanism: TypeAlias = Literal["local", "distributed"]
@@ -80,7 +80,7 @@ class Audited:
         return isinstance(self.found, LowerBound) and self.found.epsilon > self.stated
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; ``found`` as ``dp.audit.from_json`` reads it."""
+        """For JSON; ``found`` as ``dp.empirical.from_json`` reads it."""
         return {
             "audited": self.audited,
             "found": self.found.as_dict(),
@@ -146,7 +146,7 @@ def one_run(
 
     Args:
       mechanism: ``local`` runs ``dp.sgd.LocalDpSgd``; ``distributed`` sums
-        ``dp.sgd.ClippedSums`` of five clients under ``dp.mechanisms.DistributedNoise``.
+        ``dp.sgd.ClippedSums`` of five clients under ``dp.noise.mechanisms.DistributedNoise``.
       epsilon, delta: what the noise is calibrated to, over all steps.
       canaries: coins; also the entries of the model.
       guesses: how many of them, fixed here; half "in", half "out".
@@ -214,8 +214,8 @@ def client_cosines(
     """
     from torch import nn
 
-    from secagg.modes import Client
-    from secagg.rounds import UPDATE
+    from secagg.training.modes import Client
+    from secagg.vectors.layout import UPDATE
 
     if not 2 <= canaries < clients:
         raise ConfigError(f"canaries {canaries} must be from 2 to {clients - 1}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from secagg.errors import ConfigError
-from secagg.reports.numbers import finite
+from secagg.pages.numbers import finite
 
 _AGREES: Final = 1e-6  # relative; two machines differ in the last digits of an epsilon
 

@@ -1,7 +1,7 @@
 """Gradient inversion: the picture behind an update, behind a sum, behind a sum with noise.
 
 Each of ``clients`` holds one digit and sends one gradient of a model that all know. The
-attacker sees single ones, the sum of all, or the sum as ``dp.mechanisms``
+attacker sees single ones, the sum of all, or the sum as ``dp.noise.mechanisms``
 releases it, and looks for the pictures:
 
 | model | how |
@@ -27,15 +27,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, cast, ge
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.accountant import epsilon_rdp
-from dp.audit import normals
-from dp.events import NoSampling, Unit
-from dp.mechanisms import DistributedNoise
+from dp.accounting.accountant import epsilon_rdp
+from dp.accounting.events import NoSampling, Unit
+from dp.empirical import normals
+from dp.noise.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields
-from secagg.data import federate
 from secagg.errors import ConfigError
-from secagg.noise_advisor import least_shared_noise
+from secagg.planning.noise import least_shared_noise
+from secagg.training.data import federate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +45,7 @@ Seen: TypeAlias = Literal["one update", "sum", "noised sum"]
 Kind: TypeAlias = Literal["softmax", "mlp"]
 
 SIDE: Final = 8  # pixels of a digit
-INK: Final = 0.3  # what secagg.data takes away from every pixel before it scales a row
+INK: Final = 0.3  # what secagg.training.data takes away from every pixel before it scales a row
 HIDDEN: Final = 16  # of the mlp: 1,210 numbers a gradient, below the 1,280 pixels of 20 digits
 SEARCH: Final = 300  # steps of L-BFGS at most; a single digit takes about 50
 FOUND: Final = 0.01  # of mean squared error, below which a picture counts as found: 20 dB
@@ -365,7 +365,7 @@ def _judged(found: Reals, picture: Reals, digits: Reals) -> Picture:
 
 
 def _pixels(row: Reals, original: Reals) -> Reals:
-    """Back from a row of ``secagg.data`` to ink in [0, 1], by the scale of ``original``."""
+    """Back from a row of ``secagg.training.data`` to ink in [0, 1], as ``original`` is scaled."""
     scale = INK / -original.min()  # every digit has a pixel without ink
     pixels: Reals = np.clip(row * scale + INK, 0.0, 1.0)
     return pixels

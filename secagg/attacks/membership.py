@@ -11,7 +11,7 @@ final model, knows the pool, and trains ``shadows`` models of its own on coins o
 
 Confidence is ln(p / (1 - p)), p the probability of the true class; one deviation for all units,
 as [CCN+22] advise where shadows are few. Beside the pool each client holds one example that is
-always in, so that none is ever without. Private targets are trained by ``secagg.modes``
+always in, so that none is ever without. Private targets are trained by ``secagg.training.modes``
 themselves, shadows by the same steps with Gaussian noise of the same deviation.
 
 Intervals are Clopper-Pearson's at 95 %, over pairs of a model and a unit as if they were
@@ -29,15 +29,15 @@ from typing import Any, Final, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.audit import normals, proportion_high, proportion_low, toss
-from dp.events import Unit
+from dp.accounting.events import Unit
+from dp.empirical import normals, proportion_high, proportion_low, toss
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields
-from secagg.data import Examples, Federation, federate
 from secagg.errors import ConfigError
-from secagg.reports.numbers import finite
-from secagg.settings import PRIVACY, TrainingConfig
-from secagg.vector import flatten
+from secagg.pages.numbers import finite
+from secagg.training.data import Examples, Federation, federate
+from secagg.training.settings import PRIVACY, TrainingConfig
+from secagg.vectors.vector import flatten
 
 Reals: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
@@ -182,7 +182,7 @@ def membership(
     """Attack ``targets`` models trained on digits under one privacy mode, in all three ways.
 
     Args:
-      privacy: one of ``secagg.settings.PRIVACY``; of ``client`` the units are clients.
+      privacy: one of ``secagg.training.settings.PRIVACY``; of ``client`` the units are clients.
       epsilon, delta: of the private ones' whole training.
       pool: examples, each, or each client's, in a model by a coin; a multiple of ``CLIENTS``, of
         ``client`` of twice as many.
@@ -295,8 +295,8 @@ def _trained(config: TrainingConfig, pool: _Pool, coins: Flags) -> Reals:
     """The model that the library itself trains on the units whose coin says so."""
     from torch import nn
 
-    from secagg.modes import Client, mode
-    from secagg.rounds import UPDATE
+    from secagg.training.modes import Client, mode
+    from secagg.vectors.layout import UPDATE
 
     everyone = range(config.clients)
     if config.privacy == "client":
@@ -331,7 +331,7 @@ def _shadowed(config: TrainingConfig, pool: _Pool, coins: Flags, entropy: Entrop
     """Models trained by the same steps, all at once, with Gaussian noise as wide."""
     from torch import nn
 
-    from secagg.modes import Client, Distributed, mode
+    from secagg.training.modes import Client, Distributed, mode
 
     whole = Federation(
         clients=tuple(pool.of(np.arange(2), c) for c in range(config.clients)),
@@ -392,7 +392,7 @@ def _descend_clients(
     config: TrainingConfig, pool: _Pool, coins: Flags, noise: float, entropy: Entropy
 ) -> Reals:
     """The same under ``privacy client``: a unit is a client, and its update is clipped."""
-    from secagg.modes import CLIP_QUANTILE, CLIP_RATE
+    from secagg.training.modes import CLIP_QUANTILE, CLIP_RATE
 
     fixed = _with_one(pool.fixed.features[: pool.units])[:, None]
     rows = np.concatenate([pool.features, fixed], axis=1)

@@ -1,6 +1,6 @@
 """The page of ``secagg bench attack``: one HTML file without script that requests nothing.
 
-It says what ``secagg.attacks.bench.Found`` holds and computes no number of its own. Bounds are
+It says what ``secagg.attacks.suite.Found`` holds and computes no number of its own. Bounds are
 rounded down, and called bounds; estimates are called estimates.
 """
 
@@ -9,15 +9,15 @@ from importlib.resources import files
 from string import Template
 from typing import Final
 
-from dp.audit import Estimate
-from secagg.attacks.bench import Found
+from dp.empirical import Estimate
 from secagg.attacks.canaries import Audited
+from secagg.attacks.charts import Drawing, against, called, curves, pictures
 from secagg.attacks.inversion import FOUND, Inversion
 from secagg.attacks.membership import Membership
-from secagg.reports.attack_charts import Drawing, against, called, curves, pictures
-from secagg.reports.markup import Markup, join, tag
-from secagg.reports.numbers import at_least, bound, duration, percent, short
-from secagg.reports.numbers import delta as as_delta
+from secagg.attacks.suite import Found
+from secagg.pages.markup import Markup, join, tag
+from secagg.pages.numbers import at_least, bound, duration, percent, short
+from secagg.pages.numbers import delta as as_delta
 
 NOT_PRIVACY: Final = "Secure aggregation alone is not privacy"
 LIMITS: Final = {
@@ -54,7 +54,7 @@ LIMITS: Final = {
 
 def page(found: Found) -> str:
     """The whole file."""
-    template = Template(files("secagg.reports").joinpath("page.html").read_text("utf-8"))
+    template = Template(files("secagg.pages").joinpath("page.html").read_text("utf-8"))
     body = join(
         _header(found),
         *([_membership(found.membership)] if found.membership else []),

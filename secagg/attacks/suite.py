@@ -18,8 +18,8 @@ from secagg.attacks.canaries import Audited, client_cosines, one_run
 from secagg.attacks.fields import Fields
 from secagg.attacks.inversion import Inversion, Seen, invert_gradients
 from secagg.attacks.membership import ATTACKS, Membership, membership
+from secagg.audit.evidence import SCHEMA, evidence, load
 from secagg.errors import ConfigError
-from secagg.reports.evidence import SCHEMA, evidence, load
 
 Part: TypeAlias = Literal["membership", "audit", "canaries", "inversion"]
 Result: TypeAlias = Membership | Audited | Inversion
@@ -215,7 +215,7 @@ class Found:
         return tuple(one.audited for one in self.audits if one.noise_share == 1 and one.refuted)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, as ``secagg.reports.evidence`` reads it.
+        """For JSON, as ``secagg.audit.evidence`` reads it.
 
         ``results`` holds what says something of the library as it is: no mechanism that was
         broken on purpose.

@@ -1,6 +1,6 @@
 """What attacks measured, beside what a ledger proves: ``secagg audit LEDGER --evidence FILE``.
 
-The file is one JSON object: ``schema``, and ``results`` as ``dp.audit`` writes them with
+The file is one JSON object: ``schema``, and ``results`` as ``dp.empirical`` writes them with
 ``as_dict``. Every epsilon is computed anew, at the ledger's delta, from the counts or the
 Gaussians that a result holds. That these were counted in the training that was charged is the
 word of whoever brought the file; no ledger can show it.
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from dp.audit import Estimate, LowerBound, from_json
+from dp.accounting.events import Adjacency, Unit
+from dp.empirical import Estimate, LowerBound, from_json
 from dp.errors import BadParameter
-from dp.events import Adjacency, Unit
 from secagg.errors import ConfigError
-from secagg.reports.numbers import at_least, short
-from secagg.reports.numbers import bound as as_bound
-from secagg.reports.numbers import delta as as_delta
+from secagg.pages.numbers import at_least, short
+from secagg.pages.numbers import bound as as_bound
+from secagg.pages.numbers import delta as as_delta
 
 SCHEMA: Final = "secagg attack 1"
 _MOST_BYTES: Final = 2**20  # of a file; a result takes about 300

@@ -7,11 +7,11 @@ word, and where the keeper gave none the report says so, loudly.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from dp.events import Adjacency, DiscreteGaussianEvent, Event, GaussianEvent, Unit
-from dp.ledger import FIXED_PLAN, Keeper, Statement
-from secagg.reports.audit_values import Row, Section, Source
-from secagg.reports.numbers import bound, counted
-from secagg.reports.numbers import delta as as_delta
+from dp.accounting.events import Adjacency, DiscreteGaussianEvent, Event, GaussianEvent, Unit
+from dp.ledger.ledger import FIXED_PLAN, Keeper, Statement
+from secagg.audit.values import Row, Section, Source
+from secagg.pages.numbers import bound, counted
+from secagg.pages.numbers import delta as as_delta
 
 MOST_EVENTS: Final = 12  # kinds of event that a row spells out
 

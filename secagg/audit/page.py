@@ -1,6 +1,6 @@
 """The page of an audit: one HTML file without script that requests nothing, for screen and paper.
 
-It says what ``secagg.reports.audit_values.Audit`` holds and computes no number of its own.
+It says what ``secagg.audit.values.Audit`` holds and computes no number of its own.
 Epsilons and deltas are rounded up.
 """
 
@@ -10,14 +10,14 @@ from importlib.resources import files
 from string import Template
 from typing import Final
 
-from dp.ledger import Protection
-from secagg.reports.audit_values import Audit, Section, Source, Subject
-from secagg.reports.charts import bands, bars, lines
-from secagg.reports.markup import Markup, join, tag
-from secagg.reports.numbers import bound, counted, percent, short
-from secagg.reports.numbers import delta as as_delta
-from secagg.reports.numbers import epsilon as as_epsilon
-from secagg.reports.recount import MOST_SNAPSHOTS, Round
+from dp.ledger.ledger import Protection
+from secagg.audit.recount import MOST_SNAPSHOTS, Round
+from secagg.audit.values import Audit, Section, Source, Subject
+from secagg.pages.charts import bands, bars, lines
+from secagg.pages.markup import Markup, join, tag
+from secagg.pages.numbers import bound, counted, percent, short
+from secagg.pages.numbers import delta as as_delta
+from secagg.pages.numbers import epsilon as as_epsilon
 
 MOST_SUBJECTS: Final = 200  # in the table; beyond, those who spent most of their budget
 _BINS: Final = 10  # of the budget left
@@ -33,7 +33,7 @@ _TITLES: Final = {"server": "Against the aggregator", "release": "Against whoeve
 
 def page(audit: Audit) -> str:
     """The whole file."""
-    template = Template(files("secagg.reports").joinpath("page.html").read_text("utf-8"))
+    template = Template(files("secagg.pages").joinpath("page.html").read_text("utf-8"))
     body = join(
         _headline(audit),
         *(_section(audit, section) for section in audit.sections),

@@ -13,11 +13,11 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.accountant import Vector
+from dp.accounting.accountant import Vector
+from dp.accounting.events import Adjacency, Event, GaussianEvent, SkellamEvent, Unit
 from dp.errors import LedgerCorrupt
-from dp.events import Adjacency, Event, GaussianEvent, SkellamEvent, Unit
-from dp.policies import Basis
-from dp.records import Book, Charge, Record, charge_of
+from dp.ledger.records import Book, Charge, Record, charge_of
+from dp.ledger.rules import Basis
 
 Kind: TypeAlias = tuple[Unit, Adjacency]
 Counts: TypeAlias = NDArray[np.int64]

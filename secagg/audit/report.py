@@ -10,7 +10,7 @@ anything was charged: no smaller number holds for parameters chosen along the wa
 all once the filter is passed. Who passes a budget is decided as the ledger admits, by RDP
 in integers rounded up, or by the filter's own currency.
 
-Errors are those of ``dp.ledger``: ``LedgerCorrupt`` for a file that is damaged, edited or
+Errors are those of ``dp.ledger.ledger``: ``LedgerCorrupt`` for a file that is damaged, edited or
 contradicts itself; ``NotALedger`` for one that never was a ledger; ``BadParameter`` where
 delta is 1/N or more, of which no statement can be made.
 """
@@ -25,15 +25,17 @@ from typing import Final
 
 import numpy as np
 
-from dp import admission
-from dp.accountant import Vector, check_delta, curve, epsilon_pld, has_pld
+from dp.accounting.accountant import Vector, check_delta, curve, epsilon_pld, has_pld
+from dp.accounting.events import Event
 from dp.errors import AccountantLimit, LedgerCorrupt, LedgerError, UnsoundEvent
-from dp.events import Event
-from dp.ledger import FIXED_PLAN, Book, Budget, Head, Ledger, Seal, Statement, Verified
-from dp.policies import policy
+from dp.ledger import admission
+from dp.ledger.ledger import FIXED_PLAN, Book, Budget, Head, Ledger, Seal, Statement, Verified
+from dp.ledger.rules import policy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives import sign
-from secagg.reports.audit_values import (
+from secagg.audit.nist import rows
+from secagg.audit.recount import Counts, Recount
+from secagg.audit.values import (
     QUANTILES,
     Account,
     Audit,
@@ -43,8 +45,6 @@ from secagg.reports.audit_values import (
     Subject,
     in_words,
 )
-from secagg.reports.recount import Counts, Recount
-from secagg.reports.statement import rows
 
 SEAL_LABEL: Final = b"secagg ledger head"  # of the Ed25519 signature of a head
 DELTAS: Final = tuple(10.0**-exponent for exponent in range(2, 13))  # of the curve

@@ -1,4 +1,4 @@
-"""The values of an epsilon report, and its JSON. They are made by ``secagg.reports.audit``."""
+"""The values of an epsilon report, and its JSON. They are made by ``secagg.audit.report``."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Context
 from typing import Any, Final, Literal, TypeAlias
 
-from dp.accountant import ReportedDelta
-from dp.events import Adjacency, Event, Unit
-from dp.ledger import FIXED_PLAN, Book, Head, Keeper, Protection
-from secagg.reports.evidence import Measured
-from secagg.reports.numbers import counted
-from secagg.reports.numbers import delta as as_delta
-from secagg.reports.numbers import epsilon as as_epsilon
-from secagg.reports.recount import Round
+from dp.accounting.accountant import ReportedDelta
+from dp.accounting.events import Adjacency, Event, Unit
+from dp.ledger.ledger import FIXED_PLAN, Book, Head, Keeper, Protection
+from secagg.audit.evidence import Measured
+from secagg.audit.recount import Round
+from secagg.pages.numbers import counted
+from secagg.pages.numbers import delta as as_delta
+from secagg.pages.numbers import epsilon as as_epsilon
 
 SCHEMA: Final = "secagg audit 1"
 QUANTILES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # over subjects

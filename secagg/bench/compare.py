@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from secagg.bench import Measurement, Record, name_of
+from secagg.bench.measure import CONFIDENCE, Interval, same_machine
+from secagg.bench.records import Measurement, Record, name_of
 from secagg.errors import ConfigError
-from secagg.measure import CONFIDENCE, Interval, same_machine
 
 TOLERANCE: Final = 0.10
 BOUND: Final = 0.05  # of what is made of its reference; see ``Measurement.bound``

@@ -21,15 +21,17 @@ from numpy.typing import NDArray
 from protocols.bonawitz import Agreement, CollectKeys, Params, Rates, join
 from protocols.entropy import system
 from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
+from protocols.primitives.shamir import majority
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
 from secagg.errors import ConfigError, SecaggError
-from secagg.homomorphic import CKKS, HOLDERS, PRECISION, require, run_ckks
-from secagg.packing import word_count
-from secagg.payload import Layout, Segment
-from secagg.quantize import FixedPoint
-from secagg.rounds import majority, run_bonawitz, run_plain
-from secagg.stages import Costs, Stage, timed_by
+from secagg.rounds.attendance import Costs, timed_by
+from secagg.rounds.ckks import CKKS, HOLDERS, PRECISION, require, run_ckks
+from secagg.rounds.in_memory import run_bonawitz, run_plain
+from secagg.stage import Stage
+from secagg.vectors.layout import Layout, Segment
+from secagg.vectors.packing import word_count
+from secagg.vectors.quantize import FixedPoint
 
 FULL: Final = 10**9  # clients times entries: the largest session that is run whole
 SPARSE_ABOVE: Final = 200  # clients of ``active``: its graph is complete up to here

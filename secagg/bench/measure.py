@@ -2,14 +2,14 @@
 
 The speed of a machine swings by two within minutes, so a second by itself says little. What
 is compared is measured in turn, A B B A, and what counts is the ratio *within* a turn: a slow
-minute slows both. ``secagg.references`` has what such a ratio can be taken to.
+minute slows both. ``secagg.bench.yardsticks`` has what such a ratio can be taken to.
 
 The interval of a median takes nothing for granted about the law of the samples but that they
 are independent draws of one. Turns that follow each other are not quite: who else is on the
-machine moves ratios too, by a fifth for some seconds. ``secagg.quick`` makes one sample of all
-turns of a pass, and passes lie seconds apart. What differs between two processes of the same
+machine moves ratios too, by a fifth for some seconds. ``secagg.bench.quick`` makes one sample of
+all turns of a pass, and passes lie seconds apart. What differs between two processes of the same
 program (where its memory lies) no interval of one run holds; whoever compares two adds a
-tolerance for it (``secagg.compare``).
+tolerance for it (``secagg.bench.compare``).
 """
 
 import ctypes

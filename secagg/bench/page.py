@@ -1,6 +1,6 @@
 """The page of ``secagg bench quick``: one HTML file without script that requests nothing.
 
-It says what ``secagg.bench.Record`` holds and computes no number of its own but medians and
+It says what ``secagg.bench.records.Record`` holds and computes no number of its own but medians and
 their intervals.
 """
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 
-from secagg.bench import Measurement, Point, Record
-from secagg.references import REFERENCES
-from secagg.reports.charts import bars
-from secagg.reports.markup import Markup, join, tag
-from secagg.reports.numbers import elapsed, percent, short, size
+from secagg.bench.records import Measurement, Point, Record
+from secagg.bench.yardsticks import REFERENCES
+from secagg.pages.charts import bars
+from secagg.pages.markup import Markup, join, tag
+from secagg.pages.numbers import elapsed, percent, short, size
 
 
 def page(record: Record) -> str:
     """The whole file."""
-    template = Template(files("secagg.reports").joinpath("page.html").read_text("utf-8"))
+    template = Template(files("secagg.pages").joinpath("page.html").read_text("utf-8"))
     sizes = list(dict.fromkeys((p.cost.clients, p.cost.entries) for p in record.points))
     body = join(
         _header(record),

@@ -2,7 +2,7 @@
 
 *Communication* is counted as there: the bits that one client sends and is sent in all, over the
 16 m bits of its vector. ``PUBLISHED`` holds the paper's factors, from its abstract; its formula
-gives them too, and other sizes. Ours are exact sizes of messages, from ``secagg.advisor``.
+gives them too, and other sizes. Ours are exact sizes of messages, from ``secagg.planning.sums``.
 
 *Running times* are measured at 16-bit entries, two a word, over the complete graph, as there. The
 paper's own seconds are of another machine and language, and are not repeated here: no text of its
@@ -15,8 +15,8 @@ ePrint 2017/281.
 from dataclasses import dataclass
 from typing import Final
 
-from secagg import advisor
-from secagg.costs import Case
+from secagg.bench.costs import Case
+from secagg.planning import sums as advisor
 
 PUBLISHED: Final = {(2**10, 2**20): 1.73, (2**14, 2**24): 1.98}  # clients, entries
 """Communication over that of 16-bit entries in the clear; abstract of [BIK+17]."""

@@ -14,16 +14,18 @@ from typing import Final
 
 import numpy as np
 
-from dp.sampling import SkellamSampler
+from dp.noise.sampling import SkellamSampler
 from protocols.entropy import system
 from protocols.primitives import prg
+from protocols.primitives.aead import seal
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import SEED_SIZE, Mask, Suite
-from protocols.primitives.seal import seal
 from protocols.primitives.shamir import combine, split
 from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Secret
-from secagg.bench import (
+from secagg.bench.costs import PLAIN, PROTOCOLS, Case, Cost, measure
+from secagg.bench.measure import Interleaved, interleaved, peak_memory
+from secagg.bench.records import (
     Measurement,
     Point,
     Record,
@@ -33,12 +35,10 @@ from secagg.bench import (
     of_session,
     start,
 )
-from secagg.costs import PLAIN, PROTOCOLS, Case, Cost, measure
-from secagg.homomorphic import CKKS
-from secagg.measure import Interleaved, interleaved, peak_memory
-from secagg.payload import Layout, Segment
-from secagg.quantize import FixedPoint
-from secagg.references import AES, NUMPY, REFERENCES, SHA256, X25519, Work
+from secagg.bench.yardsticks import AES, NUMPY, REFERENCES, SHA256, X25519, Work
+from secagg.rounds.ckks import CKKS
+from secagg.vectors.layout import Layout, Segment
+from secagg.vectors.quantize import FixedPoint
 
 SIZES: Final = ((10, 20_000), (30, 10_000))  # clients, entries
 PASSES: Final = 24  # a sample each; 11 hold a median as ``compare`` wants it of all costs here

@@ -1,9 +1,9 @@
 """What a benchmark wrote down: one JSON file, for `secagg bench compare` and for people.
 
 {"schema": 1, "kind": "quick" | "costs" | "paper", "began": UTC, "seconds": by the wall's clock,
- "machine": see secagg.measure.machine, "notes": [what was left out, and why],
- "points": [the fields of secagg.costs.Cost, and peak_memory: bytes or null],
- "measurements": [{"name", "reference": a name of secagg.references, "bound": true where the
+ "machine": see secagg.bench.measure.machine, "notes": [what was left out, and why],
+ "points": [the fields of secagg.bench.costs.Cost, and peak_memory: bytes or null],
+ "measurements": [{"name", "reference": a name of secagg.bench.yardsticks, "bound": true where the
     reference is what the cost is made of, "seconds": median, "ratios": over the reference,
     measured in turn with it, one a sample}]}
 """
@@ -18,9 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Self
 
-from secagg.costs import PROTOCOLS, Case, Cost, measure
-from secagg.errors import ConfigError
-from secagg.measure import (
+from secagg.bench.costs import PROTOCOLS, Case, Cost, measure
+from secagg.bench.measure import (
     CONFIDENCE,
     Interleaved,
     Interval,
@@ -31,8 +30,9 @@ from secagg.measure import (
     median_interval,
     peak_memory,
 )
-from secagg.references import REFERENCES, X25519
-from secagg.runs import write_atomically
+from secagg.bench.yardsticks import REFERENCES, X25519
+from secagg.errors import ConfigError
+from secagg.files import write_atomically
 
 SCHEMA: Final = 1
 KINDS: Final = ("quick", "costs", "paper")
@@ -47,7 +47,7 @@ class Measurement:
     Attributes:
       bound: the reference is what the cost is made of, so that their ratio hardly moves.
       seconds: median of one call.
-      ratios: one a sample: a session, or a pass of ``secagg.quick``.
+      ratios: one a sample: a session, or a pass of ``secagg.bench.quick``.
     """
 
     name: str

@@ -34,21 +34,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dp.calibrate import noise_multiplier
-from dp.events import PoissonSampling
+from dp.accounting.calibrate import noise_multiplier
+from dp.accounting.events import PoissonSampling
 from dp.sgd import LocalDpSgd
 from protocols.bonawitz import Agreement, Params
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
 from protocols.wire import SESSION_SIZE
-from secagg.data import Federation, federate, simulated_dropouts
 from secagg.errors import ConfigError
-from secagg.modes import judge, mode
-from secagg.rounds import run_plain
-from secagg.runs import write_atomically
-from secagg.settings import TrainingConfig
-from secagg.training import SEED_SIZE
-from secagg.vector import flatten, unflatten
+from secagg.files import write_atomically
+from secagg.rounds.in_memory import run_plain
+from secagg.training.data import Federation, federate, simulated_dropouts
+from secagg.training.loop import SEED_SIZE
+from secagg.training.modes import judge, mode
+from secagg.training.settings import TrainingConfig
+from secagg.vectors.vector import flatten, unflatten
 
 Known: TypeAlias = dict[str, list[dict[str, Any]]]
 

@@ -16,13 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from secagg.errors import ConfigError
-from secagg.reports.numbers import bound, duration, percent
+from secagg.pages.numbers import bound, duration, percent
 
 if TYPE_CHECKING:
-    from secagg.attacks.bench import Found, Part
+    from secagg.attacks.suite import Found, Part
 
 REFUTED: Final = 1  # bad input is 2, as everywhere
-_PARTS: Final = ("membership", "audit", "canaries", "inversion")  # of secagg.attacks.bench
+_PARTS: Final = ("membership", "audit", "canaries", "inversion")  # of secagg.attacks.suite
 
 
 @click.command(
@@ -94,7 +94,7 @@ def attack(
     _check_targets(json_file, html, figures)
     if draw is not None:
         _check_drawn(context, draw, html)
-    from secagg.attacks.bench import PARTS, Found, Plan  # torch takes seconds to import
+    from secagg.attacks.suite import PARTS, Found, Plan  # torch takes seconds to import
 
     if draw is None:
         parts = tuple(part for part in PARTS if not only or part in only)
@@ -128,9 +128,9 @@ def _carried_out(found: "Found") -> "Found":
 
 
 def _write(found: "Found", json_file: Path | None, html: Path | None, figures: Path | None) -> None:
-    from secagg.reports.attack_charts import sheet
-    from secagg.reports.attack_page import drawings, page
-    from secagg.runs import write_atomically
+    from secagg.attacks.charts import sheet
+    from secagg.attacks.page import drawings, page
+    from secagg.files import write_atomically
 
     if json_file is not None:
         write_atomically(json_file, _json(found.as_dict()).encode())
@@ -154,7 +154,7 @@ def _json(data: dict[str, object]) -> str:
 
 
 def _print(found: "Found") -> None:
-    from secagg.reports.attack_page import NOT_PRIVACY, audit_sentence, sums_sentence
+    from secagg.attacks.page import NOT_PRIVACY, audit_sentence, sums_sentence
 
     out = Console(highlight=False, soft_wrap=True, markup=False)
     if found.membership:

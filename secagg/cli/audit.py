@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from secagg.errors import ConfigError
-from secagg.reports.numbers import bound, counted
-from secagg.reports.numbers import delta as as_delta
+from secagg.pages.numbers import bound, counted
+from secagg.pages.numbers import delta as as_delta
 
 if TYPE_CHECKING:
-    from dp.ledger import Head, Seal
-    from secagg.reports.audit_values import Audit, Section
+    from dp.ledger.ledger import Head, Seal
+    from secagg.audit.values import Audit, Section
 
 SOUND, OVER_BUDGET, TAMPERED = 0, 1, 3  # bad input is 2, as everywhere
 _MOST_NAMES = 5  # of subjects over budget, on screen
@@ -65,11 +65,11 @@ def audit(
     says that the ledger is not tamper-evident.
     """
     from dp.errors import LedgerCorrupt  # numpy and the accountants take their time to import
-    from secagg.reports import audit as reports
-    from secagg.reports.audit_page import page
-    from secagg.reports.audit_values import SCHEMA, head_text
-    from secagg.reports.evidence import measured, read
-    from secagg.runs import write_atomically
+    from secagg.audit import report as reports
+    from secagg.audit.evidence import measured, read
+    from secagg.audit.page import page
+    from secagg.audit.values import SCHEMA, head_text
+    from secagg.files import write_atomically
 
     if html is not None:
         if verify:
@@ -191,7 +191,7 @@ def _check_target(html: Path, ledger: Path) -> None:
 
 def _head(text: str | None) -> "Head | None":
     """``SEQ:HASH``, or ``ConfigError``."""
-    from dp.ledger import Head
+    from dp.ledger.ledger import Head
 
     if text is None:
         return None
@@ -203,7 +203,7 @@ def _head(text: str | None) -> "Head | None":
 
 def _seal(text: str | None) -> "Seal | None":
     """A public key as 64 hex digits, or a file of these or of 32 raw bytes; or ``ConfigError``."""
-    from secagg.reports.audit import seal_of
+    from secagg.audit.report import seal_of
 
     if text is None:
         return None

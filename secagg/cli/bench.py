@@ -1,7 +1,7 @@
 """``secagg bench``: what the protocols cost on this machine, and whether that became worse.
 
-A further command is a function under ``@bench.command()``, here or in a module that ``secagg.cli``
-imports. Exit codes: 0 done, 1 a regression, 2 bad input.
+A further command is a function under ``@bench.command()``, here or in a module that
+``secagg.cli.main`` imports. Exit codes: 0 done, 1 a regression, 2 bad input.
 """
 
 import json
@@ -25,12 +25,12 @@ from rich.progress import (
 from rich.table import Table
 
 from secagg.errors import ConfigError, MissingExtraError
-from secagg.reports.numbers import elapsed, size
+from secagg.pages.numbers import elapsed, size
 
 if TYPE_CHECKING:
-    from secagg.bench import Measurement, Record
-    from secagg.compare import Comparison
-    from secagg.costs import Cost
+    from secagg.bench.compare import Comparison
+    from secagg.bench.costs import Cost
+    from secagg.bench.records import Measurement, Record
 
 T = TypeVar("T")
 
@@ -93,10 +93,10 @@ def costs(
     Sessions up to 10^9 clients times entries are run whole and their sums checked; beyond, one
     client is run and the server's work sampled, and the point is marked with a *.
     """
-    from secagg import bench as kept
-    from secagg.costs import PROTOCOLS, cases, growth, plot
-    from secagg.quick import protocols as runnable
-    from secagg.runs import write_atomically
+    from secagg.bench import records as kept
+    from secagg.bench.costs import PROTOCOLS, cases, growth, plot
+    from secagg.bench.quick import protocols as runnable
+    from secagg.files import write_atomically
 
     if resume and target is None:
         raise ConfigError("--resume needs --json, the file to go on with")
@@ -175,11 +175,11 @@ def quick(*, target: Path | None, html: Path | None) -> None:
 
     Every sum is checked; a wrong one ends the command with exit code 2.
     """
-    from secagg.quick import quick as measured
-    from secagg.quick import steps
-    from secagg.references import REFERENCES
-    from secagg.reports.bench_page import page
-    from secagg.runs import write_atomically
+    from secagg.bench.page import page
+    from secagg.bench.quick import quick as measured
+    from secagg.bench.quick import steps
+    from secagg.bench.yardsticks import REFERENCES
+    from secagg.files import write_atomically
 
     _check_folders(target, html)
     with _progress() as bar:
@@ -244,8 +244,8 @@ def compare(
     A cost is worse if the interval of its ratio lies above the earlier one, and its median by
     more than the tolerance. Of bytes, one more is worse.
     """
-    from secagg.bench import Record
-    from secagg.compare import compare as judged
+    from secagg.bench.compare import compare as judged
+    from secagg.bench.records import Record
 
     found = judged(
         Record.read(before),
@@ -293,8 +293,8 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> 
     for module, what in (("opacus", "the sweep"), ("matplotlib", "--svg")):
         if find_spec(module) is None and (module == "opacus" or svg is not None):
             raise MissingExtraError(f"{what} needs {module}: pip install 'secagg[train]'")
-    from secagg import utility as study
-    from secagg.runs import write_atomically
+    from secagg.bench import utility as study
+    from secagg.files import write_atomically
 
     _check_folders(target, svg)
     if draw and (target is None or not target.exists()):
@@ -342,8 +342,8 @@ def paper(*, few: bool, target: Path | None, draw: bool) -> None:
 
     The paper's own factors stand beside ours; its seconds are of another machine.
     """
-    from secagg import bench as kept
-    from secagg.paper import cases, expansions
+    from secagg.bench import records as kept
+    from secagg.bench.paper import cases, expansions
 
     _check_folders(target)
     record = kept.start("paper")
@@ -484,8 +484,8 @@ def _progress() -> Progress:
 
 def _record(path: Path, kind: str, *, measured: bool = True) -> "Record":
     """What a file of ``kind`` holds; ``measured``: more is to be measured and put beside it."""
-    from secagg.bench import Record
-    from secagg.measure import machine, same_machine
+    from secagg.bench.measure import machine, same_machine
+    from secagg.bench.records import Record
 
     record = Record.read(path)
     if record.kind != kind:

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from secagg.errors import ConfigError
-from secagg.identities import (
+from secagg.files import read_file, write_new
+from secagg.nodes.identities import (
     LARGEST_ROSTER,
     PublicIdentity,
     Roster,
@@ -19,7 +20,6 @@ from secagg.identities import (
     load_public,
     sign_roster,
 )
-from secagg.keyfiles import read_file, write_new
 
 _PATH = click.Path(path_type=Path)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")

@@ -21,19 +21,19 @@ from rich.table import Table
 
 from dp.errors import PrivacyError
 from protocols.errors import ProtocolError
-from secagg.cli_attack import attack
-from secagg.cli_audit import audit
-from secagg.cli_bench import bench
-from secagg.cli_keys import keys
-from secagg.cli_node import node
-from secagg.cli_plan import plan
+from secagg.cli.attack import attack
+from secagg.cli.audit import audit
+from secagg.cli.bench import bench
+from secagg.cli.keys import keys
+from secagg.cli.node import node
+from secagg.cli.plan import plan
 from secagg.errors import ConfigError, SecaggError
-from secagg.rounds import PROTOCOL_NAMES
-from secagg.settings import PRIVACY, TrainingConfig
-from secagg.stages import UNSIGNED
+from secagg.rounds.in_memory import PROTOCOL_NAMES
+from secagg.stage import UNSIGNED
+from secagg.training.settings import PRIVACY, TrainingConfig
 
 if TYPE_CHECKING:
-    from dp.events import GaussianEvent, Sampling
+    from dp.accounting.events import GaussianEvent, Sampling
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -159,7 +159,7 @@ def train(
     """
     # Models this small gain nothing from a second thread; on a busy machine one was 5 times faster.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from secagg.training import Training  # torch takes seconds to import; --help should not
+    from secagg.training.loop import Training  # torch takes seconds to import; --help should not
 
     given = {
         name: value
@@ -255,8 +255,10 @@ def epsilon_command(
     Or give whole plans with --event. It holds for one example more or less, Gaussian
     noise on sums of clipped contributions, and settings that were fixed in advance.
     """
-    from dp import calibrate  # numpy, and dp-accounting when asked, take their time to import
-    from dp.accountant import epsilon_pld, epsilon_rdp
+    from dp.accounting import (
+        calibrate,  # numpy, and dp-accounting when asked, take their time to import
+    )
+    from dp.accounting.accountant import epsilon_pld, epsilon_rdp
 
     given = {"epsilon": epsilon, "noise multiplier": noise_multiplier, "steps": steps}
     wanted = [name for name, value in given.items() if value is None]
@@ -341,13 +343,13 @@ def _event(text: str) -> "GaussianEvent":
 
 
 def _gaussian(noise: Any, rate: float, steps: Any) -> "GaussianEvent":
-    from dp.events import GaussianEvent
+    from dp.accounting.events import GaussianEvent
 
     return GaussianEvent(noise_multiplier=noise, sampling=_sampling(rate), steps=steps)
 
 
 def _sampling(rate: float) -> "Sampling":
-    from dp.events import NoSampling, PoissonSampling
+    from dp.accounting.events import NoSampling, PoissonSampling
 
     sampling = PoissonSampling(rate=rate)  # which checks it
     return sampling if sampling.rate < 1 else NoSampling()

@@ -31,7 +31,7 @@ def node() -> None:
 @click.argument("home", type=_PATH)
 def new(*, home: Path) -> None:
     """Make the folder HOME with a policy to edit. Nothing is overwritten."""
-    from secagg.node import new_home
+    from secagg.nodes.node import new_home
 
     click.echo(f"Edit {new_home(home) / 'policy.toml'}; as it is, it refuses sums without noise.")
     click.echo("Never copy the folder back from a backup: it keeps what must not be rolled back.")
@@ -44,7 +44,7 @@ def new(*, home: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
 def show(*, home: Path, as_json: bool) -> None:
     """Check the policy in HOME, and print it with what the node has spent."""
-    from secagg.node import SUBJECT, Node
+    from secagg.nodes.node import SUBJECT, Node
 
     here = Node(home)
     said: dict[str, Any] = {
@@ -55,7 +55,7 @@ def show(*, home: Path, as_json: bool) -> None:
     said["filter"] = here.policy.filter
     said |= {"sums": 0, "spent": 0.0}
     if (path := home / "ledger.sqlite").exists():
-        from dp.ledger import Ledger
+        from dp.ledger.ledger import Ledger
 
         with Ledger.open(path, here.policy.budget, read_only=True) as ledger:
             said["sums"] = len(ledger.reservations())

@@ -8,12 +8,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from secagg import noise_advisor
-from secagg.advisor import Advice
-from secagg.advisor import plan as advise
 from secagg.errors import ConfigError
-from secagg.noise_advisor import NoiseAdvice
-from secagg.settings import NOISED
+from secagg.planning import noise as noise_advisor
+from secagg.planning.noise import NoiseAdvice
+from secagg.planning.sums import Advice
+from secagg.planning.sums import plan as advise
+from secagg.training.settings import NOISED
 
 _OF_NOISE = (
     *("delta", "privacy", "examples", "batch", "sampling_rate"),

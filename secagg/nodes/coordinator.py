@@ -21,28 +21,29 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.events import Unit
-from dp.ledger import Ledger
-from dp.mechanisms import DistributedNoise
+from dp.accounting.events import Unit
+from dp.ledger.ledger import Ledger
+from dp.noise.mechanisms import DistributedNoise
 from protocols import bonawitz, ckks
 from protocols.bonawitz import ClientId
 from protocols.bonawitz.graph import as_fraction
 from protocols.entropy import system
 from protocols.errors import ProtocolError, RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE, Expand, expand
+from protocols.primitives.shamir import majority
 from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE
-from secagg.advisor import choose_graph, fewest
 from secagg.errors import ConfigError
-from secagg.homomorphic import FLOODING, HOLDERS, PRECISION
-from secagg.identities import Roster
-from secagg.node import PROPOSED, Answer, Request
-from secagg.packing import lane_bits
-from secagg.payload import Layout
-from secagg.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result, Shapes
-from secagg.relay import Ask, Relay, Total, advance, relay_bonawitz, relay_threshold_ckks
-from secagg.rounds import majority
-from secagg.stages import Stage
+from secagg.nodes.identities import Roster
+from secagg.nodes.node import PROPOSED, Answer, Request
+from secagg.nodes.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result
+from secagg.planning.sums import choose_graph, fewest
+from secagg.rounds.ckks import FLOODING, HOLDERS, PRECISION
+from secagg.rounds.relay import Ask, Relay, Total, advance, relay_bonawitz, relay_threshold_ckks
+from secagg.stage import Stage
+from secagg.vectors.arrays import Shapes
+from secagg.vectors.layout import Layout
+from secagg.vectors.packing import lane_bits
 
 LANES: Final = 3  # of a word, that the default of bits makes room for
 LEAST_BITS: Final = 8
@@ -101,7 +102,7 @@ class NoisySum:
     """Sums with a share of noise from every node, and nothing beside them.
 
     Attributes:
-      mechanism: see ``secagg.noise_advisor.plan``; its clients are the most that take part.
+      mechanism: see ``secagg.planning.noise.plan``; its clients are the most that take part.
       ledger: charges every node of a sum before its vector is asked for. A cohort that a
         server picks is charged as if it were not sampled, in both books.
       sampling_rate: of examples: of each node's own Poisson batches.
@@ -149,12 +150,12 @@ class Cohort:
 
     Attributes:
       protocol: "bonawitz" or "threshold-ckks".
-      corrupt, dropout: fractions that the graph is planned for, ``secagg.advisor``.
+      corrupt, dropout: fractions that the graph is planned for, ``secagg.planning.sums``.
       roster: the server may lie and the clients sign: whose identity is whose, signed by
         the operator. ``None``: the server follows the protocol.
       minimum_survivors: fewest nodes in a sum; by default what the graph needs.
       identity: of this server; signs proposals, for nodes that pin it.
-      expand: how the masks are taken off, ``secagg.masking``.
+      expand: how the masks are taken off, ``secagg.rounds.masking``.
 
     Raises:
       ConfigError: the settings contradict each other.

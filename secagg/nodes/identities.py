@@ -30,7 +30,7 @@ from protocols.primitives.sign import SigningKey, refuse_weak, verify
 from protocols.secrets import Secret
 from protocols.wire import opaque
 from secagg.errors import IdentityError
-from secagg.keyfiles import read_file, write_new
+from secagg.files import read_file, write_new
 
 FORMAT = b"secagg roster 1"  # and the label of its signature
 LARGEST_KEY_FILE = 1024  # bytes; the longest name makes 232

@@ -6,11 +6,11 @@ not be rolled back stays in the node's folder: the burn records, and the node's 
 
 | file | what it is |
 |---|---|
-| ``policy.toml`` | what the node agrees to, ``secagg.policy`` |
+| ``policy.toml`` | what the node agrees to, ``secagg.nodes.policy`` |
 | ``state.key`` | seals the state between stages; made on first use |
 | ``burnt.sqlite`` | which stages were answered, for which request |
 | ``ledger.sqlite`` | what this node has spent, against every server |
-| ``identity.key``, ``roster.json`` | of a cohort that signs, ``secagg.identities`` |
+| ``identity.key``, ``roster.json`` | of a cohort that signs, ``secagg.nodes.identities`` |
 """
 
 import json
@@ -22,26 +22,26 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Final, TypeAlias
 
+from dp.accounting.events import Unit
 from dp.errors import LedgerConflict
-from dp.events import Unit
-from dp.ledger import Keeper, Ledger
+from dp.ledger.ledger import Keeper, Ledger
 from protocols import bonawitz, ckks
 from protocols.burn import Burn
 from protocols.entropy import system
 from protocols.errors import DecodeError, ProtocolError
+from protocols.primitives.aead import seal, unseal
 from protocols.primitives.prg import SEED_SIZE
-from protocols.primitives.seal import seal, unseal
 from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, Reader, opaque, u64
-from secagg.burns import BurnFile
 from secagg.errors import NodeError, RefusedError
-from secagg.identities import Roster, load_identity
-from secagg.keyfiles import read_file
-from secagg.policy import TEMPLATE, Policy
-from secagg.proposal import DIGEST_SIZE, Contribution, Proposal
-from secagg.relay import read_openings
-from secagg.stages import Stage
+from secagg.files import read_file
+from secagg.nodes.identities import Roster, load_identity
+from secagg.nodes.policy import TEMPLATE, Policy
+from secagg.nodes.proposal import DIGEST_SIZE, Contribution, Proposal
+from secagg.rounds.burns import BurnFile
+from secagg.rounds.relay import read_openings
+from secagg.stage import Stage
 
 PROPOSED: Final = b"secagg/1 proposal"  # label of a server's signature
 SUBJECT: Final = "this node"  # in the node's ledger

@@ -13,13 +13,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, Self
 
-from dp.books import Budget
+from dp.ledger.books import Budget
 from protocols import bonawitz
 from protocols.bonawitz.graph import as_fraction
 from protocols.errors import ParameterError
 from protocols.primitives.sign import VERIFY_KEY_SIZE
 from secagg.errors import ConfigError, RefusedError
-from secagg.proposal import PROTOCOLS, Params, Proposal
+from secagg.nodes.proposal import PROTOCOLS, Params, Proposal
 
 PRIVACY: Final = ("none", "example", "client")
 

@@ -23,16 +23,22 @@ from typing import Any, Final, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dp.accounting.events import (
+    DiscreteGaussianEvent,
+    NoSampling,
+    PoissonSampling,
+    SkellamEvent,
+    Unit,
+)
 from dp.errors import PrivacyError
-from dp.events import DiscreteGaussianEvent, NoSampling, PoissonSampling, SkellamEvent, Unit
-from dp.mechanisms import DistributedNoise
+from dp.noise.mechanisms import DistributedNoise
 from protocols import bonawitz, ckks
 from protocols.errors import DecodeError, ProtocolError
 from protocols.wire import Header, Reader
 from secagg.errors import ConfigError, InputError, SecaggError
-from secagg.payload import Count, Layout, Noised, Segment
-from secagg.quantize import FixedPoint, refuse_non_finite
-from secagg.rounds import UPDATE, WEIGHT
+from secagg.vectors.arrays import Shapes
+from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, Noised, Segment
+from secagg.vectors.quantize import FixedPoint, refuse_non_finite
 
 VERSION: Final = 1
 BONAWITZ: Final = "bonawitz"
@@ -45,8 +51,6 @@ DIGEST_SIZE: Final = 32  # bytes, SHA-256
 MAX_SIZE: Final = 2**22  # bytes of a proposal: tens of thousands of arrays, nothing to choke on
 MAX_DIMENSIONS: Final = 64  # of an array, numpy's own limit
 
-Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Params: TypeAlias = bonawitz.Params | ckks.Params
 
 
@@ -389,49 +393,3 @@ def _shape(shape: list[Any]) -> tuple[int, ...]:
     ):
         raise DecodeError(f"a shape of {shape!r:.40}")
     return tuple(shape)
-
-
-def shapes_of(arrays: Arrays) -> Shapes:
-    """Of arrays that can be averaged.
-
-    Raises:
-      InputError: one that holds no floats.
-    """
-    for name, array in arrays.items():
-        if array.dtype.kind != "f":
-            raise InputError(
-                f"array {name!r} holds {array.dtype}: only floats are averaged; leave counters "
-                "such as BatchNorm's out of what is sent"
-            )
-    return tuple((name, tuple(array.shape)) for name, array in arrays.items())
-
-
-def flat(arrays: Arrays, shapes: Shapes, *, start: Arrays | None = None) -> NDArray[Any]:
-    """One vector of all arrays, in the order of ``shapes``, less those of ``start``.
-
-    Raises:
-      InputError: other names or shapes.
-    """
-    if any(dict(shapes_of(each)) != dict(shapes) for each in (arrays, start or arrays)):
-        raise InputError(
-            f"arrays {', '.join(arrays)!r:.200} are not those, or not of the shapes, that were sent"
-        )
-    kind = np.result_type(np.float32, *arrays.values())
-    vector, at = np.empty(sum(math.prod(shape) for _, shape in shapes), kind), 0
-    for name, shape in shapes:
-        part = vector[at : at + math.prod(shape)]
-        part[:] = arrays[name].reshape(-1)
-        if start is not None:
-            part -= start[name].reshape(-1)
-        at += len(part)
-    return vector
-
-
-def unflat(vector: NDArray[Any], start: Arrays) -> dict[str, NDArray[Any]]:
-    """``start`` moved by ``vector``: new arrays of its names, shapes and types."""
-    moved, at = {}, 0
-    for name, array in start.items():
-        part = vector[at : at + array.size].reshape(array.shape)
-        moved[name] = np.asarray(array + part, array.dtype)
-        at += array.size
-    return moved

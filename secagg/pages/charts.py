@@ -8,7 +8,7 @@ every chart a sentence for those who do not see it.
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from secagg.reports.markup import Markup, join, tag
+from secagg.pages.markup import Markup, join, tag
 
 WIDTH, HEIGHT = 360, 222  # of the drawing; about the width of a phone, so that text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 50, 354, 14, 192  # of the plot inside it

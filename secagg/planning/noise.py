@@ -1,6 +1,6 @@
 """From a privacy budget to the noise, scale and lanes of a sum, and what can go wrong with them.
 
-``plan`` adds to ``secagg.advisor`` what ``dp.mechanisms.DistributedNoise`` needs. Narrow
+``plan`` adds to ``secagg.planning.sums`` what ``dp.noise.DistributedNoise`` needs. Narrow
 lanes leave a small scale; rounding to it stretches what one unit adds (``looseness``), and
 more noise has to make up for that. So the narrowest lanes are taken, of 8 to 2 a word,
 with at most ``MORE_NOISE`` more noise in the sum than the widest would have.
@@ -14,18 +14,31 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final, Literal, TypeAlias
 
-from dp.accountant import GRAPH_FAILURE, ReportedDelta, check_delta, epsilon_rdp, reported_delta
-from dp.calibrate import least_noise
+from dp.accounting.accountant import (
+    GRAPH_FAILURE,
+    ReportedDelta,
+    check_delta,
+    epsilon_rdp,
+    reported_delta,
+)
+from dp.accounting.calibrate import least_noise
+from dp.accounting.events import (
+    Cover,
+    HiddenPoissonSampling,
+    NoSampling,
+    PoissonSampling,
+    Sampling,
+    Unit,
+)
 from dp.errors import BadParameter, CalibrationError
-from dp.events import Cover, HiddenPoissonSampling, NoSampling, PoissonSampling, Sampling, Unit
-from dp.mechanisms import DistributedNoise
-from dp.skellam import ERROR
+from dp.noise.mechanisms import DistributedNoise
+from dp.noise.skellam import ERROR
 from protocols.bonawitz.graph import as_fraction
-from secagg.advisor import COMPLETE_BELOW, Advice, choose_graph, fewest
-from secagg.advisor import plan as plan_sum
 from secagg.errors import ConfigError
-from secagg.packing import lane_bits
-from secagg.survivors import likely_survivors, p_round_lost
+from secagg.planning.sums import COMPLETE_BELOW, Advice, choose_graph, fewest
+from secagg.planning.sums import plan as plan_sum
+from secagg.planning.survivors import likely_survivors, p_round_lost
+from secagg.vectors.packing import lane_bits
 
 Privacy: TypeAlias = Literal["distributed", "client"]
 Design: TypeAlias = NoSampling | PoissonSampling | HiddenPoissonSampling
@@ -171,7 +184,7 @@ def plan(
 
     Args:
       clients, corrupt, dropout, active, entries, rounds, complete_below, measure: as of
-        ``secagg.advisor.plan``.
+        ``secagg.planning.sums.plan``.
       epsilon: of one unit, over all rounds.
       delta: all that may fail is inside it; below one over the number of units.
       privacy: ``distributed`` hides an example, ``client`` a client.
@@ -189,7 +202,7 @@ def plan(
     Raises:
       ConfigError, BadParameter, CalibrationError: the settings contradict each other, or no
         noise keeps the budget.
-      ParameterError: as of ``secagg.advisor.plan``.
+      ParameterError: as of ``secagg.planning.sums.plan``.
     """
     unit, units, sampling = _unit(clients, privacy, examples, sampling_rate, participation)
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:

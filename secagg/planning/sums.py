@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dp.mechanisms import DistributedNoise
+from dp.noise.mechanisms import DistributedNoise
 from protocols.bonawitz import ClientId, Params, Rates
 from protocols.bonawitz.graph import Plan, as_fraction
 from protocols.bonawitz.graph import plan as plan_graph
@@ -41,19 +41,18 @@ from protocols.bonawitz.messages import (
 )
 from protocols.bonawitz.params import DIGEST_SIZE
 from protocols.entropy import system
+from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, PrivateKey
 from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
-from protocols.primitives.seal import seal, unseal
-from protocols.primitives.shamir import combine, split
+from protocols.primitives.shamir import combine, majority, split
 from protocols.primitives.sign import SIGNATURE_SIZE, SigningKey, verify
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, Header
 from secagg.errors import ConfigError
-from secagg.packing import lane_bits
-from secagg.payload import Layout, Noised, Segment
-from secagg.quantize import FixedPoint
-from secagg.rounds import majority
-from secagg.stages import UNSIGNED, Stage
+from secagg.stage import UNSIGNED, Stage
+from secagg.vectors.layout import Layout, Noised, Segment
+from secagg.vectors.packing import lane_bits
+from secagg.vectors.quantize import FixedPoint
 
 COMPLETE_BELOW = 100
 """Clients below which everybody shares with everybody.
@@ -243,7 +242,7 @@ def plan(
       rounds: how often the sum is taken, from 1.
       complete_below: as of ``choose_graph``.
       noise: what makes the integers that are summed. Its entries, clip, bits and minimum of
-        survivors then count; see ``secagg.noise_advisor``.
+        survivors then count; see ``secagg.planning.noise``.
       measure: whether to time this machine.
 
     Raises:

@@ -1,28 +1,15 @@
-"""The stages of a round, who is there at each, and what each cost."""
+"""Who is there at each stage of a round, and what each cost."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeAlias
 
 from protocols.bonawitz import ClientId
 from secagg.errors import InputError
-
-
-class Stage(StrEnum):
-    """The stages of a round; a client that drops out at one never answers it."""
-
-    ADVERTISE = "advertise"
-    SHARE = "share"
-    MASK = "mask"
-    SIGN = "sign"  # only against an active server
-    REVEAL = "reveal"
-
-
-UNSIGNED = tuple(stage for stage in Stage if stage is not Stage.SIGN)
+from secagg.stage import Stage
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A whole round under CKKS in this process, beside the rounds of ``secagg.rounds``.
+"""A whole round under CKKS in this process, beside the rounds of ``secagg.rounds.in_memory``.
 
 | protocol | who opens the sum | what a client sends |
 |---|---|---|
@@ -9,7 +9,7 @@ Sums are of reals and approximate: ``protocols.ckks.params`` predicts the error.
 makes its own key. As everywhere in this package the secrets of all parties lie in one
 memory, so that such a round measures; it protects nothing.
 
-The stages carry the names of ``secagg.rounds``: a key's commitments are advertised, its
+The stages carry the names of ``secagg.rounds.in_memory``: a key's commitments are advertised, its
 openings and boxes shared, "mask" is the upload, "reveal" the opening of the sum. A holder
 that vanishes before its part of the key is made is replaced by another client; one that
 vanishes later is named as gone when the sum is opened, and its part rebuilt.
@@ -29,10 +29,11 @@ from protocols.errors import TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
-from secagg.burns import MemoryBurn
 from secagg.errors import ConfigError, MissingExtraError
-from secagg.payload import Layout
-from secagg.stages import UNSIGNED, Attendance, Costs, Stage, StageCost, clock, send
+from secagg.rounds.attendance import Attendance, Costs, StageCost, clock, send
+from secagg.rounds.burns import MemoryBurn
+from secagg.stage import UNSIGNED, Stage
+from secagg.vectors.layout import Layout
 
 if TYPE_CHECKING:
     from protocols import ckks

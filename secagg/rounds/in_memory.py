@@ -4,7 +4,6 @@ For trials, tests and benchmarks. The secrets of all parties lie in one memory
 here, so such a round measures; it protects nothing.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -16,22 +15,21 @@ from protocols.bonawitz import Agreement, ClientId, Params, Rates, join
 from protocols.entropy import Entropy, system
 from protocols.errors import TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE, Expand, Suite, expand
+from protocols.primitives.shamir import majority
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
-from protocols.wire import SESSION_SIZE, opaque
+from protocols.wire import SESSION_SIZE, digest
 from secagg.errors import InputError
-from secagg.homomorphic import CKKS, RealOutcome, run_ckks
-from secagg.payload import Count, Layout, Noised, Segment
-from secagg.quantize import FixedPoint
-from secagg.relay import Total, advance, relay_bonawitz
-from secagg.stages import UNSIGNED, Attendance, Costs, Stage, StageCost, clock, send
+from secagg.rounds.attendance import Attendance, Costs, StageCost, clock, send
+from secagg.rounds.ckks import CKKS, RealOutcome, run_ckks
+from secagg.rounds.relay import Total, advance, relay_bonawitz
+from secagg.stage import UNSIGNED, Stage
+from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, Noised, Segment
+from secagg.vectors.quantize import FixedPoint
 
 Words: TypeAlias = NDArray[np.uint64]
 Codec: TypeAlias = FixedPoint | Noised
 Input: TypeAlias = Words | Callable[[], Words]
-
-
-UPDATE, WEIGHT = "update", "weight"  # names of segments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +43,6 @@ class Outcome:
     def sums(self, layout: Layout) -> dict[str, NDArray[Any]]:
         """The totals by segment."""
         return layout.decode(self.words)
-
-
-def majority(clients: int, corrupt: int = 0) -> int:
-    """The least threshold at which two sets of clients share one that is not corrupt."""
-    return (clients + corrupt) // 2 + 1
-
-
-def digest(*public: bytes) -> bytes:
-    """SHA-256 over any number of byte strings; for ``Agreement.public``."""
-    return hashlib.sha256(b"".join(map(opaque, public))).digest()
 
 
 def run_bonawitz(
@@ -71,7 +59,7 @@ def run_bonawitz(
       inputs: each client's words, or a function that makes them, called when
         the client masks them.
       dropouts: the stage at which a client vanishes.
-      expand: how the server takes the masks off; see ``secagg.masking``.
+      expand: how the server takes the masks off; see ``secagg.rounds.masking``.
 
     Raises:
       TooFewSurvivors: nothing was released.
@@ -202,7 +190,7 @@ def aggregate(
         a dict of named vectors and numbers, the same names and lengths for all.
       weights: one integer a client, such as its number of examples.
       codec: how floats become integers, for all names or for each; ``Noised`` for integers
-        in which a share of noise is already (``dp.mechanisms``), which no weight may touch.
+        in which a share of noise is already (``dp.noise.mechanisms``), which no weight may touch.
       threshold: shares that open a sum; default a majority of the clients, and of
         two thirds against an active server.
       rates: a sparse graph instead, planned for these fractions of corrupt clients
@@ -211,7 +199,7 @@ def aggregate(
       minimum_survivors: clients refuse to open a sum of fewer; default ``threshold``,
         or with ``rates`` half of the clients.
       dropouts: the stage at which a client, by its place in ``updates``, vanishes.
-      protocol: ``bonawitz``; ``ckks`` or ``threshold-ckks``, see ``secagg.homomorphic``; or
+      protocol: ``bonawitz``; ``ckks`` or ``threshold-ckks``, see ``secagg.rounds.ckks``; or
         ``plain``, which hides nothing.
 
     Raises:

@@ -303,7 +303,7 @@ FULL, FREE = b"f", b"e"  # a slot is full; a slot may be filled again
 _PROGRAM = """\
 import sys
 sys.path[:] = sys.argv[4:]
-from secagg.masking import serve
+from secagg.rounds.masking import serve
 serve(*map(int, sys.argv[1:4]))
 """
 

@@ -20,7 +20,7 @@ from protocols.entropy import Entropy, system
 from protocols.errors import RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.prg import Expand, expand
 from protocols.wire import Reader, opaque
-from secagg.stages import Stage
+from secagg.stage import Stage
 
 Identities: TypeAlias = Mapping[ClientId, bytes]
 
@@ -81,7 +81,7 @@ def relay_bonawitz(
       identities: against an active server, everybody's, from somebody who is not it.
       advertised: keys of this session that came before it was proposed. A client
         whose keys are good is not asked again.
-      expand: how the masks are taken off; see ``secagg.masking``.
+      expand: how the masks are taken off; see ``secagg.rounds.masking``.
 
     Raises:
       TooFewSurvivors, RemoteProtocolError: nothing was released.

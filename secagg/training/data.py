@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import ConfigError, InputError
-from secagg.stages import UNSIGNED, Stage
+from secagg.stage import UNSIGNED, Stage
 
 FOLDER: Final = "SECAGG_DATA"  # the environment variable
 FASHION: Final = Path("usr", "share", "datasets", "fashion-mnist")  # in Debian's package

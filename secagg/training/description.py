@@ -1,9 +1,9 @@
 """What a training run states in its ledger about itself, for ``secagg audit``."""
 
-from dp.mechanisms import DistributedNoise
-from dp.statement import Statement
-from secagg.homomorphic import CKKS, FLOODING
-from secagg.settings import TrainingConfig
+from dp.ledger.description import Statement
+from dp.noise.mechanisms import DistributedNoise
+from secagg.rounds.ckks import CKKS, FLOODING
+from secagg.training.settings import TrainingConfig
 
 _SIZES = "how many examples each client has and at which rate it samples them"
 _PUBLIC = (

@@ -1,8 +1,8 @@
 """The main job: private federated training of a small model, all parties in this process.
 
 Each round every client that is there computes on its own examples, from the common model,
-what its privacy mode asks for (``secagg.modes``); the vectors are summed under the protocol,
-and what comes of the sum moves the common model.
+what its privacy mode asks for (``secagg.training.modes``); the vectors are summed under the
+protocol, and what comes of the sum moves the common model.
 
 Guarantee: the ledger counts a release as spent before it happens, and refuses the one that
 would pass the budget; that client then stays away. What the budget protects, and from
@@ -18,36 +18,29 @@ from typing import Any, Self
 
 import torch
 
-from dp.accountant import Accountant, has_pld
+from dp.accounting.accountant import Accountant, has_pld
+from dp.accounting.events import Event
 from dp.errors import BudgetExceeded
-from dp.events import Event
-from dp.ledger import Budget, Ledger
-from dp.records import Head
+from dp.ledger.ledger import Budget, Ledger
+from dp.ledger.records import Head
 from protocols.bonawitz import Agreement, Params
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
-from protocols.wire import SESSION_SIZE
-from secagg.data import Federation, federate, simulated_dropouts
+from protocols.wire import SESSION_SIZE, digest
+from secagg.audit.page import page
+from secagg.audit.report import audit
 from secagg.errors import ConfigError, RunError
-from secagg.homomorphic import CKKS, RealOutcome, require, run_ckks
-from secagg.modes import Mode, judge, mode
-from secagg.reports.audit import audit
-from secagg.reports.audit_page import page
-from secagg.reports.run import curves, report
-from secagg.rounds import PROTOCOLS, Outcome, digest
-from secagg.runs import (
-    AUDIT,
-    AUDIT_JSON,
-    CURVES,
-    METRICS,
-    REPORT,
-    Record,
-    RunFolder,
-    write_atomically,
-)
-from secagg.settings import NOISED, TrainingConfig
-from secagg.stages import UNSIGNED, Stage, StageCost
-from secagg.vector import flatten, unflatten
+from secagg.files import write_atomically
+from secagg.rounds.attendance import StageCost
+from secagg.rounds.ckks import CKKS, RealOutcome, require, run_ckks
+from secagg.rounds.in_memory import PROTOCOLS, Outcome
+from secagg.stage import UNSIGNED, Stage
+from secagg.training.data import Federation, federate, simulated_dropouts
+from secagg.training.modes import Mode, judge, mode
+from secagg.training.report import curves, report
+from secagg.training.runs import AUDIT, AUDIT_JSON, CURVES, METRICS, REPORT, Record, RunFolder
+from secagg.training.settings import NOISED, TrainingConfig
+from secagg.vectors.vector import flatten, unflatten
 
 SEED_SIZE = 32  # bytes, of what a round makes public before anybody trains
 _LIBRARIES = ("secagg", "numpy", "cryptography", "torch", "opacus", "dp-accounting")

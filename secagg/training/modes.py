@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dp.accountant import check_delta, flooding_delta
-from dp.calibrate import least_noise
-from dp.events import (
+from dp.accounting.accountant import check_delta, flooding_delta
+from dp.accounting.calibrate import least_noise
+from dp.accounting.events import (
     Cover,
     Event,
     GaussianEvent,
@@ -40,20 +40,20 @@ from dp.events import (
     Sampling,
     Unit,
 )
-from dp.mechanisms import DistributedNoise
+from dp.ledger.description import Statement
+from dp.noise.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums, LocalDpSgd
-from dp.statement import Statement
 from protocols.entropy import system
-from secagg.data import ROW_NORM, Examples, Federation
 from secagg.errors import ConfigError, InputError
-from secagg.homomorphic import CKKS, FLOODING
-from secagg.noise_advisor import least_shared_noise
-from secagg.payload import Count, Layout, Noised, Segment
-from secagg.quantize import FixedPoint
-from secagg.rounds import UPDATE, WEIGHT, Words
-from secagg.settings import TrainingConfig
-from secagg.statements import statement
-from secagg.vector import flatten, unflatten
+from secagg.planning.noise import least_shared_noise
+from secagg.rounds.ckks import CKKS, FLOODING
+from secagg.rounds.in_memory import Words
+from secagg.training.data import ROW_NORM, Examples, Federation
+from secagg.training.description import statement
+from secagg.training.settings import TrainingConfig
+from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, Noised, Segment
+from secagg.vectors.quantize import FixedPoint
+from secagg.vectors.vector import flatten, unflatten
 
 ACCURACY: Final = "accuracy"
 NOISE_TAIL: Final = 8.0  # deviations; one entry in 10^15 is beyond, and then clamped

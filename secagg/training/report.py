@@ -14,14 +14,14 @@ from importlib.resources import files
 from string import Template
 from typing import Any, TypeAlias
 
-from secagg.reports.charts import bars, line
-from secagg.reports.markup import Markup, join, tag
-from secagg.reports.numbers import counted, duration, finite, percent, short, size, whole
-from secagg.reports.numbers import delta as as_delta
-from secagg.reports.numbers import epsilon as as_epsilon
-from secagg.reports.promise import PRIVATE, SUMMED, Promise
-from secagg.runs import AUDIT
-from secagg.settings import NOISED
+from secagg.pages.charts import bars, line
+from secagg.pages.markup import Markup, join, tag
+from secagg.pages.numbers import counted, duration, finite, percent, short, size, whole
+from secagg.pages.numbers import delta as as_delta
+from secagg.pages.numbers import epsilon as as_epsilon
+from secagg.training.runs import AUDIT
+from secagg.training.settings import NOISED
+from secagg.training.threat_table import PRIVATE, SUMMED, Promise
 
 Metrics: TypeAlias = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ _MEANINGS = {
 
 def report(metrics: Metrics) -> str:
     """One self-contained HTML page about the run, finished or not."""
-    page = Template(files("secagg.reports").joinpath("page.html").read_text("utf-8"))
+    page = Template(files("secagg.pages").joinpath("page.html").read_text("utf-8"))
     run = _Run(metrics)
     body = join(
         _headline(run),

@@ -3,7 +3,7 @@
     config.toml         the settings; ``secagg train --config`` reads it again
     metrics.json        {"schema": 1, "config", "versions", "rounds": [...], "final": {...} or null}
     model.safetensors   tensors after the last round, and that round's record as metadata
-    ledger.sqlite       the privacy spent; written by ``dp.ledger``, never by this module
+    ledger.sqlite       the privacy spent; written by ``dp.ledger.ledger``, never by this module
     curves.svg          pictures of metrics.json, for people
     report.html
     audit.html          what the ledger proves, for people; with privacy alone
@@ -20,16 +20,15 @@ folder on purpose can write a new one.
 import hashlib
 import json
 import math
-import os
 import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
-from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from secagg.errors import ConfigError, RunError
+from secagg.files import cannot, sync_folder, temporary, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -56,33 +55,6 @@ _FILES = (
     *(CURVES, REPORT, AUDIT, AUDIT_JSON, CONFIG),
 )
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, "Keys"
-_NO_SPACE = "free some space there"
-_NO_RIGHT = "choose a folder that you may write"
-_ADVICE = {
-    **dict.fromkeys((ENOSPC, EDQUOT, EFBIG), _NO_SPACE),
-    **dict.fromkeys((EACCES, EPERM, EROFS), _NO_RIGHT),
-}
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``, durably, or leave it as it was.
-
-    Raises:
-      RunError: the disk is full, read-only, ... Nothing temporary is left behind, and the old
-        file is untouched (only if syncing the *folder* fails may it be the new one already).
-    """
-    temporary = _temporary(path)
-    try:
-        try:
-            _write_synced(temporary, data)
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError, ValueError):
-                temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise _cannot("write", path, error) from error
 
 
 class RunFolder:
@@ -142,14 +114,14 @@ class RunFolder:
             write_atomically(folder / CONFIG, toml)
             write_atomically(folder / METRICS, metrics)
             if made:
-                _sync_folder(folder.parent)
+                sync_folder(folder.parent)
         except BaseException as error:
             with suppress(RunError, OSError):
                 _remove_run(folder)
                 if made:
                     folder.rmdir()
             if isinstance(error, OSError):
-                raise _cannot("write", folder, error) from error
+                raise cannot("write", folder, error) from error
             raise
         return run
 
@@ -300,8 +272,8 @@ def _prepare(folder: Path, *, overwrite: bool) -> bool:
     except FileExistsError as error:
         raise RunError(f"{folder} is a file; choose another folder with --out") from error
     except (OSError, ValueError) as error:
-        raise _cannot("make", folder, error) from error
-    if found - {_temporary(folder / name).name for name in _FILES}:
+        raise cannot("make", folder, error) from error
+    if found - {temporary(folder / name).name for name in _FILES}:
         if not overwrite:
             raise RunError(
                 f"{folder} is not empty; continue the run in it with --resume, replace it with "
@@ -319,42 +291,10 @@ def _prepare(folder: Path, *, overwrite: bool) -> bool:
 def _remove_run(folder: Path) -> None:
     for path in (folder / name for name in _FILES):
         try:
-            _temporary(path).unlink(missing_ok=True)
+            temporary(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise _cannot("remove", path, error) from error
-
-
-def _temporary(path: Path) -> Path:
-    # One fixed name: what a killed process left is replaced by the next write.
-    return path.with_name(f".{path.name}.tmp")
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _cannot(verb: str, path: Path, error: OSError | ValueError) -> RunError:
-    number = error.errno if isinstance(error, OSError) else None
-    reason = os.strerror(number) if number is not None else str(error)
-    advice = _ADVICE.get(number or 0, "choose another folder with --out")
-    return RunError(f"cannot {verb} {str(path)!r}: {reason}; {advice}")
+            raise cannot("remove", path, error) from error
 
 
 def _corrupt(path: Path, why: object) -> RunError:
@@ -366,7 +306,7 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise _cannot("read", path, error) from error
+        raise cannot("read", path, error) from error
 
 
 def _read(path: Path) -> bytes:
@@ -375,7 +315,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: no run to continue there") from error
     except (OSError, ValueError) as error:
-        raise _cannot("read", path, error) from error
+        raise cannot("read", path, error) from error
 
 
 def _json(value: object, what: str, *, indent: int | None = None) -> str:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self, get_type_hints
 
-from secagg.data import DATASETS, JUDGES, parse_split
+from protocols.primitives.shamir import majority
 from secagg.errors import ConfigError
-from secagg.rounds import PROTOCOL_NAMES, majority
-from secagg.survivors import likely_survivors
+from secagg.planning.survivors import likely_survivors
+from secagg.rounds.in_memory import PROTOCOL_NAMES
+from secagg.training.data import DATASETS, JUDGES, parse_split
 
 PRIVACY = ("distributed", "client", "local", "none")
 NOISED = ("distributed", "client")  # the noise is in the integers that are summed

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from secagg.homomorphic import CKKS
-from secagg.settings import NOISED
+from secagg.rounds.ckks import CKKS
+from secagg.training.settings import NOISED
 
 PRIVATE = ("local", *NOISED)
 SUMMED = ("bonawitz", *CKKS)  # protocols under which sums alone are seen
@@ -19,8 +19,8 @@ class Promise:
     """The settings that decide, as they are to be printed.
 
     Attributes:
-      protocol: of ``secagg.rounds``; one that is not known there protects like ``plain``.
-      privacy: the mode of ``secagg.settings``; one that is not known there counts as none.
+      protocol: of ``secagg.rounds.in_memory``; one that is not known there protects like ``plain``.
+      privacy: the mode of ``secagg.training.settings``; one that is not known there counts as none.
       threshold: shares that rebuild a secret.
       needed: survivors without whom nothing is released.
       bound: the epsilon and delta that hold.

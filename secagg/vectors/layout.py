@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from protocols.entropy import Entropy, system
 from secagg.errors import ConfigError, InputError, RangeError
-from secagg.packing import (
+from secagg.vectors.packing import (
     MAX_LANES,
     Block,
     lane_bits,
@@ -30,8 +30,9 @@ from secagg.packing import (
     unpack_blocks,
     word_count,
 )
-from secagg.quantize import FixedPoint, as_vector, refuse_non_finite
+from secagg.vectors.quantize import FixedPoint, as_vector, refuse_non_finite
 
+UPDATE, WEIGHT = "update", "weight"  # names of the segments that every sum has
 PART_WORDS = 2**15  # of a vector that is made in parts: a frame of protocols.bonawitz
 MAX_ENTRIES = 2**35  # what one seed masks, protocols.primitives.prg.MAX_WORDS
 
@@ -72,7 +73,7 @@ class Noised:
 
     Neither clamped nor refused, whatever their size: either would depend on data that the
     noise no longer hides. A total in [-2^(bits-1), 2^(bits-1) - 1] decodes exactly; one outside
-    wraps and moves another entry by one unit. ``dp.mechanisms`` bounds the chance of that.
+    wraps and moves another entry by one unit. ``dp.noise.mechanisms`` bounds the chance of that.
 
     Attributes:
       bits: that a total needs, sign included; 2 to 64.

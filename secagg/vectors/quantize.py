@@ -17,7 +17,7 @@ from protocols.entropy import Entropy, system
 from protocols.primitives.prg import SEED_SIZE, Stream
 from protocols.secrets import Secret
 from secagg.errors import ConfigError, InputError
-from secagg.packing import BLOCK_WORDS, Block
+from secagg.vectors.packing import BLOCK_WORDS, Block
 
 Rounding: TypeAlias = Literal["stochastic", "nearest"]
 

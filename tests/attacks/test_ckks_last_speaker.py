@@ -19,9 +19,9 @@ from protocols.ckks import keys
 from protocols.ckks.client import encrypt, generate
 from protocols.ckks.keys import CollectiveKey, holder_key
 from protocols.ckks.messages import Advertise, Frame, Opening, Openings
+from protocols.ckks.microsoft_seal import context
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import Ring, add, pack, subtract, unpack, unpack_ciphertext
-from protocols.ckks.seal import context
 from protocols.ckks.server import CollectCommitments
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret

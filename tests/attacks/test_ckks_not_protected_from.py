@@ -19,6 +19,7 @@ from protocols.burn import Burn
 from protocols.ckks.client import Published, encrypt, generate, open_sum
 from protocols.ckks.keys import CollectiveKey, SharedKey, holder_key
 from protocols.ckks.messages import Frame, Opened, Openings, Request, SharedSum
+from protocols.ckks.microsoft_seal import context
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import (
     Ring,
@@ -30,7 +31,6 @@ from protocols.ckks.residues import (
     unpack_ciphertext,
     unpack_seeded,
 )
-from protocols.ckks.seal import context
 from protocols.ckks.server import CollectCommitments, CollectPartials, CollectUploads
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret

@@ -19,9 +19,9 @@ from protocols.burn import Burn
 from protocols.ckks.client import AwaitRoster, encrypt, generate, restore
 from protocols.ckks.keys import CollectiveKey, commit, holder_key, public_share
 from protocols.ckks.messages import Advertise, Frame, Opening
+from protocols.ckks.microsoft_seal import context
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import Ring, add, pack, subtract, unpack, unpack_ciphertext
-from protocols.ckks.seal import context
 from protocols.ckks.server import CollectCommitments
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret

@@ -20,9 +20,9 @@ from protocols.burn import Burn
 from protocols.ckks.client import encrypt, generate, restore
 from protocols.ckks.keys import CollectiveKey, holder_key
 from protocols.ckks.messages import Frame, Partial, Request
+from protocols.ckks.microsoft_seal import context
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import Ring, add, pack, unpack_ciphertext
-from protocols.ckks.seal import context
 from protocols.ckks.server import CollectCommitments
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.shamir import combine

@@ -24,9 +24,9 @@ from protocols.ckks import keys
 from protocols.ckks.client import Private, Published, encrypt, open_sum
 from protocols.ckks.keys import SharedKey
 from protocols.ckks.messages import SharedSum
+from protocols.ckks.microsoft_seal import _PLAINTEXT, _saved, context
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import Ring, Rows, subtract, unpack_ciphertext
-from protocols.ckks.seal import _PLAINTEXT, _saved, context
 from protocols.ckks.server import CollectUploads
 from protocols.secrets import Secret
 

@@ -18,20 +18,21 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import nn
 from torch.nn import functional
 
-from dp import mechanisms
+from dp.accounting.events import Unit
 from dp.errors import BadParameter, NonFiniteGradient, PrivacyError, UnsoundModel
-from dp.events import Unit
-from dp.ledger import Ledger
-from dp.mechanisms import DistributedNoise
+from dp.ledger.ledger import Ledger
+from dp.noise import mechanisms
+from dp.noise.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums
-from secagg import modes, training
-from secagg.data import Examples, Federation
 from secagg.errors import ConfigError, SecaggError
-from secagg.modes import mode
-from secagg.payload import Noised, Segment
-from secagg.rounds import Outcome, Stage
-from secagg.settings import TrainingConfig
-from secagg.vector import flatten
+from secagg.rounds.in_memory import Outcome, Stage
+from secagg.training import loop as training
+from secagg.training import modes
+from secagg.training.data import Examples, Federation
+from secagg.training.modes import mode
+from secagg.training.settings import TrainingConfig
+from secagg.vectors.layout import Noised, Segment
+from secagg.vectors.vector import flatten
 
 SEED = bytes(range(32))
 NOISED = pytest.mark.parametrize("privacy", ["distributed", "client"])

@@ -23,7 +23,7 @@ from protocols.secrets import Secret
 from protocols.wire import Reader
 from secagg.adapters import flower
 from secagg.adapters.flower import SecureGrid
-from secagg.proposal import CLIPPED, METRIC, UPDATE, WEIGHT, Proposal
+from secagg.nodes.proposal import CLIPPED, METRIC, UPDATE, WEIGHT, Proposal
 
 VICTIM = 102
 

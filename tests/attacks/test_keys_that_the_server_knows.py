@@ -30,9 +30,9 @@ from protocols.bonawitz.messages import (
 )
 from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
+from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
-from protocols.primitives.seal import seal, unseal
 from protocols.primitives.shamir import combine
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret

@@ -6,8 +6,8 @@ import pytest
 from between import MODEL, SHAPES, Machines, carry, check_mean, mean_of
 
 from protocols.errors import RemoteProtocolError
-from secagg.coordinator import ImpersonationError
-from secagg.stages import Stage
+from secagg.nodes.coordinator import ImpersonationError
+from secagg.stage import Stage
 
 NODES, LIAR, VICTIM = (100, 101, 102, 103), 100, 101
 

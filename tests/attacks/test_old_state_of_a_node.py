@@ -16,16 +16,16 @@ import pytest
 from between import ENTRIES, Machines, NoStore, carry, mean_of, noise_of, noisy
 from numpy.typing import NDArray
 
-from dp.ledger import State
+from dp.ledger.ledger import State
 from protocols.bonawitz import Agreement, AwaitRoster
 from protocols.bonawitz.messages import MaskedFrame, Reveal, Roster, Survivors
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from secagg.coordinator import Cohort, Coordinator
-from secagg.proposal import Proposal
-from secagg.stages import Stage
+from secagg.nodes.coordinator import Cohort, Coordinator
+from secagg.nodes.proposal import Proposal
+from secagg.stage import Stage
 
 NODES = (100, 101, 102)  # clients 0, 1, 2
 PEERS, VICTIM, CLIENT = NODES[:2], 102, 2
@@ -94,7 +94,7 @@ def two_survivor_sets(folder: Path) -> bool:
 def test_without_burn_records_two_survivor_sets_open_a_node(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secagg.node.BurnFile", NoStore)
+    monkeypatch.setattr("secagg.nodes.node.BurnFile", NoStore)
     assert two_survivor_sets(folder)
 
 
@@ -148,7 +148,7 @@ def two_proposals(folder: Path) -> bool:
 def test_without_burn_records_a_mask_key_rebuilt_in_one_sum_opens_the_other(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secagg.node.BurnFile", NoStore)
+    monkeypatch.setattr("secagg.nodes.node.BurnFile", NoStore)
     assert two_proposals(folder)
 
 
@@ -199,8 +199,8 @@ def twice(machines: Machines) -> NDArray[np.int64]:
 def test_without_burn_records_the_difference_of_two_answers_is_noise_without_masks(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secagg.node.BurnFile", NoStore)
-    monkeypatch.setattr("secagg.node.Node.reserve", lambda *_: 0)
+    monkeypatch.setattr("secagg.nodes.node.BurnFile", NoStore)
+    monkeypatch.setattr("secagg.nodes.node.Node.reserve", lambda *_: 0)
     left = twice(Machines(folder, NODES))
     assert len(left) >= ENTRIES
     deviation = np.sqrt(2 * noise_of(3, bits=32, scale=10.0).share_variance)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from between import Machines, carry, noise_of, noisy
 
-from dp.books import Keeper
 from dp.errors import BudgetExceeded, LedgerConflict
-from dp.ledger import Ledger, State
+from dp.ledger.books import Keeper
+from dp.ledger.ledger import Ledger, State
 from protocols.errors import TooFewSurvivors
-from secagg.coordinator import Cohort, Coordinator
-from secagg.node import SUBJECT, Node
-from secagg.policy import Policy
-from secagg.stages import Stage
+from secagg.nodes.coordinator import Cohort, Coordinator
+from secagg.nodes.node import SUBJECT, Node
+from secagg.nodes.policy import Policy
+from secagg.stage import Stage
 
 NODES = (100, 101, 102)
 BUDGET = Policy(minimum_cohort=2, maximum_epsilon=5.0)

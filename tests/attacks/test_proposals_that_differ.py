@@ -14,10 +14,10 @@ from between import MODEL, Machines, carry, check_mean, mean_of, signing, some_w
 from protocols.bonawitz import Agreement
 from protocols.bonawitz.params import Context
 from protocols.errors import TooFewSurvivors
-from secagg.coordinator import Cohort
 from secagg.errors import NodeError
-from secagg.node import Request
-from secagg.proposal import Contribution, Proposal
+from secagg.nodes.coordinator import Cohort
+from secagg.nodes.node import Request
+from secagg.nodes.proposal import Contribution, Proposal
 
 NODES, VICTIM = (100, 101, 102, 103), 103
 DEAD = bytes(32)  # digest of a model on which every gradient is 0

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from protocols.bonawitz import Agreement, CollectKeys, Params, join
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
-from secagg import identities
 from secagg.errors import IdentityError
-from secagg.identities import Identity, Roster, sign_roster
+from secagg.nodes import identities
+from secagg.nodes.identities import Identity, Roster, sign_roster
 
 PARAMS = Params(clients=4, threshold=3, words=4, active=True)
 AGREEMENT = Agreement(params=PARAMS, session=bytes(16), round=1, public=bytes(32))

@@ -28,12 +28,12 @@ from protocols import bonawitz
 from protocols.errors import DecodeError, ProtocolError, TooFewSurvivors
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
-from secagg.coordinator import Cohort, Coordinator
 from secagg.errors import RefusedError
-from secagg.node import Request
-from secagg.payload import Layout
-from secagg.policy import Policy
-from secagg.proposal import Proposal
+from secagg.nodes.coordinator import Cohort, Coordinator
+from secagg.nodes.node import Request
+from secagg.nodes.policy import Policy
+from secagg.nodes.proposal import Proposal
+from secagg.vectors.layout import Layout
 
 NODES, VICTIM, OURS = (100, 101, 102), 100, 101
 SERVER, OTHER = (SigningKey(Secret(bytes([number]) * 32)) for number in (1, 2))

@@ -12,19 +12,19 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from dp.events import Adjacency, GaussianEvent, NoSampling, Unit
-from dp.ledger import Budget, Ledger
-from secagg.attacks.bench import BROKEN, Found, Job, Plan
+from dp.accounting.events import Adjacency, GaussianEvent, NoSampling, Unit
+from dp.ledger.ledger import Budget, Ledger
 from secagg.attacks.canaries import client_cosines, one_run
 from secagg.attacks.inversion import invert_gradients
 from secagg.attacks.membership import membership
-from secagg.reports.attack_page import page as attack_page
-from secagg.reports.audit import audit
-from secagg.reports.audit_page import page
-from secagg.reports.run import report
-from secagg.runs import AUDIT, REPORT, RunFolder
-from secagg.settings import TrainingConfig
-from secagg.training import Training
+from secagg.attacks.page import page as attack_page
+from secagg.attacks.suite import BROKEN, Found, Job, Plan
+from secagg.audit.page import page
+from secagg.audit.report import audit
+from secagg.training.loop import Training
+from secagg.training.report import report
+from secagg.training.runs import AUDIT, REPORT, RunFolder
+from secagg.training.settings import TrainingConfig
 
 pytestmark = pytest.mark.slow
 

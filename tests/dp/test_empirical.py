@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dp.accountant import epsilon_pld
-from dp.audit import (
+from dp.accounting.accountant import epsilon_pld
+from dp.accounting.events import GaussianEvent, NoSampling, Unit
+from dp.empirical import (
     Estimate,
     Guesses,
     LowerBound,
@@ -24,7 +25,6 @@ from dp.audit import (
     toss,
 )
 from dp.errors import BadParameter
-from dp.events import GaussianEvent, NoSampling, Unit
 
 DELTA = 1e-5
 

@@ -9,7 +9,14 @@ HEAVY = ("dp_accounting", "scipy", "torch", "opacus")
 
 @pytest.mark.parametrize(
     "module",
-    ["dp.audit", "dp.ledger", "dp.accountant", "dp.calibrate", "dp.events", "dp.mechanisms"],
+    [
+        "dp.empirical",
+        "dp.ledger.ledger",
+        "dp.accounting.accountant",
+        "dp.accounting.calibrate",
+        "dp.accounting.events",
+        "dp.noise.mechanisms",
+    ],
 )
 def test_books_and_noise_load_no_framework_until_a_report_is_asked_for(module):
     code = f"import json, sys, {module}; print(json.dumps([m in sys.modules for m in {HEAVY}]))"

@@ -12,9 +12,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import dp.sgd
-from dp.accountant import epsilon_pld, epsilon_rdp
+from dp.accounting.accountant import epsilon_pld, epsilon_rdp
+from dp.accounting.events import Adjacency, GaussianEvent, PoissonSampling, Unit
 from dp.errors import BadParameter, NonFiniteGradient, UnsoundModel
-from dp.events import Adjacency, GaussianEvent, PoissonSampling, Unit
 from dp.sgd import ClippedSums, LocalDpSgd
 
 LOSS = partial(functional.cross_entropy, reduction="none")

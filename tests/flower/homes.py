@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hospitals import task
-from secagg.identities import create_identity, load_identity, sign_roster
-from secagg.node import new_home
+from secagg.nodes.identities import create_identity, load_identity, sign_roster
+from secagg.nodes.node import new_home
 
-COMMAND = [sys.executable, "-c", "from secagg.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from secagg.cli.main import main; main()"]
 
 
 def make(folder: Path, *, privacy: str = "none", more: str = "") -> list[Path]:

@@ -38,8 +38,8 @@ def averaged(rounds: Sequence[Sequence[int]]) -> task.Array:
 def error(rounds: Sequence[Sequence[int]], *, named: int = len(EVERYBODY)) -> float:
     """The most by which rounding moves the weights of ``averaged``, in L2 norm.
 
-    Each hospital's weighted update is within a step of its integer (secagg.quantize), so the
-    mean of a round is within step * max_weight * survivors / total weight, entry by entry. A
+    Each hospital's weighted update is within a step of its integer (secagg.vectors.quantize), so
+    the mean of a round is within step * max_weight * survivors / total weight, entry by entry. A
     later round does not widen what came before: a descent with a rate below 2 / L brings no two
     vectors apart, where L is a quarter of the largest eigenvalue of the mean x x'. Sums in
     float64 add less than 1e-12.

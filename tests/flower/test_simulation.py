@@ -23,7 +23,7 @@ from hospitals import client_app, server_app
 from oracle import EVERYBODY, LEARNING_RATE, STEPS, assert_accurate, assert_averaged, read
 from processes import living
 from secagg.adapters.flower import secure_mod
-from secagg.policy import Policy
+from secagg.nodes.policy import Policy
 
 ACTORS = 2
 STORE = 80 * 2**20  # bytes; Ray refuses less than 75 MiB

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp.audit import (
+from dp.empirical import (
     from_cosines,
     from_json,
     from_rates,

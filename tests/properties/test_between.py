@@ -10,11 +10,11 @@ from between import Change, Machines, carry, check_mean, mean_of, noise_of, nois
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dp.ledger import State
+from dp.ledger.ledger import State
 from protocols.errors import ProtocolError
-from secagg.coordinator import Cohort, Coordinator, NoisySum
-from secagg.node import Request
-from secagg.stages import UNSIGNED, Stage
+from secagg.nodes.coordinator import Cohort, Coordinator, NoisySum
+from secagg.nodes.node import Request
+from secagg.stage import UNSIGNED, Stage
 
 NODES = (100, 101, 102, 103)
 MECHANISM = noise_of(len(NODES), minimum_survivors=2)

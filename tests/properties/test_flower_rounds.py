@@ -10,7 +10,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from secagg.adapters.flower import Cohort, SecureGrid
-from secagg.stages import UNSIGNED
+from secagg.stage import UNSIGNED
 
 STAGES = [stage.value for stage in UNSIGNED]
 FATES = st.tuples(st.sampled_from(["lost", "fails", "late"]), st.sampled_from(STAGES))

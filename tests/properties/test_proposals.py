@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from dp.events import Unit
-from dp.mechanisms import DistributedNoise
+from dp.accounting.events import Unit
+from dp.noise.mechanisms import DistributedNoise
 from protocols.errors import DecodeError
-from secagg.coordinator import Cohort
-from secagg.payload import Layout
-from secagg.proposal import Average, Contribution, Noise, Proposal, Shapes, flat, shapes_of, unflat
+from secagg.nodes.coordinator import Cohort
+from secagg.nodes.proposal import Average, Contribution, Noise, Proposal
+from secagg.vectors.arrays import Shapes, flat, shapes_of, unflat
+from secagg.vectors.layout import Layout
 
 KINDS = [np.float16, np.float32, np.float64]
 NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name.isprintable())

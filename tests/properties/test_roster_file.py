@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.errors import IdentityError
-from secagg.identities import FORMAT, Identity, PublicIdentity, Roster, sign_roster
+from secagg.nodes.identities import FORMAT, Identity, PublicIdentity, Roster, sign_roster
 
 
 def key_of(seed: int) -> SigningKey:

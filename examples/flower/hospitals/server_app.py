@@ -16,8 +16,8 @@ from flwr.serverapp.strategy import FedAvg
 from dp.ledger import Budget, Ledger
 from hospitals import task
 from secagg.adapters.flower import Cohort, Mean, NoisySum, SecureGrid
-from secagg.identities import Roster
-from secagg.noise_advisor import plan
+from secagg.nodes import Roster
+from secagg.planning.noise import plan
 
 app = ServerApp()
 

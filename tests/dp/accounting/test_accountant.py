@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp import accountant
-from dp.accountant import (
+from dp.accounting import accountant
+from dp.accounting.accountant import (
     ORDERS,
     check_delta,
     curve,
@@ -17,8 +17,7 @@ from dp.accountant import (
     reported_delta,
     reported_epsilon,
 )
-from dp.errors import AccountantLimit, BadParameter, UnsoundEvent
-from dp.events import (
+from dp.accounting.events import (
     Adjacency,
     Cover,
     CyclicSampling,
@@ -31,6 +30,7 @@ from dp.events import (
     SkellamEvent,
     Unit,
 )
+from dp.errors import AccountantLimit, BadParameter, UnsoundEvent
 
 INTEGERS = len(accountant._FRACTIONAL)  # where the integer orders begin
 

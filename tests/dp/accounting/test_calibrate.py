@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp.accountant import epsilon_pld, epsilon_rdp
-from dp.calibrate import most_steps, noise_multiplier, sampling_rate
-from dp.errors import BadParameter, CalibrationError, UnsoundEvent
-from dp.events import (
+from dp.accounting.accountant import epsilon_pld, epsilon_rdp
+from dp.accounting.calibrate import most_steps, noise_multiplier, sampling_rate
+from dp.accounting.events import (
     Adjacency,
     FixedSizeSampling,
     GaussianEvent,
@@ -15,6 +14,7 @@ from dp.events import (
     PoissonSampling,
     Unit,
 )
+from dp.errors import BadParameter, CalibrationError, UnsoundEvent
 
 
 @pytest.mark.parametrize(("accountant", "expected"), [("pld", 2.1422), ("rdp", 2.3201)])

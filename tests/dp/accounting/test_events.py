@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp.errors import BadParameter
-from dp.events import (
+from dp.accounting.events import (
     Adjacency,
     Cover,
     CyclicSampling,
@@ -21,6 +20,7 @@ from dp.events import (
     Unit,
     from_json,
 )
+from dp.errors import BadParameter
 
 positive = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
 sizes = st.integers(1, 10**6)

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp.accountant import ORDERS, epsilon_pld, epsilon_rdp, rdp
-from dp.errors import BadParameter, FilterFull, UnsoundEvent
-from dp.events import (
+from dp.accounting.accountant import ORDERS, epsilon_pld, epsilon_rdp, rdp
+from dp.accounting.events import (
     Adjacency,
     FixedSizeSampling,
     GaussianEvent,
@@ -16,7 +15,8 @@ from dp.events import (
     SkellamEvent,
     Unit,
 )
-from dp.filters import SCALE, GdpFilter, RenyiFilter, ZcdpFilter
+from dp.accounting.filters import SCALE, GdpFilter, RenyiFilter, ZcdpFilter
+from dp.errors import BadParameter, FilterFull, UnsoundEvent
 
 
 def gaussian(z, q=1.0, steps=1, **more):

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dp.records
+import dp.ledger.records
+from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling
 from dp.errors import BadParameter, LedgerBusy, LedgerConflict, LedgerCorrupt, LedgerError
-from dp.events import GaussianEvent, NoSampling, PoissonSampling
-from dp.ledger import (
+from dp.ledger.ledger import (
     SCHEMA_VERSION,
     Book,
     Budget,
@@ -80,7 +80,7 @@ def rechain(path):
     connection = sqlite3.connect(path, isolation_level=None)
     last = bytes(32)
     for seq, body in connection.execute("SELECT seq, body FROM records ORDER BY seq").fetchall():
-        last = dp.records._hash(seq, last, body)
+        last = dp.ledger.records._hash(seq, last, body)
         connection.execute("UPDATE records SET hash = ? WHERE seq = ?", (last, seq))
     connection.close()
 

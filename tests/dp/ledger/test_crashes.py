@@ -22,10 +22,10 @@ from pathlib import Path
 
 import pytest
 
-import dp.storage
+import dp.ledger.storage
+from dp.accounting.events import GaussianEvent, PoissonSampling
 from dp.errors import LedgerError, LedgerMissing
-from dp.events import GaussianEvent, PoissonSampling
-from dp.ledger import FIXED_PLAN, Book, Budget, Charge, Ledger, Statement
+from dp.ledger.ledger import FIXED_PLAN, Book, Budget, Charge, Ledger, Statement
 
 BUDGET = Budget(epsilon=8, delta=1e-5)
 CHEAP, PLAN, DEAR = (
@@ -185,7 +185,7 @@ def test_a_process_killed_while_creating_leaves_nothing_or_a_ledger(path):
                     super().__init__(*args, **more)
                     self.set_trace_callback(count)
 
-            dp.storage.sqlite3.connect = functools.partial(sqlite3.connect, factory=Mortal)
+            dp.ledger.storage.sqlite3.connect = functools.partial(sqlite3.connect, factory=Mortal)
             Ledger.create(path, BUDGET)
 
         _, status = os.waitpid(in_child(work), 0)

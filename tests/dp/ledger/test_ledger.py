@@ -9,10 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dp.records
-import dp.storage
-from dp.accountant import epsilon_pld, epsilon_rdp
-from dp.calibrate import noise_multiplier
+import dp.ledger.records
+import dp.ledger.storage
+from dp.accounting.accountant import epsilon_pld, epsilon_rdp
+from dp.accounting.calibrate import noise_multiplier
+from dp.accounting.events import (
+    FixedSizeSampling,
+    GaussianEvent,
+    NoSampling,
+    PoissonSampling,
+    ShuffledSampling,
+    Unit,
+)
 from dp.errors import (
     BadParameter,
     BudgetExceeded,
@@ -23,15 +31,7 @@ from dp.errors import (
     LedgerMissing,
     UnsoundEvent,
 )
-from dp.events import (
-    FixedSizeSampling,
-    GaussianEvent,
-    NoSampling,
-    PoissonSampling,
-    ShuffledSampling,
-    Unit,
-)
-from dp.ledger import Budget, Charge, Head, Ledger, State
+from dp.ledger.ledger import Budget, Charge, Head, Ledger, State
 
 BUDGET = Budget(epsilon=8, delta=1e-5)
 EVENT = GaussianEvent(noise_multiplier=2, sampling=PoissonSampling(rate=0.1))
@@ -353,7 +353,7 @@ def test_a_connection_that_would_not_sync_is_refused(path, ledger, monkeypatch):
             return super().execute(sql.replace("= FULL", "= NORMAL"), *more)
 
     monkeypatch.setattr(
-        dp.storage.sqlite3, "connect", functools.partial(sqlite3.connect, factory=Lazy)
+        dp.ledger.storage.sqlite3, "connect", functools.partial(sqlite3.connect, factory=Lazy)
     )
     with pytest.raises(LedgerError, match="synchronous 1"):
         Ledger.open(path)
@@ -532,7 +532,7 @@ def rechain(path):
     connection = sqlite3.connect(path, isolation_level=None)
     last = bytes(32)
     for seq, body in connection.execute("SELECT seq, body FROM records ORDER BY seq").fetchall():
-        last = dp.records._hash(seq, last, body)
+        last = dp.ledger.records._hash(seq, last, body)
         connection.execute("UPDATE records SET hash = ? WHERE seq = ?", (last, seq))
     connection.close()
 

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dp.policies
-from dp.accountant import ORDERS, conversion, epsilon_rdp, rdp
-from dp.errors import BadParameter, BudgetExceeded, LedgerConflict, LedgerError, UnsoundEvent
-from dp.events import (
+import dp.ledger.rules
+from dp.accounting.accountant import ORDERS, conversion, epsilon_rdp, rdp
+from dp.accounting.events import (
     Adjacency,
     GaussianEvent,
     NoSampling,
@@ -20,8 +19,9 @@ from dp.events import (
     SkellamEvent,
     Unit,
 )
-from dp.filters import SCALE, GdpFilter, RenyiFilter, ZcdpFilter
-from dp.ledger import FIXED_PLAN, Book, Budget, Charge, Keeper, Ledger
+from dp.accounting.filters import SCALE, GdpFilter, RenyiFilter, ZcdpFilter
+from dp.errors import BadParameter, BudgetExceeded, LedgerConflict, LedgerError, UnsoundEvent
+from dp.ledger.ledger import FIXED_PLAN, Book, Budget, Charge, Keeper, Ledger
 
 BUDGET = Budget(epsilon=8, delta=1e-5)
 AT_8 = "RDP at order 8"
@@ -232,9 +232,9 @@ def test_a_clients_own_filter_frees_budget_only_on_evidence(path):
 
 def test_without_the_evidence_the_server_spends_a_clients_budget_again_and_again(path, monkeypatch):
     """The check removed: a server that claims survivors who never were."""
-    whole = dp.policies._Filtered.weigh
+    whole = dp.ledger.rules._Filtered.weigh
     trusting = lambda *args: whole(*args)._replace(lower=False)  # noqa: E731
-    monkeypatch.setattr(dp.policies._Filtered, "weigh", trusting)
+    monkeypatch.setattr(dp.ledger.rules._Filtered, "weigh", trusting)
     with Ledger.create(path, BUDGET, policy="zCDP", keeper=Keeper.CLIENT) as book:
         for number in range(5):
             book.reserve(number, {"me": DEAR})
@@ -299,9 +299,9 @@ def test_freed_budget_under_a_fixed_plan_would_overspend_by_choosing(path, monke
     """The check removed: either choice is admitted, at an order that the other one breaks."""
 
     def freeing(policy, reserved, real):
-        return dp.policies.Weighed(rising=True, falling=True, lower=False)
+        return dp.ledger.rules.Weighed(rising=True, falling=True, lower=False)
 
-    monkeypatch.setattr(dp.policies._FixedPlan, "weigh", freeing)
+    monkeypatch.setattr(dp.ledger.rules._FixedPlan, "weigh", freeing)
     assert after_a_refund(path, QUIET)
     assert after_a_refund(path, LOUD)
     worst = np.maximum(rdp(QUIET), rdp(LOUD)) + conversion(1e-5)

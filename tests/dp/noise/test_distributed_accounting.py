@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dp import accountant
-from dp.accountant import ORDERS, epsilon_pld, epsilon_rdp, has_pld, rdp
-from dp.errors import BadParameter, UnsoundEvent
-from dp.events import (
+from dp.accounting import accountant
+from dp.accounting.accountant import ORDERS, epsilon_pld, epsilon_rdp, has_pld, rdp
+from dp.accounting.events import (
     Adjacency,
     DiscreteGaussianEvent,
     NoSampling,
@@ -16,7 +15,8 @@ from dp.events import (
     Unit,
     from_json,
 )
-from dp.mechanisms import REDRAW_BIAS, DistributedNoise, balanced_scale, rounded_norm
+from dp.errors import BadParameter, UnsoundEvent
+from dp.noise.mechanisms import REDRAW_BIAS, DistributedNoise, balanced_scale, rounded_norm
 
 DELTA = 1e-5
 CLIENT = {"sampling": NoSampling(), "unit": Unit.CLIENT, "adjacency": Adjacency.ZERO_OUT}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dp.mechanisms import DistributedNoise
+from dp.noise.mechanisms import DistributedNoise
 
 CLIENTS, MINIMUM, CORRUPT, SURVIVORS, ENTRIES, SUMS = 100, 80, 1, 90, 4096, 2
 

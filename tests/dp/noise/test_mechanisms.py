@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp import mechanisms
+from dp.accounting.events import Unit
 from dp.errors import BadParameter, NonFiniteGradient
-from dp.events import Unit
-from dp.mechanisms import DistributedNoise, rounded_norm
+from dp.noise import mechanisms
+from dp.noise.mechanisms import DistributedNoise, rounded_norm
 
 SEED = bytes(range(16))
 

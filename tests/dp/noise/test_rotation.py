@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp import rotation
 from dp.errors import BadParameter
-from dp.rotation import MAX_ENTRIES, backward, entry_error, forward, padded_size
+from dp.noise import rotation
+from dp.noise.rotation import MAX_ENTRIES, backward, entry_error, forward, padded_size
 
 SEED = bytes(range(16))
 vectors = st.tuples(st.integers(1, 5000), st.integers(0, 2**32)).map(

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from dp import sampling, skellam
 from dp.errors import BadParameter
-from dp.sampling import DiscreteGaussianSampler, SkellamSampler
+from dp.noise import sampling, skellam
+from dp.noise.sampling import DiscreteGaussianSampler, SkellamSampler
 
 P_VALUE = 1e-4  # of every chi-square test here; the entropy is fixed, so none of them flakes
 SMALL, BLOCKS = [0.01, 1.0, 100.0, 2e5], [3e7, 2.0**36, 2.0**40]  # variances by kind of table

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tenseal import sealapi
 
 from protocols.ckks import noise, residues
+from protocols.ckks.microsoft_seal import Context, Key, Level, PublicKey, context
 from protocols.ckks.noise import from_seed, gaussian
 from protocols.ckks.residues import (
     SEED_SIZE,
@@ -34,7 +35,6 @@ from protocols.ckks.residues import (
     unpack_ciphertext,
     unpack_seeded,
 )
-from protocols.ckks.seal import Context, Key, Level, PublicKey, context
 from protocols.errors import DecodeError, LocalProtocolError, ParameterError
 from protocols.primitives.prg import Stream
 from protocols.secrets import Secret

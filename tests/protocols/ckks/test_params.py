@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from protocols.ckks import Model, Params, Ring, plan
+from protocols.ckks.microsoft_seal import Context, Key, PublicKey, context
 from protocols.ckks.noise import from_seed, gaussian
-from protocols.ckks.params import MAX_BITS, error_variance, majority, norm_bound, smudging
+from protocols.ckks.params import MAX_BITS, error_variance, norm_bound, smudging
 from protocols.ckks.residues import Rows, add, pack_ciphertext, pack_seeded, uniform
-from protocols.ckks.seal import Context, Key, PublicKey, context
 from protocols.errors import DecodeError, ParameterError
+from protocols.primitives.shamir import majority
 from protocols.secrets import Secret
 from protocols.wire import Reader
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.seal import NONCE_SIZE, OVERHEAD, seal, unseal
+from protocols.primitives.aead import NONCE_SIZE, OVERHEAD, seal, unseal
 from protocols.secrets import Secret
 
 KEY = Secret(bytes(range(32)))

@@ -26,8 +26,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from secagg.adapters.flower import Mean, secure_mod
-from secagg.node import new_home
-from secagg.policy import Policy
+from secagg.nodes.node import new_home
+from secagg.nodes.policy import Policy
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 

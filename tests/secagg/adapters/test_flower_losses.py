@@ -10,7 +10,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from secagg.adapters.flower import Cohort, Mean, SecureGrid
-from secagg.stages import UNSIGNED
+from secagg.stage import UNSIGNED
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
 LOSSY = Cohort(dropout="0.3")

@@ -10,15 +10,15 @@ import pytest
 from engine import OPEN, START, LocalGrid, Program, arrays_of, fit, record, stage_of
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
-from dp.books import Budget, State
+from dp.accounting.events import NoSampling
 from dp.errors import BudgetExceeded
-from dp.events import NoSampling
-from dp.ledger import Ledger
+from dp.ledger.books import Budget, State
+from dp.ledger.ledger import Ledger
 from secagg.adapters.flower import NoisySum, SecureGrid
 from secagg.errors import ConfigError
-from secagg.node import SUBJECT, new_home
-from secagg.noise_advisor import plan
-from secagg.policy import Policy
+from secagg.nodes.node import SUBJECT, new_home
+from secagg.nodes.policy import Policy
+from secagg.planning.noise import plan
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
 NODES = range(100, 108)

@@ -13,9 +13,9 @@ from flwr.clientapp import ClientApp
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.adapters.flower import Cohort, SecureGrid, secure_mod
-from secagg.identities import Identity, Roster, create_identity, sign_roster
-from secagg.node import new_home
-from secagg.policy import TEMPLATE, Policy
+from secagg.nodes.identities import Identity, Roster, create_identity, sign_roster
+from secagg.nodes.node import new_home
+from secagg.nodes.policy import TEMPLATE, Policy
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
 LOSSY = Cohort(dropout="0.3")

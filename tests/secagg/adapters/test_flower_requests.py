@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from secagg.adapters.flower import Cohort, Mean, SecureGrid, digest, secure_mod
 from secagg.errors import ConfigError, InputError
-from secagg.node import new_home
+from secagg.nodes.node import new_home
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
 

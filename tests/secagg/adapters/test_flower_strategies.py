@@ -29,7 +29,7 @@ from flwr.serverapp.strategy import (
 
 from secagg.adapters.flower import Cohort, Mean, SecureGrid
 from secagg.errors import InputError
-from secagg.quantize import FixedPoint
+from secagg.vectors.quantize import FixedPoint
 
 NODES, ROUNDS = 4, 3
 BITS = 19  # 21, a third of a word, less two for four nodes
@@ -164,7 +164,7 @@ def test_arrays_keep_their_order(folder: Path) -> None:
 def test_gives_it_under_threshold_ckks(folder: Path) -> None:
     mean = Mean(clip=CLIP, max_weight=MAX_WEIGHT, evaluate_metrics={})
     plain, secured = both(FedAvg, folder, mean=mean, cohort=Cohort(protocol="threshold-ckks"))
-    own = CLIP * 2**-14 * MAX_WEIGHT / MEAN_WEIGHT  # secagg.homomorphic.PRECISION, of the range
+    own = CLIP * 2**-14 * MAX_WEIGHT / MEAN_WEIGHT  # secagg.rounds.ckks.PRECISION, of the range
     close(plain, secured, own)
 
 

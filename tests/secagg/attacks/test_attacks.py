@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dp.audit import toss
-from dp.events import Unit
+from dp.accounting.events import Unit
+from dp.empirical import toss
 from secagg.attacks import membership as shadows
 from secagg.attacks.inversion import invert_gradients
 from secagg.attacks.membership import RATES, Membership, membership
 from secagg.errors import ConfigError
-from secagg.settings import TrainingConfig
+from secagg.training.settings import TrainingConfig
 
 
 def fixed(seed: int) -> Callable[[int], bytes]:

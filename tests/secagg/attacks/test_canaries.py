@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dp import mechanisms, sgd
-from dp.audit import Estimate, LowerBound, from_json
+from dp import sgd
+from dp.accounting.events import Unit
+from dp.empirical import Estimate, LowerBound, from_json
 from dp.errors import PrivacyError
-from dp.events import Unit
+from dp.noise import mechanisms
 from secagg.attacks.canaries import client_cosines, one_run
 from secagg.errors import ConfigError
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from dp.audit import from_cosines, lower_bound
-from dp.events import Adjacency, GaussianEvent, NoSampling, Unit
-from dp.ledger import Budget, Ledger
-from secagg import cli
-from secagg.reports.audit import audit as audit_ledger
-from secagg.reports.audit_page import page
-from secagg.reports.evidence import SCHEMA, evidence, measured, read
-from secagg.reports.numbers import at_least
+from dp.accounting.events import Adjacency, GaussianEvent, NoSampling, Unit
+from dp.empirical import from_cosines, lower_bound
+from dp.ledger.ledger import Budget, Ledger
+from secagg.audit.evidence import SCHEMA, evidence, measured, read
+from secagg.audit.page import page
+from secagg.audit.report import audit as audit_ledger
+from secagg.cli import main as cli
+from secagg.pages.numbers import at_least
 
 Run = Callable[..., tuple[int, str, str]]
 DELTA = 1e-5

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dp.events import Adjacency, GaussianEvent, NoSampling, PoissonSampling, Unit
-from dp.ledger import Budget, Ledger
-from secagg.reports.audit import audit
-from secagg.reports.audit_page import page
-from secagg.reports.audit_values import Audit, Section
+from dp.accounting.events import Adjacency, GaussianEvent, NoSampling, PoissonSampling, Unit
+from dp.ledger.ledger import Budget, Ledger
+from secagg.audit.page import page
+from secagg.audit.report import audit
+from secagg.audit.values import Audit, Section
 
 BUDGET = Budget(epsilon=4, delta=1e-5)
 
@@ -109,7 +109,7 @@ def test_charts_take_their_colours_from_the_page_and_speak(ledger: Path) -> None
         assert "stroke" not in values
         if name == "svg":
             assert values["aria-label"]
-    styled = files("secagg.reports").joinpath("page.html").read_text("utf-8")
+    styled = files("secagg.pages").joinpath("page.html").read_text("utf-8")
     for word in ("committed", "open", "aborted", "planned", "realised", "server", "release"):
         assert f".{word}" in styled
 
@@ -151,7 +151,7 @@ def test_the_json_is_finite_and_complete(tmp_path: Path) -> None:
     assert section["subjects"][0]["over"] is True
     assert "no bound" in section["sentence"]
     assert "no bound" in page(result)
-    documented = Path(__file__).parents[2] / "docs" / "privacy" / "audit.md"
+    documented = Path(__file__).parents[3] / "docs" / "privacy" / "audit.md"
     words = documented.read_text()
     for key in {*data, *section, *section["books"]["server"], *section["rounds"][0]}:
         assert f"`{key}`" in words

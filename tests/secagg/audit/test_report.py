@@ -12,10 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dp.accountant import ReportedDelta, epsilon_pld, epsilon_rdp, reported_delta
-from dp.books import Verified
-from dp.errors import BadParameter, LedgerCorrupt, PrivacyError
-from dp.events import (
+from dp.accounting.accountant import ReportedDelta, epsilon_pld, epsilon_rdp, reported_delta
+from dp.accounting.events import (
     Adjacency,
     Event,
     GaussianEvent,
@@ -24,15 +22,17 @@ from dp.events import (
     SkellamEvent,
     Unit,
 )
-from dp.filters import GdpFilter
-from dp.ledger import Book, Budget, Charge, Head, Keeper, Ledger, Protection, Seal
+from dp.accounting.filters import GdpFilter
+from dp.errors import BadParameter, LedgerCorrupt, PrivacyError
+from dp.ledger.books import Verified
+from dp.ledger.ledger import Book, Budget, Charge, Head, Keeper, Ledger, Protection, Seal
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
-from secagg.reports import audit as audits
-from secagg.reports.audit import SEAL_LABEL, NotALedger, audit, seal_of, verify
-from secagg.reports.audit_page import page
-from secagg.reports.audit_values import Audit, Section
-from secagg.reports.recount import MOST_SNAPSHOTS, Recount
+from secagg.audit import report as audits
+from secagg.audit.page import page
+from secagg.audit.recount import MOST_SNAPSHOTS, Recount
+from secagg.audit.report import SEAL_LABEL, NotALedger, audit, seal_of, verify
+from secagg.audit.values import Audit, Section
 
 BUDGET = Budget(epsilon=4, delta=1e-5)
 
@@ -342,7 +342,7 @@ def test_an_unknown_policy_is_refused() -> None:
 
 
 def _reservation(number: int, charges: Mapping[str, Event]) -> Any:
-    from dp.records import Record
+    from dp.ledger.records import Record
 
     both = {name: Charge(server=event) for name, event in charges.items()}
     return Record(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from secagg import costs
-from secagg.costs import PROTOCOLS, Case, Cost, cases, exponents, growth, measure, student
+from secagg.bench import costs
+from secagg.bench.costs import PROTOCOLS, Case, Cost, cases, exponents, growth, measure, student
 from secagg.errors import ConfigError, SecaggError
-from secagg.homomorphic import CKKS
-from secagg.rounds import Outcome, run_bonawitz
+from secagg.rounds.ckks import CKKS
+from secagg.rounds.in_memory import Outcome, run_bonawitz
 
 POINT = Cost(
     protocol="complete",

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from secagg import measure, references
+from secagg.bench import measure
+from secagg.bench import yardsticks as references
+from secagg.bench.measure import Clock, Timed, fewest, interleaved, median_interval
 from secagg.errors import InputError
-from secagg.measure import Clock, Timed, fewest, interleaved, median_interval
 
 LAWS: dict[str, tuple[Callable[[np.random.Generator, int], np.ndarray], float]] = {
     "normal": (lambda rng, count: rng.normal(size=count), 0.0),

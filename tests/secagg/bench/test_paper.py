@@ -1,8 +1,8 @@
 import pytest
 
-from secagg import advisor
-from secagg.costs import measure
-from secagg.paper import BITS, LANES, PUBLISHED, SIZES, cases, expansions, formula
+from secagg.bench.costs import measure
+from secagg.bench.paper import BITS, LANES, PUBLISHED, SIZES, cases, expansions, formula
+from secagg.planning import sums as advisor
 
 
 @pytest.mark.parametrize("at", PUBLISHED)

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.primitives import prg
-from secagg import bench, quick
-from secagg.bench import Measurement, Point, Record, sweep
-from secagg.compare import Verdict, compare
-from secagg.costs import Case, cases
+from secagg.bench import quick
+from secagg.bench import records as bench
+from secagg.bench.compare import Verdict, compare
+from secagg.bench.costs import Case, cases
+from secagg.bench.measure import machine
+from secagg.bench.records import Measurement, Point, Record, sweep
 from secagg.errors import ConfigError
-from secagg.measure import machine
 
 MACHINE = machine()
 TINY = Case(protocol="complete", clients=4, entries=10)

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from dp.accountant import epsilon_rdp
-from secagg import utility
-from secagg.data import federate
+from dp.accounting.accountant import epsilon_rdp
+from secagg.bench import utility
 from secagg.errors import ConfigError
-from secagg.modes import mode
-from secagg.settings import TrainingConfig
+from secagg.training.data import federate
+from secagg.training.modes import mode
+from secagg.training.settings import TrainingConfig
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "utility.json"
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "utility.json"
 
 
 def case(by_mode: str, **settings: Any) -> utility.Case:

@@ -19,22 +19,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp.audit import LowerBound
-from dp.events import GaussianEvent, NoSampling, Unit
-from dp.ledger import Budget, Ledger
-from secagg import cli, cli_attack
-from secagg.attacks import bench
-from secagg.attacks.bench import BROKEN, Found, Plan
+from dp.accounting.events import GaussianEvent, NoSampling, Unit
+from dp.empirical import LowerBound
+from dp.ledger.ledger import Budget, Ledger
+from secagg.attacks import suite as bench
 from secagg.attacks.canaries import Audited, client_cosines, one_run
+from secagg.attacks.charts import _png, sheet
 from secagg.attacks.inversion import Inversion, Picture, invert_gradients
 from secagg.attacks.membership import Membership
+from secagg.attacks.page import NOT_PRIVACY, audit_sentence, drawings, page
+from secagg.attacks.suite import BROKEN, Found, Plan
+from secagg.audit.evidence import read
+from secagg.cli import attack as cli_attack
+from secagg.cli import main as cli
 from secagg.errors import ConfigError
-from secagg.reports.attack_charts import _png, sheet
-from secagg.reports.attack_page import NOT_PRIVACY, audit_sentence, drawings, page
-from secagg.reports.evidence import read
-from secagg.reports.numbers import at_least, percent
+from secagg.pages.numbers import at_least, percent
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KEPT = ROOT / "benchmarks/results/attack.json"
 Run = Callable[..., tuple[int, str, str]]
 SIZES = {("none", 100): (2, 16), ("local", 100): (1, 16)}

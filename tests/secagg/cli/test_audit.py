@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dp.accountant import epsilon_pld
-from dp.events import GaussianEvent, NoSampling, PoissonSampling
-from dp.ledger import Budget, Head, Ledger, Seal
+from dp.accounting.accountant import epsilon_pld
+from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling
+from dp.ledger.ledger import Budget, Head, Ledger, Seal
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
-from secagg import cli
-from secagg.reports.audit import SEAL_LABEL, seal_of
+from secagg.audit.report import SEAL_LABEL, seal_of
+from secagg.cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
 SAMPLED = GaussianEvent(noise_multiplier=4, sampling=PoissonSampling(rate=0.1))
@@ -91,7 +91,7 @@ def test_over_budget_exits_1_and_still_reports(audit: Run, tmp_path: Path) -> No
 
 
 def test_verify_prices_nothing(audit: Run, ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secagg.reports.audit._sections", None)
+    monkeypatch.setattr("secagg.audit.report._sections", None)
     code, out, _ = audit(ledger, "--verify")
     assert code == 0
     assert "not tamper-evident" in out

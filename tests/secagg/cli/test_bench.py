@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from secagg import cli, quick, utility
-from secagg.costs import PROTOCOLS
-from secagg.measure import machine as here
+from secagg.bench import quick, utility
+from secagg.bench.costs import PROTOCOLS
+from secagg.bench.measure import machine as here
+from secagg.cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
-FULL = Path(__file__).parents[2] / "benchmarks" / "results" / "utility.json"
+FULL = Path(__file__).parents[3] / "benchmarks" / "results" / "utility.json"
 POINTS = ("costs", "--clients", "4", "--entries", "10,20", "--dropout", "0")
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from dp.accountant import epsilon_pld, epsilon_rdp
-from dp.calibrate import most_steps, noise_multiplier
-from dp.events import GaussianEvent, NoSampling, PoissonSampling
-from secagg import cli
+from dp.accounting.accountant import epsilon_pld, epsilon_rdp
+from dp.accounting.calibrate import most_steps, noise_multiplier
+from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling
+from secagg.cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
 PLAN = ("--sampling-rate", 0.05, "--delta", 1e-5, "--interval", 1e-3)
@@ -144,7 +144,8 @@ def test_the_command_line_starts_without_the_engine() -> None:
         [
             sys.executable,
             "-c",
-            "import sys, secagg.cli; print({'dp_accounting', 'scipy', 'torch'} & set(sys.modules))",
+            "import sys, secagg.cli.main\n"
+            "print({'dp_accounting', 'scipy', 'torch'} & set(sys.modules))",
         ],
         capture_output=True,
         text=True,

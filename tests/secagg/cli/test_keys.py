@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from secagg import cli
-from secagg.identities import Roster, fingerprint, load_identity, load_public
+from secagg.cli import main as cli
+from secagg.nodes.identities import Roster, fingerprint, load_identity, load_public
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dp.ledger import Ledger, State
-from secagg import cli, training
+from dp.ledger.ledger import Ledger, State
+from secagg.cli import main as cli
 from secagg.errors import ConfigError
-from secagg.rounds import PROTOCOLS
-from secagg.settings import TrainingConfig
+from secagg.rounds.in_memory import PROTOCOLS
+from secagg.training import loop as training
+from secagg.training.settings import TrainingConfig
 
 SMALL = ("--clients", "4", "--rounds", "3", "--dropout", "0")
 FILES = {
@@ -177,11 +178,12 @@ def test_a_round_with_too_few_survivors_is_lost_charged_and_survived(
 
 KILL = """
 import os, signal, sys
-import secagg.modes, secagg.training, secagg.runs, dp.ledger
-from secagg import cli
+import secagg.training.modes, secagg.training.loop, secagg.training.runs, dp.ledger.ledger
+from secagg.cli import main as cli
 
 releases = open({log!r}, "a")
-mode = {{"local": secagg.modes.Local, "distributed": secagg.modes.Distributed}}[{privacy!r}]
+modes = secagg.training.modes
+mode = {{"local": modes.Local, "distributed": modes.Distributed}}[{privacy!r}]
 words = mode.words
 def counted(self, *args):
     releases.write(f"{{self._config.local_steps}}\\n")
@@ -199,9 +201,9 @@ def kill_at(owner, name, call):
     setattr(owner, name, wrapped)
 
 if {point!r} == "after the releases, before the commit":
-    kill_at(dp.ledger.Ledger, "commit", 2)
+    kill_at(dp.ledger.ledger.Ledger, "commit", 2)
 elif {point!r} == "after the commit, before the model is saved":
-    kill_at(secagg.runs.RunFolder, "save", 2)
+    kill_at(secagg.training.runs.RunFolder, "save", 2)
 elif {point!r} == "in the middle of a round":
     kill_at(mode, "words", 4 + 2)
 sys.argv = ["secagg", "train", "--json", *{more!r}]

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from dp.events import GaussianEvent, NoSampling
-from dp.ledger import Keeper, Ledger
-from secagg.cli import main
-from secagg.policy import Policy
+from dp.accounting.events import GaussianEvent, NoSampling
+from dp.ledger.ledger import Keeper, Ledger
+from secagg.cli.main import main
+from secagg.nodes.policy import Policy
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from secagg import cli
-from secagg.noise_advisor import plan
+from secagg.cli import main as cli
+from secagg.planning.noise import plan
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -8,17 +8,25 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.books import Budget
-from dp.ledger import Ledger
-from dp.mechanisms import DistributedNoise
+from dp.ledger.books import Budget
+from dp.ledger.ledger import Ledger
+from dp.noise.mechanisms import DistributedNoise
 from protocols.errors import ProtocolError
-from secagg.coordinator import Cohort, Coordinator, ImpersonationError, Mean, NoisySum, UnderWay
 from secagg.errors import NodeError, RefusedError
-from secagg.identities import Roster, create_identity, sign_roster
-from secagg.node import Answer, Node, Request, new_home
-from secagg.policy import Policy
-from secagg.proposal import Average, Contribution, Proposal, Shapes
-from secagg.stages import Stage
+from secagg.nodes.coordinator import (
+    Cohort,
+    Coordinator,
+    ImpersonationError,
+    Mean,
+    NoisySum,
+    UnderWay,
+)
+from secagg.nodes.identities import Roster, create_identity, sign_roster
+from secagg.nodes.node import Answer, Node, Request, new_home
+from secagg.nodes.policy import Policy
+from secagg.nodes.proposal import Average, Contribution, Proposal
+from secagg.stage import Stage
+from secagg.vectors.arrays import Shapes
 
 MODEL = bytes(range(32))
 SHAPES: Shapes = (("weight", (2, 2)), ("bias", ()))
@@ -132,7 +140,7 @@ def carry(
 
 
 def check_mean(under_way: UnderWay, machines: Machines) -> None:
-    """The result is the survivors' mean, within the bound that ``secagg.proposal`` states."""
+    """The result is the survivors' mean, within the bound that ``secagg.nodes.proposal`` states."""
     average, result = under_way.proposal.content, under_way.result
     assert isinstance(average, Average)
     there = [machines.brought[node] for node in under_way.survivors]

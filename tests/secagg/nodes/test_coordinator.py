@@ -18,16 +18,16 @@ from between import (
     signing,
 )
 
+from dp.accounting.events import Unit
 from dp.errors import BudgetExceeded
-from dp.events import Unit
-from dp.ledger import State
+from dp.ledger.ledger import State
 from protocols.errors import TooFewSurvivors
-from secagg import coordinator as coordinators
-from secagg.coordinator import Cohort, Coordinator, Mean
 from secagg.errors import ConfigError, IdentityError, RefusedError
-from secagg.node import Node
-from secagg.policy import Policy
-from secagg.stages import UNSIGNED, Stage
+from secagg.nodes import coordinator as coordinators
+from secagg.nodes.coordinator import Cohort, Coordinator, Mean
+from secagg.nodes.node import Node
+from secagg.nodes.policy import Policy
+from secagg.stage import UNSIGNED, Stage
 
 SIX = tuple(range(100, 106))
 
@@ -120,7 +120,7 @@ def check_mean_of_reals(under_way: coordinators.UnderWay, machines: Machines) ->
     there = [machines.brought[node] for node in under_way.survivors]
     weight = sum(each.weight for each in there)
     mean = sum(each.weight * np.clip(each.vector, -1, 1) for each in there) / weight
-    precision = 2.0**-14 * len(there) * MAX_WEIGHT / weight  # secagg.homomorphic.PRECISION
+    precision = 2.0**-14 * len(there) * MAX_WEIGHT / weight  # secagg.rounds.ckks.PRECISION
     assert under_way.result.weight == weight
     assert np.abs(under_way.result.vector - mean).max() <= precision
     assert under_way.result.clipped == len(there)

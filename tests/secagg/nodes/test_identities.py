@@ -17,9 +17,10 @@ from protocols.errors import RemoteProtocolError
 from protocols.primitives.sign import SigningKey, refuse_weak, verify
 from protocols.secrets import Secret
 from protocols.wire import opaque
-from secagg import identities, keyfiles
+from secagg import files
 from secagg.errors import IdentityError
-from secagg.identities import (
+from secagg.nodes import identities
+from secagg.nodes.identities import (
     FORMAT,
     LARGEST_KEY_FILE,
     LARGEST_ROSTER,
@@ -94,7 +95,7 @@ def test_both_files_and_their_folder_are_synced_before_a_key_is_used(
 ) -> None:
     synced = []
     monkeypatch.setattr(
-        keyfiles.os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}"))
+        files.os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}"))
     )
     create_identity(tmp_path / "k", "a")
     assert synced == [str(tmp_path / name) for name in ("k", ".", "k.pub", ".")]
@@ -131,7 +132,7 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_key(
         if next(calls) == failing:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(keyfiles.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "fsync", fsync)
     with pytest.raises(IdentityError, match="No space left"):
         create_identity(tmp_path / "a.key", "a")
     assert list(tmp_path.iterdir()) == []
@@ -171,7 +172,7 @@ def test_a_private_key_of_somebody_else_is_refused(
     key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     another = os.geteuid() + 1
-    monkeypatch.setattr(keyfiles.os, "geteuid", lambda: another)
+    monkeypatch.setattr(files.os, "geteuid", lambda: another)
     with pytest.raises(IdentityError, match="belongs to somebody else"):
         load_identity(key)
 
@@ -194,10 +195,10 @@ def test_the_owner_of_a_folder_replaces_what_is_in_it(mode: int) -> None:
     def owned(user: int) -> os.stat_result:
         return os.stat_result((mode, 0, 0, 0, user, 0, 0, 0, 0, 0))
 
-    keyfiles._check_folder(Path("x"), owned(0))
-    keyfiles._check_folder(Path("x"), owned(os.geteuid()))
+    files._check_folder(Path("x"), owned(0))
+    files._check_folder(Path("x"), owned(os.geteuid()))
     with pytest.raises(IdentityError, match="folder x belongs to somebody else"):
-        keyfiles._check_folder(Path("x"), owned(os.geteuid() + 1))
+        files._check_folder(Path("x"), owned(os.geteuid() + 1))
 
 
 SPOILT: dict[str, Callable[[bytes], bytes]] = {

@@ -17,15 +17,15 @@ from between import (
     signing,
 )
 
-from dp.ledger import State
+from dp.ledger.ledger import State
 from protocols import bonawitz
 from protocols.errors import RemoteProtocolError, TooFewSurvivors
-from secagg.coordinator import Cohort, Coordinator
 from secagg.errors import ConfigError, IdentityError, NodeError
-from secagg.node import NO_STATE, Node, Request, new_home
-from secagg.policy import Policy
-from secagg.proposal import Contribution, Proposal
-from secagg.stages import Stage
+from secagg.nodes.coordinator import Cohort, Coordinator
+from secagg.nodes.node import NO_STATE, Node, Request, new_home
+from secagg.nodes.policy import Policy
+from secagg.nodes.proposal import Contribution, Proposal
+from secagg.stage import Stage
 
 SIX = tuple(range(100, 106))
 
@@ -135,7 +135,7 @@ def test_two_sums_at_once_are_two_charges(folder: Path, monkeypatch: pytest.Monk
     machines = Machines(folder, SIX)
     summed = noisy(folder / "server.sqlite", noise_of(6))
     carry(Coordinator(summed, Cohort()), machines)
-    monkeypatch.setattr("dp.ledger.Ledger.reservations", lambda _: [])
+    monkeypatch.setattr("dp.ledger.ledger.Ledger.reservations", lambda _: [])
     carry(Coordinator(noisy(folder / "other.sqlite", noise_of(6)), Cohort()), machines)
     monkeypatch.undo()
     with machines.books(100) as books:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from between import ANYTHING, ENTRIES, MEAN, MODEL, SHAPES, noise_of
 
-from dp.events import Unit
-from dp.policies import policy as named_policy
-from secagg.coordinator import Cohort
+from dp.accounting.events import Unit
+from dp.ledger.rules import policy as named_policy
 from secagg.errors import ConfigError, RefusedError
-from secagg.payload import Layout
-from secagg.policy import TEMPLATE, Policy
-from secagg.proposal import Average, Noise, Proposal
+from secagg.nodes.coordinator import Cohort
+from secagg.nodes.policy import TEMPLATE, Policy
+from secagg.nodes.proposal import Average, Noise, Proposal
+from secagg.vectors.layout import Layout
 
 KEY = bytes(range(32))
 

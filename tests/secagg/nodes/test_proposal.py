@@ -8,24 +8,15 @@ import numpy as np
 import pytest
 from between import ENTRIES, MAX_WEIGHT, MODEL, SHAPES, noise_of
 
+from dp.accounting.events import Unit
 from dp.errors import NonFiniteGradient
-from dp.events import Unit
 from protocols import bonawitz, ckks
 from protocols.errors import DecodeError
-from secagg.coordinator import Cohort
 from secagg.errors import ConfigError, InputError
-from secagg.payload import Layout
-from secagg.proposal import (
-    MAX_DIMENSIONS,
-    MAX_SIZE,
-    Average,
-    Contribution,
-    Noise,
-    Proposal,
-    flat,
-    shapes_of,
-    unflat,
-)
+from secagg.nodes.coordinator import Cohort
+from secagg.nodes.proposal import MAX_DIMENSIONS, MAX_SIZE, Average, Contribution, Noise, Proposal
+from secagg.vectors.arrays import flat, shapes_of, unflat
+from secagg.vectors.layout import Layout
 
 AVERAGE = Average(
     clip=1.0,

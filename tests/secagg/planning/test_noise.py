@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp.accountant import epsilon_rdp
-from dp.calibrate import least_noise
+from dp.accounting.accountant import epsilon_rdp
+from dp.accounting.calibrate import least_noise
+from dp.accounting.events import Cover, HiddenPoissonSampling, NoSampling, Unit
 from dp.errors import BadParameter, PrivacyError
-from dp.events import Cover, HiddenPoissonSampling, NoSampling, Unit
-from dp.mechanisms import WRAP_FAILURE, DistributedNoise
-from dp.skellam import MAX_VARIANCE
+from dp.noise.mechanisms import WRAP_FAILURE, DistributedNoise
+from dp.noise.skellam import MAX_VARIANCE
 from protocols.bonawitz import Agreement
-from secagg.data import federate
 from secagg.errors import ConfigError
-from secagg.modes import mode
-from secagg.noise_advisor import MORE_NOISE, WIDTHS, NoiseAdvice, plan
-from secagg.settings import TrainingConfig
-from secagg.survivors import LOST_RUNS, likely_survivors, p_round_lost
-from secagg.training import _new_model
+from secagg.planning.noise import MORE_NOISE, WIDTHS, NoiseAdvice, plan
+from secagg.planning.survivors import LOST_RUNS, likely_survivors, p_round_lost
+from secagg.training.data import federate
+from secagg.training.loop import _new_model
+from secagg.training.modes import mode
+from secagg.training.settings import TrainingConfig
 
 CLIENTS = {"clients": 60, "epsilon": 4.0, "delta": 1e-4, "privacy": "client", "rounds": 20}
 EXAMPLES = {"clients": 20, "epsilon": 2.0, "delta": 1e-4, "examples": 1437, "rounds": 40}

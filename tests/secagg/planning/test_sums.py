@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from protocols.bonawitz import Agreement
 from protocols.errors import ParameterError
-from secagg import cli
-from secagg.advisor import COMPLETE_BELOW, plan
+from secagg.cli import main as cli
 from secagg.errors import ConfigError, RangeError
-from secagg.payload import Layout, Segment
-from secagg.quantize import FixedPoint
-from secagg.rounds import run_bonawitz
-from secagg.stages import Stage
+from secagg.planning.sums import COMPLETE_BELOW, plan
+from secagg.rounds.in_memory import run_bonawitz
+from secagg.stage import Stage
+from secagg.vectors.layout import Layout, Segment
+from secagg.vectors.quantize import FixedPoint
 
 Run = Callable[..., tuple[int, str, str]]
 

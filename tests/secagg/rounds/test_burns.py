@@ -5,8 +5,8 @@ import pytest
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, join, restore
 from protocols.errors import RemoteProtocolError
-from secagg.burns import BurnFile, MemoryBurn
 from secagg.errors import RunError
+from secagg.rounds.burns import BurnFile, MemoryBurn
 
 SESSION, REQUEST, OTHER = b"session", bytes(32), bytes([1]) * 32
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
-from dp.statement import Statement
+from dp.ledger.description import Statement
 from protocols.bonawitz import Rates
 from protocols.ckks import Model, plan
 from protocols.ckks.keys import CollectiveKey
@@ -31,15 +31,16 @@ from secagg import (
     Segment,
     Stage,
     aggregate,
-    cli,
-    homomorphic,
-    rounds,
-    training,
 )
+from secagg.cli import main as cli
 from secagg.errors import MissingExtraError
-from secagg.homomorphic import CKKS, FLOODING, HOLDERS, PRECISION, run_ckks
-from secagg.settings import TrainingConfig
-from secagg.stages import UNSIGNED, timed_by
+from secagg.rounds import ckks as sealed
+from secagg.rounds import in_memory
+from secagg.rounds.attendance import timed_by
+from secagg.rounds.ckks import CKKS, FLOODING, HOLDERS, PRECISION, run_ckks
+from secagg.stage import UNSIGNED
+from secagg.training import loop
+from secagg.training.settings import TrainingConfig
 
 SHARED, THRESHOLD = CKKS
 TOLERANCE = 4 * PRECISION  # of the mean, in the unit of the clip
@@ -152,7 +153,7 @@ def test_any_small_round_gives_the_survivors_sum_or_says_who_is_missing(
         threshold = (holders + holders // 3) // 2 + 1
         enough &= len(set(committee) & set(openers)) >= threshold
 
-    def carry() -> homomorphic.RealOutcome:
+    def carry() -> sealed.RealOutcome:
         return run_ckks(
             protocol,
             layout,
@@ -303,7 +304,7 @@ def test_what_is_no_number_is_refused_before_anything_is_sent(
     monkeypatch: pytest.MonkeyPatch, protocol: str, value: float
 ) -> None:
     begun = []
-    monkeypatch.setattr(rounds, "run_ckks", lambda *_, **__: begun.append(True))
+    monkeypatch.setattr(in_memory, "run_ckks", lambda *_, **__: begun.append(True))
     with pytest.raises(InputError, match=f"{value} at entry 1"):
         aggregate([[0.5, 0.5], [0.5, value]], protocol=protocol)
     assert not begun
@@ -315,9 +316,9 @@ def test_a_client_with_a_wrong_vector_sends_no_frame(
     monkeypatch: pytest.MonkeyPatch, protocol: str, value: float
 ) -> None:
     stages = []
-    sent = homomorphic.send
+    sent = sealed.send
     monkeypatch.setattr(
-        homomorphic, "send", lambda cost, *m, **more: (stages.append(m), sent(cost, *m, **more))
+        sealed, "send", lambda cost, *m, **more: (stages.append(m), sent(cost, *m, **more))
     )
     layout = Layout(segments=(Segment(name="x", entries=2, codec=FixedPoint(clip=1.0)),), clients=2)
     with pytest.raises(LocalProtocolError, match=r"above the clip 1\.0, or not"):
@@ -399,7 +400,7 @@ def test_without_tenseal_there_is_one_clear_error_and_nothing_is_begun(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(homomorphic, "find_spec", lambda _: None)
+    monkeypatch.setattr(sealed, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'secagg\[ckks\]'"):
         aggregate([[0.5]] * 3, protocol=protocol)
     assert aggregate([[0.5]] * 3).weight == 3
@@ -431,7 +432,7 @@ def test_a_training_without_privacy_learns_as_under_plain(tmp_path: Path) -> Non
         config = TrainingConfig(
             clients=5, rounds=2, dropout=0.0, privacy="none", protocol=protocol, seed=3
         )
-        run = training.Training.start(config, tmp_path / protocol)
+        run = loop.Training.start(config, tmp_path / protocol)
         assert [record["survivors"] for record in run] == [5, 5]
         weights[protocol] = run.model.weight.detach().numpy()
     assert np.abs(weights["plain"]).max() > 0.01
@@ -444,8 +445,8 @@ def test_a_private_training_is_resumed_and_counts_its_flooding(
     protocol: str, tmp_path: Path
 ) -> None:
     config = TrainingConfig(clients=5, rounds=2, dropout=0.0, protocol=protocol)
-    next(iter(training.Training.start(config, tmp_path / "run")))  # and the process ends here
-    (record,) = training.Training.resume(tmp_path / "run")
+    next(iter(loop.Training.start(config, tmp_path / "run")))  # and the process ends here
+    (record,) = loop.Training.resume(tmp_path / "run")
     assert (record["round"], record["survivors"]) == (2, 5)
     assert 0 < record["epsilon"] <= config.epsilon
 
@@ -473,5 +474,5 @@ def test_the_command_takes_the_protocol(
 def test_flooding_that_would_use_up_delta_is_refused_before_a_round(tmp_path: Path) -> None:
     config = TrainingConfig(clients=5, rounds=1000, protocol=SHARED)
     with pytest.raises(secagg.ConfigError, match="flooding adds"):
-        training.Training.start(config, tmp_path / "run")
+        loop.Training.start(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

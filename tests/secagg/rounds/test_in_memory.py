@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from protocols.bonawitz import Agreement, Params, Rates
 from protocols.errors import ParameterError, TooFewSurvivors
 from protocols.primitives.prg import Suite
+from protocols.wire import digest
 from secagg import FixedPoint, InputError, Noised, RangeError, Stage, aggregate
-from secagg.rounds import digest, run_bonawitz, run_plain
-from secagg.stages import UNSIGNED
+from secagg.rounds.in_memory import run_bonawitz, run_plain
+from secagg.stage import UNSIGNED
 
 
 def agreement(clients: int, words: int, **params: int) -> Agreement:
@@ -186,7 +187,7 @@ def test_digest_tells_the_parts_apart() -> None:
 
 def test_importing_secagg_loads_no_framework() -> None:
     code = (
-        "import secagg, secagg.cli, sys; "
+        "import secagg, secagg.cli.main, sys; "
         "print([m for m in ('torch', 'opacus', 'scipy', 'dp_accounting', 'sklearn', 'matplotlib')"
         " if m in sys.modules])"
     )

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from protocols.errors import LocalProtocolError, ParameterError
 from protocols.primitives.prg import CHUNK_WORDS, MAX_WORDS, Mask, Masks, Suite
 from protocols.secrets import Secret
-from secagg import masking
 from secagg.errors import ConfigError, InputError, SecaggError
-from secagg.masking import SLOT_WORDS, Expand, Job, MaskPool, WorkerError, over, serial
+from secagg.rounds import masking
+from secagg.rounds.masking import SLOT_WORDS, Expand, Job, MaskPool, WorkerError, over, serial
 
 AES = Suite.AES_128_CTR
 PAYS = masking._pays  # fixtures replace it
@@ -421,7 +421,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
         import os, threading, numpy as np
         from protocols.primitives.prg import Mask, Masks, Suite
         from protocols.secrets import Secret
-        from secagg.masking import MaskPool, WorkerError
+        from secagg.rounds.masking import MaskPool, WorkerError
         masks = [Mask(seed=Secret(bytes([n]) * 32), label=b"") for n in range(40)]
         words = np.arange(300_001, dtype=np.uint64)
         expected = words.copy()

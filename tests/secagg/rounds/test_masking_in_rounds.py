@@ -5,9 +5,9 @@ import pytest
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, join
 from protocols.primitives.prg import Expand
-from secagg.masking import MaskPool, over, serial
-from secagg.rounds import run_bonawitz
-from secagg.stages import Stage
+from secagg.rounds.in_memory import run_bonawitz
+from secagg.rounds.masking import MaskPool, over, serial
+from secagg.stage import Stage
 
 WORDS = 2**15 + 9
 

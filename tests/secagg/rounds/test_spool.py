@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from protocols.bonawitz import Agreement, CollectKeys, Params, join
 from secagg import Count, FixedPoint, InputError, Layout, Segment
 from secagg.errors import RunError
-from secagg.payload import PART_WORDS
-from secagg.spool import Spool
+from secagg.rounds.spool import Spool
+from secagg.vectors.layout import PART_WORDS
 
 
 @given(frames=st.lists(st.binary(max_size=50), max_size=20))

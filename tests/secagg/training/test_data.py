@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg.data import (
+from secagg.errors import ConfigError, InputError
+from secagg.training.data import (
     DATASETS,
     FASHION,
     FASHION_ROWS,
@@ -17,7 +18,6 @@ from secagg.data import (
     read_idx,
     simulated_dropouts,
 )
-from secagg.errors import ConfigError, InputError
 
 
 def idx(entries: np.ndarray, *, kind: int = 8) -> bytes:
@@ -195,7 +195,7 @@ def test_a_large_file_is_not_unpacked_beyond_what_was_asked_for(
             return super().read(size)
 
     path = write(tmp_path / "file", idx(np.zeros((1000, 1000), np.uint8)))
-    monkeypatch.setattr("secagg.data.gzip.open", Watched)
+    monkeypatch.setattr("secagg.training.data.gzip.open", Watched)
     with pytest.raises(InputError):
         read_idx(path, (2, 3))
     assert asked == [4 + 2 * 4 + 6 + 1]

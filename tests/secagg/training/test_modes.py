@@ -1,4 +1,4 @@
-"""What the private modes bring, release and charge; ``secagg.modes``, driven as a run drives it."""
+"""What the private modes bring, release and charge, driven as a run drives them."""
 
 import math
 from collections.abc import Mapping
@@ -13,17 +13,18 @@ from opacus.optimizers import DPOptimizer
 from scipy import stats
 from torch.nn import functional
 
-from dp import mechanisms
 from dp.errors import BadParameter, CalibrationError
-from dp.ledger import Ledger, State
-from secagg import modes, training
-from secagg.data import Examples, Federation
+from dp.ledger.ledger import Ledger, State
+from dp.noise import mechanisms
 from secagg.errors import ConfigError, InputError
-from secagg.modes import Client, mode
-from secagg.payload import Noised, Segment
-from secagg.rounds import Stage
-from secagg.settings import TrainingConfig
-from secagg.vector import flatten
+from secagg.rounds.in_memory import Stage
+from secagg.training import loop as training
+from secagg.training import modes
+from secagg.training.data import Examples, Federation
+from secagg.training.modes import Client, mode
+from secagg.training.settings import TrainingConfig
+from secagg.vectors.layout import Noised, Segment
+from secagg.vectors.vector import flatten
 
 SEED = bytes(range(32))
 

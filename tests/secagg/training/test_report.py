@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secagg.reports import numbers
-from secagg.reports.markup import Markup, join, tag
-from secagg.reports.run import curves, report
+from secagg.pages import numbers
+from secagg.pages.markup import Markup, join, tag
+from secagg.training.report import curves, report
 
 STAGES = ("advertise", "share", "mask", "reveal")
 VOID = {"meta", "link", "br"}
@@ -355,10 +355,10 @@ def test_numbers_are_written_for_people(shown: object, expected: object) -> None
 
 
 def test_the_template_ships_with_the_package() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     assert "secagg" in wheel["targets"]["wheel"]["packages"]
-    assert (root / "secagg" / "reports" / "page.html").is_file()
+    assert (root / "secagg" / "pages" / "page.html").is_file()
 
 
 @pytest.mark.parametrize("protocol", ["ckks", "threshold-ckks"])

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from dp.errors import BudgetExceeded, LedgerCorrupt
-from dp.ledger import Ledger, Protection, State
-from secagg.reports.audit import audit
-from secagg.reports.run import report
-from secagg.runs import AUDIT, AUDIT_JSON, REPORT, RunFolder
-from secagg.settings import TrainingConfig
-from secagg.training import Training
+from dp.ledger.ledger import Ledger, Protection, State
+from secagg.audit.report import audit
+from secagg.training.loop import Training
+from secagg.training.report import report
+from secagg.training.runs import AUDIT, AUDIT_JSON, REPORT, RunFolder
+from secagg.training.settings import TrainingConfig
 
 SMALL = {"clients": 4, "rounds": 2, "dropout": 0.0}
 

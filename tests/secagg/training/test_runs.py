@@ -16,9 +16,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg import runs
 from secagg.errors import ConfigError, RunError
-from secagg.runs import RunFolder, write_atomically
+from secagg.files import write_atomically
+from secagg.training import runs
+from secagg.training.runs import RunFolder
 
 CONFIG = {"data": "digits", "clients": 3, "epsilon": 8.0, "resume": False, "threshold": None}
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(3)}
@@ -69,7 +70,7 @@ def test_a_file_is_replaced_and_nothing_temporary_stays(tmp_path: Path) -> None:
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = os.write
-    monkeypatch.setattr(runs.os, "write", lambda file, data: whole(file, data[:3]))
+    monkeypatch.setattr(os, "write", lambda file, data: whole(file, data[:3]))
     write_atomically(tmp_path / "file", b"0123456789")
     assert (tmp_path / "file").read_bytes() == b"0123456789"
 
@@ -86,7 +87,7 @@ def test_a_failing_disk_leaves_the_old_file_and_says_so_in_one_line(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.os, call, fail)
+        patch.setattr(os, call, fail)
         with pytest.raises(RunError, match=os.strerror(number)) as caught:
             write_atomically(target, b"new")
     assert_one_line(caught.value)
@@ -122,7 +123,7 @@ def test_an_interrupt_removes_the_temporary(
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs.os, "fsync", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "file", b"new")
     assert names(tmp_path) == set()
@@ -328,7 +329,7 @@ def kill_after(patch: pytest.MonkeyPatch, steps: int) -> Callable[[], bool]:
         patch.setattr(module, name, step)
 
     for name in ("open", "write", "fsync"):
-        guard(runs.os, name)
+        guard(os, name)
     for name in ("replace", "unlink", "mkdir", "rmdir"):
         guard(Path, name)
     return lambda: killed

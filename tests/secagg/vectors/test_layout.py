@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from secagg.errors import ConfigError, InputError, RangeError
-from secagg.packing import lane_bits
-from secagg.payload import Count, Layout, Noised, Segment
-from secagg.quantize import FixedPoint
+from secagg.vectors.layout import Count, Layout, Noised, Segment
+from secagg.vectors.packing import lane_bits
+from secagg.vectors.quantize import FixedPoint
 
 
 def fixed(bits=16, clip=1.0, rounding="stochastic"):

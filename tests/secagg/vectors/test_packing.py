@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from secagg.errors import InputError, RangeError
-from secagg.packing import (
+from secagg.vectors.packing import (
     BLOCK_WORDS,
     lane_bits,
     lanes_for,

@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from protocols.errors import ParameterError
 from secagg.errors import ConfigError, InputError
-from secagg.packing import BLOCK_WORDS
-from secagg.quantize import FixedPoint, clip_norm
+from secagg.vectors.packing import BLOCK_WORDS
+from secagg.vectors.quantize import FixedPoint, clip_norm
 
 CLIPS = st.floats(2.0**-500, 2.0**500)
 BITS = st.integers(2, 32)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from secagg.errors import InputError
-from secagg.vector import flatten, unflatten
+from secagg.vectors.vector import flatten, unflatten
 
 PARTS = pytest.mark.parametrize("of", ["parameters", "gradients"])
 GPU = pytest.param(
@@ -284,12 +284,14 @@ def fresh(script):
 
 
 def test_importing_the_module_loads_no_torch():
-    done = fresh("import sys, secagg.vector; sys.exit('torch' in sys.modules)")
+    done = fresh("import sys, secagg.vectors.vector; sys.exit('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr
 
 
 def test_the_face_loads_no_torch_either():
-    modules = "secagg.errors, secagg.packing, secagg.payload, secagg.quantize"
+    modules = (
+        "secagg.errors, secagg.vectors.packing, secagg.vectors.layout, secagg.vectors.quantize"
+    )
     done = fresh(f"import sys, {modules}; sys.exit('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr
 
@@ -298,7 +300,7 @@ def test_the_face_loads_no_torch_either():
 def test_without_torch_the_error_names_the_extra(call):
     done = fresh(
         "import sys; sys.modules['torch'] = None\n"
-        f"from secagg.vector import flatten, unflatten; {call}"
+        f"from secagg.vectors.vector import flatten, unflatten; {call}"
     )
     assert done.stderr.splitlines()[-1] == (
         "secagg.errors.MissingExtraError: torch is not installed: pip install 'secagg[train]'"

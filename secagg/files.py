@@ -1,14 +1,22 @@
-"""Files of keys: written once and whole, and read only if nobody else may have touched them."""
+"""Files written whole or not at all, and files of keys that nobody else may have touched."""
 
 import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from shlex import quote
 
-from secagg.errors import IdentityError
+from secagg.errors import IdentityError, RunError
+
+_NO_SPACE = "free some space there"
+_NO_RIGHT = "choose a folder that you may write"
+_ADVICE = {
+    **dict.fromkeys((ENOSPC, EDQUOT, EFBIG), _NO_SPACE),
+    **dict.fromkeys((EACCES, EPERM, EROFS), _NO_RIGHT),
+}
 
 
 def write_new(path: str | Path, data: bytes, *, private: bool = False) -> None:
@@ -84,3 +92,59 @@ def _check_folder(folder: Path, about: os.stat_result) -> None:
         raise IdentityError(f"the folder {folder} belongs to somebody else: keep keys in your own")
     if about.st_mode & 0o022 and not about.st_mode & stat.S_ISVTX:
         raise IdentityError(f"others may write to {folder}: chmod go-w {quote(str(folder))}")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``, durably, or leave it as it was.
+
+    Raises:
+      RunError: the disk is full, read-only, ... Nothing temporary is left behind, and the old
+        file is untouched (only if syncing the *folder* fails may it be the new one already).
+    """
+    beside = temporary(path)
+    try:
+        try:
+            _write_synced(beside, data)
+            beside.replace(path)
+        except BaseException:
+            with suppress(OSError, ValueError):
+                beside.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise cannot("write", path, error) from error
+
+
+def temporary(path: Path) -> Path:
+    """Where ``write_atomically`` writes before it renames."""
+    # One fixed name: what a killed process left is replaced by the next write.
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in ``folder`` are on disk when this returns."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cannot(verb: str, path: Path, error: OSError | ValueError) -> RunError:
+    """What went wrong with ``path``, and what to do, in one line."""
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number) if number is not None else str(error)
+    advice = _ADVICE.get(number or 0, "choose another folder with --out")
+    return RunError(f"cannot {verb} {str(path)!r}: {reason}; {advice}")

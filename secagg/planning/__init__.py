@@ -1,0 +1,13 @@
+"""From wishes to parameters: graph, threshold, lanes, noise, survivors.
+
+``sums`` plans a sum, ``noise`` a private one from its budget, ``survivors`` says how likely a
+round is lost.
+"""
+
+from secagg.planning.noise import NoiseAdvice
+from secagg.planning.sums import Advice
+
+__all__ = [
+    "Advice",
+    "NoiseAdvice",
+]

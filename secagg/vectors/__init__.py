@@ -1,0 +1,20 @@
+"""Floats to words and back: one flat vector, segments, fixed point, lanes.
+
+``vector`` flattens a torch module, ``layout`` lays segments side by side, ``quantize`` rounds and
+clips, ``packing`` puts several integers into a word.
+"""
+
+from secagg.vectors.layout import Count, Layout, Noised, Segment
+from secagg.vectors.quantize import FixedPoint, clip_norm
+from secagg.vectors.vector import flatten, unflatten
+
+__all__ = [
+    "Count",
+    "FixedPoint",
+    "Layout",
+    "Noised",
+    "Segment",
+    "clip_norm",
+    "flatten",
+    "unflatten",
+]

@@ -1,0 +1,59 @@
+"""Named arrays and the flat vector of them, in the order that all parties agreed on."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.errors import InputError
+
+Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+def shapes_of(arrays: Arrays) -> Shapes:
+    """Of arrays that can be averaged.
+
+    Raises:
+      InputError: one that holds no floats.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise InputError(
+                f"array {name!r} holds {array.dtype}: only floats are averaged; leave counters "
+                "such as BatchNorm's out of what is sent"
+            )
+    return tuple((name, tuple(array.shape)) for name, array in arrays.items())
+
+
+def flat(arrays: Arrays, shapes: Shapes, *, start: Arrays | None = None) -> NDArray[Any]:
+    """One vector of all arrays, in the order of ``shapes``, less those of ``start``.
+
+    Raises:
+      InputError: other names or shapes.
+    """
+    if any(dict(shapes_of(each)) != dict(shapes) for each in (arrays, start or arrays)):
+        raise InputError(
+            f"arrays {', '.join(arrays)!r:.200} are not those, or not of the shapes, that were sent"
+        )
+    kind = np.result_type(np.float32, *arrays.values())
+    vector, at = np.empty(sum(math.prod(shape) for _, shape in shapes), kind), 0
+    for name, shape in shapes:
+        part = vector[at : at + math.prod(shape)]
+        part[:] = arrays[name].reshape(-1)
+        if start is not None:
+            part -= start[name].reshape(-1)
+        at += len(part)
+    return vector
+
+
+def unflat(vector: NDArray[Any], start: Arrays) -> dict[str, NDArray[Any]]:
+    """``start`` moved by ``vector``: new arrays of its names, shapes and types."""
+    moved, at = {}, 0
+    for name, array in start.items():
+        part = vector[at : at + array.size].reshape(array.shape)
+        moved[name] = np.asarray(array + part, array.dtype)
+        at += array.size
+    return moved
