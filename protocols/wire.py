@@ -1,19 +1,26 @@
 """Bytes in, bytes out: the few encodings that every message is made of.
 
 Integers are big-endian and of fixed width, words of a masked vector
-little-endian ``uint64``. ``Reader.finish`` refuses what is left over, so a
-message has one encoding only. Every client message ends in a checksum against
-accidents (it stops no forger).
+little-endian ``uint64``. A ``Message`` is decoded whole or refused, so it has one
+encoding only. Every client message ends in a checksum against accidents (it
+stops no forger).
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import pairwise
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
-from protocols.errors import DecodeError, ParameterError
+from protocols.checks import check_integer, check_size
+from protocols.errors import DecodeError
+from protocols.secrets import Secret
 
 T = TypeVar("T")
+ClientId: TypeAlias = int  # a party's number in a session, in [0, 2**32)
+Fields: TypeAlias = Iterable[bytes | memoryview]
 
 SESSION_SIZE = 16  # bytes; random, so that two sessions never share a label
 HEADER_SIZE = SESSION_SIZE + 4
@@ -28,13 +35,15 @@ class Header:
     round: int
 
     def __post_init__(self) -> None:
-        if len(self.session) != SESSION_SIZE:
-            raise ParameterError(f"session has {len(self.session)} bytes, expected {SESSION_SIZE}")
-        if not 0 <= self.round < 2**32:
-            raise ParameterError(f"round {self.round} is outside [0, 2**32)")
+        check_size("session", self.session, SESSION_SIZE)
+        check_integer("round", self.round, 0)
 
     def to_bytes(self) -> bytes:
         return self.session + u32(self.round)
+
+    def place(self, party: ClientId) -> bytes:
+        """Where a party's answers of this round stand in a burn store."""
+        return self.to_bytes() + u32(party)
 
 
 def u32(value: int) -> bytes:
@@ -95,6 +104,9 @@ class Reader:
     def take(self, length: int) -> bytes:
         return bytes(self.view(length))
 
+    def secret(self, length: int) -> Secret:
+        return Secret(self.take(length))
+
     def u8(self) -> int:
         return self.view(1)[0]
 
@@ -119,6 +131,54 @@ class Reader:
             raise DecodeError(f"{len(self._rest)} bytes left over")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message(ABC):
+    """A type byte, the header, fields, and in most messages a checksum.
+
+    Each class of messages writes and reads its fields, and has their struct in its
+    docstring. The rest is here: no message can forget to refuse bytes left over.
+    """
+
+    TYPE: ClassVar[int]
+    CHECKSUM: ClassVar[bool] = True
+
+    header: Header
+
+    @abstractmethod
+    def fields(self) -> Fields:
+        """The bytes behind the header, in parts and in the order of the struct."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, reader: Reader, header: Header, *args: Any, **agreed: Any) -> Self:
+        """Read the fields; raises ``DecodeError`` where they are not those of a message."""
+
+    @classmethod
+    def head(cls, header: Header) -> bytes:
+        """Type, session and round: the bytes before the fields."""
+        return bytes([cls.TYPE]) + header.to_bytes()
+
+    def to_bytes(self) -> bytes:
+        parts = (self.head(self.header), *self.fields())
+        return seal_checksum(*parts) if self.CHECKSUM else b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, *, expect: Header, **agreed: Any) -> Self:
+        """Decode all of ``data``.
+
+        Args:
+          agreed: keyword arguments of ``read``: what both sides know, on which fields depend.
+
+        Raises:
+          DecodeError: not one message of this type, of that session and round, and no more.
+        """
+        reader = Reader(open_checksum(data) if cls.CHECKSUM else data)
+        reader.expect(cls.TYPE, expect)
+        message = cls.read(reader, expect, **agreed)
+        reader.finish()
+        return message
+
+
 def write_map(entries: Mapping[int, T], encode: Callable[[T], bytes]) -> bytes:
     """``u32`` count, then each client's ``u32`` number and entry, by ascending number."""
     listed = (u32(client) + encode(entries[client]) for client in sorted(entries))
@@ -136,3 +196,17 @@ def read_map(reader: Reader, read: Callable[[Reader], T]) -> dict[int, T]:
         last = client
         entries[client] = read(reader)
     return entries
+
+
+def write_set(clients: Collection[int]) -> bytes:
+    """``u32`` count, then each client's ``u32`` number, ascending."""
+    return struct.pack(f">{1 + len(clients)}I", len(clients), *sorted(clients))
+
+
+def read_set(reader: Reader, what: str) -> frozenset[int]:
+    """Inverse of ``write_set``; ``DecodeError`` unless each client is above the last."""
+    packed = reader.view(4 * reader.u32())
+    listed = struct.unpack(f">{len(packed) // 4}I", packed)
+    if any(client >= following for client, following in pairwise(listed)):
+        raise DecodeError(f"{what} are listed twice, or out of order")
+    return frozenset(listed)

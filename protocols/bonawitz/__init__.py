@@ -32,7 +32,6 @@ from protocols.bonawitz.client import (
     join,
     restore,
 )
-from protocols.bonawitz.graph import ClientId
 from protocols.bonawitz.params import Agreement, Params, Rates
 from protocols.bonawitz.server import (
     CollectKeys,
@@ -42,6 +41,7 @@ from protocols.bonawitz.server import (
     CollectVectors,
     Sum,
 )
+from protocols.wire import ClientId
 
 __all__ = [
     "Agreement",

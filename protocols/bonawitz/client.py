@@ -20,16 +20,14 @@ Between stages a state may move into a record (``into_record``) and out again
 answer of a restored state goes through a ``Burn`` first.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.graph import ClientId
 from protocols.bonawitz.messages import (
     FRAME_WORDS,
     SHARE_SIZE,
@@ -47,63 +45,29 @@ from protocols.bonawitz.messages import (
     refuse_shared,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
+from protocols.bonawitz.records import Kept, Keys, Peer, Sharing, open_record
 from protocols.burn import Burn
+from protocols.checks import check_integer
 from protocols.entropy import Entropy, system
-from protocols.errors import (
-    DecodeError,
-    LocalProtocolError,
-    ParameterError,
-    RemoteProtocolError,
-)
+from protocols.errors import LocalProtocolError, ParameterError, RemoteProtocolError
 from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
-from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, Stream
+from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, from_seed
 from protocols.primitives.shamir import split
-from protocols.primitives.sign import VERIFY_KEY_SIZE, SigningKey, verify
+from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Once, Secret
-from protocols.wire import Reader, opaque, open_checksum, read_map, seal_checksum, u32
+from protocols.wire import (
+    ClientId,
+    Fields,
+    Reader,
+    read_map,
+    read_set,
+    u32,
+    write_map,
+    write_set,
+)
 
 Words: TypeAlias = NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
-    """What every waiting state knows."""
-
-    STAGE: ClassVar[int]
-
-    agreement: Agreement
-    me: ClientId
-    burn: Burn | None = field(default=None, repr=False)
-    identity: SigningKey | None = field(default=None, repr=False)  # ours
-    identities: Mapping[ClientId, bytes] = field(default_factory=dict, repr=False)  # of our peers
-
-    def _burn(self, request: bytes, *more: Any) -> None:
-        """Take this stage for ``request`` and ``more``, buffers of any size."""
-        if self.burn is None:
-            return
-        hashes = (hashlib.sha256(buffer).digest() for buffer in more)
-        digest = hashlib.sha256(b"".join((request, *hashes))).digest()
-        place = self.agreement.header.to_bytes() + u32(self.me)
-        if not self.burn(place, self.STAGE, digest):
-            raise RemoteProtocolError(
-                f"stage {self.STAGE} of client {self.me} was answered for another request"
-            )
-
-    def _record(self, *fields: bytes) -> Secret:
-        head = RECORD + bytes([self.STAGE]) + self.agreement.to_bytes() + u32(self.me)
-        identity = self.identity.secret.expose() if self.identity else b""
-        identities = u32(len(self.identities)) + b"".join(
-            u32(client) + self.identities[client] for client in sorted(self.identities)
-        )
-        return Secret(seal_checksum(head + opaque(identity) + identities + b"".join(fields)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Keys:
-    mask: PrivateKey
-    seal: PrivateKey
-    draw: Secret  # seed of everything random that the next answer needs
 
 
 def join(
@@ -126,15 +90,14 @@ def join(
       ParameterError: identities are missing, given where nothing is signed, or one
         is that of two clients.
     """
-    if not 0 <= me < 2**32:
-        raise ParameterError(f"client {me} is outside [0, 2**32)")
+    check_integer("client", me, 0)
     active = agreement.params.active
     if active is not (identity is not None) or active is not bool(identities):
         raise ParameterError("an active server, and only that, needs identity and identities")
     if identity and identities and identities.get(me) != identity.public:
         raise ParameterError(f"our own identity is not that of client {me} among the identities")
     refuse_shared(identities or {})
-    keys = _Keys(
+    keys = Keys(
         mask=PrivateKey(Secret(entropy(KEY_SIZE))),
         seal=PrivateKey(Secret(entropy(KEY_SIZE))),
         draw=Secret(entropy(SEED_SIZE)),
@@ -152,12 +115,12 @@ def join(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AwaitRoster(_State):
+class AwaitRoster(Kept):
     """We have advertised our keys."""
 
     STAGE: ClassVar[int] = 1
 
-    keys: Once[_Keys]
+    keys: Once[Keys]
     public: PublicKeys
 
     def under(self, agreement: Agreement) -> "AwaitRoster":
@@ -195,13 +158,13 @@ class AwaitRoster(_State):
         keys = self.keys.take()
         context = self.agreement.context(roster.digest())
         plan = params.plan(roster.size)
-        draw = _drawing(keys.draw, context.draw(self.me))
+        draw = from_seed(keys.draw, context.draw(self.me))
         seed = Secret(draw(SEED_SIZE))
         both = Secret(seed.expose() + keys.mask.secret.expose())
         holders = [h for h in roster.entries if plan.degree is None or h != self.me]
         shares = dict(zip(holders, split(both, plan.threshold, len(holders), draw), strict=True))
         boxes: dict[ClientId, bytes] = {}
-        peers: dict[ClientId, _Peer] = {}
+        peers: dict[ClientId, Peer] = {}
         for peer, theirs in roster.entries.items():
             if peer == self.me:
                 continue
@@ -212,7 +175,7 @@ class AwaitRoster(_State):
                 context.seal(peer, self.me, theirs.mask, self.public.mask),
             )
             boxes[peer] = seal(sealing, shares[peer], _about(context, self.me, peer), draw)
-            peers[peer] = _Peer(mask_key=theirs.mask, opening=opening)
+            peers[peer] = Peer(mask_key=theirs.mask, opening=opening)
         answer = SealedShares(header=context.header, sender=self.me, boxes=boxes).to_bytes()
         self._burn(message + self.agreement.to_bytes())
         return answer, AwaitBoxes(
@@ -224,7 +187,7 @@ class AwaitRoster(_State):
             size=roster.size,
             roster=roster.digest(),
             secrets=Once(
-                _Sharing(mask_key=keys.mask, seed=seed, own_share=shares.get(self.me), peers=peers)
+                Sharing(mask_key=keys.mask, seed=seed, own_share=shares.get(self.me), peers=peers)
             ),
         )
 
@@ -273,37 +236,25 @@ class AwaitRoster(_State):
                     raise RemoteProtocolError(f"client {client} of the roster has no identity")
                 check_keys(self.agreement, client, keys, self.identities[client])
 
-    def into_record(self) -> Secret:
-        """Move this state into one secret record; the state is then used up."""
-        keys = self.keys.take()
-        return self._record(
-            keys.mask.secret.expose(), keys.seal.secret.expose(), keys.draw.expose()
-        )
+    def _fields(self) -> Fields:
+        return (self.keys.take().to_bytes(),)
+
+    @classmethod
+    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
+        keys = Keys.read(reader)
+        public = _public(known["agreement"], known["me"], keys, known["identity"])
+        return cls(**known, keys=Once(keys), public=public)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Peer:
-    mask_key: bytes
-    opening: Secret = field(repr=False)  # the key of the box that this peer seals for us
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sharing:
-    mask_key: PrivateKey
-    seed: Secret  # of the self-mask, b_u in [BIK+17]
-    own_share: Secret | None  # in a complete graph
-    peers: Mapping[ClientId, _Peer]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AwaitBoxes(_State):
+class AwaitBoxes(Kept):
     """We have shared our secrets."""
 
     STAGE: ClassVar[int] = 2
 
     size: int
     roster: bytes
-    secrets: Once[_Sharing] = field(repr=False)
+    secrets: Once[Sharing] = field(repr=False)
 
     def on_boxes(
         self, message: bytes, words: Words | Iterable[Words], *, expand: Expand | None = None
@@ -388,25 +339,17 @@ class AwaitBoxes(_State):
                 header=self.agreement.header, sender=self.me, index=index, words=frame
             ).to_bytes()
 
-    def into_record(self) -> Secret:
-        """Move this state into one secret record; the state is then used up."""
-        sharing = self.secrets.take()
-        return self._record(
-            u32(self.size),
-            self.roster,
-            sharing.mask_key.secret.expose(),
-            sharing.seed.expose(),
-            opaque(sharing.own_share.expose() if sharing.own_share else b""),
-            u32(len(sharing.peers)),
-            *(
-                u32(client) + peer.mask_key + peer.opening.expose()
-                for client, peer in sharing.peers.items()
-            ),
-        )
+    def _fields(self) -> Fields:
+        return u32(self.size), self.roster, self.secrets.take().to_bytes()
+
+    @classmethod
+    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
+        size, roster = reader.u32(), reader.take(DIGEST_SIZE)
+        return cls(**known, size=size, roster=roster, secrets=Once(Sharing.read(reader)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Holder(_State):
+class _Holder(Kept):
     """We have sent our masked vector and hold shares of our peers' secrets.
 
     The server names only who is alive; who is gone is the rest. So one message
@@ -440,16 +383,19 @@ class _Holder(_State):
         }
         return Reveal(header=self.agreement.header, sender=self.me, shares=shares).to_bytes()
 
-    def _holdings(self) -> tuple[bytes, ...]:
-        shares = self.shares.take()
-        return (
-            u32(self.size) + self.roster,
-            *(
-                u32(len(clients)) + b"".join(map(u32, sorted(clients)))
-                for clients in (self.peers, self.silent)
-            ),
-            u32(len(shares)),
-            *(u32(peer) + shares[peer].expose() for peer in sorted(shares)),
+    def _fields(self) -> Fields:
+        shares = write_map(self.shares.take(), Secret.expose)
+        return u32(self.size), self.roster, write_set(self.peers), write_set(self.silent), shares
+
+    @classmethod
+    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
+        return cls(
+            **known,
+            size=reader.u32(),
+            roster=reader.take(DIGEST_SIZE),
+            peers=read_set(reader, "peers"),
+            silent=read_set(reader, "silent peers"),
+            shares=Once(read_map(reader, lambda source: source.secret(2 * SHARE_SIZE))),
         )
 
 
@@ -493,25 +439,9 @@ class AwaitSurvivors(_Holder):
             sender=self.me,
             signature=self.identity.sign(label, survivors.body()),
         ).to_bytes()
-        shares = self.shares.take()
+        after = AwaitSignatures.after(self, survivors.alive)
         self._burn(message)
-        return answer, AwaitSignatures(
-            agreement=self.agreement,
-            me=self.me,
-            burn=self.burn,
-            identity=self.identity,
-            identities=self.identities,
-            size=self.size,
-            roster=self.roster,
-            peers=self.peers,
-            silent=self.silent,
-            shares=Once(shares),
-            alive=survivors.alive,
-        )
-
-    def into_record(self) -> Secret:
-        """Move this state into one secret record; the state is then used up."""
-        return self._record(*self._holdings())
+        return answer, after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -521,6 +451,23 @@ class AwaitSignatures(_Holder):
     STAGE: ClassVar[int] = 4
 
     alive: frozenset[ClientId]
+
+    @classmethod
+    def after(cls, state: AwaitSurvivors, alive: frozenset[ClientId]) -> Self:
+        """What ``state`` becomes once it has signed ``alive``; it is then used up."""
+        return cls(
+            agreement=state.agreement,
+            me=state.me,
+            burn=state.burn,
+            identity=state.identity,
+            identities=state.identities,
+            size=state.size,
+            roster=state.roster,
+            peers=state.peers,
+            silent=state.silent,
+            shares=Once(state.shares.take()),
+            alive=alive,
+        )
 
     def on_signatures(self, message: bytes) -> bytes:
         """Reveal one share for each peer, and be done.
@@ -550,15 +497,15 @@ class AwaitSignatures(_Holder):
         self._burn(body)  # whichever signatures convinced us, the answer is the same
         return answer
 
-    def into_record(self) -> Secret:
-        """Move this state into one secret record; the state is then used up."""
-        alive = Survivors(header=self.agreement.header, alive=self.alive).body()
-        return self._record(*self._holdings(), alive)
+    def _fields(self) -> Fields:
+        return *_Holder._fields(self), write_set(self.alive)
+
+    @classmethod
+    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
+        return cls.after(AwaitSurvivors.read(reader, known), read_set(reader, "survivors"))
 
 
 State: TypeAlias = AwaitRoster | AwaitBoxes | AwaitSurvivors | AwaitSignatures
-
-RECORD = b"secagg client state 2"
 
 
 def restore(record: Secret, *, burn: Burn) -> State:
@@ -567,78 +514,12 @@ def restore(record: Secret, *, burn: Burn) -> State:
     Raises:
       DecodeError: the record was cut, changed, or made by another version.
     """
-    reader = Reader(open_checksum(record.expose()))
-    if reader.take(len(RECORD)) != RECORD:
-        raise DecodeError("not a client state of this version")
-    stage = reader.u8()
-    common = _read_common(reader, burn)
-    state: State
-    match stage:
-        case AwaitRoster.STAGE:
-            keys = _Keys(
-                mask=PrivateKey(Secret(reader.take(KEY_SIZE))),
-                seal=PrivateKey(Secret(reader.take(KEY_SIZE))),
-                draw=Secret(reader.take(SEED_SIZE)),
-            )
-            public = _public(common["agreement"], common["me"], keys, common["identity"])
-            state = AwaitRoster(**common, keys=Once(keys), public=public)
-        case AwaitBoxes.STAGE:
-            size, roster = reader.u32(), reader.take(DIGEST_SIZE)
-            mask_key = PrivateKey(Secret(reader.take(KEY_SIZE)))
-            seed, own_share = Secret(reader.take(SEED_SIZE)), reader.opaque()
-            sharing = _Sharing(
-                mask_key=mask_key,
-                seed=seed,
-                own_share=Secret(own_share) if own_share else None,
-                peers=read_map(
-                    reader,
-                    lambda source: _Peer(
-                        mask_key=source.take(KEY_SIZE), opening=Secret(source.take(KEY_SIZE))
-                    ),
-                ),
-            )
-            state = AwaitBoxes(**common, size=size, roster=roster, secrets=Once(sharing))
-        case AwaitSurvivors.STAGE:
-            state = AwaitSurvivors(**common, **_read_holdings(reader))
-        case AwaitSignatures.STAGE:
-            holdings = _read_holdings(reader)
-            alive = frozenset(read_map(reader, lambda _: None))
-            state = AwaitSignatures(**common, **holdings, alive=alive)
-        case _:
-            raise DecodeError(f"no client state has stage {stage}")
-    reader.finish()
-    return state
-
-
-def _read_common(reader: Reader, burn: Burn) -> dict[str, Any]:
-    agreement, me, identity = Agreement.read(reader), reader.u32(), reader.opaque()
-    identities = read_map(reader, lambda source: source.take(VERIFY_KEY_SIZE))
-    if len(identity) not in (0, VERIFY_KEY_SIZE):
-        raise DecodeError(f"a signing key of {len(identity)} bytes")
-    return {
-        "agreement": agreement,
-        "me": me,
-        "burn": burn,
-        "identity": SigningKey(Secret(identity)) if identity else None,
-        "identities": identities,
-    }
-
-
-def _read_holdings(reader: Reader) -> dict[str, Any]:
-    size, roster = reader.u32(), reader.take(DIGEST_SIZE)
-    peers, silent = (frozenset(read_map(reader, lambda _: None)) for _ in range(2))
-    shares = read_map(reader, lambda source: Secret(source.take(2 * SHARE_SIZE)))
-    return {
-        "size": size,
-        "roster": roster,
-        "peers": peers,
-        "silent": silent,
-        "shares": Once(shares),
-    }
+    kinds: tuple[type[State], ...] = (AwaitRoster, AwaitBoxes, AwaitSurvivors, AwaitSignatures)
+    return open_record(record, burn, *kinds)
 
 
 def _public(
-    agreement: Agreement, me: ClientId, keys: _Keys, identity: SigningKey | None
+    agreement: Agreement, me: ClientId, keys: Keys, identity: SigningKey | None
 ) -> PublicKeys:
     mask, seal = keys.mask.public, keys.seal.public
     signature = identity.sign(agreement.advertise(me), mask + seal) if identity else b""
@@ -647,24 +528,13 @@ def _public(
 
 def _about(context: Context, sender: ClientId, recipient: ClientId) -> bytes:
     """What a box says on its outside: the header of the message that carries it, and the two."""
-    return bytes([SealedShares.TYPE]) + context.header.to_bytes() + u32(sender) + u32(recipient)
+    return SealedShares.head(context.header) + u32(sender) + u32(recipient)
 
 
 def _half(share: Secret, *, first: bool) -> Secret:
     """Shares of the self-mask's seed and of the mask key lie one behind the other."""
     both = share.expose()
     return Secret(both[:SHARE_SIZE] if first else both[SHARE_SIZE:])
-
-
-def _drawing(seed: Secret, label: bytes) -> Entropy:
-    stream = Stream(seed, label)
-
-    def draw(count: int) -> bytes:
-        words = np.empty(-(-count // 8), np.uint64)
-        stream.fill(words)
-        return words.tobytes()[:count]
-
-    return draw
 
 
 def _check_words(words: Words, expected: int) -> None:

@@ -23,8 +23,7 @@ from typing import TypeAlias
 
 from protocols.entropy import Entropy
 from protocols.errors import ParameterError
-
-ClientId: TypeAlias = int  # a client's number in a session, in [0, 2**32)
+from protocols.wire import ClientId
 
 SECURITY_BITS = 40
 FAILURE_BITS = 20

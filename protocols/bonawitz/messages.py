@@ -26,7 +26,6 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.graph import ClientId
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement
 from protocols.errors import DecodeError, ParameterError, RemoteProtocolError
 from protocols.primitives.aead import OVERHEAD
@@ -34,7 +33,18 @@ from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.sign import SIGNATURE_SIZE, verify
 from protocols.secrets import Secret
-from protocols.wire import Header, Reader, open_checksum, read_map, seal_checksum, u32, write_map
+from protocols.wire import (
+    ClientId,
+    Fields,
+    Header,
+    Message,
+    Reader,
+    read_map,
+    read_set,
+    u32,
+    write_map,
+    write_set,
+)
 
 SHARE_SIZE = SEED_SIZE  # bytes; a share is as long as the seed or key it is of
 BOX_SIZE = 2 * SHARE_SIZE + OVERHEAD  # bytes: both shares, nonce and tag
@@ -70,7 +80,7 @@ class PublicKeys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Advertise:
+class Advertise(Message):
     """AdvertiseKeys: a client's public keys.
 
     struct {
@@ -87,25 +97,19 @@ class Advertise:
 
     TYPE: ClassVar[int] = 0x01
 
-    header: Header
     sender: ClientId
     keys: PublicKeys
 
-    def to_bytes(self) -> bytes:
-        return seal_checksum(_head(self) + u32(self.sender) + self.keys.to_bytes())
+    def fields(self) -> Fields:
+        return u32(self.sender), self.keys.to_bytes()
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header, signed: bool = False) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``Advertise`` of that session and round."""
-        reader = _open(cls.TYPE, open_checksum(data), expect)
-        sender = reader.u32()
-        message = cls(header=expect, sender=sender, keys=PublicKeys.read(reader, signed=signed))
-        reader.finish()
-        return message
+    def read(cls, reader: Reader, header: Header, *, signed: bool = False) -> Self:
+        return cls(header=header, sender=reader.u32(), keys=PublicKeys.read(reader, signed=signed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Roster:
+class Roster(Message):
     """The server's answer: who takes part, with which keys.
 
     Complete graph: everybody. Sparse graph: the recipient and its neighbours; the
@@ -130,8 +134,8 @@ class Roster:
     """
 
     TYPE: ClassVar[int] = 0x02
+    CHECKSUM: ClassVar[bool] = False
 
-    header: Header
     entries: dict[ClientId, PublicKeys]
     part_of: tuple[int, bytes] | None = None  # size and digest, where not everybody is listed
 
@@ -142,7 +146,7 @@ class Roster:
 
     def digest(self) -> bytes:
         """SHA-256 of all entries: what the context of the round says of its members."""
-        return self.part_of[1] if self.part_of else self._hash()
+        return self.part_of[1] if self.part_of else hashlib.sha256(self._list()[4:]).digest()
 
     def part(self, clients: Iterable[ClientId], digest: bytes) -> Self:
         """The roster as it is shown to somebody who needs to know some of the clients.
@@ -153,34 +157,26 @@ class Roster:
         entries = {client: self.entries[client] for client in sorted(clients)}
         return type(self)(header=self.header, entries=entries, part_of=(self.size, digest))
 
-    def to_bytes(self) -> bytes:
-        whole = u32(self.size) + self.digest()
-        return _head(self) + whole + u32(len(self.entries)) + self._body()
+    def fields(self) -> Fields:
+        return u32(self.size), self.digest(), self._list()
 
-    def _body(self) -> bytes:
-        entries = sorted(self.entries.items())
-        return b"".join(u32(client) + keys.to_bytes() for client, keys in entries)
-
-    def _hash(self) -> bytes:
-        return hashlib.sha256(self._body()).digest()
+    def _list(self) -> bytes:
+        return write_map(self.entries, PublicKeys.to_bytes)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header, signed: bool = False) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``Roster`` of that session and round."""
-        reader = _open(cls.TYPE, data, expect)
+    def read(cls, reader: Reader, header: Header, *, signed: bool = False) -> Self:
         size, digest = reader.u32(), reader.take(DIGEST_SIZE)
         entries = read_map(reader, lambda source: PublicKeys.read(source, signed=signed))
-        reader.finish()
         if size > len(entries):
-            return cls(header=expect, entries=entries, part_of=(size, digest))
-        message = cls(header=expect, entries=entries)
+            return cls(header=header, entries=entries, part_of=(size, digest))
+        message = cls(header=header, entries=entries)
         if size < len(entries) or digest != message.digest():
             raise DecodeError(f"a roster of {len(entries)} clients has another size or hash")
         return message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SealedShares:
+class SealedShares(Message):
     """ShareKeys: for each peer a box with its two shares of the sender's secrets.
 
     struct {
@@ -201,29 +197,19 @@ class SealedShares:
 
     TYPE: ClassVar[int] = 0x03
 
-    header: Header
     sender: ClientId
     boxes: dict[ClientId, bytes] = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        body = u32(self.sender) + write_map(self.boxes, bytes)
-        return seal_checksum(_head(self) + body)
+    def fields(self) -> Fields:
+        return u32(self.sender), write_map(self.boxes, bytes)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one such message of that session and round."""
-        reader = _open(cls.TYPE, open_checksum(data), expect)
-        message = cls(
-            header=expect,
-            sender=reader.u32(),
-            boxes=read_map(reader, lambda source: source.take(BOX_SIZE)),
-        )
-        reader.finish()
-        return message
+    def read(cls, reader: Reader, header: Header) -> Self:
+        return cls(header=header, sender=reader.u32(), boxes=read_map(reader, _box))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShareBoxes:
+class ShareBoxes(Message):
     """The boxes that peers sealed for one client, passed on by the server.
 
     struct {
@@ -242,30 +228,21 @@ class ShareBoxes:
     """
 
     TYPE: ClassVar[int] = 0x04
+    CHECKSUM: ClassVar[bool] = False
 
-    header: Header
     recipient: ClientId
     boxes: dict[ClientId, bytes] = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        body = u32(self.recipient) + write_map(self.boxes, bytes)
-        return _head(self) + body
+    def fields(self) -> Fields:
+        return u32(self.recipient), write_map(self.boxes, bytes)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one such message of that session and round."""
-        reader = _open(cls.TYPE, data, expect)
-        message = cls(
-            header=expect,
-            recipient=reader.u32(),
-            boxes=read_map(reader, lambda source: source.take(BOX_SIZE)),
-        )
-        reader.finish()
-        return message
+    def read(cls, reader: Reader, header: Header) -> Self:
+        return cls(header=header, recipient=reader.u32(), boxes=read_map(reader, _box))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskedFrame:
+class MaskedFrame(Message):
     """MaskedInput: one part of a client's masked vector, at most 2**15 words.
 
     The vector is the input and one more word, the check word, in which every
@@ -284,32 +261,28 @@ class MaskedFrame:
 
     TYPE: ClassVar[int] = 0x05
 
-    header: Header
     sender: ClientId
     index: int
     words: NDArray[np.uint64] = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        head = _head(self) + u32(self.sender) + u32(self.index)
-        return seal_checksum(head, self.words.astype("<u8", copy=False).data)
+    def fields(self) -> Fields:
+        return u32(self.sender), u32(self.index), self.words.astype("<u8", copy=False).data
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header, index: int, count: int) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is frame ``index``, of ``count`` words.
+    def read(cls, reader: Reader, header: Header, *, index: int, count: int) -> Self:
+        """Raises ``DecodeError`` unless this is frame ``index``, of ``count`` words.
 
-        ``words`` of the result is a view into ``data``.
+        ``words`` of the result is a view into what is read.
         """
-        reader = _open(cls.TYPE, open_checksum(data), expect)
         sender = reader.u32()
         if (found := reader.u32()) != index:
             raise DecodeError(f"frame {found} of client {sender}, expected frame {index}")
         words = np.frombuffer(reader.view(8 * count), "<u8")
-        reader.finish()
-        return cls(header=expect, sender=sender, index=index, words=words)
+        return cls(header=header, sender=sender, index=index, words=words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Survivors:
+class Survivors(Message):
     """The server says whose masked vectors it has. Who is not named is gone.
 
     struct {
@@ -322,30 +295,24 @@ class Survivors:
     """
 
     TYPE: ClassVar[int] = 0x06
+    CHECKSUM: ClassVar[bool] = False
 
-    header: Header
     alive: frozenset[ClientId]
 
-    def to_bytes(self) -> bytes:
-        return _head(self) + self.body()
+    def fields(self) -> Fields:
+        return (self.body(),)
+
+    @classmethod
+    def read(cls, reader: Reader, header: Header) -> Self:
+        return cls(header=header, alive=read_set(reader, "survivors"))
 
     def body(self) -> bytes:
         """The set alone: what is signed, together with the context of the round."""
-        return u32(len(self.alive)) + np.array(sorted(self.alive), ">u4").tobytes()
-
-    @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``Survivors`` of that session and round."""
-        reader = _open(cls.TYPE, data, expect)
-        alive = np.frombuffer(reader.view(4 * reader.u32()), ">u4").astype(np.int64)
-        reader.finish()
-        if np.any(np.diff(alive) <= 0):
-            raise DecodeError("survivors are listed twice, or out of order")
-        return cls(header=expect, alive=frozenset(alive.tolist()))
+        return write_set(self.alive)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignedSurvivors:
+class SignedSurvivors(Message):
     """ConsistencyCheck, active server only: the sender was shown this set and no other.
 
     struct {
@@ -360,25 +327,19 @@ class SignedSurvivors:
 
     TYPE: ClassVar[int] = 0x08
 
-    header: Header
     sender: ClientId
     signature: bytes
 
-    def to_bytes(self) -> bytes:
-        return seal_checksum(_head(self) + u32(self.sender) + self.signature)
+    def fields(self) -> Fields:
+        return u32(self.sender), self.signature
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one such message of that session and round."""
-        reader = _open(cls.TYPE, open_checksum(data), expect)
-        sender = reader.u32()
-        message = cls(header=expect, sender=sender, signature=reader.take(SIGNATURE_SIZE))
-        reader.finish()
-        return message
+    def read(cls, reader: Reader, header: Header) -> Self:
+        return cls(header=header, sender=reader.u32(), signature=_signature(reader))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signatures:
+class Signatures(Message):
     """The signatures of the recipient's peers, passed on by the server.
 
     struct {
@@ -396,24 +357,20 @@ class Signatures:
     """
 
     TYPE: ClassVar[int] = 0x09
+    CHECKSUM: ClassVar[bool] = False
 
-    header: Header
     signatures: dict[ClientId, bytes]
 
-    def to_bytes(self) -> bytes:
-        return _head(self) + write_map(self.signatures, bytes)
+    def fields(self) -> Fields:
+        return (write_map(self.signatures, bytes),)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one such message of that session and round."""
-        reader = _open(cls.TYPE, data, expect)
-        signatures = read_map(reader, lambda source: source.take(SIGNATURE_SIZE))
-        reader.finish()
-        return cls(header=expect, signatures=signatures)
+    def read(cls, reader: Reader, header: Header) -> Self:
+        return cls(header=header, signatures=read_map(reader, _signature))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reveal:
+class Reveal(Message):
     """Unmask: for each peer one share, of its self-mask if it is alive, of its mask key if not.
 
     struct {
@@ -434,38 +391,25 @@ class Reveal:
 
     TYPE: ClassVar[int] = 0x07
 
-    header: Header
     sender: ClientId
     shares: dict[ClientId, Secret] = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        body = u32(self.sender) + write_map(self.shares, Secret.expose)
-        return seal_checksum(_head(self) + body)
+    def fields(self) -> Fields:
+        return u32(self.sender), write_map(self.shares, Secret.expose)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``Reveal`` of that session and round."""
-        reader = _open(cls.TYPE, open_checksum(data), expect)
-        message = cls(
-            header=expect,
-            sender=reader.u32(),
-            shares=read_map(reader, lambda source: Secret(source.take(SHARE_SIZE))),
-        )
-        reader.finish()
-        return message
+    def read(cls, reader: Reader, header: Header) -> Self:
+        sender = reader.u32()
+        shares = read_map(reader, lambda source: source.secret(SHARE_SIZE))
+        return cls(header=header, sender=sender, shares=shares)
 
 
-Message = (
-    Advertise
-    | Roster
-    | SealedShares
-    | ShareBoxes
-    | MaskedFrame
-    | Survivors
-    | SignedSurvivors
-    | Signatures
-    | Reveal
-)
+def _box(reader: Reader) -> bytes:
+    return reader.take(BOX_SIZE)
+
+
+def _signature(reader: Reader) -> bytes:
+    return reader.take(SIGNATURE_SIZE)
 
 
 def check_keys(agreement: Agreement, client: ClientId, keys: PublicKeys, identity: bytes) -> None:
@@ -488,13 +432,3 @@ def frame_sizes(words: int) -> list[int]:
     """Words of each frame of a vector of ``words`` words, the check word included."""
     full, rest = divmod(words, FRAME_WORDS)
     return [FRAME_WORDS] * full + [rest] * (rest > 0)
-
-
-def _head(message: Message) -> bytes:
-    return bytes([message.TYPE]) + message.header.to_bytes()
-
-
-def _open(kind: int, data: bytes | memoryview, expect: Header) -> Reader:
-    reader = Reader(data)
-    reader.expect(kind, expect)
-    return reader

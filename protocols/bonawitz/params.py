@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
-from protocols.bonawitz.graph import ClientId, Plan, as_fraction, plan
+from protocols.bonawitz.graph import Plan, as_fraction, plan
+from protocols.checks import check_integer, check_size
 from protocols.errors import DecodeError, ParameterError
 from protocols.primitives.prg import MAX_WORDS, Suite
 from protocols.primitives.shamir import ORDER
-from protocols.wire import SESSION_SIZE, Header, Reader, opaque, u32, u64
+from protocols.wire import SESSION_SIZE, ClientId, Header, Reader, opaque, u32, u64
 
 VERSION = b"secagg/1 bonawitz"
 DIGEST_SIZE = 32  # bytes, SHA-256
@@ -65,29 +66,17 @@ class Params:
     corrupt: int | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.clients < 2**32:
-            raise ParameterError(f"{self.clients} clients: at least 2 and below 2**32 can sum")
+        check_integer("clients", self.clients, 2)
+        check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients)  # 1: no sum
+        check_integer("words", self.words, 1, MAX_WORDS - 1)
         if (self.threshold is None) is (self.rates is None):
             raise ParameterError("give either a threshold, or rates that a graph is planned for")
-        if self.threshold is not None and not 2 <= self.threshold <= min(self.clients, ORDER):
-            raise ParameterError(
-                f"threshold {self.threshold} of {self.clients} clients is outside "
-                f"[2, {min(self.clients, ORDER)}]"
-            )
-        if not 2 <= self.minimum_survivors <= self.clients:
-            raise ParameterError(
-                f"minimum_survivors {self.minimum_survivors} of {self.clients} clients is outside "
-                f"[2, {self.clients}]: the sum of one is no sum"
-            )
-        if not 1 <= self.words < MAX_WORDS:
-            raise ParameterError(f"{self.words} words are outside [1, {MAX_WORDS})")
-        if self.corrupt is not None and (
-            not self.active or self.rates is not None or not 0 <= self.corrupt < self.clients
-        ):
-            raise ParameterError(
-                f"corrupt {self.corrupt} needs active=True and a threshold, and is in "
-                f"[0, {self.clients})"
-            )
+        if self.threshold is not None:
+            check_integer("threshold", self.threshold, 2, min(self.clients, ORDER))
+        if self.corrupt is not None:
+            check_integer("corrupt", self.corrupt, 0, self.clients - 1)
+            if not self.active or self.rates is not None:
+                raise ParameterError(f"corrupt {self.corrupt} needs active=True and a threshold")
         self.plan(self.clients)
 
     def plan(self, size: int) -> Plan:
@@ -189,8 +178,7 @@ class Agreement:
 
     def __post_init__(self) -> None:
         Header(self.session, self.round)
-        if len(self.public) != DIGEST_SIZE:
-            raise ParameterError(f"public has {len(self.public)} bytes, expected {DIGEST_SIZE}")
+        check_size("public", self.public, DIGEST_SIZE)
 
     @property
     def header(self) -> Header:

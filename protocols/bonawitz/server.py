@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.graph import ClientId, Graph, Plan, draw
+from protocols.bonawitz.graph import Graph, Plan, draw
 from protocols.bonawitz.messages import (
     FRAME_WORDS,
     Advertise,
@@ -55,7 +55,7 @@ from protocols.primitives.agree import PrivateKey, refuse_low_order
 from protocols.primitives.prg import Expand, Mask, expand
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
-from protocols.wire import CHECKSUM_SIZE
+from protocols.wire import CHECKSUM_SIZE, ClientId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

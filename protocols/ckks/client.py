@@ -21,20 +21,20 @@ from typing import NoReturn
 import numpy as np
 
 from protocols.burn import Burn
+from protocols.checks import check_integer
 from protocols.ckks.holder import AwaitOpenings, AwaitRoster, Holder, State, generate, restore
 from protocols.ckks.keys import Chunks, CollectiveKey, SharedKey, Values, finish, in_turn
 from protocols.ckks.messages import (
     OPEN_STAGE,
     UPLOAD_STAGE,
-    ClientId,
     Frame,
     SharedSum,
     check_summands,
-    place,
     split,
 )
 from protocols.ckks.params import Agreement
-from protocols.errors import LocalProtocolError, ParameterError, RemoteProtocolError
+from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.wire import ClientId
 
 __all__ = [
     "AwaitOpenings",
@@ -109,8 +109,7 @@ def encrypt(
         another vector was encrypted in this round.
     """
     params, name = agreement.params, key.context(agreement)
-    if not 0 <= me < 2**32:
-        raise ParameterError(f"client {me} is outside [0, 2**32)")
+    check_integer("client", me, 0)
     if values.shape != (params.entries,) or values.dtype != np.float64:
         raise LocalProtocolError(
             f"input is {values.dtype} of shape {values.shape}, expected float64 of "
@@ -119,7 +118,7 @@ def encrypt(
     if not bool((np.abs(values) <= params.clip).all()):
         raise LocalProtocolError(f"an entry is above the clip {params.clip}, or not a number")
     request = hashlib.sha256(name + values.tobytes()).digest()
-    if burn is not None and not burn(place(agreement.header, me), UPLOAD_STAGE, request):
+    if burn is not None and not burn(agreement.header.place(me), UPLOAD_STAGE, request):
         raise LocalProtocolError(
             f"another vector, or under another key, was encrypted in round {agreement.round}"
         )
@@ -204,7 +203,7 @@ def open_sum(
     if found.summands.get(me) != sent:
         raise RemoteProtocolError("the sum lacks our upload, or names one that we did not send")
     # Before it is opened: that a sum was refused as too large says something about the key.
-    if not burn(place(agreement.header, me), OPEN_STAGE, hashlib.sha256(message).digest()):
+    if not burn(agreement.header.place(me), OPEN_STAGE, hashlib.sha256(message).digest()):
         raise RemoteProtocolError(f"another sum was opened in round {agreement.round}")
     parts = enumerate(split(found.ciphertexts, 2 * params.partial_size // params.chunks))
     opened = chunks(key.opening(found.ciphertexts), parts)

@@ -23,9 +23,10 @@ of a restored state goes through a ``Burn`` first.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from protocols.burn import Burn
+from protocols.checks import check_integer
 from protocols.ckks.keys import Chunks, CollectiveKey, commit, in_turn, partial, public_share
 from protocols.ckks.messages import (
     ALIVE_STAGE,
@@ -35,7 +36,6 @@ from protocols.ckks.messages import (
     ROSTER_STAGE,
     SHARE_SIZE,
     Advertise,
-    ClientId,
     Entry,
     Opening,
     Openings,
@@ -43,13 +43,10 @@ from protocols.ckks.messages import (
     Request,
     Roster,
     ShareBoxes,
-    alive_bytes,
     check_summands,
-    place,
-    share_size,
 )
-from protocols.ckks.noise import from_seed
 from protocols.ckks.params import DIGEST_SIZE, Agreement, Model
+from protocols.ckks.records import Kept, Making, open_record
 from protocols.entropy import Entropy, system
 from protocols.errors import (
     DecodeError,
@@ -60,43 +57,22 @@ from protocols.errors import (
 from protocols.primitives import shamir
 from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
-from protocols.primitives.prg import SEED_SIZE
+from protocols.primitives.prg import SEED_SIZE, from_seed
 from protocols.secrets import Once, Secret
-from protocols.wire import Reader, open_checksum, read_map, seal_checksum, u32, write_map
+from protocols.wire import ClientId, Fields, Reader, read_map, u32, write_map, write_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
-    STAGE: ClassVar[int]  # of the message that it answers, in a burn store and in a record
-
-    agreement: Agreement
-    me: ClientId
-
-    def _record(self, *fields: bytes) -> Secret:
-        head = RECORD + bytes([self.STAGE]) + self.agreement.to_bytes() + u32(self.me)
-        return Secret(seal_checksum(head + b"".join(fields)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Waiting(_State):
+class _Waiting(Kept):
     """The key is being made. A state that was never in a record answers once anyway."""
 
     burn: Burn | None = field(default=None, repr=False)
 
     def _burn(self, store: Burn | None, request: bytes, done: str) -> None:
-        session = place(self.agreement.key_header, self.me)
+        session = self.agreement.key_header.place(self.me)
         digest = hashlib.sha256(request).digest()
         if store is not None and not store(session, self.STAGE, digest):
             raise RemoteProtocolError(f"holder {self.me} {done} in this session")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Making:
-    seed: Secret  # of s_i: what is shared among the holders
-    own: Secret  # of everything random that later answers need; never shared
-    seal: PrivateKey
-    share: bytes = field(repr=False)  # b_i
-    blind: bytes = field(repr=False)
 
 
 def generate(
@@ -110,10 +86,9 @@ def generate(
     """
     if agreement.params.model is not Model.THRESHOLD:
         raise ParameterError("a shared key has no holders")
-    if not 0 <= me < 2**32:
-        raise ParameterError(f"holder {me} is outside [0, 2**32)")
+    check_integer("holder", me, 0)
     seed, own = Secret(entropy(SEED_SIZE)), Secret(entropy(SEED_SIZE))
-    making = _Making(
+    making = Making(
         seed=seed,
         own=own,
         seal=PrivateKey(Secret(entropy(KEY_SIZE))),
@@ -133,7 +108,7 @@ class AwaitRoster(_Waiting):
     STAGE: ClassVar[int] = ROSTER_STAGE
 
     entry: Entry
-    secrets: Once[_Making]
+    secrets: Once[Making]
 
     def on_roster(self, message: bytes) -> tuple[bytes, "AwaitOpenings"]:
         """Everybody has committed: open our commitment, and share our secret.
@@ -185,13 +160,14 @@ class AwaitRoster(_Waiting):
             burn=self.burn,
         )
 
-    def into_record(self) -> Secret:
-        """Move this state into one secret record; the state is then used up."""
-        making = self.secrets.take()
-        return self._record(
-            making.seed.expose() + making.own.expose() + making.seal.secret.expose(),
-            making.blind + making.share,
-        )
+    def _fields(self) -> Fields:
+        return (self.secrets.take().to_bytes(),)
+
+    @classmethod
+    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
+        agreement: Agreement = known["agreement"]
+        making = Making.read(reader, agreement.params)
+        return cls(**known, entry=_entry(agreement, known["me"], making), secrets=Once(making))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,18 +233,26 @@ class AwaitOpenings(_Waiting):
         )
         return holder, key
 
-    def into_record(self) -> Secret:
-        """Move this state into one secret record; the state is then used up."""
+    def _fields(self) -> Fields:
         secrets = self.secrets.take()
-        return self._record(
-            write_map(self.roster.entries, Entry.to_bytes),
-            secrets.seed.expose() + secrets.own.expose(),
-            *(secrets.openings[peer].expose() for peer in sorted(secrets.openings)),
+        openings = (secrets.openings[peer].expose() for peer in sorted(secrets.openings))
+        return *self.roster.fields(), secrets.seed.expose(), secrets.own.expose(), *openings
+
+    @classmethod
+    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
+        roster, me = Roster.read(reader, known["agreement"].key_header), known["me"]
+        if me not in roster.entries:
+            raise DecodeError(f"a roster without holder {me}, whose state this is")
+        sharing = _Sharing(
+            seed=reader.secret(SEED_SIZE),
+            own=reader.secret(SEED_SIZE),
+            openings={peer: reader.secret(KEY_SIZE) for peer in roster.entries if peer != me},
         )
+        return cls(**known, roster=roster, secrets=Once(sharing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holder(_State):
+class Holder(Kept):
     """A part of a session's key, and a share of every other part.
 
     It may live in a record between rounds. Copies do no harm: what may be answered is in
@@ -328,26 +312,31 @@ class Holder(_State):
         return answer, request.summands
 
     def _burn(self, agreement: Agreement, alive: frozenset[ClientId], message: bytes) -> None:
-        session = place(agreement.key_header, self.me)
-        if not self.burn(session, ALIVE_STAGE, hashlib.sha256(alive_bytes(alive)).digest()):
+        session = agreement.key_header.place(self.me)
+        if not self.burn(session, ALIVE_STAGE, hashlib.sha256(write_set(alive)).digest()):
             raise RemoteProtocolError("other holders were alive when we answered first")
         request = hashlib.sha256(message).digest()
-        if not self.burn(place(agreement.header, self.me), PARTIAL_STAGE, request):
+        if not self.burn(agreement.header.place(self.me), PARTIAL_STAGE, request):
             raise RemoteProtocolError(
                 f"holder {self.me} answered another request in round {agreement.round}"
             )
 
-    def into_record(self) -> Secret:
-        """This state as one secret record."""
-        return self._record(
-            self.key + self.seed.expose() + self.own.expose(),
-            write_map(self.shares, Secret.expose),
+    def _fields(self) -> Fields:
+        shares = write_map(self.shares, Secret.expose)
+        return self.key, self.seed.expose(), self.own.expose(), shares
+
+    @classmethod
+    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
+        return cls(
+            **known,
+            key=reader.take(DIGEST_SIZE),
+            seed=reader.secret(SEED_SIZE),
+            own=reader.secret(SEED_SIZE),
+            shares=read_map(reader, lambda source: source.secret(SHARE_SIZE)),
         )
 
 
 State: TypeAlias = AwaitRoster | AwaitOpenings | Holder
-
-RECORD = b"secagg ckks state 2"
 
 
 def restore(record: Secret, *, burn: Burn) -> State:
@@ -356,51 +345,11 @@ def restore(record: Secret, *, burn: Burn) -> State:
     Raises:
       DecodeError: the record was cut, changed, or made by another version.
     """
-    reader = Reader(open_checksum(record.expose()))
-    if reader.take(len(RECORD)) != RECORD:
-        raise DecodeError("not a holder's state of this version")
-    stage, agreement, me = reader.u8(), Agreement.read(reader), reader.u32()
-    if agreement.params.model is not Model.THRESHOLD:
-        raise DecodeError("a shared key has no holders")
-    common: dict[str, Any] = {"agreement": agreement, "me": me, "burn": burn}
-    state: State
-    match stage:
-        case AwaitRoster.STAGE:
-            making = _Making(
-                seed=Secret(reader.take(SEED_SIZE)),
-                own=Secret(reader.take(SEED_SIZE)),
-                seal=PrivateKey(Secret(reader.take(KEY_SIZE))),
-                blind=reader.take(BLIND_SIZE),
-                share=reader.take(share_size(agreement.params)),
-            )
-            entry = _entry(agreement, me, making)
-            state = AwaitRoster(**common, entry=entry, secrets=Once(making))
-        case AwaitOpenings.STAGE:
-            entries = read_map(reader, Entry.read)
-            if me not in entries:
-                raise DecodeError(f"a roster without holder {me}, whose state this is")
-            sharing = _Sharing(
-                seed=Secret(reader.take(SEED_SIZE)),
-                own=Secret(reader.take(SEED_SIZE)),
-                openings={p: Secret(reader.take(KEY_SIZE)) for p in entries if p != me},
-            )
-            roster = Roster(header=agreement.key_header, entries=entries)
-            state = AwaitOpenings(**common, roster=roster, secrets=Once(sharing))
-        case Holder.STAGE:
-            state = Holder(
-                **common,
-                key=reader.take(DIGEST_SIZE),
-                seed=Secret(reader.take(SEED_SIZE)),
-                own=Secret(reader.take(SEED_SIZE)),
-                shares=read_map(reader, lambda source: Secret(source.take(SHARE_SIZE))),
-            )
-        case _:
-            raise DecodeError(f"no holder's state has stage {stage}")
-    reader.finish()
-    return state
+    kinds: tuple[type[State], ...] = (AwaitRoster, AwaitOpenings, Holder)
+    return open_record(record, burn, *kinds)
 
 
-def _entry(agreement: Agreement, me: ClientId, making: _Making) -> Entry:
+def _entry(agreement: Agreement, me: ClientId, making: Making) -> Entry:
     commitment = commit(agreement, me, making.share, making.blind)
     return Entry(seal_key=making.seal.public, commitment=commitment)
 
@@ -412,5 +361,4 @@ def _seal_label(agreement: Agreement, roster: Roster, sender: ClientId, to: Clie
 
 def _about(agreement: Agreement, sender: ClientId, recipient: ClientId) -> bytes:
     """What a box says on its outside: the header of the message that carries it, and the two."""
-    head = bytes([Opening.TYPE]) + agreement.key_header.to_bytes()
-    return head + u32(sender) + u32(recipient)
+    return Opening.head(agreement.key_header) + u32(sender) + u32(recipient)

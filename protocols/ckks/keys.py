@@ -26,16 +26,17 @@ from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.checks import check_size
 from protocols.ckks import residues
-from protocols.ckks.messages import BLIND_SIZE, ClientId, Opened, Openings, split
+from protocols.ckks.messages import BLIND_SIZE, Opened, Openings, split
 from protocols.ckks.microsoft_seal import Context, Key, PublicKey, context
-from protocols.ckks.noise import from_seed, gaussian
+from protocols.ckks.noise import gaussian
 from protocols.ckks.params import VERSION, Agreement, Model, Params
 from protocols.ckks.residues import Ring, Rows
 from protocols.errors import DecodeError, LocalProtocolError, ParameterError, RemoteProtocolError
-from protocols.primitives.prg import SEED_SIZE
+from protocols.primitives.prg import SEED_SIZE, from_seed
 from protocols.secrets import Secret
-from protocols.wire import u32
+from protocols.wire import ClientId, u32
 
 Values: TypeAlias = NDArray[np.float64]
 A = TypeVar("A")
@@ -154,8 +155,7 @@ class SharedKey:
     def __init__(self, agreement: Agreement, secret: Secret) -> None:
         if agreement.params.model is not Model.SHARED_KEY:
             raise ParameterError("a shared key for parameters of the threshold model")
-        if len(secret) != SEED_SIZE:
-            raise ParameterError(f"secret has {len(secret)} bytes, expected {SEED_SIZE}")
+        check_size("secret", secret, SEED_SIZE)
         self._agreement, self._secret = agreement, secret
         self.digest = from_seed(secret, agreement.label(b"name"))(32)
 
@@ -268,8 +268,7 @@ def public_share(agreement: Agreement, holder: ClientId, seed: Secret) -> bytes:
 
 def commit(agreement: Agreement, holder: ClientId, share: bytes, blind: bytes) -> bytes:
     """SHA-256("ckks key" | session | u32 holder | seed of a | b_i | 32 random bytes)."""
-    if len(blind) != BLIND_SIZE:
-        raise ParameterError(f"blind has {len(blind)} bytes, expected {BLIND_SIZE}")
+    check_size("blind", blind, BLIND_SIZE)
     head = b"ckks key" + agreement.session + u32(holder) + common_seed(agreement)
     return hashlib.sha256(head + share + blind).digest()
 

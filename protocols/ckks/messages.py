@@ -21,7 +21,7 @@ before it: a request that was damaged on its way would else be burnt.
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, TypeAlias
+from typing import ClassVar, Self
 
 from protocols.ckks import residues
 from protocols.ckks.params import DIGEST_SIZE, Params
@@ -30,9 +30,19 @@ from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
 from protocols.secrets import Secret
-from protocols.wire import Header, Reader, open_checksum, read_map, seal_checksum, u32, write_map
+from protocols.wire import (
+    ClientId,
+    Fields,
+    Header,
+    Message,
+    Reader,
+    read_map,
+    read_set,
+    u32,
+    write_map,
+    write_set,
+)
 
-ClientId: TypeAlias = int
 SHARE_SIZE = SEED_SIZE  # bytes; a share is as long as the seed it is of
 BOX_SIZE = SHARE_SIZE + OVERHEAD  # bytes: a share, nonce and tag
 BLIND_SIZE = 32  # bytes: what hides a committed public share
@@ -79,7 +89,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Advertise:
+class Advertise(Message):
     """A holder commits to its public share before it sees another.
 
     struct {
@@ -95,24 +105,19 @@ class Advertise:
 
     TYPE: ClassVar[int] = 0x01
 
-    header: Header
     sender: ClientId
     entry: Entry
 
-    def to_bytes(self) -> bytes:
-        return seal_checksum(_head(self) + u32(self.sender) + self.entry.to_bytes())
+    def fields(self) -> Fields:
+        return u32(self.sender), self.entry.to_bytes()
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``Advertise`` of that session."""
-        reader = _open(cls.TYPE, data, expect)
-        message = cls(header=expect, sender=reader.u32(), entry=Entry.read(reader))
-        reader.finish()
-        return message
+    def read(cls, reader: Reader, header: Header) -> Self:
+        return cls(header=header, sender=reader.u32(), entry=Entry.read(reader))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Roster:
+class Roster(Message):
     """All holders with their commitments: now each may open its own.
 
     struct {
@@ -133,27 +138,22 @@ class Roster:
 
     TYPE: ClassVar[int] = 0x02
 
-    header: Header
     entries: Mapping[ClientId, Entry]
 
-    def to_bytes(self) -> bytes:
-        return seal_checksum(_head(self) + write_map(self.entries, Entry.to_bytes))
+    def fields(self) -> Fields:
+        return (write_map(self.entries, Entry.to_bytes),)
+
+    @classmethod
+    def read(cls, reader: Reader, header: Header) -> Self:
+        return cls(header=header, entries=read_map(reader, Entry.read))
 
     def digest(self) -> bytes:
         """SHA-256 of the entries: it enters the labels of boxes."""
-        return hashlib.sha256(write_map(self.entries, Entry.to_bytes)).digest()
-
-    @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``Roster`` of that session."""
-        reader = _open(cls.TYPE, data, expect)
-        message = cls(header=expect, entries=read_map(reader, Entry.read))
-        reader.finish()
-        return message
+        return hashlib.sha256(b"".join(self.fields())).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
+class Opening(Message):
     """A holder opens its commitment, and has a box for each other holder.
 
     struct {
@@ -176,33 +176,27 @@ class Opening:
 
     TYPE: ClassVar[int] = 0x03
 
-    header: Header
     sender: ClientId
     blind: bytes
     share: bytes = field(repr=False)
     boxes: Mapping[ClientId, bytes] = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        body = u32(self.sender) + self.blind + self.share + write_map(self.boxes, bytes)
-        return seal_checksum(_head(self) + body)
+    def fields(self) -> Fields:
+        return u32(self.sender), self.blind, self.share, write_map(self.boxes, bytes)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header, params: Params) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``Opening`` of that session."""
-        reader = _open(cls.TYPE, data, expect)
-        message = cls(
-            header=expect,
+    def read(cls, reader: Reader, header: Header, *, params: Params) -> Self:
+        return cls(
+            header=header,
             sender=reader.u32(),
             blind=reader.take(BLIND_SIZE),
             share=reader.take(share_size(params)),
-            boxes=read_map(reader, lambda source: source.take(BOX_SIZE)),
+            boxes=read_map(reader, _box),
         )
-        reader.finish()
-        return message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShareBoxes:
+class ShareBoxes(Message):
     """The boxes that others sealed for one holder, passed on by the server.
 
     struct {
@@ -223,24 +217,15 @@ class ShareBoxes:
 
     TYPE: ClassVar[int] = 0x04
 
-    header: Header
     recipient: ClientId
     boxes: Mapping[ClientId, bytes] = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        return seal_checksum(_head(self) + u32(self.recipient) + write_map(self.boxes, bytes))
+    def fields(self) -> Fields:
+        return u32(self.recipient), write_map(self.boxes, bytes)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one such message of that session."""
-        reader = _open(cls.TYPE, data, expect)
-        message = cls(
-            header=expect,
-            recipient=reader.u32(),
-            boxes=read_map(reader, lambda source: source.take(BOX_SIZE)),
-        )
-        reader.finish()
-        return message
+    def read(cls, reader: Reader, header: Header) -> Self:
+        return cls(header=header, recipient=reader.u32(), boxes=read_map(reader, _box))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +249,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Openings:
+class Openings(Message):
     """All public shares. Everybody checks them and adds them up for itself.
 
     struct {
@@ -286,27 +271,23 @@ class Openings:
 
     TYPE: ClassVar[int] = 0x05
 
-    header: Header
     entries: Mapping[ClientId, Opened] = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        return seal_checksum(_head(self) + write_map(self.entries, Opened.to_bytes))
+    def fields(self) -> Fields:
+        return (write_map(self.entries, Opened.to_bytes),)
+
+    @classmethod
+    def read(cls, reader: Reader, header: Header, *, params: Params) -> Self:
+        entries = read_map(reader, lambda source: Opened.read(source, params))
+        return cls(header=header, entries=entries)
 
     def digest(self) -> bytes:
         """SHA-256 of the entries: the name of the collective key."""
-        return hashlib.sha256(write_map(self.entries, Opened.to_bytes)).digest()
-
-    @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header, params: Params) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``Openings`` of that session."""
-        reader = _open(cls.TYPE, data, expect)
-        entries = read_map(reader, lambda source: Opened.read(source, params))
-        reader.finish()
-        return cls(header=expect, entries=entries)
+        return hashlib.sha256(b"".join(self.fields())).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class Frame(Message):
     """One ciphertext of a client's vector; an upload is all of them in order.
 
     struct {
@@ -323,33 +304,28 @@ class Frame:
 
     TYPE: ClassVar[int] = 0x06
 
-    header: Header
     sender: ClientId
     index: int
     context: bytes
     ciphertext: bytes = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        body = u32(self.sender) + u32(self.index) + self.context + self.ciphertext
-        return seal_checksum(_head(self) + body)
+    def fields(self) -> Fields:
+        return u32(self.sender), u32(self.index), self.context, self.ciphertext
 
     @classmethod
-    def from_bytes(
-        cls, data: bytes, *, expect: Header, context: bytes, index: int, params: Params
+    def read(
+        cls, reader: Reader, header: Header, *, context: bytes, index: int, params: Params
     ) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is frame ``index`` under ``context``."""
-        reader = _open(cls.TYPE, data, expect)
         sender = reader.u32()
         if (found := reader.u32()) != index:
             raise DecodeError(f"frame {found} of client {sender}, expected frame {index}")
         _expect(context, reader, f"frame {index} of client {sender}")
         body = reader.take(params.chunk_size)
-        reader.finish()
-        return cls(header=expect, sender=sender, index=index, context=context, ciphertext=body)
+        return cls(header=header, sender=sender, index=index, context=context, ciphertext=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SharedSum:
+class SharedSum(Message):
     """The sum under a shared key, for the clients to open.
 
     struct {
@@ -371,28 +347,23 @@ class SharedSum:
 
     TYPE: ClassVar[int] = 0x07
 
-    header: Header
     context: bytes
     summands: Mapping[ClientId, bytes]
     ciphertexts: bytes = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        body = self.context + write_map(self.summands, bytes) + self.ciphertexts
-        return seal_checksum(_head(self) + body)
+    def fields(self) -> Fields:
+        return self.context, write_map(self.summands, bytes), self.ciphertexts
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header, context: bytes, params: Params) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``SharedSum`` under ``context``."""
-        reader = _open(cls.TYPE, data, expect)
+    def read(cls, reader: Reader, header: Header, *, context: bytes, params: Params) -> Self:
         _expect(context, reader, "a sum")
-        summands = read_map(reader, lambda source: source.take(DIGEST_SIZE))
+        summands = read_map(reader, _digest)
         body = reader.take(2 * params.partial_size)
-        reader.finish()
-        return cls(header=expect, context=context, summands=summands, ciphertexts=body)
+        return cls(header=header, context=context, summands=summands, ciphertexts=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Message):
     """The server asks every holder that is left for its part of one decryption.
 
     It names only who is alive; who is gone is the rest. So one message cannot ask for a
@@ -414,32 +385,24 @@ class Request:
 
     TYPE: ClassVar[int] = 0x08
 
-    header: Header
     context: bytes
     alive: frozenset[ClientId]
     summands: Mapping[ClientId, bytes]
     seconds: bytes = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        summands = write_map(self.summands, bytes)
-        return seal_checksum(
-            _head(self) + self.context + alive_bytes(self.alive) + summands + self.seconds
-        )
+    def fields(self) -> Fields:
+        return self.context, write_set(self.alive), write_map(self.summands, bytes), self.seconds
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header, context: bytes, params: Params) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``Request`` under ``context``."""
-        reader = _open(cls.TYPE, data, expect)
+    def read(cls, reader: Reader, header: Header, *, context: bytes, params: Params) -> Self:
         _expect(context, reader, "a request")
-        alive = frozenset(read_map(reader, lambda _: None))
-        summands = read_map(reader, lambda source: source.take(DIGEST_SIZE))
-        seconds = reader.take(params.partial_size)
-        reader.finish()
-        return cls(header=expect, context=context, alive=alive, summands=summands, seconds=seconds)
+        alive, summands = read_set(reader, "holders"), read_map(reader, _digest)
+        body = reader.take(params.partial_size)
+        return cls(header=header, context=context, alive=alive, summands=summands, seconds=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Partial:
+class Partial(Message):
     """A holder's partial decryption, and its share of the key of each holder that is gone.
 
     struct {
@@ -461,37 +424,18 @@ class Partial:
 
     TYPE: ClassVar[int] = 0x09
 
-    header: Header
     sender: ClientId
     parts: bytes = field(repr=False)
     shares: Mapping[ClientId, Secret] = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        body = u32(self.sender) + self.parts + write_map(self.shares, Secret.expose)
-        return seal_checksum(_head(self) + body)
+    def fields(self) -> Fields:
+        return u32(self.sender), self.parts, write_map(self.shares, Secret.expose)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, expect: Header, params: Params) -> Self:
-        """Raises ``DecodeError`` unless ``data`` is one ``Partial`` of that session and round."""
-        reader = _open(cls.TYPE, data, expect)
-        message = cls(
-            header=expect,
-            sender=reader.u32(),
-            parts=reader.take(params.partial_size),
-            shares=read_map(reader, lambda source: Secret(source.take(SHARE_SIZE))),
-        )
-        reader.finish()
-        return message
-
-
-Message: TypeAlias = (
-    Advertise | Roster | Opening | ShareBoxes | Openings | Frame | SharedSum | Request | Partial
-)
-
-
-def place(header: Header, party: ClientId) -> bytes:
-    """Of what a party burns in a round, or under the header of the key in a session."""
-    return header.to_bytes() + u32(party)
+    def read(cls, reader: Reader, header: Header, *, params: Params) -> Self:
+        sender, parts = reader.u32(), reader.take(params.partial_size)
+        shares = read_map(reader, lambda source: source.secret(SHARE_SIZE))
+        return cls(header=header, sender=sender, parts=parts, shares=shares)
 
 
 def check_summands(summands: Mapping[ClientId, bytes], params: Params) -> None:
@@ -505,19 +449,12 @@ def check_summands(summands: Mapping[ClientId, bytes], params: Params) -> None:
         raise RemoteProtocolError("a sum names one upload twice")
 
 
-def alive_bytes(alive: frozenset[ClientId]) -> bytes:
-    """The set as it stands in a request."""
-    return u32(len(alive)) + b"".join(map(u32, sorted(alive)))
+def _box(reader: Reader) -> bytes:
+    return reader.take(BOX_SIZE)
 
 
-def _head(message: Message) -> bytes:
-    return bytes([message.TYPE]) + message.header.to_bytes()
-
-
-def _open(kind: int, data: bytes, expect: Header) -> Reader:
-    reader = Reader(open_checksum(data))
-    reader.expect(kind, expect)
-    return reader
+def _digest(reader: Reader) -> bytes:
+    return reader.take(DIGEST_SIZE)
 
 
 def _expect(context: bytes, reader: Reader, what: str) -> None:

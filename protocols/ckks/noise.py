@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 
 from protocols.entropy import Entropy
 from protocols.errors import ParameterError
-from protocols.primitives.prg import Stream
-from protocols.secrets import Secret
 
 MAX_DEVIATION = 2.0**50  # above it a double's steps would be wider than 1 within 8 deviations
 _LN2 = 0.6931471805599453  # the double nearest to ln 2
@@ -54,24 +52,6 @@ def gaussian(count: int, deviation: float, entropy: Entropy) -> NDArray[np.int64
         missing -= len(points)
     values = np.concatenate(kept).reshape(-1)[:count] if kept else np.empty(0)
     return np.rint(values * deviation).astype(np.int64)
-
-
-def from_seed(seed: Secret, label: bytes) -> Entropy:
-    """Bytes that everybody who has the seed gets too: one flooding for all of them.
-
-    Args:
-      seed: 32 uniform bytes.
-      label: what is flooded. Two different results under one label would be opened
-        by their difference.
-    """
-    stream = Stream(seed, label)
-
-    def take(count: int) -> bytes:
-        words = np.empty(-(-count // 8), np.uint64)
-        stream.fill(words)
-        return words.tobytes()[:count]
-
-    return take
 
 
 def _ln(x: NDArray[np.float64]) -> NDArray[np.float64]:

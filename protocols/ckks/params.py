@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, Self
 
+from protocols.checks import check_integer, check_size
 from protocols.ckks.noise import MAX_DEVIATION
 from protocols.ckks.residues import DEGREES, MAX_PRIME_BITS, SEED_SIZE, Ring, size
 from protocols.errors import DecodeError, ParameterError
@@ -154,16 +155,17 @@ class Params:
             )
 
     def _check_counts(self) -> None:
-        if not 2 <= self.clients < 2**32:
-            raise ParameterError(f"{self.clients} clients: at least 2 and below 2**32 can sum")
+        for name in ("clients", "minimum_survivors", "entries", "decryptions", "scale_half_bits"):
+            check_integer(name, getattr(self, name), 1)
+        for name in ("holders", "threshold", "corrupt"):
+            check_integer(name, getattr(self, name), 0)
+        if self.clients < 2:
+            raise ParameterError(f"{self.clients} clients: at least 2 can sum")
         if not 2 <= self.minimum_survivors <= self.clients:
             raise ParameterError(
                 f"minimum_survivors {self.minimum_survivors} of {self.clients} clients is "
                 f"outside [2, {self.clients}]: the sum of one is no sum"
             )
-        for name in ("entries", "decryptions"):
-            if not 1 <= getattr(self, name) < 2**32:
-                raise ParameterError(f"{name} {getattr(self, name)} is outside [1, 2**32)")
         if not (self.clip > 0 and math.isfinite(self.clip)):
             raise ParameterError(f"clip {self.clip} is not positive and finite")
 
@@ -434,8 +436,7 @@ class Agreement:
             raise ParameterError(
                 f"round {self.round}: the key opens {self.params.decryptions} sums"
             )
-        if len(self.public) != DIGEST_SIZE:
-            raise ParameterError(f"public has {len(self.public)} bytes, expected {DIGEST_SIZE}")
+        check_size("public", self.public, DIGEST_SIZE)
 
     @property
     def header(self) -> Header:

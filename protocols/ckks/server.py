@@ -37,7 +37,6 @@ from protocols.ckks.keys import (
 from protocols.ckks.messages import (
     REQUEST_STAGE,
     Advertise,
-    ClientId,
     Entry,
     Frame,
     Opened,
@@ -62,6 +61,7 @@ from protocols.errors import (
 from protocols.primitives.agree import refuse_low_order
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.wire import ClientId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from numpy.typing import NDArray
 
+from protocols.checks import check_size
+from protocols.entropy import Entropy
 from protocols.errors import LocalProtocolError, ParameterError
 from protocols.secrets import Secret
 
@@ -66,8 +68,7 @@ class Stream:
     def __init__(
         self, seed: Secret, label: bytes, suite: Suite = Suite.AES_128_CTR, *, start: int = 0
     ) -> None:
-        if len(seed) != SEED_SIZE:
-            raise ParameterError(f"seed has {len(seed)} bytes, expected {SEED_SIZE}")
+        check_size("seed", seed, SEED_SIZE)
         if start % BLOCK_WORDS or not 0 <= start < MAX_WORDS:
             raise ParameterError(f"start {start} is not a multiple of {BLOCK_WORDS} below 2**35")
         cipher = _cipher(seed.expose(), label, suite, start // BLOCK_WORDS)
@@ -91,6 +92,18 @@ class Stream:
     def write(self, out: memoryview) -> None:
         """Write the next bytes over ``out``, at most a chunk; ``spend`` comes first."""
         self._update(_ZEROS[: len(out)], out)
+
+
+def from_seed(seed: Secret, label: bytes) -> Entropy:
+    """Bytes that everybody who has ``seed`` and ``label`` gets too, a stream of whole words."""
+    stream = Stream(seed, label)
+
+    def take(count: int) -> bytes:
+        words = np.empty(-(-count // 8), np.uint64)
+        stream.fill(words)
+        return words.tobytes()[:count]
+
+    return take
 
 
 class Masks:

@@ -28,7 +28,6 @@ from protocols.bonawitz.messages import (
     SHARE_SIZE,
     Advertise,
     MaskedFrame,
-    Message,
     PublicKeys,
     Reveal,
     Roster,
@@ -47,7 +46,7 @@ from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
 from protocols.primitives.shamir import combine, majority, split
 from protocols.primitives.sign import SIGNATURE_SIZE, SigningKey, verify
 from protocols.secrets import Secret
-from protocols.wire import SESSION_SIZE, Header
+from protocols.wire import SESSION_SIZE, Header, Message
 from secagg.errors import ConfigError
 from secagg.stage import UNSIGNED, Stage
 from secagg.vectors.layout import Layout, Noised, Segment

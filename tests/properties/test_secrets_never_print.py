@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, join, restore
-from protocols.bonawitz.client import RECORD
 from protocols.bonawitz.messages import (
     Advertise,
     MaskedFrame,
@@ -22,6 +21,7 @@ from protocols.bonawitz.messages import (
     ShareBoxes,
     Survivors,
 )
+from protocols.bonawitz.records import RECORD
 from protocols.errors import ProtocolError
 from protocols.primitives.prg import Mask, Masks, Stream
 from protocols.secrets import Once, Secret

@@ -15,15 +15,20 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from protocols.bonawitz import messages
-from protocols.bonawitz.client import RECORD
 from protocols.bonawitz.graph import plan
-from protocols.bonawitz.messages import FRAME_WORDS, Message
+from protocols.bonawitz.messages import FRAME_WORDS
 from protocols.bonawitz.params import VERSION
+from protocols.bonawitz.records import RECORD
 from protocols.errors import ParameterError
+from protocols.wire import Message
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "protocols" / "bonawitz.md").read_text()
-KINDS = Message.__args__
+KINDS = [
+    kind
+    for kind in vars(messages).values()
+    if inspect.isclass(kind) and issubclass(kind, Message) and kind is not Message
+]
 FIRST = json.loads((HERE / "complete_curious_aes.json").read_text())
 
 

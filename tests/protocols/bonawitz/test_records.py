@@ -23,8 +23,8 @@ from protocols.bonawitz import (
     join,
     restore,
 )
-from protocols.bonawitz.client import RECORD
 from protocols.bonawitz.messages import Roster, SealedShares, ShareBoxes, Signatures, Survivors
+from protocols.bonawitz.records import RECORD
 from protocols.entropy import Entropy
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.prg import Suite

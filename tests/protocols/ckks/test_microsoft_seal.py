@@ -18,7 +18,7 @@ from tenseal import sealapi
 
 from protocols.ckks import noise, residues
 from protocols.ckks.microsoft_seal import Context, Key, Level, PublicKey, context
-from protocols.ckks.noise import from_seed, gaussian
+from protocols.ckks.noise import gaussian
 from protocols.ckks.residues import (
     SEED_SIZE,
     Ring,
@@ -36,7 +36,7 @@ from protocols.ckks.residues import (
     unpack_seeded,
 )
 from protocols.errors import DecodeError, LocalProtocolError, ParameterError
-from protocols.primitives.prg import Stream
+from protocols.primitives.prg import Stream, from_seed
 from protocols.secrets import Secret
 
 SMALL = Ring(degree=1024, prime_bits=(26,))

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from protocols.ckks import Model, Params, Ring, plan
 from protocols.ckks.microsoft_seal import Context, Key, PublicKey, context
-from protocols.ckks.noise import from_seed, gaussian
+from protocols.ckks.noise import gaussian
 from protocols.ckks.params import MAX_BITS, error_variance, norm_bound, smudging
 from protocols.ckks.residues import Rows, add, pack_ciphertext, pack_seeded, uniform
 from protocols.errors import DecodeError, ParameterError
+from protocols.primitives.prg import from_seed
 from protocols.primitives.shamir import majority
 from protocols.secrets import Secret
 from protocols.wire import Reader

@@ -23,10 +23,10 @@ from protocols.ckks.client import (
     generate,
     restore,
 )
-from protocols.ckks.holder import RECORD
 from protocols.ckks.keys import SharedKey
 from protocols.ckks.messages import Entry, Opening, Openings, Roster, ShareBoxes, share_size
 from protocols.ckks.params import Agreement, Model, Params
+from protocols.ckks.records import RECORD
 from protocols.ckks.residues import Ring
 from protocols.ckks.server import CollectCommitments, CollectUploads
 from protocols.entropy import Entropy

@@ -1,0 +1,17 @@
+"""The checks that every number and byte string from a caller goes through, each once."""
+
+from collections.abc import Sized
+
+from protocols.errors import ParameterError
+
+
+def check_integer(name: str, value: int, least: int, most: int = 2**32 - 1) -> None:
+    """Raises ``ParameterError`` unless ``value`` is an ``int`` in [least, most]; True is none."""
+    if type(value) is not int or not least <= value <= most:
+        raise ParameterError(f"{name} {value!r:.80} is no integer in [{least}, {most}]")
+
+
+def check_size(name: str, value: Sized, size: int) -> None:
+    """Raises ``ParameterError`` unless ``value`` has ``size`` bytes."""
+    if len(value) != size:
+        raise ParameterError(f"{name} has {len(value)} bytes, expected {size}")
