@@ -119,6 +119,26 @@ class Reader:
     def opaque(self) -> bytes:
         return self.take(self.u32())
 
+    def map(self, read: Callable[["Reader"], T]) -> dict[ClientId, T]:
+        """Inverse of ``write_map``; ``DecodeError`` unless each client is above the last."""
+        entries: dict[ClientId, T] = {}
+        last = -1
+        for _ in range(self.u32()):
+            client = self.u32()
+            if client <= last:
+                raise DecodeError(f"client {client} listed after {last}: twice, or out of order")
+            last = client
+            entries[client] = read(self)
+        return entries
+
+    def set(self, what: str) -> frozenset[ClientId]:
+        """Inverse of ``write_set``; ``DecodeError`` unless each client is above the last."""
+        packed = self.view(4 * self.u32())
+        clients = struct.unpack(f">{len(packed) // 4}I", packed)
+        if any(client >= following for client, following in pairwise(clients)):
+            raise DecodeError(f"{what} are listed twice, or out of order")
+        return frozenset(clients)
+
     def expect(self, kind: int, header: Header) -> None:
         """Refuse a message of another type, session or round."""
         if (found := self.u8()) != kind:
@@ -179,34 +199,12 @@ class Message(ABC):
         return message
 
 
-def write_map(entries: Mapping[int, T], encode: Callable[[T], bytes]) -> bytes:
+def write_map(entries: Mapping[ClientId, T], encode: Callable[[T], bytes]) -> bytes:
     """``u32`` count, then each client's ``u32`` number and entry, by ascending number."""
     listed = (u32(client) + encode(entries[client]) for client in sorted(entries))
     return u32(len(entries)) + b"".join(listed)
 
 
-def read_map(reader: Reader, read: Callable[[Reader], T]) -> dict[int, T]:
-    """Inverse of ``write_map``; ``DecodeError`` unless each client is above the last."""
-    entries: dict[int, T] = {}
-    last = -1
-    for _ in range(reader.u32()):
-        client = reader.u32()
-        if client <= last:
-            raise DecodeError(f"client {client} listed after {last}: twice, or out of order")
-        last = client
-        entries[client] = read(reader)
-    return entries
-
-
-def write_set(clients: Collection[int]) -> bytes:
+def write_set(clients: Collection[ClientId]) -> bytes:
     """``u32`` count, then each client's ``u32`` number, ascending."""
     return struct.pack(f">{1 + len(clients)}I", len(clients), *sorted(clients))
-
-
-def read_set(reader: Reader, what: str) -> frozenset[int]:
-    """Inverse of ``write_set``; ``DecodeError`` unless each client is above the last."""
-    packed = reader.view(4 * reader.u32())
-    listed = struct.unpack(f">{len(packed) // 4}I", packed)
-    if any(client >= following for client, following in pairwise(listed)):
-        raise DecodeError(f"{what} are listed twice, or out of order")
-    return frozenset(listed)

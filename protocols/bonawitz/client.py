@@ -23,7 +23,7 @@ answer of a restored state goes through a ``Burn`` first.
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ from protocols.bonawitz.messages import (
     refuse_shared,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
-from protocols.bonawitz.records import Kept, Keys, Peer, Sharing, open_record
+from protocols.bonawitz.records import Client, Keys, Peer, Sharing
 from protocols.burn import Burn
 from protocols.checks import check_integer
 from protocols.entropy import Entropy, system
@@ -55,17 +55,9 @@ from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
 from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, from_seed
 from protocols.primitives.shamir import split
 from protocols.primitives.sign import SigningKey, verify
+from protocols.records import open_record
 from protocols.secrets import Once, Secret
-from protocols.wire import (
-    ClientId,
-    Fields,
-    Reader,
-    read_map,
-    read_set,
-    u32,
-    write_map,
-    write_set,
-)
+from protocols.wire import ClientId, Fields, Reader, u32, write_map, write_set
 
 Words: TypeAlias = NDArray[np.uint64]
 
@@ -115,7 +107,7 @@ def join(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AwaitRoster(Kept):
+class AwaitRoster(Client):
     """We have advertised our keys."""
 
     STAGE: ClassVar[int] = 1
@@ -237,17 +229,17 @@ class AwaitRoster(Kept):
                 check_keys(self.agreement, client, keys, self.identities[client])
 
     def _fields(self) -> Fields:
-        return (self.keys.take().to_bytes(),)
+        return self._known(), self.keys.take().to_bytes()
 
     @classmethod
-    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
-        keys = Keys.read(reader)
+    def read(cls, reader: Reader, burn: Burn) -> Self:
+        known, keys = cls._read_known(reader, burn), Keys.read(reader)
         public = _public(known["agreement"], known["me"], keys, known["identity"])
         return cls(**known, keys=Once(keys), public=public)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AwaitBoxes(Kept):
+class AwaitBoxes(Client):
     """We have shared our secrets."""
 
     STAGE: ClassVar[int] = 2
@@ -340,16 +332,20 @@ class AwaitBoxes(Kept):
             ).to_bytes()
 
     def _fields(self) -> Fields:
-        return u32(self.size), self.roster, self.secrets.take().to_bytes()
+        return self._known(), u32(self.size), self.roster, self.secrets.take().to_bytes()
 
     @classmethod
-    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
-        size, roster = reader.u32(), reader.take(DIGEST_SIZE)
-        return cls(**known, size=size, roster=roster, secrets=Once(Sharing.read(reader)))
+    def read(cls, reader: Reader, burn: Burn) -> Self:
+        return cls(
+            **cls._read_known(reader, burn),
+            size=reader.u32(),
+            roster=reader.take(DIGEST_SIZE),
+            secrets=Once(Sharing.read(reader)),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Holder(Kept):
+class _Holder(Client):
     """We have sent our masked vector and hold shares of our peers' secrets.
 
     The server names only who is alive; who is gone is the rest. So one message
@@ -385,17 +381,18 @@ class _Holder(Kept):
 
     def _fields(self) -> Fields:
         shares = write_map(self.shares.take(), Secret.expose)
-        return u32(self.size), self.roster, write_set(self.peers), write_set(self.silent), shares
+        sets = write_set(self.peers) + write_set(self.silent)
+        return self._known(), u32(self.size), self.roster, sets, shares
 
     @classmethod
-    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
+    def read(cls, reader: Reader, burn: Burn) -> Self:
         return cls(
-            **known,
+            **cls._read_known(reader, burn),
             size=reader.u32(),
             roster=reader.take(DIGEST_SIZE),
-            peers=read_set(reader, "peers"),
-            silent=read_set(reader, "silent peers"),
-            shares=Once(read_map(reader, lambda source: source.secret(2 * SHARE_SIZE))),
+            peers=reader.set("peers"),
+            silent=reader.set("silent peers"),
+            shares=Once(reader.map(lambda source: source.secret(2 * SHARE_SIZE))),
         )
 
 
@@ -501,8 +498,8 @@ class AwaitSignatures(_Holder):
         return *_Holder._fields(self), write_set(self.alive)
 
     @classmethod
-    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
-        return cls.after(AwaitSurvivors.read(reader, known), read_set(reader, "survivors"))
+    def read(cls, reader: Reader, burn: Burn) -> Self:
+        return cls.after(AwaitSurvivors.read(reader, burn), reader.set("survivors"))
 
 
 State: TypeAlias = AwaitRoster | AwaitBoxes | AwaitSurvivors | AwaitSignatures
@@ -515,7 +512,7 @@ def restore(record: Secret, *, burn: Burn) -> State:
       DecodeError: the record was cut, changed, or made by another version.
     """
     kinds: tuple[type[State], ...] = (AwaitRoster, AwaitBoxes, AwaitSurvivors, AwaitSignatures)
-    return open_record(record, burn, *kinds)
+    return open_record(record, burn, kinds)
 
 
 def _public(

@@ -33,18 +33,7 @@ from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.sign import SIGNATURE_SIZE, verify
 from protocols.secrets import Secret
-from protocols.wire import (
-    ClientId,
-    Fields,
-    Header,
-    Message,
-    Reader,
-    read_map,
-    read_set,
-    u32,
-    write_map,
-    write_set,
-)
+from protocols.wire import ClientId, Fields, Header, Message, Reader, u32, write_map, write_set
 
 SHARE_SIZE = SEED_SIZE  # bytes; a share is as long as the seed or key it is of
 BOX_SIZE = 2 * SHARE_SIZE + OVERHEAD  # bytes: both shares, nonce and tag
@@ -166,7 +155,7 @@ class Roster(Message):
     @classmethod
     def read(cls, reader: Reader, header: Header, *, signed: bool = False) -> Self:
         size, digest = reader.u32(), reader.take(DIGEST_SIZE)
-        entries = read_map(reader, lambda source: PublicKeys.read(source, signed=signed))
+        entries = reader.map(lambda source: PublicKeys.read(source, signed=signed))
         if size > len(entries):
             return cls(header=header, entries=entries, part_of=(size, digest))
         message = cls(header=header, entries=entries)
@@ -205,7 +194,7 @@ class SealedShares(Message):
 
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, sender=reader.u32(), boxes=read_map(reader, _box))
+        return cls(header=header, sender=reader.u32(), boxes=reader.map(_box))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +227,7 @@ class ShareBoxes(Message):
 
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, recipient=reader.u32(), boxes=read_map(reader, _box))
+        return cls(header=header, recipient=reader.u32(), boxes=reader.map(_box))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,7 +293,7 @@ class Survivors(Message):
 
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, alive=read_set(reader, "survivors"))
+        return cls(header=header, alive=reader.set("survivors"))
 
     def body(self) -> bytes:
         """The set alone: what is signed, together with the context of the round."""
@@ -366,7 +355,7 @@ class Signatures(Message):
 
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, signatures=read_map(reader, _signature))
+        return cls(header=header, signatures=reader.map(_signature))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,7 +389,7 @@ class Reveal(Message):
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
         sender = reader.u32()
-        shares = read_map(reader, lambda source: source.secret(SHARE_SIZE))
+        shares = reader.map(lambda source: source.secret(SHARE_SIZE))
         return cls(header=header, sender=sender, shares=shares)
 
 

@@ -1,26 +1,9 @@
-"""Records: what a client knows while it waits, moved into one secret and out of it again.
-
-    struct {
-        opaque magic[21] = "secagg client state 2";
-        uint8  stage;
-        opaque agreement[];         /* session, round, parameters, public inputs */
-        uint32 me;
-        uint32 size;
-        opaque identity[size];      /* our signing key; 0 bytes: nothing is signed */
-        uint32 count;
-        Entry  identities[count];   /* of our peers: number, public signing key */
-        opaque fields[];            /* what the stage keeps besides */
-        opaque checksum[16];
-    } Record;
-
-A record can be copied, so each answer of a restored state goes through a ``Burn`` first.
-"""
+"""What a client keeps in a record: the fields of every stage, and the secrets of some."""
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from protocols.bonawitz.params import Agreement
 from protocols.burn import Burn
@@ -28,27 +11,19 @@ from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.agree import KEY_SIZE, PrivateKey
 from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.sign import VERIFY_KEY_SIZE, SigningKey
+from protocols.records import Kept
 from protocols.secrets import Secret
-from protocols.wire import (
-    ClientId,
-    Fields,
-    Reader,
-    opaque,
-    open_checksum,
-    read_map,
-    seal_checksum,
-    u32,
-    write_map,
-)
+from protocols.wire import ClientId, Reader, opaque, u32, write_map
 
 RECORD = b"secagg client state 2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept(ABC):
-    """What every waiting state knows; a state writes and reads the fields that it keeps besides."""
+class Client(Kept):
+    """What a client knows at every stage."""
 
-    STAGE: ClassVar[int]  # in a record, and in a burn store
+    RECORD: ClassVar[bytes] = RECORD
+    WHOSE: ClassVar[str] = "client"
 
     agreement: Agreement
     me: ClientId
@@ -56,21 +31,23 @@ class Kept(ABC):
     identity: SigningKey | None = field(default=None, repr=False)  # ours
     identities: Mapping[ClientId, bytes] = field(default_factory=dict, repr=False)  # of our peers
 
-    @abstractmethod
-    def _fields(self) -> Fields:
-        """What this state keeps besides, taken out of it."""
+    def _known(self) -> bytes:
+        identity = opaque(self.identity.secret.expose() if self.identity else b"")
+        head = self.agreement.to_bytes() + u32(self.me)
+        return head + identity + write_map(self.identities, bytes)
 
-    @classmethod
-    @abstractmethod
-    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
-        """Inverse of ``_fields``; ``known`` holds what every state knows, by name."""
-
-    def into_record(self) -> Secret:
-        """Move this state into one secret record; the state is then used up."""
-        head = RECORD + bytes([self.STAGE]) + self.agreement.to_bytes() + u32(self.me)
-        identity = self.identity.secret.expose() if self.identity else b""
-        signing = opaque(identity) + write_map(self.identities, bytes)
-        return Secret(seal_checksum(head, signing, *self._fields()))
+    @staticmethod
+    def _read_known(reader: Reader, burn: Burn) -> dict[str, Any]:
+        agreement, me, identity = Agreement.read(reader), reader.u32(), reader.opaque()
+        if len(identity) not in (0, VERIFY_KEY_SIZE):
+            raise DecodeError(f"a signing key of {len(identity)} bytes")
+        return {
+            "agreement": agreement,
+            "me": me,
+            "burn": burn,
+            "identity": SigningKey(Secret(identity)) if identity else None,
+            "identities": reader.map(lambda source: source.take(VERIFY_KEY_SIZE)),
+        }
 
     def _burn(self, request: bytes, *more: Any) -> None:
         """Take this stage for ``request`` and ``more``, buffers of any size."""
@@ -82,41 +59,6 @@ class Kept(ABC):
             raise RemoteProtocolError(
                 f"stage {self.STAGE} of client {self.me} was answered for another request"
             )
-
-
-State = TypeVar("State", bound=Kept)
-
-
-def open_record(record: Secret, burn: Burn, *states: type[State]) -> State:
-    """The state of one of the classes ``states`` that ``record`` holds.
-
-    Raises:
-      DecodeError: the record was cut, changed, or made by another version.
-    """
-    reader = Reader(open_checksum(record.expose()))
-    if reader.take(len(RECORD)) != RECORD:
-        raise DecodeError("not a client state of this version")
-    stage, known = reader.u8(), _read_known(reader, burn)
-    for kind in states:
-        if stage == kind.STAGE:
-            state = kind.read(reader, known)
-            reader.finish()
-            return state
-    raise DecodeError(f"no client state has stage {stage}")
-
-
-def _read_known(reader: Reader, burn: Burn) -> dict[str, Any]:
-    agreement, me, identity = Agreement.read(reader), reader.u32(), reader.opaque()
-    identities = read_map(reader, lambda source: source.take(VERIFY_KEY_SIZE))
-    if len(identity) not in (0, VERIFY_KEY_SIZE):
-        raise DecodeError(f"a signing key of {len(identity)} bytes")
-    return {
-        "agreement": agreement,
-        "me": me,
-        "burn": burn,
-        "identity": SigningKey(Secret(identity)) if identity else None,
-        "identities": identities,
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,5 +118,5 @@ class Sharing:
             mask_key=mask_key,
             seed=seed,
             own_share=Secret(own_share) if own_share else None,
-            peers=read_map(reader, Peer.read),
+            peers=reader.map(Peer.read),
         )

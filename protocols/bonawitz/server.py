@@ -18,8 +18,7 @@ Memory: one accumulator of ``params.words`` words, whatever the number of
 clients, and the shares.
 """
 
-import hashlib
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +43,7 @@ from protocols.bonawitz.messages import (
 )
 from protocols.bonawitz.params import Agreement, Context
 from protocols.burn import Burn
+from protocols.collect import Collect
 from protocols.entropy import Entropy, system
 from protocols.errors import (
     LocalProtocolError,
@@ -71,38 +71,7 @@ class Sum:
     survivors: tuple[ClientId, ...]
 
 
-class _Stage:
-    """One message from each client, until closed."""
-
-    def __init__(self, agreement: Agreement) -> None:
-        self.agreement = agreement
-        self._closed = False
-
-    def _open(self) -> None:
-        if self._closed:
-            raise LocalProtocolError(f"{type(self).__name__} is closed; late messages are dropped")
-
-    def _close(self, left: int, needed: int) -> None:
-        self._open()
-        self._closed = True
-        self._enough(left, needed)
-
-    def _enough(self, left: int, needed: int) -> None:
-        if left < needed:
-            raise TooFewSurvivors(
-                f"{left} clients left after {type(self).__name__}, "
-                f"{needed} needed; nothing was released"
-            )
-
-    @staticmethod
-    def _admit(client: ClientId, expected: Container[ClientId], seen: Container[ClientId]) -> None:
-        if client not in expected:
-            raise RemoteProtocolError(f"client {client} is not expected at this stage")
-        if client in seen:
-            raise RemoteProtocolError(f"client {client} has already answered")
-
-
-class CollectKeys(_Stage):
+class CollectKeys(Collect[Agreement]):
     """AdvertiseKeys: who takes part.
 
     Args:
@@ -197,7 +166,7 @@ class _Round:
         return self.agreement.context(self.roster.digest())
 
 
-class CollectShares(_Stage):
+class CollectShares(Collect[Agreement]):
     """ShareKeys: every client's secrets, shared among the roster."""
 
     def __init__(self, settled: _Round) -> None:
@@ -241,7 +210,7 @@ class CollectShares(_Stage):
         return messages, CollectVectors(self._round, frozenset(senders))
 
 
-class CollectVectors(_Stage):
+class CollectVectors(Collect[Agreement]):
     """MaskedInput: the masked vectors, added up as they arrive."""
 
     def __init__(self, settled: _Round, sharers: frozenset[ClientId]) -> None:
@@ -336,11 +305,7 @@ class CollectVectors(_Stage):
     def _name(self, burn: Burn | None) -> bytes:
         self._close(len(self._alive), self._round.needed)
         message = Survivors(header=self.agreement.header, alive=frozenset(self._alive)).to_bytes()
-        place = self.agreement.header.to_bytes()
-        if burn is not None and not burn(place, SURVIVORS_STAGE, hashlib.sha256(message).digest()):
-            raise LocalProtocolError(
-                "another set of survivors was named in this round; start a new session"
-            )
+        self._write_down(message, burn, SURVIVORS_STAGE, "set of survivors was named")
         return message
 
     def _reveals(self) -> "CollectReveals":
@@ -350,7 +315,7 @@ class CollectVectors(_Stage):
 SURVIVORS_STAGE = 0  # in a burn store, where clients have 1 to 4
 
 
-class CollectSignatures(_Stage):
+class CollectSignatures(Collect[Agreement]):
     """ConsistencyCheck: signatures of the survivors, passed on and not read."""
 
     def __init__(
@@ -394,7 +359,7 @@ class CollectSignatures(_Stage):
         }, self._reveals
 
 
-class CollectReveals(_Stage):
+class CollectReveals(Collect[Agreement]):
     """Unmask: enough shares to take every mask off the sum."""
 
     def __init__(

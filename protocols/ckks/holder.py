@@ -3,7 +3,7 @@
     generate          -> Advertise,  AwaitRoster
     .on_roster        -> Opening,    AwaitOpenings
     .on_openings      -> Holder, CollectiveKey
-    Holder.on_request -> Partial, and whose uploads it is said to open
+    .on_request       -> Partial, and whose uploads it is said to open
 
 A message that breaks a rule raises ``RemoteProtocolError``, and no answer leaves.
 A holder opens its commitment to one roster, takes one set of boxes, and opens one
@@ -23,7 +23,7 @@ of a restored state goes through a ``Burn`` first.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import ClassVar, Self, TypeAlias
 
 from protocols.burn import Burn
 from protocols.checks import check_integer
@@ -46,7 +46,7 @@ from protocols.ckks.messages import (
     check_summands,
 )
 from protocols.ckks.params import DIGEST_SIZE, Agreement, Model
-from protocols.ckks.records import Kept, Making, open_record
+from protocols.ckks.records import Making, Party
 from protocols.entropy import Entropy, system
 from protocols.errors import (
     DecodeError,
@@ -58,12 +58,13 @@ from protocols.primitives import shamir
 from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
 from protocols.primitives.prg import SEED_SIZE, from_seed
+from protocols.records import open_record
 from protocols.secrets import Once, Secret
-from protocols.wire import ClientId, Fields, Reader, read_map, u32, write_map, write_set
+from protocols.wire import ClientId, Fields, Reader, u32, write_map, write_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Waiting(Kept):
+class _Waiting(Party):
     """The key is being made. A state that was never in a record answers once anyway."""
 
     burn: Burn | None = field(default=None, repr=False)
@@ -161,13 +162,14 @@ class AwaitRoster(_Waiting):
         )
 
     def _fields(self) -> Fields:
-        return (self.secrets.take().to_bytes(),)
+        return self._known(), self.secrets.take().to_bytes()
 
     @classmethod
-    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
-        agreement: Agreement = known["agreement"]
-        making = Making.read(reader, agreement.params)
-        return cls(**known, entry=_entry(agreement, known["me"], making), secrets=Once(making))
+    def read(cls, reader: Reader, burn: Burn) -> Self:
+        known = cls._read_known(reader, burn)
+        making = Making.read(reader, known["agreement"].params)
+        entry = _entry(known["agreement"], known["me"], making)
+        return cls(**known, entry=entry, secrets=Once(making))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,10 +238,12 @@ class AwaitOpenings(_Waiting):
     def _fields(self) -> Fields:
         secrets = self.secrets.take()
         openings = (secrets.openings[peer].expose() for peer in sorted(secrets.openings))
-        return *self.roster.fields(), secrets.seed.expose(), secrets.own.expose(), *openings
+        both = secrets.seed.expose() + secrets.own.expose()
+        return self._known(), *self.roster.fields(), both, *openings
 
     @classmethod
-    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
+    def read(cls, reader: Reader, burn: Burn) -> Self:
+        known = cls._read_known(reader, burn)
         roster, me = Roster.read(reader, known["agreement"].key_header), known["me"]
         if me not in roster.entries:
             raise DecodeError(f"a roster without holder {me}, whose state this is")
@@ -252,7 +256,7 @@ class AwaitOpenings(_Waiting):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holder(Kept):
+class Holder(Party):
     """A part of a session's key, and a share of every other part.
 
     It may live in a record between rounds. Copies do no harm: what may be answered is in
@@ -323,16 +327,16 @@ class Holder(Kept):
 
     def _fields(self) -> Fields:
         shares = write_map(self.shares, Secret.expose)
-        return self.key, self.seed.expose(), self.own.expose(), shares
+        return self._known(), self.key, self.seed.expose(), self.own.expose(), shares
 
     @classmethod
-    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
+    def read(cls, reader: Reader, burn: Burn) -> Self:
         return cls(
-            **known,
+            **cls._read_known(reader, burn),
             key=reader.take(DIGEST_SIZE),
             seed=reader.secret(SEED_SIZE),
             own=reader.secret(SEED_SIZE),
-            shares=read_map(reader, lambda source: source.secret(SHARE_SIZE)),
+            shares=reader.map(lambda source: source.secret(SHARE_SIZE)),
         )
 
 
@@ -346,7 +350,7 @@ def restore(record: Secret, *, burn: Burn) -> State:
       DecodeError: the record was cut, changed, or made by another version.
     """
     kinds: tuple[type[State], ...] = (AwaitRoster, AwaitOpenings, Holder)
-    return open_record(record, burn, *kinds)
+    return open_record(record, burn, kinds)
 
 
 def _entry(agreement: Agreement, me: ClientId, making: Making) -> Entry:

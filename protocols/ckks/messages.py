@@ -30,18 +30,7 @@ from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
 from protocols.secrets import Secret
-from protocols.wire import (
-    ClientId,
-    Fields,
-    Header,
-    Message,
-    Reader,
-    read_map,
-    read_set,
-    u32,
-    write_map,
-    write_set,
-)
+from protocols.wire import ClientId, Fields, Header, Message, Reader, u32, write_map, write_set
 
 SHARE_SIZE = SEED_SIZE  # bytes; a share is as long as the seed it is of
 BOX_SIZE = SHARE_SIZE + OVERHEAD  # bytes: a share, nonce and tag
@@ -145,7 +134,7 @@ class Roster(Message):
 
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, entries=read_map(reader, Entry.read))
+        return cls(header=header, entries=reader.map(Entry.read))
 
     def digest(self) -> bytes:
         """SHA-256 of the entries: it enters the labels of boxes."""
@@ -191,7 +180,7 @@ class Opening(Message):
             sender=reader.u32(),
             blind=reader.take(BLIND_SIZE),
             share=reader.take(share_size(params)),
-            boxes=read_map(reader, _box),
+            boxes=reader.map(_box),
         )
 
 
@@ -225,7 +214,7 @@ class ShareBoxes(Message):
 
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, recipient=reader.u32(), boxes=read_map(reader, _box))
+        return cls(header=header, recipient=reader.u32(), boxes=reader.map(_box))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +267,7 @@ class Openings(Message):
 
     @classmethod
     def read(cls, reader: Reader, header: Header, *, params: Params) -> Self:
-        entries = read_map(reader, lambda source: Opened.read(source, params))
+        entries = reader.map(lambda source: Opened.read(source, params))
         return cls(header=header, entries=entries)
 
     def digest(self) -> bytes:
@@ -357,7 +346,7 @@ class SharedSum(Message):
     @classmethod
     def read(cls, reader: Reader, header: Header, *, context: bytes, params: Params) -> Self:
         _expect(context, reader, "a sum")
-        summands = read_map(reader, _digest)
+        summands = reader.map(_digest)
         body = reader.take(2 * params.partial_size)
         return cls(header=header, context=context, summands=summands, ciphertexts=body)
 
@@ -396,7 +385,7 @@ class Request(Message):
     @classmethod
     def read(cls, reader: Reader, header: Header, *, context: bytes, params: Params) -> Self:
         _expect(context, reader, "a request")
-        alive, summands = read_set(reader, "holders"), read_map(reader, _digest)
+        alive, summands = reader.set("holders"), reader.map(_digest)
         body = reader.take(params.partial_size)
         return cls(header=header, context=context, alive=alive, summands=summands, seconds=body)
 
@@ -434,7 +423,7 @@ class Partial(Message):
     @classmethod
     def read(cls, reader: Reader, header: Header, *, params: Params) -> Self:
         sender, parts = reader.u32(), reader.take(params.partial_size)
-        shares = read_map(reader, lambda source: source.secret(SHARE_SIZE))
+        shares = reader.map(lambda source: source.secret(SHARE_SIZE))
         return cls(header=header, sender=sender, parts=parts, shares=shares)
 
 

@@ -1,20 +1,7 @@
-"""Records: what a holder knows between messages, moved into one secret and out of it again.
+"""What a holder keeps in a record: the fields of every stage, and the secrets of the first."""
 
-    struct {
-        opaque magic[19] = "secagg ckks state 2";
-        uint8  stage;
-        opaque agreement[];         /* session, round, parameters, public inputs */
-        uint32 me;
-        opaque fields[];            /* what the stage keeps */
-        opaque checksum[16];
-    } Record;
-
-A record can be copied, so each answer of a restored state goes through a ``Burn`` first.
-"""
-
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from protocols.burn import Burn
 from protocols.ckks.messages import BLIND_SIZE, share_size
@@ -22,57 +9,32 @@ from protocols.ckks.params import Agreement, Model, Params
 from protocols.errors import DecodeError
 from protocols.primitives.agree import KEY_SIZE, PrivateKey
 from protocols.primitives.prg import SEED_SIZE
+from protocols.records import Kept
 from protocols.secrets import Secret
-from protocols.wire import ClientId, Fields, Reader, open_checksum, seal_checksum, u32
+from protocols.wire import ClientId, Reader, u32
 
 RECORD = b"secagg ckks state 2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept(ABC):
-    """What every state of a holder knows; it writes and reads the fields that it keeps besides."""
+class Party(Kept):
+    """What a holder knows at every stage."""
 
-    STAGE: ClassVar[int]  # of the message that it answers, in a burn store and in a record
+    RECORD: ClassVar[bytes] = RECORD
+    WHOSE: ClassVar[str] = "holder's"
 
     agreement: Agreement
     me: ClientId
 
-    @abstractmethod
-    def _fields(self) -> Fields:
-        """What this state keeps besides, taken out of it where it answers once."""
+    def _known(self) -> bytes:
+        return self.agreement.to_bytes() + u32(self.me)
 
-    @classmethod
-    @abstractmethod
-    def read(cls, reader: Reader, known: dict[str, Any]) -> Self:
-        """Inverse of ``_fields``; ``known`` holds what every state knows, by name."""
-
-    def into_record(self) -> Secret:
-        """Move this state into one secret record; one that answers once is then used up."""
-        head = RECORD + bytes([self.STAGE]) + self.agreement.to_bytes() + u32(self.me)
-        return Secret(seal_checksum(head, *self._fields()))
-
-
-State = TypeVar("State", bound=Kept)
-
-
-def open_record(record: Secret, burn: Burn, *states: type[State]) -> State:
-    """The state of one of the classes ``states`` that ``record`` holds.
-
-    Raises:
-      DecodeError: the record was cut, changed, or made by another version.
-    """
-    reader = Reader(open_checksum(record.expose()))
-    if reader.take(len(RECORD)) != RECORD:
-        raise DecodeError("not a holder's state of this version")
-    stage, agreement, me = reader.u8(), Agreement.read(reader), reader.u32()
-    if agreement.params.model is not Model.THRESHOLD:
-        raise DecodeError("a shared key has no holders")
-    for kind in states:
-        if stage == kind.STAGE:
-            state = kind.read(reader, {"agreement": agreement, "me": me, "burn": burn})
-            reader.finish()
-            return state
-    raise DecodeError(f"no holder's state has stage {stage}")
+    @staticmethod
+    def _read_known(reader: Reader, burn: Burn) -> dict[str, Any]:
+        agreement = Agreement.read(reader)
+        if agreement.params.model is not Model.THRESHOLD:
+            raise DecodeError("a shared key has no holders")
+        return {"agreement": agreement, "me": reader.u32(), "burn": burn}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

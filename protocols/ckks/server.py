@@ -7,7 +7,7 @@ Once a session, threshold only:
 
 Each round:
 
-    CollectUploads     .receive(frames)...     .close_shared() -> SharedSum
+    CollectUploads     .receive(Frames)...     .close_shared() -> SharedSum
                                                .close_threshold(alive) -> Request, CollectPartials
     CollectPartials    .receive(Partial)...    .close() -> Sum
 
@@ -52,6 +52,7 @@ from protocols.ckks.messages import (
 from protocols.ckks.microsoft_seal import context
 from protocols.ckks.params import DIGEST_SIZE, Agreement, Model
 from protocols.ckks.residues import Rows
+from protocols.collect import Collect
 from protocols.errors import (
     LocalProtocolError,
     ParameterError,
@@ -77,34 +78,14 @@ class Sum:
     survivors: tuple[ClientId, ...]
 
 
-class _Stage:
-    """One message from each party, until closed."""
+class _Stage(Collect[Agreement]):
+    PARTY = "party"
+    NOTHING = "nothing was opened"
 
     def __init__(self, agreement: Agreement, model: Model) -> None:
         if agreement.params.model is not model:
             raise ParameterError(f"{type(self).__name__} is for {model.name}")
-        self.agreement = agreement
-        self._closed = False
-
-    def _open(self) -> None:
-        if self._closed:
-            raise LocalProtocolError(f"{type(self).__name__} is closed; late messages are dropped")
-
-    def _close(self, left: int, needed: int, what: str) -> None:
-        self._open()
-        self._closed = True
-        if left < needed:
-            raise TooFewSurvivors(
-                f"{left} {what} left after {type(self).__name__}, {needed} needed; "
-                "nothing was opened"
-            )
-
-    @staticmethod
-    def _admit(party: ClientId, expected: Container[ClientId], seen: Container[ClientId]) -> None:
-        if party not in expected:
-            raise RemoteProtocolError(f"party {party} is not expected at this stage")
-        if party in seen:
-            raise RemoteProtocolError(f"party {party} has already answered")
+        super().__init__(agreement)
 
 
 class CollectCommitments(_Stage):
@@ -306,7 +287,7 @@ class CollectUploads(_Stage):
             summands=self._summands,
             ciphertexts=b"".join(residues.pack_ciphertext(part, ring) for part in self._total),
         ).to_bytes()
-        self._write_down(message, burn)
+        self._write_down(message, burn, REQUEST_STAGE, "sum was sent")
         return message
 
     def close_threshold(
@@ -338,17 +319,12 @@ class CollectUploads(_Stage):
             seconds=b"".join(residues.pack(part[1], ring.primes) for part in self._total),
         )
         encoded = message.to_bytes()
-        self._write_down(encoded, burn)
+        self._write_down(encoded, burn, REQUEST_STAGE, "sum was sent")
         firsts = self._total[:, 0]
         return encoded, CollectPartials(self.agreement, self._key, message, firsts)
 
     def _finish(self) -> None:
         self._close(len(self._summands), self.agreement.params.minimum_survivors, "clients")
-
-    def _write_down(self, message: bytes, burn: Burn | None) -> None:
-        place = self.agreement.header.to_bytes()
-        if burn is not None and not burn(place, REQUEST_STAGE, hashlib.sha256(message).digest()):
-            raise LocalProtocolError("another sum was sent in this round; start a new session")
 
 
 class CollectPartials(_Stage):
