@@ -4,11 +4,15 @@ from collections.abc import Sized
 
 from protocols.errors import ParameterError
 
+NO_SUM = ": the sum of one is no sum"
 
-def check_integer(name: str, value: int, least: int, most: int = 2**32 - 1) -> None:
-    """Raises ``ParameterError`` unless ``value`` is an ``int`` in [least, most]; True is none."""
-    if type(value) is not int or not least <= value <= most:
-        raise ParameterError(f"{name} {value!r:.80} is no integer in [{least}, {most}]")
+
+def check_integer(
+    name: str, value: int, least: int, most: int = 2**32 - 1, *, why: str = ""
+) -> None:
+    """Raises ``ParameterError`` unless ``value`` is an integer in [least, most]; True is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ParameterError(f"{name} {value!r:.80} is no integer in [{least}, {most}]{why}")
 
 
 def check_size(name: str, value: Sized, size: int) -> None:

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Self
 
 from protocols.bonawitz.graph import Plan, as_fraction, plan
-from protocols.checks import check_integer, check_size
+from protocols.checks import NO_SUM, check_integer, check_size
 from protocols.errors import DecodeError, ParameterError
 from protocols.primitives.prg import MAX_WORDS, Suite
 from protocols.primitives.shamir import ORDER
@@ -67,7 +67,7 @@ class Params:
 
     def __post_init__(self) -> None:
         check_integer("clients", self.clients, 2)
-        check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients)  # 1: no sum
+        check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)
         check_integer("words", self.words, 1, MAX_WORDS - 1)
         if (self.threshold is None) is (self.rates is None):
             raise ParameterError("give either a threshold, or rates that a graph is planned for")

@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, Self
 
-from protocols.checks import check_integer, check_size
+from protocols.checks import NO_SUM, check_integer, check_size
 from protocols.ckks.noise import MAX_DEVIATION
 from protocols.ckks.residues import DEGREES, MAX_PRIME_BITS, SEED_SIZE, Ring, size
 from protocols.errors import DecodeError, ParameterError
@@ -155,17 +155,13 @@ class Params:
             )
 
     def _check_counts(self) -> None:
-        for name in ("clients", "minimum_survivors", "entries", "decryptions", "scale_half_bits"):
+        for name in ("clients", "entries", "decryptions", "scale_half_bits"):
             check_integer(name, getattr(self, name), 1)
         for name in ("holders", "threshold", "corrupt"):
             check_integer(name, getattr(self, name), 0)
         if self.clients < 2:
             raise ParameterError(f"{self.clients} clients: at least 2 can sum")
-        if not 2 <= self.minimum_survivors <= self.clients:
-            raise ParameterError(
-                f"minimum_survivors {self.minimum_survivors} of {self.clients} clients is "
-                f"outside [2, {self.clients}]: the sum of one is no sum"
-            )
+        check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)
         if not (self.clip > 0 and math.isfinite(self.clip)):
             raise ParameterError(f"clip {self.clip} is not positive and finite")
 
