@@ -21,8 +21,8 @@ from dp.accounting.events import (
     PoissonSampling,
     Sampling,
     Unit,
-    positive_float,
 )
+from dp.checks import positive_float
 from dp.errors import BadParameter, CalibrationError, UnsoundEvent
 
 _MOST_NOISE = 2.0**20  # far above any use; RDP at our orders does not improve beyond
