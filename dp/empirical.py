@@ -284,6 +284,7 @@ def best_lower_bound(
     return max(bounds, key=lambda bound: bound.epsilon)
 
 
+# The four counts of a test's table, and what ``lower_bound`` takes beside its own.
 def from_rates(
     true_positives: int,
     positives: int,

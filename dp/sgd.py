@@ -52,6 +52,8 @@ _TWISTER_WORDS: Final = 624  # of 32 bits, the state of MT19937
 _TWISTER_OFFSET: Final = 24  # bytes before them in torch's serialised state, 8 bytes a word
 
 
+# More than seven arguments here and below: a model and its data, which belong together at every
+# call, and the public numbers of DP-SGD, by the names that papers and Opacus give them.
 class _PerExample:
     """A model whose gradients are clipped an example at a time, and one client's examples.
 

@@ -256,6 +256,7 @@ def flooding_delta(bits: int, keys: int) -> float:
     return float(keys * 2 ** (-bits / 2) / 6.9)
 
 
+# An argument for every way to fail: whoever reports says of each how often it could happen.
 def reported_delta(
     *,
     accountant: float,

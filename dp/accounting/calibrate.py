@@ -32,6 +32,8 @@ _PRECISION = {"rdp": 1e-6, "pld": 1e-4}  # relative width at which a search ends
 _FACTOR = 1.25  # between the answers of the two accountants, about: the stride from RDP's
 
 
+# Eight arguments here and in ``most_steps``: the fields of an event but the one that is sought,
+# a budget, and the accountant that prices them.
 def noise_multiplier(
     *,
     epsilon: float,
