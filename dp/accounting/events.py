@@ -101,29 +101,29 @@ class HiddenPoissonSampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _OfPopulation:
-    """A step takes ``size`` of ``population`` units."""
+class FixedSizeSampling:
+    """A step takes ``size`` units out of ``population``, uniformly, without replacement."""
+
+    DESIGN: ClassVar[str] = "fixed_size"
 
     size: int
     population: int
 
     def __post_init__(self) -> None:
-        integer("population", self.population, 1, MAX_STEPS)
-        integer("size", self.size, 1, self.population)
+        _check_size(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FixedSizeSampling(_OfPopulation):
-    """A step takes ``size`` units out of ``population``, uniformly, without replacement."""
-
-    DESIGN: ClassVar[str] = "fixed_size"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShuffledSampling(_OfPopulation):
+class ShuffledSampling:
     """The data is shuffled once an epoch and dealt out in batches of ``size``."""
 
     DESIGN: ClassVar[str] = "shuffled"
+
+    size: int
+    population: int
+
+    def __post_init__(self) -> None:
+        _check_size(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +175,7 @@ class _Release:
         data = {item.name: getattr(self, item.name) for item in fields(self)}
         data["kind"] = self.KIND
         data["sampling"] = {"design": self.sampling.DESIGN} | {
-            item.name: getattr(self.sampling, item.name) for item in fields(self.sampling)
+            name: getattr(self.sampling, name) for name in self.sampling.__slots__
         }
         return json.dumps(
             data, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_value
@@ -267,6 +267,11 @@ _DESIGNS: dict[str, type[Sampling]] = {
         CyclicSampling,
     )
 }
+
+
+def _check_size(sampling: FixedSizeSampling | ShuffledSampling) -> None:
+    integer("population", sampling.population, 1, MAX_STEPS)
+    integer("size", sampling.size, 1, sampling.population)
 
 
 def _check(event: Event) -> None:

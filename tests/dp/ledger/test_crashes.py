@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from behind import in_child
 
 import dp.ledger.storage
 from dp.accounting.events import GaussianEvent, PoissonSampling
@@ -121,17 +122,6 @@ def changes(tmp_path_factory):
 
 
 # kill -9
-
-
-def in_child(work):
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            status = work() or 0
-        finally:
-            os._exit(status)
-    return child
 
 
 def statements_until(limit):

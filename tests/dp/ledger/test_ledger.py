@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from behind import in_child, raw, rechain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,25 +39,6 @@ EVENT = GaussianEvent(noise_multiplier=2, sampling=PoissonSampling(rate=0.1))
 OTHER = GaussianEvent(noise_multiplier=3, sampling=PoissonSampling(rate=0.1), steps=2)
 CHEAP = GaussianEvent(noise_multiplier=20, sampling=NoSampling())
 LAST = GaussianEvent(noise_multiplier=0.7, sampling=NoSampling())  # one fits, two do not
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture
-def ledger(path):
-    with Ledger.create(path, BUDGET) as made:
-        yield made
-
-
-def raw(path, *statements):
-    """Change the file behind the ledger's back."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    for statement in statements:
-        connection.execute(statement)
-    connection.close()
 
 
 # Charging
@@ -347,18 +329,6 @@ def test_any_sequence_of_calls_leaves_what_a_plain_dictionary_says(calls):
 # Several processes, and their deaths
 
 
-def in_child(work):
-    """Run ``work`` in a forked process; its exit status as ``os.waitpid`` gives it."""
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            status = work() or 0
-        finally:
-            os._exit(status)
-    return child
-
-
 def test_of_two_processes_that_reserve_what_is_left_exactly_one_wins(path):
     Ledger.create(path, BUDGET).close()
     for contest in range(5):
@@ -624,16 +594,6 @@ def test_an_edit_behind_the_ledgers_back_is_found(path, book, edits):
     with pytest.raises((LedgerCorrupt, LedgerError)) as caught, Ledger.open(path) as edited:
         edited.verify()
     assert str(path) in str(caught.value)
-
-
-def rechain(path):
-    """What a forger does: compute every hash anew."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    last = bytes(32)
-    for seq, body in connection.execute("SELECT seq, body FROM records ORDER BY seq").fetchall():
-        last = dp.ledger.records._hash(seq, last, body)
-        connection.execute("UPDATE records SET hash = ? WHERE seq = ?", (last, seq))
-    connection.close()
 
 
 FORGERY = (
