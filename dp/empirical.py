@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dp.accounting.accountant import check_delta
 from dp.accounting.events import Unit
+from dp.checks import integer, positive_float
 from dp.errors import BadParameter
 
 Entropy: TypeAlias = Callable[[int], bytes]
@@ -162,7 +163,7 @@ class Guesses:
 
 def toss(canaries: int, *, entropy: Entropy = os.urandom) -> Flags:
     """A fair coin for each canary: whether it is in."""
-    _count("canaries", canaries, least=1)
+    integer("canaries", canaries, 1, MOST)
     bits = np.unpackbits(np.frombuffer(_bytes(entropy, -(-canaries // 8)), np.uint8))
     return bits[:canaries].astype(np.bool_)
 
@@ -190,12 +191,12 @@ def guess(
             f"scores have shape {values.shape} and coins are {coins.dtype} of shape "
             f"{coins.shape}, must be one score and one boolean a canary"
         )
-    _count("canaries", len(values), least=1)
+    integer("canaries", len(values), 1, MOST)
     if np.isnan(values).any():
         raise BadParameter("a score is NaN; give a canary without one the middle of the others")
-    _count("count", count, most=len(values))
+    integer("count", count, 0, len(values))
     up = (count + 1) // 2 if highest is None else highest
-    _count("highest", up, most=count)
+    integer("highest", up, 0, count)
     order = np.argsort(values, kind="stable")
     right = coins[order[len(order) - up :]].sum() + (~coins[order[: count - up]]).sum()
     return Guesses(canaries=len(values), made=count, correct=int(right))
@@ -232,9 +233,9 @@ def lower_bound(
     Raises:
       BadParameter: an argument is out of range.
     """
-    _count("canaries", canaries, least=1)
-    _count("guesses", guesses, most=canaries)
-    _count("correct", correct, most=guesses)
+    integer("canaries", canaries, 1, MOST)
+    integer("guesses", guesses, 0, canaries)
+    integer("correct", correct, 0, guesses)
     check_delta(delta)
     level = _level(significance, looks) * (1 - _ERROR)
 
@@ -283,6 +284,7 @@ def best_lower_bound(
     return max(bounds, key=lambda bound: bound.epsilon)
 
 
+# The four counts of a test's table, and what ``lower_bound`` takes beside its own.
 def from_rates(
     true_positives: int,
     positives: int,
@@ -334,8 +336,8 @@ def from_rates(
 
 def proportion_low(successes: int, trials: int, level: float) -> float:
     """Below a probability, but for a chance of ``level``: Clopper-Pearson's lower limit."""
-    _count("trials", trials, least=1)
-    _count("successes", successes, most=trials)
+    integer("trials", trials, 1, MOST)
+    integer("successes", successes, 0, trials)
     _level(level, 1)
     if successes == 0:
         return 0.0
@@ -349,14 +351,14 @@ def proportion_low(successes: int, trials: int, level: float) -> float:
 
 def proportion_high(successes: int, trials: int, level: float) -> float:
     """Above a probability, but for a chance of ``level``: Clopper-Pearson's upper limit."""
-    _count("successes", successes, most=trials)
+    integer("successes", successes, 0, trials)
     return 1 - proportion_low(trials - successes, trials, level)
 
 
 def spheres(count: int, entries: int, *, entropy: Entropy = os.urandom) -> Reals:
     """``count`` canary updates, uniform on the unit sphere, float64 (count, entries)."""
-    _count("canaries", count, least=1)
-    _count("entries", entries, least=1, most=2**28)
+    integer("canaries", count, 1, MOST)
+    integer("entries", entries, 1, 2**28)
     rows = np.reshape(normals(count * entries, entropy=entropy), (count, entries))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
@@ -420,7 +422,7 @@ def from_cosines(
     if unobserved is not None:
         null = Gaussian.fit(_statistics("unobserved", unobserved))
     else:
-        _count("entries", entries or 0, least=1, most=2**53)
+        integer("entries", entries or 0, 1, 2**53)
         null = Gaussian(mean=0.0, deviation=1 / math.sqrt(entries or 1))
     return _estimate(Gaussian.fit(fitted), null, len(fitted), delta, unit)
 
@@ -464,7 +466,7 @@ def _parsed(data: Mapping[str, Any]) -> LowerBound | Estimate:
                 Gaussian(mean=float(mean), deviation=float(deviation))
                 for mean, deviation in (data["included"], data["unobserved"])
             ]
-            _count("canaries", data["canaries"], least=2)
+            integer("canaries", data["canaries"], 2, MOST)
             return _estimate(pair[0], pair[1], data["canaries"], delta, unit)
         case kind, method:
             raise BadParameter(f"kind {kind!r:.80} by {method!r:.80} is not known here")
@@ -580,14 +582,9 @@ def _statistics(name: str, values: ArrayLike) -> Reals:
     return found
 
 
-def _count(name: str, value: int, *, least: int = 0, most: int = MOST) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise BadParameter(f"{name} is {value!r:.80}, must be an integer in [{least}, {most}]")
-
-
 def _level(significance: float, looks: int) -> float:
-    _count("looks", looks, least=1)
-    if isinstance(significance, bool) or not 1e-100 <= significance < 1:
+    integer("looks", looks, 1, MOST)
+    if positive_float("significance", significance, below=1.0) < 1e-100:
         raise BadParameter(f"significance is {significance!r}, must be in [1e-100, 1)")
     return significance / looks
 

@@ -40,7 +40,8 @@ from opacus.validators import ModuleValidator
 from opacus.validators.errors import UnsupportedModuleError
 from torch import Tensor, nn
 
-from dp.accounting.events import Adjacency, GaussianEvent, PoissonSampling, Unit, positive_float
+from dp.accounting.events import Adjacency, GaussianEvent, PoissonSampling, Unit
+from dp.checks import integer, positive_float
 from dp.errors import BadParameter, NonFiniteGradient, UnsoundModel
 
 Entropy: TypeAlias = Callable[[int], bytes]
@@ -51,6 +52,8 @@ _TWISTER_WORDS: Final = 624  # of 32 bits, the state of MT19937
 _TWISTER_OFFSET: Final = 24  # bytes before them in torch's serialised state, 8 bytes a word
 
 
+# More than seven arguments here and below: a model and its data, which belong together at every
+# call, and the public numbers of DP-SGD, by the names that papers and Opacus give them.
 class _PerExample:
     """A model whose gradients are clipped an example at a time, and one client's examples.
 
@@ -88,10 +91,8 @@ class _PerExample:
         coin = math.floor(self._rate * _COINS) / _COINS
         if not coin:
             raise BadParameter(f"sampling rate is {sampling_rate}, must be at least 2**-24")
-        if physical_batch is not None and (type(physical_batch) is not int or physical_batch < 1):
-            raise BadParameter(
-                f"physical_batch is {physical_batch!r}, must be an integer of at least 1"
-            )
+        if physical_batch is not None:
+            integer("physical_batch", physical_batch, 1)
         norm = positive_float("clip", clip)
         model = copy.deepcopy(model).train()
         try:
@@ -282,8 +283,7 @@ class LocalDpSgd(_PerExample):
           UnsoundModel: a module mixes examples, or nothing is to be trained.
           BadParameter: an argument is out of range.
         """
-        if type(steps_taken) is not int or steps_taken < 0:
-            raise BadParameter(f"steps_taken is {steps_taken!r}, must be an integer of at least 0")
+        integer("steps_taken", steps_taken)
         self._event = GaussianEvent(
             noise_multiplier=noise_multiplier,
             sampling=PoissonSampling(rate=sampling_rate),
@@ -341,8 +341,7 @@ class LocalDpSgd(_PerExample):
           UnsoundModel: the loss is not one number an example, or a parameter took no part in it.
           BadParameter: the vector's shape or type, or ``steps``, is wrong.
         """
-        if type(steps) is not int or steps < 1:
-            raise BadParameter(f"steps is {steps!r}, must be an integer of at least 1")
+        integer("steps", steps, 1)
         self._load(parameters)
         for _ in range(steps):
             self._sum()

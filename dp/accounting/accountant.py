@@ -59,8 +59,8 @@ from dp.accounting.events import (
     PoissonSampling,
     SkellamEvent,
     Unit,
-    positive_float,
 )
+from dp.checks import integer, positive_float
 from dp.errors import AccountantLimit, BadParameter, PrivacyError, UnsoundEvent
 
 Composition: TypeAlias = Mapping[Event, int] | Iterable[tuple[Event, int]]
@@ -92,9 +92,7 @@ def grouped(composition: Composition) -> dict[Event, int]:
     pairs = composition.items() if isinstance(composition, Mapping) else composition
     steps: dict[Event, int] = {}
     for event, count in pairs:
-        if type(count) is not int or count < 0:
-            raise BadParameter(f"count is {count!r}, must be an integer of at least 0")
-        if total := count * event.steps:
+        if total := integer("count", count) * event.steps:
             one = event if event.steps == 1 else event.one_step()
             steps[one] = steps.get(one, 0) + total
     for name in ("unit", "adjacency"):
@@ -109,14 +107,9 @@ def check_delta(delta: float, *, units: int | None = None) -> float:
 
     With delta >= 1/N a mechanism may publish one of N units whole and still comply.
     """
-    delta = positive_float("delta", delta)
-    if delta >= 1:
-        raise BadParameter(f"delta is {delta}, must be below 1")
-    if units is not None:
-        if type(units) is not int or units < 1:
-            raise BadParameter(f"units is {units!r}, must be an integer of at least 1")
-        if delta * units >= 1:
-            raise BadParameter(f"delta is {delta}, must be below 1/{units} for {units} units")
+    delta = positive_float("delta", delta, below=1.0)
+    if units is not None and delta * integer("units", units, 1) >= 1:
+        raise BadParameter(f"delta is {delta}, must be below 1/{units} for {units} units")
     return delta
 
 
@@ -263,6 +256,7 @@ def flooding_delta(bits: int, keys: int) -> float:
     return float(keys * 2 ** (-bits / 2) / 6.9)
 
 
+# An argument for every way to fail: whoever reports says of each how often it could happen.
 def reported_delta(
     *,
     accountant: float,
@@ -295,17 +289,15 @@ def reported_delta(
         ("flooded_keys", flooded_keys),
         ("sampler_draws", sampler_draws),
     ):
-        if type(count) is not int or count < 0:
-            raise BadParameter(f"{name} is {count!r}, must be an integer of at least 0")
-    if flooding_bits is not None and (type(flooding_bits) is not int or flooding_bits < 30):
-        raise BadParameter(f"flooding_bits is {flooding_bits!r}, must be an integer of at least 30")
-    error = 0.0 if sampler_error == 0 else positive_float("sampler_error", sampler_error)
+        integer(name, count)
+    if flooding_bits is not None:
+        integer("flooding_bits", flooding_bits, 30)
     delta = ReportedDelta(
         accountant=check_delta(accountant),
         sparse_graph=sparse_rounds * GRAPH_FAILURE,
         rounding=rounded_steps * ROUNDING_FAILURE,
         flooding=0.0 if flooding_bits is None else flooding_delta(flooding_bits, flooded_keys),
-        sampler=sampler_draws * error,
+        sampler=sampler_draws * positive_float("sampler_error", sampler_error, zero=True),
     )
     check_delta(delta.total, units=units)
     return delta
@@ -363,30 +355,34 @@ def _rate(event: Event) -> float:
 def _rdp_of_step(event: Event) -> Vector:
     """RDP of a one-step event at ``ORDERS``, read-only."""
     check_design(event)
-    q = _rate(event)
-    replaced = event.adjacency is Adjacency.REPLACE_ONE
     with np.errstate(over="ignore", divide="ignore"):
-        if isinstance(event, SkellamEvent):
-            vector = _integer_noise(_skellam(event), q)
-        elif isinstance(event, DiscreteGaussianEvent):
-            vector = _integer_noise(_discrete_gaussian(event), q)
-        else:
-            # The sensitivity of the sum is 2C when a contribution is replaced.
-            z = event.noise_multiplier / 2 if replaced else event.noise_multiplier
-            plain: Vector = ORDERS / (2 * np.square(np.float64(z)))
-            if q == 1:
-                vector = plain
-            elif isinstance(event.sampling, FixedSizeSampling):
-                vector = np.minimum(_between(_without_replacement(q, _exponent(z))), plain)
-            elif replaced:
-                raise UnsoundEvent("replace-one under Poisson sampling has no RDP here; use PLD")
-            else:
-                # Sampling never costs more than no sampling, rounding included.
-                vector = np.minimum(_sampled(q, z), plain)
+        match event:
+            case SkellamEvent():
+                vector = _integer_noise(_skellam(event), _rate(event))
+            case DiscreteGaussianEvent():
+                vector = _integer_noise(_discrete_gaussian(event), _rate(event))
+            case GaussianEvent():
+                vector = _gaussian(event)
     if np.isnan(vector).any():
         raise PrivacyError(f"the price of {event} is not a number")
     vector.setflags(write=False)
     return vector
+
+
+def _gaussian(event: GaussianEvent) -> Vector:
+    """At ``ORDERS``; sampling never costs more than no sampling, rounding included."""
+    q, z = _rate(event), event.noise_multiplier
+    replaced = event.adjacency is Adjacency.REPLACE_ONE
+    if replaced:
+        z /= 2  # the sensitivity of the sum is 2C when a contribution is replaced
+    plain: Vector = ORDERS / (2 * np.square(np.float64(z)))
+    if q == 1:
+        return plain
+    if isinstance(event.sampling, FixedSizeSampling):
+        return np.minimum(_between(_without_replacement(q, _exponent(z))), plain)
+    if replaced:
+        raise UnsoundEvent("replace-one under Poisson sampling has no RDP here; use PLD")
+    return np.minimum(_sampled(q, z), plain)
 
 
 def _skellam(event: SkellamEvent) -> Vector:

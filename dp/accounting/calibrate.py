@@ -21,8 +21,8 @@ from dp.accounting.events import (
     PoissonSampling,
     Sampling,
     Unit,
-    positive_float,
 )
+from dp.checks import positive_float
 from dp.errors import BadParameter, CalibrationError, UnsoundEvent
 
 _MOST_NOISE = 2.0**20  # far above any use; RDP at our orders does not improve beyond
@@ -32,6 +32,8 @@ _PRECISION = {"rdp": 1e-6, "pld": 1e-4}  # relative width at which a search ends
 _FACTOR = 1.25  # between the answers of the two accountants, about: the stride from RDP's
 
 
+# Eight arguments here and in ``most_steps``: the fields of an event but the one that is sought,
+# a budget, and the accountant that prices them.
 def noise_multiplier(
     *,
     epsilon: float,

@@ -10,14 +10,15 @@ design that it cannot treat soundly.
 """
 
 import json
-import math
 from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Final, Self, TypeAlias
 
+from dp.checks import freeze_floats, integer
 from dp.errors import BadParameter
 
-MAX_STEPS = 2**53  # the largest count that a double still tells from its neighbour
+MAX_STEPS: Final = 2**53  # the largest count that a double still tells from its neighbour
+_MOST_NORM: Final = 1e100  # of a variance too: their squares stay finite
 
 
 class Unit(Enum):
@@ -53,31 +54,6 @@ class Cover(Enum):
     TRUSTED_NOISE = "trusted_noise"
 
 
-def _positive_int(name: str, value: int, *, least: int = 1) -> None:
-    if type(value) is not int or not least <= value <= MAX_STEPS:
-        raise BadParameter(f"{name} is {value!r}, must be an integer in [{least}, 2**53]")
-
-
-def positive_float(name: str, value: float) -> float:
-    """Return ``value`` as a finite positive double, or raise ``BadParameter``."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadParameter(f"{name} is {value!r}, must be a number")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not (math.isfinite(number) and number > 0):
-        raise BadParameter(f"{name} is {number}, must be finite and above 0")
-    return number
-
-
-def _rate(value: float) -> float:
-    rate = positive_float("sampling rate", value)
-    if rate > 1:
-        raise BadParameter(f"sampling rate is {rate}, must be in (0, 1]")
-    return rate
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoSampling:
     """Every unit takes part in every step."""
@@ -101,7 +77,7 @@ class PoissonSampling:
     rate: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rate", _rate(self.rate))
+        freeze_floats(self, "rate", most=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +95,7 @@ class HiddenPoissonSampling:
     cover: Cover
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rate", _rate(self.rate))
+        freeze_floats(self, "rate", most=1.0)
         if not isinstance(self.cover, Cover):
             raise BadParameter(f"cover is {self.cover!r}, not one of dp.accounting.events.Cover")
 
@@ -134,10 +110,7 @@ class FixedSizeSampling:
     population: int
 
     def __post_init__(self) -> None:
-        _positive_int("size", self.size)
-        _positive_int("population", self.population)
-        if self.size > self.population:
-            raise BadParameter(f"size {self.size} is above the population {self.population}")
+        _check_size(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,10 +123,7 @@ class ShuffledSampling:
     population: int
 
     def __post_init__(self) -> None:
-        _positive_int("size", self.size)
-        _positive_int("population", self.population)
-        if self.size > self.population:
-            raise BadParameter(f"size {self.size} is above the population {self.population}")
+        _check_size(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +135,7 @@ class CyclicSampling:
     period: int
 
     def __post_init__(self) -> None:
-        _positive_int("period", self.period)
+        integer("period", self.period, 1, MAX_STEPS)
 
 
 Sampling: TypeAlias = (
@@ -225,7 +195,8 @@ class GaussianEvent(_Release):
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _check(self, "noise_multiplier")
+        freeze_floats(self, "noise_multiplier")
+        _check(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,8 +219,8 @@ class SkellamEvent(_Release):
     l1: float
 
     def __post_init__(self) -> None:
-        _check(self, "variance", "l2", "l1")
-        _check_size(self.variance, self.l2, self.l1)
+        freeze_floats(self, "variance", "l2", "l1", most=_MOST_NORM)
+        _check(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,10 +246,10 @@ class DiscreteGaussianEvent(_Release):
     entries: int
 
     def __post_init__(self) -> None:
-        _check(self, "share_variance", "l2", "l1")
-        _check_size(self.share_variance, self.l2, self.l1)
-        _positive_int("shares", self.shares)
-        _positive_int("entries", self.entries)
+        freeze_floats(self, "share_variance", "l2", "l1", most=_MOST_NORM)
+        integer("shares", self.shares, 1, MAX_STEPS)
+        integer("entries", self.entries, 1, MAX_STEPS)
+        _check(self)
 
 
 Event: TypeAlias = GaussianEvent | SkellamEvent | DiscreteGaussianEvent
@@ -298,19 +269,16 @@ _DESIGNS: dict[str, type[Sampling]] = {
 }
 
 
-def _check(event: Event, *numbers: str) -> None:
-    for name in numbers:
-        words = name.replace("_", " ")
-        object.__setattr__(event, name, positive_float(words, getattr(event, name)))
-    _positive_int("steps", event.steps, least=0)
+def _check_size(sampling: FixedSizeSampling | ShuffledSampling) -> None:
+    integer("population", sampling.population, 1, MAX_STEPS)
+    integer("size", sampling.size, 1, sampling.population)
+
+
+def _check(event: Event) -> None:
+    integer("steps", event.steps, 0, MAX_STEPS)
     for name, kind in (("sampling", Sampling), ("unit", Unit), ("adjacency", Adjacency)):
         if not isinstance(value := getattr(event, name), kind):
             raise BadParameter(f"{name} is {value!r}, not one of dp.accounting.events")
-
-
-def _check_size(*numbers: float) -> None:
-    if (most := max(numbers)) > 1e100:  # their squares stay finite
-        raise BadParameter(f"variance or norm is {most:g}, must be at most 1e100")
 
 
 def _value(member: object) -> object:

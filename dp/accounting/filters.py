@@ -32,7 +32,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from dp.accounting.accountant import ORDERS, check_delta, check_design, conversion, rdp
-from dp.accounting.events import Adjacency, Event, GaussianEvent, Unit, positive_float
+from dp.accounting.events import Adjacency, Event, GaussianEvent, Unit
+from dp.checks import freeze_floats, integer
 from dp.errors import BadParameter, FilterFull, UnsoundEvent
 
 _LARGEST = 2.0**40  # no capacity is above, in the currency
@@ -58,13 +59,12 @@ class Filter(ABC):
     spent: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "epsilon", positive_float("epsilon", self.epsilon))
-        object.__setattr__(self, "delta", check_delta(self.delta))
+        check_delta(self.delta)
+        freeze_floats(self, "epsilon", "delta")
         for name, kind in (("unit", Unit), ("adjacency", Adjacency)):
             if not isinstance(value := getattr(self, name), kind):
                 raise BadParameter(f"{name} is {value!r}, not one of dp.accounting.events")
-        if type(self.spent) is not int or self.spent < 0:
-            raise BadParameter(f"spent is {self.spent!r}, must be an integer of at least 0")
+        integer("spent", self.spent)
 
     @property
     @abstractmethod
@@ -169,12 +169,11 @@ class RenyiFilter(Filter):
     def __post_init__(self) -> None:
         # super() would look for the class from before its slots were made.
         Filter.__post_init__(self)
-        order = positive_float("order", self.order)
-        if order not in ORDERS:
+        freeze_floats(self, "order")
+        if self.order not in ORDERS:
             raise BadParameter(
-                f"order is {order:g}, must be one of dp.accounting.accountant.ORDERS"
+                f"order is {self.order:g}, must be one of dp.accounting.accountant.ORDERS"
             )
-        object.__setattr__(self, "order", order)
 
     @property
     def capacity(self) -> int:

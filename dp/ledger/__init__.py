@@ -4,7 +4,7 @@
 composition of charges a budget admits.
 """
 
-from dp.ledger.books import Budget, Keeper, Protection, Reservation, Seal, State, Verified
+from dp.ledger.books import Budget, Keeper, Key, Protection, Reservation, Seal, State, Verified
 from dp.ledger.description import Statement
 from dp.ledger.ledger import FIXED_PLAN, Ledger
 from dp.ledger.records import Book, Charge, Head, Record
@@ -16,6 +16,7 @@ __all__ = [
     "Charge",
     "Head",
     "Keeper",
+    "Key",
     "Ledger",
     "Protection",
     "Record",

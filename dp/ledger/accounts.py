@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dp.accounting.events import Event, from_json
 from dp.errors import BadParameter, BudgetExceeded, LedgerCorrupt
-from dp.ledger.books import Budget, Reservation, State
+from dp.ledger.books import Budget, Key, Reservation, State, key_of
 from dp.ledger.records import Book, Charge
 from dp.ledger.rules import Policy, Spent
 
@@ -59,16 +59,29 @@ class Accounts:
         )
 
     def held(
-        self, connection: sqlite3.Connection, key: Mapping[str, int], subjects: Iterable[str]
+        self, connection: sqlite3.Connection, key: Key, subjects: Iterable[str]
     ) -> dict[str, Reservation]:
         """Those of the subjects named, under one (round, attempt), by name."""
         rows = self._rows(
             connection,
             f"{_BATCH} CROSS JOIN charges"
             " ON round = :round AND attempt = :attempt AND subject = s.id",
-            {**key, "names": dumps(list(subjects))},
+            {**key._asdict(), "names": dumps(list(subjects))},
         )
         return {row.subject: row for row in rows}
+
+    def free_key(self, connection: sqlite3.Connection, round_number: int | None) -> Key:
+        """The attempt after the last of a round, or the first of the round after the last.
+
+        One step down an index, however many reservations there are.
+        """
+        if round_number is None:
+            (last,) = connection.execute("SELECT max(round) FROM charges").fetchone()
+            return key_of(0 if last is None else last + 1, 0)
+        (last,) = connection.execute(
+            "SELECT max(attempt) FROM charges WHERE round = ?", (round_number,)
+        ).fetchone()
+        return key_of(round_number, 0 if last is None else last + 1)
 
     def spent(self, connection: sqlite3.Connection, subject: str | None = None) -> dict[str, Spent]:
         """What each subject, or one, was charged: by name, then by book and basis."""

@@ -1,12 +1,13 @@
 """What a ledger is asked and what it answers, in values."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from dp.accounting.accountant import check_delta
-from dp.accounting.events import Event, positive_float
+from dp.accounting.events import Event
+from dp.checks import freeze_floats, integer
 from dp.errors import BadParameter
 from dp.ledger.description import (
     Statement as Statement,  # with the other values, for who imports them
@@ -25,8 +26,8 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "epsilon", positive_float("epsilon", self.epsilon))
-        object.__setattr__(self, "delta", check_delta(self.delta))
+        check_delta(self.delta)
+        freeze_floats(self, "epsilon", "delta")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,16 +113,21 @@ class Reservation:
     realised: Charge | None
 
 
-def integer(name: str, value: int) -> int:
-    """An integer that SQLite holds, or ``BadParameter``."""
-    if type(value) is not int or not 0 <= value <= _LARGEST:
-        raise BadParameter(f"{name} is {value!r}, must be an integer in [0, 2**63)")
-    return value
+def number(name: str, value: int) -> int:
+    """An integer from 0 on that SQLite holds, or ``BadParameter``."""
+    return integer(name, value, 0, _LARGEST)
 
 
-def key_of(round_number: int, attempt: int) -> dict[str, int]:
-    """What a reservation is found by, beside its subject."""
-    return {"round": integer("round", round_number), "attempt": integer("attempt", attempt)}
+class Key(NamedTuple):
+    """What the reservations of one call are found by, beside their subjects."""
+
+    round: int
+    attempt: int
+
+
+def key_of(round_number: int, attempt: int) -> Key:
+    """A key that SQLite holds, or ``BadParameter``."""
+    return Key(number("round", round_number), number("attempt", attempt))
 
 
 def subject_name(name: str) -> str:
@@ -138,6 +144,11 @@ def subject_names(subjects: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(subject_name(subject) for subject in subjects))
 
 
-def charge_both(charge: Event | Charge) -> Charge:
-    """A plain event is charged to both books."""
-    return charge if isinstance(charge, Charge) else Charge(server=charge, release=charge)
+def charges_of(charges: Mapping[str, Event | Charge]) -> dict[str, Charge]:
+    """Charges by name; a plain event is charged to both books."""
+    return {
+        subject_name(subject): (
+            charge if isinstance(charge, Charge) else Charge(server=charge, release=charge)
+        )
+        for subject, charge in charges.items()
+    }

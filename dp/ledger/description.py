@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
 from dp.accounting.accountant import ReportedDelta, reported_delta
-from dp.accounting.events import MAX_STEPS, positive_float
+from dp.accounting.events import MAX_STEPS
+from dp.checks import freeze_floats, integer
 from dp.errors import BadParameter
 
 _LONGEST: Final = 4096  # characters of one text
@@ -72,15 +73,9 @@ class Statement:
             value = getattr(self, name)
             if value is None and name == "flooding_bits":
                 continue
-            if type(value) is not int or not least <= value <= MAX_STEPS:
-                raise BadParameter(
-                    f"{name} is {value!r:.80}, must be an integer in [{least}, 2**53]"
-                )
-        error = self.sampler_error
-        if isinstance(error, bool) or error != 0:
-            error = positive_float("sampler_error", error)
-        object.__setattr__(self, "sampler_error", float(error))
-        if error and not self.entries:
+            integer(name, value, least, MAX_STEPS)
+        freeze_floats(self, "sampler_error", zero=True)
+        if self.sampler_error and not self.entries:
             raise BadParameter("sampler_error is given without entries, how many a step")
 
     def delta(self, accountant: float, *, rounds: int, steps: int) -> ReportedDelta:

@@ -4,7 +4,8 @@
 ``reserve`` returns, synced to disk, until ``abort`` takes it back; a crash in
 between leaves it spent. One that would pass a subject's budget in either book is
 refused, for all subjects of the call, in integers rounded up. Several processes may use
-one file: of two that reserve what is left once, one gets it.
+one file: of two that reserve what is left once, one gets it, and who numbers its rounds
+by ``reserve_next`` shares no charge with another.
 
 Two books stand side by side. The server's holds against the aggregator, who picked
 the cohort: charge it who took part, without client amplification. The release's holds
@@ -46,14 +47,15 @@ from dp.errors import BadParameter, LedgerConflict, LedgerError, LedgerMissing
 from dp.ledger.books import (
     Budget,
     Keeper,
+    Key,
     Protection,
     Reservation,
     Seal,
     State,
     Verified,
-    charge_both,
-    integer,
+    charges_of,
     key_of,
+    number,
     subject_name,
     subject_names,
 )
@@ -84,6 +86,7 @@ __all__ = [
     "Charge",
     "Head",
     "Keeper",
+    "Key",
     "Ledger",
     "Protection",
     "Record",
@@ -263,23 +266,42 @@ class Ledger(Reader):
           BadParameter: round, attempt, minimum or a subject's name is out of range.
         """
         key = key_of(round_number, attempt)
-        minimum = integer("minimum survivors", minimum_survivors)
-        wanted = {subject_name(subject): charge_both(charge) for subject, charge in charges.items()}
+        minimum = number("minimum survivors", minimum_survivors)
+        wanted = charges_of(charges)
         with self._file.transaction() as connection:
             held = self._accounts.held(connection, key, wanted)
-            new: dict[Charge, list[str]] = {}
-            for subject, charge in wanted.items():
-                if (before := held.get(subject)) is None:
-                    new.setdefault(charge, []).append(subject)
-                elif before.state is State.ABORTED:
+            for subject, before in held.items():
+                if before.state is State.ABORTED:
                     _conflict(before, "was aborted; retry as a new attempt")
-                elif (before.charge, before.minimum_survivors) != (charge, minimum):
+                if (before.charge, before.minimum_survivors) != (wanted.pop(subject), minimum):
                     _conflict(before, "is reserved for another event or minimum of survivors")
-            if new:
-                self._accounts.admit(connection, new)
-                listed = [[*charge.to_json(), names] for charge, names in new.items()]
-                record = {"action": "reserve", **key, "minimum": minimum, "charges": listed}
-                self._append(connection, record)
+            self._charge(connection, key, wanted, minimum)
+
+    def reserve_next(
+        self,
+        charges: Mapping[str, Event | Charge],
+        *,
+        round_number: int | None = None,
+        minimum_survivors: int = 0,
+    ) -> Key:
+        """Charge as ``reserve`` does, under a key that nobody has used; returns that key.
+
+        With ``round_number`` the key is the next attempt of that round, otherwise the first
+        attempt of the round after the last. It is chosen and charged in one transaction, so
+        of two processes each gets its own key and its own charge. Calling again charges again.
+
+        Raises as ``reserve`` does, and ``BadParameter`` where there is nobody to charge.
+        """
+        minimum = number("minimum survivors", minimum_survivors)
+        wanted = charges_of(charges)
+        if round_number is not None:
+            number("round", round_number)
+        if not wanted:
+            raise BadParameter("charges is empty, and nothing would hold the key")
+        with self._file.transaction() as connection:
+            key = self._accounts.free_key(connection, round_number)
+            self._charge(connection, key, wanted, minimum)
+        return key
 
     def commit(
         self,
@@ -308,12 +330,8 @@ class Ledger(Reader):
         """
         key = key_of(round_number, attempt)
         if survivors is not None:
-            survivors = integer("survivors", survivors)
-        realised = {}
-        if isinstance(subjects, Mapping):
-            realised = {
-                subject_name(name): charge_both(charge) for name, charge in subjects.items()
-            }
+            survivors = number("survivors", survivors)
+        realised = charges_of(subjects) if isinstance(subjects, Mapping) else {}
         wanted = subject_names(subjects)
         with self._file.transaction() as connection:
             held = self._closing(connection, "commit", State.COMMITTED, key, wanted)
@@ -423,12 +441,26 @@ class Ledger(Reader):
         if self._seal is not None and self._seal.sign is not None:
             write_seal(connection, head, self._seal.sign)
 
+    def _charge(
+        self, connection: sqlite3.Connection, key: Key, wanted: Mapping[str, Charge], minimum: int
+    ) -> None:
+        """One record of what is new under a key, if all budgets leave room for it."""
+        if not wanted:
+            return
+        alike: dict[Charge, list[str]] = {}
+        for subject, charge in wanted.items():
+            alike.setdefault(charge, []).append(subject)
+        self._accounts.admit(connection, alike)
+        listed = [[*charge.to_json(), names] for charge, names in alike.items()]
+        record = {"action": "reserve", "minimum": minimum, "charges": listed}
+        self._append(connection, {**record, **key._asdict()})
+
     def _closing(
         self,
         connection: sqlite3.Connection,
         action: str,
         target: State,
-        key: Mapping[str, int],
+        key: Key,
         subjects: list[str],
     ) -> list[Reservation]:
         """The reservations to close, each open or closed like this before."""
@@ -436,7 +468,7 @@ class Ledger(Reader):
         for subject in subjects:
             if subject not in held:
                 raise LedgerConflict(
-                    f"{subject!r} in round {key['round']}, attempt {key['attempt']} was never "
+                    f"{subject!r} in round {key.round}, attempt {key.attempt} was never "
                     f"reserved; cannot {action}"
                 )
             if held[subject].state not in (State.OPEN, target):
@@ -446,13 +478,13 @@ class Ledger(Reader):
     def _close_open(
         self,
         connection: sqlite3.Connection,
-        key: Mapping[str, int],
+        key: Key,
         record: Mapping[str, Any],
         held: Iterable[Reservation],
     ) -> None:
         still = [before.subject for before in held if before.state is State.OPEN]
         if still:
-            self._append(connection, {**record, **key, "subjects": still})
+            self._append(connection, {**record, **key._asdict(), "subjects": still})
 
     def _weigh(
         self, before: Reservation, real: Charge, evidence: bytes | None

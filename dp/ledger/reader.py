@@ -19,7 +19,7 @@ from dp.ledger.books import (
     Reservation,
     Seal,
     Verified,
-    integer,
+    number,
     subject_name,
 )
 from dp.ledger.description import Statement
@@ -175,7 +175,7 @@ class Reader:
     def reservations(self, round_number: int | None = None) -> list[Reservation]:
         """The reservations of one round or of all, by (round, attempt, subject)."""
         if round_number is not None:
-            integer("round", round_number)
+            number("round", round_number)
         with self._file.snapshot() as connection:
             return self._accounts.reservations(connection, round_number)
 

@@ -16,8 +16,6 @@ and the events are priced with D2, never with c. Formulas, proofs and what is no
 docs/privacy/distributed-noise.md.
 
 [ATMR21]: Andrew et al., arXiv 1905.03871. [KLS21]: Kairouz, Liu, Steinke, arXiv 2102.06387.
-[AKL21]: Agarwal, Kairouz, Liu, arXiv 2110.04995. [CKS20]: Canonne, Kamath, Steinke, arXiv
-2004.00010.
 """
 
 import math
@@ -39,35 +37,24 @@ from dp.accounting.events import (
     Sampling,
     SkellamEvent,
     Unit,
-    positive_float,
 )
+from dp.checks import freeze_floats, integer, positive_float
 from dp.errors import BadParameter, NonFiniteGradient
-from dp.noise.rotation import (
-    BLOCK,
-    FLOAT64_ERROR,
-    Floats,
-    backward,
-    entry_error,
-    forward,
-    padded_size,
-)
+from dp.noise.lanes import DRAWN, NORM_ERROR, WRAP_FAILURE, Lanes, fraction
+from dp.noise.rotation import BLOCK, Floats, backward, forward, padded_size
 from dp.noise.sampling import DiscreteGaussianSampler, SkellamSampler
-from dp.noise.skellam import MAX_VARIANCE
 
 Noise: TypeAlias = Literal["skellam", "discrete_gaussian"]
 Entropy: TypeAlias = Callable[[int], bytes]
 
-REDRAW_BIAS: Final = math.exp(-0.5)  # beta where rounding is redrawn [KLS21]
-WRAP_FAILURE: Final = 2.0**-40  # most that P[a lane of one sum wraps] may be
 MIN_BITS, MAX_BITS = 2, 32
 MAX_CLIENTS: Final = 2**24
+_LEAST: Final = 1e-30  # of clip and z; from there to its inverse no square or ratio leaves float64
 
-_NORM_ERROR: Final = 2.0**-30  # relative, above the 2^-38 of a float64 norm in blocks of 2^15
 _ALL: Final = NoSampling()
 # Adding 1.5 * 2^(52-f) to a float64 of magnitude below 2^(51-f) leaves round(x * 2^f) in its low
 # mantissa bits, on top of the bits of the constant: rounding and conversion in one pass.
 _ROUNDER: Final = 1.5 * 2.0**52
-_DRAWN: Final = 32  # random bits an entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,26 +107,25 @@ class DistributedNoise:
 
     def __post_init__(self) -> None:
         padded_size(self.entries)
-        for name in ("clip", "noise_multiplier"):
-            number = positive_float(name.replace("_", " "), getattr(self, name))
-            if not 1e-30 <= number <= 1e30:  # between them no square or ratio leaves float64
-                raise BadParameter(f"{name} is {number}, must be within 1e-30 and 1e30")
-            object.__setattr__(self, name, number)
-        _in_range("clients", self.clients, 2, MAX_CLIENTS)
-        _in_range("minimum_survivors", self.minimum_survivors, 2, self.clients)
-        _in_range("corrupt", self.corrupt, 1, self.minimum_survivors - 1)
-        _in_range("bits", self.bits, MIN_BITS, MAX_BITS)
+        freeze_floats(self, "clip", "noise_multiplier", most=1 / _LEAST)
+        if min(self.clip, self.noise_multiplier) < _LEAST:
+            raise BadParameter(
+                f"clip is {self.clip} and noise_multiplier {self.noise_multiplier}, must be at "
+                f"least {_LEAST:g}"
+            )
+        integer("clients", self.clients, 2, MAX_CLIENTS)
+        integer("minimum_survivors", self.minimum_survivors, 2, self.clients)
+        integer("corrupt", self.corrupt, 1, self.minimum_survivors - 1)
+        integer("bits", self.bits, MIN_BITS, MAX_BITS)
         if self.noise not in ("skellam", "discrete_gaussian"):
             raise BadParameter(f"noise is {self.noise!r}, not 'skellam' or 'discrete_gaussian'")
         if not isinstance(self.unit, Unit):
             raise BadParameter(f"unit is {self.unit!r}, not one of dp.accounting.events.Unit")
-        _in_range("batch", self.batch, 1, 2**24 if self.unit is Unit.EXAMPLE else 1)
-        share = self.indicator_share
-        if share != 0 and not (positive_float("indicator_share", share) < 1):
-            raise BadParameter(f"indicator_share is {share}, must be below 1")
+        integer("batch", self.batch, 1, 2**24 if self.unit is Unit.EXAMPLE else 1)
+        share = positive_float("indicator_share", self.indicator_share, below=1.0, zero=True)
         if share and self.unit is Unit.EXAMPLE:
             raise BadParameter("an indicator is a client's, not an example's")
-        scale = self._largest_scale() if self.scale is None else self.scale
+        scale = self._lanes.largest_scale() if self.scale is None else self.scale
         object.__setattr__(self, "scale", positive_float("scale", scale))
         if (risk := self.wrap_probability) > WRAP_FAILURE:
             raise BadParameter(
@@ -176,27 +162,12 @@ class DistributedNoise:
     @property
     def rounded_l2(self) -> float:
         """D2, the L2 norm of what one unit adds to the rotated integers."""
-        return self._rounded_l2(1 / self.step)
-
-    def _rounded_l2(self, scale: float) -> float:
-        c, root = self.clip * scale, math.sqrt(self._padded)
-        beta = REDRAW_BIAS
-        if self.unit is Unit.EXAMPLE:
-            # Two sums' distance after float rotation, clipping and the cut to _fraction bits.
-            beta = ROUNDING_FAILURE
-            cut = 2.0 ** -_fraction(self.batch * c)
-            c += 2 * self.batch * c * (FLOAT64_ERROR + _NORM_ERROR) + root * cut
-        return rounded_norm(c, self._padded, beta)
+        return self._lanes.l2(1 / self.step)
 
     @property
     def indicator_step(self) -> int:
         """k: a client whose bit is 1 adds k, one whose bit is 0 takes k away."""
-        return self._indicator_step(1 / self.step)
-
-    def _indicator_step(self, scale: float) -> int:
-        if not self.indicator_share:
-            return 0
-        return max(int(math.sqrt(self.indicator_share) * self._rounded_l2(scale)), 1)
+        return self._lanes.indicator_step(1 / self.step)
 
     @property
     def l2(self) -> float:
@@ -237,7 +208,7 @@ class DistributedNoise:
 
         For vectors that do not depend on the rotation's seed.
         """
-        return math.exp(min(self._log_wrap(1 / self.step), 0.0))
+        return math.exp(min(self._lanes.log_wrap(1 / self.step), 0.0))
 
     def deviation(self, survivors: int) -> float:
         """At most this is the standard deviation of an entry of the decoded sum.
@@ -373,6 +344,20 @@ class DistributedNoise:
             adjacency=like.adjacency,
         )
 
+    @property
+    def _lanes(self) -> Lanes:
+        return Lanes(
+            bits=self.bits,
+            clients=self.clients,
+            size=self._padded,
+            clip=self.clip,
+            batch=self.batch,
+            share_deviation=self.share_deviation,
+            skellam=self.noise == "skellam",
+            redrawn=self.unit is Unit.CLIENT,
+            indicator_share=self.indicator_share,
+        )
+
     def _check_total(self, total: NDArray[np.signedinteger[Any]]) -> None:
         if not isinstance(total, np.ndarray) or total.dtype.kind != "i":
             raise BadParameter("total must be an array of signed integers")
@@ -382,19 +367,19 @@ class DistributedNoise:
     def _shares(self, survivors: int | None) -> int:
         if survivors is None:
             survivors = self.minimum_survivors
-        _in_range("survivors", survivors, self.minimum_survivors, self.clients)
+        integer("survivors", survivors, self.minimum_survivors, self.clients)
         return survivors - self.corrupt
 
     @property
     def _fraction(self) -> int:
         """Bits after the point that rounding sees: as many as a float64 of this norm has."""
-        return _fraction(self.batch * self.clip / self.step)
+        return fraction(self.batch * self.clip / self.step)
 
     @property
     def _norm_allowed(self) -> float:
         """Of a client's vector before it is cut to ``_fraction`` bits and rounded."""
         c = self.clip / self.step
-        return c * (1 - _NORM_ERROR) - math.sqrt(self._padded) * 2.0 ** -(self._fraction + 1)
+        return c * (1 - NORM_ERROR) - math.sqrt(self._padded) * 2.0 ** -(self._fraction + 1)
 
     def _checked(self, vector: ArrayLike) -> Floats:
         array = np.asarray(vector)
@@ -418,99 +403,8 @@ class DistributedNoise:
         integers = np.empty(len(rotated), np.int64)
         while True:
             norm = _round(rotated, factor, self._fraction, entropy, integers)
-            if not redraw or norm * (1 + _NORM_ERROR) <= most:
+            if not redraw or norm * (1 + NORM_ERROR) <= most:
                 return integers
-
-    def _largest_scale(self) -> float:
-        """The scale of the least k whose lanes hold, to a relative 2^-20, or the sampler's last."""
-        deviation, limit = self.share_deviation, self.batch * self.clip
-        low, high = 1.0, 2.0**self.bits / math.sqrt(self.clients)
-
-        def at(k: float) -> float:
-            return balanced_scale(
-                k,
-                bits=self.bits,
-                clients=self.clients,
-                entries=self._padded,
-                clip=limit,
-                share_deviation=deviation,
-            )
-
-        found = 0.0
-        while high - low > 2.0**-20 * high:
-            middle = (low + high) / 2
-            if self._log_wrap(scale := at(middle)) <= math.log(WRAP_FAILURE):
-                high, found = middle, scale
-            else:
-                low = middle
-        if not found:
-            raise BadParameter(
-                f"{self.bits}-bit lanes are too narrow for {self.clients} clients and their noise: "
-                "P[wrap] is above 2**-40 a round at every scale"
-            )
-        return min(found, math.sqrt(MAX_VARIANCE) / deviation * (1 - 2.0**-40))
-
-    def _log_wrap(self, scale: float) -> float:
-        """Logarithm of the union bound over all lanes and both sides; see the docs."""
-        n, size = self.clients, self._padded
-        longest = scale * self.batch * self.clip
-        signal = (n * longest) ** 2 / size
-        noise = n * (scale * self.share_deviation) ** 2
-        float_error = longest * entry_error(size) + 2.0 ** -(_fraction(longest) + 1)
-        room = 2.0 ** (self.bits - 1) - n * float_error
-        skellam = self.noise == "skellam"
-        # Rounding errors are below 1 and independent; redrawing makes likelier what it lets
-        # through, by 1 / (1 - beta) a client at most, so there their plain sum may be less.
-        redrawn = -n * math.log1p(-REDRAW_BIAS) if self.unit is Unit.CLIENT else 0.0
-        tail = min(
-            redrawn + _log_tail(room, signal + n / 4, noise, skellam=skellam),
-            _log_tail(room - n, signal, noise, skellam=skellam),
-        )
-        found = math.log(2 * size) + tail
-        if said := self._indicator_step(scale):
-            edge = 2.0 ** (self.bits - 1) - n * said
-            found = float(
-                np.logaddexp(found, math.log(2) + _log_tail(edge, 0, noise, skellam=skellam))
-            )
-        return found
-
-
-def rounded_norm(norm: float, entries: int, beta: float) -> float:
-    """D2: the L2 norm of a vector of norm at most ``norm`` after stochastic rounding.
-
-    Holds with probability at least 1 - ``beta``; of a bound that always holds, 0 gives it.
-    [KLS21], see the module.
-    """
-    root = math.sqrt(entries)
-    always = norm + root
-    if beta == 0:
-        return always
-    square = norm**2 + entries / 4 + math.sqrt(-2 * math.log(beta)) * (norm + root / 2)
-    return min(always, math.sqrt(square))
-
-
-def balanced_scale(
-    k: float, *, bits: int, clients: int, entries: int, clip: float, share_deviation: float
-) -> float:
-    """The scale at which k deviations of an entry of the sum reach the end of its lane.
-
-    Signal, rounding and noise as if all were sub-Gaussian: (scale clip n)^2 / d + n / 4 +
-    n (scale sigma_l)^2 = (2^(bits-1) / k)^2 [KLS21], whose k is 4. 0 where rounding
-    alone is more.
-    """
-    square = 2.0 ** (2 * bits) - clients * k**2
-    spread = math.sqrt((clip * clients) ** 2 / entries + clients * share_deviation**2)
-    return math.sqrt(max(square, 0.0)) / (2 * k * spread)
-
-
-def _in_range(name: str, value: int, least: int, most: int) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise BadParameter(f"{name} is {value!r}, must be an integer in [{least}, {most}]")
-
-
-def _fraction(longest: float) -> int:
-    """Bits after the point that a float64 up to ``longest`` leaves to ``_ROUNDER``, at most 32."""
-    return max(min(_DRAWN, 50 - math.frexp(longest + 1)[1]), 0)
 
 
 @lru_cache(maxsize=8)
@@ -535,14 +429,14 @@ def _norm(vector: Floats) -> float:
 
 
 def _round(
-    rotated: Floats, factor: float, fraction: int, entropy: Entropy, out: NDArray[np.int64]
+    rotated: Floats, factor: float, places: int, entropy: Entropy, out: NDArray[np.int64]
 ) -> float:
     """Write the rounded entries of ``factor`` ``rotated`` and return their L2 norm.
 
-    An entry, cut to ``fraction`` bits after the point, is rounded up with exactly the
+    An entry, cut to ``places`` bits after the point, is rounded up with exactly the
     probability that those bits say.
     """
-    rounder = _ROUNDER * 2.0**-fraction
+    rounder = _ROUNDER * 2.0**-places
     offset = np.float64(rounder).view(np.int64)
     scratch = np.empty(min(BLOCK, len(rotated)), np.float64)
     squares = []
@@ -555,30 +449,8 @@ def _round(
         bits = np.frombuffer(entropy(4 * len(part)), "<u4")
         if len(bits) != len(part):
             raise BadParameter("entropy returned another number of bytes than asked for")
-        np.add(
-            block, bits >> np.uint32(_DRAWN - fraction) if fraction < _DRAWN else bits, out=block
-        )
-        np.right_shift(block, fraction, out=block)
+        np.add(block, bits >> np.uint32(DRAWN - places) if places < DRAWN else bits, out=block)
+        np.right_shift(block, places, out=block)
         np.copyto(scaled, block)
         squares.append(float(scaled @ scaled))
     return math.sqrt(math.fsum(squares))
-
-
-def _log_tail(room: float, variance: float, noise: float, *, skellam: bool) -> float:
-    """Chernoff bound on ln P[X >= room], X = a ``variance``-sub-Gaussian plus the noise.
-
-    Skellam of variance mu has ln E[exp(tX)] = mu (cosh t - 1); a discrete Gaussian is
-    sub-Gaussian [CKS20]. Every t > 0 gives a bound; this one is close to the best.
-    """
-    if room <= 0:
-        return 0.0
-    if not skellam:
-        return -(room**2) / (2 * (variance + noise))
-    low, high = 0.0, min(room / (variance + noise), 700.0)
-    for _ in range(50):  # of the derivative, which rises: t variance + mu sinh t = room
-        middle = (low + high) / 2
-        if middle * variance + noise * math.sinh(middle) < room:
-            low = middle
-        else:
-            high = middle
-    return high**2 * variance / 2 + 2 * noise * math.sinh(high / 2) ** 2 - high * room

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dp.checks import integer
 from dp.errors import BadParameter
 
 Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
@@ -46,8 +47,7 @@ def padded_size(entries: int) -> int:
     Raises:
       BadParameter: ``entries`` is not an integer from 1 to 2^28.
     """
-    if type(entries) is not int or not 1 <= entries <= MAX_ENTRIES:
-        raise BadParameter(f"entries is {entries!r}, must be an integer in [1, 2**28]")
+    integer("entries", entries, 1, MAX_ENTRIES)
     return min(m << max((-(-entries // m) - 1).bit_length(), 0) for m in _ODD)
 
 

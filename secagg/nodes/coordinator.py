@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp.accounting.events import Unit
-from dp.ledger.ledger import Ledger
+from dp.ledger.ledger import Key, Ledger
 from dp.noise.mechanisms import DistributedNoise
 from protocols import bonawitz, ckks
 from protocols.bonawitz import ClientId
@@ -47,7 +47,6 @@ from secagg.vectors.packing import lane_bits
 
 LANES: Final = 3  # of a word, that the default of bits makes room for
 LEAST_BITS: Final = 8
-ATTEMPT_SIZE: Final = 4  # bytes, among the few sums that begin at once
 
 NodeId: TypeAlias = int
 
@@ -281,7 +280,7 @@ class UnderWay:
 
     result: Result
     survivors: tuple[NodeId, ...]
-    _charged: int
+    _charged: Key
 
     def __init__(
         self,
@@ -298,8 +297,6 @@ class UnderWay:
         self._examples: dict[NodeId, int] = {}
         self._relay = self._begin({self._clients[node]: keys for node, keys in advertised.items()})
         self._learned: dict[NodeId, ClientId] = {}
-        # Random: who shares our ledger may find the same round free, and one charge do for both.
-        self._attempt = int.from_bytes(system(ATTEMPT_SIZE))
 
     def _begin(self, advertised: Mapping[ClientId, bytes]) -> Relay:
         agreement, cohort = self.proposal.agreement(), self._coordinator.cohort
@@ -400,12 +397,8 @@ class UnderWay:
                 f"nodes {sorted(silent)} did not say how many examples they have: a line of "
                 "their policy"
             )
-        entries = summed.ledger.reservations()
-        self._charged = 1 + max((entry.round for entry in entries), default=-1)
-        summed.ledger.reserve(
-            self._charged,
+        self._charged = summed.ledger.reserve_next(
             {str(node): noise.event() for node in nodes},
-            attempt=self._attempt,
             minimum_survivors=noise.mechanism.minimum_survivors,
         )
 
@@ -416,4 +409,5 @@ class UnderWay:
             left = len(self.survivors)
             event = noise.event(left)
             charges = {str(node): event for node in self.survivors}
-            summed.ledger.commit(self._charged, charges, attempt=self._attempt, survivors=left)
+            number, attempt = self._charged
+            summed.ledger.commit(number, charges, attempt=attempt, survivors=left)

@@ -24,9 +24,8 @@ from typing import Any, Final, TypeAlias
 
 from dp.accounting.events import Unit
 from dp.errors import LedgerConflict
-from dp.ledger.ledger import Keeper, Ledger
+from dp.ledger.ledger import Keeper, Key, Ledger
 from protocols import bonawitz, ckks
-from protocols.burn import Burn
 from protocols.entropy import system
 from protocols.errors import DecodeError, ProtocolError
 from protocols.primitives.aead import seal, unseal
@@ -46,8 +45,7 @@ from secagg.stage import Stage
 PROPOSED: Final = b"secagg/1 proposal"  # label of a server's signature
 SUBJECT: Final = "this node"  # in the node's ledger
 NO_STATE: Final = "no state: this node was restarted, or not asked from the first stage on"
-_STATE: Final = b"secagg node state 1"
-_CHARGES: Final = b"rounds of the ledger"  # in place of a session among the burn records
+_STATE: Final = b"secagg node state 2"
 
 Compute: TypeAlias = Callable[[Proposal], Contribution]
 
@@ -96,7 +94,7 @@ class _Kept:
     """Between two stages. Of a key that is not ours to hold there is no record, only the charge."""
 
     record: Secret
-    charge: int = 0  # the round in our ledger, plus one
+    charge: Key | None = None  # in our ledger
 
 
 class Node:
@@ -193,7 +191,7 @@ class Node:
         return Secret(key)
 
     def _close(self, kept: _Kept) -> bytes:
-        content = Secret(opaque(kept.record.expose()) + u64(kept.charge))
+        content = Secret(opaque(kept.record.expose()) + b"".join(map(u64, kept.charge or ())))
         return seal(self._key(), content, _STATE, system)
 
     def _open(self, state: bytes) -> _Kept:
@@ -201,35 +199,31 @@ class Node:
             reader = Reader(unseal(self._key(), state, _STATE).expose())
         except ProtocolError:
             raise NodeError("the state is not of this node, or was changed") from None
-        kept = _Kept(record=Secret(reader.opaque()), charge=reader.u64())
+        record = Secret(reader.opaque())
+        charge = Key(reader.u64(), reader.u64()) if reader.left else None
         reader.finish()
-        return kept
+        return _Kept(record=record, charge=charge)
 
     # The books
 
-    def reserve(self, proposal: Proposal, burn: Burn) -> int:
-        """Charge this node for a sum; the round in its ledger, plus one, or 0 without noise."""
+    def reserve(self, proposal: Proposal) -> Key | None:
+        """Charge this node for a sum, unless it is without noise; where the charge stands."""
         if proposal.noise is None:
-            return 0
+            return None
         with self._ledger() as ledger:
-            number = max((entry.round for entry in ledger.reservations()), default=-1) + 1
-            # Two sums at once must not find the same number: one charge would do for both.
-            while not burn(_CHARGES, number, system(DIGEST_SIZE)):
-                number += 1
-            ledger.reserve(number, {SUBJECT: proposal.noise.event()})
-        return number + 1
+            return ledger.reserve_next({SUBJECT: proposal.noise.event()})
 
-    def give_back(self, charge: int) -> None:
+    def give_back(self, charge: Key | None) -> None:
         """Nothing left this node."""
         if charge:
             with self._ledger() as ledger:
-                ledger.abort(charge - 1, [SUBJECT])
+                ledger.abort(charge.round, [SUBJECT], attempt=charge.attempt)
 
-    def settle(self, charge: int) -> None:
+    def settle(self, charge: Key | None) -> None:
         """The sum was opened. How many were in it the server says, so the price stays."""
         if charge:
             with self._ledger() as ledger:
-                ledger.commit(charge - 1, [SUBJECT])
+                ledger.commit(charge.round, [SUBJECT], attempt=charge.attempt)
 
     def _ledger(self) -> Ledger:
         path, policy = self.home / "ledger.sqlite", self.policy
@@ -259,18 +253,18 @@ class _Party:
         self.node, self.proposal, self.request = node, proposal, request
         self.burn, self.model, self.compute = burn, model, compute
 
-    def contribution(self) -> tuple[Any, int]:
+    def contribution(self) -> tuple[Any, Key | None]:
         """The vector to send, and what it was charged as."""
         if self.model != self.proposal.model:
             raise NodeError("the model that came is not the one that was proposed")
-        charge = self.node.reserve(self.proposal, self.burn)
+        charge = self.node.reserve(self.proposal)
         try:
             return self.proposal.encode(self.compute(self.proposal)), charge
         except BaseException:
             self.node.give_back(charge)
             raise
 
-    def sent(self, messages: Iterable[bytes], charge: int) -> tuple[bytes, ...]:
+    def sent(self, messages: Iterable[bytes], charge: Key | None) -> tuple[bytes, ...]:
         """The frames of an upload, whose charge is given back if none of them can leave."""
         try:
             return tuple(messages)

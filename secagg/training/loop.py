@@ -313,22 +313,19 @@ class _Books:
 
         A round that was begun before, and whose end nobody saw, stays charged.
         """
-        attempts = [held.attempt for held in self._ledger.reservations(number)]
-        attempt = max(attempts, default=-1) + 1
         paying = {_subject(client): client for client in clients}
         while paying:
             try:
-                self._ledger.reserve(
-                    number,
+                key = self._ledger.reserve_next(
                     dict.fromkeys(paying, self._event),
-                    attempt=attempt,
+                    round_number=number,
                     minimum_survivors=self._minimum,
                 )
             except BudgetExceeded as refusal:
                 del paying[refusal.subject]
             else:
-                break
-        return list(paying.values()), attempt
+                return list(paying.values()), key.attempt
+        return [], 0
 
     def settle(
         self,

@@ -49,7 +49,7 @@ def vectors_sent(machines: Machines, coordinator: Coordinator, sums: int) -> int
 def test_without_a_charge_vectors_could_be_had_for_ever(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Node, "reserve", lambda *_: 0)
+    monkeypatch.setattr(Node, "reserve", lambda *_: None)
     assert vectors_sent(*machines_of(folder), 12) == 12
 
 

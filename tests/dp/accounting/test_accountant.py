@@ -89,14 +89,15 @@ def test_replace_one_costs_what_it_should_and_twice_the_shift_unsampled():
     assert epsilon_pld(replaced, 1e-5) == pytest.approx(epsilon_pld(half_noise, 1e-5), rel=1e-3)
 
 
-def test_zeroing_out_costs_what_adding_or_removing_does():
+@pytest.mark.parametrize("interval", [1e-3, pytest.param(1e-4, marks=pytest.mark.slow)])
+def test_zeroing_out_costs_what_adding_or_removing_does(interval):
     for q in (1.0, 0.05):
         added, zeroed = (
             {gaussian(2, q, 100, adjacency=adjacency): 1}
             for adjacency in (Adjacency.ADD_OR_REMOVE, Adjacency.ZERO_OUT)
         )
         assert epsilon_rdp(added, 1e-5) == epsilon_rdp(zeroed, 1e-5)
-        assert epsilon_pld(added, 1e-5) == epsilon_pld(zeroed, 1e-5)
+        assert epsilon_pld(added, 1e-5, interval) == epsilon_pld(zeroed, 1e-5, interval)
 
 
 def test_a_sum_of_the_rounds_epsilons_is_not_the_epsilon_of_the_sum():

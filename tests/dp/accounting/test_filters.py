@@ -45,7 +45,9 @@ def test_a_full_filter_keeps_its_promise_to_the_last_step(epsilon, z):
     for book in filters(epsilon):
         full, steps = filled(book, step)
         assert not full.admits(step)
-        assert epsilon_pld({step: steps}, 1e-5) <= epsilon
+        # A coarser interval is above, and only the exact filter leaves no room for that.
+        interval = 1e-4 if isinstance(book, GdpFilter) else 1e-3
+        assert epsilon_pld({step: steps}, 1e-5, interval) <= epsilon
         if not isinstance(book, GdpFilter):
             assert epsilon_rdp({step: steps}, 1e-5) <= epsilon
 
@@ -68,13 +70,27 @@ def test_a_renyi_filter_at_the_best_order_admits_nearly_what_rdp_does():
     assert epsilon_rdp({step: best}, 1e-5) <= 2 < epsilon_rdp({step: best + 1}, 1e-5)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
+CHOICES = (
     st.integers(0, 4),
     st.floats(0.3, 8),
     st.lists(st.tuples(st.floats(1, 60), st.floats(0.01, 1), st.integers(1, 9)), max_size=25),
 )
+
+
+@settings(max_examples=12, deadline=None)
+@given(*CHOICES)
 def test_whatever_is_chosen_along_the_way_the_promise_holds(which, epsilon, wishes):
+    keeps_its_promise(which, epsilon, wishes)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(*CHOICES)
+def test_whatever_is_chosen_along_the_way_the_promise_holds_in_many_trials(which, epsilon, wishes):
+    keeps_its_promise(which, epsilon, wishes)
+
+
+def keeps_its_promise(which, epsilon, wishes):
     book = filters(epsilon)[which]
     admitted = []
     for z, q, steps in wishes:

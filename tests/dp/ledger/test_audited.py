@@ -8,12 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from behind import in_child, raw, rechain
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dp.ledger.records
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling
 from dp.errors import BadParameter, LedgerBusy, LedgerConflict, LedgerCorrupt, LedgerError
 from dp.ledger.ledger import (
@@ -48,41 +46,6 @@ STATEMENT = Statement(
     sampler_error=1e-16,
     entries=650,
 )
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture
-def seal():
-    key = Ed25519PrivateKey.generate()
-
-    def verify(message, signature):
-        try:
-            key.public_key().verify(signature, message)
-        except InvalidSignature:
-            return False
-        return True
-
-    return Seal(sign=key.sign, verify=verify)
-
-
-def raw(path, *statements):
-    connection = sqlite3.connect(path, isolation_level=None)
-    for statement in statements:
-        connection.execute(statement)
-    connection.close()
-
-
-def rechain(path):
-    connection = sqlite3.connect(path, isolation_level=None)
-    last = bytes(32)
-    for seq, body in connection.execute("SELECT seq, body FROM records ORDER BY seq").fetchall():
-        last = dp.ledger.records._hash(seq, last, body)
-        connection.execute("UPDATE records SET hash = ? WHERE seq = ?", (last, seq))
-    connection.close()
 
 
 def files(folder, *, but="nothing"):
@@ -376,17 +339,14 @@ def test_a_copy_without_permission_to_write_in_a_folder_without_it_is_audited(pa
     for folder in path.parent.parents:  # another user must reach it
         if folder.stat().st_uid == os.getuid() and "pytest" in str(folder):
             folder.chmod(0o755)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            if os.getuid() == 0:
-                os.setuid(65534)
-            with Ledger.open(path, read_only=True) as reader:
-                status = 0 if reader.verify().head.seq == 1 else 2
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def work():
+        if os.getuid() == 0:
+            os.setuid(65534)
+        with Ledger.open(path, read_only=True) as reader:
+            return 0 if reader.verify().head.seq == 1 else 2
+
+    assert os.waitpid(in_child(work), 0)[1] == 0
     path.parent.chmod(0o755)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from behind import raw, rechain
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
@@ -47,24 +48,6 @@ SHOWN = gaussian(4)
 LAST = GaussianEvent(noise_multiplier=0.7, sampling=NoSampling())  # one fits, two do not
 LESS = gaussian(3)
 MORE = gaussian(1.5)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture
-def ledger(path):
-    with Ledger.create(path, BUDGET) as made:
-        yield made
-
-
-def raw(path, *statements):
-    connection = sqlite3.connect(path, isolation_level=None)
-    for statement in statements:
-        connection.execute(statement)
-    connection.close()
 
 
 # Two books
@@ -357,20 +340,6 @@ def test_what_no_integer_holds_is_infinite():
 
 
 @pytest.fixture
-def seal():
-    key = Ed25519PrivateKey.generate()
-
-    def verify(message, signature):
-        try:
-            key.public_key().verify(signature, message)
-        except InvalidSignature:
-            return False
-        return True
-
-    return Seal(sign=key.sign, verify=verify)
-
-
-@pytest.fixture
 def sealed(path, seal):
     """A closed, signed ledger of four records."""
     with Ledger.create(path, BUDGET, seal=seal) as book:
@@ -400,17 +369,6 @@ def test_a_signed_ledger_is_written_only_by_who_can_sign(path, seal, sealed):
     with Ledger.open(path, seal=seal) as book:
         book.reserve(2, {"a": SEEN})
         book.verify(sealed)
-
-
-def rechain(path):
-    import dp.ledger.records
-
-    connection = sqlite3.connect(path, isolation_level=None)
-    last = bytes(32)
-    for seq, body in connection.execute("SELECT seq, body FROM records ORDER BY seq").fetchall():
-        last = dp.ledger.records._hash(seq, last, body)
-        connection.execute("UPDATE records SET hash = ? WHERE seq = ?", (last, seq))
-    connection.close()
 
 
 CUT = (

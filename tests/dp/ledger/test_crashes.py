@@ -18,9 +18,11 @@ import signal
 import sqlite3
 import tempfile
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
+from behind import in_child
 
 import dp.ledger.storage
 from dp.accounting.events import GaussianEvent, PoissonSampling
@@ -122,17 +124,6 @@ def changes(tmp_path_factory):
 # kill -9
 
 
-def in_child(work):
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            status = work() or 0
-        finally:
-            os._exit(status)
-    return child
-
-
 def statements_until(limit):
     """A trace callback that kills its own process before the statement of that number."""
     left = limit
@@ -146,11 +137,12 @@ def statements_until(limit):
     return count
 
 
-def test_killed_before_any_statement_the_book_holds_all_that_could_have_left(path, changes):
-    """SIGKILL before every single statement of the protocol above."""
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_before_any_statement_the_book_holds_all_that_could_have_left(path, changes, stride):
+    """SIGKILL before every statement of the protocol above, or before each of that stride."""
     Ledger.create(path, BUDGET).close()
     fresh = path.read_bytes()
-    for statement in range(1000):
+    for statement in range(0, 1000, stride):
         for old in path.parent.iterdir():
             old.unlink()
         path.write_bytes(fresh)
@@ -344,8 +336,8 @@ def crashes(before, log):
             yield moment, {at: bytes(content) for at, content in disk.items()}
 
 
-def lost_after_power_cuts(path, pragma, policy=FIXED_PLAN):
-    """How many cuts were tried, and at how many of them something owed was not on disk."""
+def power_cuts(path, pragma, policy=FIXED_PLAN, stride=1):
+    """Of one cut in ``stride``: its moment, and whether all that was owed was on disk."""
     Ledger.create(path, BUDGET, policy=policy).close()
     before = {str(path): path.read_bytes()}
     with Disk() as disk:
@@ -364,53 +356,54 @@ def lost_after_power_cuts(path, pragma, policy=FIXED_PLAN):
     kinds = {operation[0] for operation in disk.log}
     assert {"write", "sync"} <= kinds
     assert {Path(operation[1]).name for operation in disk.log} >= {"ledger", "ledger-wal"}
-    cuts, lost = 0, []
-    for moment, files in crashes(before, disk.log):
+    for moment, files in islice(crashes(before, disk.log), 0, None, stride):
         for old in path.parent.iterdir():
             old.unlink()
         for name, content in files.items():
             Path(name).write_bytes(content)
-        cuts += 1
         try:
-            if not sound(path, owed(change for since, change in said if since <= moment)):
-                lost.append(moment)
+            yield moment, sound(path, owed(change for since, change in said if since <= moment))
         except LedgerError:
-            lost.append(moment)
-    return cuts, lost
+            yield moment, False
 
 
 @pytest.mark.parametrize(
-    "policy", [FIXED_PLAN, pytest.param("RDP at order 8", marks=pytest.mark.slow)]
+    ("policy", "stride"),
+    [
+        (FIXED_PLAN, 7),  # of four cuts a moment: each kind in turn
+        pytest.param(FIXED_PLAN, 1, marks=pytest.mark.slow),
+        pytest.param("RDP at order 8", 1, marks=pytest.mark.slow),
+    ],
 )
-def test_a_power_cut_at_any_write_loses_nothing_that_was_promised(path, policy):
-    cuts, lost = lost_after_power_cuts(path, "PRAGMA synchronous = FULL", policy)
-    assert cuts > 400
-    assert lost == []
+def test_a_power_cut_at_any_write_loses_nothing_that_was_promised(path, policy, stride):
+    cuts = list(power_cuts(path, "PRAGMA synchronous = FULL", policy, stride))
+    assert len(cuts) > 400 / stride
+    assert [moment for moment, whole in cuts if not whole] == []
 
 
 def test_the_same_cuts_find_a_ledger_that_does_not_sync_each_commit(path):
-    _, lost = lost_after_power_cuts(path, "PRAGMA synchronous = NORMAL")
-    assert lost
+    assert not all(whole for _, whole in power_cuts(path, "PRAGMA synchronous = NORMAL", stride=7))
 
 
 # A disk that fails
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("operation", "code", "says"),
+    ("operation", "code", "stride", "says"),
     [
-        ("write", FULL, "disk is full"),
-        ("write", NO_WRITE, "disk fails"),
-        ("sync", NO_SYNC, "treat what was being written as charged"),
+        ("write", FULL, 13, "disk is full"),
+        ("write", NO_WRITE, 13, "disk fails"),
+        ("sync", NO_SYNC, 3, "treat what was being written as charged"),
     ],
 )
 def test_a_disk_that_fails_at_any_moment_is_an_error_and_loses_nothing(
-    path, changes, operation, code, says
+    path, changes, operation, code, stride, says, every
 ):
     Ledger.create(path, BUDGET).close()
     fresh = path.read_bytes()
     failures = 0
-    for moment in range(0, 400, 3):
+    for moment in range(0, 400, 1 if every else stride):
         for old in path.parent.iterdir():
             old.unlink()
         path.write_bytes(fresh)

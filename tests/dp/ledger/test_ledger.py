@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from behind import in_child, raw, rechain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,26 +37,8 @@ from dp.ledger.ledger import Budget, Charge, Head, Ledger, State
 BUDGET = Budget(epsilon=8, delta=1e-5)
 EVENT = GaussianEvent(noise_multiplier=2, sampling=PoissonSampling(rate=0.1))
 OTHER = GaussianEvent(noise_multiplier=3, sampling=PoissonSampling(rate=0.1), steps=2)
+CHEAP = GaussianEvent(noise_multiplier=20, sampling=NoSampling())
 LAST = GaussianEvent(noise_multiplier=0.7, sampling=NoSampling())  # one fits, two do not
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture
-def ledger(path):
-    with Ledger.create(path, BUDGET) as made:
-        yield made
-
-
-def raw(path, *statements):
-    """Change the file behind the ledger's back."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    for statement in statements:
-        connection.execute(statement)
-    connection.close()
 
 
 # Charging
@@ -69,6 +52,64 @@ def test_a_reservation_counts_as_spent_before_it_is_committed(ledger):
     ledger.commit(0, ["a", "b"])
     assert ledger.epsilons() == before
     assert ledger.spent("b") == {OTHER.one_step(): 2}
+
+
+def test_the_next_key_is_above_all_that_were_used_given_back_or_not(ledger):
+    assert ledger.reserve_next({"a": CHEAP}) == (0, 0)
+    assert ledger.reserve_next({"b": CHEAP}, round_number=0) == (0, 1)
+    ledger.reserve(7, {"a": CHEAP}, attempt=4)
+    ledger.abort(7, ["a"], attempt=4)
+    assert ledger.reserve_next({"a": CHEAP}, round_number=7) == (7, 5)
+    assert ledger.reserve_next({"a": CHEAP}, round_number=3) == (3, 0)
+    assert ledger.reserve_next({"a": CHEAP}) == (8, 0)
+    assert ledger.spent("a") == {CHEAP: 4}
+
+
+def test_a_charge_that_does_not_fit_uses_up_no_key(ledger):
+    dear = GaussianEvent(noise_multiplier=0.1, sampling=NoSampling())
+    with pytest.raises(BudgetExceeded):
+        ledger.reserve_next({"a": dear})
+    assert ledger.reservations() == []
+    assert ledger.reserve_next({"a": LAST}) == (0, 0)
+
+
+def test_without_a_subject_or_a_number_left_no_key_is_given(ledger):
+    for number in (None, 3):
+        with pytest.raises(BadParameter, match="charges is empty"):
+            ledger.reserve_next({}, round_number=number)
+    with pytest.raises(BadParameter, match="round is -1"):
+        ledger.reserve_next({"a": CHEAP}, round_number=-1)
+    ledger.reserve(2**63 - 1, {"a": CHEAP}, attempt=2**63 - 1)
+    with pytest.raises(BadParameter, match="round is 9223372036854775808"):
+        ledger.reserve_next({"a": CHEAP})
+    with pytest.raises(BadParameter, match="attempt is 9223372036854775808"):
+        ledger.reserve_next({"a": CHEAP}, round_number=2**63 - 1)
+    assert ledger.spent("a") == {CHEAP: 1}
+
+
+def test_the_next_key_costs_the_same_after_100_000_reservations_as_after_10(tmp_path):
+    """Counted in steps of SQLite's machine; half of the rows are of one round."""
+
+    def steps(rows):
+        done = 0
+
+        def step():
+            nonlocal done
+            done += 1
+
+        with Ledger.create(tmp_path / str(rows), BUDGET) as book:
+            book.reserve(rows, {"a": CHEAP})
+            with book._file.transaction() as connection:
+                connection.executemany(
+                    "INSERT INTO charges VALUES (?, 0, ?, 1, 1, 0, 'open', NULL, NULL, NULL)",
+                    ((5 if n % 2 else n, n + 9) for n in range(rows)),
+                )
+            connection.set_progress_handler(step, 1)
+            assert book.reserve_next({"a": CHEAP}) == (rows + 1, 0)
+            assert book.reserve_next({"a": CHEAP}, round_number=5) == (5, 1)
+        return done
+
+    assert steps(10) == steps(100_000) > 100
 
 
 def test_charges_add_up_over_rounds_as_one_composition(ledger):
@@ -288,18 +329,6 @@ def test_any_sequence_of_calls_leaves_what_a_plain_dictionary_says(calls):
 # Several processes, and their deaths
 
 
-def in_child(work):
-    """Run ``work`` in a forked process; its exit status as ``os.waitpid`` gives it."""
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            status = work() or 0
-        finally:
-            os._exit(status)
-    return child
-
-
 def test_of_two_processes_that_reserve_what_is_left_exactly_one_wins(path):
     Ledger.create(path, BUDGET).close()
     for contest in range(5):
@@ -324,6 +353,46 @@ def test_of_two_processes_that_reserve_what_is_left_exactly_one_wins(path):
         assert len(book.subjects()) == 5
         assert set(book.epsilons().values()) == {epsilon_rdp({LAST: 1}, 1e-5)}
         book.verify()
+
+
+def test_processes_that_reserve_at_once_get_a_key_and_a_charge_each(path):
+    """The same subject, event and minimum: under one key all of it would be one charge."""
+    Ledger.create(path, BUDGET).close()
+    start, go = os.pipe()
+    found, keys = os.pipe()
+
+    def race():
+        os.close(go)
+        with Ledger.open(path, patience=60) as ours:
+            os.read(start, 1)  # ends when the parent closes its side
+            for number in (None, None, 99, 99):
+                key = ours.reserve_next({"a": CHEAP}, round_number=number, minimum_survivors=3)
+                os.write(keys, b"%d %d\n" % key)
+
+    children = [in_child(race) for _ in range(4)]
+    for end in (start, go, keys):
+        os.close(end)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    with open(found, "rb") as lines:
+        told = [tuple(map(int, line.split())) for line in lines]
+    with Ledger.open(path) as book:
+        held = [(entry.round, entry.attempt) for entry in book.reservations()]
+        assert book.spent("a") == {CHEAP: 16}
+        book.verify()
+    assert len(held) == 16
+    assert sorted(told) == held
+
+
+def test_who_looks_for_a_free_round_before_the_charge_shares_it_with_another(path):
+    """What ``reserve_next`` is against: two looked, then both reserved, and one charge is held."""
+    with Ledger.create(path, BUDGET) as one, Ledger.open(path) as other:
+        numbers = [len(book.reservations()) for book in (one, other)]
+        for book, number in zip((one, other), numbers, strict=True):
+            book.reserve(number, {"a": EVENT})
+        assert one.spent("a") == {EVENT: 1}
+        keys = [book.reserve_next({"a": EVENT}) for book in (one, other)]
+        assert keys == [(1, 0), (2, 0)]
+        assert one.spent("a") == {EVENT: 3}
 
 
 def test_a_ledger_does_not_cross_a_fork(ledger):
@@ -525,16 +594,6 @@ def test_an_edit_behind_the_ledgers_back_is_found(path, book, edits):
     with pytest.raises((LedgerCorrupt, LedgerError)) as caught, Ledger.open(path) as edited:
         edited.verify()
     assert str(path) in str(caught.value)
-
-
-def rechain(path):
-    """What a forger does: compute every hash anew."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    last = bytes(32)
-    for seq, body in connection.execute("SELECT seq, body FROM records ORDER BY seq").fetchall():
-        last = dp.ledger.records._hash(seq, last, body)
-        connection.execute("UPDATE records SET hash = ? WHERE seq = ?", (last, seq))
-    connection.close()
 
 
 FORGERY = (

@@ -43,11 +43,6 @@ DEAR, CHEAP = gaussian(0.8), gaussian(30)  # of DEAR one fits, two do not
 CLIENT = gaussian(4, unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT)
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.sqlite"
-
-
 # What a policy is
 
 

@@ -16,16 +16,26 @@ from dp.accounting.events import (
     from_json,
 )
 from dp.errors import BadParameter, UnsoundEvent
-from dp.noise.mechanisms import REDRAW_BIAS, DistributedNoise, balanced_scale, rounded_norm
+from dp.noise.lanes import REDRAW_BIAS, Lanes, rounded_norm
+from dp.noise.mechanisms import DistributedNoise
 
 DELTA = 1e-5
 CLIENT = {"sampling": NoSampling(), "unit": Unit.CLIENT, "adjacency": Adjacency.ZERO_OUT}
 
 
 def scale_at_four(bits, entries, clients=100):
-    return balanced_scale(
-        4, bits=bits, clients=clients, entries=entries, clip=1, share_deviation=clients**-0.5
+    lanes = Lanes(
+        bits=bits,
+        clients=clients,
+        size=entries,
+        clip=1,
+        batch=1,
+        share_deviation=clients**-0.5,
+        skellam=True,
+        redrawn=True,
+        indicator_share=0,
     )
+    return lanes.balanced_scale(4)
 
 
 def events(scale, entries, survivors=100, shares=100):

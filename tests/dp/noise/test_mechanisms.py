@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from dp.accounting.events import Unit
 from dp.errors import BadParameter, NonFiniteGradient
 from dp.noise import mechanisms
-from dp.noise.mechanisms import DistributedNoise, rounded_norm
+from dp.noise.lanes import log_tail, rounded_norm
+from dp.noise.mechanisms import DistributedNoise
 
 SEED = bytes(range(16))
 
@@ -214,9 +215,7 @@ def test_lanes_too_narrow_for_the_tail_are_refused():
 
 def test_rounding_at_the_usual_k_of_four_would_wrap():
     plan = mechanism(4096)
-    scale = mechanisms.balanced_scale(
-        4, bits=16, clients=10, entries=4096, clip=1, share_deviation=plan.share_deviation
-    )
+    scale = plan._lanes.balanced_scale(4)
     with pytest.raises(BadParameter, match="too narrow"):
         mechanism(4096, scale=scale)
 
@@ -234,7 +233,7 @@ def test_the_tail_bound_is_above_the_exact_tail(skellam):
                 x = np.arange(-400, 401)
                 mass = np.exp(-(x**2) / (2 * variance))
                 exact = mass[x >= room].sum() / mass.sum()
-            bound = math.exp(mechanisms._log_tail(room, 0.0, variance, skellam=skellam))
+            bound = math.exp(log_tail(room, 0.0, variance, skellam=skellam))
             assert exact <= bound <= 50 * exact
 
 

@@ -12,7 +12,8 @@ from dp.accounting.accountant import epsilon_rdp
 from dp.accounting.calibrate import least_noise
 from dp.accounting.events import Cover, HiddenPoissonSampling, NoSampling, Unit
 from dp.errors import BadParameter, PrivacyError
-from dp.noise.mechanisms import WRAP_FAILURE, DistributedNoise
+from dp.noise.lanes import WRAP_FAILURE
+from dp.noise.mechanisms import DistributedNoise
 from dp.noise.skellam import MAX_VARIANCE
 from protocols.bonawitz import Agreement
 from secagg.errors import ConfigError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dp.errors import BudgetExceeded, LedgerCorrupt
-from dp.ledger.ledger import Ledger, Protection, State
+from dp.ledger.ledger import Key, Ledger, Protection, State
 from secagg.audit.report import audit
 from secagg.training.loop import Training
 from secagg.training.report import report
@@ -171,14 +171,14 @@ def test_who_could_pay_for_a_round_that_never_began_is_not_charged_for_it(
     run = Training.start(TrainingConfig(**SMALL), tmp_path / "run")
     next(iter(run))
     assert run._books is not None
-    reserve, poor = run._books._ledger.reserve, {"client-0", "client-1"}
+    reserve, poor = run._books._ledger.reserve_next, {"client-0", "client-1"}
 
-    def refusing(number: int, charges: Any, **more: Any) -> None:
+    def refusing(charges: Any, **more: Any) -> Key:
         for name in sorted(poor & charges.keys()):
             raise BudgetExceeded(subject=name, book="server", spent=1, would_be=3, budget=2)
-        reserve(number, charges, **more)
+        return reserve(charges, **more)
 
-    monkeypatch.setattr(run._books._ledger, "reserve", refusing)
+    monkeypatch.setattr(run._books._ledger, "reserve_next", refusing)
     before = run._books.epsilon()
     assert list(run) == []
     assert run._books.epsilon() == before
