@@ -40,7 +40,7 @@ from dp.noise.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields
 from secagg.errors import ConfigError
-from secagg.planning.noise import least_shared_noise
+from secagg.planning.noise import calibrate_shared_noise
 from secagg.training.data import Federation, federate
 from secagg.training.settings import TrainingConfig
 from secagg.vectors.vector import flatten
@@ -306,7 +306,9 @@ def _distributed(
             batch=max(map(len, parts)),
         )
 
-    noise = least_shared_noise(at, epsilon=epsilon, delta=delta, sampling=NoSampling(), steps=steps)
+    noise = calibrate_shared_noise(
+        at, epsilon=epsilon, delta=delta, sampling=NoSampling(), steps=steps
+    )
     priced = at(noise)
     mechanism = replace(priced, noise_multiplier=share * noise)  # its scale is the priced one's
     clients = [ClippedSums(*_planted(coins, part), clip=1.0, sampling_rate=1.0) for part in parts]

@@ -34,7 +34,7 @@ from dp.noise.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields
 from secagg.errors import ConfigError
-from secagg.planning.noise import least_shared_noise
+from secagg.planning.noise import calibrate_shared_noise
 from secagg.training.data import federate
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def _noised(
         )
 
     mechanism = at(
-        least_shared_noise(at, epsilon=epsilon, delta=delta, sampling=NoSampling(), steps=1)
+        calibrate_shared_noise(at, epsilon=epsilon, delta=delta, sampling=NoSampling(), steps=1)
     )
     seed = system(32)
     total = sum(mechanism.encode(gradient, seed=seed) for gradient in each)

@@ -79,7 +79,7 @@ class TrainingConfig:
         likely = self.threshold  # without noise there is nothing to weigh
         if self.privacy in NOISED:
             likely = likely_survivors(
-                self.clients, self.dropout, rounds=self.rounds, least=self.threshold
+                self.clients, self.dropout, rounds=self.rounds, minimum=self.threshold
             )
         self._fill("minimum_survivors", likely)
         _between("minimum_survivors", self.minimum_survivors, 2, self.clients)
