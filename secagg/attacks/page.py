@@ -145,9 +145,9 @@ def _warnings(found: Found) -> Iterator[str]:
             "say little."
         )
     if found.inversions:
-        most = max(found.inversions, key=lambda group: group[1].recovered)
-        without = f" {sums_sentence(most)}."
-        if not most[1].recovered:
+        worst = max(found.inversions, key=lambda group: group[1].recovered)
+        without = f" {sums_sentence(worst)}."
+        if not worst[1].recovered:
             without += " That none came out of a sum this time is no guarantee."
         yield f"{NOT_PRIVACY}.{without}"
     if found.plan.quick:

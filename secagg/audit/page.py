@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dp.ledger.ledger import Protection
-from secagg.audit.recount import MOST_SNAPSHOTS, Round
+from secagg.audit.recount import MAX_SNAPSHOTS, Round
 from secagg.audit.values import Audit, Section, Source, Subject
 from secagg.pages import parts
 from secagg.pages.charts import bands, bars, lines
@@ -18,7 +18,7 @@ from secagg.pages.numbers import bound, counted, percent, short
 from secagg.pages.numbers import delta as as_delta
 from secagg.pages.numbers import epsilon as as_epsilon
 
-MOST_SUBJECTS: Final = 200  # in the table; beyond, those who spent most of their budget
+MAX_SUBJECTS: Final = 200  # in the table; beyond, those who spent most of their budget
 _BINS: Final = 10  # of the budget left
 
 _WORD_OF: Final[dict[Source, str]] = {
@@ -134,8 +134,8 @@ def _charts(audit: Audit, section: Section) -> Markup:
             "p",
             "Hold the pointer over a mark to read its value."
             + (
-                f" Of {len(section.rounds):,} rounds, at most {MOST_SNAPSHOTS} are drawn."
-                if len(section.rounds) > MOST_SNAPSHOTS
+                f" Of {len(section.rounds):,} rounds, at most {MAX_SNAPSHOTS} are drawn."
+                if len(section.rounds) > MAX_SNAPSHOTS
                 else ""
             ),
             class_="hint",
@@ -260,7 +260,7 @@ def _people(rounds: Sequence[Round]) -> Markup:
 
 def _subjects(section: Section) -> Markup:
     people = sorted(section.subjects, key=lambda subject: (-subject.share, subject.name))
-    shown = people[:MOST_SUBJECTS]
+    shown = people[:MAX_SUBJECTS]
     note = f"Show {counted(len(shown), 'subject')}" + (
         f" of {len(people):,}, those that spent most; the JSON holds all"
         if len(people) > len(shown)
@@ -334,7 +334,7 @@ def _footer(audit: Audit) -> Markup:
 
 def _drawn(rounds: Sequence[Round]) -> Sequence[Round]:
     """Every so many rounds, and the last."""
-    step = math.ceil(len(rounds) / MOST_SNAPSHOTS)
+    step = math.ceil(len(rounds) / MAX_SNAPSHOTS)
     return rounds[(len(rounds) - 1) % max(step, 1) :: max(step, 1)]
 
 

@@ -224,11 +224,11 @@ def _sections(recount: Recount, pricer: _Pricer, stated: Statement | None) -> It
             rounds=rounds,
             series={book: tuple(_series(recount, book, members[book])) for book in books},
             events=tuple(
-                Evidence(event=event, steps=most)
-                for event, most in zip(
+                Evidence(event=event, steps=steps_held)
+                for event, steps_held in zip(
                     events, recount.held.max(axis=(0, 1), initial=0).tolist(), strict=True
                 )
-                if most and (event.unit, event.adjacency) == kind
+                if steps_held and (event.unit, event.adjacency) == kind
             ),
         )
 

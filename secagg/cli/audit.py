@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from secagg.audit.values import Audit, Section
 
 SOUND, OVER_BUDGET, TAMPERED = 0, 1, 3  # bad input is 2, as everywhere
-_MOST_NAMES = 5  # of subjects over budget, on screen
+_MAX_NAMES = 5  # of subjects over budget, on screen
 
 
 @click.command(
@@ -127,8 +127,8 @@ def _print(result: "Audit") -> None:
             "No charge stands in this ledger: nothing was released, or nothing wrote it down."
         )
     if result.over:
-        more = len(result.over) - _MOST_NAMES
-        names = ", ".join(result.over[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+        more = len(result.over) - _MAX_NAMES
+        names = ", ".join(result.over[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
         out.print(Text(f"OVER BUDGET: {names}", style="bold red"))
     if result.measured:
         out.print("Measured from outside, as whoever brought the evidence says:")
@@ -158,7 +158,7 @@ def _table(section: "Section") -> Table:
     for name in ("book", "epsilon", "by", "delta", "RDP", "realised", "budget left, least"):
         table.add_column(name, justify="left" if name in ("book", "by") else "right")
     for book, report in section.books.items():
-        least = min(
+        left = min(
             1 - subject.accounts[book].share
             for subject in section.subjects
             if book in subject.accounts
@@ -170,7 +170,7 @@ def _table(section: "Section") -> Table:
             as_delta(section.total_delta),
             bound(report.rdp),
             bound(report.realised),
-            f"{int(1000 * least) / 10:g} %" if least >= 0 else "passed",
+            f"{int(1000 * left) / 10:g} %" if left >= 0 else "passed",
         )
     return table
 

@@ -29,7 +29,7 @@ COLOURS = dict(  # of the page in the light
     zip(("train", *STAGES), ("#a3a9b3", "#3a72c9", "#12968a", "#c27803", "#bf3f72"), strict=True)
 )
 GOOD, BAD = "#14695a", "#a52a17"
-MOST_ROWS = 60  # clients in the grid of dropouts; beyond, only those who dropped out most
+MAX_ROWS = 60  # clients in the grid of dropouts; beyond, only those who dropped out most
 
 _MEANINGS = {
     "data": "the data set",
@@ -287,8 +287,8 @@ def _numbers(run: _Run) -> Markup:
         need = "" if run.needed is None else f"; {run.needed} are needed"
         cards.append((f"{fewest:.0f}", f"fewest survivors of {run.clients}{need}"))
     for name, way in (("bytes_up", "sent"), ("bytes_down", "received")):
-        if most := [v for v in run.values(name) if v is not None]:
-            cards.append((size(max(most)), f"a client {way} in a round, at most"))
+        if sizes := [v for v in run.values(name) if v is not None]:
+            cards.append((size(max(sizes)), f"a client {way} in a round, at most"))
     if (seconds := finite((run.final or {}).get("seconds"))) is not None:
         cards.append((duration(1000 * seconds), "the whole run, all parties"))
     return parts.cards(cards)
@@ -378,10 +378,10 @@ def _dropouts(run: _Run) -> Markup:
         for client in gone:
             often[client] = often.get(client, 0) + 1
     everybody = [str(number) for number in range(run.clients or 0)]
-    shown = everybody if len(everybody) <= MOST_ROWS and often.keys() <= {*everybody} else []
+    shown = everybody if len(everybody) <= MAX_ROWS and often.keys() <= {*everybody} else []
     note = f"{counted(total, 'dropout')}, each at the stage that the client did not answer."
     if not shown:
-        shown = sorted(sorted(often, key=_by_number), key=lambda c: -often[c])[:MOST_ROWS]
+        shown = sorted(sorted(often, key=_by_number), key=lambda c: -often[c])[:MAX_ROWS]
         note += f" Shown: the {counted(len(shown), 'client')} that dropped out most often."
     if any(run.lost):
         note += " × marks a lost round."
