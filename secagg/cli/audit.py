@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from secagg.cli.screen import JSON
 from secagg.errors import ConfigError
 from secagg.pages.numbers import bound, counted
 from secagg.pages.numbers import delta as as_delta
@@ -40,7 +41,7 @@ Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent
 )
 @click.argument("ledger", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Check chain, accounts and signature; price nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
+@JSON
 @click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
 @click.option("--head", metavar="SEQ:HASH", help="Head that was kept outside the file.")
 @click.option("--key", metavar="FILE", help="Ed25519 public key of who signs the head; or its hex.")

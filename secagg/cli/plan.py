@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from secagg.cli.screen import JSON
 from secagg.errors import ConfigError
 from secagg.planning import Advice, NoiseAdvice, NoiseWishes, SumWishes, plan_noise, plan_sum
 from secagg.training.settings import NOISED
@@ -74,7 +75,7 @@ Examples:
     type=int,
     help="Clients whose share of the noise counts for nothing.  [default: the corrupt, at least 1]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
+@JSON
 def plan(*, as_json: bool, **wanted: Any) -> None:
     """Choose graph, threshold and lanes for a sum, and say what it costs.
 

@@ -10,6 +10,7 @@ to protect from nothing.
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, TypeAlias
 
 from secagg.pages import parts
@@ -19,7 +20,7 @@ from secagg.pages.numbers import counted, duration, finite, percent, short, size
 from secagg.pages.numbers import delta as as_delta
 from secagg.pages.numbers import epsilon as as_epsilon
 from secagg.training.runs import AUDIT
-from secagg.training.settings import NOISED
+from secagg.training.settings import NOISED, TrainingConfig
 from secagg.training.threat_table import PRIVATE, SUMMED, Promise
 
 Metrics: TypeAlias = Mapping[str, Any]
@@ -31,28 +32,8 @@ COLOURS = dict(  # of the page in the light
 GOOD, BAD = "#14695a", "#a52a17"
 MAX_ROWS = 60  # clients in the grid of dropouts; beyond, only those who dropped out most
 
-_MEANINGS = {
-    "data": "the data set",
-    "clients": "clients that take part",
-    "rounds": "rounds of training",
-    "split": "how the examples are dealt out to the clients",
-    "dropout": "chance of each client to vanish in a round, at a random stage",
-    "threshold": "shares that rebuild a secret; fewer survivors give nothing",
-    "minimum_survivors": "clients refuse to help open a sum of fewer",
-    "protocol": "how updates are summed",
-    "privacy": "where noise is added",
-    "epsilon": "the budget of each example or client, for the whole run",
-    "delta": "chance that the bound of epsilon fails",
-    "corrupt": "clients whose share of the noise counts for nothing",
-    "clip": "largest norm that one example's gradient keeps, or at first a client's update",
-    "bits": "bits of a quantised entry, or of a noised sum",
-    "seed": "fixes split and initialisation; never keys or noise",
-    "learning_rate": "step size",
-    "sampling_rate": "chance of each example to be in a batch",
-    "participation": "chance of each client, by its own coin, to bring its update",
-    "local_steps": "batches a client takes in a round",
-    "judge": "the part of the data that accuracy is measured on",
-    "noise_multiplier": "noise over clip",
+_MEANINGS = {item.name: item.metadata["meaning"] for item in fields(TrainingConfig)} | {
+    "noise_multiplier": "noise over clip"
 }
 
 
