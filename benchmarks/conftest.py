@@ -124,7 +124,7 @@ def interleaved(replay: Replay, benchmark: BenchmarkFixture) -> Measure:
             everyone[beside] = REFERENCES[beside].make()
         peak = measure.peak_memory(everyone[of])
         if not benchmark.enabled:
-            rounds, seconds = measure.fewest(measure.CONFIDENCE), 0.0
+            rounds, seconds = measure.min_samples(measure.CONFIDENCE), 0.0
         found = measure.interleaved(everyone, rounds=rounds, seconds=seconds, clock=clock)
         samples = found.seconds[of]
         replay.wind(samples)

@@ -36,11 +36,12 @@ from dp.empirical import (
     toss,
 )
 from dp.errors import BadParameter
+from dp.ledger import Budget
 from dp.noise.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields
 from secagg.errors import ConfigError
-from secagg.planning.noise import least_shared_noise
+from secagg.planning.noise import calibrate_shared_noise
 from secagg.training.data import Federation, federate
 from secagg.training.settings import TrainingConfig
 from secagg.vectors.vector import flatten
@@ -50,7 +51,10 @@ Mechanism: TypeAlias = Literal["local", "distributed"]
 
 CLIENTS: Final = 5  # among whom the canaries of ``distributed`` are dealt out
 BITS: Final = 21  # of a lane, as ``secagg train`` takes them
-MOST: Final = 1e6  # epsilon, steps or deviations of a result that is read
+BUDGET: Final = Budget(epsilon=2.0, delta=1e-5)
+CLIENT_BUDGET: Final = Budget(epsilon=2.0, delta=1e-4)
+SIGNIFICANCE: Final = 0.05  # a bound's chance of error
+MAX_VALUE: Final = 10**6  # epsilon, steps or deviations of a result that is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +114,8 @@ class Audited:
             found = from_json(data["found"])
         except BadParameter as error:
             raise ConfigError(f"{audited}: {error}") from error
-        if found.epsilon > MOST:
-            raise ConfigError(f"{audited}: epsilon {found.epsilon:g} is above {MOST:g}")
+        if found.epsilon > MAX_VALUE:
+            raise ConfigError(f"{audited}: epsilon {found.epsilon:g} is above {MAX_VALUE:g}")
         estimated = isinstance(found, Estimate)
         unit = Unit.CLIENT if audited == "client" else Unit.EXAMPLE
         if found.unit is not unit or estimated is not (audited == "client"):
@@ -121,10 +125,10 @@ class Audited:
         one = cls(
             audited=audited,
             found=found,
-            stated=held.number("stated", 0, MOST),
-            noise_multiplier=held.number("noise_multiplier", 0, MOST),
-            steps=held.whole("steps", 1, round(MOST)),
-            noise_share=held.number("noise_share", 1 / MOST, 1),
+            stated=held.number("stated", 0, MAX_VALUE),
+            noise_multiplier=held.number("noise_multiplier", 0, MAX_VALUE),
+            steps=held.whole("steps", 1, MAX_VALUE),
+            noise_share=held.number("noise_share", 1 / MAX_VALUE, 1),
         )
         held.follows(one.as_dict())
         return one
@@ -132,13 +136,11 @@ class Audited:
 
 def one_run(
     mechanism: Mechanism = "local",
+    budget: Budget = BUDGET,
     *,
-    epsilon: float = 2.0,
-    delta: float = 1e-5,
     canaries: int = 1000,
     guesses: int = 100,
     steps: int = 4,
-    significance: float = 0.05,
     noise_share: float = 1.0,
     entropy: Entropy = system,
 ) -> Audited:
@@ -147,11 +149,10 @@ def one_run(
     Args:
       mechanism: ``local`` runs ``dp.sgd.LocalDpSgd``; ``distributed`` sums
         ``dp.sgd.ClippedSums`` of five clients under ``dp.noise.mechanisms.DistributedNoise``.
-      epsilon, delta: what the noise is calibrated to, over all steps.
+      budget: what the noise is calibrated to, over all steps.
       canaries: coins; also the entries of the model.
       guesses: how many of them, fixed here; half "in", half "out".
       steps: noisy sums, each of all canaries that are in.
-      significance: the bound's chance of error.
       noise_share: of the noise's deviation, what is really added, above 0 and at most 1: to see
         whether noise that is missing is found.
       entropy: of the coins. Noise and rounding are the system's.
@@ -166,16 +167,20 @@ def one_run(
         raise ConfigError(f"none of {canaries} canaries is in; take more")
     match mechanism:
         case "local":
-            moved, noise, stated = _local(coins, epsilon, delta, steps, noise_share)
+            moved, noise, stated = _local(coins, budget, steps, noise_share)
         case "distributed":
-            moved, noise, stated = _distributed(coins, epsilon, delta, steps, noise_share)
+            moved, noise, stated = _distributed(coins, budget, steps, noise_share)
         case _:
             raise ConfigError(f"unknown mechanism {mechanism!r}; known: local, distributed")
     found = guess(moved, coins, count=guesses)
     return Audited(
         audited=mechanism,
         found=lower_bound(
-            found.canaries, found.made, found.correct, delta=delta, significance=significance
+            found.canaries,
+            found.made,
+            found.correct,
+            delta=budget.delta,
+            significance=SIGNIFICANCE,
         ),
         stated=stated,
         noise_multiplier=noise,
@@ -185,9 +190,8 @@ def one_run(
 
 
 def client_cosines(
+    budget: Budget = CLIENT_BUDGET,
     *,
-    epsilon: float = 2.0,
-    delta: float = 1e-4,
     clients: int = 250,
     canaries: int = 200,
     rounds: int = 20,
@@ -202,7 +206,7 @@ def client_cosines(
     little, and real clients hide them: at a large epsilon the estimate stays far below it.
 
     Args:
-      epsilon, delta: of the training.
+      budget: of the training.
       clients: all of them, canaries included, at most 1000.
       canaries: from 2 to all but one of them.
       rounds: of training.
@@ -223,8 +227,8 @@ def client_cosines(
         privacy="client",
         clients=clients,
         rounds=rounds,
-        epsilon=epsilon,
-        delta=delta,
+        epsilon=budget.epsilon,
+        delta=budget.delta,
         dropout=0.0,
         seed=seed,
     )
@@ -248,7 +252,7 @@ def client_cosines(
         found=from_cosines(
             cosines(planted, change),
             entries=len(change),
-            delta=delta,
+            delta=budget.delta,
             unit=Unit.CLIENT,
         ),
         stated=epsilon_rdp([(how.event(clients), rounds)], how.delta),
@@ -257,16 +261,17 @@ def client_cosines(
     )
 
 
-def _local(
-    coins: Flags, epsilon: float, delta: float, steps: int, share: float
-) -> tuple[Reals, float, float]:
+def _local(coins: Flags, budget: Budget, steps: int, share: float) -> tuple[Reals, float, float]:
     """What the steps move of each canary's entry, z, and its epsilon."""
     import torch
 
     from dp.sgd import LocalDpSgd
 
     noise = noise_multiplier(
-        epsilon=epsilon, delta=delta, sampling=PoissonSampling(rate=1.0), steps=steps
+        epsilon=budget.epsilon,
+        delta=budget.delta,
+        sampling=PoissonSampling(rate=1.0),
+        steps=steps,
     )
     model, inputs, targets, loss = _planted(coins, np.flatnonzero(coins))
     client = LocalDpSgd(
@@ -281,11 +286,11 @@ def _local(
     )
     moved = client.run(torch.zeros(len(coins)), steps)
     event = replace(client.event(steps), noise_multiplier=noise)
-    return moved.double().numpy(), noise, epsilon_rdp([(event, 1)], delta)
+    return moved.double().numpy(), noise, epsilon_rdp([(event, 1)], budget.delta)
 
 
 def _distributed(
-    coins: Flags, epsilon: float, delta: float, steps: int, share: float
+    coins: Flags, budget: Budget, steps: int, share: float
 ) -> tuple[Reals, float, float]:
     """The same of sums of clients' clipped gradients, with the noise in shares."""
     import torch
@@ -306,7 +311,9 @@ def _distributed(
             batch=max(map(len, parts)),
         )
 
-    noise = least_shared_noise(at, epsilon=epsilon, delta=delta, sampling=NoSampling(), steps=steps)
+    noise = calibrate_shared_noise(
+        at, epsilon=budget.epsilon, delta=budget.delta, sampling=NoSampling(), steps=steps
+    )
     priced = at(noise)
     mechanism = replace(priced, noise_multiplier=share * noise)  # its scale is the priced one's
     clients = [ClippedSums(*_planted(coins, part), clip=1.0, sampling_rate=1.0) for part in parts]
@@ -318,7 +325,7 @@ def _distributed(
         total = sum(mechanism.encode(one, seed=seed) for one in sums)
         position = position - torch.from_numpy(mechanism.decode(np.asarray(total), seed=seed))
     event = priced.event(survivors=CLIENTS, steps=steps)
-    return position.double().numpy(), noise, epsilon_rdp([(event, 1)], delta)
+    return position.double().numpy(), noise, epsilon_rdp([(event, 1)], budget.delta)
 
 
 def _planted(coins: Flags, places: NDArray[np.intp]) -> tuple[Any, Any, Any, Callable[..., Any]]:

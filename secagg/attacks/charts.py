@@ -7,13 +7,13 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Final
 
 from dp.empirical import LowerBound
 from secagg.attacks.canaries import Audited
 from secagg.attacks.inversion import Inversion
 from secagg.attacks.membership import Membership
+from secagg.pages import parts
 from secagg.pages.charts import BOTTOM, LEFT, RIGHT, TOP, WIDTH
 from secagg.pages.markup import Markup, join, tag
 from secagg.pages.numbers import at_least, percent, short
@@ -213,8 +213,7 @@ def sheet(drawings: Sequence[Drawing]) -> bytes:
 
 def _style() -> str:
     """What of the page's style a chart needs."""
-    text = files("secagg.pages").joinpath("page.html").read_text("utf-8")
-    colours, _, rest = text.partition("<style>")[2].partition("* { box-sizing")
+    colours, _, rest = parts.template().partition("<style>")[2].partition("* { box-sizing")
     lines = re.findall(r"^svg .*$", rest.partition("@media")[0], re.MULTILINE)
     return "\n".join([colours.strip(), "svg { font-family: var(--sans); }", *lines])
 

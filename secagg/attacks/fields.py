@@ -26,16 +26,16 @@ class Fields:
         if type(self.held) is not dict or self.held.keys() != set(self.names):
             raise ConfigError(f"{self.held!r:.40} must be an object of {', '.join(self.names)}")
 
-    def number(self, name: str, least: float, most: float) -> float:
+    def number(self, name: str, low: float, high: float) -> float:
         value = finite(self.held[name])
-        if value is None or not least <= value <= most:
-            raise self._wrong(name, f"a number in [{least:g}, {most:g}]")
+        if value is None or not low <= value <= high:
+            raise self._wrong(name, f"a number in [{low:g}, {high:g}]")
         return value
 
-    def whole(self, name: str, least: int, most: int) -> int:
+    def whole(self, name: str, low: int, high: int) -> int:
         value = self.held[name]
-        if type(value) is not int or not least <= value <= most:
-            raise self._wrong(name, f"an integer in [{least}, {most}]")
+        if type(value) is not int or not low <= value <= high:
+            raise self._wrong(name, f"an integer in [{low}, {high}]")
         return value
 
     def flag(self, name: str) -> bool:
@@ -50,10 +50,10 @@ class Fields:
             raise self._wrong(name, f"one of {', '.join(choice)}")
         return value
 
-    def items(self, name: str, least: int, most: int) -> list[Any]:
+    def items(self, name: str, low: int, high: int) -> list[Any]:
         value = self.held[name]
-        if type(value) is not list or not least <= len(value) <= most:
-            raise self._wrong(name, f"a list of {least} to {most}")
+        if type(value) is not list or not low <= len(value) <= high:
+            raise self._wrong(name, f"a list of {low} to {high}")
         return value
 
     def follows(self, computed: dict[str, Any]) -> None:

@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 from dp.accounting.accountant import epsilon_rdp
 from dp.accounting.events import NoSampling, Unit
 from dp.empirical import normals
+from dp.ledger import Budget
 from dp.noise.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields
 from secagg.errors import ConfigError
-from secagg.planning.noise import least_shared_noise
+from secagg.planning.noise import calibrate_shared_noise
 from secagg.training.data import federate
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ HIDDEN: Final = 16  # of the mlp: 1,210 numbers a gradient, below the 1,280 pixe
 SEARCH: Final = 300  # steps of L-BFGS at most; a single digit takes about 50
 FOUND: Final = 0.01  # of mean squared error, below which a picture counts as found: 20 dB
 BITS: Final = 21  # of a lane, as ``secagg train`` takes them
-MOST: Final = 10**6  # epsilon, candidates or rank of a result that is read
+CLIP: Final = 1.0  # of an example's gradient under noise; without noise nothing is clipped
+BUDGET: Final = Budget(epsilon=2.0, delta=1e-4)
+MAX_RANK: Final = 10**6  # epsilon, candidates or rank of a result that is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +110,7 @@ class Picture:
             reconstructed=_inked(held, "reconstructed"),
             mse=held.number("mse", 0, 1),
             ssim=held.number("ssim", -1.001, 1.001),  # but for rounding
-            rank=held.whole("rank", 1, MOST),
+            rank=held.whole("rank", 1, MAX_RANK),
         )
         held.follows(one.as_dict())
         return one
@@ -165,8 +168,8 @@ class Inversion:
         one = cls(
             model=cast("Kind", held.text("model", get_args(Kind))),
             seen=seen,
-            epsilon=held.number("epsilon", 0, MOST) if seen == "noised sum" else None,
-            candidates=held.whole("candidates", 1, MOST),
+            epsilon=held.number("epsilon", 0, MAX_RANK) if seen == "noised sum" else None,
+            candidates=held.whole("candidates", 1, MAX_RANK),
             pictures=tuple(map(Picture.from_dict, held.items("pictures", 1, 100))),
         )
         held.follows(one.as_dict())
@@ -175,12 +178,10 @@ class Inversion:
 
 def invert_gradients(
     model: Kind = "mlp",
+    budget: Budget = BUDGET,
     *,
     clients: int = 20,
     alone: int = 1,
-    epsilon: float = 2.0,
-    delta: float = 1e-4,
-    clip: float = 1.0,
     search: int = SEARCH,
     seed: int = 0,
     entropy: Entropy = system,
@@ -189,10 +190,9 @@ def invert_gradients(
 
     Args:
       model: ``softmax`` regression, or ``mlp`` of one hidden layer of sigmoids.
+      budget: of the noised sum, of this one release.
       clients: of one example each, from 2 to 100.
       alone: how many of them, the first, are attacked by their own updates.
-      epsilon, delta: of the noised sum, of this one release.
-      clip: of an example's gradient under noise; without noise nothing is clipped.
       search: steps of the search, for ``mlp``.
       seed: of digits and model.
       entropy: of the pictures that the search starts from. Noise is the system's.
@@ -219,7 +219,7 @@ def invert_gradients(
         _flat(_gradients(network, torch.from_numpy(pictures[c : c + 1]), answers[c : c + 1]))
         for c in range(clients)
     ]
-    noised, spent = _noised(each, epsilon=epsilon, delta=delta, clip=clip)
+    noised, spent = _noised(each, budget)
 
     def found(gradient: Reals, known: NDArray[np.int64]) -> Reals:
         if model == "softmax":
@@ -278,15 +278,13 @@ def _flat(parts: "Sequence[Tensor]") -> Reals:
     return np.concatenate([part.detach().numpy().ravel() for part in parts])
 
 
-def _noised(
-    each: Sequence[Reals], *, epsilon: float, delta: float, clip: float
-) -> tuple[Reals, float]:
+def _noised(each: Sequence[Reals], budget: Budget) -> tuple[Reals, float]:
     """The sum of clipped gradients as the mechanism releases it, and its epsilon."""
 
     def at(z: float) -> DistributedNoise:
         return DistributedNoise(
             entries=len(each[0]),
-            clip=clip,
+            clip=CLIP,
             noise_multiplier=z,
             clients=len(each),
             minimum_survivors=len(each),
@@ -294,13 +292,14 @@ def _noised(
             unit=Unit.EXAMPLE,
         )
 
-    mechanism = at(
-        least_shared_noise(at, epsilon=epsilon, delta=delta, sampling=NoSampling(), steps=1)
+    noise = calibrate_shared_noise(
+        at, epsilon=budget.epsilon, delta=budget.delta, sampling=NoSampling(), steps=1
     )
+    mechanism = at(noise)
     seed = system(32)
     total = sum(mechanism.encode(gradient, seed=seed) for gradient in each)
     event = mechanism.event(survivors=len(each))
-    return mechanism.decode(np.asarray(total), seed=seed), epsilon_rdp([(event, 1)], delta)
+    return mechanism.decode(np.asarray(total), seed=seed), epsilon_rdp([(event, 1)], budget.delta)
 
 
 def _label(gradient: Reals, classes: int) -> "Tensor":

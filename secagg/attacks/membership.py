@@ -24,13 +24,14 @@ al., Membership Inference Attacks From First Principles, arXiv 2112.03570.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp.accounting.events import Unit
 from dp.empirical import normals, proportion_high, proportion_low, toss
+from dp.ledger import Budget
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields
 from secagg.errors import ConfigError
@@ -45,11 +46,22 @@ Flags: TypeAlias = NDArray[np.bool_]
 ATTACKS: Final = ("loss", "lira offline", "lira online")
 RATES: Final = (0.01, 0.001)  # false positive rates at which the true one is told
 CONFIDENCE: Final = 0.95  # of the intervals
-MOST_POINTS: Final = 200  # of a curve that is handed on
-MOST: Final = 2**40  # pairs, examples or epsilon of a result that is read
+MAX_POINTS: Final = 200  # of a curve that is handed on
+MAX_PAIRS: Final = 2**40  # pairs, examples or epsilon of a result that is read
 # Of ``none``: by then all its training examples are classified right (measured, a pool of 100).
 OVERFITTED: Final[Mapping[str, Any]] = {"rounds": 300, "learning_rate": 20.0}
+BUDGET: Final = Budget(epsilon=2.0, delta=1e-4)
 CLIENTS: Final = 10  # whom the pool is dealt out to; as units, twice as many
+
+
+class Models(NamedTuple):
+    """How many models are attacked, and how many the attacker trains to learn from."""
+
+    targets: int
+    shadows: int
+
+
+MODELS: Final = Models(targets=8, shadows=64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,13 +163,13 @@ class Membership:
             attack=held.text("attack", ATTACKS),
             privacy=privacy,
             unit=Unit.CLIENT if privacy == "client" else Unit.EXAMPLE,
-            epsilon=held.number("epsilon", 0, MOST) if private else None,
+            epsilon=held.number("epsilon", 0, MAX_PAIRS) if private else None,
             delta=held.number("delta", 0, 1) if private else None,
-            pool=held.whole("pool", 1, MOST),
-            members=held.whole("members", 1, MOST),
-            others=held.whole("others", 1, MOST),
+            pool=held.whole("pool", 1, MAX_PAIRS),
+            members=held.whole("members", 1, MAX_PAIRS),
+            others=held.whole("others", 1, MAX_PAIRS),
             auc=held.number("auc", 0, 1 + 1e-9),  # but for rounding
-            roc=_curve(held.items("roc", 2, MOST_POINTS)),
+            roc=_curve(held.items("roc", 2, MAX_POINTS)),
             rates=tuple(map(Rate.from_dict, held.items("rates", len(RATES), len(RATES)))),
             accuracy=held.number("accuracy", 0, 1),
         )
@@ -169,24 +181,22 @@ class Membership:
 
 def membership(
     privacy: str = "none",
+    budget: Budget = BUDGET,
     *,
-    epsilon: float = 2.0,
-    delta: float = 1e-4,
     pool: int = 100,
-    targets: int = 8,
-    shadows: int = 64,
+    models: Models = MODELS,
     rounds: int | None = None,
     seed: int = 0,
     entropy: Entropy = system,
 ) -> tuple[Membership, ...]:
-    """Attack ``targets`` models trained on digits under one privacy mode, in all three ways.
+    """Attack models trained on digits under one privacy mode, in all three ways.
 
     Args:
       privacy: one of ``secagg.training.settings.PRIVACY``; of ``client`` the units are clients.
-      epsilon, delta: of the private ones' whole training.
+      budget: of the private ones' whole training.
       pool: examples, each, or each client's, in a model by a coin; a multiple of ``CLIENTS``, of
         ``client`` of twice as many.
-      targets: models that are attacked, at least 1; ``shadows``: the attacker's own, at least 16.
+      models: how many are attacked, at least 1, and of the attacker's own, at least 16.
       rounds: of training; the mode's own number if not given.
       seed: of the pool.
       entropy: of coins and of the shadows' noise. That of the targets is the system's.
@@ -195,6 +205,7 @@ def membership(
       ConfigError, PrivacyError: the settings cannot be kept, or are out of range.
     """
     clients = 2 * CLIENTS if privacy == "client" else CLIENTS
+    targets, shadows = models
     if targets < 1 or shadows < 16 or pool < clients or pool % clients:
         raise ConfigError(
             f"targets {targets}, shadows {shadows}, pool {pool}: must be at least 1, at least 16, "
@@ -205,8 +216,7 @@ def membership(
     some: dict[str, Any] = {} if rounds is None else {"rounds": rounds}
     drawn = _pool(pool, each=pool // clients if privacy == "client" else 1, seed=seed)
     theirs, own = (
-        toss(models * drawn.units, entropy=entropy).reshape(models, -1)
-        for models in (targets, shadows)
+        toss(count * drawn.units, entropy=entropy).reshape(count, -1) for count in models
     )
     if privacy == "none":
         attacked, shadowed = (
@@ -216,8 +226,8 @@ def membership(
         config = TrainingConfig(
             privacy=privacy,
             clients=clients,
-            epsilon=epsilon,
-            delta=delta,
+            epsilon=budget.epsilon,
+            delta=budget.delta,
             dropout=0.0,
             **some,
         )
@@ -235,8 +245,8 @@ def membership(
             attack=attack,
             privacy=privacy,
             unit=Unit.CLIENT if privacy == "client" else Unit.EXAMPLE,
-            epsilon=epsilon if private else None,
-            delta=delta if private else None,
+            epsilon=budget.epsilon if private else None,
+            delta=budget.delta if private else None,
             pool=pool,
             accuracy=accuracy,
         )
@@ -279,13 +289,14 @@ def _pool(count: int, *, each: int, seed: int) -> _Pool:
     federation = federate("digits", clients=2, split="iid", seed=seed)
     rows = np.concatenate([c.features for c in federation.clients])
     labels = np.concatenate([c.labels for c in federation.clients])
-    most = 2 * CLIENTS
-    if count + most > len(labels):
-        raise ConfigError(f"pool {count} is above the {len(labels) - most} examples that there are")
+    fixed = 2 * CLIENTS
+    if count + fixed > len(labels):
+        there = len(labels) - fixed
+        raise ConfigError(f"pool {count} is above the {there} examples that there are")
     return _Pool(
-        features=_with_one(rows[most : most + count]).reshape(count // each, each, -1),
-        labels=labels[most : most + count].reshape(-1, each),
-        fixed=Examples(features=rows[:most], labels=labels[:most]),
+        features=_with_one(rows[fixed : fixed + count]).reshape(count // each, each, -1),
+        labels=labels[fixed : fixed + count].reshape(-1, each),
+        fixed=Examples(features=rows[:fixed], labels=labels[:fixed]),
         judged_by=federation.judged_by,
         classes=federation.classes,
     )
@@ -458,11 +469,11 @@ def _judged(scores: Reals, included: Flags, **what: Any) -> Membership:
     )
     level = (1 - CONFIDENCE) / 2
     rates = []
-    for most in RATES:
-        found = int(true[np.searchsorted(false, most * others, side="right") - 1])
+    for rate in RATES:
+        found = int(true[np.searchsorted(false, rate * others, side="right") - 1])
         rates.append(
             Rate(
-                false_positive_rate=most,
+                false_positive_rate=rate,
                 true_positive_rate=found / members,
                 low=proportion_low(found, members, level),
                 high=proportion_high(found, members, level),
@@ -471,7 +482,7 @@ def _judged(scores: Reals, included: Flags, **what: Any) -> Membership:
     x, y = false / others, true / members
     # Half of the points by length, half by order of magnitude: small rates are what counts.
     last = len(x) - 1
-    even, fine = np.linspace(0, last, MOST_POINTS // 2), np.geomspace(1, last, MOST_POINTS // 2)
+    even, fine = np.linspace(0, last, MAX_POINTS // 2), np.geomspace(1, last, MAX_POINTS // 2)
     kept = np.unique(np.concatenate([even, fine]).round().astype(int))
     return Membership(
         members=members,

@@ -5,8 +5,6 @@ rounded down, and called bounds; estimates are called estimates.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.resources import files
-from string import Template
 from typing import Final
 
 from dp.empirical import Estimate
@@ -15,11 +13,26 @@ from secagg.attacks.charts import Drawing, against, called, curves, pictures
 from secagg.attacks.inversion import FOUND, Inversion
 from secagg.attacks.membership import Membership
 from secagg.attacks.suite import Found
+from secagg.pages import parts
 from secagg.pages.markup import Markup, join, tag
 from secagg.pages.numbers import at_least, bound, duration, percent, short
 from secagg.pages.numbers import delta as as_delta
 
 NOT_PRIVACY: Final = "Secure aggregation alone is not privacy"
+_AUDITED: Final = {
+    "audit": (
+        "What is proved of epsilon",
+        "Canaries are planted by fair coins into one private training, and the coins are "
+        "guessed from the model. So many right guesses prove that epsilon is at least so much. "
+        "Where all but a thousandth of the noise is left out on purpose, the books say the "
+        "same, and the bound must pass that.",
+    ),
+    "canaries": (
+        "What canary clients suggest",
+        "Clients whose update is a random direction take part in a training under client, and "
+        "the attacker looks for their direction in what the model moved. This is an estimate.",
+    ),
+}
 LIMITS: Final = {
     "membership": (
         "A rate near chance is of these attacks, on a linear model of small pictures. A stronger "
@@ -54,16 +67,15 @@ LIMITS: Final = {
 
 def page(found: Found) -> str:
     """The whole file."""
-    template = Template(files("secagg.pages").joinpath("page.html").read_text("utf-8"))
-    body = join(
+    return parts.page(
+        "secagg bench attack",
         _header(found),
-        *([_membership(found.membership)] if found.membership else []),
-        *([_audits(found.audits)] if found.audits else []),
-        *([_canaries(found.canaries)] if found.canaries else []),
-        *([_inversions(found.inversions)] if found.inversions else []),
+        _membership(found.membership),
+        _audited("audit", _bounds(found.audits), found.audits),
+        _audited("canaries", _estimates(found.canaries), found.canaries),
+        _inversions(found.inversions),
         _footer(found),
     )
-    return template.substitute(title="secagg bench attack", body=body)
 
 
 def drawings(found: Found) -> dict[str, tuple[Drawing, ...]]:
@@ -115,18 +127,8 @@ def _header(found: Found) -> Markup:
         "attack proves nothing good of a defence: what is not shown stands under each part."
     )
     return join(
-        tag(
-            "header",
-            tag("p", "secagg bench attack", class_="eyebrow"),
-            tag("h1", title),
-            tag("p", about),
-            *(tag("p", text, class_="loud", role="note") for text in _warnings(found)),
-        ),
-        tag(
-            "dl",
-            *(tag("div", tag("dt", label), tag("dd", value)) for value, label in _cards(found)),
-            class_="numbers",
-        ),
+        parts.header("secagg bench attack", title, about, warnings=_warnings(found)),
+        parts.cards(_cards(found)),
     )
 
 
@@ -143,9 +145,9 @@ def _warnings(found: Found) -> Iterator[str]:
             "say little."
         )
     if found.inversions:
-        most = max(found.inversions, key=lambda group: group[1].recovered)
-        without = f" {sums_sentence(most)}."
-        if not most[1].recovered:
+        worst = max(found.inversions, key=lambda group: group[1].recovered)
+        without = f" {sums_sentence(worst)}."
+        if not worst[1].recovered:
             without += " That none came out of a sum this time is no guarantee."
         yield f"{NOT_PRIVACY}.{without}"
     if found.plan.quick:
@@ -171,29 +173,28 @@ def _cards(found: Found) -> Iterator[tuple[str, str]]:
 
 
 def _membership(groups: Sequence[Sequence[Membership]]) -> Markup:
+    if not groups:
+        return Markup()
     names = ("Mode", "Pool", "Attack", "AUC", "True at 1 %", "95 %", "True at 0.1 %", "95 %")
-    head = tag("tr", *(tag("th", text, scope="col") for text in (*names, "Accuracy")))
     rows = [
-        tag(
-            "tr",
-            tag("th", "no privacy" if one.privacy == "none" else one.privacy, scope="row"),
-            tag("td", f"{one.pool:,}"),
-            tag("td", one.attack),
-            tag("td", f"{one.auc:.3f}"),
+        parts.row(
+            f"{one.pool:,}",
+            one.attack,
+            f"{one.auc:.3f}",
             *(
                 cell
                 for rate in one.rates
                 for cell in (
-                    tag("td", percent(rate.true_positive_rate)),
-                    tag("td", f"{percent(rate.low)} to {percent(rate.high)}"),
+                    percent(rate.true_positive_rate),
+                    f"{percent(rate.low)} to {percent(rate.high)}",
                 )
             ),
-            tag("td", percent(one.accuracy)),
+            percent(one.accuracy),
+            head="no privacy" if one.privacy == "none" else one.privacy,
         )
         for group in groups
         for one in group
     ]
-    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="rounds people")
     return join(
         tag("h2", "Was this example in the training?"),
         tag(
@@ -203,46 +204,27 @@ def _membership(groups: Sequence[Sequence[Membership]]) -> Markup:
             "its own (LiRA). Curves above the dashed line are better than guessing.",
         ),
         _figures(map(curves, groups)),
-        tag(
-            "details",
-            tag("summary", "Show all rates"),
-            tag("div", table, class_="wide"),
-        ),
+        parts.folded("Show all rates", parts.table((*names, "Accuracy"), rows, "rounds people")),
         _limits("membership"),
     )
 
 
-def _audits(audits: Sequence[Audited]) -> Markup:
+def _audited(part: str, charts: Sequence[Drawing], audits: Sequence[Audited]) -> Markup:
+    if not audits:
+        return Markup()
+    title, about = _AUDITED[part]
     return join(
-        tag("h2", "What is proved of epsilon"),
-        tag(
-            "p",
-            "Canaries are planted by fair coins into one private training, and the coins are "
-            "guessed from the model. So many right guesses prove that epsilon is at least so much. "
-            "Where all but a thousandth of the noise is left out on purpose, the books say the "
-            "same, and the bound must pass that.",
-        ),
-        _figures(_bounds(audits)),
-        tag("ul", *(tag("li", audit_sentence(one)) for one in audits)),
-        _limits("audit"),
-    )
-
-
-def _canaries(audits: Sequence[Audited]) -> Markup:
-    return join(
-        tag("h2", "What canary clients suggest"),
-        tag(
-            "p",
-            "Clients whose update is a random direction take part in a training under client, and "
-            "the attacker looks for their direction in what the model moved. This is an estimate.",
-        ),
-        _figures(_estimates(audits)),
-        tag("ul", *(tag("li", audit_sentence(one)) for one in audits)),
-        _limits("canaries"),
+        tag("h2", title),
+        tag("p", about),
+        _figures(charts),
+        parts.items(map(audit_sentence, audits)),
+        _limits(part),
     )
 
 
 def _inversions(groups: Sequence[Sequence[Inversion]]) -> Markup:
+    if not groups:
+        return Markup()
     return join(
         tag("h2", "The picture behind a gradient"),
         tag(
@@ -254,7 +236,7 @@ def _inversions(groups: Sequence[Sequence[Inversion]]) -> Markup:
         ),
         tag("p", f"{NOT_PRIVACY}: without noise, a sum may give its parts away.", class_="loud"),
         _figures(map(pictures, groups)),
-        tag("ul", *(tag("li", f"{sums_sentence(group)}.") for group in groups)),
+        parts.items(f"{sums_sentence(group)}." for group in groups),
         _limits("inversion"),
     )
 
@@ -270,20 +252,13 @@ def _estimates(audits: Sequence[Audited]) -> list[Drawing]:
 
 
 def _figures(charts: Iterable[Drawing]) -> Markup:
-    return tag(
-        "div",
-        *(
-            tag("figure", tag("figcaption", one.title, tag("small", one.detail)), one.svg())
-            for one in charts
-        ),
-        class_="charts",
-    )
+    return parts.figures(*(parts.figure(one.title, one.detail, one.svg()) for one in charts))
 
 
 def _limits(part: str) -> Markup:
     return join(
         tag("h3", "What this does not show"),
-        tag("ul", *(tag("li", text) for text in LIMITS[part])),
+        parts.items(LIMITS[part]),
     )
 
 
@@ -302,4 +277,4 @@ def _footer(found: Found) -> Markup:
         f"It took: {spent}.",
         "This page loads nothing and runs no script.",
     )
-    return tag("footer", *(tag("p", text) for text in texts))
+    return parts.footer(texts)

@@ -14,10 +14,11 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 from threadpoolctl import threadpool_limits
 
+from dp.ledger import Budget
 from secagg.attacks.canaries import Audited, client_cosines, one_run
 from secagg.attacks.fields import Fields
 from secagg.attacks.inversion import Inversion, Seen, invert_gradients
-from secagg.attacks.membership import ATTACKS, Membership, membership
+from secagg.attacks.membership import ATTACKS, Membership, Models, membership
 from secagg.audit.evidence import SCHEMA, evidence, load
 from secagg.errors import ConfigError
 
@@ -25,27 +26,24 @@ Part: TypeAlias = Literal["membership", "audit", "canaries", "inversion"]
 Result: TypeAlias = Membership | Audited | Inversion
 
 PARTS: Final[tuple[Part, ...]] = ("membership", "audit", "canaries", "inversion")
-LEAST: Final = 1000  # examples, or canaries, of what is attacked: delta stays below one over it
+MIN_UNITS: Final = 1000  # examples, or canaries, of what is attacked: delta stays below one over it
 POOL, SMALL_POOL = 1000, 100  # examples; a model overfits the small one
 BROKEN: Final = 2.0**-10  # of the noise, as good as none; less would pass the sampler by
-MOST: Final = 100  # results of a kind in a file that is read
+MAX_RESULTS: Final = 100  # results of a kind in a file that is read
 _PACKAGES: Final = ("secagg", "numpy", "torch", "opacus")  # whose versions a file names
 RUNS: Final = 5  # of the estimate, to see how it varies; quick: one
 # Models attacked and models of the attacker, by mode and pool: quick in about 20 s, whole in a
 # few minutes on one core (measured).
-_QUICK: Final[Mapping[tuple[str, int], tuple[int, int]]] = {
-    ("none", SMALL_POOL): (8, 64),
-    ("none", POOL): (2, 32),
-    ("local", POOL): (2, 32),
-    ("distributed", POOL): (2, 32),
-    ("client", POOL): (10, 32),
+_MIDDLE: Final = (("none", POOL), ("local", POOL), ("distributed", POOL))
+_QUICK: Final[Mapping[tuple[str, int], Models]] = {
+    ("none", SMALL_POOL): Models(8, 64),
+    **dict.fromkeys(_MIDDLE, Models(2, 32)),
+    ("client", POOL): Models(10, 32),
 }
-_WHOLE: Final[Mapping[tuple[str, int], tuple[int, int]]] = {
-    ("none", SMALL_POOL): (64, 256),
-    ("none", POOL): (32, 128),
-    ("local", POOL): (32, 128),
-    ("distributed", POOL): (32, 128),
-    ("client", POOL): (100, 128),
+_WHOLE: Final[Mapping[tuple[str, int], Models]] = {
+    ("none", SMALL_POOL): Models(64, 256),
+    **dict.fromkeys(_MIDDLE, Models(32, 128)),
+    ("client", POOL): Models(100, 128),
 }
 
 
@@ -81,9 +79,9 @@ class Plan:
     def __post_init__(self) -> None:
         if not 1e-3 <= self.epsilon <= 1e3:
             raise ConfigError(f"epsilon {self.epsilon} is outside [0.001, 1000]")
-        if not 1e-15 <= self.delta < 1 / LEAST:
+        if not 1e-15 <= self.delta < 1 / MIN_UNITS:
             raise ConfigError(
-                f"delta {self.delta} is outside [1e-15, {1 / LEAST:g}), one over the units"
+                f"delta {self.delta} is outside [1e-15, {1 / MIN_UNITS:g}), one over the units"
             )
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed {self.seed} is outside [0, 2^63)")
@@ -92,37 +90,29 @@ class Plan:
 
     def jobs(self) -> Iterator[Job]:
         """In the order of ``PARTS``."""
-        budget: dict[str, Any] = {"epsilon": self.epsilon, "delta": self.delta}
+        budget = Budget(epsilon=self.epsilon, delta=self.delta)
         if "membership" in self.parts:
-            for (mode, pool), (targets, shadows) in (_QUICK if self.quick else _WHOLE).items():
+            for (mode, pool), models in (_QUICK if self.quick else _WHOLE).items():
                 yield Job(
                     part="membership",
                     name=f"membership, {mode}, pool of {pool:,}",
-                    run=partial(
-                        membership,
-                        mode,
-                        pool=pool,
-                        targets=targets,
-                        shadows=shadows,
-                        seed=self.seed,
-                        **budget,
-                    ),
+                    run=partial(membership, mode, budget, pool=pool, models=models, seed=self.seed),
                 )
         if "audit" in self.parts:
             for share, words in ((1.0, ""), (BROKEN, ", broken")):
                 for mechanism in ("local", "distributed"):
-                    run = partial(one_run, mechanism, noise_share=share, **budget)
+                    run = partial(one_run, mechanism, budget, noise_share=share)
                     yield Job(part="audit", name=f"audit, {mechanism}{words}", run=_alone(run))
         if "canaries" in self.parts:
             for number in range(1 if self.quick else RUNS):
-                run = partial(client_cosines, seed=self.seed + number, **budget)
+                run = partial(client_cosines, budget, seed=self.seed + number)
                 yield Job(part="canaries", name="canary clients", run=_alone(run))
         if "inversion" in self.parts:
             for model in ("softmax", "mlp"):
                 yield Job(
                     part="inversion",
                     name=f"inversion, {model}",
-                    run=partial(invert_gradients, model, alone=20, seed=self.seed, **budget),
+                    run=partial(invert_gradients, model, budget, alone=20, seed=self.seed),
                 )
 
     def as_dict(self) -> dict[str, Any]:
@@ -257,9 +247,9 @@ class Found:
         found = cls(
             plan=plan,
             results=[
-                *map(Membership.from_dict, held.items("membership", 0, MOST)),
-                *map(Audited.from_dict, held.items("audits", 0, MOST)),
-                *map(Inversion.from_dict, held.items("inversion", 0, MOST)),
+                *map(Membership.from_dict, held.items("membership", 0, MAX_RESULTS)),
+                *map(Audited.from_dict, held.items("audits", 0, MAX_RESULTS)),
+                *map(Inversion.from_dict, held.items("inversion", 0, MAX_RESULTS)),
             ],
             seconds={part: spent.number(part, 0, 1e9) for part in plan.parts},
             versions=dict(versions.held),

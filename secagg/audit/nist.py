@@ -13,7 +13,7 @@ from secagg.audit.values import Row, Section, Source
 from secagg.pages.numbers import bound, counted
 from secagg.pages.numbers import delta as as_delta
 
-MOST_EVENTS: Final = 12  # kinds of event that a row spells out
+MAX_EVENTS: Final = 12  # kinds of event that a row spells out
 
 
 def rows(
@@ -95,7 +95,7 @@ def _delta(section: Section, mark: str) -> Row:
 
 
 def _evidence(section: Section) -> str:
-    shown = [f"up to {one.steps:,} × {describe(one.event)}" for one in section.events[:MOST_EVENTS]]
+    shown = [f"up to {one.steps:,} × {describe(one.event)}" for one in section.events[:MAX_EVENTS]]
     if more := len(section.events) - len(shown):
         shown.append(f"and {counted(more, 'other kind')} of step, listed in the JSON")
     done = sum(row.reserved > row.aborted for row in section.rounds)

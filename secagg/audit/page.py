@@ -6,20 +6,19 @@ Epsilons and deltas are rounded up.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from importlib.resources import files
-from string import Template
 from typing import Final
 
 from dp.ledger.ledger import Protection
-from secagg.audit.recount import MOST_SNAPSHOTS, Round
+from secagg.audit.recount import MAX_SNAPSHOTS, Round
 from secagg.audit.values import Audit, Section, Source, Subject
+from secagg.pages import parts
 from secagg.pages.charts import bands, bars, lines
 from secagg.pages.markup import Markup, join, tag
 from secagg.pages.numbers import bound, counted, percent, short
 from secagg.pages.numbers import delta as as_delta
 from secagg.pages.numbers import epsilon as as_epsilon
 
-MOST_SUBJECTS: Final = 200  # in the table; beyond, those who spent most of their budget
+MAX_SUBJECTS: Final = 200  # in the table; beyond, those who spent most of their budget
 _BINS: Final = 10  # of the budget left
 
 _WORD_OF: Final[dict[Source, str]] = {
@@ -33,15 +32,14 @@ _TITLES: Final = {"server": "Against the aggregator", "release": "Against whoeve
 
 def page(audit: Audit) -> str:
     """The whole file."""
-    template = Template(files("secagg.pages").joinpath("page.html").read_text("utf-8"))
-    body = join(
+    return parts.page(
+        f"secagg audit: {audit.ledger}",
         _headline(audit),
         *(_section(audit, section) for section in audit.sections),
         _measured(audit),
         _states(audit),
         _footer(audit),
     )
-    return template.substitute(title=join(f"secagg audit: {audit.ledger}"), body=body)
 
 
 def _headline(audit: Audit) -> Markup:
@@ -58,13 +56,7 @@ def _headline(audit: Audit) -> Markup:
         f"“{audit.policy}”. Every number is computed anew from the records; no stored epsilon "
         "was read."
     )
-    return tag(
-        "header",
-        tag("p", f"secagg audit · {audit.ledger}", class_="eyebrow"),
-        tag("h1", title),
-        tag("p", about),
-        *(tag("p", text, class_="loud", role="note") for text in _warnings(audit)),
-    )
+    return parts.header(f"secagg audit · {audit.ledger}", title, about, warnings=_warnings(audit))
 
 
 def _warnings(audit: Audit) -> Iterable[str]:
@@ -114,7 +106,7 @@ def _section(audit: Audit, section: Section) -> Markup:
 
 
 def _numbers(section: Section) -> Markup:
-    cards = []
+    values = []
     for book, report in section.books.items():
         realised = (
             ""
@@ -127,40 +119,34 @@ def _numbers(section: Section) -> Markup:
             else (f"; by RDP, which admits: {bound(report.rdp)}")
         )
         label = f"epsilon, {book.value} book, by {report.accountant.upper()}{held}{realised}"
-        cards.append((bound(report.epsilon), label))
-    whole = "of the whole system" if section.reported else "of the accountant alone"
-    cards.append((as_delta(section.total_delta), f"delta {whole}"))
+        values.append((bound(report.epsilon), label))
+    of = "of the whole system" if section.reported else "of the accountant alone"
+    values.append((as_delta(section.total_delta), f"delta {of}"))
     rounds = counted(len(section.rounds), "round")
-    cards.append((f"{len(section.subjects):,}", f"subjects charged, in {rounds}"))
-    return tag(
-        "dl",
-        *(tag("div", tag("dt", label), tag("dd", value)) for value, label in cards),
-        class_="numbers",
-    )
+    values.append((f"{len(section.subjects):,}", f"subjects charged, in {rounds}"))
+    return parts.cards(values)
 
 
 def _charts(audit: Audit, section: Section) -> Markup:
-    spent = [_spent(audit, section, book.value) for book in section.books]
-    figures = [
-        *spent,
-        *([] if audit.filtered else [_curve(section)]),
-        _left(section),
-        _noise(section.rounds),
-        _people(section.rounds),
-    ]
     return join(
         tag("h3", "How it was spent"),
         tag(
             "p",
             "Hold the pointer over a mark to read its value."
             + (
-                f" Of {len(section.rounds):,} rounds, at most {MOST_SNAPSHOTS} are drawn."
-                if len(section.rounds) > MOST_SNAPSHOTS
+                f" Of {len(section.rounds):,} rounds, at most {MAX_SNAPSHOTS} are drawn."
+                if len(section.rounds) > MAX_SNAPSHOTS
                 else ""
             ),
             class_="hint",
         ),
-        tag("div", *figures, class_="charts"),
+        parts.figures(
+            *(_spent(audit, section, book.value) for book in section.books),
+            *([] if audit.filtered else [_curve(section)]),
+            _left(section),
+            _noise(section.rounds),
+            _people(section.rounds),
+        ),
     )
 
 
@@ -186,7 +172,7 @@ def _spent(audit: Audit, section: Section, name: str) -> Markup:
         rule=(limit, f"least budget {show(limit)}"),
     )
     detail = f"{what}, {name} book: least, quarters, median, most of all subjects"
-    return _figure(_TITLES[name], detail, chart)
+    return parts.figure(_TITLES[name], detail, chart)
 
 
 def _curve(section: Section) -> Markup:
@@ -211,9 +197,9 @@ def _curve(section: Section) -> Markup:
         each="delta",
     )
     same = "" if apart else ", the same in both books"
-    legend = _legend(apart) if apart else ""
-    detail = join(f"of the subject that spent most, along delta{same}", legend)
-    return _figure("Epsilon and delta", detail, chart)
+    colours = parts.legend(apart, inside=True) if apart else ""
+    detail = join(f"of the subject that spent most, along delta{same}", colours)
+    return parts.figure("Epsilon and delta", detail, chart)
 
 
 def _left(section: Section) -> Markup:
@@ -231,7 +217,7 @@ def _left(section: Section) -> Markup:
         f"{label}: {sum(stack.values()):.0f}" for label, stack in zip(labels, stacks, strict=True)
     )
     chart = bars(summary, labels, stacks, short, each="budget left")
-    return _figure("Budget left", "subjects, by the share left in the dearer book", chart)
+    return parts.figure("Budget left", "subjects, by the share left in the dearer book", chart)
 
 
 def _noise(rounds: Sequence[Round]) -> Markup:
@@ -248,8 +234,8 @@ def _noise(rounds: Sequence[Round]) -> Markup:
     chart = lines(
         f"Noise by round, {'; '.join(ends)}", [row.number for row in drawn], series, short
     )
-    detail = join("least of a round, over one unit's bound", _legend(list(series)))
-    return _figure("Noise planned and realised", detail, chart)
+    detail = join("least of a round, over one unit's bound", parts.legend(series, inside=True))
+    return parts.figure("Noise planned and realised", detail, chart)
 
 
 def _people(rounds: Sequence[Round]) -> Markup:
@@ -268,13 +254,13 @@ def _people(rounds: Sequence[Round]) -> Markup:
         rule=needed or None,
     )
     rule = f"; dashed: the {needed:,} survivors that were asked for" if needed else ""
-    detail = join(f"reservations by how they ended{said}{rule}", _legend(names))
-    return _figure("Who stayed", detail, chart)
+    detail = join(f"reservations by how they ended{said}{rule}", parts.legend(names, inside=True))
+    return parts.figure("Who stayed", detail, chart)
 
 
 def _subjects(section: Section) -> Markup:
     people = sorted(section.subjects, key=lambda subject: (-subject.share, subject.name))
-    shown = people[:MOST_SUBJECTS]
+    shown = people[:MAX_SUBJECTS]
     note = f"Show {counted(len(shown), 'subject')}" + (
         f" of {len(people):,}, those that spent most; the JSON holds all"
         if len(people) > len(shown)
@@ -285,10 +271,8 @@ def _subjects(section: Section) -> Markup:
         by = "" if report.rdp is None else " by RDP"
         names += [f"Epsilon{by}, {book.value}", "realised", "steps"]
     names += ["Budget", "delta", "left"]
-    head = tag("tr", *(tag("th", name, scope="col") for name in names))
     rows = [_person(section, subject) for subject in shown]
-    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="rounds people")
-    return tag("details", tag("summary", note), tag("div", table, class_="wide"))
+    return parts.folded(note, parts.table(names, rows, "rounds people"))
 
 
 def _person(section: Section, subject: Subject) -> Markup:
@@ -303,12 +287,7 @@ def _person(section: Section, subject: Subject) -> Markup:
         "passed" if subject.over else f"{max(math.floor(1000 * (1 - subject.share)), 0) / 10:g} %"
     )
     cells += [as_epsilon(subject.epsilon), as_delta(subject.delta), left]
-    return tag(
-        "tr",
-        tag("th", subject.name, scope="row"),
-        *(tag("td", cell) for cell in cells),
-        class_="over" if subject.over else None,
-    )
+    return parts.row(*cells, head=subject.name, class_="over" if subject.over else None)
 
 
 def _measured(audit: Audit) -> Markup:
@@ -332,21 +311,13 @@ def _measured(audit: Audit) -> Markup:
 
 
 def _states(audit: Audit) -> Markup:
-    head = tag("tr", *(tag("th", text, scope="col") for text in ("What", "How it is", "Says")))
     rows = [
-        tag(
-            "tr",
-            tag("td", row.item),
-            tag("td", row.text),
-            tag("td", _WORD_OF[row.source]),
-            class_=row.source,
-        )
-        for row in audit.rows
+        parts.row(one.item, one.text, _WORD_OF[one.source], class_=one.source) for one in audit.rows
     ]
     return join(
         tag("h2", "What an epsilon alone does not say"),
         tag("p", "The items that NIST SP 800-226 asks of such a report, and whose word each is."),
-        tag("table", tag("thead", head), tag("tbody", *rows), class_="states"),
+        parts.table(("What", "How it is", "Says"), rows, "states"),
     )
 
 
@@ -358,22 +329,13 @@ def _footer(audit: Audit) -> Markup:
         "time.",
         "This page loads nothing and runs no script.",
     )
-    return tag("footer", *(tag("p", text) for text in texts))
+    return parts.footer(texts)
 
 
 def _drawn(rounds: Sequence[Round]) -> Sequence[Round]:
     """Every so many rounds, and the last."""
-    step = math.ceil(len(rounds) / MOST_SNAPSHOTS)
+    step = math.ceil(len(rounds) / MAX_SNAPSHOTS)
     return rounds[(len(rounds) - 1) % max(step, 1) :: max(step, 1)]
-
-
-def _figure(title: str, detail: str, chart: Markup) -> Markup:
-    return tag("figure", tag("figcaption", title, tag("small", detail)), chart)
-
-
-def _legend(names: Sequence[str]) -> Markup:
-    keys = join(*(tag("span", tag("i", class_=name), name) for name in names))
-    return tag("span", keys, class_="legend")
 
 
 def _listed(names: Sequence[str]) -> str:

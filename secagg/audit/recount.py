@@ -25,7 +25,7 @@ Key: TypeAlias = tuple[int, int]  # round and attempt
 
 BASES: Final[tuple[Basis, ...]] = ("held", "realised")
 _NONE: Final[Counts] = np.zeros((0, len(Book), 0), np.int64)
-MOST_SNAPSHOTS: Final = 100  # rounds at which everybody is priced; beyond, every second is dropped
+MAX_SNAPSHOTS: Final = 100  # rounds at which everybody is priced; beyond, every second is dropped
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Round:
 class Recount:
     """The fold. ``add`` every record in order, then read.
 
-    ``price`` is called with this object about ``MOST_SNAPSHOTS`` times on the way, and what it
+    ``price`` is called with this object about ``MAX_SNAPSHOTS`` times on the way, and what it
     returned is kept with the round that had ended.
     """
 
@@ -227,7 +227,7 @@ class Recount:
             self._ended += 1
             if self._ended % self._stride == 0:
                 self.snapshots.append((self._current, self.price(self)))
-            if len(self.snapshots) >= MOST_SNAPSHOTS:
+            if len(self.snapshots) >= MAX_SNAPSHOTS:
                 del self.snapshots[::2]
                 self._stride *= 2
         self._current = next_round

@@ -27,7 +27,7 @@ import numpy as np
 
 from dp.accounting.accountant import Vector, check_delta, curve, epsilon_pld, has_pld
 from dp.accounting.events import Event
-from dp.errors import AccountantLimit, LedgerCorrupt, LedgerError, UnsoundEvent
+from dp.errors import AccountantLimit, LedgerCorrupt, LedgerError, LedgerMissing, UnsoundEvent
 from dp.ledger import admission
 from dp.ledger.ledger import FIXED_PLAN, Book, Budget, Head, Ledger, Seal, Statement, Verified
 from dp.ledger.rules import policy
@@ -61,6 +61,8 @@ class NotALedger(LedgerError):
 
 def open_ledger(path: Path, seal: Seal | None) -> Ledger:
     """The only place where one is opened here; raises as ``Ledger.open``, and ``NotALedger``."""
+    if not path.exists():  # ``Ledger.open`` says to create one, which is no word to an auditor
+        raise LedgerMissing(f"{path} does not exist")
     try:
         return Ledger.open(path, seal=seal, read_only=True)
     except LedgerCorrupt as error:
@@ -224,11 +226,11 @@ def _sections(recount: Recount, pricer: _Pricer, stated: Statement | None) -> It
             rounds=rounds,
             series={book: tuple(_series(recount, book, members[book])) for book in books},
             events=tuple(
-                Evidence(event=event, steps=most)
-                for event, most in zip(
+                Evidence(event=event, steps=steps_held)
+                for event, steps_held in zip(
                     events, recount.held.max(axis=(0, 1), initial=0).tolist(), strict=True
                 )
-                if most and (event.unit, event.adjacency) == kind
+                if steps_held and (event.unit, event.adjacency) == kind
             ),
         )
 

@@ -35,7 +35,7 @@ from secagg.vectors.quantize import FixedPoint
 
 FULL: Final = 10**9  # clients times entries: the largest session that is run whole
 SPARSE_ABOVE: Final = 200  # clients of ``active``: its graph is complete up to here
-COMPLETE_MOST: Final = 1000  # clients: beyond, the million pairs of a session take many minutes
+MAX_COMPLETE: Final = 1000  # clients: beyond, the million pairs of a session take many minutes
 SAMPLE: Final = 16  # masks and vectors that the server is timed on
 BITS: Final = 14  # of an entry, so that three lie in a word
 
@@ -111,9 +111,9 @@ class Case:
             raise ConfigError(f"{self.clients} clients, {self.entries} entries: nothing to sum")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout {self.dropout} is not in [0, 1)")
-        if self.protocol == "complete" and self.clients > COMPLETE_MOST:
+        if self.protocol == "complete" and self.clients > MAX_COMPLETE:
             raise ConfigError(
-                f"complete graph of {self.clients:,} clients: at most {COMPLETE_MOST:,} are run"
+                f"complete graph of {self.clients:,} clients: at most {MAX_COMPLETE:,} are run"
             )
         if self.protocol in CKKS:
             object.__setattr__(self, "lanes", 0)  # it packs no words

@@ -31,7 +31,7 @@ from typing import Any, Final
 from secagg.errors import InputError
 
 CONFIDENCE: Final = 0.95
-LEAST: Final = 2e-3  # seconds of a sample: a thousand times what asking the clock takes
+MIN_SECONDS: Final = 2e-3  # seconds of a sample: a thousand times what asking the clock takes
 ROUNDS: Final = 21
 LIBRARIES: Final = (
     *("secagg", "numpy", "cryptography", "tenseal", "dp-accounting", "scipy"),
@@ -69,7 +69,7 @@ class Interval:
         return asdict(self)
 
 
-def fewest(confidence: float) -> int:
+def min_samples(confidence: float) -> int:
     """Samples without which nothing holds their median with ``confidence``."""
     if not 0 < confidence < 1:
         raise InputError(f"confidence {confidence} is not between 0 and 1")
@@ -85,12 +85,12 @@ def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) ->
     (David, Nagaraja: Order Statistics, sec. 7.1.)
 
     Raises:
-      InputError: fewer than ``fewest(confidence)`` samples, or one that is no finite number.
+      InputError: fewer than ``min_samples(confidence)`` samples, or one that is no finite number.
     """
     count = len(samples)
-    if count < fewest(confidence):
+    if count < min_samples(confidence):
         raise InputError(
-            f"{count} samples; a median held with {confidence:g} needs {fewest(confidence)}"
+            f"{count} samples; a median held with {confidence:g} needs {min_samples(confidence)}"
         )
     if not all(map(math.isfinite, samples)):
         raise InputError("a sample is not finite")
@@ -159,7 +159,7 @@ def interleaved(
     rounds: int = ROUNDS,
     seconds: float = 0.0,
     clock: Clock = Clock.CPU,
-    least: float = LEAST,
+    sample_seconds: float = MIN_SECONDS,
     repeats: Mapping[str, int] | None = None,
 ) -> Interleaved:
     """Call each contender once a turn, in an order that moves on and turns around.
@@ -173,7 +173,7 @@ def interleaved(
       contenders: by name. One that returns ``Timed`` is not timed from outside.
       rounds: turns, at least.
       seconds: by the clock on the wall: turns go on until they are over.
-      least: seconds of one sample, unless a contender times itself.
+      sample_seconds: the least of one sample, unless a contender times itself.
       repeats: calls for one sample of each instead; nothing is warmed up then.
 
     Raises:
@@ -186,7 +186,7 @@ def interleaved(
     last: dict[str, object] = {}
     with _uncollected():
         if repeats is None:
-            repeats = {name: _repeats(contenders[name], clock, least) for name in names}
+            repeats = {name: _repeats(contenders[name], clock, sample_seconds) for name in names}
         end, turn = time.perf_counter() + seconds, 0
         while turn < rounds or time.perf_counter() < end:
             at = turn % len(names)
@@ -218,15 +218,15 @@ def _sample(contender: Contender, clock: Clock, repeats: int) -> tuple[dict[str,
     return {"": took}, result
 
 
-def _repeats(contender: Contender, clock: Clock, least: float) -> int:
+def _repeats(contender: Contender, clock: Clock, sample_seconds: float) -> int:
     began = clock.now()
     if isinstance(contender(), Timed):
         return 1
     first = clock.now() - began
-    if first >= least:
+    if first >= sample_seconds:
         return 1
     began, count = clock.now(), 0  # again: a first call may have built a table
-    while clock.now() - began < least and count < 10**6:
+    while clock.now() - began < sample_seconds and count < 10**6:
         contender()
         count += 1
     return count

@@ -5,11 +5,10 @@ their intervals.
 """
 
 from collections.abc import Sequence
-from importlib.resources import files
-from string import Template
 
 from secagg.bench.records import Measurement, Point, Record
 from secagg.bench.yardsticks import REFERENCES
+from secagg.pages import parts
 from secagg.pages.charts import bars
 from secagg.pages.markup import Markup, join, tag
 from secagg.pages.numbers import elapsed, percent, short, size
@@ -17,9 +16,9 @@ from secagg.pages.numbers import elapsed, percent, short, size
 
 def page(record: Record) -> str:
     """The whole file."""
-    template = Template(files("secagg.pages").joinpath("page.html").read_text("utf-8"))
     sizes = list(dict.fromkeys((p.cost.clients, p.cost.entries) for p in record.points))
-    body = join(
+    return parts.page(
+        "secagg bench quick",
         _header(record),
         tag("h2", "A round"),
         tag(
@@ -37,21 +36,16 @@ def page(record: Record) -> str:
         _ratios(record.measurements),
         _footer(record),
     )
-    return template.substitute(title="secagg bench quick", body=body)
 
 
 def _header(record: Record) -> Markup:
     one = record.machine
-    return tag(
-        "header",
-        tag("p", f"secagg bench quick · {record.began}", class_="eyebrow"),
-        tag("h1", "What a private sum costs on this machine"),
-        tag(
-            "p",
-            f"{one['cpu']}, {one['cores']} cores ({', '.join(one['flags'])}). Every sum was "
-            "checked against its parts: exact under masks, within 2^-13 of the clip under CKKS.",
-        ),
-        *(tag("p", note, class_="loud", role="note") for note in record.notes),
+    return parts.header(
+        f"secagg bench quick · {record.began}",
+        "What a private sum costs on this machine",
+        f"{one['cpu']}, {one['cores']} cores ({', '.join(one['flags'])}). Every sum was "
+        "checked against its parts: exact under masks, within 2^-13 of the clip under CKKS.",
+        warnings=record.notes,
     )
 
 
@@ -62,20 +56,19 @@ def _size(points: Sequence[Point], clients: int, entries: int) -> Markup:
 
     def chart(title: str, unit: str, values: Sequence[float]) -> Markup:
         stacks = [{"committed": value} for value in values]
-        picture = bars(f"{title}, {about}", names, stacks, short, each="under")
-        return tag("figure", tag("figcaption", title, tag("small", unit)), picture)
+        return parts.figure(
+            title, unit, bars(f"{title}, {about}", names, stacks, short, each="under")
+        )
 
     client = [1e3 * (p.cost.client_seconds + p.cost.opener_seconds) for p in chosen]
     server = [1e3 * p.cost.server_seconds for p in chosen]
     return join(
         tag("h3", about),
         tag("p", f"{percent(chosen[0].cost.dropout)} of the clients are lost.", class_="hint"),
-        tag(
-            "div",
+        parts.figures(
             chart("A client sends", "bytes an entry", [p.cost.bytes_per_entry for p in chosen]),
             chart("A client computes", "milliseconds, opening the sum too", client),
             chart("The server computes", "milliseconds", server),
-            class_="charts",
         ),
         _table(chosen),
     )
@@ -95,13 +88,11 @@ def _table(points: Sequence[Point]) -> Markup:
             size(cost.bytes_down),
             "–" if point.peak_memory is None else size(point.peak_memory),
         )
-        rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
-    head = tag("thead", tag("tr", *(tag("th", heading, scope="col") for heading in headings)))
-    caption = tag(
-        "caption",
-        "peak: most memory above what was held before, all parties together, to some hundred kB",
+        rows.append(parts.row(*cells))
+    caption = (
+        "peak: most memory above what was held before, all parties together, to some hundred kB"
     )
-    return tag("div", tag("table", caption, head, tag("tbody", *rows)), class_="wide rounds")
+    return tag("div", parts.table(headings, rows, caption=caption), class_="wide rounds")
 
 
 def _ratios(measurements: Sequence[Measurement]) -> Markup:
@@ -115,17 +106,17 @@ def _ratios(measurements: Sequence[Measurement]) -> Markup:
             "–" if ratio is None else f"{short(ratio.low)} to {short(ratio.high)}",
             REFERENCES[each.reference].unit,
         )
-        rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
+        rows.append(parts.row(*cells))
     headings = ("cost", "takes", "ratio", "interval", "to a")
-    head = tag("thead", tag("tr", *(tag("th", heading, scope="col") for heading in headings)))
-    return tag("div", tag("table", head, tag("tbody", *rows)), class_="wide")
+    return tag("div", parts.table(headings, rows), class_="wide")
 
 
 def _footer(record: Record) -> Markup:
     one = record.machine
     versions = ", ".join(f"{name} {version}" for name, version in one["libraries"].items())
-    return tag(
-        "footer",
-        tag("p", f"{one['python']}, {one['openssl']}, {one['system']}; {versions}"),
-        tag("p", f"Load {one['load'][0]} at the start; measured in {record.seconds:.0f} s."),
+    return parts.footer(
+        (
+            f"{one['python']}, {one['openssl']}, {one['system']}; {versions}",
+            f"Load {one['load'][0]} at the start; measured in {record.seconds:.0f} s.",
+        )
     )

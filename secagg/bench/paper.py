@@ -2,7 +2,7 @@
 
 *Communication* is counted as there: the bits that one client sends and is sent in all, over the
 16 m bits of its vector. ``PUBLISHED`` holds the paper's factors, from its abstract; its formula
-gives them too, and other sizes. Ours are exact sizes of messages, from ``secagg.planning.sums``.
+gives them too, and other sizes. Ours are exact sizes of messages, from ``secagg.planning``.
 
 *Running times* are measured at 16-bit entries, two a word, over the complete graph, as there. The
 paper's own seconds are of another machine and language, and are not repeated here: no text of its
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from secagg.bench.costs import Case
-from secagg.planning import sums as advisor
+from secagg.planning import SumWishes, plan_sum
 
 PUBLISHED: Final = {(2**10, 2**20): 1.73, (2**14, 2**24): 1.98}  # clients, entries
 """Communication over that of 16-bit entries in the clear; abstract of [BIK+17]."""
@@ -83,12 +83,8 @@ def cases(*, quick: bool = False) -> list[Case]:
 
 
 def _ours(clients: int, entries: int, *, complete: bool) -> float:
-    plan = advisor.plan(
-        clients=clients,
-        entries=entries,
-        bits=BITS,
-        complete_below=clients + 1 if complete else 0,
-        measure=False,
-    )
+    below = clients + 1 if complete else 0
+    wishes = SumWishes(clients=clients, entries=entries, bits=BITS, complete_below=below)
+    plan = plan_sum(wishes, measure=False)
     total = plan.bytes_up_per_client + plan.bytes_down_per_client
     return 8 * total / (BITS * entries)

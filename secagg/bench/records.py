@@ -24,10 +24,10 @@ from secagg.bench.measure import (
     Interleaved,
     Interval,
     Timed,
-    fewest,
     interleaved,
     machine,
     median_interval,
+    min_samples,
     peak_memory,
 )
 from secagg.bench.yardsticks import REFERENCES, X25519
@@ -58,7 +58,7 @@ class Measurement:
 
     def ratio(self, confidence: float = CONFIDENCE) -> Interval | None:
         """The median of the ratios; None where there are too few to hold it."""
-        if len(self.ratios) < fewest(confidence):
+        if len(self.ratios) < min_samples(confidence):
             return None
         return median_interval(self.ratios, confidence)
 

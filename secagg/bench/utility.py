@@ -55,8 +55,8 @@ Known: TypeAlias = dict[str, list[dict[str, Any]]]
 EPSILONS: Final = (1.0, 2.0, 4.0, 8.0)
 SEEDS: Final = (0, 1, 2, 3, 4)
 SEARCH_SEEDS: Final = (100, 101)
-FEW: Final = "client-20"  # ``client`` among as few clients as the other modes have
-MODES: Final = ("central", "distributed", "local", "client", FEW, "none")
+FEW_CLIENTS: Final = "client-20"  # ``client`` among as few clients as the other modes have
+MODES: Final = ("central", "distributed", "local", "client", FEW_CLIENTS, "none")
 PROCESSES: Final = 2
 TICKS: Final = (0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # of accuracy
 PHYSICAL_BATCH: Final = 256  # examples whose gradients are in memory at once
@@ -86,7 +86,7 @@ CANDIDATES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "distributed": _grid([10, 30, 100], [8.0, 16.0, 32.0, 64.0]),
         "local": _grid([5, 10, 40], [4.0, 8.0, 16.0, 32.0]),
         "client": _grid([3, 10], [1.0, 4.0], local_steps=2, clip=1.0),
-        FEW: _grid([3, 10], [1.0], local_steps=2, clip=1.0),
+        FEW_CLIENTS: _grid([3, 10], [1.0], local_steps=2, clip=1.0),
         "none": _grid([100], [1.0, 4.0], local_steps=2),
     },
     "fashion-mnist": {
@@ -94,7 +94,7 @@ CANDIDATES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "distributed": _grid([100], [32.0, 64.0]),
         "local": _grid([50, 100], [16.0, 64.0]),
         "client": _grid([3, 8], [4.0], local_steps=2, clip=4.0, sampling_rate=1.0),
-        FEW: _grid([3, 8], [4.0], local_steps=2, clip=4.0, sampling_rate=1.0),
+        FEW_CLIENTS: _grid([3, 8], [4.0], local_steps=2, clip=4.0, sampling_rate=1.0),
         "none": _grid([100], [0.5, 1.0], local_steps=5),
     },
 }
@@ -105,7 +105,7 @@ QUICK: Final[dict[str, dict[str, Any]]] = {
     "distributed": {"rounds": 30, "learning_rate": 64.0},
     "local": {"rounds": 40, "learning_rate": 8.0},
     "client": {"rounds": 10, "learning_rate": 1.0, "local_steps": 2, "clip": 1.0},
-    FEW: {"rounds": 10, "learning_rate": 1.0, "local_steps": 2, "clip": 1.0},
+    FEW_CLIENTS: {"rounds": 10, "learning_rate": 1.0, "local_steps": 2, "clip": 1.0},
     "none": {"rounds": 100, "learning_rate": 4.0, "local_steps": 2},
 }
 QUICK_EPSILONS: Final = (2.0, 8.0)
@@ -134,7 +134,7 @@ class Case:
         if self.mode == "client":
             settings["clients"] = CLIENTS[self.data]
         if self.mode != "central":
-            settings["privacy"] = "client" if self.mode == FEW else self.mode
+            settings["privacy"] = "client" if self.mode == FEW_CLIENTS else self.mode
         if self.epsilon is not None:
             settings["epsilon"] = self.epsilon
         return TrainingConfig(data=self.data, seed=self.seed, judge=self.judge, **settings)
@@ -298,7 +298,7 @@ def plot(runs: Sequence[dict[str, Any]]) -> bytes:
                     above.append(max(seen) - fmean(seen))
             if not xs:
                 continue
-            hides = by_mode in ("client", FEW)
+            hides = by_mode in ("client", FEW_CLIENTS)
             clients = CLIENTS[data] if by_mode == "client" else COMMON[data]["clients"]
             axes.errorbar(
                 xs,

@@ -5,16 +5,15 @@ Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad 
 
 import json
 import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from secagg.cli.screen import progress
 from secagg.errors import ConfigError
 from secagg.pages.numbers import bound, duration, percent
 
@@ -75,15 +74,12 @@ def attack(
     context: click.Context,
     /,
     *,
-    quick: bool,
-    seed: int,
-    epsilon: float,
-    delta: float,
     only: tuple["Part", ...],
     json_file: Path | None,
     html: Path | None,
     figures: Path | None,
     draw: Path | None,
+    **settings: Any,
 ) -> int:
     """Attack what this library protects, and show what came of it.
 
@@ -98,8 +94,7 @@ def attack(
 
     if draw is None:
         parts = tuple(part for part in PARTS if not only or part in only)
-        plan = Plan(epsilon=epsilon, delta=delta, seed=seed, quick=quick, parts=parts)
-        found = _carried_out(Found(plan=plan))
+        found = _carried_out(Found(plan=Plan(parts=parts, **settings)))
     else:
         found = Found.read(draw)
     _write(found, json_file, html, figures)
@@ -109,16 +104,7 @@ def attack(
 
 def _carried_out(found: "Found") -> "Found":
     jobs = list(found.plan.jobs())
-    bar = Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    )
-    with bar:
+    with progress(elapsed=True) as bar:
         task = bar.add_task("", total=len(jobs))
         for job in jobs:
             bar.update(task, description=job.name)

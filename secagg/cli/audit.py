@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from secagg.cli.screen import JSON
 from secagg.errors import ConfigError
 from secagg.pages.numbers import bound, counted
 from secagg.pages.numbers import delta as as_delta
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from secagg.audit.values import Audit, Section
 
 SOUND, OVER_BUDGET, TAMPERED = 0, 1, 3  # bad input is 2, as everywhere
-_MOST_NAMES = 5  # of subjects over budget, on screen
+_MAX_NAMES = 5  # of subjects over budget, on screen
 
 
 @click.command(
@@ -40,7 +41,7 @@ Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent
 )
 @click.argument("ledger", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Check chain, accounts and signature; price nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
+@JSON
 @click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
 @click.option("--head", metavar="SEQ:HASH", help="Head that was kept outside the file.")
 @click.option("--key", metavar="FILE", help="Ed25519 public key of who signs the head; or its hex.")
@@ -127,8 +128,8 @@ def _print(result: "Audit") -> None:
             "No charge stands in this ledger: nothing was released, or nothing wrote it down."
         )
     if result.over:
-        more = len(result.over) - _MOST_NAMES
-        names = ", ".join(result.over[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+        more = len(result.over) - _MAX_NAMES
+        names = ", ".join(result.over[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
         out.print(Text(f"OVER BUDGET: {names}", style="bold red"))
     if result.measured:
         out.print("Measured from outside, as whoever brought the evidence says:")
@@ -158,7 +159,7 @@ def _table(section: "Section") -> Table:
     for name in ("book", "epsilon", "by", "delta", "RDP", "realised", "budget left, least"):
         table.add_column(name, justify="left" if name in ("book", "by") else "right")
     for book, report in section.books.items():
-        least = min(
+        left = min(
             1 - subject.accounts[book].share
             for subject in section.subjects
             if book in subject.accounts
@@ -170,7 +171,7 @@ def _table(section: "Section") -> Table:
             as_delta(section.total_delta),
             bound(report.rdp),
             bound(report.realised),
-            f"{int(1000 * least) / 10:g} %" if least >= 0 else "passed",
+            f"{int(1000 * left) / 10:g} %" if left >= 0 else "passed",
         )
     return table
 

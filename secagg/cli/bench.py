@@ -5,37 +5,35 @@ A further command is a function under ``@bench.command()``, here or in a module 
 """
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 from rich.table import Table
 
+from secagg.cli.screen import JSON, progress
 from secagg.errors import ConfigError, MissingExtraError
 from secagg.pages.numbers import elapsed, size
 
 if TYPE_CHECKING:
     from secagg.bench.compare import Comparison
-    from secagg.bench.costs import Cost
+    from secagg.bench.costs import Case, Cost
     from secagg.bench.records import Measurement, Record
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 WIDTH = 96  # of the widest table
 REGRESSION = 1  # bad input is 2, as everywhere
+
+
+def _file(option: str, name: str, told: str) -> Callable[[F], F]:
+    return click.option(option, name, type=click.Path(path_type=Path, dir_okay=False), help=told)
 
 
 @click.group()
@@ -68,25 +66,11 @@ Examples:
     show_default=True,
     help="Sessions a point; their median counts. From 6 on a ratio has an interval.",
 )
-@click.option(
-    "--json",
-    "target",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File that is written after every point.",
-)
+@_file("--json", "target", "File that is written after every point.")
 @click.option("--resume", is_flag=True, help="Keep the points in that file, measure the others.")
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw all points.")
+@_file("--svg", "svg", "Draw all points.")
 def costs(
-    *,
-    protocols: str | None,
-    clients: str,
-    entries: str,
-    dropout: str,
-    lanes: int,
-    rounds: int,
-    target: Path | None,
-    resume: bool,
-    svg: Path | None,
+    *, rounds: int, target: Path | None, resume: bool, svg: Path | None, **swept: Any
 ) -> None:
     """Sweep protocols, clients, entries and dropouts; print costs and how they grow.
 
@@ -94,8 +78,7 @@ def costs(
     client is run and the server's work sampled, and the point is marked with a *.
     """
     from secagg.bench import records as kept
-    from secagg.bench.costs import PROTOCOLS, cases, growth, plot
-    from secagg.bench.quick import protocols as runnable
+    from secagg.bench.costs import plot
     from secagg.files import write_atomically
 
     if resume and target is None:
@@ -103,52 +86,18 @@ def costs(
     _check_folders(target, svg)
     if svg is not None and find_spec("matplotlib") is None:
         raise MissingExtraError("--svg needs matplotlib: pip install 'secagg[train]'")
-    names = _list(protocols, "protocol", str) if protocols else list(PROTOCOLS)
-    if unknown := [name for name in names if name not in PROTOCOLS]:
-        raise ConfigError(f"unknown protocol {unknown[0]!r}; known: {', '.join(PROTOCOLS)}")
-    here, notes = runnable()
-    chosen, left_out = cases(
-        [name for name in names if name in here],
-        _list(clients, "clients", _whole),
-        _list(entries, "entries", _whole),
-        _list(dropout, "dropout", float),
-        lanes=lanes,
-    )
-    if not chosen:
-        raise ConfigError(f"nothing to measure: {'; '.join([*notes, *left_out])}")
+    chosen, notes = _cases(**swept)
     known = kept.start("costs")
     if target is not None and target.exists():
         if not resume:
             raise ConfigError(f"{target} exists; --resume goes on with it")
         known = _record(target, "costs")
-    notes = [note for note in notes if any(name not in here for name in names)] + left_out
-    with _progress() as bar:
-        task = bar.add_task("costs", total=len(chosen))
-        for name, record in kept.sweep(chosen, known, rounds=rounds, notes=notes):
-            bar.update(task, advance=1, description=name)
-            if target is not None:
-                record.write(target)
+    record = _swept(chosen, known, target, rounds=rounds, notes=notes)
     points = [point.cost for point in record.points]
     out = _console()
     out.print(_costs_table(points))
-    if powers := list(growth(points)):
-        table = _table(
-            "growth: fitted powers, 95 % intervals", "protocol", "cost", "of clients", "of entries"
-        )
-        for protocol, cost, found in powers:
-            fits = (found.get(name) for name in ("clients", "entries"))
-            table.add_row(
-                protocol,
-                cost.replace("_", " "),
-                *(
-                    "–"
-                    if fit is None
-                    else f"{fit.power:z.2f}"
-                    + ("" if fit.low is None else f"  {fit.low:z.2f} to {fit.high:z.2f}")
-                    for fit in fits
-                ),
-            )
-        out.print(table)
+    if (grows := _growth_table(points)).row_count:
+        out.print(grows)
     _close(out, record)
     if svg is not None:
         write_atomically(svg, plot(points))
@@ -161,15 +110,8 @@ Examples:
   secagg bench quick --json today.json --html today.html
 """
 )
-@click.option(
-    "--json",
-    "target",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write all samples, for compare.",
-)
-@click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one page of its own."
-)
+@_file("--json", "target", "Write all samples, for compare.")
+@_file("--html", "html", "Write one page of its own.")
 def quick(*, target: Path | None, html: Path | None) -> None:
     """Constructions and rounds of every protocol in two minutes, on one page.
 
@@ -182,7 +124,7 @@ def quick(*, target: Path | None, html: Path | None) -> None:
     from secagg.files import write_atomically
 
     _check_folders(target, html)
-    with _progress() as bar:
+    with progress() as bar:
         task = bar.add_task("quick", total=steps())
         for step in measured():
             bar.update(task, advance=1, description=step[0])
@@ -235,7 +177,7 @@ Exit codes: 0 no regression, 1 a regression, 2 nothing that can be compared.
     show_default=True,
     help="That no unchanged cost is called a regression by the noise of samples.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
+@JSON
 def compare(
     *, before: Path, after: Path, tolerance: float, bound: float, confidence: float, as_json: bool
 ) -> int:
@@ -276,13 +218,8 @@ Examples:
 """
 )
 @click.option("--quick", "few", is_flag=True, help="Digits, two epsilons, two seeds, no search.")
-@click.option(
-    "--json",
-    "target",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File that is written after every run, and gone on with.",
-)
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw all runs.")
+@_file("--json", "target", "File that is written after every run, and gone on with.")
+@_file("--svg", "svg", "Draw all runs.")
 @click.option("--draw", is_flag=True, help="Run nothing: print and draw what the file holds.")
 def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> None:
     """Accuracy against epsilon for every privacy mode: mean, least and most of several seeds.
@@ -310,7 +247,7 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> 
             study.write(target, found)
 
     if not draw:
-        with _progress() as bar:
+        with progress() as bar:
             tasks: dict[str, TaskID] = {}
             for name, done, total in study.measure(known, save, few=few):
                 task = tasks.setdefault(name, bar.add_task(name, total=total))
@@ -330,12 +267,7 @@ Examples:
 """
 )
 @click.option("--quick", "few", is_flag=True, help="20 clients, to see what it prints.")
-@click.option(
-    "--json",
-    "target",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File that is written after every point, and gone on with.",
-)
+@_file("--json", "target", "File that is written after every point, and gone on with.")
 @click.option("--draw", is_flag=True, help="Measure nothing: print what the file holds.")
 def paper(*, few: bool, target: Path | None, draw: bool) -> None:
     """The tables of Bonawitz et al. 2017, section 7: communication, and running time.
@@ -352,14 +284,7 @@ def paper(*, few: bool, target: Path | None, draw: bool) -> None:
     elif draw:
         raise ConfigError("--draw needs --json, a file that is there")
     if not draw:
-        chosen = cases(quick=few)
-        with _progress() as bar:
-            task = bar.add_task("paper", total=len(chosen))
-            for name, found in kept.sweep(chosen, record, rounds=1):
-                record = found
-                bar.update(task, advance=1, description=name)
-                if target is not None:
-                    record.write(target)
+        record = _swept(cases(quick=few), record, target, rounds=1)
     out = _console()
     headings = ("clients", "entries", "published", "its formula", "complete", "sparse")
     table = _table("a client sends and is sent, over 16 bits an entry", *headings)
@@ -373,6 +298,50 @@ def paper(*, few: bool, target: Path | None, draw: bool) -> None:
     out.print(table)
     out.print(_costs_table([point.cost for point in record.points]))
     _close(out, record)
+
+
+def _cases(
+    *, protocols: str | None, clients: str, entries: str, dropout: str, lanes: int
+) -> tuple[list["Case"], list[str]]:
+    """Every point to be measured, and why others are left out."""
+    from secagg.bench.costs import PROTOCOLS, cases
+    from secagg.bench.quick import protocols as runnable
+
+    names = _list(protocols, "protocol", str) if protocols else list(PROTOCOLS)
+    if unknown := [name for name in names if name not in PROTOCOLS]:
+        raise ConfigError(f"unknown protocol {unknown[0]!r}; known: {', '.join(PROTOCOLS)}")
+    here, notes = runnable()
+    chosen, left_out = cases(
+        [name for name in names if name in here],
+        _list(clients, "clients", _whole),
+        _list(entries, "entries", _whole),
+        _list(dropout, "dropout", float),
+        lanes=lanes,
+    )
+    if not chosen:
+        raise ConfigError(f"nothing to measure: {'; '.join([*notes, *left_out])}")
+    return chosen, [note for note in notes if any(name not in here for name in names)] + left_out
+
+
+def _swept(
+    chosen: Sequence["Case"],
+    record: "Record",
+    target: Path | None,
+    *,
+    rounds: int,
+    notes: Sequence[str] = (),
+) -> "Record":
+    """The record with every point, written to ``target`` after each."""
+    from secagg.bench.records import sweep
+
+    with progress() as bar:
+        task = bar.add_task(record.kind, total=len(chosen))
+        for name, found in sweep(chosen, record, rounds=rounds, notes=notes):
+            record = found
+            bar.update(task, advance=1, description=name)
+            if target is not None:
+                record.write(target)
+    return record
 
 
 def _print(found: "Comparison") -> None:
@@ -424,6 +393,24 @@ def _costs_table(points: Sequence["Cost"]) -> Table:
     return table
 
 
+def _growth_table(points: Sequence["Cost"]) -> Table:
+    from secagg.bench.costs import growth
+
+    table = _table(
+        "growth: fitted powers, 95 % intervals", "protocol", "cost", "of clients", "of entries"
+    )
+    for protocol, cost, found in growth(points):
+        cells = []
+        for fit in map(found.get, ("clients", "entries")):
+            if fit is None:
+                cells.append("–")
+                continue
+            within = "" if fit.low is None else f"  {fit.low:z.2f} to {fit.high:z.2f}"
+            cells.append(f"{fit.power:z.2f}{within}")
+        table.add_row(protocol, cost.replace("_", " "), *cells)
+    return table
+
+
 def _ratios_table(measurements: Sequence["Measurement"]) -> Table:
     table = _table("beside a reference, measured in turn", "cost")
     for heading in ("takes", "ratio", "95 % within", "to"):
@@ -468,18 +455,6 @@ def _close(out: Console, record: "Record") -> None:
 def _console() -> Console:
     width = max(WIDTH, Console().width)  # a figure that is cut off says nothing
     return Console(highlight=False, soft_wrap=True, markup=False, width=width)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    )
 
 
 def _record(path: Path, kind: str, *, measured: bool = True) -> "Record":

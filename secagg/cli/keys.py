@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from secagg.cli.screen import JSON
 from secagg.errors import ConfigError
 from secagg.files import read_file, write_new
 from secagg.nodes.identities import (
@@ -22,11 +23,9 @@ from secagg.nodes.identities import (
 )
 
 _PATH = click.Path(path_type=Path)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
 
 
 @click.group(
-    no_args_is_help=False,
     epilog="""\b
 In this order:
   secagg keys new hospital-1.key --name hospital-1     at each node, which sends away the .pub
@@ -53,7 +52,7 @@ Examples:
 )
 @click.argument("path", type=_PATH)
 @click.option("--name", required=True, help="1 to 64 of A-Z a-z 0-9 . _ -")
-@_JSON
+@JSON
 def new(*, path: Path, name: str, as_json: bool) -> None:
     """Make a private key in PATH, and its public half in PATH.pub. Nothing is overwritten."""
     shown = create_identity(path, name).shown
@@ -78,7 +77,7 @@ Examples:
 )
 @click.argument("path", type=_PATH)
 @click.option("--operator", type=_PATH, help="Public key of who has to have signed the roster.")
-@_JSON
+@JSON
 def show(*, path: Path, operator: Path | None, as_json: bool) -> None:
     """Check a private key, a public key or a roster, and print all but the secret."""
     data = read_file(path, LARGEST_ROSTER)
@@ -118,7 +117,7 @@ of --after: nodes that have seen a serial refuse lower ones.
 @click.option("--out", type=_PATH, required=True, help="File of the roster; a new one.")
 @click.option("--after", type=_PATH, help="The roster that this one replaces.")
 @click.option("--serial", type=int, help="Serial number, in place of one above --after.")
-@_JSON
+@JSON
 def roster(
     *,
     members: tuple[Path, ...],

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from secagg.cli.screen import JSON
+
 _PATH = click.Path(path_type=Path)
 
 
 @click.group(
-    no_args_is_help=False,
     epilog="""\b
 Examples:
   secagg node new /srv/secagg            then edit /srv/secagg/policy.toml
@@ -41,7 +42,7 @@ def new(*, home: Path) -> None:
     epilog="\b\nExamples:\n  secagg node show /srv/secagg\n  secagg node show HOME --json\n"
 )
 @click.argument("home", type=_PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
+@JSON
 def show(*, home: Path, as_json: bool) -> None:
     """Check the policy in HOME, and print it with what the node has spent."""
     from secagg.nodes.node import SUBJECT, Node

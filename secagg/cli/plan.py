@@ -2,23 +2,17 @@
 
 import json
 import math
+from dataclasses import fields
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from secagg.cli.screen import JSON
 from secagg.errors import ConfigError
-from secagg.planning import noise as noise_advisor
-from secagg.planning.noise import NoiseAdvice
-from secagg.planning.sums import Advice
-from secagg.planning.sums import plan as advise
+from secagg.planning import Advice, NoiseAdvice, NoiseWishes, SumWishes, plan_noise, plan_sum
 from secagg.training.settings import NOISED
-
-_OF_NOISE = (
-    *("delta", "privacy", "examples", "batch", "sampling_rate"),
-    *("participation", "minimum_survivors", "noise_corrupt"),
-)
 
 
 @click.command(
@@ -81,8 +75,8 @@ Examples:
     type=int,
     help="Clients whose share of the noise counts for nothing.  [default: the corrupt, at least 1]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
-def plan(*, as_json: bool, epsilon: float | None, **wanted: Any) -> None:
+@JSON
+def plan(*, as_json: bool, **wanted: Any) -> None:
     """Choose graph, threshold and lanes for a sum, and say what it costs.
 
     With a budget also noise, scale and the fewest survivors: the narrowest lanes with at
@@ -90,21 +84,19 @@ def plan(*, as_json: bool, epsilon: float | None, **wanted: Any) -> None:
     one idle core of this machine. Probabilities of the graph and of a lane that wraps
     are upper bounds.
     """
-    given = {
-        name: value
-        for name, value in wanted.items()
-        if value is not None or name not in (*_OF_NOISE, "bits")
-    }
+    given = {name: value for name, value in wanted.items() if value is not None}
+    noise = {each.name: given.pop(each.name) for each in fields(NoiseWishes) if each.name in given}
+    wishes = SumWishes(**given)
     advice: Advice | NoiseAdvice
-    if epsilon is None:
-        if extra := [name for name in _OF_NOISE if name in given]:
-            option = extra[0].replace("_", "-")
-            raise ConfigError(f"--{option} is about noise; give the budget too, --epsilon")
-        advice = advise(**given)
-    elif "delta" not in given:
+    if not noise:
+        advice = plan_sum(wishes)
+    elif "epsilon" not in noise:
+        option = next(iter(noise)).replace("_", "-")
+        raise ConfigError(f"--{option} is about noise; give the budget too, --epsilon")
+    elif "delta" not in noise:
         raise ConfigError("--epsilon needs --delta, below one over the number of examples")
     else:
-        advice = noise_advisor.plan(epsilon=epsilon, **given)
+        advice = plan_noise(wishes, NoiseWishes(**noise))
     if as_json:
         click.echo(json.dumps(advice.as_dict()))
         return
@@ -203,13 +195,13 @@ def _add_noise(table: Table, advice: NoiseAdvice) -> None:
 
 
 def _noise_in_words(advice: NoiseAdvice) -> str:
-    fewest = advice.mechanism.minimum_survivors
+    minimum = advice.mechanism.minimum_survivors
     if advice.trusts_count:
         return (
             "Nobody but the server counts the survivors of a sparse graph: "
-            f"that {fewest:,} brought their noise is its word."
+            f"that {minimum:,} brought their noise is its word."
         )
-    return f"Clients refuse to open a sum of fewer than {fewest:,}, which would lack noise."
+    return f"Clients refuse to open a sum of fewer than {minimum:,}, which would lack noise."
 
 
 def _up(epsilon: float) -> str:

@@ -101,7 +101,7 @@ class NoisySum:
     """Sums with a share of noise from every node, and nothing beside them.
 
     Attributes:
-      mechanism: see ``secagg.planning.noise.plan``; its clients are the most that take part.
+      mechanism: see ``secagg.planning.plan_noise``; its clients are the most that take part.
       ledger: charges every node of a sum before its vector is asked for. A cohort that a
         server picks is charged as if it were not sampled, in both books.
       sampling_rate: of examples: of each node's own Poisson batches.

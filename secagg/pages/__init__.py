@@ -1,4 +1,4 @@
-"""How pages are made: markup that escapes, charts without a script, numbers in words.
+"""How pages are made: markup that escapes, parts of a page, charts without a script, numbers.
 
 Knows nothing of what a page says; each report lives with its subject.
 """

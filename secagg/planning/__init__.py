@@ -4,10 +4,7 @@
 round is lost.
 """
 
-from secagg.planning.noise import NoiseAdvice
-from secagg.planning.sums import Advice
+from secagg.planning.noise import NoiseAdvice, NoiseWishes, plan_noise
+from secagg.planning.sums import Advice, SumWishes, plan_sum
 
-__all__ = [
-    "Advice",
-    "NoiseAdvice",
-]
+__all__ = ["Advice", "NoiseAdvice", "NoiseWishes", "SumWishes", "plan_noise", "plan_sum"]

@@ -1,6 +1,6 @@
 """From a privacy budget to the noise, scale and lanes of a sum, and what can go wrong with them.
 
-``plan`` adds to ``secagg.planning.sums`` what ``dp.noise.DistributedNoise`` needs. Narrow
+``plan_noise`` adds to ``secagg.planning.sums`` what ``dp.noise.DistributedNoise`` needs. Narrow
 lanes leave a small scale; rounding to it stretches what one unit adds (``looseness``), and
 more noise has to make up for that. So the narrowest lanes are taken, of 8 to 2 a word,
 with at most ``MORE_NOISE`` more noise in the sum than the widest would have.
@@ -11,7 +11,6 @@ client cannot count the survivors whose noise it relies on; ``trusts_count`` say
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Final, Literal, TypeAlias
 
 from dp.accounting.accountant import (
@@ -33,10 +32,8 @@ from dp.accounting.events import (
 from dp.errors import BadParameter, CalibrationError
 from dp.noise.mechanisms import DistributedNoise
 from dp.noise.skellam import ERROR
-from protocols.bonawitz.graph import as_fraction
 from secagg.errors import ConfigError
-from secagg.planning.sums import COMPLETE_BELOW, Advice, choose_graph, fewest
-from secagg.planning.sums import plan as plan_sum
+from secagg.planning.sums import Advice, SumWishes, fewest, plan_sum
 from secagg.planning.survivors import likely_survivors, p_round_lost
 from secagg.vectors.packing import lane_bits
 
@@ -45,6 +42,63 @@ Design: TypeAlias = NoSampling | PoissonSampling | HiddenPoissonSampling
 
 MORE_NOISE: Final = 0.01  # of the deviation of a sum, for lanes narrower than the widest
 WIDTHS: Final = tuple(map(lane_bits, range(8, 1, -1)))  # 8 to 32 bits; no mechanism uses more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseWishes:
+    """What the noise of a sum should hide, and at which price.
+
+    Attributes:
+      epsilon: of one unit, over all rounds.
+      delta: all that may fail is inside it; below one over the number of units.
+      privacy: ``distributed`` hides an example, ``client`` a client.
+      examples: of all clients together; only of ``distributed``, and needed there.
+      batch: most examples of one client, ``None`` if they are dealt out evenly.
+      sampling_rate: with which an example is in a batch; only of ``distributed``.
+      participation: with which a client brings its update; only of ``client``.
+      minimum_survivors: fewest clients that may be summed. ``None``: so many that few runs lose
+        a round; never below a complete graph's threshold.
+      noise_corrupt: clients whose shares of noise count for nothing; ``None`` for those
+        that may work with the server, at least 1.
+    """
+
+    epsilon: float
+    delta: float
+    privacy: Privacy = "distributed"
+    examples: int | None = None
+    batch: int | None = None
+    sampling_rate: float = 1.0
+    participation: float = 1.0
+    minimum_survivors: int | None = None
+    noise_corrupt: int | None = None
+
+    def units(self, clients: int) -> tuple[Unit, int, Design]:
+        """Whom the noise hides, how many of them there are, and how they get into a sum.
+
+        Raises:
+          ConfigError, BadParameter: the wishes contradict each other.
+        """
+        if self.privacy == "client":
+            if self.examples is not None:
+                raise ConfigError(f"examples {self.examples}: privacy client hides clients")
+            if self.sampling_rate != 1:
+                raise ConfigError(
+                    f"sampling_rate {self.sampling_rate}: of privacy client it changes no price"
+                )
+            coins = HiddenPoissonSampling(rate=self.participation, cover=Cover.ALL_TAKE_PART)
+            return Unit.CLIENT, clients, coins if coins.rate < 1 else NoSampling()
+        if self.privacy != "distributed":
+            raise ConfigError(f"unknown privacy {self.privacy!r}; known: distributed, client")
+        if self.participation != 1:
+            raise ConfigError(
+                f"participation {self.participation}: only clients of privacy client toss for it"
+            )
+        if self.examples is None:
+            raise ConfigError("examples is missing: delta must be below one over their number")
+        if self.examples < clients:
+            raise ConfigError(f"examples {self.examples} are fewer than {clients} clients")
+        batches = PoissonSampling(rate=self.sampling_rate)
+        return Unit.EXAMPLE, self.examples, batches if batches.rate < 1 else NoSampling()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,154 +212,87 @@ class NoiseAdvice:
         return epsilon_rdp([(event, 1)], self.delta.accountant)
 
 
-def plan(
-    *,
-    clients: int,
-    epsilon: float,
-    delta: float,
-    privacy: Privacy = "distributed",
-    examples: int | None = None,
-    batch: int | None = None,
-    sampling_rate: float = 1.0,
-    participation: float = 1.0,
-    minimum_survivors: int | None = None,
-    noise_corrupt: int | None = None,
-    corrupt: Fraction | float | str = "0.05",
-    dropout: Fraction | float | str = "0.1",
-    active: bool = False,
-    entries: int = 10**6,
-    clip: float = 1.0,
-    bits: int | None = None,
-    rounds: int = 1,
-    complete_below: int = COMPLETE_BELOW,
-    measure: bool = True,
-) -> NoiseAdvice:
-    """Choose noise, scale and lanes that keep ``rounds`` sums within a budget.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """What follows from the wishes alone: all of a mechanism but its noise and its lanes."""
+
+    wishes: SumWishes
+    noise: NoiseWishes
+    unit: Unit
+    units: int
+    sampling: Design
+    sparse: bool
+    minimum_survivors: int
+    corrupt: int
+    batch: int
+
+    def at(self, noise: float, bits: int) -> DistributedNoise:
+        """The mechanism with this much noise, in lanes of ``bits``."""
+        return DistributedNoise(
+            entries=self.wishes.entries,
+            clip=self.wishes.clip,
+            noise_multiplier=noise,
+            clients=self.wishes.clients,
+            minimum_survivors=self.minimum_survivors,
+            corrupt=self.corrupt,
+            bits=bits,
+            unit=self.unit,
+            batch=self.batch,
+        )
+
+    def calibrated(self, bits: int, delta: float) -> DistributedNoise:
+        """The one with the least noise that keeps the budget."""
+        noise = calibrate_shared_noise(
+            lambda z: self.at(z, bits),
+            epsilon=self.noise.epsilon,
+            delta=delta,
+            sampling=self.sampling,
+            steps=self.wishes.rounds,
+        )
+        return self.at(noise, bits)
+
+
+def plan_noise(wishes: SumWishes, noise: NoiseWishes, *, measure: bool = True) -> NoiseAdvice:
+    """Choose noise, scale and lanes that keep all rounds of a sum within a budget.
+
+    >>> wanted = NoiseWishes(epsilon=4, delta=1e-4, privacy="client")
+    >>> advice = plan_noise(SumWishes(clients=60, entries=650, rounds=20), wanted, measure=False)
+    >>> advice.mechanism.minimum_survivors, advice.epsilon_planned <= 4
+    (47, True)
 
     Args:
-      clients, corrupt, dropout, active, entries, rounds, complete_below, measure: as of
-        ``secagg.planning.sums.plan``.
-      epsilon: of one unit, over all rounds.
-      delta: all that may fail is inside it; below one over the number of units.
-      privacy: ``distributed`` hides an example, ``client`` a client.
-      examples: of all clients together; only of ``distributed``, and needed there.
-      batch: most examples of one client, ``None`` if they are dealt out evenly.
-      sampling_rate: with which an example is in a batch; only of ``distributed``.
-      participation: with which a client brings its update; only of ``client``.
-      minimum_survivors: fewest clients that may be summed. ``None``: so many that few runs lose
-        a round; never below a complete graph's threshold.
-      noise_corrupt: clients whose shares of noise count for nothing; ``None`` for those
-        that may work with the server, at least 1.
-      clip: most that one unit adds to the L2 norm of a sum.
-      bits: of a lane; ``None`` for the rule of this module.
+      wishes: what the sum should be able to do; ``clip`` bounds what one unit adds to it.
+      noise: what to hide, and the budget.
+      measure: whether to time this machine.
 
     Raises:
-      ConfigError, BadParameter, CalibrationError: the settings contradict each other, or no
+      ConfigError, BadParameter, CalibrationError: the wishes contradict each other, or no
         noise keeps the budget.
-      ParameterError: as of ``secagg.planning.sums.plan``.
+      ParameterError: as of ``plan_sum``.
     """
-    unit, units, sampling = _unit(clients, privacy, examples, sampling_rate, participation)
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ConfigError(f"rounds {rounds!r} is not an int from 1")
-    check_delta(delta, units=units)
-    g, d = as_fraction("corrupt", corrupt), as_fraction("dropout", dropout)
-    chosen = choose_graph(clients, g, d, active=active, complete_below=complete_below)
-    sparse = chosen.degree is not None
-    if sparse and active:
-        raise ConfigError(
-            f"{clients} clients get a sparse graph, where none of them can count the survivors: a "
-            "server that lies would leave out their noise. Plan without active, or for fewer "
-            f"than {complete_below} clients, who share with everybody"
-        )
-    known = int(g * clients)
-    silent = max(1, known) if noise_corrupt is None else noise_corrupt
-    if silent < max(1, known):
-        raise ConfigError(
-            f"noise_corrupt {silent}: {known} corrupt clients know their shares of the noise, and "
-            "whoever sees the result its own; set at least "
-            f"{max(1, known)}"
-        )
-    fewest_opened = fewest(clients, d, chosen)
-    if minimum_survivors is None:
-        minimum_survivors = likely_survivors(clients, float(d), rounds=rounds, least=fewest_opened)
-    elif not sparse:
-        minimum_survivors = max(minimum_survivors, chosen.threshold)
-    if silent >= minimum_survivors:
-        raise ConfigError(
-            f"noise_corrupt {silent} leaves no noise of minimum_survivors {minimum_survivors}"
-        )
-    if unit is Unit.CLIENT:
-        if batch is not None:
-            raise ConfigError(f"batch {batch}: only privacy distributed sums examples")
-        batch = 1
-    elif batch is None:
-        batch = -(-units // clients)
-
-    # What fails for other reasons than the noise: an upper bound, as lanes are not chosen yet.
-    fails = rounds * clients * (2 * entries + 1) * ERROR
-    fails += rounds * GRAPH_FAILURE if sparse else 0.0
-
-    def at(noise: float, width: int) -> DistributedNoise:
-        return DistributedNoise(
-            entries=entries,
-            clip=clip,
-            noise_multiplier=noise,
-            clients=clients,
-            minimum_survivors=minimum_survivors,
-            corrupt=silent,
-            bits=width,
-            unit=unit,
-            batch=batch,
-        )
-
-    fails += rounds * at(1.0, WIDTHS[-1]).rounding_failure
-    left = (delta - fails) * (1 - 2.0**-40)  # the total is rounded up
-    if left <= delta / 2:
-        raise ConfigError(
-            f"delta {delta:g} is used up by the graph, rounding and sampling ({fails:.3g} over "
-            f"{rounds} rounds); raise it, or take fewer rounds"
-        )
-
-    def calibrated(width: int) -> DistributedNoise:
-        noise = least_shared_noise(
-            lambda z: at(z, width), epsilon=epsilon, delta=left, sampling=sampling, steps=rounds
-        )
-        return at(noise, width)
-
-    if bits is not None:
-        mechanism = calibrated(bits)
-        more = _more_noise(mechanism, calibrated(WIDTHS[-1]))
-    else:
-        mechanism, more = _narrowest(calibrated)
+    chosen = _choose(wishes, noise)
+    left = _accountants_delta(chosen)
+    mechanism, more = _calibrate(chosen, left)
     return NoiseAdvice(
-        sum=plan_sum(
-            clients=clients,
-            corrupt=g,
-            dropout=d,
-            active=active,
-            rounds=rounds,
-            complete_below=complete_below,
-            noise=mechanism,
-            measure=measure,
-        ),
+        sum=plan_sum(wishes, mechanism=mechanism, measure=measure),
         mechanism=mechanism,
-        privacy=privacy,
-        epsilon=epsilon,
+        privacy=noise.privacy,
+        epsilon=noise.epsilon,
         delta=reported_delta(
             accountant=left,
-            units=units,
-            sparse_rounds=rounds if sparse else 0,
-            rounded_steps=rounds if unit is Unit.EXAMPLE else 0,
+            units=chosen.units,
+            sparse_rounds=wishes.rounds if chosen.sparse else 0,
+            rounded_steps=wishes.rounds if chosen.unit is Unit.EXAMPLE else 0,
             sampler_error=mechanism.sampler_error,
-            sampler_draws=rounds * mechanism.draws,
+            sampler_draws=wishes.rounds * mechanism.draws,
         ),
-        units=units,
-        sampling=sampling,
+        units=chosen.units,
+        sampling=chosen.sampling,
         more_noise=more,
     )
 
 
-def least_shared_noise(
+def calibrate_shared_noise(
     at: Callable[[float], DistributedNoise],
     *,
     epsilon: float,
@@ -339,43 +326,86 @@ def least_shared_noise(
         ) from None
 
 
-def _unit(
-    clients: int,
-    privacy: str,
-    examples: int | None,
-    sampling_rate: float,
-    participation: float,
-) -> tuple[Unit, int, Design]:
-    """Whom the noise hides, how many of them there are, and how they get into a sum."""
-    if privacy == "client":
-        if examples is not None:
-            raise ConfigError(f"examples {examples}: privacy client hides clients")
-        if sampling_rate != 1:
-            raise ConfigError(
-                f"sampling_rate {sampling_rate}: of privacy client it changes no price"
-            )
-        rate = HiddenPoissonSampling(rate=participation, cover=Cover.ALL_TAKE_PART)
-        return Unit.CLIENT, clients, rate if rate.rate < 1 else NoSampling()
-    if privacy != "distributed":
-        raise ConfigError(f"unknown privacy {privacy!r}; known: distributed, client")
-    if participation != 1:
+def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
+    """Unit, survivors and batch, or a ``ConfigError`` that names the wish that cannot be."""
+    clients = wishes.clients
+    unit, units, sampling = noise.units(clients)
+    check_delta(noise.delta, units=units)
+    corrupt, dropout = wishes.rates
+    graph = wishes.graph
+    sparse = graph.degree is not None
+    if sparse and wishes.active:
         raise ConfigError(
-            f"participation {participation}: only clients of privacy client toss for it"
+            f"{clients} clients get a sparse graph, where none of them can count the survivors: a "
+            "server that lies would leave out their noise. Plan without active, or for fewer "
+            f"than {wishes.complete_below} clients, who share with everybody"
         )
-    if examples is None:
-        raise ConfigError("examples is missing: delta must be below one over their number")
-    if examples < clients:
-        raise ConfigError(f"examples {examples} are fewer than {clients} clients")
-    batches = PoissonSampling(rate=sampling_rate)
-    return Unit.EXAMPLE, examples, batches if batches.rate < 1 else NoSampling()
+    known = int(corrupt * clients)
+    silent = max(1, known) if noise.noise_corrupt is None else noise.noise_corrupt
+    if silent < max(1, known):
+        raise ConfigError(
+            f"noise_corrupt {silent}: {known} corrupt clients know their shares of the noise, and "
+            "whoever sees the result its own; set at least "
+            f"{max(1, known)}"
+        )
+    minimum = noise.minimum_survivors
+    if minimum is None:
+        fewest_opened = fewest(clients, dropout, graph)
+        minimum = likely_survivors(
+            clients, float(dropout), rounds=wishes.rounds, minimum=fewest_opened
+        )
+    elif not sparse:
+        minimum = max(minimum, graph.threshold)
+    if silent >= minimum:
+        raise ConfigError(f"noise_corrupt {silent} leaves no noise of minimum_survivors {minimum}")
+    batch = noise.batch
+    if unit is Unit.CLIENT:
+        if batch is not None:
+            raise ConfigError(f"batch {batch}: only privacy distributed sums examples")
+        batch = 1
+    elif batch is None:
+        batch = -(-units // clients)
+    return _Chosen(
+        wishes=wishes,
+        noise=noise,
+        unit=unit,
+        units=units,
+        sampling=sampling,
+        sparse=sparse,
+        minimum_survivors=minimum,
+        corrupt=silent,
+        batch=batch,
+    )
 
 
-def _narrowest(calibrated: Callable[[int], DistributedNoise]) -> tuple[DistributedNoise, float]:
-    """Of the rule of this module, and how much noise it costs."""
-    widest = calibrated(WIDTHS[-1])  # which raises what is wrong with all else
+def _accountants_delta(chosen: _Chosen) -> float:
+    """What of delta is left for the noise, where the graph, rounding and sampling may fail too."""
+    rounds, delta = chosen.wishes.rounds, chosen.noise.delta
+    # An upper bound of the sampler's error, as lanes are not chosen yet.
+    fails = rounds * chosen.wishes.clients * (2 * chosen.wishes.entries + 1) * ERROR
+    fails += rounds * GRAPH_FAILURE if chosen.sparse else 0.0
+    fails += rounds * chosen.at(1.0, WIDTHS[-1]).rounding_failure
+    left = (delta - fails) * (1 - 2.0**-40)  # the total is rounded up
+    if left <= delta / 2:
+        raise ConfigError(
+            f"delta {delta:g} is used up by the graph, rounding and sampling ({fails:.3g} over "
+            f"{rounds} rounds); raise it, or take fewer rounds"
+        )
+    return left
+
+
+def _calibrate(chosen: _Chosen, delta: float) -> tuple[DistributedNoise, float]:
+    """The mechanism in the lanes that were asked for, or of the rule of this module.
+
+    And by how much its noise is above that of the widest lanes.
+    """
+    widest = chosen.calibrated(WIDTHS[-1], delta)  # which raises what is wrong with all else
+    if chosen.wishes.bits is not None:
+        found = chosen.calibrated(chosen.wishes.bits, delta)
+        return found, _more_noise(found, widest)
     for width in WIDTHS[:-1]:
         try:
-            found = calibrated(width)
+            found = chosen.calibrated(width, delta)
         except (BadParameter, CalibrationError, ConfigError):
             continue  # too narrow
         if (more := _more_noise(found, widest)) <= MORE_NOISE:

@@ -1,6 +1,6 @@
 """From clients, dropouts, corruption, value range, entries and rounds to every parameter of a sum.
 
-``plan`` chooses graph, threshold and lanes, counts the bytes of every message
+``plan_sum`` chooses graph, threshold and lanes, counts the bytes of every message
 from the message classes themselves, bounds what can go wrong, and estimates the
 time on this machine from a calibration of well under a second. Degree and
 threshold of a sparse graph are those of ``protocols.bonawitz.graph``; its two
@@ -61,7 +61,57 @@ client pays for it with at most a hundred masks: 56 ms for 10^6 entries, where t
 graph took 14 (measured, one core).
 """
 
+BITS = 16  # of a quantised entry, where nobody says otherwise
 PLAIN_BYTES = 4  # an entry of a plain fp32 vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumWishes:
+    """What a sum should be able to do.
+
+    Attributes:
+      clients: n, from 2.
+      corrupt: fraction of them that may work with the server, a decimal or fraction.
+      dropout: fraction of them that may vanish after the keys are in.
+      active: the server may lie about who is alive.
+      entries: of each client's vector.
+      clip: largest magnitude of an entry; with noise, L2 bound on what one unit adds to a sum.
+      bits: of a quantised entry, 2 to 32; with noise, of its total. ``None`` for 16, or with
+        noise for the rule of ``secagg.planning.noise``.
+      lanes: entries a word, 1 to 8; ``None`` for as few words as are safe.
+      rounds: how often the sum is taken, from 1.
+      complete_below: as of ``choose_graph``.
+
+    Raises:
+      ConfigError: ``rounds`` is not an int from 1.
+    """
+
+    clients: int
+    corrupt: Fraction | float | str = "0.05"
+    dropout: Fraction | float | str = "0.1"
+    active: bool = False
+    entries: int = 10**6
+    clip: float = 1.0
+    bits: int | None = None
+    lanes: int | None = None
+    rounds: int = 1
+    complete_below: int = COMPLETE_BELOW
+
+    def __post_init__(self) -> None:
+        if type(self.rounds) is not int or self.rounds < 1:
+            raise ConfigError(f"rounds {self.rounds!r} is not an int from 1")
+
+    @property
+    def rates(self) -> tuple[Fraction, Fraction]:
+        """``corrupt`` and ``dropout``, exact; ``ParameterError`` if one is no fraction."""
+        return as_fraction("corrupt", self.corrupt), as_fraction("dropout", self.dropout)
+
+    @property
+    def graph(self) -> Plan:
+        """As ``choose_graph`` chooses it."""
+        return choose_graph(
+            self.clients, *self.rates, active=self.active, complete_below=self.complete_below
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,87 +260,65 @@ class Advice:
         }
 
 
-def plan(
-    *,
-    clients: int,
-    corrupt: Fraction | float | str = "0.05",
-    dropout: Fraction | float | str = "0.1",
-    active: bool = False,
-    entries: int = 10**6,
-    clip: float = 1.0,
-    bits: int = 16,
-    lanes: int | None = None,
-    rounds: int = 1,
-    complete_below: int = COMPLETE_BELOW,
-    noise: DistributedNoise | None = None,
-    measure: bool = True,
+def plan_sum(
+    wishes: SumWishes, *, mechanism: DistributedNoise | None = None, measure: bool = True
 ) -> Advice:
-    """Choose every parameter of a sum over ``clients`` clients.
+    """Choose every parameter of a sum.
 
-    The graph is that of ``choose_graph``.
+    >>> advice = plan_sum(SumWishes(clients=1000, dropout="0.33"), measure=False)
+    >>> advice.graph, advice.degree, advice.threshold
+    ('sparse', 72, 24)
 
     Args:
-      clients: n, from 2.
-      corrupt: fraction of them that may work with the server, a decimal or fraction.
-      dropout: fraction of them that may vanish after the keys are in.
-      active: the server may lie about who is alive.
-      entries: of each client's vector.
-      clip: largest magnitude of an entry.
-      bits: of a quantised entry, 2 to 32.
-      lanes: entries a word, 1 to 8; ``None`` for as few words as are safe.
-      rounds: how often the sum is taken, from 1.
-      complete_below: as of ``choose_graph``.
-      noise: what makes the integers that are summed. Its entries, clip, bits and minimum of
-        survivors then count; see ``secagg.planning.noise``.
+      wishes: what the sum should be able to do.
+      mechanism: what makes the integers that are summed. Its entries, clip, bits and minimum of
+        survivors then count; ``secagg.planning.plan_noise`` chooses it.
       measure: whether to time this machine.
 
     Raises:
       ParameterError: no graph stands so many corrupt and lost clients.
       RangeError: the sum of so many clients at so many bits does not fit the lanes.
-      ConfigError: an argument out of range.
+      ConfigError: a wish is out of range.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ConfigError(f"rounds {rounds!r} is not an int from 1")
-    g, d = as_fraction("corrupt", corrupt), as_fraction("dropout", dropout)
-    codec: FixedPoint | Noised
-    if noise is None:
-        codec, size = FixedPoint(clip=clip, bits=bits), entries
-        clip, step = codec.clip, codec.step
-    else:
-        codec, size = Noised(bits=noise.bits), noise.size
-        entries, clip, bits, step = noise.entries, noise.clip, noise.bits, noise.step
-    segment = Segment(name="update", entries=size, codec=codec, lanes=lanes)
+    clients, active = wishes.clients, wishes.active
+    corrupt, dropout = wishes.rates
+    entries, clip, bits, step, segment = _segment(wishes, mechanism)
     layout = Layout(segments=(segment,), clients=clients)
     if not layout.words:
         raise ConfigError("0 entries: there is nothing to sum")
-
-    chosen = choose_graph(clients, g, d, active=active, complete_below=complete_below)
-    corrupted, left = int(g * clients), _survivors(clients, d)
-    speed = _Speed(clients, chosen) if measure else None
+    chosen = wishes.graph
+    survivors = _survivors(clients, dropout)
+    client_ms, server_ms = (
+        _Speed(clients, chosen).milliseconds(layout.words, survivors, active=active)
+        if measure
+        else (None, None)
+    )
     advice = Advice(
         clients=clients,
-        corrupt=g,
-        dropout=d,
+        corrupt=corrupt,
+        dropout=dropout,
         active=active,
         entries=entries,
         clip=float(clip),
         bits=bits,
-        rounds=rounds,
+        rounds=wishes.rounds,
         graph="complete" if chosen.degree is None else "sparse",
         degree=_degree(clients, chosen),
         threshold=chosen.threshold,
-        minimum_survivors=noise.minimum_survivors if noise else fewest(clients, d, chosen),
+        minimum_survivors=mechanism.minimum_survivors
+        if mechanism
+        else fewest(clients, dropout, chosen),
         lanes=layout.lanes[0],
         lane_bits=lane_bits(layout.lanes[0]),
         words=layout.words,
         step=step,
         traffic=_traffic(clients, chosen, layout.words, active=active),
-        client_milliseconds=1e3 * speed.client(layout.words, active=active) if speed else None,
-        server_milliseconds=1e3 * speed.server(layout.words, left, active=active)
-        if speed
-        else None,
-        p_insecure=_p_insecure(clients, chosen, corrupted, clients - left, active=active),
-        p_failure=_p_failure(clients, chosen, clients - left),
+        client_milliseconds=client_ms,
+        server_milliseconds=server_ms,
+        p_insecure=_p_insecure(
+            clients, chosen, int(corrupt * clients), clients - survivors, active=active
+        ),
+        p_failure=_p_failure(clients, chosen, clients - survivors),
     )
     advice.params()  # refuses what the protocol would
     return advice
@@ -323,6 +351,23 @@ def fewest(clients: int, dropout: Fraction, chosen: Plan) -> int:
     if chosen.degree is None:
         return chosen.threshold
     return max(2, min(majority(clients), _survivors(clients, dropout)))
+
+
+def _segment(
+    wishes: SumWishes, mechanism: DistributedNoise | None
+) -> tuple[int, float, int, float, Segment]:
+    """Entries, clip, bits and step of a sum, and the integers that it is made of."""
+    if mechanism is not None:
+        noised = Segment(
+            name="update",
+            entries=mechanism.size,
+            codec=Noised(bits=mechanism.bits),
+            lanes=wishes.lanes,
+        )
+        return mechanism.entries, mechanism.clip, mechanism.bits, mechanism.step, noised
+    codec = FixedPoint(clip=wishes.clip, bits=BITS if wishes.bits is None else wishes.bits)
+    plain = Segment(name="update", entries=wishes.entries, codec=codec, lanes=wishes.lanes)
+    return wishes.entries, codec.clip, codec.bits, codec.step, plain
 
 
 def _survivors(clients: int, dropout: Fraction) -> int:
@@ -406,10 +451,10 @@ def _p_failure(clients: int, chosen: Plan, lost: int) -> float:
     return min(1.0, clients * _at_least(too_many, clients, lost, chosen.degree))
 
 
-def _at_least(least: int, population: int, marked: int, drawn: int) -> float:
-    """P[``least`` or more of those drawn are marked], hypergeometric; rounded once, at the end."""
+def _at_least(minimum: int, population: int, marked: int, drawn: int) -> float:
+    """P[``minimum`` or more of the drawn are marked], hypergeometric; rounded once, at the end."""
     rest = population - marked
-    first = max(least, drawn - rest)
+    first = max(minimum, drawn - rest)
     term = comb(marked, first) * comb(rest, drawn - first)
     total = 0
     for x in range(first, min(marked, drawn) + 1):
@@ -421,11 +466,11 @@ def _at_least(least: int, population: int, marked: int, drawn: int) -> float:
 class _Speed:
     """Seconds that the parts of a round take here, each the best of a few tries.
 
-    Shamir's sharing is timed at its own size up to ``MOST`` holders, beyond it at that
+    Shamir's sharing is timed at its own size up to ``MAX_HOLDERS`` holders, beyond it at that
     size and scaled by the number of multiplications.
     """
 
-    MOST = 512
+    MAX_HOLDERS = 512
     WORDS, MASKS = 2**15, 8  # one frame under a few masks: 0.3 ms
     LIST = 64  # entries of a message
 
@@ -466,10 +511,10 @@ class _Speed:
         )
 
         holders = clients if self._complete else self._degree
-        most = min(holders, self.MOST)
-        threshold = max(1, self._threshold * most // holders)
-        scale = self._threshold * holders / (threshold * most)
-        self._split = _best(lambda: split(content, threshold, most, system), tries=2) * scale
+        timed = min(holders, self.MAX_HOLDERS)
+        threshold = max(1, self._threshold * timed // holders)
+        scale = self._threshold * holders / (threshold * timed)
+        self._split = _best(lambda: split(content, threshold, timed, system), tries=2) * scale
         numbers, row = range(1, threshold + 1), [bytes(SHARE_SIZE)] * threshold
         one = _best(lambda: combine(numbers, [row]))
         several = _best(lambda: combine(numbers, [row] * 9))
@@ -478,7 +523,12 @@ class _Speed:
         self._rebuild = each * larger
         self._weights = max(one - each, 0.0) * larger**2
 
-    def client(self, words: int, *, active: bool) -> float:
+    def milliseconds(self, words: int, survivors: int, *, active: bool) -> tuple[float, float]:
+        """Of one client, and of the server."""
+        server = self._server(words, survivors, active=active)
+        return 1e3 * self._client(words, active=active), 1e3 * server
+
+    def _client(self, words: int, *, active: bool) -> float:
         """Of one client: three agreements, a box each way and a mask for each peer."""
         peers = self._degree
         signing = 2 * self._sign + (peers + self._threshold) * self._verify
@@ -491,7 +541,7 @@ class _Speed:
             + (signing if active else 0.0)
         )
 
-    def server(self, words: int, left: int, *, active: bool) -> float:
+    def _server(self, words: int, left: int, *, active: bool) -> float:
         """Of the server: lists in and out, vectors in, and the masks that are still in the sum."""
         n, lost = self._clients, self._clients - left
         pairs = lost * self._degree * left // n

@@ -7,8 +7,8 @@ from typing import Final
 LOST_RUNS: Final = 0.05  # of all runs lose a round, at most, by the default minimum of survivors
 
 
-def likely_survivors(clients: int, dropout: float, *, rounds: int, least: int) -> int:
-    """The most survivors that may be asked for so that few runs lose a round; from ``least`` up.
+def likely_survivors(clients: int, dropout: float, *, rounds: int, minimum: int) -> int:
+    """The largest minimum of survivors at which few runs lose a round; no less than ``minimum``.
 
     The rarer a round may be lost, the fewer survivors' noise must do, and the more of it
     is too much in all other rounds.
@@ -16,8 +16,8 @@ def likely_survivors(clients: int, dropout: float, *, rounds: int, least: int) -
     for alive, fewer in enumerate(_fewer(clients, dropout)):
         if rounds * fewer > LOST_RUNS:
             break
-        least = max(least, alive)
-    return least
+        minimum = max(minimum, alive)
+    return minimum
 
 
 def p_round_lost(clients: int, dropout: float, minimum: int) -> float:

@@ -45,7 +45,7 @@ from dp.noise.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums, LocalDpSgd
 from protocols.entropy import system
 from secagg.errors import ConfigError, InputError
-from secagg.planning.noise import least_shared_noise
+from secagg.planning.noise import calibrate_shared_noise
 from secagg.rounds.ckks import CKKS, FLOODING
 from secagg.rounds.in_memory import Words
 from secagg.training.data import ROW_NORM, Examples, Federation
@@ -223,7 +223,7 @@ class _Shared(Mode):
         self._units = units
         self.delta = config.delta * (1 - _SPARE) - self._flooding(config)
         check_delta(config.delta, units=units)
-        self.noise_multiplier = least_shared_noise(
+        self.noise_multiplier = calibrate_shared_noise(
             self._at,
             epsilon=config.epsilon,
             delta=self.delta,

@@ -10,17 +10,17 @@ to protect from nothing.
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.resources import files
-from string import Template
+from dataclasses import fields
 from typing import Any, TypeAlias
 
+from secagg.pages import parts
 from secagg.pages.charts import bars, line
 from secagg.pages.markup import Markup, join, tag
 from secagg.pages.numbers import counted, duration, finite, percent, short, size, whole
 from secagg.pages.numbers import delta as as_delta
 from secagg.pages.numbers import epsilon as as_epsilon
 from secagg.training.runs import AUDIT
-from secagg.training.settings import NOISED
+from secagg.training.settings import NOISED, TrainingConfig
 from secagg.training.threat_table import PRIVATE, SUMMED, Promise
 
 Metrics: TypeAlias = Mapping[str, Any]
@@ -30,48 +30,27 @@ COLOURS = dict(  # of the page in the light
     zip(("train", *STAGES), ("#a3a9b3", "#3a72c9", "#12968a", "#c27803", "#bf3f72"), strict=True)
 )
 GOOD, BAD = "#14695a", "#a52a17"
-MOST_ROWS = 60  # clients in the grid of dropouts; beyond, only those who dropped out most
+MAX_ROWS = 60  # clients in the grid of dropouts; beyond, only those who dropped out most
 
-_MEANINGS = {
-    "data": "the data set",
-    "clients": "clients that take part",
-    "rounds": "rounds of training",
-    "split": "how the examples are dealt out to the clients",
-    "dropout": "chance of each client to vanish in a round, at a random stage",
-    "threshold": "shares that rebuild a secret; fewer survivors give nothing",
-    "minimum_survivors": "clients refuse to help open a sum of fewer",
-    "protocol": "how updates are summed",
-    "privacy": "where noise is added",
-    "epsilon": "the budget of each example or client, for the whole run",
-    "delta": "chance that the bound of epsilon fails",
-    "corrupt": "clients whose share of the noise counts for nothing",
-    "clip": "largest norm that one example's gradient keeps, or at first a client's update",
-    "bits": "bits of a quantised entry, or of a noised sum",
-    "seed": "fixes split and initialisation; never keys or noise",
-    "learning_rate": "step size",
-    "sampling_rate": "chance of each example to be in a batch",
-    "participation": "chance of each client, by its own coin, to bring its update",
-    "local_steps": "batches a client takes in a round",
-    "judge": "the part of the data that accuracy is measured on",
-    "noise_multiplier": "noise over clip",
+_MEANINGS = {item.name: item.metadata["meaning"] for item in fields(TrainingConfig)} | {
+    "noise_multiplier": "noise over clip"
 }
 
 
 def report(metrics: Metrics) -> str:
     """One self-contained HTML page about the run, finished or not."""
-    page = Template(files("secagg.pages").joinpath("page.html").read_text("utf-8"))
     run = _Run(metrics)
-    body = join(
+    return parts.page(
+        f"secagg: {run.name}",
         _headline(run),
         _numbers(run),
-        _charts(run),
+        *((_course(run), _costs(run)) if run.records else ()),
         _dropouts(run),
         _promise(run),
         _settings(run),
         _rounds(run),
         _footer(run),
     )
-    return page.substitute(title=join(f"secagg: {run.name}"), body=body)
 
 
 def curves(metrics: Metrics) -> bytes:
@@ -222,13 +201,12 @@ def _headline(run: _Run) -> Markup:
         "All parties ran inside one process, and dropouts were drawn, not suffered: "
         "a simulation measures, it protects nothing by itself."
     )
-    return tag(
-        "header",
-        tag("p", f"secagg · {run.name}", class_="eyebrow"),
-        tag("h1", "; ".join(sentences) + "."),
-        tag("p", about),
+    return parts.header(
+        f"secagg · {run.name}",
+        "; ".join(sentences) + ".",
+        about,
         _audit_link(run),
-        *(tag("p", text, class_="loud", role="note") for text in _warnings(run)),
+        warnings=_warnings(run),
     )
 
 
@@ -290,15 +268,11 @@ def _numbers(run: _Run) -> Markup:
         need = "" if run.needed is None else f"; {run.needed} are needed"
         cards.append((f"{fewest:.0f}", f"fewest survivors of {run.clients}{need}"))
     for name, way in (("bytes_up", "sent"), ("bytes_down", "received")):
-        if most := [v for v in run.values(name) if v is not None]:
-            cards.append((size(max(most)), f"a client {way} in a round, at most"))
+        if sizes := [v for v in run.values(name) if v is not None]:
+            cards.append((size(max(sizes)), f"a client {way} in a round, at most"))
     if (seconds := finite((run.final or {}).get("seconds"))) is not None:
         cards.append((duration(1000 * seconds), "the whole run, all parties"))
-    return tag(
-        "dl",
-        *(tag("div", tag("dt", label), tag("dd", value)) for value, label in cards),
-        class_="numbers",
-    )
+    return parts.cards(cards)
 
 
 def _other_epsilons(run: _Run) -> Iterable[tuple[str, str]]:
@@ -315,9 +289,7 @@ def _other_epsilons(run: _Run) -> Iterable[tuple[str, str]]:
         )
 
 
-def _charts(run: _Run) -> Markup:
-    if not run.records:
-        return Markup()
+def _course(run: _Run) -> Markup:
     accuracy = line(
         _summary("Accuracy", run.values("accuracy"), percent),
         run.numbers,
@@ -346,52 +318,32 @@ def _charts(run: _Run) -> Markup:
         rule=run.needed,
     )
     needed = "" if run.needed is None else f"; dashed: the {run.needed} that are needed"
-    time = run.stacks("milliseconds")
-    up, down = run.stacks("bytes_up_stage"), run.stacks("bytes_down_stage")
     return join(
         tag("h2", "How it went"),
         tag("p", "Round by round. Hold the pointer over a mark to read its value.", class_="hint"),
-        tag(
-            "div",
-            _figure("Accuracy", "of the common model after each round", accuracy),
-            _figure("Epsilon spent", "by RDP, the largest of all clients", epsilon),
-            _figure(
-                "Survivors",
-                "updates in the sum; red: a lost round" + needed,
-                survivors,
-            ),
-            class_="charts",
-        ),
-        tag("h2", "What it cost"),
-        _legend(("train", *STAGES)),
-        tag(
-            "div",
-            _figure(
-                "Time",
-                "a round, all parties one after the other",
-                bars(_summary("Time", _sums(time), duration), run.numbers, time, duration),
-            ),
-            _figure(
-                "Bytes sent",
-                "by the client that sent most",
-                bars(_summary("Bytes sent", _sums(up), size), run.numbers, up, size),
-            ),
-            _figure(
-                "Bytes received",
-                "by the client that received most",
-                bars(_summary("Bytes received", _sums(down), size), run.numbers, down, size),
-            ),
-            class_="charts",
+        parts.figures(
+            parts.figure("Accuracy", "of the common model after each round", accuracy),
+            parts.figure("Epsilon spent", "by RDP, the largest of all clients", epsilon),
+            parts.figure("Survivors", "updates in the sum; red: a lost round" + needed, survivors),
         ),
     )
 
 
-def _figure(title: str, detail: str, chart: Markup) -> Markup:
-    return tag("figure", tag("figcaption", title, tag("small", detail)), chart)
+def _costs(run: _Run) -> Markup:
+    def chart(name: str, title: str, detail: str, show: Callable[[float], str]) -> Markup:
+        stacks = run.stacks(name)
+        summary = _summary(title, _sums(stacks), show)
+        return parts.figure(title, detail, bars(summary, run.numbers, stacks, show))
 
-
-def _legend(stages: Sequence[str]) -> Markup:
-    return tag("ul", *(tag("li", tag("i", class_=s), s) for s in stages), class_="legend")
+    return join(
+        tag("h2", "What it cost"),
+        parts.legend(("train", *STAGES)),
+        parts.figures(
+            chart("milliseconds", "Time", "a round, all parties one after the other", duration),
+            chart("bytes_up_stage", "Bytes sent", "by the client that sent most", size),
+            chart("bytes_down_stage", "Bytes received", "by the client that received most", size),
+        ),
+    )
 
 
 def _dropouts(run: _Run) -> Markup:
@@ -407,10 +359,10 @@ def _dropouts(run: _Run) -> Markup:
         for client in gone:
             often[client] = often.get(client, 0) + 1
     everybody = [str(number) for number in range(run.clients or 0)]
-    shown = everybody if len(everybody) <= MOST_ROWS and often.keys() <= {*everybody} else []
+    shown = everybody if len(everybody) <= MAX_ROWS and often.keys() <= {*everybody} else []
     note = f"{counted(total, 'dropout')}, each at the stage that the client did not answer."
     if not shown:
-        shown = sorted(sorted(often, key=_by_number), key=lambda c: -often[c])[:MOST_ROWS]
+        shown = sorted(sorted(often, key=_by_number), key=lambda c: -often[c])[:MAX_ROWS]
         note += f" Shown: the {counted(len(shown), 'client')} that dropped out most often."
     if any(run.lost):
         note += " × marks a lost round."
@@ -434,7 +386,7 @@ def _dropouts(run: _Run) -> Markup:
         tag("tbody", *rows),
         class_="grid",
     )
-    return join(heading, tag("p", note), _legend(STAGES), tag("div", grid, class_="wide"))
+    return join(heading, tag("p", note), parts.legend(STAGES), tag("div", grid, class_="wide"))
 
 
 def _round_head(number: int, *, lost: bool, shown: bool) -> Markup:
@@ -485,26 +437,24 @@ def _group(title: str, rows: Sequence[tuple[str, str]], kind: str) -> Markup:
     return tag(
         "tbody",
         head,
-        *(tag("tr", tag("td", what), tag("td", how)) for what, how in rows),
+        *(parts.row(what, how) for what, how in rows),
         class_=kind,
     )
 
 
 def _settings(run: _Run) -> Markup:
     rows = [
-        tag(
-            "tr",
-            tag("td", _MEANINGS.get(name, "")),
-            tag("td", tag("code", name)),
-            tag("td", tag("code", "default" if value is None else str(value))),
+        parts.row(
+            _MEANINGS.get(name, ""),
+            tag("code", name),
+            tag("code", "default" if value is None else str(value)),
         )
         for name, value in run.config.items()
     ]
-    head = tag("tr", *(tag("th", text, scope="col") for text in ("Meaning", "Setting", "Value")))
     return join(
         tag("h2", "Settings"),
         tag("p", "The same run again: ", tag("code", "secagg train --config config.toml"), "."),
-        tag("table", tag("thead", head), tag("tbody", *rows), class_="settings"),
+        parts.table(("Meaning", "Setting", "Value"), rows, "settings"),
     )
 
 
@@ -537,15 +487,9 @@ def _rounds(run: _Run) -> Markup:
         )
         for index, (number, lost) in enumerate(zip(run.numbers, run.lost, strict=True))
     ]
-    head = tag("tr", *(tag("th", name, scope="col") for name in names))
-    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="rounds")
     return join(
         tag("h2", "Every round"),
-        tag(
-            "details",
-            tag("summary", f"Show {counted(len(rows), 'round')}"),
-            tag("div", table, class_="wide"),
-        ),
+        parts.folded(f"Show {counted(len(rows), 'round')}", parts.table(names, rows, "rounds")),
     )
 
 
@@ -554,7 +498,7 @@ def _footer(run: _Run) -> Markup:
     if run.versions:
         listed = ", ".join(f"{name} {version}" for name, version in run.versions.items())
         lines.insert(0, f"Made with {listed}.")
-    return tag("footer", *(tag("p", text) for text in lines))
+    return parts.footer(lines)
 
 
 def _gaps(values: Iterable[float | None]) -> list[float]:

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, Self, get_type_hints
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Self, TypeVar, get_type_hints
 
 from protocols.primitives.shamir import majority
 from secagg.errors import ConfigError
 from secagg.planning.survivors import likely_survivors
 from secagg.rounds.in_memory import PROTOCOL_NAMES
 from secagg.training.data import DATASETS, JUDGES, parse_split
+
+T = TypeVar("T")
 
 PRIVACY = ("distributed", "client", "local", "none")
 NOISED = ("distributed", "client")  # the noise is in the integers that are summed
@@ -26,6 +28,12 @@ _BITS = {
     True: 21,
     False: 16,
 }  # noised sums are rounded twice as often; three lanes a word hold them
+_CHOSEN = "  [default: chosen for the privacy mode]"
+
+
+def _setting(default: T, told: str, meaning: str) -> T:
+    """A field, with what ``secagg train --help`` says of it and what the report does."""
+    return field(default=default, metadata={"help": told, "meaning": meaning})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,26 +46,91 @@ class TrainingConfig:
       ConfigError: a value is out of range, or two contradict each other.
     """
 
-    data: str = "digits"
-    clients: int = 20
-    rounds: int = _BY_PRIVACY
-    split: str = "iid"
-    dropout: float = 0.1
-    threshold: int = _BY_PRIVACY
-    minimum_survivors: int = _BY_PRIVACY
-    corrupt: int = 1
-    protocol: str = "bonawitz"
-    privacy: str = "distributed"
-    epsilon: float = 2.0
-    delta: float = 1e-4
-    clip: float = _BY_PRIVACY
-    bits: int = _BY_PRIVACY
-    learning_rate: float = _BY_PRIVACY
-    local_steps: int = _BY_PRIVACY
-    sampling_rate: float = 1.0
-    participation: float = 1.0
-    seed: int = 0
-    judge: str = "test"
+    data: str = _setting(
+        "digits",
+        "Data set: digits, breast-cancer, fashion-mnist (after make data).",
+        "the data set",
+    )
+    clients: int = _setting(20, "Number of clients.", "clients that take part")
+    rounds: int = _setting(_BY_PRIVACY, f"Rounds of training.{_CHOSEN}", "rounds of training")
+    split: str = _setting(
+        "iid",
+        "How examples are dealt out: iid, or dirichlet:ALPHA for clients that differ.",
+        "how the examples are dealt out to the clients",
+    )
+    dropout: float = _setting(
+        0.1,
+        "Probability that a client vanishes in a round, at a random stage.",
+        "chance of each client to vanish in a round, at a random stage",
+    )
+    threshold: int = _setting(
+        _BY_PRIVACY,
+        "Shares that open a sum.  [default: a majority of the clients]",
+        "shares that rebuild a secret; fewer survivors give nothing",
+    )
+    minimum_survivors: int = _setting(
+        _BY_PRIVACY,
+        "Clients refuse to open a sum of fewer.  [default: the threshold; where "
+        "noise is shared out, the most that lose a round in few runs]",
+        "clients refuse to help open a sum of fewer",
+    )
+    corrupt: int = _setting(
+        1,
+        "Clients whose share of the noise counts for nothing.",
+        "clients whose share of the noise counts for nothing",
+    )
+    protocol: str = _setting(
+        "bonawitz",
+        f"One of: {', '.join(PROTOCOL_NAMES)}. plain hides nothing.",
+        "how updates are summed",
+    )
+    privacy: str = _setting(
+        "distributed",
+        f"One of: {', '.join(PRIVACY)}. client hides a client, the others an example.",
+        "where noise is added",
+    )
+    epsilon: float = _setting(
+        2.0,
+        "Privacy budget of each example, or client, over the whole training.",
+        "the budget of each example or client, for the whole run",
+    )
+    delta: float = _setting(
+        1e-4,
+        "Probability with which the budget may fail; below one over the number of examples.",
+        "chance that the bound of epsilon fails",
+    )
+    clip: float = _setting(
+        _BY_PRIVACY,
+        f"L2 bound on one example's gradient; of client the first one on an update.{_CHOSEN}",
+        "largest norm that one example's gradient keeps, or at first a client's update",
+    )
+    bits: int = _setting(
+        _BY_PRIVACY,
+        f"Bits a quantised entry has; where noise is shared out, its sum.{_CHOSEN}",
+        "bits of a quantised entry, or of a noised sum",
+    )
+    learning_rate: float = _setting(_BY_PRIVACY, f"Size of a step.{_CHOSEN}", "step size")
+    local_steps: int = _setting(
+        _BY_PRIVACY, f"Steps of a client a round.{_CHOSEN}", "batches a client takes in a round"
+    )
+    sampling_rate: float = _setting(
+        1.0, "Probability that an example is in a batch.", "chance of each example to be in a batch"
+    )
+    participation: float = _setting(
+        1.0,
+        "Probability that a client, by its own secret coin, brings its update.",
+        "chance of each client, by its own coin, to bring its update",
+    )
+    seed: int = _setting(
+        0,
+        "Of data split, initialisation and simulated dropouts; never of keys or noise.",
+        "fixes split and initialisation; never keys or noise",
+    )
+    judge: str = _setting(
+        "test",
+        "Accuracy on: test, or validation for choosing settings.",
+        "the part of the data that accuracy is measured on",
+    )
 
     def __post_init__(self) -> None:
         kinds = self.kinds()
@@ -79,7 +152,7 @@ class TrainingConfig:
         likely = self.threshold  # without noise there is nothing to weigh
         if self.privacy in NOISED:
             likely = likely_survivors(
-                self.clients, self.dropout, rounds=self.rounds, least=self.threshold
+                self.clients, self.dropout, rounds=self.rounds, minimum=self.threshold
             )
         self._fill("minimum_survivors", likely)
         _between("minimum_survivors", self.minimum_survivors, 2, self.clients)

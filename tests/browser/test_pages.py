@@ -16,7 +16,7 @@ from dp.accounting.events import Adjacency, GaussianEvent, NoSampling, Unit
 from dp.ledger.ledger import Budget, Ledger
 from secagg.attacks.canaries import client_cosines, one_run
 from secagg.attacks.inversion import invert_gradients
-from secagg.attacks.membership import membership
+from secagg.attacks.membership import Models, membership
 from secagg.attacks.page import page as attack_page
 from secagg.attacks.suite import BROKEN, Found, Job, Plan
 from secagg.audit.page import page
@@ -137,8 +137,8 @@ def attacked(folder: Path) -> Path:
     """Every attack, as small as its charts are whole."""
     found = Found(plan=Plan(quick=True))
     for part, run in (
-        ("membership", partial(membership, "none", targets=2, shadows=16)),
-        ("membership", partial(membership, "local", pool=200, targets=1, shadows=16)),
+        ("membership", partial(membership, "none", models=Models(2, 16))),
+        ("membership", partial(membership, "local", pool=200, models=Models(1, 16))),
         ("audit", lambda: tuple(one_run("local", noise_share=share) for share in (1.0, BROKEN))),
         ("canaries", lambda: (client_cosines(clients=40, canaries=30, rounds=2),)),
         ("inversion", partial(invert_gradients, "mlp", clients=8, alone=8, search=50)),

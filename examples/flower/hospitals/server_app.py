@@ -17,7 +17,7 @@ from dp.ledger import Budget, Ledger
 from hospitals import task
 from secagg.adapters.flower import Cohort, Mean, NoisySum, SecureGrid
 from secagg.nodes import Roster
-from secagg.planning.noise import plan
+from secagg.planning import NoiseWishes, SumWishes, plan_noise
 
 app = ServerApp()
 
@@ -73,19 +73,21 @@ def _roster(config: Mapping[str, Any]) -> Roster | None:
 def _noise(config: Mapping[str, Any]) -> NoisySum:
     """Noise that hides each patient over all rounds, and the ledger that counts what it costs."""
     epsilon, delta = float(config["epsilon"]), float(config["delta"])
-    advice = plan(
+    wishes = SumWishes(
         clients=len(task.HOSPITALS),
-        minimum_survivors=3,
-        privacy="distributed",
-        epsilon=epsilon,
-        delta=delta,
-        examples=int(config["patients"]),
-        batch=int(config["largest"]),
         rounds=int(config["rounds"]),
         entries=task.FEATURES,
         clip=float(config["clip"]),
-        measure=False,
     )
+    noise = NoiseWishes(
+        epsilon=epsilon,
+        delta=delta,
+        privacy="distributed",
+        examples=int(config["patients"]),
+        batch=int(config["largest"]),
+        minimum_survivors=3,
+    )
+    advice = plan_noise(wishes, noise, measure=False)
     ledger = Ledger.create(str(config["ledger"]), Budget(epsilon=epsilon, delta=delta))
     rate = float(config["private-learning-rate"])
     return NoisySum(mechanism=advice.mechanism, ledger=ledger, learning_rate=rate)

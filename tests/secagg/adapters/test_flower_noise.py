@@ -18,25 +18,17 @@ from secagg.adapters.flower import NoisySum, SecureGrid
 from secagg.errors import ConfigError
 from secagg.nodes.node import SUBJECT, new_home
 from secagg.nodes.policy import Policy
-from secagg.planning.noise import plan
+from secagg.planning import NoiseWishes, SumWishes, plan_noise
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
 NODES = range(100, 108)
 BUDGET = Budget(epsilon=8.0, delta=1e-4)
 ENTRIES = sum(array.size for array in START.values())
-CLIENT = plan(
-    clients=8, epsilon=8, delta=1e-4, rounds=2, entries=ENTRIES, privacy="client", measure=False
-).mechanism
-EXAMPLE = plan(
-    clients=8,
-    epsilon=8,
-    delta=1e-4,
-    rounds=2,
-    entries=ENTRIES,
-    privacy="distributed",
-    examples=400,
-    measure=False,
-).mechanism
+WISHES = SumWishes(clients=8, rounds=2, entries=ENTRIES)
+CLIENT, EXAMPLE = (
+    plan_noise(WISHES, NoiseWishes(epsilon=8, delta=1e-4, **what), measure=False).mechanism
+    for what in ({"privacy": "client"}, {"privacy": "distributed", "examples": 400})
+)
 # No privacy to speak of, so that sums can be compared: who asks for it needs such a budget.
 AMPLE = Budget(epsilon=1e5, delta=1e-4)
 FAINT = {"noise_multiplier": 0.03, "bits": 32, "scale": 1e4}
@@ -239,9 +231,8 @@ def test_the_model_moves_by_the_mean_of_clients_updates(folder: Path) -> None:
 
 
 def test_a_cohort_that_the_server_picks_is_charged_without_amplification(folder: Path) -> None:
-    mechanism = plan(
-        clients=4, epsilon=8, delta=1e-4, rounds=2, entries=ENTRIES, privacy="client", measure=False
-    ).mechanism
+    private = NoiseWishes(epsilon=8, delta=1e-4, privacy="client")
+    mechanism = plan_noise(replace(WISHES, clients=4), private, measure=False).mechanism
     trial = Trial(folder)
     summed = NoisySum(mechanism=mechanism, ledger=trial.ledger)
     secured = SecureGrid(trial.grid, summed, deadline=DEADLINE)

@@ -11,7 +11,7 @@ from dp.accounting.events import Unit
 from dp.empirical import toss
 from secagg.attacks import membership as shadows
 from secagg.attacks.inversion import invert_gradients
-from secagg.attacks.membership import RATES, Membership, membership
+from secagg.attacks.membership import RATES, Membership, Models, membership
 from secagg.errors import ConfigError
 from secagg.training.settings import TrainingConfig
 
@@ -29,7 +29,7 @@ def by_attack(found: tuple[Membership, ...]) -> dict[str, Membership]:
 
 @pytest.fixture(scope="module")
 def overfitted() -> dict[str, Membership]:
-    return by_attack(membership("none", pool=100, targets=6, shadows=48, entropy=fixed(1)))
+    return by_attack(membership("none", pool=100, models=Models(6, 48), entropy=fixed(1)))
 
 
 def test_a_model_that_overfits_tells_its_members(overfitted: dict[str, Membership]) -> None:
@@ -49,7 +49,8 @@ def test_shadow_models_find_the_few_that_loss_alone_does_not(
 @pytest.mark.parametrize("privacy", ["local", "distributed", "client"])
 def test_at_epsilon_2_the_same_attacks_are_near_chance(privacy: str) -> None:
     pool, targets = (40, 5) if privacy == "client" else (100, 1)
-    found = membership(privacy, pool=pool, targets=targets, shadows=16, rounds=3, entropy=fixed(2))
+    models = Models(targets, 16)
+    found = membership(privacy, pool=pool, models=models, rounds=3, entropy=fixed(2))
     for one in found:
         assert one.epsilon == 2
         assert one.unit is (Unit.CLIENT if privacy == "client" else Unit.EXAMPLE)
@@ -109,8 +110,8 @@ def test_a_curve_of_equal_scores_is_the_diagonal() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"targets": 0},
-        {"shadows": 8},
+        {"models": Models(0, 64)},
+        {"models": Models(8, 8)},
         {"pool": 15},
         {"pool": 1430},
         {"rounds": 0},

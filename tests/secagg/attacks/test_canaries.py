@@ -11,6 +11,7 @@ from dp import sgd
 from dp.accounting.events import Unit
 from dp.empirical import Estimate, LowerBound, from_json
 from dp.errors import PrivacyError
+from dp.ledger import Budget
 from dp.noise import mechanisms
 from secagg.attacks.canaries import client_cosines, one_run
 from secagg.errors import ConfigError
@@ -99,7 +100,13 @@ def test_one_run_that_cannot_be_is_refused() -> None:
 
 def test_canary_clients_give_an_estimate_that_more_noise_lowers() -> None:
     strict, loose = (
-        client_cosines(epsilon=epsilon, clients=150, canaries=120, rounds=5, entropy=fixed(3))
+        client_cosines(
+            Budget(epsilon=epsilon, delta=1e-4),
+            clients=150,
+            canaries=120,
+            rounds=5,
+            entropy=fixed(3),
+        )
         for epsilon in (0.5, 50.0)
     )
     assert isinstance(loose.found, Estimate)

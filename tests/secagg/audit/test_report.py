@@ -30,7 +30,7 @@ from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.audit import report as audits
 from secagg.audit.page import page
-from secagg.audit.recount import MOST_SNAPSHOTS, Recount
+from secagg.audit.recount import MAX_SNAPSHOTS, Recount
 from secagg.audit.report import SEAL_LABEL, NotALedger, audit, seal_of, verify
 from secagg.audit.values import Audit, Section
 
@@ -237,7 +237,7 @@ def test_the_curve_passes_through_the_reported_number(ledger: Path) -> None:
 
 
 def test_quantiles_over_rounds_end_at_the_exact_numbers(tmp_path: Path) -> None:
-    rounds = 2 * MOST_SNAPSHOTS + 7
+    rounds = 2 * MAX_SNAPSHOTS + 7
     with Ledger.create(tmp_path / "ledger", Budget(epsilon=40, delta=1e-5)) as book:
         for number in range(rounds):
             book.reserve(
@@ -245,7 +245,7 @@ def test_quantiles_over_rounds_end_at_the_exact_numbers(tmp_path: Path) -> None:
             )
         spent = sorted(book.epsilons().values())
     series = only(audit(tmp_path / "ledger")).series[Book.SERVER]
-    assert len(series) <= MOST_SNAPSHOTS + 1
+    assert len(series) <= MAX_SNAPSHOTS + 1
     assert series[-1] == (rounds - 1, (spent[0], *(spent[1],) * 4))
     most = [values[-1] for _, values in series]
     assert most == sorted(most)

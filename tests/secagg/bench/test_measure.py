@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from secagg.bench import measure
 from secagg.bench import yardsticks as references
-from secagg.bench.measure import Clock, Timed, fewest, interleaved, median_interval
+from secagg.bench.measure import Clock, Timed, interleaved, median_interval, min_samples
 from secagg.errors import InputError
 
 LAWS: dict[str, tuple[Callable[[np.random.Generator, int], np.ndarray], float]] = {
@@ -39,7 +39,7 @@ def test_the_interval_holds_the_median_of_any_law_as_often_as_it_says(
 
 @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.999])
 def test_the_interval_is_the_narrowest_of_order_statistics(confidence: float) -> None:
-    for count in [*range(fewest(confidence), 150), 3000]:
+    for count in [*range(min_samples(confidence), 150), 3000]:
         found = median_interval([float(at) for at in range(1, count + 1)], confidence)
         rank = int(found.low)
         assert found.high == count + 1 - rank

@@ -2,7 +2,7 @@ import pytest
 
 from secagg.bench.costs import measure
 from secagg.bench.paper import BITS, LANES, PUBLISHED, SIZES, cases, expansions, formula
-from secagg.planning import sums as advisor
+from secagg.planning import SumWishes, plan_sum
 
 
 @pytest.mark.parametrize("at", PUBLISHED)
@@ -15,7 +15,8 @@ def test_our_factors_are_those_of_the_messages_that_a_client_sends_and_is_sent()
     assert list(found) == list(SIZES)
     for (clients, entries), each in found.items():
         assert each.sparse < each.complete
-        plan = advisor.plan(clients=clients, entries=entries, bits=BITS, measure=False)
+        wishes = SumWishes(clients=clients, entries=entries, bits=BITS)
+        plan = plan_sum(wishes, measure=False)
         assert plan.lanes == LANES
         # Two lanes a word are 32 bits an entry: nothing is below twice its 16.
         assert each.sparse == pytest.approx(2, abs=0.05)
@@ -24,14 +25,10 @@ def test_our_factors_are_those_of_the_messages_that_a_client_sends_and_is_sent()
 def test_the_bytes_of_the_advisor_are_those_of_a_session() -> None:
     case = cases(quick=True)[0]
     cost = measure(case)
-    plan = advisor.plan(
-        clients=case.clients,
-        entries=case.entries,
-        bits=BITS,
-        lanes=LANES,
-        dropout=0,
-        measure=False,
+    wishes = SumWishes(
+        clients=case.clients, entries=case.entries, bits=BITS, lanes=LANES, dropout=0
     )
+    plan = plan_sum(wishes, measure=False)
     assert plan.graph == "complete"
     assert cost.bytes_up == plan.bytes_up_per_client
     assert cost.bytes_down == plan.bytes_down_per_client

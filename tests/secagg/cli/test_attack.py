@@ -26,7 +26,7 @@ from secagg.attacks import suite as bench
 from secagg.attacks.canaries import Audited, client_cosines, one_run
 from secagg.attacks.charts import _png, sheet
 from secagg.attacks.inversion import Inversion, Picture, invert_gradients
-from secagg.attacks.membership import Membership
+from secagg.attacks.membership import Membership, Models
 from secagg.attacks.page import NOT_PRIVACY, audit_sentence, drawings, page
 from secagg.attacks.suite import BROKEN, Found, Plan
 from secagg.audit.evidence import read
@@ -38,7 +38,7 @@ from secagg.pages.numbers import at_least, percent
 ROOT = Path(__file__).parents[3]
 KEPT = ROOT / "benchmarks/results/attack.json"
 Run = Callable[..., tuple[int, str, str]]
-SIZES = {("none", 100): (2, 16), ("local", 100): (1, 16)}
+SIZES = {("none", 100): Models(2, 16), ("local", 100): Models(1, 16)}
 FEW = {"clients": 40, "canaries": 30, "rounds": 2}
 
 
@@ -331,9 +331,9 @@ def test_bounds_are_rounded_down_and_labelled() -> None:
 def test_a_mechanism_that_says_more_than_it_keeps_exits_1(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lying(mechanism: Any, *, noise_share: float, **budget: Any) -> Audited:
+    def lying(mechanism: Any, budget: Budget, *, noise_share: float) -> Audited:
         share = BROKEN if mechanism == "local" else noise_share
-        return replace(one_run(mechanism, noise_share=share, **budget), noise_share=noise_share)
+        return replace(one_run(mechanism, budget, noise_share=share), noise_share=noise_share)
 
     monkeypatch.setattr(bench, "one_run", lying)
     path = tmp_path / "attack.html"

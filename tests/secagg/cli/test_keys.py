@@ -179,7 +179,6 @@ def test_bad_input_exits_2_in_one_line(keys: Run, home: Path, tmp_path: Path) ->
     signing: tuple[Any, ...] = ("roster", "--operator", operator, "--out", home / "new")
     others = (home / "b.key.pub", home / "c.key.pub")
     for arguments, word in (
-        ((), "Missing command"),
         (("new", home / "d.key"), "--name"),
         (("new", home / "d.key", "--name", "d d"), "is not 1 to 64"),
         (("new", home / "none" / "d.key", "--name", "d"), "No such file"),

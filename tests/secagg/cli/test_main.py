@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,7 @@ FILES = {
     *("config.toml", "metrics.json", "ledger.sqlite"),
     *("model.safetensors", "curves.svg", "report.html"),
 }
+GROUPS = ["", *(name for name, one in cli.cli.commands.items() if isinstance(one, click.Group))]
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -400,3 +402,11 @@ def test_help_has_examples(secagg: Run) -> None:
 def test_settings_know_nothing_unknown() -> None:
     with pytest.raises(ConfigError, match="unknown setting"):
         TrainingConfig.parse({"epsilom": 1})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_alone_shows_its_help_and_exits_2(secagg: Run, group: str) -> None:
+    code, out, err = secagg(*group.split())
+    assert (code, out) == (2, "")
+    assert "\nCommands:\n" in err
+    assert "Missing" not in err

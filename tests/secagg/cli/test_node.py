@@ -67,13 +67,3 @@ def test_a_policy_that_cannot_hold_is_one_line_and_two(
     (tmp_path / "policy.toml").write_text(broken)
     assert run(monkeypatch, "show", str(tmp_path)) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_bare_command_shows_its_help_and_two(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["secagg"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    assert "\nCommands:\n" in capsys.readouterr().err

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from secagg.cli import main as cli
-from secagg.planning.noise import plan
+from secagg.planning import NoiseWishes, SumWishes, plan_noise
 
 Run = Callable[..., tuple[int, str, str]]
 
 CLIENTS = ("--clients", "60", "--privacy", "client", "--rounds", "20", "--entries", "5000")
+WISHES = SumWishes(clients=60, rounds=20, entries=5000)
 BUDGET = ("--epsilon", "4", "--delta", "1e-4")
 EXAMPLES = ("--clients", "20", "--examples", "1437", "--rounds", "40", "--entries", "650")
 
@@ -31,16 +32,8 @@ def secagg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 def test_json_is_the_advice_of_the_library(secagg: Run) -> None:
     code, out, err = secagg(*CLIENTS, *BUDGET, "--participation", "0.5", "--json")
     found = json.loads(out)
-    expected = plan(
-        clients=60,
-        epsilon=4.0,
-        delta=1e-4,
-        privacy="client",
-        participation=0.5,
-        rounds=20,
-        entries=5000,
-        measure=False,
-    ).as_dict()
+    noise = NoiseWishes(epsilon=4.0, delta=1e-4, privacy="client", participation=0.5)
+    expected = plan_noise(WISHES, noise, measure=False).as_dict()
     for measured in ("client_milliseconds", "server_milliseconds"):
         assert found.pop(measured) > 0
         del expected[measured]
@@ -50,7 +43,7 @@ def test_json_is_the_advice_of_the_library(secagg: Run) -> None:
 def test_people_are_told_noise_looseness_and_what_can_go_wrong(secagg: Run) -> None:
     code, out, err = secagg(*CLIENTS, *BUDGET)
     assert (code, err) == (0, "")
-    advice = plan(clients=60, epsilon=4.0, delta=1e-4, privacy="client", rounds=20, entries=5000)
+    advice = plan_noise(WISHES, NoiseWishes(epsilon=4.0, delta=1e-4, privacy="client"))
     mechanism = advice.mechanism
     for row in (
         f"{mechanism.noise_multiplier:.4g} x clip",

@@ -1,6 +1,7 @@
 import json
 import math
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from dp.noise.mechanisms import DistributedNoise
 from dp.noise.skellam import MAX_VARIANCE
 from protocols.bonawitz import Agreement
 from secagg.errors import ConfigError
-from secagg.planning.noise import MORE_NOISE, WIDTHS, NoiseAdvice, plan
+from secagg.planning import NoiseAdvice, NoiseWishes, SumWishes, plan_noise
+from secagg.planning.noise import MORE_NOISE, WIDTHS
 from secagg.planning.survivors import LOST_RUNS, likely_survivors, p_round_lost
 from secagg.training.data import federate
 from secagg.training.loop import _new_model
@@ -29,7 +31,9 @@ EXAMPLES = {"clients": 20, "epsilon": 2.0, "delta": 1e-4, "examples": 1437, "rou
 
 
 def advise(**changed: Any) -> NoiseAdvice:
-    return plan(**{"entries": 650, "measure": False, **changed})
+    names = {each.name for each in fields(NoiseWishes)} & changed.keys()
+    noise = NoiseWishes(**{name: changed.pop(name) for name in names})
+    return plan_noise(SumWishes(**{"entries": 650, **changed}), noise, measure=False)
 
 
 @pytest.mark.parametrize("wanted", [CLIENTS, EXAMPLES, EXAMPLES | {"sampling_rate": 0.1}])
@@ -208,9 +212,9 @@ def test_what_examples_cannot_have_is_refused_by_name(changed: dict[str, Any], w
 def test_few_runs_lose_a_round_and_one_survivor_more_would_lose_too_many(
     clients: int, dropout: float
 ) -> None:
-    rounds, least = 40, 2
-    minimum = likely_survivors(clients, dropout, rounds=rounds, least=least)
-    if minimum > least:
+    rounds = 40
+    minimum = likely_survivors(clients, dropout, rounds=rounds, minimum=2)
+    if minimum > 2:
         assert rounds * p_round_lost(clients, dropout, minimum) <= LOST_RUNS
     if minimum < clients:
         assert rounds * p_round_lost(clients, dropout, minimum + 1) > LOST_RUNS

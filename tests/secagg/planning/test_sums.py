@@ -3,6 +3,7 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from math import comb
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from protocols.bonawitz import Agreement
 from protocols.errors import ParameterError
 from secagg.cli import main as cli
 from secagg.errors import ConfigError, RangeError
-from secagg.planning.sums import COMPLETE_BELOW, plan
+from secagg.planning import Advice, SumWishes, plan_sum
+from secagg.planning.sums import COMPLETE_BELOW
 from secagg.rounds.in_memory import run_bonawitz
 from secagg.stage import Stage
 from secagg.vectors.layout import Layout, Segment
@@ -28,6 +30,10 @@ ORACLES = [  # clients, corrupt, dropout, active -> degree, threshold
     (1000, "0.33", "0.33", False, 286, 150),
     (1000, "0.33", "0.05", True, 132, 109),
 ]
+
+
+def plan(**wishes: Any) -> Advice:
+    return plan_sum(SumWishes(**wishes), measure=False)
 
 
 @pytest.fixture
@@ -68,7 +74,7 @@ def test_the_command_gives_the_papers_degrees_and_thresholds(
 
 
 def test_json_holds_every_attribute_and_property_of_the_advice() -> None:
-    advice = plan(clients=1000, rounds=7, measure=False)
+    advice = plan(clients=1000, rounds=7)
     found = json.loads(json.dumps(advice.as_dict()))
     slots = set(type(advice).__slots__)
     computed = {name for name, kind in vars(type(advice)).items() if isinstance(kind, property)}
@@ -95,7 +101,6 @@ def test_the_bytes_are_those_of_a_real_round(
         active=active,
         entries=entries,
         complete_below=complete_below,
-        measure=False,
     )
     assert advice.graph == ("complete" if complete_below else "sparse")
     agreement = Agreement(
@@ -120,7 +125,7 @@ def test_a_round_with_the_advised_parameters_gives_the_sum_with_the_planned_drop
     clients: int, graph: str, *, active: bool
 ) -> None:
     bits, entries = 12, 11
-    advice = plan(clients=clients, active=active, entries=entries, bits=bits, measure=False)
+    advice = plan(clients=clients, active=active, entries=entries, bits=bits)
     assert advice.graph == graph
     codec = FixedPoint(clip=advice.clip, bits=advice.bits)
     layout = Layout(segments=(Segment(name="u", entries=entries, codec=codec),), clients=clients)
@@ -137,7 +142,7 @@ def test_a_round_with_the_advised_parameters_gives_the_sum_with_the_planned_drop
 
 
 def test_the_graph_is_complete_where_there_are_few_clients_and_sparse_above() -> None:
-    below, above = (plan(clients=n, measure=False) for n in (COMPLETE_BELOW - 1, COMPLETE_BELOW))
+    below, above = (plan(clients=n) for n in (COMPLETE_BELOW - 1, COMPLETE_BELOW))
     assert (below.graph, below.degree, below.threshold) == ("complete", 98, 50)
     assert (below.p_insecure, below.p_failure) == (0.0, 0.0)
     assert (above.graph, above.degree) == ("sparse", 16)
@@ -146,7 +151,7 @@ def test_the_graph_is_complete_where_there_are_few_clients_and_sparse_above() ->
 
 
 def test_few_clients_of_whom_no_majority_survives_get_a_sparse_graph() -> None:
-    advice = plan(clients=90, corrupt=0, dropout="0.6", measure=False)
+    advice = plan(clients=90, corrupt=0, dropout="0.6")
     assert advice.graph == "sparse"
     assert advice.params().minimum_survivors == 90 - 54
 
@@ -156,9 +161,7 @@ def test_a_complete_graphs_threshold_is_one_that_its_clients_accept(
     clients: int, corrupt: int, *, active: bool
 ) -> None:
     try:
-        advice = plan(
-            clients=clients, corrupt=Fraction(corrupt, 100), dropout=0, active=active, measure=False
-        )
+        advice = plan(clients=clients, corrupt=Fraction(corrupt, 100), dropout=0, active=active)
     except ParameterError:
         assume(condition=False)
     corrupted = corrupt * clients // 100
@@ -186,7 +189,6 @@ def test_both_probabilities_keep_the_promise_in_exact_arithmetic(
             active=active,
             entries=1,
             complete_below=0,
-            measure=False,
         )
     except ParameterError:
         assume(condition=False)
@@ -197,7 +199,7 @@ def test_both_probabilities_keep_the_promise_in_exact_arithmetic(
 def test_tails_are_not_lost_to_rounding() -> None:
     """Against the definition, term by term in fractions; 1 minus a sum has nothing left here."""
     n, k, t, corrupted, lost = 1000, 286, 150, 330, 330
-    advice = plan(clients=n, corrupt="0.33", dropout="0.33", rounds=1000, measure=False)
+    advice = plan(clients=n, corrupt="0.33", dropout="0.33", rounds=1000)
     assert (advice.degree, advice.threshold) == (k, t)
 
     def exactly(x: int, marked: int) -> Fraction:
@@ -215,7 +217,7 @@ def test_tails_are_not_lost_to_rounding() -> None:
 def test_a_server_that_lies_opens_with_fewer_corrupt_neighbours() -> None:
     """With x of k corrupt it gets k + x answers, and needs t for each of the two secrets."""
     n, k, t, corrupted, lost = 1000, 132, 109, 330, 50
-    advice = plan(clients=n, corrupt="0.33", dropout="0.05", active=True, measure=False)
+    advice = plan(clients=n, corrupt="0.33", dropout="0.05", active=True)
     assert (advice.degree, advice.threshold) == (k, t)
     opens = [x for x in range(k + 1) if k + x >= 2 * t]
     tail = sum(Fraction(comb(corrupted, x) * comb(n - corrupted, k - x), comb(n, k)) for x in opens)
@@ -228,14 +230,14 @@ def test_a_server_that_lies_opens_with_fewer_corrupt_neighbours() -> None:
     [(100, 11, 3, 333_334), (100, 16, 2, 500_000), (100_000, 16, 1, 10**6), (20, 5, 6, 166_667)],
 )
 def test_lanes_hold_the_largest_sum(clients: int, bits: int, lanes: int, words: int) -> None:
-    advice = plan(clients=clients, bits=bits, measure=False)
+    advice = plan(clients=clients, bits=bits)
     assert (advice.lanes, advice.words) == (lanes, words)
     assert clients * (2 ** (bits - 1) - 1) < 2 ** (advice.lane_bits - 1)
     assert advice.step == 1 / (2 ** (bits - 1) - 1)
 
 
 def test_a_clip_scales_the_step_alone() -> None:
-    one, four = (plan(clients=20, clip=clip, measure=False) for clip in (1.0, 4.0))
+    one, four = (plan(clients=20, clip=clip) for clip in (1.0, 4.0))
     assert four.step == 4 * one.step
     assert four.traffic == one.traffic
 
@@ -259,10 +261,10 @@ def test_a_clip_scales_the_step_alone() -> None:
     ],
 )
 def test_what_cannot_be_is_a_typed_error(
-    changed: dict[str, object], error: type[Exception], words: str
+    changed: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words) as caught:
-        plan(**{"clients": 100, "measure": False, **changed})  # type: ignore[arg-type]  # on purpose
+        plan(**{"clients": 100, **changed})
     assert "\n" not in str(caught.value)
 
 

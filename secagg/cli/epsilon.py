@@ -1,0 +1,168 @@
+"""``secagg epsilon``: what a plan costs, or what a budget buys."""
+
+import json
+import math
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dp.accounting import calibrate
+from dp.accounting.accountant import epsilon_pld, epsilon_rdp
+from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling, Sampling
+from secagg.errors import ConfigError
+
+_TITLES = {
+    "epsilon": "epsilon",
+    "noise multiplier": "least noise multiplier",
+    "steps": "most steps",
+}
+_WORDS = {
+    "epsilon": (
+        "an upper bound; the ledger admits by it",
+        "an upper bound, tighter; a report prints it",
+    ),
+    "noise multiplier": (
+        "enough by an upper bound; the ledger admits the whole plan",
+        "enough by a tighter bound; the ledger would stop the plan early",
+    ),
+    "steps": (
+        "within budget by an upper bound; the ledger admits them all",
+        "within budget by a tighter bound; the ledger would stop earlier",
+    ),
+}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  secagg epsilon --noise-multiplier 1.1 --sampling-rate 0.01 --steps 1000 --delta 1e-5
+  secagg epsilon --event 1.1,0.01,1000 --event 2,0.05,100 --delta 1e-5 --json
+  secagg epsilon --epsilon 2 --sampling-rate 0.05 --steps 100 --delta 1e-5
+  secagg epsilon --epsilon 2 --noise-multiplier 1.5 --sampling-rate 0.05 --delta 1e-5
+""",
+)
+@click.option("--noise-multiplier", type=float, help="Deviation of the noise over the clip.")
+@click.option(
+    "--sampling-rate",
+    type=float,
+    help="Probability that an example is in a batch, by its own secret coin.  [default: 1, all]",
+)
+@click.option("--steps", type=int, help="How many noisy sums are released.")
+@click.option("--epsilon", type=float, help="Privacy budget, to be turned into noise or steps.")
+@click.option(
+    "--delta", type=float, required=True, help="Below one over the number of examples, by far."
+)
+@click.option(
+    "--event",
+    "events",
+    metavar="Z,Q,T",
+    multiple=True,
+    help="T steps with noise multiplier Z at sampling rate Q; may be repeated.",
+)
+@click.option(
+    "--interval",
+    type=float,
+    default=1e-4,
+    show_default=True,
+    help="To which PLD rounds losses up; 1e-3 is faster and a little higher.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON alone; null: no finite answer.")
+def epsilon(*, as_json: bool, **given: Any) -> None:
+    """What a plan costs, or how much noise or how many steps a budget allows.
+
+    Give two of --epsilon, --noise-multiplier and --steps; the third is the answer.
+    Or give whole plans with --event. It holds for one example more or less, Gaussian
+    noise on sums of clipped contributions, and settings that were fixed in advance.
+    """
+    asked = _Asked(**given)
+    question, rdp, pld = asked.answered()
+    if as_json:
+        answers = {"rdp": rdp, "pld": pld}
+        head = {"question": question.replace(" ", "_"), "delta": asked.delta}
+        finite = {name: x if x < math.inf else None for name, x in answers.items()}
+        click.echo(json.dumps(head | {"interval": asked.interval} | finite, allow_nan=False))
+        return
+    table = Table(title=f"{_TITLES[question]} at delta {asked.delta:g}", title_justify="left")
+    for heading in ("accountant", question, "what it is"):
+        table.add_column(heading, justify="right" if heading == question else "left")
+    for name, value, words in zip(("RDP", "PLD"), (rdp, pld), _WORDS[question], strict=True):
+        if value < math.inf:
+            table.add_row(name, _rounded_up(value), words)
+        else:
+            table.add_row(name, "none", "no finite bound at this delta")
+    Console(highlight=False).print(table)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """The options as they were given."""
+
+    noise_multiplier: float | None
+    sampling_rate: float | None
+    steps: int | None
+    epsilon: float | None
+    delta: float
+    events: tuple[str, ...]
+    interval: float
+
+    def answered(self) -> tuple[str, float, float]:
+        """What was asked for, by RDP and by PLD."""
+        given = {
+            "epsilon": self.epsilon,
+            "noise multiplier": self.noise_multiplier,
+            "steps": self.steps,
+        }
+        wanted = [name for name, value in given.items() if value is None]
+        rate = 1.0 if self.sampling_rate is None else self.sampling_rate
+        plan: dict[str, Any] = {"sampling": _sampling(rate), "delta": self.delta}
+        by_pld: dict[str, Any] = {"accountant": "pld", "interval": self.interval}
+        if self.events or wanted == ["epsilon"]:
+            if self.events and (len(wanted) < len(given) or self.sampling_rate is not None):
+                raise ConfigError("--event says the whole plan; leave out the other settings of it")
+            whole = [_event(text) for text in self.events] or [
+                _gaussian(self.noise_multiplier, rate, self.steps)
+            ]
+            composition = [(event, 1) for event in whole]
+            pld = epsilon_pld(composition, self.delta, self.interval)
+            return "epsilon", epsilon_rdp(composition, self.delta), pld
+        if wanted == ["noise multiplier"]:
+            plan |= {"epsilon": self.epsilon, "steps": self.steps}
+            solve: Any = calibrate.noise_multiplier
+        elif wanted == ["steps"]:
+            plan |= {"epsilon": self.epsilon, "noise_multiplier": self.noise_multiplier}
+            solve = calibrate.most_steps
+        else:
+            raise ConfigError(
+                "give two of --epsilon, --noise-multiplier and --steps, or --event; "
+                f"of the three you gave {len(given) - len(wanted)}"
+            )
+        return wanted[0], solve(**plan), solve(**plan, **by_pld)
+
+
+def _event(text: str) -> GaussianEvent:
+    """An event from Z,Q,T."""
+    try:
+        noise, rate, steps = text.split(",")
+        return _gaussian(float(noise), float(rate), int(steps))
+    except ValueError as error:
+        raise ConfigError(f"--event {text!r} is not Z,Q,T: {error}") from error
+
+
+def _gaussian(noise: Any, rate: float, steps: Any) -> GaussianEvent:
+    return GaussianEvent(noise_multiplier=noise, sampling=_sampling(rate), steps=steps)
+
+
+def _sampling(rate: float) -> Sampling:
+    sampling = PoissonSampling(rate=rate)  # which checks it
+    return sampling if sampling.rate < 1 else NoSampling()
+
+
+def _rounded_up(value: float) -> str:
+    """Five digits that never flatter: noise, epsilon and whole steps alike."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{Context(prec=5, rounding=ROUND_CEILING).create_decimal(value):f}"
