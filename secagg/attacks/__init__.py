@@ -5,7 +5,7 @@
 | ``membership`` | whoever gets the model | was this example, or client, in the training? |
 | ``canaries`` | its own auditor, who plants them | a bound on epsilon, or an estimate |
 | ``inversion`` | whoever sees an update, or a sum | the pictures behind it |
-| ``bench`` | all of them | what ``secagg bench attack`` shows |
+| ``suite`` | all of them | what ``secagg bench attack`` shows |
 
 Data is chosen by a seed; keys, noise and coins come from the system, whatever the seed. A weak
 attack proves nothing good of the defence: numbers here are of these attacks on this data.
