@@ -1,20 +1,16 @@
-# make demo   a private federated training, start to end
-# make test   the tests (make test-all: the slow ones too, in a browser that make browser installs)
-# make check  format, lint, types, architecture
-# make bench  the benchmarks
-# make figures  pictures and tables of docs from benchmarks/results; measures nothing
-# make data   Fashion-MNIST into .data, from Debian's package; nothing is installed
-# make vectors  the test vectors: a change in them is a change of the wire
-#
-# Each but data makes .venv on its first call and installs nothing on the second.
+# `make` lists the words. What needs .venv makes it on its first call and installs nothing on the
+# second.
+
+.DEFAULT_GOAL := help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PINS := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN ?= runs/demo
+T :=
 PACKAGE := dataset-fashion-mnist
 
-.PHONY: demo test test-all browser check bench figures data vectors clean
+.PHONY: help demo test test-all coverage browser check fix docs bench figures data vectors clean
 .DELETE_ON_ERROR:
 
 .venv/.made:
@@ -31,34 +27,49 @@ PACKAGE := dataset-fashion-mnist
 	$(PINS) $(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-data.txt
 	@touch $@ .venv/.train
 
-demo: .venv/.train
+help: ## the words, one a line
+	@awk -F ':.* ## ' '/^[a-z-]+:.* ## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: .venv/.train ## a private federated training, start to end, into RUN (runs/demo)
 	$(BIN)/secagg train --out $(RUN) --overwrite
 
-test: .venv/.dev
-	$(BIN)/python -m pytest -n auto -m 'not slow'
+test: .venv/.dev ## the tests, or those of one path: make test T=tests/dp
+	$(BIN)/python -m pytest -n auto -m 'not slow' $(T)
 
-test-all: .venv/.dev browser
-	$(BIN)/python -m pytest -n auto
+test-all: .venv/.dev browser ## the slow ones too, and the pages in a browser
+	$(BIN)/python -m pytest -n auto $(T)
 
-browser:
+coverage: .venv/.dev ## the tests, and that they reach nearly every statement
+	$(BIN)/python -m pytest -n auto -m 'not slow' --cov --cov-report=term:skip-covered
+
+browser: ## Chromium, where no browser is found
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
 	command -v apt-get >/dev/null || { echo 'no browser: install Chromium, or the tests of the pages are skipped'; exit; }; \
 	[ "$$(id -u)" = 0 ] || sudo=sudo; \
 	$$sudo apt-get update -qq; $$sudo apt-get install --no-install-recommends -y chromium
 
-check: .venv/.dev
+check: .venv/.dev ## format, lint, types, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.dev
+fix: .venv/.dev ## what formatter and linter can mend by themselves
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+# Until there is a site of the pages, this is what can be checked of them.
+docs: .venv/.dev ## the pages: their code runs, their tables and pictures are true
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_readme.py tests/test_contributing.py \
+		tests/test_releasing.py tests/secagg/bench/test_figures.py
+
+bench: .venv/.dev ## the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
-figures: .venv/.dev
+figures: .venv/.dev ## pictures and tables of docs from benchmarks/results; measures nothing
 	$(BIN)/python benchmarks/figures.py
 
-data: .data/.made
+data: .data/.made ## Fashion-MNIST into .data, from a package of Debian; nothing is installed
 
 # data.sha256 pins the version too: it is in the file's name.
 .data/.made: data.sha256
@@ -69,8 +80,8 @@ data: .data/.made
 	rm .data/$(PACKAGE)_*.deb
 	@touch $@
 
-vectors: .venv/.dev
+vectors: .venv/.dev ## the test vectors: a change in them is a change of the wire
 	$(BIN)/python tests/vectors/make.py
 
-clean:
-	rm -rf .venv .data runs .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis .import_linter_cache
+clean: ## away with .venv, .data, runs and all caches
+	rm -rf .venv .data runs .mypy_cache .pytest_cache .ruff_cache .benchmarks .coverage .hypothesis .import_linter_cache

@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
+import secagg  # noqa: F401  # first: it refuses a stranger's dp
 from dp.ledger import Budget, Ledger
 from hospitals import task
 from secagg.adapters.flower import Cohort, Mean, NoisySum, SecureGrid
