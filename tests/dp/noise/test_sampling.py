@@ -280,6 +280,25 @@ def test_a_turned_sign_bit_negates_a_draw(sampler):
     assert (one[sure] == (-1 - other[sure] if table.wedges.real else -other[sure])).all()
 
 
+def test_a_slow_draw_at_its_column_s_limit_is_decided_by_the_exact_one():
+    table = DiscreteGaussianSampler(100)._table  # W = 1: outcomes are magnitudes
+    column = next(i for i, other in enumerate(table.aliases.tolist()) if i != other and i > 1)
+    other, step = int(table.aliases[column]), 1 << table.log_columns
+    word = int(table.limits[column]) + column
+    left = (table.exact_limits[column] << 64 - table.log_columns) % table.column
+    edge = (left << 64) // table.column
+
+    def draw(*words):
+        stream = Scripted(*words, 0)  # the last is offset and sign
+        values, kept = sampling._slow(table, 1, stream)
+        assert not stream.left
+        assert kept.all()
+        return int(values[0])
+
+    assert draw(word, edge - 1) == draw(word - step) == column
+    assert draw(word, edge + 1) == draw(word + step) == other
+
+
 @pytest.mark.parametrize("sampler", [DiscreteGaussianSampler(2**32), SkellamSampler(3e7)])
 def test_zero_of_wide_strips_has_one_sign(sampler):
     table = sampler._table
@@ -553,10 +572,7 @@ def test_a_stream_is_neither_copied_nor_pickled():
         (DiscreteGaussianSampler(2**32).sample, "d66b3004a87dcfd706aa25344e007acd"),
         (SkellamSampler(100.0).sample, "5b264eb7570ff6e28996103477a5424d"),
         (SkellamSampler(2.0**36).sample, "4b524b5a96ff6346b64994a57eab6be9"),
-        (
-            lambda count, entropy: coins(count, 0.01, entropy=entropy),
-            "a1cb3a0d3257d5f39769af6bf0bd2856",
-        ),
+        (partial(coins, rate=0.01), "a1cb3a0d3257d5f39769af6bf0bd2856"),
         (permutation, "77d98851c6fcad235e1c948a984d0f4f"),
     ],
 )
