@@ -1,12 +1,12 @@
 """Noise, coins and orders from cryptographic bits alone.
 
-| what is drawn             | law                                             | distance, a draw |
-|---------------------------|-------------------------------------------------|------------------|
-| ``BinnedGaussianSampler`` | the integer nearest to a N(0, deviation^2)      | at most 2^-121   |
-| ``DiscreteGaussianSampler``| p(k) ~ exp(-k^2 / (2 variance)), k integer     | at most 2^-121   |
-| ``SkellamSampler``        | difference of two Poisson(variance / 2)         | at most 2^-96    |
-| ``coins``                 | each position with probability ``rate``         | 0                |
-| ``permutation``           | every order with the same probability           | 0                |
+| what is drawn               | law                                         | distance, a draw |
+|-----------------------------|---------------------------------------------|------------------|
+| ``BinnedGaussianSampler``   | the integer nearest to a N(0, deviation^2)  | at most 2^-121   |
+| ``DiscreteGaussianSampler`` | p(k) ~ exp(-k^2 / (2 variance)), k integer  | at most 2^-121   |
+| ``SkellamSampler``          | difference of two Poisson(variance / 2)     | at most 2^-96    |
+| ``coins``                   | each position with probability ``rate``     | 0                |
+| ``permutation``             | every order with the same probability       | 0                |
 
 Distance is in total variation; ``error`` says it, and n draws are within n times as much. In
 delta it counts (1 + e^epsilon) times.
