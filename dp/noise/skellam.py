@@ -1,10 +1,9 @@
 """The Skellam law as a table of exact integers, and the bound on what the table leaves out.
 
-X is the difference of two Poisson(mu/2), mu its variance: p(k) = e^-mu I_|k|(mu). A table
-has 2^c columns of 2^T units each, so its weights are integers that sum to 2^(c+T), and an
-alias table [Walker 1977, Vose 1991] draws from them without any further error. Let e(k)
-be what p(k) is computed as, S the magnitudes left out: the distance in total variation
-is at most sum |e(k) - p(k)| + P[S] + units of rounding / 2^(c+T).
+X is the difference of two Poisson(mu/2), mu its variance: p(k) = e^-mu I_|k|(mu). Weights are
+integers that sum to a power of two, and an alias table [Walker 1977, Vose 1991] draws from them
+without any further error. Let e(k) be what p(k) is computed as, S the magnitudes left out: the
+distance in total variation is at most sum |e(k) - p(k)| + P[S] + rounding of weights.
 
 *Tail.* P[X >= t] <= exp(-(t asinh(t/mu) - sqrt(t^2 + mu^2) + mu)) by Chernoff, so
 P[|X| > last] <= 2^-120 holds for ``last`` near 13 standard deviations.
@@ -15,10 +14,7 @@ f(last) = 2^160, f(last+1) = 0, in integers rounded down. All terms are positive
 factor, I_k +- K_k I_(last+1) / K_(last+1), and K grows with its order: its distance from
 p(k) is at most p(last+1). Over all k: (2 last + 1) 2^-120 + last 2^-160 < 2^-102.
 
-*More: blocks.* [b W, (b+1) W) has two outcomes: "sure", with weight W e((b+1) W), is
-uniform in the block; "unsure", with weight W (e(b W) - e((b+1) W)), is uniform and
-then kept with probability (e(k) - e((b+1) W)) / (e(b W) - e((b+1) W)). As p falls with
-|k|, both together are e(k) for every k; a sign is drawn too, and -0 is dropped. Here
+*More: strips* of e on the integers, see ``dp.noise.strips``, with
 e(k) = (1/M) sum_j exp(-mu (1 - cos(2 pi j/M))) cos(2 pi j k/M), exactly
 sum_n p(k + n M). With M = 27 standard deviations the neighbours n != 0 weigh less than
 2^-140. The terms left out begin below 2^-160; each is less than half the one before up to
@@ -26,8 +22,13 @@ a quarter turn, and beyond they are exp(-mu) together. The cosines are off by le
 2^-170 after 2^16 rotations at 192 bits, which the sum multiplies by less than 2^14; its
 own roundings are less than 2^-180. Over at most 2^25 values of k: less than 2^-113.
 
-*Weights* are rounded down and the rest is given to one outcome: at most 2^17 units of at
-most 2^-118. All together less than 2^-99; ``ERROR`` says 2^-96.
+*Weights* are rounded down and the rest is given to one outcome: at most 2^16 units of 2^-127,
+or ``strips.ROUNDING``. All together less than 2^-99; ``ERROR`` says 2^-96.
+
+*Wedges.* The sum's factors are positive, so no second difference of e passes
+D = 2 (e(0) - e(1)) either way, and in a strip e is within D W^2 / 8 of its chord. A uniform that is
+farther than this from the chord's probability, 2^-145 for the errors of e and 2^-50 for
+those of floats included, is decided; any other is compared with e itself, exactly.
 
 [Walker 1977]: An efficient method for generating discrete random variables with general
 distributions, ACM TOMS 3(3). [Vose 1991]: A linear algorithm for generating random numbers
@@ -40,10 +41,13 @@ from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dp.noise.strips import Strips, alias, build, width
 
 MIN_VARIANCE: Final = 2.0**-16
 MAX_VARIANCE: Final = 2.0**40  # a standard deviation of 2^20
@@ -51,14 +55,18 @@ ERROR: Final = 2.0**-96  # total variation of one draw; see the module
 
 _TAIL = 122 * math.log(2)  # two bits over 2^-120: one for two sides, one for double rounding
 _LOG_COLUMNS = 16  # at most; 2^16 columns take 0.75 MiB and stay in the second-level cache
-_BITS = 192  # of the fixed point in which blocks are computed
+_BITS = 192  # of the fixed point in which strips are computed
+_UNSURE = 1 << _BITS - 145  # more than e is off
 _NEGLIGIBLE = Decimal("5e-49")  # below 2^-160
 
 
-class Blocks:
-    """p(k) of a large variance at any one k, as an integer over 2^192; see the module."""
+class SkellamWedges:
+    """e(k) of a large variance at any one k, as an integer over 2^192; see the module."""
 
-    def __init__(self, variance: float, width: int, count: int) -> None:
+    real: Final = False
+
+    def __init__(self, variance: float, log_width: int, count: int) -> None:
+        self._log_width = log_width
         period = math.ceil(27 * math.sqrt(variance))
         one = 1 << _BITS
         with localcontext(Context(prec=90)):
@@ -71,12 +79,19 @@ class Blocks:
                     break
                 self._terms.append(int(size * one))
             self._terms.reverse()
-            self._edges = _rotations(turn * width, count + 1)
-            self._offsets = _rotations(turn, width)
+            self._starts = _rotations(turn * (1 << log_width), count + 1)
+            self._offsets = _rotations(turn, 1 << log_width)
+        self.edges = [max(0, self.weight(strip, 0)) for strip in range(count + 1)]
+        for strip in reversed(range(count)):  # beyond 2^-140 rounding may break the order
+            self.edges[strip] = max(self.edges[strip], self.edges[strip + 1])
+        bend = (self.edges[0] - self.weight(0, 1) << 2 * log_width) // 4 + _UNSURE
+        self._slack = np.array(
+            [bend / (a - e) + 2.0**-50 if a > e else 1.0 for a, e in pairwise(self.edges)]
+        )
 
-    def weight(self, block: int, offset: int) -> int:
-        """p(block * width + offset) 2^192."""
-        (c, s), (d, t) = self._edges[block], self._offsets[offset]
+    def weight(self, strip: int, offset: int) -> int:
+        """e(strip W + offset) 2^192."""
+        (c, s), (d, t) = self._starts[strip], self._offsets[offset]
         cosine = c * d - s * t >> _BITS
         twice = 2 * cosine
         above, here = 0, 0
@@ -84,67 +99,67 @@ class Blocks:
             here, above = term + (twice * here >> _BITS) - above, here
         return self._terms[-1] + (cosine * here >> _BITS) - above
 
+    def chance(
+        self, strip: NDArray[np.int64], offset: NDArray[np.int64], fraction: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        del fraction  # of an integer there is none
+        return 1 - offset.astype(np.float64) * 2.0**-self._log_width, self._slack.take(strip)
+
+    def bounds(
+        self, strip: int, offset: int, fraction: int, bits: int
+    ) -> tuple[Fraction, Fraction]:
+        del fraction, bits
+        top, floor = self.edges[strip], self.edges[strip + 1]
+        exact = Fraction(self.weight(strip, offset) - floor, top - floor)
+        return exact, exact
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """An alias table over outcomes, and what an outcome means.
+class Magnitudes:
+    """An alias table whose outcomes are magnitudes.
 
-    A 64-bit word is, from its low bits: ``log_columns`` of column, ``log_width`` of offset, a
-    sign, and the high part of a threshold whose low part is another word. A column gives its
-    own outcome where (high, low) lies below its limit, else its alias. ``limits`` holds the
-    high part where the word has it, so that one comparison of whole words decides.
+    A 64-bit word is, from its low bits: ``log_columns`` of column, a sign, and the high part of a
+    threshold whose low part is another word. A column gives its own outcome where (high, low)
+    lies below its limit, else its alias. ``limits`` holds the high part where the word has it,
+    so that one comparison of whole words decides.
 
-    ``weights`` are the outcomes' probabilities in units of 2^-(log_columns + threshold bits).
-    Where ``edges`` is not None, outcomes 2b and 2b + 1 are the sure and unsure part of block b.
+    ``weights`` are the magnitudes' probabilities in units of 2^-127.
     """
 
     log_columns: int
-    log_width: int
     weights: Sequence[int] = field(repr=False)
     limits: NDArray[np.uint64] = field(repr=False)
     low_limits: NDArray[np.uint64] = field(repr=False)
     aliases: NDArray[np.uint16] = field(repr=False)
-    edges: Sequence[int] | None = field(repr=False)
-    blocks: Blocks | None = field(repr=False)
 
     @property
     def high_bits(self) -> int:
         """Bits of threshold in the first word."""
-        return 63 - self.log_columns - self.log_width
+        return 63 - self.log_columns
 
 
 @lru_cache(maxsize=8)
-def table(variance: float) -> Table:
+def table(variance: float) -> Magnitudes | Strips:
     """The table of Skellam noise of this variance, in [``MIN_VARIANCE``, ``MAX_VARIANCE``]."""
     last = reach(variance)
-    if last < 2**_LOG_COLUMNS:
-        masses, width, edges, blocks = _magnitudes(variance, last), 1, None, None
-    else:
-        width = 2
-        while 2 * (count := last // width + 1) > 2**_LOG_COLUMNS:
-            width *= 2
-        blocks = Blocks(variance, width, count)
-        edges = [max(0, blocks.weight(b, 0)) for b in range(count + 1)]
-        for b in reversed(range(count)):  # beyond 2^-140 rounding may break the order
-            edges[b] = max(edges[b], edges[b + 1])
-        masses = [m for b in range(count) for m in (edges[b + 1], edges[b] - edges[b + 1])]
-    log_width = width.bit_length() - 1
+    if last >= 2**_LOG_COLUMNS:
+        log_width = width(Fraction(variance))
+        wedges = SkellamWedges(variance, log_width, (last >> log_width) + 1)
+        return build(wedges.edges, log_width, wedges)
+    masses = _magnitudes(variance, last)
     log_columns = (len(masses) - 1).bit_length()
-    high_bits = 63 - log_columns - log_width
+    high_bits = 63 - log_columns
     column = 1 << high_bits + 64
     total = sum(masses)
     weights = [mass * (column << log_columns) // total for mass in masses]
     weights[0] += (column << log_columns) - sum(weights)
     limits, aliases = alias(weights + [0] * ((1 << log_columns) - len(weights)), column)
-    found = Table(
+    found = Magnitudes(
         log_columns=log_columns,
-        log_width=log_width,
         weights=weights,
         limits=np.array([limit >> 64 << 64 - high_bits for limit in limits], np.uint64),
         low_limits=np.array([limit & 2**64 - 1 for limit in limits], np.uint64),
         aliases=np.array(aliases, np.uint16),
-        edges=edges,
-        blocks=blocks,
     )
     for shared in (found.limits, found.low_limits, found.aliases):
         shared.setflags(write=False)
@@ -164,27 +179,6 @@ def reach(variance: float) -> int:
         middle = (below + above) // 2
         below, above = (middle, above) if exponent(middle) < _TAIL else (below, middle)
     return above
-
-
-def alias(weights: Sequence[int], column: int) -> tuple[list[int], list[int]]:
-    """Limits and aliases of an alias table [Vose 1991], in integers, so exact.
-
-    ``len(weights) * column`` is their sum. Outcome i has, over all columns, exactly
-    ``weights[i]``: ``limits[i]`` in column i, and what is above the limit of each column whose
-    alias is i. A full column is its own alias, with limit 0.
-    """
-    limits, aliases = list(weights), list(range(len(weights)))
-    small = [i for i, weight in enumerate(weights) if weight < column]
-    large = [i for i, weight in enumerate(weights) if weight >= column]
-    for i in small:  # grows while it is read
-        giver = large[-1]
-        aliases[i] = giver
-        limits[giver] -= column - limits[i]
-        if limits[giver] < column:
-            small.append(large.pop())
-    for i in large:
-        limits[i] = 0
-    return limits, aliases
 
 
 def _magnitudes(variance: float, last: int) -> list[int]:
