@@ -7,7 +7,6 @@ A further command is a function under ``@bench.command()``, here or in a module 
 import json
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,7 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from secagg.errors import ConfigError, MissingExtraError
+from secagg.errors import ConfigError
+from secagg.extras import TRAIN, require
 from secagg.pages.numbers import elapsed, size
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def costs(
     if resume and target is None:
         raise ConfigError("--resume needs --json, the file to go on with")
     _check_folders(target, svg)
-    if svg is not None and find_spec("matplotlib") is None:
-        raise MissingExtraError("--svg needs matplotlib: pip install 'secagg[train]'")
+    if svg is not None:
+        require("--svg", "matplotlib", extra="train")
     names = _list(protocols, "protocol", str) if protocols else list(PROTOCOLS)
     if unknown := [name for name in names if name not in PROTOCOLS]:
         raise ConfigError(f"unknown protocol {unknown[0]!r}; known: {', '.join(PROTOCOLS)}")
@@ -290,9 +290,7 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> 
     Settings are searched on validation examples first. The full sweep trains on digits and
     Fashion-MNIST (make data); neither search nor choice is in any epsilon.
     """
-    for module, what in (("opacus", "the sweep"), ("matplotlib", "--svg")):
-        if find_spec(module) is None and (module == "opacus" or svg is not None):
-            raise MissingExtraError(f"{what} needs {module}: pip install 'secagg[train]'")
+    require("secagg bench utility", *TRAIN, extra="train")
     from secagg.bench import utility as study
     from secagg.files import write_atomically
 

@@ -28,6 +28,7 @@ from secagg.cli.keys import keys
 from secagg.cli.node import node
 from secagg.cli.plan import plan
 from secagg.errors import ConfigError, SecaggError
+from secagg.extras import TRAIN, require
 from secagg.rounds.in_memory import PROTOCOL_NAMES
 from secagg.stage import UNSIGNED
 from secagg.training.settings import PRIVACY, TrainingConfig
@@ -159,6 +160,7 @@ def train(
     """
     # Models this small gain nothing from a second thread; on a busy machine one was 5 times faster.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    require("secagg train", *TRAIN, extra="train")
     from secagg.training.loop import Training  # torch takes seconds to import; --help should not
 
     given = {
