@@ -1,6 +1,7 @@
 # make demo   a private federated training, start to end
 # make test   the tests (make test-all: the slow ones too, in a browser that make browser installs)
 # make check  format, lint, types, architecture
+# make pythons  the built package on every Python that is found: each extra alone, and the tests
 # make bench  the benchmarks
 # make figures  pictures and tables of docs from benchmarks/results; measures nothing
 # make data   Fashion-MNIST into .data, from Debian's package; nothing is installed
@@ -14,7 +15,7 @@ PINS := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN ?= runs/demo
 PACKAGE := dataset-fashion-mnist
 
-.PHONY: demo test test-all browser check bench figures data vectors clean
+.PHONY: demo test test-all browser check pythons bench figures data vectors clean
 .DELETE_ON_ERROR:
 
 .venv/.made:
@@ -51,6 +52,9 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+pythons: .venv/.made
+	$(BIN)/python .ci/pythons.py
 
 bench: .venv/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only

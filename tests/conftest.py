@@ -43,7 +43,7 @@ def absent(error: BaseException | None, config: pytest.Config) -> str | None:
         library = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
         if library and library in named:
             return library
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
 
 

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+import secagg.extras
 from protocols.bonawitz import ClientId
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
-import secagg.extras
 from secagg.errors import ConfigError
 from secagg.rounds.attendance import Attendance, Costs, StageCost, clock, send
 from secagg.rounds.burns import MemoryBurn
