@@ -10,7 +10,7 @@ RUN ?= runs/demo
 T :=
 PACKAGE := dataset-fashion-mnist
 
-.PHONY: help demo test test-all coverage browser check fix docs bench figures data vectors clean
+.PHONY: help demo test test-all coverage browser check pythons fix docs bench figures data vectors clean
 .DELETE_ON_ERROR:
 
 .venv/.made:
@@ -62,6 +62,9 @@ fix: .venv/.dev ## what formatter and linter can mend by themselves
 docs: .venv/.dev ## the pages: their code runs, their tables and pictures are true
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_readme.py tests/test_contributing.py \
 		tests/test_releasing.py tests/secagg/bench/test_figures.py
+
+pythons: .venv/.made ## the built package on every Python that is found: each extra alone, and the tests
+	$(BIN)/python .ci/pythons.py
 
 bench: .venv/.dev ## the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 if find_spec("flwr") is None:
-    pytest.skip("no Flower to adapt to: pip install 'secagg[bench]'", allow_module_level=True)
+    pytest.skip("no Flower to adapt to: pip install '.[bench]'", allow_module_level=True)
 
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp

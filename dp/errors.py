@@ -13,6 +13,10 @@ class BadParameter(PrivacyError, ValueError):
     """An argument is outside its range; the message names it and its value."""
 
 
+class MissingLibrary(PrivacyError, ImportError):
+    """A part of this package was imported whose optional library is not installed."""
+
+
 class UnsoundEvent(PrivacyError):
     """No accountant here treats this design soundly. It is refused, never approximated."""
 

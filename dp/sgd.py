@@ -31,18 +31,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final, TypeAlias
 
-import torch
-from opacus.accountants import RDPAccountant
-from opacus.grad_sample import GradSampleModule
-from opacus.optimizers import DPOptimizer
-from opacus.utils.uniform_sampler import UniformWithReplacementSampler
-from opacus.validators import ModuleValidator
-from opacus.validators.errors import UnsupportedModuleError
-from torch import Tensor, nn
-
 from dp.accounting.events import Adjacency, GaussianEvent, PoissonSampling, Unit
 from dp.checks import integer, positive_float
-from dp.errors import BadParameter, NonFiniteGradient, UnsoundModel
+from dp.errors import BadParameter, MissingLibrary, NonFiniteGradient, UnsoundModel
+
+try:
+    import torch
+    from opacus.accountants import RDPAccountant
+    from opacus.grad_sample import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+    from opacus.utils.uniform_sampler import UniformWithReplacementSampler
+    from opacus.validators import ModuleValidator
+    from opacus.validators.errors import UnsupportedModuleError
+    from torch import Tensor, nn
+except ModuleNotFoundError as error:
+    raise MissingLibrary(
+        f"dp.sgd needs {error.name}, which is not installed: "
+        "pip install '.[train]' in a clone of secagg",
+        name=error.name,
+    ) from error
 
 Entropy: TypeAlias = Callable[[int], bytes]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]

@@ -22,6 +22,8 @@ from secagg.vectors.layout import Count, Layout, Noised, Segment
 from secagg.vectors.quantize import FixedPoint, clip_norm
 from secagg.vectors.vector import flatten, unflatten
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Aggregate",
     "ConfigError",
@@ -39,6 +41,7 @@ __all__ = [
     "Segment",
     "Stage",
     "TooFewSurvivors",
+    "__version__",
     "aggregate",
     "clip_norm",
     "dp",

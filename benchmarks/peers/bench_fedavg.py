@@ -15,7 +15,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 if find_spec("flwr") is None:
-    pytest.skip("no Flower to compare with: pip install 'secagg[bench]'", allow_module_level=True)
+    pytest.skip("no Flower to compare with: pip install '.[bench]'", allow_module_level=True)
 
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto

@@ -43,7 +43,7 @@ from secagg.vectors.layout import Count, Layout, Segment
 from secagg.vectors.quantize import FixedPoint
 
 if find_spec("flwr") is None:
-    pytest.skip("no Flower to compare with: pip install 'secagg[bench]'", allow_module_level=True)
+    pytest.skip("no Flower to compare with: pip install '.[bench]'", allow_module_level=True)
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.client.mod.secure_aggregation.secaggplus_mod import (

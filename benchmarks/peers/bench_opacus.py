@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import pytest
 
 if find_spec("opacus") is None:
-    pytest.skip("no Opacus to compare with: pip install 'secagg[bench]'", allow_module_level=True)
+    pytest.skip("no Opacus to compare with: pip install '.[bench]'", allow_module_level=True)
 
 import torch
 from opacus import PrivacyEngine

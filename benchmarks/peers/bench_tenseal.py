@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 if find_spec("tenseal") is None:
-    pytest.skip("no TenSEAL to compare with: pip install 'secagg[bench]'", allow_module_level=True)
+    pytest.skip("no TenSEAL to compare with: pip install '.[bench]'", allow_module_level=True)
 
 import tenseal
 

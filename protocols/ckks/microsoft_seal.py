@@ -25,10 +25,18 @@ import os
 import struct
 from typing import Any, NoReturn
 
-import _sealapi_cpp
 import numpy as np
 from numpy.typing import NDArray
-from tenseal import sealapi
+
+try:
+    import _sealapi_cpp
+    from tenseal import sealapi
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "protocols.ckks needs tenseal, which is not installed: "
+        "pip install '.[ckks]' in a clone of secagg",
+        name="tenseal",
+    ) from error
 
 from protocols.ckks.residues import SEED_SIZE, Ring, Rows, ntt_primes, reduce, subtract, ternary
 from protocols.errors import LocalProtocolError, ParameterError

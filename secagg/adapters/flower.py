@@ -39,6 +39,7 @@ from dp.errors import BudgetExceeded
 from protocols.errors import ProtocolError, RemoteProtocolError
 from protocols.wire import Reader, opaque
 from secagg.errors import ConfigError, InputError, MissingExtraError, NodeError, RefusedError
+from secagg.extras import install
 from secagg.nodes.coordinator import Cohort, Coordinator, Mean, NoisySum, UnderWay
 from secagg.nodes.node import Answer, Node, Request
 from secagg.nodes.policy import Policy
@@ -55,10 +56,10 @@ def _check_version() -> None:
     try:
         found = version("flwr")
     except PackageNotFoundError:
-        raise MissingExtraError(f"{wanted}: pip install 'secagg[flower]'") from None
+        raise MissingExtraError(f"{wanted}: {install('flower')}", name="flwr") from None
     numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
     if not (1, 41) <= numbers < (2,):
-        raise MissingExtraError(f"{wanted}, and {found} is installed: pip install 'secagg[flower]'")
+        raise MissingExtraError(f"{wanted}, and {found} is installed: {install('flower')}")
 
 
 _check_version()

@@ -36,6 +36,7 @@ from secagg.bench.records import (
     start,
 )
 from secagg.bench.yardsticks import AES, NUMPY, REFERENCES, SHA256, X25519, Work
+from secagg.extras import install
 from secagg.rounds.ckks import CKKS
 from secagg.vectors.layout import Layout, Segment
 from secagg.vectors.quantize import FixedPoint
@@ -156,7 +157,7 @@ def protocols() -> tuple[list[str], list[str]]:
         return list(PROTOCOLS), []
     left = ", ".join(CKKS)
     return [each for each in PROTOCOLS if each not in CKKS], [
-        f"{left}: not measured, tenseal is not installed (pip install 'secagg[ckks]')"
+        f"{left}: not measured, tenseal is not installed ({install('ckks')})"
     ]
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from secagg.cli.screen import progress
 from secagg.errors import ConfigError
+from secagg.extras import TRAIN, require
 from secagg.pages.numbers import bound, duration, percent
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def attack(
     _check_targets(json_file, html, figures)
     if draw is not None:
         _check_drawn(context, draw, html)
+    require("secagg bench attack", *TRAIN, extra="train")
     from secagg.attacks.suite import PARTS, Found, Plan  # torch takes seconds to import
 
     if draw is None:

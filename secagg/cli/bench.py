@@ -6,7 +6,6 @@ A further command is a function under ``@bench.command()``, here or in a module 
 
 import json
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +16,8 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from secagg.cli.screen import JSON, progress
-from secagg.errors import ConfigError, MissingExtraError
+from secagg.errors import ConfigError
+from secagg.extras import TRAIN, require
 from secagg.pages.numbers import elapsed, size
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def costs(
     if resume and target is None:
         raise ConfigError("--resume needs --json, the file to go on with")
     _check_folders(target, svg)
-    if svg is not None and find_spec("matplotlib") is None:
-        raise MissingExtraError("--svg needs matplotlib: pip install 'secagg[train]'")
+    if svg is not None:
+        require("--svg", "matplotlib", extra="train")
     chosen, notes = _cases(**swept)
     known = kept.start("costs")
     if target is not None and target.exists():
@@ -227,9 +227,7 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> 
     Settings are searched on validation examples first. The full sweep trains on digits and
     Fashion-MNIST (make data); neither search nor choice is in any epsilon.
     """
-    for module, what in (("opacus", "the sweep"), ("matplotlib", "--svg")):
-        if find_spec(module) is None and (module == "opacus" or svg is not None):
-            raise MissingExtraError(f"{what} needs {module}: pip install 'secagg[train]'")
+    require("secagg bench utility", *TRAIN, extra="train")
     from secagg.bench import utility as study
     from secagg.files import write_atomically
 

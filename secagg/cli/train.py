@@ -14,6 +14,7 @@ from rich.console import Console
 
 from secagg.cli.screen import progress
 from secagg.errors import ConfigError
+from secagg.extras import TRAIN, require
 from secagg.stage import UNSIGNED
 from secagg.training.settings import TrainingConfig
 
@@ -81,6 +82,7 @@ def train(
     """
     # Models this small gain nothing from a second thread; on a busy machine one was 5 times faster.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    require("secagg train", *TRAIN, extra="train")
     from secagg.training.loop import Training  # torch takes seconds to import; --help should not
 
     given = {

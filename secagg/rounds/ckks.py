@@ -17,19 +17,19 @@ vanishes later is named as gone when the sum is opened, and its part rebuilt.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+import secagg.extras
 from protocols.bonawitz import ClientId
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
-from secagg.errors import ConfigError, MissingExtraError
+from secagg.errors import ConfigError
 from secagg.rounds.attendance import Attendance, Costs, StageCost, clock, send
 from secagg.rounds.burns import MemoryBurn
 from secagg.stage import UNSIGNED, Stage
@@ -64,8 +64,8 @@ class RealOutcome:
 
 def require(protocol: str) -> None:
     """Raise ``MissingExtraError`` if ``protocol`` needs tenseal and it is not installed."""
-    if protocol in CKKS and find_spec("tenseal") is None:
-        raise MissingExtraError(f"protocol {protocol} needs tenseal: pip install 'secagg[ckks]'")
+    if protocol in CKKS:
+        secagg.extras.require(f"protocol {protocol}", "tenseal", extra="ckks")
 
 
 def run_ckks(

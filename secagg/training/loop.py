@@ -16,7 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
+from secagg.extras import missing
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise missing("secagg.training.loop", "torch", extra="train") from error
 
 from dp.accounting.accountant import Accountant, has_pld
 from dp.accounting.events import Event

@@ -23,10 +23,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+
+from secagg.extras import missing
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+except ModuleNotFoundError as error:
+    raise missing("secagg.training.modes", "torch", extra="train") from error
 
 from dp.accounting.accountant import check_delta, flooding_delta
 from dp.accounting.calibrate import least_noise

@@ -22,11 +22,11 @@ torch is imported when a function is called, not with this module.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from secagg.errors import InputError, MissingExtraError
+from secagg.errors import InputError
+from secagg.extras import require
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def flatten(module: nn.Module, *, of: Part = "parameters") -> Tensor:
       InputError: parameters on several devices, complex, or without values; or an unknown ``of``.
       MissingExtraError: torch is not installed.
     """
-    _require_torch()
+    require("flatten", "torch", extra="train")
     import torch
 
     parameters = _trained(module, of)
@@ -81,7 +81,7 @@ def unflatten(vector: Tensor, module: nn.Module, *, of: Part = "parameters") -> 
         parameter's dtype; or as for :func:`flatten`.
       MissingExtraError: torch is not installed.
     """
-    _require_torch()
+    require("unflatten", "torch", extra="train")
     import torch
 
     parameters = _trained(module, of)
@@ -108,11 +108,6 @@ def unflatten(vector: Tensor, module: nn.Module, *, of: Part = "parameters") -> 
                 parameter.grad = piece.clone()
             else:
                 parameter.grad.copy_(piece)
-
-
-def _require_torch() -> None:
-    if find_spec("torch") is None:
-        raise MissingExtraError("torch is not installed: pip install 'secagg[train]'")
 
 
 def _trained(module: nn.Module, of: Part) -> list[nn.Parameter]:

@@ -22,8 +22,6 @@ from secagg.planning import NoiseAdvice, NoiseWishes, SumWishes, plan_noise
 from secagg.planning.noise import MORE_NOISE, WIDTHS
 from secagg.planning.survivors import LOST_RUNS, likely_survivors, p_round_lost
 from secagg.training.data import federate
-from secagg.training.loop import _new_model
-from secagg.training.modes import mode
 from secagg.training.settings import TrainingConfig
 
 CLIENTS = {"clients": 60, "epsilon": 4.0, "delta": 1e-4, "privacy": "client", "rounds": 20}
@@ -47,6 +45,9 @@ def test_the_whole_plan_is_inside_the_budget_and_hardly_below(wanted: dict[str, 
 
 
 def test_a_plan_is_what_the_same_training_does() -> None:
+    from secagg.training.loop import _new_model
+    from secagg.training.modes import mode
+
     config = TrainingConfig(privacy="distributed")
     federation = federate(config.data, clients=20, split="iid", seed=0)
     trained = mode(config, federation, _new_model(federation, 0))

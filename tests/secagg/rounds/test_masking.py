@@ -18,7 +18,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import distributed
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -166,6 +165,8 @@ def test_threads_and_processes_give_the_same_words(length: int) -> None:
 
 
 def test_a_cluster_gives_the_same_words() -> None:
+    import distributed
+
     with distributed.Client(n_workers=2, processes=False, dashboard_address=None) as client:
         refuse_another_answer(over(client.get_executor(), parts=3), LONG, 7, 0, AES)
 

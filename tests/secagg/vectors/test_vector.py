@@ -303,5 +303,6 @@ def test_without_torch_the_error_names_the_extra(call):
         f"from secagg.vectors.vector import flatten, unflatten; {call}"
     )
     assert done.stderr.splitlines()[-1] == (
-        "secagg.errors.MissingExtraError: torch is not installed: pip install 'secagg[train]'"
+        f"secagg.errors.MissingExtraError: {call.partition('(')[0]} needs torch, "
+        "which is not installed: pip install '.[train]' in a clone of secagg"
     )

@@ -1,0 +1,189 @@
+"""The package as it is built, on every Python that pyproject.toml names.
+
+Wheel and sdist are built once and judged by twine. Then, for each interpreter that is found, every
+extra alone goes into a fresh environment, with the versions of constraints.txt, and is run; the
+environment without an extra also runs the tests of the unpacked sdist. Those of them that need a
+library of an extra are left out and counted.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+PINS: Final = ROOT / "constraints.txt"
+BASE: Final = "base"  # no extra
+EXTRAS: Final = {  # what runs with it beside a sum under masks
+    BASE: "import secagg.cli.main, dp.ledger, dp.noise, protocols.bonawitz",
+    "train": "import dp.sgd, secagg.training.loop, secagg.bench.utility, secagg.attacks.suite",
+    "ckks": "print(secagg.aggregate([[0.5]] * 3, protocol='threshold-ckks').weight)",
+    "flower": "import secagg.adapters.flower",
+}
+SUM: Final = "import secagg; print(secagg.__file__, secagg.aggregate([[0.5]] * 3).weight)"
+TEST_TOOLS: Final = ("pytest", "hypothesis", "pytest-xdist")
+BUILD_TOOLS: Final = ("hatchling", "hatch-fancy-pypi-readme", "twine")
+# Not beside the base package: libraries of the extras, peers, and what builds.
+WITHOUT: Final = (
+    *("torch", "opacus", "sklearn", "safetensors", "threadpoolctl", "matplotlib"),
+    *("tenseal", "flwr", "ray", "distributed", "hatchling"),
+)
+OTHER: Final = "other"
+
+
+class Failed(Exception):
+    """A program of ours ended badly; its output is the message."""
+
+
+def main() -> int:
+    """Every Python and extra asked for, or all; 1 if one failed or none was found."""
+    supported = pythons_named()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--only",
+        metavar="VERSION",
+        help=f"this Python alone, such as {supported[-1]}; or {OTHER}: the newest but this one",
+    )
+    parser.add_argument("--extra", choices=EXTRAS, action="append", help="alone; may be repeated")
+    asked = parser.parse_args()
+    found = {
+        each: find(each)
+        for each in ([asked.only] if asked.only not in (None, OTHER) else supported)
+    }
+    for version in (version for version, path in found.items() if path is None):
+        say(version, "absent")
+    there = {version: path for version, path in found.items() if path is not None}
+    if asked.only == OTHER:
+        here = "{}.{}".format(*sys.version_info[:2])
+        there = dict([each for each in there.items() if each[0] != here][-1:])
+        if not there:
+            say(OTHER, f"no Python is here beside {here}")
+            return 0
+    failures = 0 if there else 1
+    with tempfile.TemporaryDirectory(prefix="secagg-") as folder:
+        place = Path(folder)
+        wheel, source = build(place)
+        for version, python in there.items():
+            for extra in asked.extra or EXTRAS:
+                failures += not tried(version, python, extra, wheel, source, place)
+    return 1 if failures else 0
+
+
+def pythons_named() -> list[str]:
+    """Those of the classifiers, oldest first."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [
+        found[1]
+        for line in project["classifiers"]
+        if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", line))
+    ]
+
+
+def find(version: str) -> Path | None:
+    """An interpreter of this version that starts: pyenv leaves names on the path that do not."""
+    for candidate in candidates(version):
+        probe = [candidate, "-c", "import sys; print('{}.{}'.format(*sys.version_info[:2]))"]
+        done = subprocess.run(probe, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def candidates(version: str) -> Iterator[Path]:
+    """What may be this Python: on the path, and of pyenv."""
+    if on_path := shutil.which(f"python{version}"):
+        yield Path(on_path)
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    yield from sorted(versions.glob(f"{version}.*/bin/python{version}"), reverse=True)
+
+
+def build(place: Path) -> tuple[Path, Path]:
+    """The wheel, and the folder of the unpacked sdist."""
+    python = environment(Path(sys.executable), place / "build")
+    pip(python, *BUILD_TOOLS)
+    dist = place / "dist"
+    run(python, "-m", "hatchling", "build", "--directory", dist, cwd=ROOT)
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    run(python, "-m", "twine", "check", "--strict", wheel, sdist, cwd=place)
+    say("build", f"{wheel.name} and {sdist.name} pass twine check")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(place / "source", filter="data")
+    return wheel, place / "source" / sdist.name.removesuffix(".tar.gz")
+
+
+def tried(version: str, python: Path, extra: str, wheel: Path, source: Path, place: Path) -> bool:
+    """Whether the wheel works there with that extra; say so either way."""
+    began = time.monotonic()
+    home = place / f"{version}-{extra}"
+    try:
+        own = environment(python, home)
+        pip(own, str(wheel) if extra == BASE else f"{wheel}[{extra}]")
+        printed = run(own, "-c", f"{SUM}\n{EXTRAS[extra]}", cwd=place).splitlines()
+        if not (printed[0].startswith(str(home)) and printed[0].endswith(" 3")):
+            raise Failed(f"another package, or another sum: {printed[0]}")
+        if (said := run(own.with_name("secagg"), "--version", cwd=place).strip()) not in wheel.name:
+            raise Failed(f"secagg --version says {said!r}, the wheel is {wheel.name}")
+        summary = tested(own, source) if extra == BASE else []
+    except Failed as failure:
+        say(version, f"{extra} FAILED\n{failure}")
+        return False
+    finally:
+        shutil.rmtree(home, ignore_errors=True)  # with torch it is gigabytes
+    say(version, f"{extra} passed in {time.monotonic() - began:.0f} s", *summary)
+    return True
+
+
+def tested(python: Path, source: Path) -> list[str]:
+    """Run the sdist's tests on the installed wheel; the last lines that they print."""
+    pip(python, *TEST_TOOLS)
+    words = ("-q", "-n", "auto", "-m", "not slow", f"--without={','.join(WITHOUT)}")
+    lines = run(python, "-P", "-m", "pytest", *words, cwd=source).splitlines()
+    return [line for line in lines if re.match(r"\d+ (files|tests) left out|\d+ passed", line)]
+
+
+def environment(python: Path, home: Path) -> Path:
+    """The interpreter of a fresh environment."""
+    run(python, "-m", "venv", home, cwd=home.parent)
+    return home / "bin" / "python"
+
+
+def pip(python: Path, *requirements: str) -> None:
+    """Install what is named, in the versions of constraints.txt."""
+    words = ("--quiet", "--disable-pip-version-check", "--constraint", PINS)
+    run(python, "-m", "pip", "install", *words, *requirements, cwd=python.parent)
+
+
+def run(program: Path, *words: str | Path, cwd: Path) -> str:
+    """What it prints; nothing of this source tree is on its path."""
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [program, *words],
+        cwd=cwd,
+        env=settings | {"PYTHONSAFEPATH": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Failed(f"{' '.join(map(str, (program, *words)))}\n{done.stdout}")
+    return done.stdout
+
+
+def say(about: str, *lines: str) -> None:
+    """Print lines, each under its heading."""
+    for line in lines:
+        print(f"{about:>6}  {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
