@@ -8,8 +8,6 @@ if it counts as alive all the same, it helps to open the arc that it is cut off
 from. So a client refuses survivors among its neighbours whose boxes never came.
 """
 
-import hashlib
-import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -30,23 +28,17 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy, insecure_identities, publics_of
 
 ACTIVE = Params(clients=20, rates=Rates(corrupt=0.05, dropout=0.1), words=3, active=True)
 TRUSTED = Params(clients=20, rates=Rates(corrupt=0.1, dropout=0.1), words=3)
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(20)}
-PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+IDENTITIES = insecure_identities(range(20))
+PUBLICS = publics_of(IDENTITIES)
 
 
 def input_of(n: int) -> NDArray[np.uint64]:
@@ -66,9 +58,9 @@ class LyingServer:
         self.states: dict[int, Any] = {}
         for n in range(20):
             known: Any = {"identity": IDENTITIES[n], "identities": PUBLICS} if self.active else {}
-            message, self.states[n] = join(self.agreement, n, counting(n), **known)
+            message, self.states[n] = join(self.agreement, n, insecure_entropy(n), **known)
             collect.receive(message)
-        rosters, shares = collect.close(counting("graph"))
+        rosters, shares = collect.close(insecure_entropy("graph"))
         assert isinstance(shares._round.graph, Harary)
         self.graph, self.circle = shares._round.graph, shares._round.graph._circle
         self.place = {n: place for place, n in enumerate(self.circle)}

@@ -5,8 +5,6 @@ set is signed in one stage and opened in the next, so a record of either can be
 asked twice; each of the two burns stops it alone.
 """
 
-import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
@@ -22,13 +20,12 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy, insecure_identities, publics_of
 
 AGREEMENT = Agreement(
     params=Params(clients=3, threshold=2, words=4, active=True, corrupt=0),
@@ -40,13 +37,8 @@ HEADER = AGREEMENT.header
 CLIENTS, PEERS, VICTIM = (1, 2, 3), (1, 2), 3
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 EVERYBODY, VICTIM_GONE = frozenset(CLIENTS), frozenset(PEERS)
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in CLIENTS}
-PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+IDENTITIES = insecure_identities(CLIENTS)
+PUBLICS = publics_of(IDENTITIES)
 
 
 class Burnt:
@@ -71,7 +63,7 @@ class Host:
         states: dict[int, Any] = {}
         for n in CLIENTS:
             message, states[n] = join(
-                AGREEMENT, n, counting(n), identity=IDENTITIES[n], identities=PUBLICS
+                AGREEMENT, n, insecure_entropy(n), identity=IDENTITIES[n], identities=PUBLICS
             )
             collect.receive(message)
         rosters, shares = collect.close()

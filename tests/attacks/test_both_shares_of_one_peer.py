@@ -5,8 +5,6 @@ off its vector [BIK+17, section 4]. One message cannot ask for both; two message
 to two copies of one state can. The burn store stands in between.
 """
 
-import hashlib
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +15,12 @@ from numpy.typing import NDArray
 from protocols.bonawitz import Agreement, CollectKeys, Params, join, restore
 from protocols.bonawitz.messages import MaskedFrame, Reveal, Roster, Survivors
 from protocols.burn import Burn
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, burn_nothing, insecure_entropy
 
 AGREEMENT = Agreement(
     params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
@@ -36,31 +34,11 @@ EVERYBODY = Survivors(header=HEADER, alive=frozenset(CLIENTS)).to_bytes()
 VICTIM_GONE = Survivors(header=HEADER, alive=frozenset({1, 2})).to_bytes()
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-class Burnt:
-    """Burnt stages, in memory."""
-
-    def __init__(self) -> None:
-        self.taken: dict[tuple[bytes, int], bytes] = {}
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        return self.taken.setdefault((session, stage), request) == request
-
-
 class BurntInADict(dict[tuple[bytes, int], bytes]):
     """The same; while nothing is burnt it is false, as every empty container is."""
 
     def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
         return self.setdefault((session, stage), request) == request
-
-
-def no_store(session: bytes, stage: int, request: bytes) -> bool:
-    """The rule removed: every request may be answered."""
-    return True
 
 
 class Host:
@@ -72,7 +50,7 @@ class Host:
         self.masked = b""
         states: dict[int, Any] = {}
         for client in CLIENTS:
-            message, states[client] = join(AGREEMENT, client, counting(client))
+            message, states[client] = join(AGREEMENT, client, insecure_entropy(client))
             collect.receive(message)
             self.keep(client, 1, states)
         self.rosters, shares = collect.close()
@@ -89,7 +67,7 @@ class Host:
     def keep(self, client: int, stage: int, states: dict[int, Any]) -> None:
         record = states[client].into_record()
         self.records[client, stage] = record
-        states[client] = restore(record, burn=no_store)
+        states[client] = restore(record, burn=burn_nothing)
 
     def ask(self, client: int, stage: int, burn: Burn, survivors: bytes) -> Reveal:
         """Roll ``client`` back to ``stage``, and lead it on to reveal its shares."""
@@ -129,12 +107,12 @@ STAGES = pytest.mark.parametrize("stage", [1, 2, 3])
 
 @STAGES
 def test_without_a_burn_store_the_attack_reads_the_victims_input(stage: int) -> None:
-    stolen = Host().attack(stage, {1: no_store, 2: no_store})
+    stolen = Host().attack(stage, {1: burn_nothing, 2: burn_nothing})
     assert np.array_equal(stolen, INPUTS[VICTIM])
 
 
 @STAGES
-@pytest.mark.parametrize("store", [Burnt, BurntInADict])
+@pytest.mark.parametrize("store", [BurnInMemory, BurntInADict])
 def test_with_a_burn_store_the_second_survivor_set_is_refused(
     stage: int, store: Callable[[], Burn]
 ) -> None:
@@ -142,7 +120,7 @@ def test_with_a_burn_store_the_second_survivor_set_is_refused(
         Host().attack(stage, {1: store(), 2: store()})
 
 
-@pytest.mark.parametrize("store", [Burnt, BurntInADict])
+@pytest.mark.parametrize("store", [BurnInMemory, BurntInADict])
 def test_the_share_of_one_kind_is_all_that_ever_leaves(store: Callable[[], Burn]) -> None:
     host, burn = Host(), store()
     first = host.ask(1, 3, burn, EVERYBODY)
@@ -154,4 +132,4 @@ def test_the_share_of_one_kind_is_all_that_ever_leaves(store: Callable[[], Burn]
 
 def test_one_of_two_peers_with_a_burn_store_is_enough_to_stop_it() -> None:
     with pytest.raises(RemoteProtocolError, match="of client 2 was answered"):
-        Host().attack(3, {1: no_store, 2: Burnt()})
+        Host().attack(3, {1: burn_nothing, 2: BurnInMemory()})

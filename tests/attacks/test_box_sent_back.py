@@ -5,8 +5,6 @@ recipient is then named as gone, and the victim itself reveals a share of its ow
 mask key, while it is alive. With it one colluding client does the work of two.
 """
 
-import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
@@ -24,11 +22,11 @@ from protocols.bonawitz.messages import (
     Survivors,
 )
 from protocols.bonawitz.params import Context
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
+from protocols.testing import insecure_entropy
 
 AGREEMENT = Agreement(
     params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
@@ -38,16 +36,11 @@ CLIENTS, VICTIM, COLLUDER, GONE = (1, 2, 3), 1, 2, 3
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def attack() -> NDArray[np.uint64]:
     collect = CollectKeys(AGREEMENT)
     states: dict[int, Any] = {}
     for number in CLIENTS:
-        message, states[number] = join(AGREEMENT, number, counting(number))
+        message, states[number] = join(AGREEMENT, number, insecure_entropy(number))
         collect.receive(message)
     rosters, _ = collect.close()
     roster = Roster.from_bytes(rosters[VICTIM], expect=HEADER)

@@ -5,8 +5,6 @@ alive, it reveals the share of its self-mask; asked about the one who is gone, i
 reveals the share of the victim's mask key.
 """
 
-import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
@@ -23,12 +21,12 @@ from protocols.bonawitz.messages import (
     Survivors,
 )
 from protocols.bonawitz.params import VERSION, Context
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy
 
 AGREEMENT = Agreement(
     params=Params(clients=5, threshold=3, words=4), session=bytes(16), round=1, public=bytes(32)
@@ -38,16 +36,11 @@ CLIENTS, VICTIM, GONE, PEERS = (1, 2, 3, 4, 5), 1, 3, (2, 4, 5)
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def attack() -> NDArray[np.uint64]:
     collect = CollectKeys(AGREEMENT)
     states: dict[int, Any] = {}
     for number in CLIENTS:
-        message, states[number] = join(AGREEMENT, number, counting(number))
+        message, states[number] = join(AGREEMENT, number, insecure_entropy(number))
         collect.receive(message)
     rosters, _ = collect.close()
     roster = Roster.from_bytes(rosters[VICTIM], expect=HEADER)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.burn import Burn
 from protocols.ckks.client import Published, encrypt, generate, open_sum
 from protocols.ckks.keys import CollectiveKey, SharedKey, holder_key
 from protocols.ckks.messages import Frame, Opened, Openings, Request, SharedSum
@@ -34,6 +33,7 @@ from protocols.ckks.residues import (
 from protocols.ckks.server import CollectCommitments, CollectPartials, CollectUploads
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory
 
 CLIENTS, HOLDERS, VICTIM = (1, 2, 3), (1, 2, 3, 4), 1
 RING = Ring(degree=2048, prime_bits=(53,))
@@ -52,11 +52,6 @@ THRESHOLD = replace(SHARED, model=Model.THRESHOLD, holders=4, threshold=3, corru
 
 def agreed(params: Params) -> Agreement:
     return Agreement(params=params, session=bytes(16), public=bytes(32))
-
-
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
 
 
 def vector(client: int) -> NDArray[np.float64]:
@@ -79,7 +74,7 @@ class Played:
             openings.receive(message)
         shown, boxes, self.key = openings.close()
         self.holders = {
-            holder: states[holder].on_openings(shown, boxes[holder], burn=store())[0]
+            holder: states[holder].on_openings(shown, boxes[holder], burn=BurnInMemory())[0]
             for holder in HOLDERS
         }
         self.frames = {}
@@ -131,7 +126,7 @@ def test_a_single_ciphertext_shown_as_the_sum_under_a_shared_key_is_not_protecte
         summands={1: bytes(32), 2: upload.digest, 3: bytes([3] * 32)},
         ciphertexts=pack_ciphertext(alone, RING),
     ).to_bytes()
-    result = open_sum(agreement, 2, key, shown, burn=store(), sent=upload.digest)
+    result = open_sum(agreement, 2, key, shown, burn=BurnInMemory(), sent=upload.digest)
     assert isinstance(result, Published)  # and a client that publishes tells the server
     assert np.abs(result.values - vector(VICTIM)).max() < 1e-2
 
@@ -181,7 +176,8 @@ def alone_among_fakes(holder: int) -> tuple[Secret, Opened]:
         openings.receive(message)
     shown, boxes, _ = openings.close()
     made = {
-        each: states[each].on_openings(shown, boxes[each], burn=store())[0] for each in HOLDERS
+        each: states[each].on_openings(shown, boxes[each], burn=BurnInMemory())[0]
+        for each in HOLDERS
     }  # nothing about it looks wrong to the honest one either
     fakes = [each for each in HOLDERS if each != holder]
     (seed,) = combine(fakes, [[made[fake].shares[holder].expose() for fake in fakes]])

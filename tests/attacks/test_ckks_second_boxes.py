@@ -22,6 +22,7 @@ from protocols.ckks.residues import Ring
 from protocols.ckks.server import CollectCommitments, CollectUploads
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Once, Secret
+from protocols.testing import BurnInMemory, burn_nothing
 
 HOLDERS, VICTIM, DEALER = (1, 2, 3, 4), 1, 4
 ALIVE = HOLDERS[:-1]
@@ -44,22 +45,13 @@ def agreed(index: int = 0) -> Agreement:
     return Agreement(params=PARAMS, session=bytes(16), round=index, public=bytes(32))
 
 
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
-def forgetting(session: bytes, stage: int, request: bytes) -> bool:
-    return True
-
-
 def vector(client: int) -> Any:
     return np.random.default_rng(client).uniform(-1, 1, PARAMS.entries)
 
 
 def dealt_anew(record: Secret, roster: bytes) -> bytes:
     """The dealer's box for the victim, under other coefficients."""
-    state = restore(record, burn=forgetting)
+    state = restore(record, burn=burn_nothing)
     assert isinstance(state, AwaitRoster)
     making = replace(state.secrets.take(), own=Secret(bytes(32)))
     message, _ = replace(state, secrets=Once(making)).on_roster(roster)
@@ -75,7 +67,7 @@ def attack(burn: Burn) -> None:
         message, states[holder] = generate(agreed(), holder)
         collect.receive(message)
     dealing = states[DEALER].into_record()
-    states[DEALER] = restore(dealing, burn=store())
+    states[DEALER] = restore(dealing, burn=BurnInMemory())
     roster, openings = collect.close()
     for holder in HOLDERS:
         message, states[holder] = states[holder].on_roster(roster)
@@ -89,7 +81,7 @@ def attack(burn: Burn) -> None:
         return state.on_openings(shown, message)[0]
 
     holders = {
-        holder: states[holder].on_openings(shown, boxes[holder], burn=store())[0]
+        holder: states[holder].on_openings(shown, boxes[holder], burn=BurnInMemory())[0]
         for holder in ALIVE
         if holder != VICTIM
     }
@@ -113,11 +105,11 @@ def attack(burn: Burn) -> None:
 
 def test_other_boxes_than_those_that_were_taken_are_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="took other openings or boxes in this session"):
-        attack(store())
+        attack(BurnInMemory())
 
 
 def test_where_burn_records_are_forgotten_a_dealer_ends_the_session_when_it_likes() -> None:
     """The burn that is missing: of boxes; those of the holder's answers are kept."""
-    whole = store()
+    whole = BurnInMemory()
     with pytest.raises(RemoteProtocolError, match="shares of holder 4 rebuild another key"):
         attack(lambda session, stage, request: stage == 5 or whole(session, stage, request))

@@ -25,6 +25,7 @@ from protocols.ckks.residues import Ring, add, pack, subtract, unpack, unpack_ci
 from protocols.ckks.server import CollectCommitments
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, burn_nothing
 
 HOLDERS, LAST = (1, 2, 3, 4), 4
 HONEST = HOLDERS[:-1]
@@ -45,15 +46,6 @@ AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
 HEADER = AGREEMENT.key_header
 OWN = Secret(b"known to the last speaker alone!")
 PRIVATE = np.linspace(-1, 1, RING.degree)
-
-
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
-def forgetting(session: bytes, stage: int, request: bytes) -> bool:
-    return True
 
 
 def rogue(shares: list[bytes]) -> bytes:
@@ -85,7 +77,7 @@ def attack(burns: dict[int, Burn]) -> tuple[bytes, CollectiveKey]:
         shares.append(Opening.from_bytes(message, expect=HEADER, params=PARAMS).share)
 
     share, again = rogue(shares), CollectCommitments(AGREEMENT, HOLDERS)
-    last = restored(records[LAST], forgetting)
+    last = restored(records[LAST], burn_nothing)
     making = replace(last.secrets.take(), share=share)
     entry = replace(last.entry, commitment=commit(AGREEMENT, LAST, share, making.blind))
     changed = Advertise(header=HEADER, sender=LAST, entry=entry).to_bytes()
@@ -106,11 +98,11 @@ def attack(burns: dict[int, Burn]) -> tuple[bytes, CollectiveKey]:
 
 def test_a_second_roster_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="answered another roster in this session"):
-        attack({holder: store() for holder in HONEST})
+        attack({holder: BurnInMemory() for holder in HONEST})
 
 
 def test_where_burn_records_are_forgotten_one_holder_reads_every_upload() -> None:
-    frame, key = attack(dict.fromkeys(HONEST, forgetting))
+    frame, key = attack(dict.fromkeys(HONEST, burn_nothing))
     found = Frame.from_bytes(
         frame, expect=AGREEMENT.header, context=key.context(AGREEMENT), index=0, params=PARAMS
     )

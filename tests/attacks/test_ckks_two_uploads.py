@@ -18,6 +18,7 @@ from protocols.ckks.residues import Ring
 from protocols.ckks.server import CollectUploads
 from protocols.errors import LocalProtocolError
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory
 
 VICTIM, OTHERS = 1, (2, 3)
 RING = Ring(degree=2048, prime_bits=(53,))
@@ -34,11 +35,6 @@ PARAMS = Params(
 AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
 
 
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
 def vector(seed: int) -> NDArray[np.float64]:
     return np.random.default_rng(seed).uniform(-1, 1, RING.degree)
 
@@ -48,7 +44,7 @@ def attack(burn: Burn | None) -> NDArray[np.float64]:
     key = SharedKey(AGREEMENT, Secret(bytes(32)))
     sent, digests = {}, {}
     for client in OTHERS:
-        upload = encrypt(AGREEMENT, client, key, vector(client), burn=store())
+        upload = encrypt(AGREEMENT, client, key, vector(client), burn=BurnInMemory())
         sent[client], digests[client] = list(upload), upload.digest
     published = []
     for reader, seed in zip(OTHERS, (10, 11), strict=True):
@@ -57,7 +53,12 @@ def attack(burn: Burn | None) -> NDArray[np.float64]:
         for client in OTHERS:
             collect.receive(sent[client])
         result = open_sum(
-            AGREEMENT, reader, key, collect.close_shared(), burn=store(), sent=digests[reader]
+            AGREEMENT,
+            reader,
+            key,
+            collect.close_shared(),
+            burn=BurnInMemory(),
+            sent=digests[reader],
         )
         assert isinstance(result, Published)
         published.append(result.values)
@@ -66,7 +67,7 @@ def attack(burn: Burn | None) -> NDArray[np.float64]:
 
 def test_a_second_vector_is_not_encrypted() -> None:
     with pytest.raises(LocalProtocolError, match="another vector"):
-        attack(store())
+        attack(BurnInMemory())
 
 
 def test_without_a_burn_store_the_difference_of_one_clients_vectors_is_read() -> None:

@@ -19,7 +19,6 @@ import pytest
 from numpy.typing import NDArray
 from tenseal import sealapi
 
-from protocols.burn import Burn
 from protocols.ckks import keys
 from protocols.ckks.client import Private, Published, encrypt, open_sum
 from protocols.ckks.keys import SharedKey
@@ -29,6 +28,7 @@ from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import Ring, Rows, subtract, unpack_ciphertext
 from protocols.ckks.server import CollectUploads
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory
 
 RING = Ring(degree=2048, prime_bits=(53,))
 FLOODED = Params(
@@ -41,11 +41,6 @@ FLOODED = Params(
     flooding=30,
 )
 BARE = replace(FLOODED, flooding=None)
-
-
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
 
 
 class Played:
@@ -75,7 +70,7 @@ class Played:
             client,
             self.key,
             self.message,
-            burn=store(),
+            burn=BurnInMemory(),
             sent=self.sent[client],
         )
 

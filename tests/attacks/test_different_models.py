@@ -6,7 +6,6 @@ those boxes do not open.
 """
 
 import hashlib
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,21 +17,15 @@ from numpy.typing import NDArray
 from protocols.bonawitz import Agreement, CollectKeys, Params, Sum, client, join
 from protocols.bonawitz.messages import Advertise, Roster, SealedShares, ShareBoxes
 from protocols.bonawitz.params import Context
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy, insecure_identities, publics_of
 
 VICTIM, CLIENTS = 1, (1, 2, 3, 4)
 MODEL, DEAD_MODEL = hashlib.sha256(b"model").digest(), hashlib.sha256(b"dead model").digest()
 AGREED = Agreement(
     params=Params(clients=4, threshold=3, words=3), session=bytes(16), round=1, public=MODEL
 )
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def update_of(number: int, model: bytes) -> NDArray[np.uint64]:
@@ -46,7 +39,7 @@ def attack(shown: Callable[[int], bytes]) -> Sum:
     collect = CollectKeys(AGREED)
     states: dict[int, Any] = {}
     for number in CLIENTS:
-        message, states[number] = join(agreements[number], number, counting(number))
+        message, states[number] = join(agreements[number], number, insecure_entropy(number))
         collect.receive(message)
     rosters, shares = collect.close()
     for number in CLIENTS:
@@ -103,7 +96,7 @@ def test_the_victim_sends_nothing_of_its_vector() -> None:
     states: dict[int, Any] = {}
     for number in CLIENTS:
         shown = replace(AGREED, public=dead_for_all_but_the_victim(number))
-        message, states[number] = join(shown, number, counting(number))
+        message, states[number] = join(shown, number, insecure_entropy(number))
         collect.receive(message)
     rosters, shares = collect.close()
     for number in CLIENTS:
@@ -140,7 +133,9 @@ def test_shown_different_parameters_no_client_opens_anothers_box(change: dict[st
     states: dict[int, Any] = {}
     for number in CLIENTS:
         params = replace(AGREED.params, **(change if number == VICTIM else {}))  # type: ignore[arg-type]  # integers only
-        message, states[number] = join(replace(AGREED, params=params), number, counting(number))
+        message, states[number] = join(
+            replace(AGREED, params=params), number, insecure_entropy(number)
+        )
         collect.receive(message)
     rosters, shares = collect.close()
     for number in CLIENTS:
@@ -156,7 +151,7 @@ def test_shown_different_rosters_no_client_opens_anothers_box() -> None:
     collect = CollectKeys(AGREED)
     states: dict[int, Any] = {}
     for number in CLIENTS:
-        message, states[number] = join(AGREED, number, counting(number))
+        message, states[number] = join(AGREED, number, insecure_entropy(number))
         collect.receive(message)
     rosters, _ = collect.close()
     entries = dict(Roster.from_bytes(rosters[1], expect=AGREED.header).entries)
@@ -173,8 +168,8 @@ def test_shown_different_rosters_no_client_opens_anothers_box() -> None:
 
 
 SIGNED = replace(AGREED, params=replace(AGREED.params, active=True, corrupt=0))
-IDENTITIES = {number: SigningKey(Secret(bytes([number]) * 32)) for number in CLIENTS}
-PUBLICS = {number: key.public for number, key in IDENTITIES.items()}
+IDENTITIES = insecure_identities(CLIENTS)
+PUBLICS = publics_of(IDENTITIES)
 
 
 def shown_by_a_liar(shown: Callable[[int], bytes]) -> dict[int, Any]:
@@ -183,7 +178,11 @@ def shown_by_a_liar(shown: Callable[[int], bytes]) -> dict[int, Any]:
     for number in CLIENTS:
         agreement = replace(SIGNED, public=shown(number))
         message, states[number] = join(
-            agreement, number, counting(number), identity=IDENTITIES[number], identities=PUBLICS
+            agreement,
+            number,
+            insecure_entropy(number),
+            identity=IDENTITIES[number],
+            identities=PUBLICS,
         )
         keys = Advertise.from_bytes(message, expect=SIGNED.header, signed=True).keys
         entries[number] = keys
@@ -202,7 +201,7 @@ def test_a_server_turns_away_keys_signed_for_another_model() -> None:
     message, _ = join(
         replace(SIGNED, public=DEAD_MODEL),
         2,
-        counting(2),
+        insecure_entropy(2),
         identity=IDENTITIES[2],
         identities=PUBLICS,
     )
@@ -218,7 +217,7 @@ def signed_round(shown: Callable[[int], bytes]) -> Sum:
         message, states[number] = join(
             agreements[number],
             number,
-            counting(number),
+            insecure_entropy(number),
             identity=IDENTITIES[number],
             identities=PUBLICS,
         )

@@ -5,8 +5,6 @@ leave the victim with no pairwise mask that is a secret; its self-mask is opened
 in every round that it survives.
 """
 
-import hashlib
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -27,12 +25,12 @@ from protocols.bonawitz.messages import (
     ShareBoxes,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy
 
 AGREEMENT = Agreement(
     params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
@@ -46,17 +44,12 @@ LOW_ORDER = {
 }
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def attack() -> NDArray[np.uint64]:
     """The victim's input, from no private key but the shares that a survivor's peers reveal."""
     entries: dict[int, PublicKeys] = {}
     states: dict[int, Any] = {}
     for number in CLIENTS:
-        message, states[number] = join(AGREEMENT, number, counting(number))
+        message, states[number] = join(AGREEMENT, number, insecure_entropy(number))
         entries[number] = Advertise.from_bytes(message, expect=HEADER).keys
     for peer in PEERS:
         entries[peer] = replace(entries[peer], mask=LOW_ORDER[peer])

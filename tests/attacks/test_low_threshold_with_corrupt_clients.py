@@ -6,8 +6,6 @@ it should be, and every honest input is read. So a client refuses unless twice t
 threshold is above n + n_C [BIK+17, section 6.2].
 """
 
-import hashlib
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,18 +22,16 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from protocols.primitives.sign import SigningKey
-from protocols.secrets import Secret
+from protocols.testing import insecure_entropy, insecure_identities, publics_of
 from protocols.wire import Header
 
 HEADER = Header(bytes(16), 1)
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(1, 10)}
-PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
+IDENTITIES = insecure_identities(range(1, 10))
+PUBLICS = publics_of(IDENTITIES)
 
 
 class AnyThreshold(int):
@@ -43,11 +39,6 @@ class AnyThreshold(int):
 
     def __rmul__(self, _: int) -> int:
         return 10**9
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def input_of(n: int) -> NDArray[np.uint64]:
@@ -64,7 +55,7 @@ def attack(
     states: dict[int, Any] = {}
     for n in clients:
         message, states[n] = join(
-            agreement, n, counting(n), identity=IDENTITIES[n], identities=PUBLICS
+            agreement, n, insecure_entropy(n), identity=IDENTITIES[n], identities=PUBLICS
         )
         collect.receive(message)
     rosters, shares = collect.close()

@@ -5,8 +5,6 @@ nobody but the victim and a client of its own. The minimum is the clients' to
 enforce: this server ignores it.
 """
 
-import hashlib
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +14,8 @@ from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, join
 from protocols.bonawitz.graph import Plan
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
+from protocols.testing import insecure_entropy
 
 
 class Careless(Params):
@@ -51,11 +49,6 @@ def careless(params: Params) -> Params:
     )
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 
 
@@ -70,7 +63,7 @@ def attack(
     collect = CollectKeys(server)
     states: dict[int, Any] = {}
     for number in roster:
-        message, states[number] = join(client, number, counting(number))
+        message, states[number] = join(client, number, insecure_entropy(number))
         collect.receive(message)
     rosters, shares = collect.close()
     for number in roster:

@@ -5,8 +5,6 @@ every input is read. A client refuses a roster of which twice its threshold is n
 more than the number of share holders.
 """
 
-import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
@@ -15,11 +13,11 @@ from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, join
 from protocols.bonawitz.messages import MaskedFrame, Reveal, Roster, Survivors
-from protocols.entropy import Entropy
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
+from protocols.testing import insecure_entropy
 from protocols.wire import Header
 
 CLIENTS, LEFT, RIGHT = (1, 2, 3, 4), (1, 2), (3, 4)
@@ -39,17 +37,12 @@ def agreement_of(threshold: int) -> Agreement:
     return Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def masked(agreement: Agreement) -> tuple[Roster, dict[int, bytes], dict[int, Any]]:
     """A round up to the survivors: roster, masked vectors, and the clients that wait."""
     collect = CollectKeys(agreement)
     states: dict[int, Any] = {}
     for number in CLIENTS:
-        message, states[number] = join(agreement, number, counting(number))
+        message, states[number] = join(agreement, number, insecure_entropy(number))
         collect.receive(message)
     rosters, shares = collect.close()
     for number in CLIENTS:

@@ -8,8 +8,6 @@ that it signed. The attack is made with one corrupt client and signatures that t
 server comes by in four ways; each works against the code with one check removed.
 """
 
-import hashlib
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,26 +26,21 @@ from protocols.bonawitz.messages import (
     Survivors,
 )
 from protocols.bonawitz.params import Context
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from protocols.primitives.sign import SigningKey, verify
+from protocols.primitives.sign import verify
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy, insecure_identities, publics_of
 
 CLIENTS, HONEST, CORRUPT, SUMMED = range(1, 7), range(1, 6), 6, (1, 2)
 PARAMS = Params(clients=6, threshold=4, words=3, active=True, corrupt=1)  # 2 * 4 > 6 + 1
 LAST = Agreement(params=PARAMS, session=bytes(16), round=9, public=bytes(32))
 INPUTS = {n: np.full(3, 10**n, np.uint64) for n in CLIENTS}
 SHOWN = {1: {1, 2, 3, 6}, 2: {1, 2, 4, 6}, 3: {1, 2, 3, 6}, 4: {1, 2, 4, 6}, 5: {1, 2, 5, 6}}
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in CLIENTS}
-PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+IDENTITIES = insecure_identities(CLIENTS)
+PUBLICS = publics_of(IDENTITIES)
 
 
 class Played:
@@ -61,12 +54,14 @@ class Played:
             message, self.states[n] = join(
                 agreement,
                 n,
-                counting((n, agreement.round)),
+                insecure_entropy((n, agreement.round)),
                 identity=IDENTITIES[n],
                 identities=PUBLICS,
             )
             collect.receive(message)
-        self.key = PrivateKey(Secret(counting((CORRUPT, agreement.round))(32)))  # the corrupt one's
+        self.key = PrivateKey(
+            Secret(insecure_entropy((CORRUPT, agreement.round))(32))
+        )  # the corrupt one's
         rosters, shares = collect.close()
         self.roster = Roster.from_bytes(rosters[1], expect=self.header, signed=True)
         for n in CLIENTS:

@@ -4,8 +4,6 @@ Every vector ends in a check word in which its client counts 1. Unless it unmask
 to the number of survivors, nothing is released.
 """
 
-import hashlib
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,20 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, CollectKeys, CollectVectors, Params, Sum, join
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.prg import Mask, Masks, Suite
+from protocols.testing import insecure_entropy
 
 AGREEMENT = Agreement(
     params=Params(clients=4, threshold=3, words=4), session=bytes(16), round=1, public=bytes(32)
 )
 CLIENTS = (1, 2, 3, 4)
 INPUTS = {client: np.arange(4, dtype=np.uint64) + np.uint64(100 * client) for client in CLIENTS}
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def unmask(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
@@ -62,7 +55,7 @@ def attack(mistake: Any, unmask: Any) -> Sum:
     collect = CollectKeys(AGREEMENT)
     states: dict[int, Any] = {}
     for number in CLIENTS:
-        message, states[number] = join(AGREEMENT, number, counting(number))
+        message, states[number] = join(AGREEMENT, number, insecure_entropy(number))
         collect.receive(message)
     rosters, shares = collect.close()
     for number in CLIENTS:

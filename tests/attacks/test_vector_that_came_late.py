@@ -5,8 +5,6 @@ self-mask, whose seed no peer opens for a client that is gone: the reason for tw
 masks in [BIK+17, section 4].
 """
 
-import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
@@ -15,11 +13,11 @@ from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, client, join
 from protocols.bonawitz.messages import MaskedFrame, Reveal, Roster
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
+from protocols.testing import insecure_entropy
 
 AGREEMENT = Agreement(
     params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
@@ -29,17 +27,12 @@ CLIENTS, PEERS, VICTIM = (1, 2, 3), (2, 3), 1
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def attack() -> tuple[NDArray[np.uint64], Any, bytes]:
     """The late vector without its pairwise masks; the victim that waits; the survivors' message."""
     collect = CollectKeys(AGREEMENT)
     states: dict[int, Any] = {}
     for number in CLIENTS:
-        message, states[number] = join(AGREEMENT, number, counting(number))
+        message, states[number] = join(AGREEMENT, number, insecure_entropy(number))
         collect.receive(message)
     rosters, shares = collect.close()
     for number in CLIENTS:

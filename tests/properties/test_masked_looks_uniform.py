@@ -1,16 +1,13 @@
 """A masked vector looks like noise, whatever the input; entropy is fixed, so no test flickers."""
 
-import hashlib
-import itertools
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, join
 from protocols.bonawitz.messages import MaskedFrame, frame_sizes
-from protocols.entropy import Entropy
 from protocols.primitives.prg import Suite
+from protocols.testing import insecure_entropy
 
 WORDS = 2**16
 INPUTS = {
@@ -20,11 +17,6 @@ INPUTS = {
 }
 CASES = pytest.mark.parametrize("name", INPUTS)
 SUITES = pytest.mark.parametrize("suite", list(Suite), ids=lambda suite: suite.name)
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def masked(words: NDArray[np.uint64], suite: Suite, seed: str = "") -> NDArray[np.uint64]:
@@ -37,7 +29,7 @@ def masked(words: NDArray[np.uint64], suite: Suite, seed: str = "") -> NDArray[n
     )
     collect, states, waiting = CollectKeys(agreement), {}, {}
     for client in (1, 2, 3):
-        message, states[client] = join(agreement, client, counting((seed, client)))
+        message, states[client] = join(agreement, client, insecure_entropy((seed, client)))
         collect.receive(message)
     rosters, shares = collect.close()
     for client in (1, 2, 3):

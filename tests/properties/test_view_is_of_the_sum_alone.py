@@ -6,7 +6,6 @@ server has taken off what the round gives it, the self-masks of the alive and th
 pairwise masks of the gone.
 """
 
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,19 +17,14 @@ from numpy.typing import NDArray
 from protocols.bonawitz import Agreement, CollectKeys, Params, Rates, join
 from protocols.bonawitz.messages import MaskedFrame, frame_sizes
 from protocols.bonawitz.params import Context
-from protocols.entropy import Entropy
 from protocols.primitives.prg import Mask, Masks, Suite
+from protocols.testing import insecure_entropy
 
 ORDER = 4
 COMPLETE = Params(clients=4, threshold=3, words=1)
 RING = Params(clients=5, rates=Rates(corrupt=0, dropout=0), words=1)  # two neighbours each
 Client = int
 Signed = list[tuple[bytes, bool]]  # labels of a client's masks, and whether it subtracts them
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def masked(
@@ -40,9 +34,9 @@ def masked(
     agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
     collect, states, waiting = CollectKeys(agreement), {}, {}
     for client in range(params.clients):
-        message, states[client] = join(agreement, client, counting(client))
+        message, states[client] = join(agreement, client, insecure_entropy(client))
         collect.receive(message)
-    rosters, shares = collect.close(counting("circle"))
+    rosters, shares = collect.close(insecure_entropy("circle"))
     for client in range(params.clients):
         message, waiting[client] = states[client].on_roster(rosters[client])
         shares.receive(message)

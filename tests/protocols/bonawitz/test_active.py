@@ -1,7 +1,5 @@
 """Against a server that may lie: what must be signed, by whom, over what, and how often."""
 
-import hashlib
-import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -27,7 +25,6 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -35,21 +32,15 @@ from protocols.errors import (
     RemoteProtocolError,
     TooFewSurvivors,
 )
-from protocols.primitives.sign import SigningKey
-from protocols.secrets import Secret
+from protocols.testing import insecure_entropy, insecure_identities
 
 CLIENTS = range(6)
 ME = 2
 WORDS = np.arange(4, dtype=np.uint64)
 COMPLETE = Params(clients=6, threshold=5, words=4, active=True)  # 2 * 5 > 6 + 2
 SPARSE = Params(clients=12, rates=Rates(corrupt=0.1, dropout=0.1), words=4, active=True)
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(13)}
+IDENTITIES = insecure_identities(range(13))
 BOTH = pytest.mark.parametrize("params", [COMPLETE, SPARSE], ids=["complete", "sparse"])
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def agreement_of(params: Params) -> Agreement:
@@ -77,14 +68,14 @@ class Round:
             message, self.states[client] = join(
                 self.agreement,
                 client,
-                counting(client),
+                insecure_entropy(client),
                 identity=IDENTITIES[client],
                 identities=known,
             )
             self.keys.receive(message)
 
     def at_roster(self) -> Roster:
-        self.rosters, self.shares = self.keys.close(counting("graph"))
+        self.rosters, self.shares = self.keys.close(insecure_entropy("graph"))
         return Roster.from_bytes(self.rosters[ME], expect=self.agreement.header, signed=True)
 
     def at_vectors(self) -> CollectVectors:

@@ -1,8 +1,6 @@
 """What a client refuses, each refusal by name, and that no answer leaves it then."""
 
 import copy
-import hashlib
-import itertools
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,13 +28,13 @@ from protocols.bonawitz.messages import (
     ShareBoxes,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
     ParameterError,
     RemoteProtocolError,
 )
+from protocols.testing import insecure_entropy
 from protocols.wire import Header
 
 PARAMS = Params(clients=6, threshold=3, minimum_survivors=4, words=4)
@@ -48,18 +46,13 @@ WORDS = np.arange(4, dtype=np.uint64)
 LOW_ORDER = bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800")
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def joined(
     agreement: Agreement = AGREEMENT, clients: range = CLIENTS
 ) -> tuple[dict[int, PublicKeys], AwaitRoster]:
     """The honest roster, and the state of client ``ME`` that waits for it."""
     entries, states = {}, {}
     for client in clients:
-        message, states[client] = join(agreement, client, counting(client))
+        message, states[client] = join(agreement, client, insecure_entropy(client))
         entries[client] = Advertise.from_bytes(message, expect=agreement.header).keys
     return entries, states[ME]
 
@@ -74,7 +67,7 @@ def shared(
     """The honest boxes for client ``ME``, and its state that waits for them."""
     stage, states = CollectKeys(agreement), {}
     for client in clients:
-        message, states[client] = join(agreement, client, counting(client))
+        message, states[client] = join(agreement, client, insecure_entropy(client))
         stage.receive(message)
     rosters, shares = stage.close()
     waiting = {}
@@ -268,7 +261,7 @@ def test_a_box_under_the_name_of_another_sender_is_refused() -> None:
 def test_a_box_for_another_recipient_is_refused() -> None:
     stage, states, sealed = CollectKeys(AGREEMENT), {}, {}
     for client in CLIENTS:
-        message, states[client] = join(AGREEMENT, client, counting(client))
+        message, states[client] = join(AGREEMENT, client, insecure_entropy(client))
         stage.receive(message)
     rosters, _ = stage.close()
     waiting = {}

@@ -1,7 +1,6 @@
 """States that move through records: the same answer to the same request, and to no other."""
 
 import hashlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -25,11 +24,10 @@ from protocols.bonawitz import (
 )
 from protocols.bonawitz.client import RECORD
 from protocols.bonawitz.messages import Roster, SealedShares, ShareBoxes, Signatures, Survivors
-from protocols.entropy import Entropy
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.prg import Suite
-from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, insecure_entropy, insecure_identities
 from protocols.wire import open_checksum, seal_checksum
 
 PARAMS = Params(clients=5, threshold=3, words=6, suite=Suite.CHACHA20)
@@ -49,31 +47,18 @@ HEADER = AGREEMENT.header
 CLIENTS = range(5)
 ME = 3
 WORDS = np.arange(6, dtype=np.uint64)
-IDENTITIES = {n: SigningKey(Secret(bytes([n + 1]) * 32)) for n in range(12)}
+IDENTITIES = insecure_identities(range(12))
 Case = tuple[str, int]  # a mode, and the stage of its state
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-class Store:
-    """Burnt stages, in memory."""
-
-    def __init__(self) -> None:
-        self.taken: dict[tuple[bytes, int], bytes] = {}
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        return self.taken.setdefault((session, stage), request) == request
 
 
 def joined(mode: str, client: int) -> tuple[bytes, AwaitRoster]:
     if not MODES[mode].active:
-        return join(AGREEMENTS[mode], client, counting(client))
+        return join(AGREEMENTS[mode], client, insecure_entropy(client))
     publics = {n: IDENTITIES[n].public for n in range(MODES[mode].clients)}
     mine = IDENTITIES[client]
-    return join(AGREEMENTS[mode], client, counting(client), identity=mine, identities=publics)
+    return join(
+        AGREEMENTS[mode], client, insecure_entropy(client), identity=mine, identities=publics
+    )
 
 
 def led_to(case: Case) -> tuple[Any, bytes]:
@@ -86,7 +71,7 @@ def led_to(case: Case) -> tuple[Any, bytes]:
     for client in clients:
         message, states[client] = joined(mode, client)
         collect.receive(message)
-    rosters, shares = collect.close(counting("graph"))
+    rosters, shares = collect.close(insecure_entropy("graph"))
     if stage == 1:
         return states[ME], rosters[ME]
     for client in clients:
@@ -168,13 +153,13 @@ def test_a_record_answers_as_the_state_would_have(case: Case) -> None:
     state, message = led_to(case)
     expected, _ = answer(state, message)
     record = led_to(case)[0].into_record()
-    assert answer(restore(record, burn=Store()), message)[0] == expected
+    assert answer(restore(record, burn=BurnInMemory()), message)[0] == expected
 
 
 @STAGES
 def test_the_same_request_gets_the_same_bytes_again(case: Case) -> None:
     state, message = led_to(case)
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
     first, after = answer(restore(record, burn=store), message)
     again, after_again = answer(restore(record, burn=store), message)
     assert first == again
@@ -185,11 +170,11 @@ def test_the_same_request_gets_the_same_bytes_again(case: Case) -> None:
 @STAGES_WITH_A_CHOICE
 def test_any_other_request_for_an_answered_stage_is_refused(case: Case) -> None:
     state, message = led_to(case)
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
     answer(restore(record, burn=store), message)
     with pytest.raises(RemoteProtocolError, match=f"stage {case[1]} of client 3 was answered"):
         answer(restore(record, burn=store), other_request(case, message))
-    answer(restore(record, burn=Store()), other_request(case, message))
+    answer(restore(record, burn=BurnInMemory()), other_request(case, message))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -197,7 +182,7 @@ def test_no_randomness_serves_two_rosters(mode: str) -> None:
     state, message = led_to((mode, 1))
     record, nonces = state.into_record(), []
     for roster in (message, other_request((mode, 1), message)):
-        (reply,), _ = answer(restore(record, burn=Store()), roster)
+        (reply,), _ = answer(restore(record, burn=BurnInMemory()), roster)
         boxes = SealedShares.from_bytes(reply, expect=HEADER).boxes
         nonces += [box[:12] for box in boxes.values()]
     assert len(nonces) == (4 + 4 if MODES[mode].rates else 4 + 3)
@@ -207,7 +192,7 @@ def test_no_randomness_serves_two_rosters(mode: str) -> None:
 @STAGES
 def test_a_request_that_is_refused_burns_nothing(case: Case) -> None:
     state, message = led_to(case)
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
     with pytest.raises(RemoteProtocolError):
         answer(restore(record, burn=store), message[:-1])
     assert not store.taken
@@ -228,7 +213,7 @@ def test_no_answer_leaves_when_the_burn_cannot_be_written(case: Case) -> None:
 @STAGES
 def test_what_is_burnt_is_the_round_the_client_the_stage_and_a_hash(case: Case) -> None:
     state, message = led_to(case)
-    store = Store()
+    store = BurnInMemory()
     answer(restore(state.into_record(), burn=store), message)
     stage = case[1]
     request = message
@@ -245,7 +230,7 @@ def test_what_is_burnt_is_the_round_the_client_the_stage_and_a_hash(case: Case) 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_state_restored_once_burns_every_later_stage_too(mode: str) -> None:
     state, _ = led_to((mode, 1))
-    store, last = Store(), 4 if MODES[mode].active else 3
+    store, last = BurnInMemory(), 4 if MODES[mode].active else 3
     state = restore(state.into_record(), burn=store)
     for stage in range(1, last + 1):
         _, state = answer(state, led_to((mode, stage))[1])
@@ -256,7 +241,7 @@ def test_a_state_restored_once_burns_every_later_stage_too(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["complete-active", "sparse-active"])
 def test_whichever_signatures_convince_a_client_its_answer_is_the_same(mode: str) -> None:
     state, message = led_to((mode, 4))
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
     signatures = Signatures.from_bytes(message, expect=HEADER).signatures
     near = sorted(signatures.keys() & state.peers - {ME})
     assert len(near) == 3
@@ -273,7 +258,7 @@ def test_whichever_signatures_convince_a_client_its_answer_is_the_same(mode: str
 
 def test_another_input_to_the_same_boxes_is_refused() -> None:
     state, message = led_to(("complete", 2))
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
     restored = restore(record, burn=store)
     assert isinstance(restored, AwaitBoxes)
     restored.on_boxes(message, WORDS)
@@ -285,7 +270,7 @@ def test_another_input_to_the_same_boxes_is_refused() -> None:
 
 def test_an_input_in_parts_is_answered_once_only() -> None:
     state, message = led_to(("complete", 2))
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
 
     def parts() -> Iterator[Any]:
         return iter(np.split(WORDS, 2))
@@ -311,7 +296,7 @@ def test_a_record_that_was_changed_or_cut_is_refused(case: Case, data: st.DataOb
     changed[bit // 8] ^= 1 << bit % 8
     for broken in (bytes(changed), record[: bit // 8], record + bytes(changed[:5])):
         with pytest.raises(DecodeError):
-            restore(Secret(broken), burn=Store())
+            restore(Secret(broken), burn=BurnInMemory())
 
 
 @STAGES
@@ -324,7 +309,7 @@ def test_a_record_changed_on_purpose_is_decoded_or_refused(case: Case, data: st.
     end = data.draw(st.one_of(st.just(len(body)), st.integers(0, len(body))))
     forged = Secret(seal_checksum(bytes(body[:end])))
     try:
-        state = restore(forged, burn=Store())
+        state = restore(forged, burn=BurnInMemory())
     except DecodeError:
         return
     assert state.into_record() == forged
@@ -336,7 +321,7 @@ def test_a_record_of_another_version_is_refused(case: Case) -> None:
     assert RECORD.endswith(b"2")
     body[len(RECORD) - 1] = ord("1")
     with pytest.raises(DecodeError, match="not a client state of this version"):
-        restore(Secret(seal_checksum(bytes(body))), burn=Store())
+        restore(Secret(seal_checksum(bytes(body))), burn=BurnInMemory())
 
 
 @pytest.mark.parametrize("number", [0, 5, 255])
@@ -344,7 +329,7 @@ def test_a_record_of_no_stage_is_refused(number: int) -> None:
     body = bytearray(open_checksum(led_to(("complete", 1))[0].into_record().expose()))
     body[len(RECORD)] = number
     with pytest.raises(DecodeError, match=f"no client state has stage {number}"):
-        restore(Secret(seal_checksum(bytes(body))), burn=Store())
+        restore(Secret(seal_checksum(bytes(body))), burn=BurnInMemory())
 
 
 @STAGES
@@ -390,7 +375,7 @@ def test_a_record_that_lists_a_client_twice_or_out_of_order_is_refused(case: Cas
             for swapped in (two + one, one + one):
                 forged = body[:begin] + swapped + body[begin + 2 * size :]
                 try:
-                    state = restore(Secret(seal_checksum(forged)), burn=Store())
+                    state = restore(Secret(seal_checksum(forged)), burn=BurnInMemory())
                 except DecodeError as error:
                     refused += "twice, or out of order" in str(error)
                 else:
@@ -400,9 +385,9 @@ def test_a_record_that_lists_a_client_twice_or_out_of_order_is_refused(case: Cas
 
 def test_a_client_that_joins_anew_cannot_answer_a_burnt_stage_either() -> None:
     state, message = led_to(("complete", 1))
-    store = Store()
+    store = BurnInMemory()
     answer(restore(state.into_record(), burn=store), message)
-    advertise, fresh = join(AGREEMENT, ME, counting("fresh"))
+    advertise, fresh = join(AGREEMENT, ME, insecure_entropy("fresh"))
     entries = dict(Roster.from_bytes(message, expect=HEADER).entries)
     entries[ME] = fresh.public
     roster = Roster(header=HEADER, entries=entries).to_bytes()
@@ -412,13 +397,13 @@ def test_a_client_that_joins_anew_cannot_answer_a_burnt_stage_either() -> None:
 
 
 def test_burns_of_two_rounds_and_two_clients_do_not_meet() -> None:
-    store = Store()
+    store = BurnInMemory()
     for client in (1, 2):
         for number in (1, 2):
             agreement = replace(AGREEMENT, round=number)
             states, collect = {}, CollectKeys(agreement)
             for each in CLIENTS:
-                message, states[each] = join(agreement, each, counting((each, number)))
+                message, states[each] = join(agreement, each, insecure_entropy((each, number)))
                 collect.receive(message)
             rosters, _ = collect.close()
             answer(restore(states[client].into_record(), burn=store), rosters[client])

@@ -1,7 +1,5 @@
 """What a server refuses, each refusal by name, and that it leaves no trace in the sum."""
 
-import hashlib
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import overload
@@ -30,7 +28,6 @@ from protocols.bonawitz.messages import (
     SealedShares,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -41,6 +38,7 @@ from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks, Suite
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy
 from protocols.wire import open_checksum, seal_checksum
 
 WORDS = FRAME_WORDS + 5  # two frames, the second of 6 words
@@ -49,11 +47,6 @@ AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=2, public=b
 HEADER = AGREEMENT.header
 CLIENTS = range(5)
 LOW_ORDER = bytes(32)
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def words_of(client: int) -> NDArray[np.uint64]:
@@ -68,7 +61,9 @@ def sum_of(*clients: int) -> NDArray[np.uint64]:
 
 
 def advertise(client: int, **changed: bytes) -> bytes:
-    message = Advertise.from_bytes(join(AGREEMENT, client, counting(client))[0], expect=HEADER)
+    message = Advertise.from_bytes(
+        join(AGREEMENT, client, insecure_entropy(client))[0], expect=HEADER
+    )
     return replace(message, keys=replace(message.keys, **changed)).to_bytes()
 
 
@@ -81,7 +76,9 @@ class Round:
 
     def __init__(self) -> None:
         self.keys = CollectKeys(AGREEMENT)
-        self._joined = {client: join(AGREEMENT, client, counting(client)) for client in CLIENTS}
+        self._joined = {
+            client: join(AGREEMENT, client, insecure_entropy(client)) for client in CLIENTS
+        }
 
     def at_shares(self) -> tuple[CollectShares, dict[int, bytes]]:
         for message, _ in self._joined.values():

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from protocols.burn import Burn
 from protocols.ckks.client import encrypt, generate, restore
 from protocols.ckks.keys import CollectiveKey, SharedKey
 from protocols.ckks.messages import Frame, Partial, Request
@@ -30,6 +29,7 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory
 from protocols.wire import open_checksum, seal_checksum
 
 CLIENTS = (1, 4, 6, 9)
@@ -63,11 +63,6 @@ def agreed(params: Params, index: int = 0) -> Agreement:
     return Agreement(params=params, session=bytes(range(16)), round=index, public=public)
 
 
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
 def vector(client: int) -> NDArray[np.float64]:
     return np.random.default_rng(client).uniform(-0.5, 0.5, ENTRIES)
 
@@ -97,7 +92,7 @@ class Threshold:
             message, states[holder] = states[holder].on_roster(roster)
             openings.receive(message)
         shown, boxes, self.key = openings.close()
-        self.burns = {holder: store() for holder in HOLDERS}
+        self.burns = {holder: BurnInMemory() for holder in HOLDERS}
         self.holders = {
             holder: states[holder].on_openings(shown, boxes[holder], burn=self.burns[holder])[0]
             for holder in HOLDERS
@@ -136,7 +131,7 @@ def session() -> Threshold:
 
 def fresh() -> Threshold:
     made = copy.copy(session())
-    made.burns = {holder: store() for holder in HOLDERS}
+    made.burns = {holder: BurnInMemory() for holder in HOLDERS}
     made.holders = {
         holder: restore(session().holders[holder].into_record(), burn=made.burns[holder])
         for holder in HOLDERS
@@ -478,7 +473,7 @@ def test_a_wrong_part_is_seen_in_the_sum() -> None:
 
 
 def test_a_server_asks_for_one_sum_a_round_also_after_a_restart() -> None:
-    burn = store()
+    burn = BurnInMemory()
     session().collect(clients=(1, 4)).close_threshold(HOLDERS, burn)
     with pytest.raises(LocalProtocolError, match="another sum was sent in this round"):
         session().collect(clients=(1, 4, 6)).close_threshold(HOLDERS, burn)
