@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, AwaitBoxes, CollectKeys, Params, join, restore
+from protocols.bonawitz import AwaitBoxes, Params, restore
 from protocols.bonawitz.messages import MaskedFrame
 from protocols.burn import Burn
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory, burn_nothing, insecure_entropy
+from protocols.testing import BurnInMemory, agreement_of, burn_nothing, played
 
-AGREEMENT = Agreement(
-    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
-)
+AGREEMENT = agreement_of(Params(clients=3, threshold=2, words=4))
 VICTIM = 2
 PRIVATE = np.array([3, 2**63, 5, 2**64 - 1], np.uint64)
 KNOWN = np.zeros(4, np.uint64)
@@ -27,17 +25,8 @@ KNOWN = np.zeros(4, np.uint64)
 
 def victim() -> tuple[Secret, bytes]:
     """The victim's record, and the boxes that it waits for."""
-    collect, states = CollectKeys(AGREEMENT), {}
-    for client in (1, 2, 3):
-        message, states[client] = join(AGREEMENT, client, insecure_entropy(client))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    waiting = {}
-    for client in (1, 2, 3):
-        message, waiting[client] = states[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, _ = shares.close()
-    return waiting[VICTIM].into_record(), boxes[VICTIM]
+    made = played(AGREEMENT, dict.fromkeys((1, 2, 3), KNOWN), "boxes")
+    return made.states[VICTIM].into_record(), made.boxes[VICTIM]
 
 
 def masked(record: Secret, burn: Burn, boxes: bytes, words: Any) -> NDArray[np.uint64]:
