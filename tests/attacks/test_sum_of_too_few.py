@@ -6,16 +6,15 @@ enforce: this server ignores it.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join
+from protocols.bonawitz import Params
 from protocols.bonawitz.graph import Plan
 from protocols.errors import RemoteProtocolError
-from protocols.testing import insecure_entropy
+from protocols.testing import agreement_of, played
 
 
 class Careless(Params):
@@ -33,10 +32,6 @@ class Unread(int):
 
     def __gt__(self, _: int) -> bool:
         return False
-
-
-def agreement_of(params: Params) -> Agreement:
-    return Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
 
 
 def careless(params: Params) -> Params:
@@ -60,25 +55,8 @@ def attack(
     client = agreement_of(params) if enforced else server
     assert client.to_bytes() == server.to_bytes()
     inputs = {number: PRIVATE * np.uint64(number) for number in roster}
-    collect = CollectKeys(server)
-    states: dict[int, Any] = {}
-    for number in roster:
-        message, states[number] = join(client, number, insecure_entropy(number))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for number in roster:
-        message, states[number] = states[number].on_roster(rosters[number])
-        shares.receive(message)
-    boxes, vectors = shares.close()
-    for number in roster:
-        frames, states[number] = states[number].on_boxes(boxes[number], inputs[number])
-        sent = list(frames)
-        if number in summed:
-            vectors.receive(sent)
-    message, reveals = vectors.close()
-    for number in summed:
-        reveals.receive(states[number].on_survivors(message))
-    words = reveals.close().words
+    made = played(server, inputs, "sum", alive=summed, shown=dict.fromkeys(roster, client))
+    words: NDArray[np.uint64] = made.server.close().words
     for number in summed[1:]:
         words = words - inputs[number]
     return words
