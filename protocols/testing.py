@@ -33,10 +33,10 @@ from protocols.bonawitz import (
 )
 from protocols.bonawitz.messages import (
     MaskedFrame,
+    PublicKeys,
     Reveal,
     Roster,
     SealedShares,
-    SignedSurvivors,
     Survivors,
     frame_sizes,
 )
@@ -51,6 +51,7 @@ from protocols.wire import Header
 
 if TYPE_CHECKING:
     from protocols.ckks.params import Agreement as CkksAgreement
+    from protocols.ckks.params import Params as CkksParams
 
 Words: TypeAlias = NDArray[np.uint64]
 
@@ -145,8 +146,16 @@ class Played:
     @property
     def roster(self) -> Roster:
         """What the first client was sent; in a complete graph all are sent the same."""
-        first, active = next(iter(self.rosters.values())), self.agreement.params.active
-        return Roster.from_bytes(first, expect=self.header, signed=active)
+        return self._roster_of(next(iter(self.rosters)))
+
+    @property
+    def keys(self) -> dict[ClientId, PublicKeys]:
+        """What each client has advertised."""
+        return {client: self._roster_of(client).entries[client] for client in self.rosters}
+
+    def _roster_of(self, client: ClientId) -> Roster:
+        active = self.agreement.params.active
+        return Roster.from_bytes(self.rosters[client], expect=self.header, signed=active)
 
     @property
     def context(self) -> Context:
@@ -158,14 +167,6 @@ class Played:
         return {
             sender: dict(SealedShares.from_bytes(message, expect=self.header).boxes)
             for sender, message in self.shared.items()
-        }
-
-    @property
-    def signature(self) -> dict[ClientId, bytes]:
-        """Each survivor's, as the server may show them."""
-        return {
-            client: SignedSurvivors.from_bytes(message, expect=self.header).signature
-            for client, message in self.signed.items()
         }
 
     def named(self, *alive: ClientId) -> bytes:
@@ -324,7 +325,33 @@ def unmasked(
     return words[:-1]
 
 
-# The key of threshold CKKS
+# The key of threshold CKKS. What is imported below needs tenseal, the rest of this module does not.
+
+
+def small_ckks(**changed: Any) -> "CkksParams":
+    """Parameters of a shared key for one chunk of a small ring, which is fast."""
+    from protocols.ckks.params import Model, Params
+    from protocols.ckks.residues import Ring
+
+    chosen: dict[str, Any] = {
+        "model": Model.SHARED_KEY,
+        "clients": 4,
+        "entries": 2048,
+        "clip": 1.0,
+        "ring": Ring(degree=2048, prime_bits=(53,)),
+        "scale_half_bits": 90,
+        "flooding": 30,
+    }
+    return Params(**chosen | changed)
+
+
+def small_threshold(**changed: Any) -> "CkksParams":
+    """The same for a key of four holders, of whom three open a sum and one may be corrupt."""
+    from protocols.ckks.params import Model
+
+    holders = {"model": Model.THRESHOLD, "holders": 4, "threshold": 3, "corrupt": 1}
+    return small_ckks(**holders | changed)
+
 
 KeyStage = Literal["roster", "openings", "requests"]
 """What the holders of a key wait for; from ``openings`` on there is the key."""
@@ -390,7 +417,7 @@ def played_key(
 
     SEAL draws the error of each public share for itself, so no two keys are the same.
     """
-    from protocols.ckks.client import generate  # these need tenseal, the rest does not
+    from protocols.ckks.client import generate
     from protocols.ckks.server import CollectCommitments
 
     collect, states = CollectCommitments(agreement, holders), {}

@@ -20,27 +20,16 @@ from protocols.ckks.client import encrypt, generate
 from protocols.ckks.keys import CollectiveKey, holder_key
 from protocols.ckks.messages import Advertise, Frame, Opening, Openings
 from protocols.ckks.microsoft_seal import context
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring, add, pack, subtract, unpack, unpack_ciphertext
+from protocols.ckks.params import Agreement
+from protocols.ckks.residues import add, pack, subtract, unpack, unpack_ciphertext
 from protocols.ckks.server import CollectCommitments
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret
-from protocols.testing import burn_nothing
+from protocols.testing import burn_nothing, played_key, small_threshold
 
 HOLDERS, LAST = (1, 2, 3, 4), 4
-RING = Ring(degree=2048, prime_bits=(53,))
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=RING.degree,
-    clip=1.0,
-    ring=RING,
-    scale_half_bits=90,
-    flooding=30,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold()
+RING = PARAMS.ring
 AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
 OWN = Secret(b"known to the last speaker alone!")
 PRIVATE = np.linspace(-1, 1, RING.degree)
@@ -48,18 +37,13 @@ PRIVATE = np.linspace(-1, 1, RING.degree)
 
 def making() -> tuple[Any, dict[int, Any], dict[int, bytes]]:
     """Up to the openings; the last speaker has those of all others before it sends its own."""
-    collect = CollectCommitments(AGREEMENT, HOLDERS)
-    states: dict[int, Any] = {}
-    for holder in HOLDERS:
-        message, states[holder] = generate(AGREEMENT, holder)
-        collect.receive(message)
-    roster, openings = collect.close()
-    opened = {}
-    for holder in HOLDERS:
-        opened[holder], states[holder] = states[holder].on_roster(roster)
+    made = played_key(AGREEMENT, HOLDERS, "roster")
+    opened, states = {}, {}
+    for holder, state in made.states.items():
+        opened[holder], states[holder] = state.on_roster(made.roster)
     for holder in HOLDERS[:-1]:
-        openings.receive(opened[holder])
-    return openings, states, opened
+        made.server.receive(opened[holder])
+    return made.server, states, opened
 
 
 def opening(message: bytes) -> Opening:

@@ -15,30 +15,17 @@ import numpy as np
 import pytest
 
 from protocols.burn import Burn
-from protocols.ckks.client import AwaitOpenings, AwaitRoster, Holder, encrypt, generate, restore
+from protocols.ckks.client import AwaitOpenings, AwaitRoster, Holder, encrypt, restore
 from protocols.ckks.messages import Opening, ShareBoxes
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring
-from protocols.ckks.server import CollectCommitments, CollectUploads
+from protocols.ckks.params import Agreement
+from protocols.ckks.server import CollectUploads
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Once, Secret
-from protocols.testing import BurnInMemory, burn_nothing
+from protocols.testing import BurnInMemory, burn_nothing, played_key, small_threshold
 
 HOLDERS, VICTIM, DEALER = (1, 2, 3, 4), 1, 4
 ALIVE = HOLDERS[:-1]
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=2048,
-    clip=1.0,
-    ring=Ring(degree=2048, prime_bits=(53,)),
-    scale_half_bits=94,
-    flooding=30,
-    decryptions=2,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold(scale_half_bits=94, decryptions=2)
 
 
 def agreed(index: int = 0) -> Agreement:
@@ -61,30 +48,20 @@ def dealt_anew(record: Secret, roster: bytes) -> bytes:
 
 def attack(burn: Burn) -> None:
     """Two rounds; between them the victim is handed back its old record, and another box."""
-    collect = CollectCommitments(agreed(), HOLDERS)
-    states: dict[int, Any] = {}
-    for holder in HOLDERS:
-        message, states[holder] = generate(agreed(), holder)
-        collect.receive(message)
-    dealing = states[DEALER].into_record()
-    states[DEALER] = restore(dealing, burn=BurnInMemory())
-    roster, openings = collect.close()
-    for holder in HOLDERS:
-        message, states[holder] = states[holder].on_roster(roster)
-        openings.receive(message)
-    shown, boxes, key = openings.close()
-    record = states[VICTIM].into_record()
+    made = played_key(agreed(), HOLDERS, "roster")
+    dealing = made.states[DEALER].into_record()
+    dealer = restore(dealing, burn=BurnInMemory())
+    made = replace(made, states=dict(made.states) | {DEALER: dealer}).until("openings")
+    boxes, key = made.boxes, made.key
+    record = made.states[VICTIM].into_record()
 
     def victim(message: bytes) -> Holder:
         state = restore(record, burn=burn)
         assert isinstance(state, AwaitOpenings)
-        return state.on_openings(shown, message)[0]
+        return state.on_openings(made.shown, message)[0]
 
-    holders = {
-        holder: states[holder].on_openings(shown, boxes[holder], burn=BurnInMemory())[0]
-        for holder in ALIVE
-        if holder != VICTIM
-    }
+    states = {holder: made.states[holder] for holder in ALIVE if holder != VICTIM}
+    holders = dict(replace(made, states=states).until("requests").states)
     holders[VICTIM] = victim(boxes[VICTIM])
 
     def opened(index: int) -> Any:
@@ -98,7 +75,7 @@ def attack(burn: Burn) -> None:
 
     assert np.abs(opened(0) - vector(1) - vector(2)).max() < 0.2
     honest = ShareBoxes.from_bytes(boxes[VICTIM], expect=agreed().key_header)
-    other = dict(honest.boxes) | {DEALER: dealt_anew(dealing, roster)}
+    other = dict(honest.boxes) | {DEALER: dealt_anew(dealing, made.roster)}
     holders[VICTIM] = victim(replace(honest, boxes=other).to_bytes())
     opened(1)
 

@@ -20,28 +20,17 @@ from protocols.ckks.client import AwaitRoster, encrypt, generate, restore
 from protocols.ckks.keys import CollectiveKey, commit, holder_key, public_share
 from protocols.ckks.messages import Advertise, Frame, Opening
 from protocols.ckks.microsoft_seal import context
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring, add, pack, subtract, unpack, unpack_ciphertext
+from protocols.ckks.params import Agreement
+from protocols.ckks.residues import add, pack, subtract, unpack, unpack_ciphertext
 from protocols.ckks.server import CollectCommitments
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory, burn_nothing
+from protocols.testing import BurnInMemory, burn_nothing, small_threshold
 
 HOLDERS, LAST = (1, 2, 3, 4), 4
 HONEST = HOLDERS[:-1]
-RING = Ring(degree=2048, prime_bits=(53,))
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=RING.degree,
-    clip=1.0,
-    ring=RING,
-    scale_half_bits=90,
-    flooding=30,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold()
+RING = PARAMS.ring
 AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
 HEADER = AGREEMENT.key_header
 OWN = Secret(b"known to the last speaker alone!")

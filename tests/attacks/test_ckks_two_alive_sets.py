@@ -10,40 +10,26 @@ from old records; it works where the burn store forgets.
 import functools
 import itertools
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from protocols.burn import Burn
-from protocols.ckks.client import encrypt, generate, restore
+from protocols.ckks.client import encrypt, restore
 from protocols.ckks.keys import CollectiveKey, holder_key
 from protocols.ckks.messages import Frame, Partial, Request
 from protocols.ckks.microsoft_seal import context
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring, add, pack, unpack_ciphertext
-from protocols.ckks.server import CollectCommitments
+from protocols.ckks.params import Agreement
+from protocols.ckks.residues import add, pack, unpack_ciphertext
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory, burn_nothing
+from protocols.testing import BurnInMemory, burn_nothing, played_key, small_threshold
 
 HOLDERS = (1, 2, 3, 4)
-RING = Ring(degree=2048, prime_bits=(53,))
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=RING.degree,
-    clip=1.0,
-    ring=RING,
-    scale_half_bits=90,
-    flooding=30,
-    decryptions=4,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold(decryptions=4)
+RING = PARAMS.ring
 PRIVATE = np.linspace(-1, 1, RING.degree)
 SETS = [frozenset(HOLDERS) - {gone} for gone in HOLDERS]
 
@@ -55,22 +41,8 @@ def agreed(index: int = 0) -> Agreement:
 @functools.cache
 def session() -> tuple[CollectiveKey, dict[int, Secret], NDArray[np.uint64], NDArray[np.uint64]]:
     """The key, every holder's record, one client's ciphertext and a sum's second polynomial."""
-    collect = CollectCommitments(agreed(), HOLDERS)
-    states: dict[int, Any] = {}
-    for holder in HOLDERS:
-        message, states[holder] = generate(agreed(), holder)
-        collect.receive(message)
-    roster, openings = collect.close()
-    for holder in HOLDERS:
-        message, states[holder] = states[holder].on_roster(roster)
-        openings.receive(message)
-    shown, boxes, key = openings.close()
-    records = {
-        holder: states[holder]
-        .on_openings(shown, boxes[holder], burn=BurnInMemory())[0]
-        .into_record()
-        for holder in HOLDERS
-    }
+    made = played_key(agreed(), HOLDERS, "requests")
+    key, records = made.key, {n: state.into_record() for n, state in made.states.items()}
     ciphertexts = []
     for sender, values in ((1, PRIVATE), (2, PRIVATE[::-1].copy())):
         (frame,) = encrypt(agreed(), sender, key, values)

@@ -13,30 +13,19 @@ from numpy.typing import NDArray
 from protocols.burn import Burn
 from protocols.ckks.client import Published, encrypt, open_sum
 from protocols.ckks.keys import SharedKey
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring
+from protocols.ckks.params import Agreement
 from protocols.ckks.server import CollectUploads
 from protocols.errors import LocalProtocolError
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory
+from protocols.testing import BurnInMemory, small_ckks
 
 VICTIM, OTHERS = 1, (2, 3)
-RING = Ring(degree=2048, prime_bits=(53,))
-PARAMS = Params(
-    model=Model.SHARED_KEY,
-    clients=3,
-    minimum_survivors=3,
-    entries=RING.degree,
-    clip=1.0,
-    ring=RING,
-    scale_half_bits=97,
-    flooding=30,
-)
+PARAMS = small_ckks(clients=3, minimum_survivors=3, scale_half_bits=97)
 AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
 
 
 def vector(seed: int) -> NDArray[np.float64]:
-    return np.random.default_rng(seed).uniform(-1, 1, RING.degree)
+    return np.random.default_rng(seed).uniform(-1, 1, PARAMS.entries)
 
 
 def attack(burn: Burn | None) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, Params, Rates, join
+from protocols.bonawitz import Params, Rates, join
 from protocols.bonawitz.graph import Plan
 from protocols.bonawitz.messages import (
     Advertise,
@@ -27,7 +27,7 @@ from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
-from protocols.testing import insecure_entropy, insecure_identities, publics_of
+from protocols.testing import agreement_of, insecure_entropy, insecure_identities, publics_of
 
 PARAMS = Params(clients=20, rates=Rates(corrupt=0.1, dropout=0.1), words=4, active=True)
 VICTIM, CORRUPT = 5, (3, 8)
@@ -37,7 +37,7 @@ PUBLICS = publics_of(IDENTITIES)
 
 
 def attack(params: Params, size: int) -> NDArray[np.uint64]:
-    agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+    agreement = agreement_of(params)
     header = agreement.header
     entries, states = {}, {}
     for n in (VICTIM, *CORRUPT):
