@@ -188,19 +188,18 @@ class Played:
     def _next(self) -> "Played":
         match self.stage:
             case "roster":
-                shared, states = self._answers(self.rosters, self.rosters)
+                shared, states = self._answered(self.rosters)
                 boxes, server = self.server.close()
                 made = replace(self, stage="boxes", server=server, shared=shared, boxes=boxes)
             case "boxes":
-                frames, states = self._answers(self.boxes, self.alive)
+                frames, states = self._answered(self.alive)
                 active = self.agreement.params.active
                 survivors, server = self.server.close_to_sign() if active else self.server.close()
                 made = replace(
                     self, stage="survivors", server=server, frames=frames, survivors=survivors
                 )
             case "survivors":
-                messages = dict.fromkeys(self.alive, self.survivors)
-                answers, states = self._answers(messages, self.alive)
+                answers, states = self._answered(self.alive)
                 if not self.agreement.params.active:
                     return replace(self, stage="sum", states=states, reveals=answers)
                 signatures, server = self.server.close()
@@ -210,21 +209,31 @@ class Played:
             case "sum":
                 raise ValueError("the round was played to its end")
             case "signatures":
-                reveals, states = self._answers(self.signatures, self.signatures)
+                reveals, states = self._answered(self.signatures)
                 made = replace(self, stage="sum", reveals=reveals)
         return replace(made, states=states)
 
-    def _answers(
-        self, messages: Mapping[ClientId, bytes], received: Collection[ClientId]
-    ) -> tuple[dict[ClientId, Any], dict[ClientId, Any]]:
-        """Everybody's answers, of which the server is handed some, and who waits then."""
+    def answers(self) -> tuple[dict[ClientId, Any], dict[ClientId, Any]]:
+        """What the clients answer now, and who waits then; the server is handed nothing."""
+        requests: dict[Stage, Mapping[ClientId, bytes]] = {
+            "roster": self.rosters,
+            "boxes": self.boxes,
+            "survivors": dict.fromkeys(self.alive, self.survivors),
+            "signatures": self.signatures,
+        }
         answers, states = {}, dict(self.states)
-        for client, message in messages.items():
+        for client, message in requests[self.stage].items():
             answers[client], states[client] = answered(
                 self.states[client], message, self.inputs[client]
             )
-            if client in received:
-                self.server.receive(answers[client])
+        return answers, states
+
+    def _answered(
+        self, heard: Iterable[ClientId]
+    ) -> tuple[dict[ClientId, Any], dict[ClientId, Any]]:
+        answers, states = self.answers()
+        for client in heard:
+            self.server.receive(answers[client])
         return answers, states
 
 
@@ -289,6 +298,16 @@ def answered(state: Any, message: bytes, words: Words) -> tuple[Any, Any]:
     raise TypeError(f"{type(state).__name__} is no state of a client")
 
 
+def masked_words(agreement: Agreement, frames: Sequence[bytes]) -> Words:
+    """A masked vector out of its frames, its check word last."""
+    sizes = frame_sizes(agreement.params.words + 1)
+    found = [
+        MaskedFrame.from_bytes(frame, expect=agreement.header, index=index, count=size).words
+        for index, (frame, size) in enumerate(zip(frames, sizes, strict=True))
+    ]
+    return np.concatenate(found)
+
+
 def unmasked(
     agreement: Agreement,
     roster: Roster,
@@ -305,22 +324,14 @@ def unmasked(
       seed: of its self-mask; without one that mask stays on.
       key: its mask key.
     """
-    context, sizes = agreement.context(roster.digest()), frame_sizes(agreement.params.words + 1)
-    masks = (
-        [] if seed is None else [Mask(seed=seed, label=context.self_mask(client), subtract=True)]
-    )
+    context, masks = agreement.context(roster.digest()), []
+    if seed is not None:
+        masks.append(Mask(seed=seed, label=context.self_mask(client), subtract=True))
     for peer in roster.entries.keys() - {client}:
         label = context.pair(client, peer)
         (pair,) = PrivateKey(key).agree(roster.entries[peer].mask, label)
         masks.append(Mask(seed=pair, label=label, subtract=peer < client))
-    words = np.concatenate(
-        [
-            MaskedFrame.from_bytes(
-                frame, expect=agreement.header, index=index, count=sizes[index]
-            ).words
-            for index, frame in enumerate(frames)
-        ]
-    )
+    words = masked_words(agreement, frames)
     Masks(masks, agreement.params.suite).apply_to(words)
     return words[:-1]
 

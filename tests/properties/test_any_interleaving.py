@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 
 from protocols.bonawitz import (
     Agreement,
-    AwaitBoxes,
-    AwaitRoster,
     AwaitSignatures,
     AwaitSurvivors,
     CollectKeys,
@@ -43,7 +41,7 @@ from protocols.entropy import Entropy
 from protocols.errors import ProtocolError
 from protocols.primitives.prg import Suite
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory, insecure_entropy, insecure_identities
+from protocols.testing import BurnInMemory, answered, insecure_entropy, insecure_identities
 
 WORDS = 3
 IDENTITIES = insecure_identities(range(10))
@@ -89,20 +87,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     def answer(self, client: int, message: bytes) -> None:
         """Client ``client`` wakes up from its newest record and answers ``message``."""
         state = restore(self.disks[client][-1], burn=self.stores[client])
-        reply: Any
-        after: Any = None
-        match state:
-            case AwaitRoster():
-                reply, after = state.on_roster(message)
-            case AwaitBoxes():
-                frames, after = state.on_boxes(message, self.inputs[client])
-                reply = list(frames)
-            case AwaitSurvivors() if self.agreement.params.active:
-                reply, after = state.sign_survivors(message)
-            case AwaitSurvivors():
-                reply = state.on_survivors(message)
-            case AwaitSignatures():
-                reply = state.on_signatures(message)
+        reply, after = answered(state, message, self.inputs[client])
         before = self.answers.setdefault((client, state.STAGE), reply)
         assert before == reply, "one stage had two answers"
         if after is not None:

@@ -32,7 +32,7 @@ from protocols.errors import (
     RemoteProtocolError,
     TooFewSurvivors,
 )
-from protocols.testing import insecure_entropy, insecure_identities
+from protocols.testing import insecure_identities, played
 
 CLIENTS = range(6)
 ME = 2
@@ -58,45 +58,27 @@ def publics(count: int = 6) -> dict[int, bytes]:
 class Round:
     """An honest round of clients that do not trust the server."""
 
-    def __init__(self, params: Params = COMPLETE, agreement: Agreement | None = None) -> None:
-        self.agreement = agreement or agreement_of(params)
-        known = publics(params.clients)
-        self.keys = CollectKeys(self.agreement, known)
-        self.clients = range(params.clients)
-        self.states: dict[int, Any] = {}
-        for client in self.clients:
-            message, self.states[client] = join(
-                self.agreement,
-                client,
-                insecure_entropy(client),
-                identity=IDENTITIES[client],
-                identities=known,
-            )
-            self.keys.receive(message)
+    def __init__(self, params: Params = COMPLETE) -> None:
+        self.agreement = agreement_of(params)
+        self.header = self.agreement.header
+        inputs = dict.fromkeys(range(params.clients), WORDS)
+        self.made = played(self.agreement, inputs, "roster")
+        self.rosters, self.states = self.made.rosters, dict(self.made.states)
 
     def at_roster(self) -> Roster:
-        self.rosters, self.shares = self.keys.close(insecure_entropy("graph"))
-        return Roster.from_bytes(self.rosters[ME], expect=self.agreement.header, signed=True)
+        return Roster.from_bytes(self.rosters[ME], expect=self.header, signed=True)
 
     def at_vectors(self) -> CollectVectors:
-        self.at_roster()
-        for client in self.clients:
-            message, self.states[client] = self.states[client].on_roster(self.rosters[client])
-            self.shares.receive(message)
-        boxes, vectors = self.shares.close()
-        for client in self.clients:
-            frames, self.states[client] = self.states[client].on_boxes(boxes[client], WORDS)
-            vectors.receive(list(frames))
-        return vectors
+        made = self.made.until("boxes")
+        frames, self.states = made.answers()
+        for sent in frames.values():
+            made.server.receive(sent)
+        return made.server
 
     def at_signatures(self) -> tuple[CollectSignatures, dict[int, bytes]]:
-        self.survivors, signatures = self.at_vectors().close_to_sign()
-        answers = {}
-        for client in self.clients:
-            answers[client], self.states[client] = self.states[client].sign_survivors(
-                self.survivors
-            )
-        return signatures, answers
+        made = self.made.until("survivors")
+        answers, self.states = made.answers()
+        return made.server, answers
 
     def at_the_end(self) -> tuple[AwaitSignatures, dict[int, bytes]]:
         """The state of ``ME`` that waits for signatures, and all of them."""
@@ -196,13 +178,14 @@ def test_a_client_without_identity_is_refused_by_clients_and_turned_away_by_the_
     wider = replace(COMPLETE, clients=7)
     agreement = agreement_of(wider)
     message, _ = join(agreement, 6, identity=IDENTITIES[6], identities={6: IDENTITIES[6].public})
-    one = Round(agreement=agreement)
+    collect = CollectKeys(agreement, publics())
     with pytest.raises(RemoteProtocolError, match="client 6 has no identity"):
-        one.keys.receive(message)
-    roster = one.at_roster()
+        collect.receive(message)
+    made = played(agreement, dict.fromkeys(CLIENTS, WORDS), "roster")
+    roster = made.roster
     theirs = Advertise.from_bytes(message, expect=HEADER, signed=True).keys
     with pytest.raises(RemoteProtocolError, match="client 6 of the roster has no identity"):
-        one.states[ME].on_roster(replace(roster, entries={**roster.entries, 6: theirs}).to_bytes())
+        made.states[ME].on_roster(replace(roster, entries={**roster.entries, 6: theirs}).to_bytes())
 
 
 @pytest.mark.parametrize(

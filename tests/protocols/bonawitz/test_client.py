@@ -14,7 +14,6 @@ from protocols.bonawitz import (
     AwaitBoxes,
     AwaitRoster,
     AwaitSurvivors,
-    CollectKeys,
     Params,
     join,
 )
@@ -34,7 +33,7 @@ from protocols.errors import (
     ParameterError,
     RemoteProtocolError,
 )
-from protocols.testing import insecure_entropy
+from protocols.testing import insecure_entropy, played
 from protocols.wire import Header
 
 PARAMS = Params(clients=6, threshold=3, minimum_survivors=4, words=4)
@@ -65,17 +64,9 @@ def shared(
     agreement: Agreement = AGREEMENT, clients: range = CLIENTS
 ) -> tuple[dict[int, bytes], AwaitBoxes]:
     """The honest boxes for client ``ME``, and its state that waits for them."""
-    stage, states = CollectKeys(agreement), {}
-    for client in clients:
-        message, states[client] = join(agreement, client, insecure_entropy(client))
-        stage.receive(message)
-    rosters, shares = stage.close()
-    waiting = {}
-    for client in clients:
-        message, waiting[client] = states[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, _ = shares.close()
-    return ShareBoxes.from_bytes(boxes[ME], expect=agreement.header).boxes, waiting[ME]
+    made = played(agreement, dict.fromkeys(clients, WORDS), "boxes")
+    content = ShareBoxes.from_bytes(made.boxes[ME], expect=agreement.header).boxes
+    return dict(content), made.states[ME]
 
 
 def boxes(content: dict[int, bytes], header: Header = HEADER, recipient: int = ME) -> bytes:
@@ -259,18 +250,11 @@ def test_a_box_under_the_name_of_another_sender_is_refused() -> None:
 
 
 def test_a_box_for_another_recipient_is_refused() -> None:
-    stage, states, sealed = CollectKeys(AGREEMENT), {}, {}
-    for client in CLIENTS:
-        message, states[client] = join(AGREEMENT, client, insecure_entropy(client))
-        stage.receive(message)
-    rosters, _ = stage.close()
-    waiting = {}
-    for client in CLIENTS:
-        message, waiting[client] = states[client].on_roster(rosters[client])
-        sealed[client] = SealedShares.from_bytes(message, expect=HEADER).boxes
+    made = played(AGREEMENT, dict.fromkeys(CLIENTS, WORDS), "boxes")
+    sealed, state = made.sealed, made.states[ME]
     moved = {sender: sealed[sender][ME] for sender in CLIENTS if sender != ME}
     moved[0] = sealed[0][1]
-    refuses_boxes(moved, waiting[ME], "does not open")
+    refuses_boxes(moved, state, "does not open")
 
 
 def test_boxes_addressed_to_another_client_are_refused() -> None:

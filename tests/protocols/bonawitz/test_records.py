@@ -13,10 +13,6 @@ from hypothesis import strategies as st
 from protocols.bonawitz import (
     Agreement,
     AwaitBoxes,
-    AwaitRoster,
-    AwaitSignatures,
-    AwaitSurvivors,
-    CollectKeys,
     Params,
     Rates,
     join,
@@ -27,7 +23,7 @@ from protocols.bonawitz.messages import Roster, SealedShares, ShareBoxes, Signat
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.prg import Suite
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory, insecure_entropy, insecure_identities
+from protocols.testing import BurnInMemory, answered, insecure_entropy, insecure_identities, played
 from protocols.wire import open_checksum, seal_checksum
 
 PARAMS = Params(clients=5, threshold=3, words=6, suite=Suite.CHACHA20)
@@ -48,50 +44,26 @@ CLIENTS = range(5)
 ME = 3
 WORDS = np.arange(6, dtype=np.uint64)
 IDENTITIES = insecure_identities(range(12))
+STAGE_NAMES: tuple[Any, ...] = ("", "roster", "boxes", "survivors", "signatures")
 Case = tuple[str, int]  # a mode, and the stage of its state
-
-
-def joined(mode: str, client: int) -> tuple[bytes, AwaitRoster]:
-    if not MODES[mode].active:
-        return join(AGREEMENTS[mode], client, insecure_entropy(client))
-    publics = {n: IDENTITIES[n].public for n in range(MODES[mode].clients)}
-    mine = IDENTITIES[client]
-    return join(
-        AGREEMENTS[mode], client, insecure_entropy(client), identity=mine, identities=publics
-    )
 
 
 def led_to(case: Case) -> tuple[Any, bytes]:
     """The state of client ``ME`` at a stage, and the message that it waits for."""
     mode, stage = case
-    params, clients = MODES[mode], range(MODES[mode].clients)
-    publics = {n: IDENTITIES[n].public for n in clients} if params.active else None
-    collect = CollectKeys(AGREEMENTS[mode], publics)
-    states: dict[int, Any] = {}
-    for client in clients:
-        message, states[client] = joined(mode, client)
-        collect.receive(message)
-    rosters, shares = collect.close(insecure_entropy("graph"))
+    inputs = dict.fromkeys(range(MODES[mode].clients), WORDS)
+    made = played(AGREEMENTS[mode], inputs, STAGE_NAMES[min(stage, 3)])
     if stage == 1:
-        return states[ME], rosters[ME]
-    for client in clients:
-        message, states[client] = states[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, _ = shares.close()
+        return made.states[ME], made.rosters[ME]
     if stage == 2:
-        return states[ME], boxes[ME]
-    for client in clients:
-        frames, states[client] = states[client].on_boxes(boxes[client], WORDS)
-        list(frames)
-    survivors = without_a_peer(states[ME], 0)
+        return made.states[ME], made.boxes[ME]
+    survivors = without_a_peer(made.states[ME], 0)
     if stage == 3:
-        return states[ME], survivors
-    alive = Survivors.from_bytes(survivors, expect=HEADER).alive
-    signed = {}
-    for client in alive:
-        message, states[client] = states[client].sign_survivors(survivors)
-        signed[client] = message[25:89]
-    return states[ME], Signatures(header=HEADER, signatures=signed).to_bytes()
+        return made.states[ME], survivors
+    made = replace(made, alive=Survivors.from_bytes(survivors, expect=HEADER).alive)
+    signed, states = replace(made, survivors=survivors).answers()
+    signatures = {client: message[25:89] for client, message in signed.items()}
+    return states[ME], Signatures(header=HEADER, signatures=signatures).to_bytes()
 
 
 def without_a_peer(state: Any, which: int) -> bytes:
@@ -102,21 +74,8 @@ def without_a_peer(state: Any, which: int) -> bytes:
 
 
 def answer(state: Any, message: bytes) -> tuple[list[bytes], Any]:
-    match state:
-        case AwaitRoster():
-            reply, after = state.on_roster(message)
-            return [reply], after
-        case AwaitBoxes():
-            frames, after_boxes = state.on_boxes(message, WORDS)
-            return list(frames), after_boxes
-        case AwaitSurvivors() if state.agreement.params.active:
-            reply, after_signed = state.sign_survivors(message)
-            return [reply], after_signed
-        case AwaitSurvivors():
-            return [state.on_survivors(message)], None
-        case AwaitSignatures():
-            return [state.on_signatures(message)], None
-    raise TypeError(type(state))
+    reply, after = answered(state, message, WORDS)
+    return reply if isinstance(reply, list) else [reply], after
 
 
 def other_request(case: Case, message: bytes) -> bytes:
@@ -135,7 +94,6 @@ def other_request(case: Case, message: bytes) -> bytes:
 
 
 ALL = [(mode, stage) for mode in MODES for stage in (1, 2, 3, 4) if stage < 4 or "active" in mode]
-STAGE_NAMES = ("", "roster", "boxes", "survivors", "signatures")
 
 
 def stages(cases: list[Case]) -> Any:
@@ -401,10 +359,7 @@ def test_burns_of_two_rounds_and_two_clients_do_not_meet() -> None:
     for client in (1, 2):
         for number in (1, 2):
             agreement = replace(AGREEMENT, round=number)
-            states, collect = {}, CollectKeys(agreement)
-            for each in CLIENTS:
-                message, states[each] = join(agreement, each, insecure_entropy((each, number)))
-                collect.receive(message)
-            rosters, _ = collect.close()
-            answer(restore(states[client].into_record(), burn=store), rosters[client])
+            made = played(agreement, dict.fromkeys(CLIENTS, WORDS), "roster")
+            record = made.states[client].into_record()
+            answer(restore(record, burn=store), made.rosters[client])
     assert len(store.taken) == 4

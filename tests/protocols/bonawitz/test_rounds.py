@@ -21,13 +21,9 @@ from protocols.bonawitz import (
 from protocols.bonawitz.messages import FRAME_WORDS
 from protocols.errors import LocalProtocolError, TooFewSurvivors
 from protocols.primitives.prg import Suite
-from protocols.testing import BurnInMemory, insecure_entropy
+from protocols.testing import BurnInMemory, agreement_of, insecure_entropy, played
 
 ADVERTISE, SHARE, MASK, REVEAL, NEVER = range(5)  # the message a client fails to send
-
-
-def agreement_of(params: Params) -> Agreement:
-    return Agreement(params=params, session=bytes(range(16)), round=1, public=bytes(32))
 
 
 def inputs_of(clients: int, words: int, seed: int) -> dict[int, NDArray[np.uint64]]:
@@ -213,17 +209,8 @@ def test_an_input_in_parts_makes_the_frames_of_the_whole(sizes: list[int], seed:
     parts = np.split(value, np.cumsum(sizes))
 
     def frames_of(given_as: Any) -> list[bytes]:
-        keys = CollectKeys(agreement)
-        states: dict[int, Any] = {}
-        for client in range(3):
-            message, states[client] = join(agreement, client, insecure_entropy(client))
-            keys.receive(message)
-        rosters, shares = keys.close()
-        for client in range(3):
-            message, states[client] = states[client].on_roster(rosters[client])
-            shares.receive(message)
-        boxes, _ = shares.close()
-        return list(states[1].on_boxes(boxes[1], given_as)[0])
+        made = played(agreement, dict.fromkeys(range(3), value), "boxes")
+        return list(made.states[1].on_boxes(made.boxes[1], given_as)[0])
 
     assert frames_of(parts) == frames_of(iter(parts)) == frames_of(value)
 

@@ -37,15 +37,17 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from protocols.primitives.prg import Mask, Masks, Suite
-from protocols.testing import BurnInMemory, insecure_entropy, insecure_identities
+from protocols.testing import (
+    BurnInMemory,
+    agreement_of,
+    insecure_entropy,
+    insecure_identities,
+    publics_of,
+)
 
 ADVERTISE, SHARE, MASK, SIGN, REVEAL, NEVER = range(6)  # the message a client fails to send
 WORDS = 3
 IDENTITIES = insecure_identities(range(40))
-
-
-def agreement_of(params: Params, number: int = 1) -> Agreement:
-    return Agreement(params=params, session=bytes(range(16)), round=number, public=bytes(32))
 
 
 def input_of(client: int) -> NDArray[np.uint64]:
@@ -97,7 +99,7 @@ class Round:
 
     def keys(self) -> CollectKeys:
         params = self.agreement.params
-        publics = {n: key.public for n, key in IDENTITIES.items()}
+        publics = publics_of(IDENTITIES)
         collect = CollectKeys(self.agreement, publics if params.active else None)
         self.states: dict[int, Any] = {}
         for client in range(params.clients):
@@ -506,7 +508,7 @@ def test_no_seed_ever_masks_two_vectors(params: Params) -> None:
     streams = set()
     for session in (bytes(16), b"another session!"):
         for number in range(1, 5):
-            agreement = replace(agreement_of(params, number), session=session)
+            agreement = replace(agreement_of(params), round=number, session=session)
             one = Round(agreement, {1: MASK, 2: REVEAL}, entropy=lambda _: system)
             one.run()
             assert {client for client, _ in one.masks} == set(range(params.clients)) - {1}
