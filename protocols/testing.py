@@ -376,9 +376,11 @@ class PlayedKey:
       stage: what the holders wait for.
       states: of each holder; it has not seen the messages of ``stage``.
       server: at ``roster`` the collection that waits for openings, and has none.
+      advertised: by each holder.
       roster: sent to all holders.
-      shown: the ``Openings``, sent to all holders and clients; empty until then.
-      boxes: sent to each holder; empty until then.
+      opened: the ``Opening`` of each holder; empty until then, as all that follows.
+      shown: the ``Openings``, sent to all holders and clients.
+      boxes: sent to each holder.
       key: as the server knows it.
     """
 
@@ -386,7 +388,9 @@ class PlayedKey:
     stage: KeyStage
     states: Mapping[ClientId, Any]
     server: Any
+    advertised: Mapping[ClientId, bytes]
     roster: bytes
+    opened: Mapping[ClientId, bytes] = field(default_factory=dict)
     shown: bytes = b""
     boxes: Mapping[ClientId, bytes] = field(default_factory=dict)
     key: Any = None
@@ -403,12 +407,13 @@ class PlayedKey:
             return self
         states: dict[ClientId, Any] = {}
         if self.stage == "roster":
+            opened = {}
             for holder, state in self.states.items():
-                opening, states[holder] = state.on_roster(self.roster)
-                self.server.receive(opening)
+                opened[holder], states[holder] = state.on_roster(self.roster)
+                self.server.receive(opened[holder])
             shown, boxes, key = self.server.close()
-            made = replace(self, stage="openings", states=states, shown=shown, boxes=boxes, key=key)
-            return made.until(stage, burns=burns)
+            made = replace(self, stage="openings", states=states, opened=opened)
+            return replace(made, shown=shown, boxes=boxes, key=key).until(stage, burns=burns)
         if self.stage == "requests":
             raise ValueError("the key was played to its end")
         for holder, state in self.states.items():
@@ -431,12 +436,16 @@ def played_key(
     from protocols.ckks.client import generate
     from protocols.ckks.server import CollectCommitments
 
-    collect, states = CollectCommitments(agreement, holders), {}
+    collect, advertised, states = CollectCommitments(agreement, holders), {}, {}
     for holder in holders:
-        message, states[holder] = generate(agreement, holder, insecure_entropy(holder))
-        collect.receive(message)
+        advertised[holder], states[holder] = generate(agreement, holder, insecure_entropy(holder))
+        collect.receive(advertised[holder])
     roster, openings = collect.close()
-    made = PlayedKey(
-        agreement=agreement, stage="roster", states=states, server=openings, roster=roster
-    )
-    return made.until(until, burns=burns)
+    return PlayedKey(
+        agreement=agreement,
+        stage="roster",
+        states=states,
+        server=openings,
+        advertised=advertised,
+        roster=roster,
+    ).until(until, burns=burns)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from protocols.burn import Burn
-from protocols.ckks.client import AwaitRoster, encrypt, generate, restore
+from protocols.ckks.client import AwaitRoster, encrypt, restore
 from protocols.ckks.keys import CollectiveKey, commit, holder_key, public_share
 from protocols.ckks.messages import Advertise, Frame, Opening
 from protocols.ckks.microsoft_seal import context
@@ -25,7 +25,7 @@ from protocols.ckks.residues import add, pack, subtract, unpack, unpack_cipherte
 from protocols.ckks.server import CollectCommitments
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory, burn_nothing, small_threshold
+from protocols.testing import BurnInMemory, burn_nothing, played_key, small_threshold
 
 HOLDERS, LAST = (1, 2, 3, 4), 4
 HONEST = HOLDERS[:-1]
@@ -53,13 +53,9 @@ def restored(record: Secret, burn: Burn) -> AwaitRoster:
 
 def attack(burns: dict[int, Burn]) -> tuple[bytes, CollectiveKey]:
     """One upload under the key of the second roster."""
-    collect = CollectCommitments(AGREEMENT, HOLDERS)
-    advertised, records = {}, {}
-    for holder in HOLDERS:
-        advertised[holder], state = generate(AGREEMENT, holder)
-        records[holder] = state.into_record()
-        collect.receive(advertised[holder])
-    roster, _ = collect.close()
+    made = played_key(AGREEMENT, HOLDERS, "roster")
+    advertised, roster = made.advertised, made.roster
+    records = {holder: state.into_record() for holder, state in made.states.items()}
     shares = []
     for holder in HONEST:
         message, _ = restored(records[holder], burns[holder]).on_roster(roster)
@@ -75,12 +71,9 @@ def attack(burns: dict[int, Burn]) -> tuple[bytes, CollectiveKey]:
     second, openings = again.close()
     states: dict[int, Any] = {holder: restored(records[holder], burns[holder]) for holder in HONEST}
     states[LAST] = replace(last, entry=entry, secrets=type(last.secrets)(making))
-    for holder in HOLDERS:
-        message, states[holder] = states[holder].on_roster(second)
-        openings.receive(message)
-    shown, boxes, _ = openings.close()
+    anew = replace(made, states=states, server=openings, roster=second).until("openings")
     for holder in HONEST:
-        _, key = states[holder].on_openings(shown, boxes[holder])  # nobody notices
+        _, key = anew.states[holder].on_openings(anew.shown, anew.boxes[holder])  # nobody notices
     (frame,) = encrypt(AGREEMENT, 1, key, PRIVATE)
     return frame, key
 

@@ -5,7 +5,6 @@ import hashlib
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,22 +29,11 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory, insecure_entropy
+from protocols.testing import BurnInMemory, insecure_entropy, played_key, small_threshold
 from protocols.wire import open_checksum, seal_checksum
 
 HOLDERS = (2, 3, 5, 7)
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=100,
-    clip=1.0,
-    ring=Ring(degree=2048, prime_bits=(53,)),
-    scale_half_bits=90,
-    flooding=30,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold(entries=100)
 AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), public=bytes(32))
 SHARED_PARAMS = Params(
     model=Model.SHARED_KEY,
@@ -64,22 +52,15 @@ class Making:
 
     def __init__(self, agreement: Agreement = AGREEMENT) -> None:
         self.agreement, self.header = agreement, agreement.key_header
-        collect = CollectCommitments(agreement, HOLDERS)
-        self.states: dict[int, Any] = {}
-        self.advertised: dict[int, bytes] = {}
-        for holder in HOLDERS:
-            self.advertised[holder], self.states[holder] = generate(
-                agreement, holder, insecure_entropy(holder)
-            )
-            collect.receive(self.advertised[holder])
-        self.roster, self.collect = collect.close()
+        self.made = played_key(agreement, HOLDERS, "roster")
+        self.advertised, self.roster = self.made.advertised, self.made.roster
+        self.states, self.collect = dict(self.made.states), self.made.server
         self.opened: dict[int, bytes] = {}
 
     def open(self) -> tuple[bytes, dict[int, bytes], CollectiveKey]:
-        for holder in HOLDERS:
-            self.opened[holder], self.states[holder] = self.states[holder].on_roster(self.roster)
-            self.collect.receive(self.opened[holder])
-        return self.collect.close()
+        made = self.made.until("openings")
+        self.states, self.opened = dict(made.states), dict(made.opened)
+        return made.shown, dict(made.boxes), made.key
 
 
 def changed_roster(message: bytes, change: Callable[[dict[int, Entry]], object]) -> bytes:

@@ -25,9 +25,8 @@ from protocols.ckks.client import (
 from protocols.ckks.holder import RECORD
 from protocols.ckks.keys import SharedKey
 from protocols.ckks.messages import Entry, Opening, Openings, Roster, ShareBoxes, share_size
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring
-from protocols.ckks.server import CollectCommitments, CollectUploads
+from protocols.ckks.params import Agreement, Model
+from protocols.ckks.server import CollectUploads
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -36,25 +35,13 @@ from protocols.errors import (
 )
 from protocols.primitives.agree import PrivateKey
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory, insecure_entropy
+from protocols.testing import BurnInMemory, PlayedKey, insecure_entropy, played_key, small_threshold
 from protocols.wire import open_checksum, seal_checksum
 
 HOLDERS, ME = (2, 3, 5, 7), 3
 CLIENTS = (1, 4)
 ENTRIES = 100
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=ENTRIES,
-    clip=1.0,
-    ring=Ring(degree=2048, prime_bits=(53,)),
-    scale_half_bits=94,
-    flooding=30,
-    decryptions=2,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold(entries=ENTRIES, scale_half_bits=94, decryptions=2)
 AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=1, public=bytes(32))
 HEADER = AGREEMENT.key_header
 SHARED_PARAMS = replace(PARAMS, model=Model.SHARED_KEY, holders=0, threshold=0, corrupt=0)
@@ -75,38 +62,27 @@ class Session:
         self._through_records = through_records
         self._play()
 
-    def moved(self, stage: int, holder: int, state: Any) -> Any:
+    def moved(self, stage: int, made: PlayedKey) -> PlayedKey:
         if not self._through_records:
-            return state
-        record = self.records[stage, holder] = state.into_record()
-        return restore(record, burn=self.burns[holder])
+            return made
+        states = {}
+        for holder, state in made.states.items():
+            self.records[stage, holder] = record = state.into_record()
+            states[holder] = restore(record, burn=self.burns[holder])
+        return replace(made, states=states)
 
     def _play(self) -> None:
-        collect = CollectCommitments(AGREEMENT, HOLDERS)
-        states: dict[int, Any] = {}
-        for holder in HOLDERS:
-            message, state = generate(AGREEMENT, holder, insecure_entropy(holder))
-            collect.receive(message)
-            states[holder] = self.moved(4, holder, state)
-        roster, openings = collect.close()
-        self.requests[4] = roster
-        self.opened = {}
-        for holder in HOLDERS:
-            self.opened[holder], state = states[holder].on_roster(roster)
-            openings.receive(self.opened[holder])
-            states[holder] = self.moved(5, holder, state)
-        shown, boxes, key = openings.close()
-        self.requests[5] = (shown, boxes[ME])
-        for holder in HOLDERS:
-            given = {} if self._through_records else {"burn": self.burns[holder]}
-            state, _ = states[holder].on_openings(shown, boxes[holder], **given)
-            states[holder] = self.moved(2, holder, state)
+        made = self.moved(4, played_key(AGREEMENT, HOLDERS, "roster"))
+        made = self.moved(5, made.until("openings"))
+        self.opened, key = made.opened, made.key
+        made = self.moved(2, made.until("requests", burns=self.burns))
+        self.requests |= {4: made.roster, 5: (made.shown, made.boxes[ME])}
         uploads = CollectUploads(AGREEMENT, key, CLIENTS)
         for client in CLIENTS:
             uploads.receive(encrypt(AGREEMENT, client, key, vector(client)))
         self.requests[2], partials = uploads.close_threshold((2, 3, 7))
         for holder in (2, 3, 7):
-            partials.receive(states[holder].on_request(AGREEMENT, self.requests[2])[0])
+            partials.receive(made.states[holder].on_request(AGREEMENT, self.requests[2])[0])
         self.sum = partials.close()
 
 

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from protocols.ckks.client import encrypt, generate, restore
+from protocols.ckks.client import encrypt, restore
 from protocols.ckks.keys import CollectiveKey, SharedKey
 from protocols.ckks.messages import Frame, Partial, Request
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import Ring
-from protocols.ckks.server import CollectCommitments, CollectPartials, CollectUploads, Sum
+from protocols.ckks.server import CollectPartials, CollectUploads, Sum
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -29,7 +29,7 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory
+from protocols.testing import BurnInMemory, played_key
 from protocols.wire import open_checksum, seal_checksum
 
 CLIENTS = (1, 4, 6, 9)
@@ -82,22 +82,9 @@ class Threshold:
 
     def __init__(self, params: Params = THRESHOLD) -> None:
         self.params = params
-        collect = CollectCommitments(agreed(params), HOLDERS)
-        states: dict[int, Any] = {}
-        for holder in HOLDERS:
-            message, states[holder] = generate(agreed(params), holder)
-            collect.receive(message)
-        roster, openings = collect.close()
-        for holder in HOLDERS:
-            message, states[holder] = states[holder].on_roster(roster)
-            openings.receive(message)
-        shown, boxes, self.key = openings.close()
         self.burns = {holder: BurnInMemory() for holder in HOLDERS}
-        self.holders = {
-            holder: states[holder].on_openings(shown, boxes[holder], burn=self.burns[holder])[0]
-            for holder in HOLDERS
-        }
-        self.shown = shown
+        made = played_key(agreed(params), HOLDERS, "requests", burns=self.burns)
+        self.key, self.holders, self.shown = made.key, dict(made.states), made.shown
 
     def collect(self, index: int = 0, clients: Iterable[int] = CLIENTS) -> CollectUploads:
         collect = CollectUploads(agreed(self.params, index), self.key, CLIENTS)

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 
 from dp.ledger.ledger import Ledger, State
-from secagg.cli import main as cli
 from secagg.errors import ConfigError
 from secagg.rounds.in_memory import PROTOCOLS
 from secagg.training import loop as training
@@ -27,20 +26,6 @@ FILES = {
 }
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def secagg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command, in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secagg", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 def test_json_prints_the_final_record_alone(secagg: Run, tmp_path: Path) -> None:

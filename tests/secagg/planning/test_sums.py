@@ -1,5 +1,4 @@
 import json
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from math import comb
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 
 from protocols.bonawitz import Agreement
 from protocols.errors import ParameterError
-from secagg.cli import main as cli
 from secagg.errors import ConfigError, RangeError
 from secagg.planning.sums import COMPLETE_BELOW, plan
 from secagg.rounds.in_memory import run_bonawitz
@@ -28,20 +26,6 @@ ORACLES = [  # clients, corrupt, dropout, active -> degree, threshold
     (1000, "0.33", "0.33", False, 286, 150),
     (1000, "0.33", "0.05", True, 132, 109),
 ]
-
-
-@pytest.fixture
-def secagg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command, in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secagg", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 @pytest.mark.parametrize(
