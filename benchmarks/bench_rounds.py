@@ -7,7 +7,6 @@ stage.
 """
 
 import copy
-import hashlib
 import itertools
 import statistics
 import time
@@ -21,7 +20,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from protocols.bonawitz import Agreement, CollectKeys, CollectReveals, Params, join
-from protocols.entropy import Entropy
+from protocols.testing import insecure_entropy
 from secagg.bench.costs import Case, measure
 from secagg.bench.measure import Contender, Interleaved, Timed
 from secagg.bench.quick import protocols
@@ -40,12 +39,6 @@ AGREEMENT = Agreement(
 INPUT = np.arange(WORDS, dtype=np.uint64)
 
 
-def counting(seed: int) -> Entropy:
-    """The same keys each time, so that one roster serves every repetition."""
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 @dataclass(frozen=True)
 class Recorded:
     """What one honest round sent to client ``ME``, and the server that waits for reveals."""
@@ -61,7 +54,7 @@ class Recorded:
 def recorded() -> Recorded:
     collect, joined = CollectKeys(AGREEMENT), {}
     for client in range(CLIENTS):
-        message, joined[client] = join(AGREEMENT, client, counting(client))
+        message, joined[client] = join(AGREEMENT, client, insecure_entropy(client))
         collect.receive(message)
     rosters, shares = collect.close()
     sharing = {}
@@ -110,7 +103,7 @@ def test_client(benchmark: BenchmarkFixture, recorded: Recorded) -> None:
 
     def client() -> bytes:
         times = [time.perf_counter()]
-        _, roster = join(AGREEMENT, ME, counting(ME))
+        _, roster = join(AGREEMENT, ME, insecure_entropy(ME))
         times.append(time.perf_counter())
         _, boxes = roster.on_roster(recorded.roster)
         times.append(time.perf_counter())

@@ -21,7 +21,6 @@ threshold 15 there and the planned one here.
 
 import functools
 import hashlib
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +36,8 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from protocols.bonawitz import Agreement, CollectKeys, CollectVectors, Params, Rates, join
-from protocols.entropy import Entropy, system
+from protocols.entropy import system
+from protocols.testing import insecure_entropy
 from secagg.bench.measure import Contender, Interleaved, Timed
 from secagg.vectors.layout import Count, Layout, Segment
 from secagg.vectors.quantize import FixedPoint
@@ -160,12 +160,6 @@ UPDATE = np.random.default_rng(0).normal(0, 1, ENTRIES).astype(np.float32)
 # Ours
 
 
-def counting(seed: int) -> Entropy:
-    """The same keys each time, so that one roster serves every repetition."""
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 class Ours:
     """One recorded round, of which any party can be run again."""
 
@@ -192,12 +186,14 @@ class Ours:
             public=hashlib.sha256(self.layout.to_bytes()).digest(),
         )
         words = self.encode()
-        joined = [join(self.agreement, client, counting(client)) for client in range(case.clients)]
+        joined = [
+            join(self.agreement, client, insecure_entropy(client)) for client in range(case.clients)
+        ]
         self.keys = [message for message, _ in joined]
         collect = CollectKeys(self.agreement)
         for message in self.keys:
             collect.receive(message)
-        self.rosters, shares = collect.close(counting(case.clients))
+        self.rosters, shares = collect.close(insecure_entropy(case.clients))
         shared = [state.on_roster(self.rosters[n]) for n, (_, state) in enumerate(joined)]
         self.shares = [message for message, _ in shared]
         for message in self.shares:
@@ -218,7 +214,7 @@ class Ours:
     def client(self, clock: Clock) -> int:
         """All four stages; returns the bytes that went up."""
         with clock("advertise"):
-            keys, roster = join(self.agreement, ME, counting(ME))
+            keys, roster = join(self.agreement, ME, insecure_entropy(ME))
         with clock("share"):
             shares, boxes = roster.on_roster(self.rosters[ME])
         with clock("quantise"):
@@ -234,7 +230,7 @@ class Ours:
         keys = CollectKeys(self.agreement)
         for message in self.keys:
             keys.receive(message)
-        _, shares = keys.close(counting(self.case.clients))  # the same graph again
+        _, shares = keys.close(insecure_entropy(self.case.clients))  # the same graph again
         for message in self.shares:
             shares.receive(message)
         return shares.close()[1]

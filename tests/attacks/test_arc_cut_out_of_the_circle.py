@@ -8,77 +8,52 @@ if it counts as alive all the same, it helps to open the arc that it is cut off
 from. So a client refuses survivors among its neighbours whose boxes never came.
 """
 
-import hashlib
-import itertools
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, Rates, join
+from protocols.bonawitz import Params, Rates
 from protocols.bonawitz.graph import Harary, Plan
 from protocols.bonawitz.messages import (
     MaskedFrame,
-    Reveal,
-    Roster,
-    SealedShares,
     ShareBoxes,
     Signatures,
     SignedSurvivors,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from protocols.primitives.sign import SigningKey
-from protocols.secrets import Secret
+from protocols.testing import agreement_of, played
 
 ACTIVE = Params(clients=20, rates=Rates(corrupt=0.05, dropout=0.1), words=3, active=True)
 TRUSTED = Params(clients=20, rates=Rates(corrupt=0.1, dropout=0.1), words=3)
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(20)}
-PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def input_of(n: int) -> NDArray[np.uint64]:
     return np.full(3, 3**n, np.uint64)
 
 
-class LyingServer:
-    """It knows the circle, and who answers what; all clients are honest.
+INPUTS = {n: input_of(n) for n in range(20)}
 
-    Clients are named by their places on the circle, ``place[n]`` is client n's.
-    """
+
+class LyingServer:
+    """It knows the circle, and who answers what; all clients are honest."""
 
     def __init__(self, params: Params) -> None:
-        self.agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
-        self.header, self.active = self.agreement.header, params.active
-        collect = CollectKeys(self.agreement, PUBLICS if self.active else None)
-        self.states: dict[int, Any] = {}
-        for n in range(20):
-            known: Any = {"identity": IDENTITIES[n], "identities": PUBLICS} if self.active else {}
-            message, self.states[n] = join(self.agreement, n, counting(n), **known)
-            collect.receive(message)
-        rosters, shares = collect.close(counting("graph"))
-        assert isinstance(shares._round.graph, Harary)
-        self.graph, self.circle = shares._round.graph, shares._round.graph._circle
-        self.place = {n: place for place, n in enumerate(self.circle)}
-        self.keys, self.boxes = {}, {}
-        for n in range(20):
-            roster = Roster.from_bytes(rosters[n], expect=self.header, signed=self.active)
-            self.keys[n] = roster.entries[n].mask
-            message, self.states[n] = self.states[n].on_roster(rosters[n])
-            self.boxes[n] = SealedShares.from_bytes(message, expect=self.header).boxes
-        self.context = self.agreement.context(roster.digest())
+        self.agreement, self.active = agreement_of(params), params.active
+        made = played(self.agreement, INPUTS, "roster")
+        self.header, self.context, self.shares = made.header, made.context, made.shares
+        self.graph = made.server._round.graph
+        assert isinstance(self.graph, Harary)
+        self.circle = self.graph._circle
+        self.keys = made.keys
+        made = made.until("boxes")
+        self.states, self.boxes = dict(made.states), made.sealed
 
     def mask(self, arc: frozenset[int], gone: frozenset[int]) -> None:
         """The arc gets boxes from itself and from who will be gone; the others get all."""
@@ -92,7 +67,7 @@ class LyingServer:
             frames, self.states[n] = self.states[n].on_boxes(message, input_of(n))
             (self.vectors[n],) = frames
 
-    def reveals(self, alive: Iterable[int], *, checked: bool) -> dict[int, dict[int, Secret]]:
+    def reveals(self, alive: Iterable[int], *, checked: bool) -> dict[int, dict[int, bytes]]:
         """What comes back for one set of survivors, shown to all of them."""
         named = Survivors(header=self.header, alive=frozenset(alive)).to_bytes()
         signed, found = {}, {}
@@ -112,22 +87,20 @@ class LyingServer:
                 found[n] = self.states[n].on_signatures(message)
             except RemoteProtocolError:
                 continue
-        return {
-            n: Reveal.from_bytes(answer, expect=self.header).shares for n, answer in found.items()
-        }
+        return {n: self.shares(answer) for n, answer in found.items()}
 
     def open(
         self,
         arc: frozenset[int],
         gone: frozenset[int],
-        revealed: dict[int, dict[int, Secret]],
+        revealed: dict[int, dict[int, bytes]],
     ) -> NDArray[np.uint64]:
         """The sum over the arc; ``KeyError`` where too few shares came back."""
         threshold = self.agreement.params.plan(20).threshold
         rebuilt = {}
         for n in arc | gone:
             shares = {
-                place: revealed[holder][n].expose()
+                place: revealed[holder][n]
                 for place, holder in enumerate(self.graph.holders(n), 1)
                 if holder in revealed and n in revealed[holder]
             }
@@ -144,7 +117,7 @@ class LyingServer:
         for n in gone:
             for peer in self.graph.neighbours(n) & arc:
                 label = self.context.pair(n, peer)
-                (seed,) = PrivateKey(rebuilt[n]).agree(self.keys[peer], label)
+                (seed,) = PrivateKey(rebuilt[n]).agree(self.keys[peer].mask, label)
                 masks.append(Mask(seed=seed, label=label, subtract=n < peer))
         Masks(masks).apply_to(words)
         return words[:-1]

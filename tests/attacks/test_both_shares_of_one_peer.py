@@ -5,50 +5,31 @@ off its vector [BIK+17, section 4]. One message cannot ask for both; two message
 to two copies of one state can. The burn store stands in between.
 """
 
-import hashlib
-import itertools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join, restore
-from protocols.bonawitz.messages import MaskedFrame, Reveal, Roster, Survivors
+from protocols.bonawitz import Params, restore
 from protocols.burn import Burn
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from protocols.secrets import Secret
-
-AGREEMENT = Agreement(
-    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
+from protocols.testing import (
+    BurnInMemory,
+    Stage,
+    agreement_of,
+    answered,
+    burn_nothing,
+    played,
+    unmasked,
 )
-HEADER = AGREEMENT.header
-CLIENTS = (1, 2, 3)
-VICTIM = 3
+
+AGREEMENT = agreement_of(Params(clients=3, threshold=2, words=4))
+CLIENTS, PEERS, VICTIM = (1, 2, 3), (1, 2), 3
 INPUTS = {client: np.arange(4, dtype=np.uint64) + np.uint64(100 * client) for client in CLIENTS}
 
-EVERYBODY = Survivors(header=HEADER, alive=frozenset(CLIENTS)).to_bytes()
-VICTIM_GONE = Survivors(header=HEADER, alive=frozenset({1, 2})).to_bytes()
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-class Burnt:
-    """Burnt stages, in memory."""
-
-    def __init__(self) -> None:
-        self.taken: dict[tuple[bytes, int], bytes] = {}
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        return self.taken.setdefault((session, stage), request) == request
+WAITS: tuple[Stage, ...] = ("roster", "boxes", "survivors")  # for them, at stages 1, 2 and 3
 
 
 class BurntInADict(dict[tuple[bytes, int], bytes]):
@@ -58,70 +39,35 @@ class BurntInADict(dict[tuple[bytes, int], bytes]):
         return self.setdefault((session, stage), request) == request
 
 
-def no_store(session: bytes, stage: int, request: bytes) -> bool:
-    """The rule removed: every request may be answered."""
-    return True
-
-
 class Host:
     """A round up to the survivors, as a host sees it that keeps every old record."""
 
     def __init__(self) -> None:
-        collect = CollectKeys(AGREEMENT)
-        self.records: dict[tuple[int, int], Secret] = {}
-        self.masked = b""
-        states: dict[int, Any] = {}
-        for client in CLIENTS:
-            message, states[client] = join(AGREEMENT, client, counting(client))
-            collect.receive(message)
-            self.keep(client, 1, states)
-        self.rosters, shares = collect.close()
-        for client in CLIENTS:
-            message, states[client] = states[client].on_roster(self.rosters[client])
-            shares.receive(message)
-            self.keep(client, 2, states)
-        self.boxes, _ = shares.close()
-        for client in CLIENTS:
-            frames, states[client] = states[client].on_boxes(self.boxes[client], INPUTS[client])
-            self.masked = next(frames)  # the victim's is the last
-            self.keep(client, 3, states)
+        played_to = [played(AGREEMENT, INPUTS, each) for each in WAITS]
+        self.records = {
+            (client, stage): played_to[stage - 1].states[client].into_record()
+            for stage in (1, 2, 3)
+            for client in CLIENTS
+        }
+        self.made = played_to[-1]
 
-    def keep(self, client: int, stage: int, states: dict[int, Any]) -> None:
-        record = states[client].into_record()
-        self.records[client, stage] = record
-        states[client] = restore(record, burn=no_store)
-
-    def ask(self, client: int, stage: int, burn: Burn, survivors: bytes) -> Reveal:
+    def ask(self, client: int, stage: int, burn: Burn, *alive: int) -> dict[int, bytes]:
         """Roll ``client`` back to ``stage``, and lead it on to reveal its shares."""
-        state: Any = restore(self.records[client, stage], burn=burn)
-        if stage == 1:
-            _, state = state.on_roster(self.rosters[client])
-        if stage < 3:
-            frames, state = state.on_boxes(self.boxes[client], INPUTS[client])
-            list(frames)
-        return Reveal.from_bytes(state.on_survivors(survivors), expect=HEADER)
+        made, state = self.made, restore(self.records[client, stage], burn=burn)
+        for message in (made.rosters[client], made.boxes[client])[stage - 1 :]:
+            _, state = answered(state, message, INPUTS[client])
+        answer, _ = answered(state, made.named(*alive), INPUTS[client])
+        return made.shares(answer)
 
     def attack(self, stage: int, stores: dict[int, Burn]) -> NDArray[np.uint64]:
         """The victim's input, from both shares of it that its two peers hold."""
         seeds, keys = [], []
-        for peer in (1, 2):
-            seeds.append(self.ask(peer, stage, stores[peer], EVERYBODY).shares[VICTIM].expose())
-            keys.append(self.ask(peer, stage, stores[peer], VICTIM_GONE).shares[VICTIM].expose())
-        seed, secret = combine([1, 2], [seeds, keys])
-        return self.stripped(seed, PrivateKey(secret))
-
-    def stripped(self, seed: Secret, key: PrivateKey) -> NDArray[np.uint64]:
-        roster = Roster.from_bytes(self.rosters[VICTIM], expect=HEADER)
-        context = AGREEMENT.context(roster.digest())
-        masks = [Mask(seed=seed, label=context.self_mask(VICTIM), subtract=True)]
-        for peer in (1, 2):
-            label = context.pair(VICTIM, peer)
-            (pair,) = key.agree(roster.entries[peer].mask, label)
-            masks.append(Mask(seed=pair, label=label, subtract=peer < VICTIM))
-        frame = MaskedFrame.from_bytes(self.masked, expect=HEADER, index=0, count=5)
-        words = frame.words.copy()
-        Masks(masks).apply_to(words)
-        return words[:-1]
+        for peer in PEERS:
+            seeds.append(self.ask(peer, stage, stores[peer], *CLIENTS)[VICTIM])
+            keys.append(self.ask(peer, stage, stores[peer], *PEERS)[VICTIM])
+        seed, key = combine(PEERS, [seeds, keys])
+        frames = self.made.frames[VICTIM]
+        return unmasked(AGREEMENT, self.made.roster, VICTIM, frames, seed=seed, key=key)
 
 
 STAGES = pytest.mark.parametrize("stage", [1, 2, 3])
@@ -129,12 +75,12 @@ STAGES = pytest.mark.parametrize("stage", [1, 2, 3])
 
 @STAGES
 def test_without_a_burn_store_the_attack_reads_the_victims_input(stage: int) -> None:
-    stolen = Host().attack(stage, {1: no_store, 2: no_store})
+    stolen = Host().attack(stage, {1: burn_nothing, 2: burn_nothing})
     assert np.array_equal(stolen, INPUTS[VICTIM])
 
 
 @STAGES
-@pytest.mark.parametrize("store", [Burnt, BurntInADict])
+@pytest.mark.parametrize("store", [BurnInMemory, BurntInADict])
 def test_with_a_burn_store_the_second_survivor_set_is_refused(
     stage: int, store: Callable[[], Burn]
 ) -> None:
@@ -142,16 +88,16 @@ def test_with_a_burn_store_the_second_survivor_set_is_refused(
         Host().attack(stage, {1: store(), 2: store()})
 
 
-@pytest.mark.parametrize("store", [Burnt, BurntInADict])
+@pytest.mark.parametrize("store", [BurnInMemory, BurntInADict])
 def test_the_share_of_one_kind_is_all_that_ever_leaves(store: Callable[[], Burn]) -> None:
     host, burn = Host(), store()
-    first = host.ask(1, 3, burn, EVERYBODY)
+    first = host.ask(1, 3, burn, *CLIENTS)
     for _ in range(3):
         with pytest.raises(RemoteProtocolError, match="was answered for another request"):
-            host.ask(1, 3, burn, VICTIM_GONE)
-        assert host.ask(1, 3, burn, EVERYBODY) == first
+            host.ask(1, 3, burn, *PEERS)
+        assert host.ask(1, 3, burn, *CLIENTS) == first
 
 
 def test_one_of_two_peers_with_a_burn_store_is_enough_to_stop_it() -> None:
     with pytest.raises(RemoteProtocolError, match="of client 2 was answered"):
-        Host().attack(3, {1: no_store, 2: Burnt()})
+        Host().attack(3, {1: burn_nothing, 2: BurnInMemory()})

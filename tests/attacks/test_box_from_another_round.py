@@ -8,32 +8,24 @@ both, its vector of round 1 is open.
 
 import hashlib
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, client, join
+from protocols.bonawitz import Agreement, Params, client
 from protocols.bonawitz.messages import (
-    MaskedFrame,
-    Reveal,
-    Roster,
-    SealedShares,
     ShareBoxes,
-    Survivors,
 )
 from protocols.bonawitz.params import Context
 from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
+from protocols.testing import Played, agreement_of, played, unmasked
 
-FIRST = Agreement(
-    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
-)
+FIRST = agreement_of(Params(clients=3, threshold=2, words=4))
 CLIENTS, PEERS, VICTIM = (1, 2, 3), (2, 3), 1
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 
@@ -50,67 +42,29 @@ def keyring(number: int, agreement: Agreement) -> Entropy:
     return entropy
 
 
-@dataclass
-class Seen:
-    """What the server sees of a round."""
-
-    agreement: Agreement
-    roster: Roster
-    victims_boxes: dict[int, bytes]
-    victims_frame: bytes
-    reveals: dict[int, Reveal]
-
-
-def run(agreement: Agreement, alive: tuple[int, ...], replayed: Seen | None = None) -> Seen:
-    """A round, in which the server puts the victim's ``replayed`` boxes in place of the new."""
-    header = agreement.header
-    collect = CollectKeys(agreement)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        message, states[number] = join(agreement, number, keyring(number, agreement))
-        collect.receive(message)
-    rosters, _ = collect.close()
-    sealed: dict[int, dict[int, bytes]] = {}
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        sealed[number] = SealedShares.from_bytes(message, expect=header).boxes
-    own = sealed[VICTIM]
-    if replayed:
-        sealed[VICTIM] = replayed.victims_boxes
-    frame = b""
-    for number in alive:
-        boxes = {sender: sealed[sender][number] for sender in CLIENTS if sender != number}
-        message = ShareBoxes(header=header, recipient=number, boxes=boxes).to_bytes()
-        frames, states[number] = states[number].on_boxes(message, PRIVATE)
-        (sent,) = frames
-        frame = sent if number == VICTIM else frame
-    survivors = Survivors(header=header, alive=frozenset(alive)).to_bytes()
-    reveals = {
-        number: Reveal.from_bytes(states[number].on_survivors(survivors), expect=header)
-        for number in alive
-    }
-    roster = Roster.from_bytes(rosters[VICTIM], expect=header)
-    return Seen(agreement, roster, own, frame, reveals)
+def run(agreement: Agreement) -> Played:
+    return played(
+        agreement,
+        dict.fromkeys(CLIENTS, PRIVATE),
+        "boxes",
+        entropy=lambda number: keyring(number, agreement),
+    )
 
 
 def attack(second: Agreement) -> NDArray[np.uint64]:
     """The victim's vector of round 1, from what the server saw of it and of round 2."""
-    first = run(FIRST, alive=CLIENTS)
-    later = run(second, alive=PEERS, replayed=first)
-    seed, key = combine(
-        PEERS,
-        [[seen.reveals[peer].shares[VICTIM].expose() for peer in PEERS] for seen in (first, later)],
-    )
-    context = FIRST.context(first.roster.digest())
-    masks = [Mask(seed=seed, label=context.self_mask(VICTIM), subtract=True)]
+    first, later = run(FIRST), run(second)
+    replayed = first.sealed[VICTIM]
+    first = first.until("sum")
+    seeds, keys = [], []
     for peer in PEERS:
-        label = context.pair(VICTIM, peer)
-        (pair,) = PrivateKey(key).agree(first.roster.entries[peer].mask, label)
-        masks.append(Mask(seed=pair, label=label, subtract=peer < VICTIM))
-    frame = MaskedFrame.from_bytes(first.victims_frame, expect=FIRST.header, index=0, count=5)
-    words = frame.words.copy()
-    Masks(masks).apply_to(words)
-    return words[:-1]
+        seeds.append(first.shares(first.reveals[peer])[VICTIM])
+        boxes = {VICTIM: replayed[peer]} | {n: later.sealed[n][peer] for n in PEERS if n != peer}
+        message = ShareBoxes(header=second.header, recipient=peer, boxes=boxes).to_bytes()
+        _, state = later.states[peer].on_boxes(message, PRIVATE)
+        keys.append(later.shares(state.on_survivors(later.named(*PEERS)))[VICTIM])
+    seed, key = combine(PEERS, [seeds, keys])
+    return unmasked(FIRST, first.roster, VICTIM, first.frames[VICTIM], seed=seed, key=key)
 
 
 def unbind_key(monkeypatch: pytest.MonkeyPatch) -> None:

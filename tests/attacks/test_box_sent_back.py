@@ -5,80 +5,42 @@ recipient is then named as gone, and the victim itself reveals a share of its ow
 mask key, while it is alive. With it one colluding client does the work of two.
 """
 
-import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, client, join
+from protocols.bonawitz import Params, client
 from protocols.bonawitz.messages import (
     SHARE_SIZE,
-    MaskedFrame,
-    Reveal,
-    Roster,
-    SealedShares,
     ShareBoxes,
-    Survivors,
 )
 from protocols.bonawitz.params import Context
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
+from protocols.testing import agreement_of, played, unmasked
 
-AGREEMENT = Agreement(
-    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
-)
+AGREEMENT = agreement_of(Params(clients=3, threshold=2, words=4))
 HEADER = AGREEMENT.header
 CLIENTS, VICTIM, COLLUDER, GONE = (1, 2, 3), 1, 2, 3
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def attack() -> NDArray[np.uint64]:
-    collect = CollectKeys(AGREEMENT)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        message, states[number] = join(AGREEMENT, number, counting(number))
-        collect.receive(message)
-    rosters, _ = collect.close()
-    roster = Roster.from_bytes(rosters[VICTIM], expect=HEADER)
-    sealed = {}
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        sealed[number] = SealedShares.from_bytes(message, expect=HEADER).boxes
-
-    honest = {sender: sealed[sender][COLLUDER] for sender in (VICTIM, GONE)}
-    message = ShareBoxes(header=HEADER, recipient=COLLUDER, boxes=honest).to_bytes()
-    _, colluding = states[COLLUDER].on_boxes(message, PRIVATE)
+    made = played(AGREEMENT, dict.fromkeys(CLIENTS, PRIVATE), "boxes")
+    sealed = made.sealed
+    _, colluding = made.states[COLLUDER].on_boxes(made.boxes[COLLUDER], PRIVATE)
     colluders = colluding.shares.take()[VICTIM].expose()
 
     boxes = {COLLUDER: sealed[COLLUDER][VICTIM], GONE: sealed[VICTIM][GONE]}
     message = ShareBoxes(header=HEADER, recipient=VICTIM, boxes=boxes).to_bytes()
-    frames, victim = states[VICTIM].on_boxes(message, PRIVATE)
-    (frame,) = frames
-    survivors = Survivors(header=HEADER, alive=frozenset({VICTIM, COLLUDER})).to_bytes()
-    shares = Reveal.from_bytes(victim.on_survivors(survivors), expect=HEADER).shares
+    frames, victim = made.states[VICTIM].on_boxes(message, PRIVATE)
+    shares = made.shares(victim.on_survivors(made.named(VICTIM, COLLUDER)))
 
-    (seed,) = combine([VICTIM, COLLUDER], [[shares[VICTIM].expose(), colluders[:SHARE_SIZE]]])
-    (key,) = combine([GONE, COLLUDER], [[shares[GONE].expose(), colluders[SHARE_SIZE:]]])
-    context = AGREEMENT.context(roster.digest())
-    masks = [Mask(seed=seed, label=context.self_mask(VICTIM), subtract=True)]
-    for peer in (COLLUDER, GONE):
-        label = context.pair(VICTIM, peer)
-        (pair,) = PrivateKey(key).agree(roster.entries[peer].mask, label)
-        masks.append(Mask(seed=pair, label=label, subtract=peer < VICTIM))
-    words = MaskedFrame.from_bytes(frame, expect=HEADER, index=0, count=5).words.copy()
-    Masks(masks).apply_to(words)
-    return words[:-1]
+    (seed,) = combine([VICTIM, COLLUDER], [[shares[VICTIM], colluders[:SHARE_SIZE]]])
+    (key,) = combine([GONE, COLLUDER], [[shares[GONE], colluders[SHARE_SIZE:]]])
+    return unmasked(AGREEMENT, made.roster, VICTIM, list(frames), seed=seed, key=key)
 
 
 def one_key_for_both(monkeypatch: pytest.MonkeyPatch) -> None:

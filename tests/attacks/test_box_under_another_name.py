@@ -5,82 +5,44 @@ alive, it reveals the share of its self-mask; asked about the one who is gone, i
 reveals the share of the victim's mask key.
 """
 
-import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, client, join
+from protocols.bonawitz import Params, client
 from protocols.bonawitz.messages import (
-    MaskedFrame,
-    Reveal,
-    Roster,
-    SealedShares,
     ShareBoxes,
-    Survivors,
 )
 from protocols.bonawitz.params import VERSION, Context
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.testing import agreement_of, played, unmasked
 
-AGREEMENT = Agreement(
-    params=Params(clients=5, threshold=3, words=4), session=bytes(16), round=1, public=bytes(32)
-)
+AGREEMENT = agreement_of(Params(clients=5, threshold=3, words=4))
 HEADER = AGREEMENT.header
 CLIENTS, VICTIM, GONE, PEERS = (1, 2, 3, 4, 5), 1, 3, (2, 4, 5)
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def attack() -> NDArray[np.uint64]:
-    collect = CollectKeys(AGREEMENT)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        message, states[number] = join(AGREEMENT, number, counting(number))
-        collect.receive(message)
-    rosters, _ = collect.close()
-    roster = Roster.from_bytes(rosters[VICTIM], expect=HEADER)
-    sealed = {}
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        sealed[number] = SealedShares.from_bytes(message, expect=HEADER).boxes
-    frame = b""
+    made = played(AGREEMENT, dict.fromkeys(CLIENTS, PRIVATE), "boxes")
+    sealed, frames, reveals = made.sealed, {}, []
+    survivors = made.named(VICTIM, *PEERS)
     for number in (VICTIM, *PEERS):
         boxes = {sender: sealed[sender][number] for sender in CLIENTS if sender != number}
         if number != VICTIM:
             boxes[GONE] = boxes[VICTIM]
         message = ShareBoxes(header=HEADER, recipient=number, boxes=boxes).to_bytes()
-        frames, states[number] = states[number].on_boxes(message, PRIVATE)
-        (sent,) = frames
-        frame = sent if number == VICTIM else frame
-    survivors = Survivors(header=HEADER, alive=frozenset({VICTIM, *PEERS})).to_bytes()
-    reveals = [
-        Reveal.from_bytes(states[peer].on_survivors(survivors), expect=HEADER).shares
-        for peer in PEERS
-    ]
-    seed, key = combine(
-        PEERS, [[shares[about].expose() for shares in reveals] for about in (VICTIM, GONE)]
-    )
-    context = AGREEMENT.context(roster.digest())
-    masks = [Mask(seed=seed, label=context.self_mask(VICTIM), subtract=True)]
-    for peer in (*PEERS, GONE):
-        label = context.pair(VICTIM, peer)
-        (pair,) = PrivateKey(key).agree(roster.entries[peer].mask, label)
-        masks.append(Mask(seed=pair, label=label, subtract=peer < VICTIM))
-    words = MaskedFrame.from_bytes(frame, expect=HEADER, index=0, count=5).words.copy()
-    Masks(masks).apply_to(words)
-    return words[:-1]
+        sent, state = made.states[number].on_boxes(message, PRIVATE)
+        frames[number] = list(sent)
+        if number != VICTIM:
+            reveals.append(made.shares(state.on_survivors(survivors)))
+    seed, key = combine(PEERS, [[shares[about] for shares in reveals] for about in (VICTIM, GONE)])
+    return unmasked(AGREEMENT, made.roster, VICTIM, frames[VICTIM], seed=seed, key=key)
 
 
 def one_key_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

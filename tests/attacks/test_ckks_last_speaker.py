@@ -20,49 +20,30 @@ from protocols.ckks.client import encrypt, generate
 from protocols.ckks.keys import CollectiveKey, holder_key
 from protocols.ckks.messages import Advertise, Frame, Opening, Openings
 from protocols.ckks.microsoft_seal import context
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring, add, pack, subtract, unpack, unpack_ciphertext
+from protocols.ckks.params import Agreement
+from protocols.ckks.residues import add, pack, subtract, unpack, unpack_ciphertext
 from protocols.ckks.server import CollectCommitments
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret
+from protocols.testing import burn_nothing, played_key, small_threshold
 
 HOLDERS, LAST = (1, 2, 3, 4), 4
-RING = Ring(degree=2048, prime_bits=(53,))
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=RING.degree,
-    clip=1.0,
-    ring=RING,
-    scale_half_bits=90,
-    flooding=30,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold()
+RING = PARAMS.ring
 AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
 OWN = Secret(b"known to the last speaker alone!")
 PRIVATE = np.linspace(-1, 1, RING.degree)
 
 
-def allow(session: bytes, stage: int, request: bytes) -> bool:
-    return True
-
-
 def making() -> tuple[Any, dict[int, Any], dict[int, bytes]]:
     """Up to the openings; the last speaker has those of all others before it sends its own."""
-    collect = CollectCommitments(AGREEMENT, HOLDERS)
-    states: dict[int, Any] = {}
-    for holder in HOLDERS:
-        message, states[holder] = generate(AGREEMENT, holder)
-        collect.receive(message)
-    roster, openings = collect.close()
-    opened = {}
-    for holder in HOLDERS:
-        opened[holder], states[holder] = states[holder].on_roster(roster)
+    made = played_key(AGREEMENT, HOLDERS, "roster")
+    opened, states = {}, {}
+    for holder, state in made.states.items():
+        opened[holder], states[holder] = state.on_roster(made.roster)
     for holder in HOLDERS[:-1]:
-        openings.receive(opened[holder])
-    return openings, states, opened
+        made.server.receive(opened[holder])
+    return made.server, states, opened
 
 
 def opening(message: bytes) -> Opening:
@@ -110,7 +91,7 @@ def test_the_last_speaker_cannot_open_another_key_than_it_committed_to() -> None
     with pytest.raises(RemoteProtocolError, match="holder 4 opens another key"):
         CollectiveKey.from_bytes(AGREEMENT, wrong)
     with pytest.raises(RemoteProtocolError, match="holder 4 opens another key"):
-        states[1].on_openings(wrong, boxes[1], burn=allow)
+        states[1].on_openings(wrong, boxes[1], burn=burn_nothing)
 
 
 def test_nor_commit_after_it_has_seen_the_others() -> None:
@@ -123,7 +104,7 @@ def test_nor_commit_after_it_has_seen_the_others() -> None:
     entry = replace(shown.entries[LAST], share=share, commitment=late)
     wrong = replace(shown, entries=dict(shown.entries) | {LAST: entry}).to_bytes()
     with pytest.raises(RemoteProtocolError, match="not of the commitments in the roster"):
-        states[1].on_openings(wrong, boxes[1], burn=allow)
+        states[1].on_openings(wrong, boxes[1], burn=burn_nothing)
 
 
 def without_commitments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +120,7 @@ def test_without_commitments_the_last_speaker_reads_every_upload(
     openings, states, opened = making()
     openings.receive(replace(opening(opened[LAST]), share=rogue(opened)).to_bytes())
     message, boxes, key = openings.close()
-    states[1].on_openings(message, boxes[1], burn=allow)  # nobody notices
+    states[1].on_openings(message, boxes[1], burn=burn_nothing)  # nobody notices
     (frame,) = encrypt(AGREEMENT, 1, key, PRIVATE)
     assert np.abs(read(frame, key) - PRIVATE).max() < 1e-6
 

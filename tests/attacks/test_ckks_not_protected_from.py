@@ -10,19 +10,16 @@ roster: a server that plays all other holders to each of them has every part of 
 
 import hashlib
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.burn import Burn
-from protocols.ckks.client import Published, encrypt, generate, open_sum
+from protocols.ckks.client import Published, encrypt, open_sum
 from protocols.ckks.keys import CollectiveKey, SharedKey, holder_key
 from protocols.ckks.messages import Frame, Opened, Openings, Request, SharedSum
 from protocols.ckks.microsoft_seal import context
-from protocols.ckks.params import Agreement, Model, Params
+from protocols.ckks.params import Agreement, Params
 from protocols.ckks.residues import (
-    Ring,
     Rows,
     add,
     pack,
@@ -31,57 +28,32 @@ from protocols.ckks.residues import (
     unpack_ciphertext,
     unpack_seeded,
 )
-from protocols.ckks.server import CollectCommitments, CollectPartials, CollectUploads
+from protocols.ckks.server import CollectPartials, CollectUploads
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, played_key, small_ckks, small_threshold
 
 CLIENTS, HOLDERS, VICTIM = (1, 2, 3), (1, 2, 3, 4), 1
-RING = Ring(degree=2048, prime_bits=(53,))
-SHARED = Params(
-    model=Model.SHARED_KEY,
-    clients=3,
-    minimum_survivors=3,
-    entries=RING.degree,
-    clip=1.0,
-    ring=RING,
-    scale_half_bits=97,
-    flooding=30,
-)
-THRESHOLD = replace(SHARED, model=Model.THRESHOLD, holders=4, threshold=3, corrupt=1)
+SHARED = small_ckks(clients=3, minimum_survivors=3, scale_half_bits=97)
+THRESHOLD = small_threshold(clients=3, minimum_survivors=3, scale_half_bits=97)
+RING = SHARED.ring
 
 
 def agreed(params: Params) -> Agreement:
     return Agreement(params=params, session=bytes(16), public=bytes(32))
 
 
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
 def vector(client: int) -> NDArray[np.float64]:
     return np.random.default_rng(client).uniform(-1, 1, RING.degree)
 
 
-class Played:
+class Session:
     """A key, and the uploads of all clients."""
 
     def __init__(self) -> None:
         agreement = agreed(THRESHOLD)
-        collect = CollectCommitments(agreement, HOLDERS)
-        states: dict[int, Any] = {}
-        for holder in HOLDERS:
-            message, states[holder] = generate(agreement, holder)
-            collect.receive(message)
-        roster, openings = collect.close()
-        for holder in HOLDERS:
-            message, states[holder] = states[holder].on_roster(roster)
-            openings.receive(message)
-        shown, boxes, self.key = openings.close()
-        self.holders = {
-            holder: states[holder].on_openings(shown, boxes[holder], burn=store())[0]
-            for holder in HOLDERS
-        }
+        made = played_key(agreement, HOLDERS, "requests")
+        self.key, self.holders = made.key, made.states
         self.frames = {}
         for client in CLIENTS:
             (self.frames[client],) = encrypt(agreement, client, self.key, vector(client))
@@ -105,7 +77,7 @@ def framed(frame: bytes, params: Params, key: CollectiveKey | SharedKey) -> Fram
 
 
 def test_a_single_ciphertext_shown_as_the_sum_is_not_protected_from() -> None:
-    made = Played()
+    made = Session()
     first, second = made.ciphertext(VICTIM)
     request = Request(
         header=agreed(THRESHOLD).header,
@@ -131,14 +103,14 @@ def test_a_single_ciphertext_shown_as_the_sum_under_a_shared_key_is_not_protecte
         summands={1: bytes(32), 2: upload.digest, 3: bytes([3] * 32)},
         ciphertexts=pack_ciphertext(alone, RING),
     ).to_bytes()
-    result = open_sum(agreement, 2, key, shown, burn=store(), sent=upload.digest)
+    result = open_sum(agreement, 2, key, shown, burn=BurnInMemory(), sent=upload.digest)
     assert isinstance(result, Published)  # and a client that publishes tells the server
     assert np.abs(result.values - vector(VICTIM)).max() < 1e-2
 
 
 def test_an_upload_made_of_others_ciphertexts_is_not_protected_from() -> None:
     """Client 3 sends the first less the second: the sum is twice the first."""
-    made = Played()
+    made = Session()
     crafted = subtract(made.ciphertext(VICTIM), made.ciphertext(2), RING.primes)
     frame = replace(
         framed(made.frames[3], THRESHOLD, made.key), ciphertext=pack_ciphertext(crafted, RING)
@@ -153,7 +125,7 @@ def test_an_upload_made_of_others_ciphertexts_is_not_protected_from() -> None:
 
 
 def test_digests_are_evidence_against_a_server_that_named_what_it_did_not_get() -> None:
-    made = Played()
+    made = Session()
     second = made.ciphertext(VICTIM)[1]
     request = Request(
         header=agreed(THRESHOLD).header,
@@ -170,22 +142,11 @@ def test_digests_are_evidence_against_a_server_that_named_what_it_did_not_get() 
 def alone_among_fakes(holder: int) -> tuple[Secret, Opened]:
     """The seed of an honest holder that is shown a roster of the server's making; what it opens."""
     agreement = agreed(THRESHOLD)
-    collect = CollectCommitments(agreement, HOLDERS)
-    states: dict[int, Any] = {}
-    for each in HOLDERS:  # all but one are the server
-        message, states[each] = generate(agreement, each)
-        collect.receive(message)
-    roster, openings = collect.close()
-    for each in HOLDERS:
-        message, states[each] = states[each].on_roster(roster)
-        openings.receive(message)
-    shown, boxes, _ = openings.close()
-    made = {
-        each: states[each].on_openings(shown, boxes[each], burn=store())[0] for each in HOLDERS
-    }  # nothing about it looks wrong to the honest one either
+    made = played_key(agreement, HOLDERS, "requests")  # all but one are the server
+    # Nothing about it looks wrong to the honest one either.
     fakes = [each for each in HOLDERS if each != holder]
-    (seed,) = combine(fakes, [[made[fake].shares[holder].expose() for fake in fakes]])
-    opened = Openings.from_bytes(shown, expect=agreement.key_header, params=THRESHOLD)
+    (seed,) = combine(fakes, [[made.states[fake].shares[holder].expose() for fake in fakes]])
+    opened = Openings.from_bytes(made.shown, expect=agreement.key_header, params=THRESHOLD)
     return seed, opened.entries[holder]
 
 

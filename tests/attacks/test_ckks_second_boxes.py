@@ -15,42 +15,21 @@ import numpy as np
 import pytest
 
 from protocols.burn import Burn
-from protocols.ckks.client import AwaitOpenings, AwaitRoster, Holder, encrypt, generate, restore
+from protocols.ckks.client import AwaitOpenings, AwaitRoster, Holder, encrypt, restore
 from protocols.ckks.messages import Opening, ShareBoxes
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring
-from protocols.ckks.server import CollectCommitments, CollectUploads
+from protocols.ckks.params import Agreement
+from protocols.ckks.server import CollectUploads
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Once, Secret
+from protocols.testing import BurnInMemory, burn_nothing, played_key, small_threshold
 
 HOLDERS, VICTIM, DEALER = (1, 2, 3, 4), 1, 4
 ALIVE = HOLDERS[:-1]
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=2048,
-    clip=1.0,
-    ring=Ring(degree=2048, prime_bits=(53,)),
-    scale_half_bits=94,
-    flooding=30,
-    decryptions=2,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold(scale_half_bits=94, decryptions=2)
 
 
 def agreed(index: int = 0) -> Agreement:
     return Agreement(params=PARAMS, session=bytes(16), round=index, public=bytes(32))
-
-
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
-def forgetting(session: bytes, stage: int, request: bytes) -> bool:
-    return True
 
 
 def vector(client: int) -> Any:
@@ -59,7 +38,7 @@ def vector(client: int) -> Any:
 
 def dealt_anew(record: Secret, roster: bytes) -> bytes:
     """The dealer's box for the victim, under other coefficients."""
-    state = restore(record, burn=forgetting)
+    state = restore(record, burn=burn_nothing)
     assert isinstance(state, AwaitRoster)
     making = replace(state.secrets.take(), own=Secret(bytes(32)))
     message, _ = replace(state, secrets=Once(making)).on_roster(roster)
@@ -69,30 +48,20 @@ def dealt_anew(record: Secret, roster: bytes) -> bytes:
 
 def attack(burn: Burn) -> None:
     """Two rounds; between them the victim is handed back its old record, and another box."""
-    collect = CollectCommitments(agreed(), HOLDERS)
-    states: dict[int, Any] = {}
-    for holder in HOLDERS:
-        message, states[holder] = generate(agreed(), holder)
-        collect.receive(message)
-    dealing = states[DEALER].into_record()
-    states[DEALER] = restore(dealing, burn=store())
-    roster, openings = collect.close()
-    for holder in HOLDERS:
-        message, states[holder] = states[holder].on_roster(roster)
-        openings.receive(message)
-    shown, boxes, key = openings.close()
-    record = states[VICTIM].into_record()
+    made = played_key(agreed(), HOLDERS, "roster")
+    dealing = made.states[DEALER].into_record()
+    dealer = restore(dealing, burn=BurnInMemory())
+    made = replace(made, states=dict(made.states) | {DEALER: dealer}).until("openings")
+    boxes, key = made.boxes, made.key
+    record = made.states[VICTIM].into_record()
 
     def victim(message: bytes) -> Holder:
         state = restore(record, burn=burn)
         assert isinstance(state, AwaitOpenings)
-        return state.on_openings(shown, message)[0]
+        return state.on_openings(made.shown, message)[0]
 
-    holders = {
-        holder: states[holder].on_openings(shown, boxes[holder], burn=store())[0]
-        for holder in ALIVE
-        if holder != VICTIM
-    }
+    states = {holder: made.states[holder] for holder in ALIVE if holder != VICTIM}
+    holders = dict(replace(made, states=states).until("requests").states)
     holders[VICTIM] = victim(boxes[VICTIM])
 
     def opened(index: int) -> Any:
@@ -106,18 +75,18 @@ def attack(burn: Burn) -> None:
 
     assert np.abs(opened(0) - vector(1) - vector(2)).max() < 0.2
     honest = ShareBoxes.from_bytes(boxes[VICTIM], expect=agreed().key_header)
-    other = dict(honest.boxes) | {DEALER: dealt_anew(dealing, roster)}
+    other = dict(honest.boxes) | {DEALER: dealt_anew(dealing, made.roster)}
     holders[VICTIM] = victim(replace(honest, boxes=other).to_bytes())
     opened(1)
 
 
 def test_other_boxes_than_those_that_were_taken_are_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="took other openings or boxes in this session"):
-        attack(store())
+        attack(BurnInMemory())
 
 
 def test_where_burn_records_are_forgotten_a_dealer_ends_the_session_when_it_likes() -> None:
     """The burn that is missing: of boxes; those of the holder's answers are kept."""
-    whole = store()
+    whole = BurnInMemory()
     with pytest.raises(RemoteProtocolError, match="shares of holder 4 rebuild another key"):
         attack(lambda session, stage, request: stage == 5 or whole(session, stage, request))

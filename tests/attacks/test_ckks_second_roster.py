@@ -16,44 +16,25 @@ import numpy as np
 import pytest
 
 from protocols.burn import Burn
-from protocols.ckks.client import AwaitRoster, encrypt, generate, restore
+from protocols.ckks.client import AwaitRoster, encrypt, restore
 from protocols.ckks.keys import CollectiveKey, commit, holder_key, public_share
 from protocols.ckks.messages import Advertise, Frame, Opening
 from protocols.ckks.microsoft_seal import context
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring, add, pack, subtract, unpack, unpack_ciphertext
+from protocols.ckks.params import Agreement
+from protocols.ckks.residues import add, pack, subtract, unpack, unpack_ciphertext
 from protocols.ckks.server import CollectCommitments
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, burn_nothing, played_key, small_threshold
 
 HOLDERS, LAST = (1, 2, 3, 4), 4
 HONEST = HOLDERS[:-1]
-RING = Ring(degree=2048, prime_bits=(53,))
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=RING.degree,
-    clip=1.0,
-    ring=RING,
-    scale_half_bits=90,
-    flooding=30,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold()
+RING = PARAMS.ring
 AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
 HEADER = AGREEMENT.key_header
 OWN = Secret(b"known to the last speaker alone!")
 PRIVATE = np.linspace(-1, 1, RING.degree)
-
-
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
-def forgetting(session: bytes, stage: int, request: bytes) -> bool:
-    return True
 
 
 def rogue(shares: list[bytes]) -> bytes:
@@ -72,20 +53,16 @@ def restored(record: Secret, burn: Burn) -> AwaitRoster:
 
 def attack(burns: dict[int, Burn]) -> tuple[bytes, CollectiveKey]:
     """One upload under the key of the second roster."""
-    collect = CollectCommitments(AGREEMENT, HOLDERS)
-    advertised, records = {}, {}
-    for holder in HOLDERS:
-        advertised[holder], state = generate(AGREEMENT, holder)
-        records[holder] = state.into_record()
-        collect.receive(advertised[holder])
-    roster, _ = collect.close()
+    made = played_key(AGREEMENT, HOLDERS, "roster")
+    advertised, roster = made.advertised, made.roster
+    records = {holder: state.into_record() for holder, state in made.states.items()}
     shares = []
     for holder in HONEST:
         message, _ = restored(records[holder], burns[holder]).on_roster(roster)
         shares.append(Opening.from_bytes(message, expect=HEADER, params=PARAMS).share)
 
     share, again = rogue(shares), CollectCommitments(AGREEMENT, HOLDERS)
-    last = restored(records[LAST], forgetting)
+    last = restored(records[LAST], burn_nothing)
     making = replace(last.secrets.take(), share=share)
     entry = replace(last.entry, commitment=commit(AGREEMENT, LAST, share, making.blind))
     changed = Advertise(header=HEADER, sender=LAST, entry=entry).to_bytes()
@@ -94,23 +71,20 @@ def attack(burns: dict[int, Burn]) -> tuple[bytes, CollectiveKey]:
     second, openings = again.close()
     states: dict[int, Any] = {holder: restored(records[holder], burns[holder]) for holder in HONEST}
     states[LAST] = replace(last, entry=entry, secrets=type(last.secrets)(making))
-    for holder in HOLDERS:
-        message, states[holder] = states[holder].on_roster(second)
-        openings.receive(message)
-    shown, boxes, _ = openings.close()
+    anew = replace(made, states=states, server=openings, roster=second).until("openings")
     for holder in HONEST:
-        _, key = states[holder].on_openings(shown, boxes[holder])  # nobody notices
+        _, key = anew.states[holder].on_openings(anew.shown, anew.boxes[holder])  # nobody notices
     (frame,) = encrypt(AGREEMENT, 1, key, PRIVATE)
     return frame, key
 
 
 def test_a_second_roster_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="answered another roster in this session"):
-        attack({holder: store() for holder in HONEST})
+        attack({holder: BurnInMemory() for holder in HONEST})
 
 
 def test_where_burn_records_are_forgotten_one_holder_reads_every_upload() -> None:
-    frame, key = attack(dict.fromkeys(HONEST, forgetting))
+    frame, key = attack(dict.fromkeys(HONEST, burn_nothing))
     found = Frame.from_bytes(
         frame, expect=AGREEMENT.header, context=key.context(AGREEMENT), index=0, params=PARAMS
     )

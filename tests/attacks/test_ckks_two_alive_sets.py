@@ -10,39 +10,26 @@ from old records; it works where the burn store forgets.
 import functools
 import itertools
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from protocols.burn import Burn
-from protocols.ckks.client import encrypt, generate, restore
+from protocols.ckks.client import encrypt, restore
 from protocols.ckks.keys import CollectiveKey, holder_key
 from protocols.ckks.messages import Frame, Partial, Request
 from protocols.ckks.microsoft_seal import context
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring, add, pack, unpack_ciphertext
-from protocols.ckks.server import CollectCommitments
+from protocols.ckks.params import Agreement
+from protocols.ckks.residues import add, pack, unpack_ciphertext
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, burn_nothing, played_key, small_threshold
 
 HOLDERS = (1, 2, 3, 4)
-RING = Ring(degree=2048, prime_bits=(53,))
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=RING.degree,
-    clip=1.0,
-    ring=RING,
-    scale_half_bits=90,
-    flooding=30,
-    decryptions=4,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold(decryptions=4)
+RING = PARAMS.ring
 PRIVATE = np.linspace(-1, 1, RING.degree)
 SETS = [frozenset(HOLDERS) - {gone} for gone in HOLDERS]
 
@@ -51,32 +38,11 @@ def agreed(index: int = 0) -> Agreement:
     return Agreement(params=PARAMS, session=bytes(16), round=index, public=bytes(32))
 
 
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
-def forgetting(session: bytes, stage: int, request: bytes) -> bool:
-    return True
-
-
 @functools.cache
 def session() -> tuple[CollectiveKey, dict[int, Secret], NDArray[np.uint64], NDArray[np.uint64]]:
     """The key, every holder's record, one client's ciphertext and a sum's second polynomial."""
-    collect = CollectCommitments(agreed(), HOLDERS)
-    states: dict[int, Any] = {}
-    for holder in HOLDERS:
-        message, states[holder] = generate(agreed(), holder)
-        collect.receive(message)
-    roster, openings = collect.close()
-    for holder in HOLDERS:
-        message, states[holder] = states[holder].on_roster(roster)
-        openings.receive(message)
-    shown, boxes, key = openings.close()
-    records = {
-        holder: states[holder].on_openings(shown, boxes[holder], burn=store())[0].into_record()
-        for holder in HOLDERS
-    }
+    made = played_key(agreed(), HOLDERS, "requests")
+    key, records = made.key, {n: state.into_record() for n, state in made.states.items()}
     ciphertexts = []
     for sender, values in ((1, PRIVATE), (2, PRIVATE[::-1].copy())):
         (frame,) = encrypt(agreed(), sender, key, values)
@@ -121,14 +87,14 @@ def attack(burn: dict[int, Burn], *, later: bool) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("later", [False, True], ids=["in one round", "in later rounds"])
 def test_a_second_alive_set_is_refused(later: bool) -> None:
-    burns = {holder: store() for holder in HOLDERS}
+    burns = {holder: BurnInMemory() for holder in HOLDERS}
     with pytest.raises(RemoteProtocolError, match="other holders were alive"):
         attack(burns, later=later)
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["in one round", "in later rounds"])
 def test_where_burn_records_are_forgotten_one_upload_is_read(later: bool) -> None:
-    read = attack(dict.fromkeys(HOLDERS, forgetting), later=later)
+    read = attack(dict.fromkeys(HOLDERS, burn_nothing), later=later)
     assert np.abs(read - PRIVATE).max() < 1e-6
 
 
@@ -136,7 +102,7 @@ def test_one_request_a_round_is_not_enough_without_the_set_of_the_session() -> N
     """The check that is missing: burnt per round only."""
 
     def burnt_by_round() -> Burn:
-        whole = store()
+        whole = BurnInMemory()
         return lambda session, stage, request: stage == 1 or whole(session, stage, request)
 
     burns = {holder: burnt_by_round() for holder in HOLDERS}
@@ -153,7 +119,7 @@ def test_whatever_sets_a_server_tells_some_honest_holder_is_never_rebuilt() -> N
     choices = [[alive for alive in (*SETS, frozenset(HOLDERS)) if me in alive] for me in honest]
     for me, sets in zip(honest, choices, strict=True):
         for alive in sets:
-            holder = restore(records[me], burn=store())
+            holder = restore(records[me], burn=BurnInMemory())
             answer, _ = holder.on_request(agreed(), request(alive, 0))
             found = Partial.from_bytes(answer, expect=agreed().header, params=PARAMS)
             gives[me, alive] = frozenset(found.shares)

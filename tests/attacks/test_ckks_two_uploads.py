@@ -13,34 +13,19 @@ from numpy.typing import NDArray
 from protocols.burn import Burn
 from protocols.ckks.client import Published, encrypt, open_sum
 from protocols.ckks.keys import SharedKey
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring
+from protocols.ckks.params import Agreement
 from protocols.ckks.server import CollectUploads
 from protocols.errors import LocalProtocolError
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, small_ckks
 
 VICTIM, OTHERS = 1, (2, 3)
-RING = Ring(degree=2048, prime_bits=(53,))
-PARAMS = Params(
-    model=Model.SHARED_KEY,
-    clients=3,
-    minimum_survivors=3,
-    entries=RING.degree,
-    clip=1.0,
-    ring=RING,
-    scale_half_bits=97,
-    flooding=30,
-)
+PARAMS = small_ckks(clients=3, minimum_survivors=3, scale_half_bits=97)
 AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
 
 
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
 def vector(seed: int) -> NDArray[np.float64]:
-    return np.random.default_rng(seed).uniform(-1, 1, RING.degree)
+    return np.random.default_rng(seed).uniform(-1, 1, PARAMS.entries)
 
 
 def attack(burn: Burn | None) -> NDArray[np.float64]:
@@ -48,7 +33,7 @@ def attack(burn: Burn | None) -> NDArray[np.float64]:
     key = SharedKey(AGREEMENT, Secret(bytes(32)))
     sent, digests = {}, {}
     for client in OTHERS:
-        upload = encrypt(AGREEMENT, client, key, vector(client), burn=store())
+        upload = encrypt(AGREEMENT, client, key, vector(client), burn=BurnInMemory())
         sent[client], digests[client] = list(upload), upload.digest
     published = []
     for reader, seed in zip(OTHERS, (10, 11), strict=True):
@@ -57,7 +42,12 @@ def attack(burn: Burn | None) -> NDArray[np.float64]:
         for client in OTHERS:
             collect.receive(sent[client])
         result = open_sum(
-            AGREEMENT, reader, key, collect.close_shared(), burn=store(), sent=digests[reader]
+            AGREEMENT,
+            reader,
+            key,
+            collect.close_shared(),
+            burn=BurnInMemory(),
+            sent=digests[reader],
         )
         assert isinstance(result, Published)
         published.append(result.values)
@@ -66,7 +56,7 @@ def attack(burn: Burn | None) -> NDArray[np.float64]:
 
 def test_a_second_vector_is_not_encrypted() -> None:
     with pytest.raises(LocalProtocolError, match="another vector"):
-        attack(store())
+        attack(BurnInMemory())
 
 
 def test_without_a_burn_store_the_difference_of_one_clients_vectors_is_read() -> None:

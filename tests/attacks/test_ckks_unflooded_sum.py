@@ -19,33 +19,20 @@ import pytest
 from numpy.typing import NDArray
 from tenseal import sealapi
 
-from protocols.burn import Burn
 from protocols.ckks import keys
 from protocols.ckks.client import Private, Published, encrypt, open_sum
 from protocols.ckks.keys import SharedKey
 from protocols.ckks.messages import SharedSum
 from protocols.ckks.microsoft_seal import _PLAINTEXT, _saved, context
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring, Rows, subtract, unpack_ciphertext
+from protocols.ckks.params import Agreement, Params
+from protocols.ckks.residues import Rows, subtract, unpack_ciphertext
 from protocols.ckks.server import CollectUploads
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, small_ckks
 
-RING = Ring(degree=2048, prime_bits=(53,))
-FLOODED = Params(
-    model=Model.SHARED_KEY,
-    clients=2,
-    entries=RING.degree,
-    clip=1.0,
-    ring=RING,
-    scale_half_bits=80,  # low enough that doubles hold every coefficient exactly
-    flooding=30,
-)
+FLOODED = small_ckks(clients=2, scale_half_bits=80)  # doubles hold each coefficient
+RING = FLOODED.ring
 BARE = replace(FLOODED, flooding=None)
-
-
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
 
 
 class Played:
@@ -75,7 +62,7 @@ class Played:
             client,
             self.key,
             self.message,
-            burn=store(),
+            burn=BurnInMemory(),
             sent=self.sent[client],
         )
 

@@ -6,7 +6,6 @@ those boxes do not open.
 """
 
 import hashlib
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,21 +17,18 @@ from numpy.typing import NDArray
 from protocols.bonawitz import Agreement, CollectKeys, Params, Sum, client, join
 from protocols.bonawitz.messages import Advertise, Roster, SealedShares, ShareBoxes
 from protocols.bonawitz.params import Context
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy, insecure_identities, played, publics_of
 
 VICTIM, CLIENTS = 1, (1, 2, 3, 4)
 MODEL, DEAD_MODEL = hashlib.sha256(b"model").digest(), hashlib.sha256(b"dead model").digest()
 AGREED = Agreement(
     params=Params(clients=4, threshold=3, words=3), session=bytes(16), round=1, public=MODEL
 )
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+SIGNED = replace(AGREED, params=replace(AGREED.params, active=True, corrupt=0))
+IDENTITIES = insecure_identities(CLIENTS)
+PUBLICS = publics_of(IDENTITIES)
 
 
 def update_of(number: int, model: bytes) -> NDArray[np.uint64]:
@@ -40,27 +36,21 @@ def update_of(number: int, model: bytes) -> NDArray[np.uint64]:
     return np.full(3, 1000 + number, np.uint64) * np.uint64(model == MODEL)
 
 
-def attack(shown: Callable[[int], bytes]) -> Sum:
+UPDATES = {number: update_of(number, MODEL) for number in CLIENTS}
+
+
+def model_of(shown: Callable[[int], bytes], agreed: Agreement = AGREED) -> dict[int, Agreement]:
+    """What each client agrees to, where the server shows client ``c`` the model ``shown(c)``."""
+    return {number: replace(agreed, public=shown(number)) for number in CLIENTS}
+
+
+def attack(shown: Callable[[int], bytes], agreed: Agreement = AGREED) -> Sum:
     """A round in which the server shows client ``c`` the model ``shown(c)``."""
-    agreements = {number: replace(AGREED, public=shown(number)) for number in CLIENTS}
-    collect = CollectKeys(AGREED)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        message, states[number] = join(agreements[number], number, counting(number))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        shares.receive(message)
-    boxes, vectors = shares.close()
-    for number in CLIENTS:
-        words = update_of(number, shown(number))
-        frames, states[number] = states[number].on_boxes(boxes[number], words)
-        vectors.receive(list(frames))
-    message, reveals = vectors.close()
-    for number in CLIENTS:
-        reveals.receive(states[number].on_survivors(message))
-    return reveals.close()
+    inputs = {number: update_of(number, shown(number)) for number in CLIENTS}
+    agreements = model_of(shown, agreed)
+    made = played(agreed, inputs, "sum", shown=agreements, identities=IDENTITIES)
+    released: Sum = made.server.close()
+    return released
 
 
 def everybody_the_same(_: int) -> bytes:
@@ -99,19 +89,10 @@ def test_shown_different_models_no_client_opens_anothers_box() -> None:
 
 
 def test_the_victim_sends_nothing_of_its_vector() -> None:
-    collect = CollectKeys(AGREED)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        shown = replace(AGREED, public=dead_for_all_but_the_victim(number))
-        message, states[number] = join(shown, number, counting(number))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        shares.receive(message)
-    boxes, _ = shares.close()
+    agreements = model_of(dead_for_all_but_the_victim)
+    made = played(AGREED, UPDATES, "boxes", shown=agreements)
     with pytest.raises(RemoteProtocolError, match="a box does not open"):
-        states[VICTIM].on_boxes(boxes[VICTIM], update_of(VICTIM, MODEL))
+        made.states[VICTIM].on_boxes(made.boxes[VICTIM], UPDATES[VICTIM])
 
 
 def test_were_the_boxes_to_open_the_masks_would_not_cancel(
@@ -136,45 +117,26 @@ def test_without_context_in_the_labels_the_sum_is_the_victims_update(
     "change", [{"threshold": 4}, {"minimum_survivors": 3}, {"clients": 5}], ids=str
 )
 def test_shown_different_parameters_no_client_opens_anothers_box(change: dict[str, int]) -> None:
-    collect = CollectKeys(AGREED)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        params = replace(AGREED.params, **(change if number == VICTIM else {}))  # type: ignore[arg-type]  # integers only
-        message, states[number] = join(replace(AGREED, params=params), number, counting(number))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        shares.receive(message)
-    boxes, _ = shares.close()
+    params = replace(AGREED.params, **change)  # type: ignore[arg-type]  # integers only
+    made = played(AGREED, UPDATES, "boxes", shown={VICTIM: replace(AGREED, params=params)})
     for number in CLIENTS:
         with pytest.raises(RemoteProtocolError, match="a box does not open"):
-            states[number].on_boxes(boxes[number], update_of(number, MODEL))
+            made.states[number].on_boxes(made.boxes[number], UPDATES[number])
 
 
 def test_shown_different_rosters_no_client_opens_anothers_box() -> None:
-    collect = CollectKeys(AGREED)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        message, states[number] = join(AGREED, number, counting(number))
-        collect.receive(message)
-    rosters, _ = collect.close()
-    entries = dict(Roster.from_bytes(rosters[1], expect=AGREED.header).entries)
+    made = played(AGREED, UPDATES, "roster")
+    entries = dict(made.roster.entries)
     del entries[4]
-    rosters[VICTIM] = Roster(header=AGREED.header, entries=entries).to_bytes()
-    sealed = {}
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        sealed[number] = SealedShares.from_bytes(message, expect=AGREED.header).boxes
-    boxes = {sender: sealed[sender][VICTIM] for sender in (2, 3)}
+    shown = Roster(header=AGREED.header, entries=entries).to_bytes()
+    _, victim = made.states[VICTIM].on_roster(shown)
+    boxes = {}
+    for number in (2, 3):
+        message, _ = made.states[number].on_roster(made.rosters[number])
+        boxes[number] = SealedShares.from_bytes(message, expect=AGREED.header).boxes[VICTIM]
     message = ShareBoxes(header=AGREED.header, recipient=VICTIM, boxes=boxes).to_bytes()
     with pytest.raises(RemoteProtocolError, match="a box does not open"):
-        states[VICTIM].on_boxes(message, update_of(VICTIM, MODEL))
-
-
-SIGNED = replace(AGREED, params=replace(AGREED.params, active=True, corrupt=0))
-IDENTITIES = {number: SigningKey(Secret(bytes([number]) * 32)) for number in CLIENTS}
-PUBLICS = {number: key.public for number, key in IDENTITIES.items()}
+        victim.on_boxes(message, UPDATES[VICTIM])
 
 
 def shown_by_a_liar(shown: Callable[[int], bytes]) -> dict[int, Any]:
@@ -183,7 +145,11 @@ def shown_by_a_liar(shown: Callable[[int], bytes]) -> dict[int, Any]:
     for number in CLIENTS:
         agreement = replace(SIGNED, public=shown(number))
         message, states[number] = join(
-            agreement, number, counting(number), identity=IDENTITIES[number], identities=PUBLICS
+            agreement,
+            number,
+            insecure_entropy(number),
+            identity=IDENTITIES[number],
+            identities=PUBLICS,
         )
         keys = Advertise.from_bytes(message, expect=SIGNED.header, signed=True).keys
         entries[number] = keys
@@ -202,7 +168,7 @@ def test_a_server_turns_away_keys_signed_for_another_model() -> None:
     message, _ = join(
         replace(SIGNED, public=DEAD_MODEL),
         2,
-        counting(2),
+        insecure_entropy(2),
         identity=IDENTITIES[2],
         identities=PUBLICS,
     )
@@ -210,52 +176,20 @@ def test_a_server_turns_away_keys_signed_for_another_model() -> None:
         collect.receive(message)
 
 
-def signed_round(shown: Callable[[int], bytes]) -> Sum:
-    agreements = {number: replace(SIGNED, public=shown(number)) for number in CLIENTS}
-    collect = CollectKeys(SIGNED, PUBLICS)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        message, states[number] = join(
-            agreements[number],
-            number,
-            counting(number),
-            identity=IDENTITIES[number],
-            identities=PUBLICS,
-        )
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        shares.receive(message)
-    boxes, vectors = shares.close()
-    for number in CLIENTS:
-        words = update_of(number, shown(number))
-        frames, states[number] = states[number].on_boxes(boxes[number], words)
-        vectors.receive(list(frames))
-    message, collect_signatures = vectors.close_to_sign()
-    for number in CLIENTS:
-        answer, states[number] = states[number].sign_survivors(message)
-        collect_signatures.receive(answer)
-    signatures, reveals = collect_signatures.close()
-    for number in CLIENTS:
-        reveals.receive(states[number].on_signatures(signatures[number]))
-    return reveals.close()
-
-
 def test_signatures_that_name_no_model_let_the_attack_through_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unbind_everything(monkeypatch)
     monkeypatch.setattr(Agreement, "advertise", lambda _, number: bytes([number]))
-    stolen = signed_round(dead_for_all_but_the_victim)
+    stolen = attack(dead_for_all_but_the_victim, SIGNED)
     assert np.array_equal(stolen.words, update_of(VICTIM, MODEL))
 
 
 def test_were_keys_not_signed_boxes_would_still_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Agreement, "advertise", lambda _, number: bytes([number]))
-    assert signed_round(everybody_the_same).words.tolist() == [4010] * 3
+    assert attack(everybody_the_same, SIGNED).words.tolist() == [4010] * 3
     with pytest.raises(RemoteProtocolError, match="a box does not open"):
-        signed_round(dead_for_all_but_the_victim)
+        attack(dead_for_all_but_the_victim, SIGNED)
     monkeypatch.setattr(client, "unseal", lambda *_: Secret(bytes(64)))
     with pytest.raises(RemoteProtocolError, match="clients have signed the survivors"):
-        signed_round(dead_for_all_but_the_victim)
+        attack(dead_for_all_but_the_victim, SIGNED)

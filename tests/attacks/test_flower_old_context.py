@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import MEAN, START, LocalGrid, fit, grid_of, programs, stage_of
+from engine import MEAN, START, fit, grid_of, programs
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from protocols import bonawitz
@@ -23,6 +23,7 @@ from protocols.secrets import Secret
 from protocols.wire import Reader
 from secagg.adapters import flower
 from secagg.adapters.flower import SecureGrid
+from secagg.adapters.testing import LocalGrid, stage_of
 from secagg.nodes.proposal import CLIPPED, METRIC, UPDATE, WEIGHT, Proposal
 
 VICTIM = 102

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import LocalGrid, Program, arrays_of, grid_of, record
+from engine import Program, arrays_of, grid_of, record
 from flwr.app import Message
 from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from secagg.adapters.flower import Cohort, Mean, SecureGrid
+from secagg.adapters.testing import LocalGrid
 
 # Long enough that random bytes hold none of their encodings by accident.
 WEIGHTS = {101: 987_654_321_987, 102: 876_543_219_876, 103: 765_432_198_765}

@@ -8,8 +8,6 @@ invents clients. Against each, a client wants keys that are signed, for this ver
 round, by an identity it was given by somebody who is not the server.
 """
 
-import hashlib
-import itertools
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,7 +26,6 @@ from protocols.bonawitz.messages import (
     SealedShares,
     ShareBoxes,
 )
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import PrivateKey
@@ -36,19 +33,15 @@ from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy, insecure_identities, publics_of
 from protocols.wire import u32
 
 VICTIM, PEERS = 2, (1, 3, 4)
 ACTIVE = Params(clients=4, threshold=3, words=4, active=True)
 NOW = Agreement(params=ACTIVE, session=bytes(range(16)), round=7, public=bytes(32))
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in (VICTIM, *PEERS)}
-PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+IDENTITIES = insecure_identities((VICTIM, *PEERS))
+PUBLICS = publics_of(IDENTITIES)
 
 
 @dataclass
@@ -62,14 +55,14 @@ class Known:
 
 def joined(agreement: Agreement, n: int, identity: SigningKey, seed: object) -> Known:
     """Keys made from ``seed``, signed by ``identity`` for that agreement."""
-    draw = counting(seed)
+    draw = insecure_entropy(seed)
     mask, sealing = (PrivateKey(Secret(draw(32))) for _ in range(2))
     if agreement.params.active:
         message, _ = join(
-            agreement, n, counting(seed), identity=identity, identities={n: identity.public}
+            agreement, n, insecure_entropy(seed), identity=identity, identities={n: identity.public}
         )
     else:
-        message, _ = join(agreement, n, counting(seed))
+        message, _ = join(agreement, n, insecure_entropy(seed))
     signed = agreement.params.active
     keys = Advertise.from_bytes(message, expect=agreement.header, signed=signed).keys
     assert (keys.mask, keys.seal) == (mask.public, sealing.public)
@@ -78,9 +71,9 @@ def joined(agreement: Agreement, n: int, identity: SigningKey, seed: object) -> 
 
 def victim(agreement: Agreement = NOW) -> AwaitRoster:
     if not agreement.params.active:
-        return join(agreement, VICTIM, counting("victim"))[1]
+        return join(agreement, VICTIM, insecure_entropy("victim"))[1]
     mine = IDENTITIES[VICTIM]
-    return join(agreement, VICTIM, counting("victim"), identity=mine, identities=PUBLICS)[1]
+    return join(agreement, VICTIM, insecure_entropy("victim"), identity=mine, identities=PUBLICS)[1]
 
 
 def attack(state: AwaitRoster, peers: dict[int, Known]) -> NDArray[np.uint64]:
@@ -100,7 +93,9 @@ def attack(state: AwaitRoster, peers: dict[int, Known]) -> NDArray[np.uint64]:
             theirs.seal, context.seal(n, VICTIM, *ends), context.seal(VICTIM, n, *ends[::-1])
         )
         about = bytes([SealedShares.TYPE]) + header.to_bytes()
-        boxes[n] = seal(sealing, Secret(bytes(64)), about + u32(n) + u32(VICTIM), counting("nonce"))
+        boxes[n] = seal(
+            sealing, Secret(bytes(64)), about + u32(n) + u32(VICTIM), insecure_entropy("nonce")
+        )
         shares[n] = unseal(opening, sealed[n], about + u32(VICTIM) + u32(n)).expose()[:32]
         label = context.pair(n, VICTIM)
         (pair,) = known.mask.agree(theirs.mask, label)
@@ -222,6 +217,8 @@ def test_an_identity_stands_for_its_client_alone() -> None:
 def test_not_protected_from_whoever_hands_out_the_identities() -> None:
     own = {n: SigningKey(Secret(u32(n) * 8)) for n in PEERS}
     given = {**{n: key.public for n, key in own.items()}, VICTIM: PUBLICS[VICTIM]}
-    _, state = join(NOW, VICTIM, counting("victim"), identity=IDENTITIES[VICTIM], identities=given)
+    _, state = join(
+        NOW, VICTIM, insecure_entropy("victim"), identity=IDENTITIES[VICTIM], identities=given
+    )
     peers = {n: joined(NOW, n, own[n], f"server's {n}") for n in PEERS}
     assert np.array_equal(attack(state, peers), PRIVATE)

@@ -5,10 +5,7 @@ leave the victim with no pairwise mask that is a secret; its self-mask is opened
 in every round that it survives.
 """
 
-import hashlib
-import itertools
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,27 +13,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, client, join
+from protocols.bonawitz import CollectKeys, Params, client, join
 from protocols.bonawitz.messages import (
     Advertise,
     MaskedFrame,
-    PublicKeys,
-    Reveal,
     Roster,
-    SealedShares,
-    ShareBoxes,
-    Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.testing import agreement_of, played
 
-AGREEMENT = Agreement(
-    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
-)
+AGREEMENT = agreement_of(Params(clients=3, threshold=2, words=4))
 HEADER = AGREEMENT.header
 CLIENTS, VICTIM, PEERS = (1, 2, 3), 1, (2, 3)
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
@@ -46,44 +36,25 @@ LOW_ORDER = {
 }
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def attack() -> NDArray[np.uint64]:
     """The victim's input, from no private key but the shares that a survivor's peers reveal."""
-    entries: dict[int, PublicKeys] = {}
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        message, states[number] = join(AGREEMENT, number, counting(number))
-        entries[number] = Advertise.from_bytes(message, expect=HEADER).keys
+    made = played(AGREEMENT, dict.fromkeys(CLIENTS, PRIVATE), "roster")
+    entries = dict(made.roster.entries)
+    states = dict(made.states)
     for peer in PEERS:
         entries[peer] = replace(entries[peer], mask=LOW_ORDER[peer])
         states[peer] = replace(states[peer], public=entries[peer])
     roster = Roster(header=HEADER, entries=entries)
-    sealed: dict[int, dict[int, bytes]] = {}
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(roster.to_bytes())
-        sealed[number] = SealedShares.from_bytes(message, expect=HEADER).boxes
-    frame = b""
-    for number in CLIENTS:
-        boxes = {sender: sealed[sender][number] for sender in CLIENTS if sender != number}
-        message = ShareBoxes(header=HEADER, recipient=number, boxes=boxes).to_bytes()
-        frames, states[number] = states[number].on_boxes(message, PRIVATE)
-        (sent,) = frames
-        frame = sent if number == VICTIM else frame
-    survivors = Survivors(header=HEADER, alive=frozenset(CLIENTS)).to_bytes()
-    revealed = [
-        Reveal.from_bytes(states[peer].on_survivors(survivors), expect=HEADER).shares[VICTIM]
-        for peer in PEERS
-    ]
-    (seed,) = combine(PEERS, [[share.expose() for share in revealed]])
+    rosters = dict.fromkeys(CLIENTS, roster.to_bytes())
+    made = replace(made, states=states, rosters=rosters).until("survivors")
+    answers = [made.states[peer].on_survivors(made.survivors) for peer in PEERS]
+    (seed,) = combine(PEERS, [[made.shares(answer)[VICTIM] for answer in answers]])
     context = AGREEMENT.context(roster.digest())
     masks = [Mask(seed=seed, label=context.self_mask(VICTIM), subtract=True)]
     for peer in PEERS:
         label = context.pair(VICTIM, peer)
         masks.append(Mask(seed=of_zero(label), label=label, subtract=peer < VICTIM))
+    (frame,) = made.frames[VICTIM]
     words = MaskedFrame.from_bytes(frame, expect=HEADER, index=0, count=5).words.copy()
     Masks(masks).apply_to(words)
     return words[:-1]

@@ -6,36 +6,23 @@ it should be, and every honest input is read. So a client refuses unless twice t
 threshold is above n + n_C [BIK+17, section 6.2].
 """
 
-import hashlib
-import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join
+from protocols.bonawitz import Params
 from protocols.bonawitz.messages import (
-    MaskedFrame,
-    Reveal,
-    Roster,
     Signatures,
     SignedSurvivors,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from protocols.primitives.sign import SigningKey
-from protocols.secrets import Secret
-from protocols.wire import Header
+from protocols.testing import agreement_of, insecure_identities, played, unmasked
 
-HEADER = Header(bytes(16), 1)
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(1, 10)}
-PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
+IDENTITIES = insecure_identities(range(1, 10))
 
 
 class AnyThreshold(int):
@@ -43,11 +30,6 @@ class AnyThreshold(int):
 
     def __rmul__(self, _: int) -> int:
         return 10**9
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def input_of(n: int) -> NDArray[np.uint64]:
@@ -58,38 +40,22 @@ def attack(
     params: Params, left: Sequence[int], right: Sequence[int], corrupt: Sequence[int]
 ) -> dict[int, NDArray[np.uint64]]:
     """Every honest input; who is in none of the three is left out of the roster."""
-    agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
     clients = sorted([*left, *right, *corrupt])
-    collect = CollectKeys(agreement, PUBLICS)
-    states: dict[int, Any] = {}
-    for n in clients:
-        message, states[n] = join(
-            agreement, n, counting(n), identity=IDENTITIES[n], identities=PUBLICS
-        )
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for n in clients:
-        message, states[n] = states[n].on_roster(rosters[n])
-        shares.receive(message)
-    boxes, _ = shares.close()
-    vectors = {}
-    for n in clients:
-        frames, states[n] = states[n].on_boxes(boxes[n], input_of(n))
-        (vectors[n],) = frames
-    roster = Roster.from_bytes(rosters[clients[0]], expect=HEADER, signed=True)
-    context = agreement.context(roster.digest())
+    inputs = {n: input_of(n) for n in clients}
+    made = played(agreement_of(params), inputs, "survivors", identities=IDENTITIES)
+    header, states, survivors = made.header, made.states, made.context.survivors()
     both = {n: states[n].shares.take() for n in corrupt}
     revealed: dict[int, dict[int, bytes]] = {}
     for half in (left, right):
-        named = Survivors(header=HEADER, alive=frozenset([*half, *corrupt]))
-        signed = {n: IDENTITIES[n].sign(context.survivors(), named.body()) for n in corrupt}
+        named = Survivors(header=header, alive=frozenset([*half, *corrupt]))
+        signed = {n: IDENTITIES[n].sign(survivors, named.body()) for n in corrupt}
+        waiting = {}
         for n in half:
-            message, states[n] = states[n].sign_survivors(named.to_bytes())
-            signed[n] = SignedSurvivors.from_bytes(message, expect=HEADER).signature
-        message = Signatures(header=HEADER, signatures=signed).to_bytes()
+            message, waiting[n] = states[n].sign_survivors(named.to_bytes())
+            signed[n] = SignedSurvivors.from_bytes(message, expect=header).signature
+        message = Signatures(header=header, signatures=signed).to_bytes()
         for n in half:
-            answer = Reveal.from_bytes(states[n].on_signatures(message), expect=HEADER)
-            revealed[n] = {peer: share.expose() for peer, share in answer.shares.items()}
+            revealed[n] = made.shares(waiting[n].on_signatures(message))
     number = {n: place for place, n in enumerate(clients, 1)}
     stolen = {}
     for mine, others in ((left, right), (right, left)):
@@ -102,15 +68,9 @@ def attack(
             ((seed,), (key,)) = (
                 combine([number[n] for n in some], [list(some.values())]) for some in (seeds, keys)
             )
-            masks = [Mask(seed=seed, label=context.self_mask(victim), subtract=True)]
-            for peer in set(clients) - {victim}:
-                label = context.pair(victim, peer)
-                (pair,) = PrivateKey(key).agree(roster.entries[peer].mask, label)
-                masks.append(Mask(seed=pair, label=label, subtract=peer < victim))
-            words = MaskedFrame.from_bytes(vectors[victim], expect=HEADER, index=0, count=4)
-            opened = words.words.copy()
-            Masks(masks).apply_to(opened)
-            stolen[victim] = opened[:-1]
+            stolen[victim] = unmasked(
+                made.agreement, made.roster, victim, made.frames[victim], seed=seed, key=key
+            )
     return stolen
 
 

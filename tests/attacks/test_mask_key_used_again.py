@@ -7,33 +7,28 @@ its first vector. So ``join`` draws a mask key for each round.
 
 import hashlib
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join
-from protocols.bonawitz.messages import Advertise, MaskedFrame, Reveal, Roster
+from protocols.bonawitz import Agreement, Params, join
+from protocols.bonawitz.messages import Advertise
 from protocols.entropy import Entropy, system
-from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import Mask, Masks, Suite
 from protocols.primitives.shamir import combine
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from protocols.testing import Played, agreement_of, insecure_entropy, played, unmasked
 
-FIRST = Agreement(
-    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
-)
+FIRST = agreement_of(Params(clients=3, threshold=2, words=4))
 CLIENTS, PEERS, VICTIM = (1, 2, 3), (2, 3), 1
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 
 
 def fresh(number: int, agreement: Agreement) -> Entropy:
-    calls = itertools.count()
-    seed = f"{number}/{agreement.round}/{agreement.session.hex()}"
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+    return insecure_entropy(f"{number}/{agreement.round}/{agreement.session.hex()}")
 
 
 def same_mask_key(number: int, agreement: Agreement) -> Entropy:
@@ -48,59 +43,27 @@ def same_mask_key(number: int, agreement: Agreement) -> Entropy:
     return entropy
 
 
-@dataclass
-class Seen:
-    """What a curious server sees of an honest round, and may compute from it."""
+def run(agreement: Agreement, entropy: Any, alive: tuple[int, ...]) -> tuple[Played, Secret]:
+    """An honest round, and what its server rebuilds of the victim.
 
-    roster: Roster
-    victims_frame: bytes
-    rebuilt: Secret  # of the victim: its self-mask's seed if it is alive, its mask key if not
-
-
-def run(agreement: Agreement, entropy: Any, alive: tuple[int, ...]) -> Seen:
-    collect = CollectKeys(agreement)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        message, states[number] = join(agreement, number, entropy(number, agreement))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        shares.receive(message)
-    boxes, vectors = shares.close()
-    frame = b""
-    for number in alive:
-        frames, states[number] = states[number].on_boxes(boxes[number], PRIVATE)
-        (sent,) = frames
-        vectors.receive([sent])
-        frame = sent if number == VICTIM else frame
-    message, reveals = vectors.close()
-    held = []
-    for number in alive:
-        answer = states[number].on_survivors(message)
-        reveals.receive(answer)
-        if number != VICTIM:
-            shared = Reveal.from_bytes(answer, expect=agreement.header).shares
-            held.append(shared[VICTIM].expose())
-    words = reveals.close().words
-    assert np.array_equal(words, PRIVATE * np.uint64(len(alive)))
-    (rebuilt,) = combine(PEERS, [held])
-    return Seen(Roster.from_bytes(rosters[VICTIM], expect=agreement.header), frame, rebuilt)
+    That is its self-mask's seed if it is alive, its mask key if not.
+    """
+    made = played(
+        agreement,
+        dict.fromkeys(CLIENTS, PRIVATE),
+        "sum",
+        alive=alive,
+        entropy=lambda number: entropy(number, agreement),
+    )
+    assert np.array_equal(made.server.close().words, PRIVATE * np.uint64(len(alive)))
+    (rebuilt,) = combine(PEERS, [[made.shares(made.reveals[peer])[VICTIM] for peer in PEERS]])
+    return made, rebuilt
 
 
 def attack(entropy: Any, second: Agreement) -> NDArray[np.uint64]:
     """The victim's vector of the first round, if both rounds have one mask key."""
-    seen, later = run(FIRST, entropy, CLIENTS), run(second, entropy, PEERS)
-    context = FIRST.context(seen.roster.digest())
-    masks = [Mask(seed=seen.rebuilt, label=context.self_mask(VICTIM), subtract=True)]
-    for peer in PEERS:
-        label = context.pair(VICTIM, peer)
-        (pair,) = PrivateKey(later.rebuilt).agree(seen.roster.entries[peer].mask, label)
-        masks.append(Mask(seed=pair, label=label, subtract=peer < VICTIM))
-    frame = MaskedFrame.from_bytes(seen.victims_frame, expect=FIRST.header, index=0, count=5)
-    words = frame.words.copy()
-    Masks(masks, Suite.AES_128_CTR).apply_to(words)
-    return words[:-1]
+    (seen, seed), (_, key) = run(FIRST, entropy, CLIENTS), run(second, entropy, PEERS)
+    return unmasked(FIRST, seen.roster, VICTIM, seen.frames[VICTIM], seed=seed, key=key)
 
 
 LATER = pytest.mark.parametrize(

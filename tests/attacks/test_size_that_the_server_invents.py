@@ -6,8 +6,6 @@ graph; this one lies before. Its two corrupt clients of twenty are as many as
 planned for. ``minimum_survivors`` is what a client holds against it.
 """
 
-import hashlib
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, Params, Rates, join
+from protocols.bonawitz import Params, Rates, join
 from protocols.bonawitz.graph import Plan
 from protocols.bonawitz.messages import (
     Advertise,
@@ -24,32 +22,28 @@ from protocols.bonawitz.messages import (
     SealedShares,
     ShareBoxes,
 )
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from protocols.testing import agreement_of, insecure_entropy, insecure_identities, publics_of
 
 PARAMS = Params(clients=20, rates=Rates(corrupt=0.1, dropout=0.1), words=4, active=True)
 VICTIM, CORRUPT = 5, (3, 8)
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(20)}
-PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+IDENTITIES = insecure_identities(range(20))
+PUBLICS = publics_of(IDENTITIES)
 
 
 def attack(params: Params, size: int) -> NDArray[np.uint64]:
-    agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+    agreement = agreement_of(params)
     header = agreement.header
     entries, states = {}, {}
     for n in (VICTIM, *CORRUPT):
-        message, state = join(agreement, n, counting(n), identity=IDENTITIES[n], identities=PUBLICS)
+        message, state = join(
+            agreement, n, insecure_entropy(n), identity=IDENTITIES[n], identities=PUBLICS
+        )
         states[n]: Any = state
         entries[n] = Advertise.from_bytes(message, expect=header, signed=True).keys
     told = Roster(header=header, entries=dict(sorted(entries.items())), part_of=(size, bytes(32)))
@@ -72,7 +66,7 @@ def attack(params: Params, size: int) -> NDArray[np.uint64]:
         masked(n, np.zeros(4, np.uint64))
         shares.append(states[n].shares.take()[VICTIM].expose()[:32])
         label = context.pair(n, VICTIM)
-        (seed,) = PrivateKey(Secret(counting(n)(32))).agree(entries[VICTIM].mask, label)
+        (seed,) = PrivateKey(Secret(insecure_entropy(n)(32))).agree(entries[VICTIM].mask, label)
         masks.append(Mask(seed=seed, label=label, subtract=n < VICTIM))
     (seed,) = combine([1, 2], [shares])
     masks.append(Mask(seed=seed, label=context.self_mask(VICTIM), subtract=True))

@@ -5,19 +5,16 @@ nobody but the victim and a client of its own. The minimum is the clients' to
 enforce: this server ignores it.
 """
 
-import hashlib
-import itertools
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join
+from protocols.bonawitz import Params
 from protocols.bonawitz.graph import Plan
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
+from protocols.testing import agreement_of, played
 
 
 class Careless(Params):
@@ -37,10 +34,6 @@ class Unread(int):
         return False
 
 
-def agreement_of(params: Params) -> Agreement:
-    return Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
-
-
 def careless(params: Params) -> Params:
     return Careless(
         clients=params.clients,
@@ -49,11 +42,6 @@ def careless(params: Params) -> Params:
         words=params.words,
         suite=params.suite,
     )
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
@@ -67,25 +55,8 @@ def attack(
     client = agreement_of(params) if enforced else server
     assert client.to_bytes() == server.to_bytes()
     inputs = {number: PRIVATE * np.uint64(number) for number in roster}
-    collect = CollectKeys(server)
-    states: dict[int, Any] = {}
-    for number in roster:
-        message, states[number] = join(client, number, counting(number))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for number in roster:
-        message, states[number] = states[number].on_roster(rosters[number])
-        shares.receive(message)
-    boxes, vectors = shares.close()
-    for number in roster:
-        frames, states[number] = states[number].on_boxes(boxes[number], inputs[number])
-        sent = list(frames)
-        if number in summed:
-            vectors.receive(sent)
-    message, reveals = vectors.close()
-    for number in summed:
-        reveals.receive(states[number].on_survivors(message))
-    words = reveals.close().words
+    made = played(server, inputs, "sum", alive=summed, shown=dict.fromkeys(roster, client))
+    words: NDArray[np.uint64] = made.server.close().words
     for number in summed[1:]:
         words = words - inputs[number]
     return words

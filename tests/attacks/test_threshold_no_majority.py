@@ -5,25 +5,16 @@ every input is read. A client refuses a roster of which twice its threshold is n
 more than the number of share holders.
 """
 
-import hashlib
-import itertools
-from typing import Any
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join
-from protocols.bonawitz.messages import MaskedFrame, Reveal, Roster, Survivors
-from protocols.entropy import Entropy
+from protocols.bonawitz import Params
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from protocols.wire import Header
+from protocols.testing import Played, agreement_of, played, unmasked
 
 CLIENTS, LEFT, RIGHT = (1, 2, 3, 4), (1, 2), (3, 4)
-HEADER = Header(bytes(16), 1)
 INPUTS = {client: np.arange(4, dtype=np.uint64) + np.uint64(100 * client) for client in CLIENTS}
 
 
@@ -34,91 +25,55 @@ class AnyThreshold(int):
         return 10**9
 
 
-def agreement_of(threshold: int) -> Agreement:
-    params = Params(clients=4, threshold=threshold, words=4)
-    return Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+def masked(threshold: int) -> Played:
+    """A round up to the survivors."""
+    agreement = agreement_of(Params(clients=4, threshold=threshold, words=4))
+    return played(agreement, INPUTS, "survivors")
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-def masked(agreement: Agreement) -> tuple[Roster, dict[int, bytes], dict[int, Any]]:
-    """A round up to the survivors: roster, masked vectors, and the clients that wait."""
-    collect = CollectKeys(agreement)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        message, states[number] = join(agreement, number, counting(number))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        shares.receive(message)
-    boxes, _ = shares.close()
-    vectors = {}
-    for number in CLIENTS:
-        frames, states[number] = states[number].on_boxes(boxes[number], INPUTS[number])
-        (vectors[number],) = frames
-    return Roster.from_bytes(rosters[1], expect=HEADER), vectors, states
-
-
-def survivors(*alive: int) -> bytes:
-    return Survivors(header=HEADER, alive=frozenset(alive)).to_bytes()
-
-
-def attack(agreement: Agreement) -> dict[int, NDArray[np.uint64]]:
+def attack(threshold: int) -> dict[int, NDArray[np.uint64]]:
     """Every client's input, from the answers of two halves that think the other is gone."""
-    roster, vectors, states = masked(agreement)
+    made = masked(threshold)
     revealed = {
-        number: Reveal.from_bytes(
-            states[number].on_survivors(survivors(*half)), expect=HEADER
-        ).shares
+        number: made.shares(made.states[number].on_survivors(made.named(*half)))
         for half in (LEFT, RIGHT)
         for number in half
     }
-    context = agreement.context(roster.digest())
     stolen = {}
     for mine, others in ((LEFT, RIGHT), (RIGHT, LEFT)):
         for victim in mine:
-            (seed,) = combine(mine, [[revealed[peer][victim].expose() for peer in mine]])
-            (key,) = combine(others, [[revealed[peer][victim].expose() for peer in others]])
-            masks = [Mask(seed=seed, label=context.self_mask(victim), subtract=True)]
-            for peer in set(CLIENTS) - {victim}:
-                label = context.pair(victim, peer)
-                (pair,) = PrivateKey(key).agree(roster.entries[peer].mask, label)
-                masks.append(Mask(seed=pair, label=label, subtract=peer < victim))
-            frame = MaskedFrame.from_bytes(vectors[victim], expect=HEADER, index=0, count=5)
-            words = frame.words.copy()
-            Masks(masks).apply_to(words)
-            stolen[victim] = words[:-1]
+            (seed,) = combine(mine, [[revealed[peer][victim] for peer in mine]])
+            (key,) = combine(others, [[revealed[peer][victim] for peer in others]])
+            stolen[victim] = unmasked(
+                made.agreement, made.roster, victim, made.frames[victim], seed=seed, key=key
+            )
     return stolen
 
 
 def test_a_client_refuses_to_share_where_two_sets_could_reach_the_threshold() -> None:
     with pytest.raises(RemoteProtocolError, match="threshold 2 is no majority of 4"):
-        attack(agreement_of(2))
+        attack(2)
 
 
 def test_without_that_refusal_every_input_is_read() -> None:
-    stolen = attack(agreement_of(AnyThreshold(2)))
+    stolen = attack(AnyThreshold(2))
     assert stolen.keys() == INPUTS.keys()
     assert all(np.array_equal(stolen[client], INPUTS[client]) for client in CLIENTS)
 
 
 def test_a_half_is_no_majority() -> None:
     with pytest.raises(RemoteProtocolError, match="2 alive, at least 3 needed"):
-        attack(agreement_of(3))
+        attack(3)
 
 
 def test_of_two_overlapping_sets_only_one_gets_a_threshold_of_answers() -> None:
-    _, _, states = masked(agreement_of(3))
+    made = masked(3)
     for number in (1, 2, 3):
-        states[number].on_survivors(survivors(1, 2, 3))
+        made.states[number].on_survivors(made.named(1, 2, 3))
     answers = []
     for number in (2, 3, 4):
         try:
-            answers.append(states[number].on_survivors(survivors(2, 3, 4)))
+            answers.append(made.states[number].on_survivors(made.named(2, 3, 4)))
         except LocalProtocolError:
             continue
     assert len(answers) == 1

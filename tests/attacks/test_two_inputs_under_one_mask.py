@@ -4,62 +4,29 @@ Both vectors carry the same masks, so their difference is the difference of the
 inputs; of a known second input it is the first one itself.
 """
 
-import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, AwaitBoxes, CollectKeys, Params, join, restore
+from protocols.bonawitz import AwaitBoxes, Params, restore
 from protocols.bonawitz.messages import MaskedFrame
 from protocols.burn import Burn
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, agreement_of, burn_nothing, played
 
-AGREEMENT = Agreement(
-    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
-)
+AGREEMENT = agreement_of(Params(clients=3, threshold=2, words=4))
 VICTIM = 2
 PRIVATE = np.array([3, 2**63, 5, 2**64 - 1], np.uint64)
 KNOWN = np.zeros(4, np.uint64)
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-class Burnt:
-    """Burnt stages, in memory."""
-
-    def __init__(self) -> None:
-        self.taken: dict[tuple[bytes, int], bytes] = {}
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        return self.taken.setdefault((session, stage), request) == request
-
-
-def no_store(session: bytes, stage: int, request: bytes) -> bool:
-    """The rule removed: every request may be answered."""
-    return True
-
-
 def victim() -> tuple[Secret, bytes]:
     """The victim's record, and the boxes that it waits for."""
-    collect, states = CollectKeys(AGREEMENT), {}
-    for client in (1, 2, 3):
-        message, states[client] = join(AGREEMENT, client, counting(client))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    waiting = {}
-    for client in (1, 2, 3):
-        message, waiting[client] = states[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, _ = shares.close()
-    return waiting[VICTIM].into_record(), boxes[VICTIM]
+    made = played(AGREEMENT, dict.fromkeys((1, 2, 3), KNOWN), "boxes")
+    return made.states[VICTIM].into_record(), made.boxes[VICTIM]
 
 
 def masked(record: Secret, burn: Burn, boxes: bytes, words: Any) -> NDArray[np.uint64]:
@@ -81,8 +48,8 @@ AS = pytest.mark.parametrize("given_as", [np.asarray, as_parts], ids=["array", "
 @AS
 def test_without_a_burn_store_the_difference_is_the_private_input(given_as: Any) -> None:
     record, boxes = victim()
-    first = masked(record, no_store, boxes, given_as(PRIVATE))
-    second = masked(record, no_store, boxes, given_as(KNOWN))
+    first = masked(record, burn_nothing, boxes, given_as(PRIVATE))
+    second = masked(record, burn_nothing, boxes, given_as(KNOWN))
     assert not np.array_equal(first, PRIVATE)
     assert np.array_equal(first - second, PRIVATE)
 
@@ -90,7 +57,7 @@ def test_without_a_burn_store_the_difference_is_the_private_input(given_as: Any)
 @AS
 def test_with_a_burn_store_the_second_input_is_refused(given_as: Any) -> None:
     record, boxes = victim()
-    store = Burnt()
+    store = BurnInMemory()
     masked(record, store, boxes, given_as(PRIVATE))
     with pytest.raises(RemoteProtocolError, match="was answered for another request"):
         masked(record, store, boxes, given_as(KNOWN))
@@ -98,6 +65,6 @@ def test_with_a_burn_store_the_second_input_is_refused(given_as: Any) -> None:
 
 def test_an_array_given_again_is_masked_to_the_same_bytes() -> None:
     record, boxes = victim()
-    store = Burnt()
+    store = BurnInMemory()
     first = masked(record, store, boxes, PRIVATE)
     assert np.array_equal(masked(record, store, boxes, PRIVATE.copy()), first)

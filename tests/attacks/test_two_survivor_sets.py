@@ -8,76 +8,47 @@ that it signed. The attack is made with one corrupt client and signatures that t
 server comes by in four ways; each works against the code with one check removed.
 """
 
-import hashlib
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, client, join
+from protocols.bonawitz import Agreement, Params, client
 from protocols.bonawitz.messages import (
     MaskedFrame,
-    Reveal,
-    Roster,
     Signatures,
     SignedSurvivors,
     Survivors,
 )
 from protocols.bonawitz.params import Context
-from protocols.entropy import Entropy
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from protocols.primitives.sign import SigningKey, verify
+from protocols.primitives.sign import verify
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy, insecure_identities, played, publics_of
 
 CLIENTS, HONEST, CORRUPT, SUMMED = range(1, 7), range(1, 6), 6, (1, 2)
 PARAMS = Params(clients=6, threshold=4, words=3, active=True, corrupt=1)  # 2 * 4 > 6 + 1
 LAST = Agreement(params=PARAMS, session=bytes(16), round=9, public=bytes(32))
 INPUTS = {n: np.full(3, 10**n, np.uint64) for n in CLIENTS}
 SHOWN = {1: {1, 2, 3, 6}, 2: {1, 2, 4, 6}, 3: {1, 2, 3, 6}, 4: {1, 2, 4, 6}, 5: {1, 2, 5, 6}}
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in CLIENTS}
-PUBLICS = {n: key.public for n, key in IDENTITIES.items()}
+IDENTITIES = insecure_identities(CLIENTS)
+PUBLICS = publics_of(IDENTITIES)
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-class Played:
+class Seen:
     """A round up to the survivors, as the server and its one client see it."""
 
     def __init__(self, agreement: Agreement = LAST) -> None:
-        self.agreement, self.header = agreement, agreement.header
-        collect = CollectKeys(agreement, PUBLICS)
-        self.states: dict[int, Any] = {}
-        for n in CLIENTS:
-            message, self.states[n] = join(
-                agreement,
-                n,
-                counting((n, agreement.round)),
-                identity=IDENTITIES[n],
-                identities=PUBLICS,
-            )
-            collect.receive(message)
-        self.key = PrivateKey(Secret(counting((CORRUPT, agreement.round))(32)))  # the corrupt one's
-        rosters, shares = collect.close()
-        self.roster = Roster.from_bytes(rosters[1], expect=self.header, signed=True)
-        for n in CLIENTS:
-            message, self.states[n] = self.states[n].on_roster(rosters[n])
-            shares.receive(message)
-        boxes, _ = shares.close()
-        self.vectors = {}
-        for n in CLIENTS:
-            frames, self.states[n] = self.states[n].on_boxes(boxes[n], INPUTS[n])
-            (self.vectors[n],) = frames
-        self.context: Context = agreement.context(self.roster.digest())
+        entropy = lambda n: insecure_entropy((n, agreement.round))  # noqa: E731  # of one argument
+        made = played(agreement, INPUTS, "survivors", entropy=entropy, identities=IDENTITIES)
+        self.header, self.context, self.roster = made.header, made.context, made.roster
+        self.states, self.frames, self.shares = dict(made.states), made.frames, made.shares
+        self.key = PrivateKey(Secret(entropy(CORRUPT)(32)))  # the corrupt one's
         self.held = self.states[CORRUPT].shares.take()  # both of each peer
 
     def sign(self, n: int, alive: set[int]) -> bytes:
@@ -87,24 +58,25 @@ class Played:
         answer, self.states[n] = self.states[n].sign_survivors(message.to_bytes())
         return SignedSurvivors.from_bytes(answer, expect=self.header).signature
 
-    def reveal(self, n: int, signatures: Mapping[int, bytes]) -> dict[int, Secret]:
+    def reveal(self, n: int, signatures: Mapping[int, bytes]) -> dict[int, bytes]:
         message = Signatures(header=self.header, signatures=dict(signatures)).to_bytes()
-        return Reveal.from_bytes(self.states[n].on_signatures(message), expect=self.header).shares
+        return self.shares(self.states[n].on_signatures(message))
 
-    def rebuilt(self, peer: int, revealed: Mapping[int, Mapping[int, Secret]]) -> Secret:
+    def rebuilt(self, peer: int, revealed: Mapping[int, Mapping[int, bytes]]) -> Secret:
         """The self-mask's seed of who is summed, the mask key of all others."""
         summed = peer in SUMMED
-        shares = {n: revealed[n][peer].expose() for n in HONEST if (peer in SHOWN[n]) is summed}
+        shares = {n: revealed[n][peer] for n in HONEST if (peer in SHOWN[n]) is summed}
         both = self.held[peer].expose()
         shares[CORRUPT] = both[:32] if summed else both[32:]
         chosen = sorted(shares, reverse=True)[: PARAMS.threshold or 0]
         return combine(chosen, [[shares[n] for n in chosen]])[0]
 
-    def stolen(self, revealed: Mapping[int, Mapping[int, Secret]]) -> NDArray[np.uint64]:
+    def stolen(self, revealed: Mapping[int, Mapping[int, bytes]]) -> NDArray[np.uint64]:
         words = np.zeros(4, np.uint64)
         masks = []
         for n in SUMMED:
-            frame = MaskedFrame.from_bytes(self.vectors[n], expect=self.header, index=0, count=4)
+            (sent,) = self.frames[n]
+            frame = MaskedFrame.from_bytes(sent, expect=self.header, index=0, count=4)
             words += frame.words
             seed = self.rebuilt(n, revealed)
             masks.append(Mask(seed=seed, label=self.context.self_mask(n), subtract=True))
@@ -118,50 +90,46 @@ class Played:
         return words[:-1]
 
 
-Way = Callable[[Played, dict[int, dict[int, bytes]]], Mapping[int, Mapping[int, bytes]]]
+Way = Callable[[Seen, dict[int, dict[int, bytes]]], Mapping[int, Mapping[int, bytes]]]
 
 
 def attack(way: Way) -> NDArray[np.uint64]:
     """The sum of two honest clients; ``way`` gives what each client is shown as signatures."""
-    played = Played()
-    own = {n: {n: played.sign(n, SHOWN[n])} for n in HONEST}
-    shown = way(played, own)
-    return played.stolen({n: played.reveal(n, shown[n]) for n in HONEST})
+    seen = Seen()
+    own = {n: {n: seen.sign(n, SHOWN[n])} for n in HONEST}
+    shown = way(seen, own)
+    return seen.stolen({n: seen.reveal(n, shown[n]) for n in HONEST})
 
 
-def nothing_but_zeros(_: Played, __: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
+def nothing_but_zeros(_: Seen, __: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
     return {n: dict.fromkeys(CLIENTS, bytes(64)) for n in HONEST}
 
 
-def one_under_many_names(
-    played: Played, _: dict[int, dict[int, bytes]]
-) -> dict[int, dict[int, bytes]]:
-    return {n: dict.fromkeys(CLIENTS, played.sign(CORRUPT, SHOWN[n])) for n in HONEST}
+def one_under_many_names(seen: Seen, _: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
+    return {n: dict.fromkeys(CLIENTS, seen.sign(CORRUPT, SHOWN[n])) for n in HONEST}
 
 
-def over_other_sets(
-    played: Played, own: dict[int, dict[int, bytes]]
-) -> dict[int, dict[int, bytes]]:
+def over_other_sets(seen: Seen, own: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
     everybodys = {n: own[n][n] for n in HONEST}
-    return {n: {**everybodys, CORRUPT: played.sign(CORRUPT, SHOWN[n])} for n in HONEST}
+    return {n: {**everybodys, CORRUPT: seen.sign(CORRUPT, SHOWN[n])} for n in HONEST}
 
 
-def of_earlier_rounds(_: Played, __: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
+def of_earlier_rounds(_: Seen, __: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
     """In three rounds before, just these sets survived, and all of them signed."""
     signed = {}
     for number, third in enumerate((3, 4, 5), 1):
-        earlier = Played(replace(LAST, round=number))
+        earlier = Seen(replace(LAST, round=number))
         alive = {1, 2, third, CORRUPT}
         signed[third] = {n: earlier.sign(n, alive) for n in alive}
     return {n: signed[max(SHOWN[n] - {CORRUPT})] for n in HONEST}
 
 
-def honest(played: Played, own: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
+def honest(seen: Seen, own: dict[int, dict[int, bytes]]) -> dict[int, dict[int, bytes]]:
     """What there is: the signatures over the very set of a client."""
     return {
         n: {
             **{peer: own[peer][peer] for peer in HONEST if SHOWN[peer] == SHOWN[n]},
-            CORRUPT: played.sign(CORRUPT, SHOWN[n]),
+            CORRUPT: seen.sign(CORRUPT, SHOWN[n]),
         }
         for n in HONEST
     }
@@ -229,12 +197,12 @@ def test_without_the_check_the_server_reads_the_sum_of_two(
 def test_with_the_check_no_client_reveals_anything(
     way: Way, removed: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    played = Played()
-    own = {n: {n: played.sign(n, SHOWN[n])} for n in HONEST}
-    shown = way(played, own)
+    seen = Seen()
+    own = {n: {n: seen.sign(n, SHOWN[n])} for n in HONEST}
+    shown = way(seen, own)
     for n in HONEST:
         with pytest.raises(RemoteProtocolError, match=r"clients have signed .* 4 needed"):
-            played.reveal(n, shown[n])
+            seen.reveal(n, shown[n])
 
 
 def test_all_the_signatures_that_there_are_do_not_suffice_either() -> None:

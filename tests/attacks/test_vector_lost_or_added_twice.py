@@ -4,8 +4,6 @@ Every vector ends in a check word in which its client counts 1. Unless it unmask
 to the number of survivors, nothing is released.
 """
 
-import hashlib
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,21 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, CollectVectors, Params, Sum, join
-from protocols.entropy import Entropy
+from protocols.bonawitz import CollectVectors, Params, Sum
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.prg import Mask, Masks, Suite
+from protocols.testing import agreement_of, answered, played
 
-AGREEMENT = Agreement(
-    params=Params(clients=4, threshold=3, words=4), session=bytes(16), round=1, public=bytes(32)
-)
+AGREEMENT = agreement_of(Params(clients=4, threshold=3, words=4))
 CLIENTS = (1, 2, 3, 4)
 INPUTS = {client: np.arange(4, dtype=np.uint64) + np.uint64(100 * client) for client in CLIENTS}
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def unmask(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
@@ -59,26 +50,19 @@ def one_in_place_of_another(vectors: CollectVectors, frames: dict[int, list[byte
 
 
 def attack(mistake: Any, unmask: Any) -> Sum:
-    collect = CollectKeys(AGREEMENT)
-    states: dict[int, Any] = {}
+    made = played(AGREEMENT, INPUTS, "boxes")
+    vectors, frames, states = made.server, {}, {}
     for number in CLIENTS:
-        message, states[number] = join(AGREEMENT, number, counting(number))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        shares.receive(message)
-    boxes, vectors = shares.close()
-    frames = {}
-    for number in CLIENTS:
-        sent, states[number] = states[number].on_boxes(boxes[number], INPUTS[number])
-        frames[number] = list(sent)
+        frames[number], states[number] = answered(
+            made.states[number], made.boxes[number], INPUTS[number]
+        )
         vectors.receive(frames[number])
     mistake(vectors, frames)
     message, reveals = vectors.close()
     for number in CLIENTS:
         reveals.receive(states[number].on_survivors(message))
-    return reveals.close(unmask)
+    released: Sum = reveals.close(unmask)
+    return released
 
 
 MISTAKES = pytest.mark.parametrize("mistake", [added_twice, lost, one_in_place_of_another])

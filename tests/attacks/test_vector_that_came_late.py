@@ -5,69 +5,30 @@ self-mask, whose seed no peer opens for a client that is gone: the reason for tw
 masks in [BIK+17, section 4].
 """
 
-import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, client, join
-from protocols.bonawitz.messages import MaskedFrame, Reveal, Roster
-from protocols.entropy import Entropy
+from protocols.bonawitz import Params, client
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import Mask, Masks
+from protocols.primitives.prg import Masks
 from protocols.primitives.shamir import combine
+from protocols.testing import agreement_of, played, unmasked
 
-AGREEMENT = Agreement(
-    params=Params(clients=3, threshold=2, words=4), session=bytes(16), round=1, public=bytes(32)
-)
+AGREEMENT = agreement_of(Params(clients=3, threshold=2, words=4))
 HEADER = AGREEMENT.header
 CLIENTS, PEERS, VICTIM = (1, 2, 3), (2, 3), 1
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def attack() -> tuple[NDArray[np.uint64], Any, bytes]:
     """The late vector without its pairwise masks; the victim that waits; the survivors' message."""
-    collect = CollectKeys(AGREEMENT)
-    states: dict[int, Any] = {}
-    for number in CLIENTS:
-        message, states[number] = join(AGREEMENT, number, counting(number))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for number in CLIENTS:
-        message, states[number] = states[number].on_roster(rosters[number])
-        shares.receive(message)
-    boxes, vectors = shares.close()
-    frames = {}
-    for number in CLIENTS:
-        sent, states[number] = states[number].on_boxes(boxes[number], PRIVATE)
-        (frames[number],) = sent
-    for peer in PEERS:
-        vectors.receive([frames[peer]])
-    message, _ = vectors.close()
-    revealed = [
-        Reveal.from_bytes(states[peer].on_survivors(message), expect=HEADER).shares[VICTIM]
-        for peer in PEERS
-    ]
-    (key,) = combine(PEERS, [[share.expose() for share in revealed]])
-    roster = Roster.from_bytes(rosters[VICTIM], expect=HEADER)
-    context = AGREEMENT.context(roster.digest())
-    masks = []
-    for peer in PEERS:
-        label = context.pair(VICTIM, peer)
-        (pair,) = PrivateKey(key).agree(roster.entries[peer].mask, label)
-        masks.append(Mask(seed=pair, label=label, subtract=peer < VICTIM))
-    late = MaskedFrame.from_bytes(frames[VICTIM], expect=HEADER, index=0, count=5).words.copy()
-    Masks(masks).apply_to(late)
-    return late[:-1], states[VICTIM], message
+    made = played(AGREEMENT, dict.fromkeys(CLIENTS, PRIVATE), "sum", alive=PEERS)
+    (key,) = combine(PEERS, [[made.shares(made.reveals[peer])[VICTIM] for peer in PEERS]])
+    late = unmasked(AGREEMENT, made.roster, VICTIM, made.frames[VICTIM], seed=None, key=key)
+    return late, made.states[VICTIM], made.survivors
 
 
 def test_the_self_mask_stays_on_a_late_vector() -> None:

@@ -5,4 +5,4 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "flower"
-sys.path[:0] = [str(HERE), str(HERE.parent / "adapters"), str(EXAMPLE)]
+sys.path[:0] = [str(HERE), str(EXAMPLE)]

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import LocalGrid
 from flwr.app import Context, Error, Message, RecordDict
 
 import homes
 from hospitals import client_app, server_app
 from oracle import EVERYBODY, LEARNING_RATE, STEPS, assert_accurate, assert_averaged, read
+from secagg.adapters.testing import LocalGrid
 
 CONFIG: dict[str, Any] = {"rounds": 1, "steps": STEPS, "learning-rate": LEARNING_RATE}
 CONFIG |= {"minimum-hospitals": 4, "timeout": 0.5, "deadline": 0.5, "epsilon": 0.0, "roster": ""}

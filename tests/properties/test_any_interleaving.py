@@ -7,7 +7,6 @@ or sparse, and the server trusted or not.
 """
 
 import hashlib
-import itertools
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -27,8 +26,6 @@ from numpy.typing import NDArray
 
 from protocols.bonawitz import (
     Agreement,
-    AwaitBoxes,
-    AwaitRoster,
     AwaitSignatures,
     AwaitSurvivors,
     CollectKeys,
@@ -43,27 +40,12 @@ from protocols.bonawitz.messages import Reveal, Survivors
 from protocols.entropy import Entropy
 from protocols.errors import ProtocolError
 from protocols.primitives.prg import Suite
-from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, answered, insecure_entropy, insecure_identities
 
 WORDS = 3
-IDENTITIES = {n: SigningKey(Secret(bytes([n + 1]) * 32)) for n in range(10)}
+IDENTITIES = insecure_identities(range(10))
 outcomes: Counter[str] = Counter()
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-class Burnt:
-    """Burnt stages, in memory."""
-
-    def __init__(self) -> None:
-        self.taken: dict[tuple[bytes, int], bytes] = {}
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        return self.taken.setdefault((session, stage), request) == request
 
 
 class AnyInterleaving(RuleBasedStateMachine):
@@ -87,7 +69,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.server: Any = CollectKeys(self.agreement, known)
         self.to_server: list[Any] = []
         self.to_clients: list[tuple[int, bytes]] = []
-        self.stores = {client: Burnt() for client in self.clients}
+        self.stores = {client: BurnInMemory() for client in self.clients}
         self.disks: dict[int, list[Secret]] = {}
         self.answers: dict[tuple[int, int], Any] = {}
         self.named: frozenset[int] = frozenset()
@@ -95,7 +77,7 @@ class AnyInterleaving(RuleBasedStateMachine):
             message, state = join(
                 self.agreement,
                 client,
-                counting((seed, client)),
+                insecure_entropy((seed, client)),
                 identity=IDENTITIES[client] if known else None,
                 identities=known,
             )
@@ -105,20 +87,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     def answer(self, client: int, message: bytes) -> None:
         """Client ``client`` wakes up from its newest record and answers ``message``."""
         state = restore(self.disks[client][-1], burn=self.stores[client])
-        reply: Any
-        after: Any = None
-        match state:
-            case AwaitRoster():
-                reply, after = state.on_roster(message)
-            case AwaitBoxes():
-                frames, after = state.on_boxes(message, self.inputs[client])
-                reply = list(frames)
-            case AwaitSurvivors() if self.agreement.params.active:
-                reply, after = state.sign_survivors(message)
-            case AwaitSurvivors():
-                reply = state.on_survivors(message)
-            case AwaitSignatures():
-                reply = state.on_signatures(message)
+        reply, after = answered(state, message, self.inputs[client])
         before = self.answers.setdefault((client, state.STAGE), reply)
         assert before == reply, "one stage had two answers"
         if after is not None:
@@ -250,7 +219,7 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     @staticmethod
     def entropy_for(server: Any) -> tuple[Entropy, ...]:
-        return (counting("graph"),) if isinstance(server, CollectKeys) else ()
+        return (insecure_entropy("graph"),) if isinstance(server, CollectKeys) else ()
 
     def check(self, released: Sum) -> None:
         params = self.agreement.params

@@ -1,16 +1,12 @@
 """A masked vector looks like noise, whatever the input; entropy is fixed, so no test flickers."""
 
-import hashlib
-import itertools
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join
-from protocols.bonawitz.messages import MaskedFrame, frame_sizes
-from protocols.entropy import Entropy
+from protocols.bonawitz import Params
 from protocols.primitives.prg import Suite
+from protocols.testing import agreement_of, insecure_entropy, masked_words, played
 
 WORDS = 2**16
 INPUTS = {
@@ -22,36 +18,16 @@ CASES = pytest.mark.parametrize("name", INPUTS)
 SUITES = pytest.mark.parametrize("suite", list(Suite), ids=lambda suite: suite.name)
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def masked(words: NDArray[np.uint64], suite: Suite, seed: str = "") -> NDArray[np.uint64]:
     """One client's masked vector and check word, among three."""
-    agreement = Agreement(
-        params=Params(clients=3, threshold=2, words=WORDS, suite=suite),
-        session=bytes(16),
-        round=1,
-        public=bytes(32),
+    agreement = agreement_of(Params(clients=3, threshold=2, words=WORDS, suite=suite))
+    made = played(
+        agreement,
+        dict.fromkeys((1, 2, 3), words),
+        "survivors",
+        entropy=lambda client: insecure_entropy((seed, client)),
     )
-    collect, states, waiting = CollectKeys(agreement), {}, {}
-    for client in (1, 2, 3):
-        message, states[client] = join(agreement, client, counting((seed, client)))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    for client in (1, 2, 3):
-        message, waiting[client] = states[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, _ = shares.close()
-    frames, _ = waiting[2].on_boxes(boxes[2], words)
-    sizes = frame_sizes(WORDS + 1)
-    return np.concatenate(
-        [
-            MaskedFrame.from_bytes(frame, expect=agreement.header, index=index, count=size).words
-            for index, (frame, size) in enumerate(zip(frames, sizes, strict=True))
-        ]
-    )
+    return masked_words(agreement, made.frames[2])
 
 
 def far_from_uniform(counts: NDArray[np.int64]) -> float:

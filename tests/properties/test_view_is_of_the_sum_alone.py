@@ -6,7 +6,6 @@ server has taken off what the round gives it, the self-masks of the alive and th
 pairwise masks of the gone.
 """
 
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,11 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, Rates, join
-from protocols.bonawitz.messages import MaskedFrame, frame_sizes
+from protocols.bonawitz import Params, Rates
 from protocols.bonawitz.params import Context
-from protocols.entropy import Entropy
 from protocols.primitives.prg import Mask, Masks, Suite
+from protocols.testing import agreement_of, masked_words, played
 
 ORDER = 4
 COMPLETE = Params(clients=4, threshold=3, words=1)
@@ -28,25 +26,12 @@ Client = int
 Signed = list[tuple[bytes, bool]]  # labels of a client's masks, and whether it subtracts them
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def masked(
     params: Params, inputs: Sequence[NDArray[np.uint64]]
 ) -> tuple[dict[Client, list[Mask]], dict[Client, NDArray[np.uint64]], Context]:
     """Each client's masks, as it applies them, and its masked vector."""
-    agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
-    collect, states, waiting = CollectKeys(agreement), {}, {}
-    for client in range(params.clients):
-        message, states[client] = join(agreement, client, counting(client))
-        collect.receive(message)
-    rosters, shares = collect.close(counting("circle"))
-    for client in range(params.clients):
-        message, waiting[client] = states[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, _ = shares.close()
+    agreement = agreement_of(params)
+    made = played(agreement, dict(enumerate(inputs)), "boxes")
     seen: dict[Client, list[Mask]] = {}
     vectors = {}
     for client in range(params.clients):
@@ -57,15 +42,9 @@ def masked(
             seen[me] = list(masks)
             Masks(masks, suite).apply_to(words)
 
-        frames, _ = waiting[client].on_boxes(boxes[client], inputs[client], expand=look)
-        header, sizes = agreement.header, frame_sizes(params.words + 1)
-        vectors[client] = np.concatenate(
-            [
-                MaskedFrame.from_bytes(frame, expect=header, index=place, count=size).words
-                for place, (frame, size) in enumerate(zip(frames, sizes, strict=True))
-            ]
-        )
-    return seen, vectors, agreement.context(shares._round.roster.digest())
+        frames, _ = made.states[client].on_boxes(made.boxes[client], inputs[client], expand=look)
+        vectors[client] = masked_words(agreement, list(frames))
+    return seen, vectors, made.context
 
 
 def between(params: Params, alive: Iterable[Client]) -> dict[Client, Signed]:

@@ -1,7 +1,5 @@
 """Against a server that may lie: what must be signed, by whom, over what, and how often."""
 
-import hashlib
-import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -27,7 +25,6 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -35,21 +32,15 @@ from protocols.errors import (
     RemoteProtocolError,
     TooFewSurvivors,
 )
-from protocols.primitives.sign import SigningKey
-from protocols.secrets import Secret
+from protocols.testing import insecure_identities, played
 
 CLIENTS = range(6)
 ME = 2
 WORDS = np.arange(4, dtype=np.uint64)
 COMPLETE = Params(clients=6, threshold=5, words=4, active=True)  # 2 * 5 > 6 + 2
 SPARSE = Params(clients=12, rates=Rates(corrupt=0.1, dropout=0.1), words=4, active=True)
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(13)}
+IDENTITIES = insecure_identities(range(13))
 BOTH = pytest.mark.parametrize("params", [COMPLETE, SPARSE], ids=["complete", "sparse"])
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def agreement_of(params: Params) -> Agreement:
@@ -67,45 +58,27 @@ def publics(count: int = 6) -> dict[int, bytes]:
 class Round:
     """An honest round of clients that do not trust the server."""
 
-    def __init__(self, params: Params = COMPLETE, agreement: Agreement | None = None) -> None:
-        self.agreement = agreement or agreement_of(params)
-        known = publics(params.clients)
-        self.keys = CollectKeys(self.agreement, known)
-        self.clients = range(params.clients)
-        self.states: dict[int, Any] = {}
-        for client in self.clients:
-            message, self.states[client] = join(
-                self.agreement,
-                client,
-                counting(client),
-                identity=IDENTITIES[client],
-                identities=known,
-            )
-            self.keys.receive(message)
+    def __init__(self, params: Params = COMPLETE) -> None:
+        self.agreement = agreement_of(params)
+        self.header = self.agreement.header
+        inputs = dict.fromkeys(range(params.clients), WORDS)
+        self.made = played(self.agreement, inputs, "roster")
+        self.rosters, self.states = self.made.rosters, dict(self.made.states)
 
     def at_roster(self) -> Roster:
-        self.rosters, self.shares = self.keys.close(counting("graph"))
-        return Roster.from_bytes(self.rosters[ME], expect=self.agreement.header, signed=True)
+        return Roster.from_bytes(self.rosters[ME], expect=self.header, signed=True)
 
     def at_vectors(self) -> CollectVectors:
-        self.at_roster()
-        for client in self.clients:
-            message, self.states[client] = self.states[client].on_roster(self.rosters[client])
-            self.shares.receive(message)
-        boxes, vectors = self.shares.close()
-        for client in self.clients:
-            frames, self.states[client] = self.states[client].on_boxes(boxes[client], WORDS)
-            vectors.receive(list(frames))
-        return vectors
+        made = self.made.until("boxes")
+        frames, self.states = made.answers()
+        for sent in frames.values():
+            made.server.receive(sent)
+        return made.server
 
     def at_signatures(self) -> tuple[CollectSignatures, dict[int, bytes]]:
-        self.survivors, signatures = self.at_vectors().close_to_sign()
-        answers = {}
-        for client in self.clients:
-            answers[client], self.states[client] = self.states[client].sign_survivors(
-                self.survivors
-            )
-        return signatures, answers
+        made = self.made.until("survivors")
+        answers, self.states = made.answers()
+        return made.server, answers
 
     def at_the_end(self) -> tuple[AwaitSignatures, dict[int, bytes]]:
         """The state of ``ME`` that waits for signatures, and all of them."""
@@ -205,13 +178,14 @@ def test_a_client_without_identity_is_refused_by_clients_and_turned_away_by_the_
     wider = replace(COMPLETE, clients=7)
     agreement = agreement_of(wider)
     message, _ = join(agreement, 6, identity=IDENTITIES[6], identities={6: IDENTITIES[6].public})
-    one = Round(agreement=agreement)
+    collect = CollectKeys(agreement, publics())
     with pytest.raises(RemoteProtocolError, match="client 6 has no identity"):
-        one.keys.receive(message)
-    roster = one.at_roster()
+        collect.receive(message)
+    made = played(agreement, dict.fromkeys(CLIENTS, WORDS), "roster")
+    roster = made.roster
     theirs = Advertise.from_bytes(message, expect=HEADER, signed=True).keys
     with pytest.raises(RemoteProtocolError, match="client 6 of the roster has no identity"):
-        one.states[ME].on_roster(replace(roster, entries={**roster.entries, 6: theirs}).to_bytes())
+        made.states[ME].on_roster(replace(roster, entries={**roster.entries, 6: theirs}).to_bytes())
 
 
 @pytest.mark.parametrize(

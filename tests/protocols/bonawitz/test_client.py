@@ -1,8 +1,6 @@
 """What a client refuses, each refusal by name, and that no answer leaves it then."""
 
 import copy
-import hashlib
-import itertools
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +14,6 @@ from protocols.bonawitz import (
     AwaitBoxes,
     AwaitRoster,
     AwaitSurvivors,
-    CollectKeys,
     Params,
     join,
 )
@@ -30,13 +27,13 @@ from protocols.bonawitz.messages import (
     ShareBoxes,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
     ParameterError,
     RemoteProtocolError,
 )
+from protocols.testing import insecure_entropy, played
 from protocols.wire import Header
 
 PARAMS = Params(clients=6, threshold=3, minimum_survivors=4, words=4)
@@ -48,18 +45,13 @@ WORDS = np.arange(4, dtype=np.uint64)
 LOW_ORDER = bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800")
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def joined(
     agreement: Agreement = AGREEMENT, clients: range = CLIENTS
 ) -> tuple[dict[int, PublicKeys], AwaitRoster]:
     """The honest roster, and the state of client ``ME`` that waits for it."""
     entries, states = {}, {}
     for client in clients:
-        message, states[client] = join(agreement, client, counting(client))
+        message, states[client] = join(agreement, client, insecure_entropy(client))
         entries[client] = Advertise.from_bytes(message, expect=agreement.header).keys
     return entries, states[ME]
 
@@ -72,17 +64,9 @@ def shared(
     agreement: Agreement = AGREEMENT, clients: range = CLIENTS
 ) -> tuple[dict[int, bytes], AwaitBoxes]:
     """The honest boxes for client ``ME``, and its state that waits for them."""
-    stage, states = CollectKeys(agreement), {}
-    for client in clients:
-        message, states[client] = join(agreement, client, counting(client))
-        stage.receive(message)
-    rosters, shares = stage.close()
-    waiting = {}
-    for client in clients:
-        message, waiting[client] = states[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, _ = shares.close()
-    return ShareBoxes.from_bytes(boxes[ME], expect=agreement.header).boxes, waiting[ME]
+    made = played(agreement, dict.fromkeys(clients, WORDS), "boxes")
+    content = ShareBoxes.from_bytes(made.boxes[ME], expect=agreement.header).boxes
+    return dict(content), made.states[ME]
 
 
 def boxes(content: dict[int, bytes], header: Header = HEADER, recipient: int = ME) -> bytes:
@@ -266,18 +250,11 @@ def test_a_box_under_the_name_of_another_sender_is_refused() -> None:
 
 
 def test_a_box_for_another_recipient_is_refused() -> None:
-    stage, states, sealed = CollectKeys(AGREEMENT), {}, {}
-    for client in CLIENTS:
-        message, states[client] = join(AGREEMENT, client, counting(client))
-        stage.receive(message)
-    rosters, _ = stage.close()
-    waiting = {}
-    for client in CLIENTS:
-        message, waiting[client] = states[client].on_roster(rosters[client])
-        sealed[client] = SealedShares.from_bytes(message, expect=HEADER).boxes
+    made = played(AGREEMENT, dict.fromkeys(CLIENTS, WORDS), "boxes")
+    sealed, state = made.sealed, made.states[ME]
     moved = {sender: sealed[sender][ME] for sender in CLIENTS if sender != ME}
     moved[0] = sealed[0][1]
-    refuses_boxes(moved, waiting[ME], "does not open")
+    refuses_boxes(moved, state, "does not open")
 
 
 def test_boxes_addressed_to_another_client_are_refused() -> None:

@@ -1,7 +1,5 @@
 """The planner against its oracles and exact arithmetic, and the graph that it plans."""
 
-import hashlib
-import itertools
 from fractions import Fraction
 from math import comb, factorial, floor
 
@@ -11,16 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.bonawitz.graph import Complete, Harary, Plan, as_fraction, draw, plan
-from protocols.entropy import Entropy
 from protocols.errors import ParameterError
+from protocols.testing import insecure_entropy
 
 SAFE, FAILS = Fraction(1, 2**41), Fraction(1, 2**20)
 quick = settings(max_examples=60, derandomize=True, deadline=None)
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
 def planned(
@@ -298,7 +291,7 @@ def test_a_client_that_stands_twice_in_the_circle_is_refused() -> None:
 
 
 def test_in_a_complete_graph_all_are_neighbours_and_hold_their_own_shares() -> None:
-    graph = draw([5, 1, 9], Plan(degree=None, threshold=2), counting(0))
+    graph = draw([5, 1, 9], Plan(degree=None, threshold=2), insecure_entropy(0))
     assert isinstance(graph, Complete)
     assert graph.neighbours(1) == {5, 9}
     assert graph.holders(5) == (1, 5, 9)
@@ -307,7 +300,7 @@ def test_in_a_complete_graph_all_are_neighbours_and_hold_their_own_shares() -> N
 def test_every_distance_on_the_circle_is_as_likely_as_every_other() -> None:
     clients, draws = 9, 4000
     plan_of_two = Plan(degree=2, threshold=2)
-    entropy = counting("circle")
+    entropy = insecure_entropy("circle")
     first = np.zeros((clients, clients), np.int64)
     met = np.zeros((clients, clients), np.int64)
     for _ in range(draws):
@@ -327,8 +320,8 @@ def test_every_distance_on_the_circle_is_as_likely_as_every_other() -> None:
 
 def test_the_order_in_which_clients_came_says_nothing_about_the_circle() -> None:
     wanted = Plan(degree=2, threshold=2)
-    one = draw([3, 1, 2, 7, 5], wanted, counting(4))
-    other = draw([7, 5, 3, 2, 1], wanted, counting(4))
+    one = draw([3, 1, 2, 7, 5], wanted, insecure_entropy(4))
+    other = draw([7, 5, 3, 2, 1], wanted, insecure_entropy(4))
     assert {c: one.neighbours(c) for c in (1, 2, 3, 5, 7)} == {
         c: other.neighbours(c) for c in (1, 2, 3, 5, 7)
     }
@@ -339,7 +332,7 @@ def test_the_circle_takes_sixteen_bytes_a_client() -> None:
 
     def entropy(size: int) -> bytes:
         asked.append(size)
-        return counting(len(asked))(size)
+        return insecure_entropy(len(asked))(size)
 
     draw(range(11), Plan(degree=4, threshold=2), entropy)
     assert asked == [16] * 11

@@ -1,7 +1,6 @@
 """States that move through records: the same answer to the same request, and to no other."""
 
 import hashlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,10 +13,6 @@ from hypothesis import strategies as st
 from protocols.bonawitz import (
     Agreement,
     AwaitBoxes,
-    AwaitRoster,
-    AwaitSignatures,
-    AwaitSurvivors,
-    CollectKeys,
     Params,
     Rates,
     join,
@@ -25,11 +20,10 @@ from protocols.bonawitz import (
 )
 from protocols.bonawitz.messages import Roster, SealedShares, ShareBoxes, Signatures, Survivors
 from protocols.bonawitz.records import RECORD
-from protocols.entropy import Entropy
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.prg import Suite
-from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, answered, insecure_entropy, insecure_identities, played
 from protocols.wire import open_checksum, seal_checksum
 
 PARAMS = Params(clients=5, threshold=3, words=6, suite=Suite.CHACHA20)
@@ -49,64 +43,27 @@ HEADER = AGREEMENT.header
 CLIENTS = range(5)
 ME = 3
 WORDS = np.arange(6, dtype=np.uint64)
-IDENTITIES = {n: SigningKey(Secret(bytes([n + 1]) * 32)) for n in range(12)}
+IDENTITIES = insecure_identities(range(12))
+STAGE_NAMES: tuple[Any, ...] = ("", "roster", "boxes", "survivors", "signatures")
 Case = tuple[str, int]  # a mode, and the stage of its state
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-class Store:
-    """Burnt stages, in memory."""
-
-    def __init__(self) -> None:
-        self.taken: dict[tuple[bytes, int], bytes] = {}
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        return self.taken.setdefault((session, stage), request) == request
-
-
-def joined(mode: str, client: int) -> tuple[bytes, AwaitRoster]:
-    if not MODES[mode].active:
-        return join(AGREEMENTS[mode], client, counting(client))
-    publics = {n: IDENTITIES[n].public for n in range(MODES[mode].clients)}
-    mine = IDENTITIES[client]
-    return join(AGREEMENTS[mode], client, counting(client), identity=mine, identities=publics)
 
 
 def led_to(case: Case) -> tuple[Any, bytes]:
     """The state of client ``ME`` at a stage, and the message that it waits for."""
     mode, stage = case
-    params, clients = MODES[mode], range(MODES[mode].clients)
-    publics = {n: IDENTITIES[n].public for n in clients} if params.active else None
-    collect = CollectKeys(AGREEMENTS[mode], publics)
-    states: dict[int, Any] = {}
-    for client in clients:
-        message, states[client] = joined(mode, client)
-        collect.receive(message)
-    rosters, shares = collect.close(counting("graph"))
+    inputs = dict.fromkeys(range(MODES[mode].clients), WORDS)
+    made = played(AGREEMENTS[mode], inputs, STAGE_NAMES[min(stage, 3)])
     if stage == 1:
-        return states[ME], rosters[ME]
-    for client in clients:
-        message, states[client] = states[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, _ = shares.close()
+        return made.states[ME], made.rosters[ME]
     if stage == 2:
-        return states[ME], boxes[ME]
-    for client in clients:
-        frames, states[client] = states[client].on_boxes(boxes[client], WORDS)
-        list(frames)
-    survivors = without_a_peer(states[ME], 0)
+        return made.states[ME], made.boxes[ME]
+    survivors = without_a_peer(made.states[ME], 0)
     if stage == 3:
-        return states[ME], survivors
-    alive = Survivors.from_bytes(survivors, expect=HEADER).alive
-    signed = {}
-    for client in alive:
-        message, states[client] = states[client].sign_survivors(survivors)
-        signed[client] = message[25:89]
-    return states[ME], Signatures(header=HEADER, signatures=signed).to_bytes()
+        return made.states[ME], survivors
+    made = replace(made, alive=Survivors.from_bytes(survivors, expect=HEADER).alive)
+    signed, states = replace(made, survivors=survivors).answers()
+    signatures = {client: message[25:89] for client, message in signed.items()}
+    return states[ME], Signatures(header=HEADER, signatures=signatures).to_bytes()
 
 
 def without_a_peer(state: Any, which: int) -> bytes:
@@ -117,21 +74,8 @@ def without_a_peer(state: Any, which: int) -> bytes:
 
 
 def answer(state: Any, message: bytes) -> tuple[list[bytes], Any]:
-    match state:
-        case AwaitRoster():
-            reply, after = state.on_roster(message)
-            return [reply], after
-        case AwaitBoxes():
-            frames, after_boxes = state.on_boxes(message, WORDS)
-            return list(frames), after_boxes
-        case AwaitSurvivors() if state.agreement.params.active:
-            reply, after_signed = state.sign_survivors(message)
-            return [reply], after_signed
-        case AwaitSurvivors():
-            return [state.on_survivors(message)], None
-        case AwaitSignatures():
-            return [state.on_signatures(message)], None
-    raise TypeError(type(state))
+    reply, after = answered(state, message, WORDS)
+    return reply if isinstance(reply, list) else [reply], after
 
 
 def other_request(case: Case, message: bytes) -> bytes:
@@ -150,7 +94,6 @@ def other_request(case: Case, message: bytes) -> bytes:
 
 
 ALL = [(mode, stage) for mode in MODES for stage in (1, 2, 3, 4) if stage < 4 or "active" in mode]
-STAGE_NAMES = ("", "roster", "boxes", "survivors", "signatures")
 
 
 def stages(cases: list[Case]) -> Any:
@@ -168,13 +111,13 @@ def test_a_record_answers_as_the_state_would_have(case: Case) -> None:
     state, message = led_to(case)
     expected, _ = answer(state, message)
     record = led_to(case)[0].into_record()
-    assert answer(restore(record, burn=Store()), message)[0] == expected
+    assert answer(restore(record, burn=BurnInMemory()), message)[0] == expected
 
 
 @STAGES
 def test_the_same_request_gets_the_same_bytes_again(case: Case) -> None:
     state, message = led_to(case)
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
     first, after = answer(restore(record, burn=store), message)
     again, after_again = answer(restore(record, burn=store), message)
     assert first == again
@@ -185,11 +128,11 @@ def test_the_same_request_gets_the_same_bytes_again(case: Case) -> None:
 @STAGES_WITH_A_CHOICE
 def test_any_other_request_for_an_answered_stage_is_refused(case: Case) -> None:
     state, message = led_to(case)
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
     answer(restore(record, burn=store), message)
     with pytest.raises(RemoteProtocolError, match=f"stage {case[1]} of client 3 was answered"):
         answer(restore(record, burn=store), other_request(case, message))
-    answer(restore(record, burn=Store()), other_request(case, message))
+    answer(restore(record, burn=BurnInMemory()), other_request(case, message))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -197,7 +140,7 @@ def test_no_randomness_serves_two_rosters(mode: str) -> None:
     state, message = led_to((mode, 1))
     record, nonces = state.into_record(), []
     for roster in (message, other_request((mode, 1), message)):
-        (reply,), _ = answer(restore(record, burn=Store()), roster)
+        (reply,), _ = answer(restore(record, burn=BurnInMemory()), roster)
         boxes = SealedShares.from_bytes(reply, expect=HEADER).boxes
         nonces += [box[:12] for box in boxes.values()]
     assert len(nonces) == (4 + 4 if MODES[mode].rates else 4 + 3)
@@ -207,7 +150,7 @@ def test_no_randomness_serves_two_rosters(mode: str) -> None:
 @STAGES
 def test_a_request_that_is_refused_burns_nothing(case: Case) -> None:
     state, message = led_to(case)
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
     with pytest.raises(RemoteProtocolError):
         answer(restore(record, burn=store), message[:-1])
     assert not store.taken
@@ -228,7 +171,7 @@ def test_no_answer_leaves_when_the_burn_cannot_be_written(case: Case) -> None:
 @STAGES
 def test_what_is_burnt_is_the_round_the_client_the_stage_and_a_hash(case: Case) -> None:
     state, message = led_to(case)
-    store = Store()
+    store = BurnInMemory()
     answer(restore(state.into_record(), burn=store), message)
     stage = case[1]
     request = message
@@ -245,7 +188,7 @@ def test_what_is_burnt_is_the_round_the_client_the_stage_and_a_hash(case: Case) 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_state_restored_once_burns_every_later_stage_too(mode: str) -> None:
     state, _ = led_to((mode, 1))
-    store, last = Store(), 4 if MODES[mode].active else 3
+    store, last = BurnInMemory(), 4 if MODES[mode].active else 3
     state = restore(state.into_record(), burn=store)
     for stage in range(1, last + 1):
         _, state = answer(state, led_to((mode, stage))[1])
@@ -256,7 +199,7 @@ def test_a_state_restored_once_burns_every_later_stage_too(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["complete-active", "sparse-active"])
 def test_whichever_signatures_convince_a_client_its_answer_is_the_same(mode: str) -> None:
     state, message = led_to((mode, 4))
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
     signatures = Signatures.from_bytes(message, expect=HEADER).signatures
     near = sorted(signatures.keys() & state.peers - {ME})
     assert len(near) == 3
@@ -273,7 +216,7 @@ def test_whichever_signatures_convince_a_client_its_answer_is_the_same(mode: str
 
 def test_another_input_to_the_same_boxes_is_refused() -> None:
     state, message = led_to(("complete", 2))
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
     restored = restore(record, burn=store)
     assert isinstance(restored, AwaitBoxes)
     restored.on_boxes(message, WORDS)
@@ -285,7 +228,7 @@ def test_another_input_to_the_same_boxes_is_refused() -> None:
 
 def test_an_input_in_parts_is_answered_once_only() -> None:
     state, message = led_to(("complete", 2))
-    record, store = state.into_record(), Store()
+    record, store = state.into_record(), BurnInMemory()
 
     def parts() -> Iterator[Any]:
         return iter(np.split(WORDS, 2))
@@ -311,7 +254,7 @@ def test_a_record_that_was_changed_or_cut_is_refused(case: Case, data: st.DataOb
     changed[bit // 8] ^= 1 << bit % 8
     for broken in (bytes(changed), record[: bit // 8], record + bytes(changed[:5])):
         with pytest.raises(DecodeError):
-            restore(Secret(broken), burn=Store())
+            restore(Secret(broken), burn=BurnInMemory())
 
 
 @STAGES
@@ -324,7 +267,7 @@ def test_a_record_changed_on_purpose_is_decoded_or_refused(case: Case, data: st.
     end = data.draw(st.one_of(st.just(len(body)), st.integers(0, len(body))))
     forged = Secret(seal_checksum(bytes(body[:end])))
     try:
-        state = restore(forged, burn=Store())
+        state = restore(forged, burn=BurnInMemory())
     except DecodeError:
         return
     assert state.into_record() == forged
@@ -336,7 +279,7 @@ def test_a_record_of_another_version_is_refused(case: Case) -> None:
     assert RECORD.endswith(b"2")
     body[len(RECORD) - 1] = ord("1")
     with pytest.raises(DecodeError, match="not a client state of this version"):
-        restore(Secret(seal_checksum(bytes(body))), burn=Store())
+        restore(Secret(seal_checksum(bytes(body))), burn=BurnInMemory())
 
 
 @pytest.mark.parametrize("number", [0, 5, 255])
@@ -344,7 +287,7 @@ def test_a_record_of_no_stage_is_refused(number: int) -> None:
     body = bytearray(open_checksum(led_to(("complete", 1))[0].into_record().expose()))
     body[len(RECORD)] = number
     with pytest.raises(DecodeError, match=f"no client state has stage {number}"):
-        restore(Secret(seal_checksum(bytes(body))), burn=Store())
+        restore(Secret(seal_checksum(bytes(body))), burn=BurnInMemory())
 
 
 @STAGES
@@ -390,7 +333,7 @@ def test_a_record_that_lists_a_client_twice_or_out_of_order_is_refused(case: Cas
             for swapped in (two + one, one + one):
                 forged = body[:begin] + swapped + body[begin + 2 * size :]
                 try:
-                    state = restore(Secret(seal_checksum(forged)), burn=Store())
+                    state = restore(Secret(seal_checksum(forged)), burn=BurnInMemory())
                 except DecodeError as error:
                     refused += "twice, or out of order" in str(error)
                 else:
@@ -400,9 +343,9 @@ def test_a_record_that_lists_a_client_twice_or_out_of_order_is_refused(case: Cas
 
 def test_a_client_that_joins_anew_cannot_answer_a_burnt_stage_either() -> None:
     state, message = led_to(("complete", 1))
-    store = Store()
+    store = BurnInMemory()
     answer(restore(state.into_record(), burn=store), message)
-    advertise, fresh = join(AGREEMENT, ME, counting("fresh"))
+    advertise, fresh = join(AGREEMENT, ME, insecure_entropy("fresh"))
     entries = dict(Roster.from_bytes(message, expect=HEADER).entries)
     entries[ME] = fresh.public
     roster = Roster(header=HEADER, entries=entries).to_bytes()
@@ -412,14 +355,11 @@ def test_a_client_that_joins_anew_cannot_answer_a_burnt_stage_either() -> None:
 
 
 def test_burns_of_two_rounds_and_two_clients_do_not_meet() -> None:
-    store = Store()
+    store = BurnInMemory()
     for client in (1, 2):
         for number in (1, 2):
             agreement = replace(AGREEMENT, round=number)
-            states, collect = {}, CollectKeys(agreement)
-            for each in CLIENTS:
-                message, states[each] = join(agreement, each, counting((each, number)))
-                collect.receive(message)
-            rosters, _ = collect.close()
-            answer(restore(states[client].into_record(), burn=store), rosters[client])
+            made = played(agreement, dict.fromkeys(CLIENTS, WORDS), "roster")
+            record = made.states[client].into_record()
+            answer(restore(record, burn=store), made.rosters[client])
     assert len(store.taken) == 4

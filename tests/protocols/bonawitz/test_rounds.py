@@ -1,7 +1,5 @@
 """Whole rounds: whoever drops out, at whatever stage, the rest sum exactly or not at all."""
 
-import hashlib
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,20 +19,11 @@ from protocols.bonawitz import (
     restore,
 )
 from protocols.bonawitz.messages import FRAME_WORDS
-from protocols.entropy import Entropy
 from protocols.errors import LocalProtocolError, TooFewSurvivors
 from protocols.primitives.prg import Suite
+from protocols.testing import BurnInMemory, agreement_of, insecure_entropy, played
 
 ADVERTISE, SHARE, MASK, REVEAL, NEVER = range(5)  # the message a client fails to send
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-def agreement_of(params: Params) -> Agreement:
-    return Agreement(params=params, session=bytes(range(16)), round=1, public=bytes(32))
 
 
 def inputs_of(clients: int, words: int, seed: int) -> dict[int, NDArray[np.uint64]]:
@@ -43,16 +32,6 @@ def inputs_of(clients: int, words: int, seed: int) -> dict[int, NDArray[np.uint6
         client: generator.integers(0, 2**64, words, np.uint64, endpoint=False)
         for client in range(clients)
     }
-
-
-class Store:
-    """Burnt stages, in memory."""
-
-    def __init__(self) -> None:
-        self.taken: dict[tuple[bytes, int], bytes] = {}
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        return self.taken.setdefault((session, stage), request) == request
 
 
 @dataclass
@@ -73,7 +52,7 @@ def run(
     parts: int | None = None,
 ) -> Run:
     """A whole round; a client in ``drops`` goes before it sends the message named there."""
-    store = Store()
+    store = BurnInMemory()
     up: dict[int, list[bytes]] = {client: [] for client in inputs}
     down: dict[int, list[bytes]] = {client: [] for client in inputs}
 
@@ -86,7 +65,7 @@ def run(
     keys = CollectKeys(agreement)
     states: dict[int, Any] = {}
     for client in going(ADVERTISE, inputs):
-        message, state = join(agreement, client, counting(client))
+        message, state = join(agreement, client, insecure_entropy(client))
         up[client].append(message)
         states[client] = moved(state)
         assert keys.receive(message) == client
@@ -230,17 +209,8 @@ def test_an_input_in_parts_makes_the_frames_of_the_whole(sizes: list[int], seed:
     parts = np.split(value, np.cumsum(sizes))
 
     def frames_of(given_as: Any) -> list[bytes]:
-        keys = CollectKeys(agreement)
-        states: dict[int, Any] = {}
-        for client in range(3):
-            message, states[client] = join(agreement, client, counting(client))
-            keys.receive(message)
-        rosters, shares = keys.close()
-        for client in range(3):
-            message, states[client] = states[client].on_roster(rosters[client])
-            shares.receive(message)
-        boxes, _ = shares.close()
-        return list(states[1].on_boxes(boxes[1], given_as)[0])
+        made = played(agreement, dict.fromkeys(range(3), value), "boxes")
+        return list(made.states[1].on_boxes(made.boxes[1], given_as)[0])
 
     assert frames_of(parts) == frames_of(iter(parts)) == frames_of(value)
 

@@ -1,7 +1,5 @@
 """What a server refuses, each refusal by name, and that it leaves no trace in the sum."""
 
-import hashlib
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import overload
@@ -30,7 +28,6 @@ from protocols.bonawitz.messages import (
     SealedShares,
     Survivors,
 )
-from protocols.entropy import Entropy
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -41,6 +38,7 @@ from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks, Suite
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, insecure_entropy, played
 from protocols.wire import open_checksum, seal_checksum
 
 WORDS = FRAME_WORDS + 5  # two frames, the second of 6 words
@@ -51,13 +49,11 @@ CLIENTS = range(5)
 LOW_ORDER = bytes(32)
 
 
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
 def words_of(client: int) -> NDArray[np.uint64]:
     return np.arange(WORDS, dtype=np.uint64) * np.uint64(client + 1)
+
+
+INPUTS = {client: words_of(client) for client in CLIENTS}
 
 
 def sum_of(*clients: int) -> NDArray[np.uint64]:
@@ -68,7 +64,9 @@ def sum_of(*clients: int) -> NDArray[np.uint64]:
 
 
 def advertise(client: int, **changed: bytes) -> bytes:
-    message = Advertise.from_bytes(join(AGREEMENT, client, counting(client))[0], expect=HEADER)
+    message = Advertise.from_bytes(
+        join(AGREEMENT, client, insecure_entropy(client))[0], expect=HEADER
+    )
     return replace(message, keys=replace(message.keys, **changed)).to_bytes()
 
 
@@ -79,39 +77,19 @@ def keys_of(client: int) -> PublicKeys:
 class Round:
     """An honest round of five clients, led up to the stage that a test is about."""
 
-    def __init__(self) -> None:
-        self.keys = CollectKeys(AGREEMENT)
-        self._joined = {client: join(AGREEMENT, client, counting(client)) for client in CLIENTS}
-
     def at_shares(self) -> tuple[CollectShares, dict[int, bytes]]:
-        for message, _ in self._joined.values():
-            self.keys.receive(message)
-        rosters, stage = self.keys.close()
-        self._shared = {
-            client: self._joined[client][1].on_roster(rosters[client]) for client in CLIENTS
-        }
-        return stage, {client: message for client, (message, _) in self._shared.items()}
+        made = played(AGREEMENT, INPUTS, "roster")
+        return made.server, made.answers()[0]
 
     def at_vectors(self) -> tuple[CollectVectors, dict[int, list[bytes]]]:
-        stage, messages = self.at_shares()
-        for message in messages.values():
-            stage.receive(message)
-        boxes, vectors = stage.close()
-        self.waiting: dict[int, AwaitSurvivors] = {}
-        frames = {}
-        for client in CLIENTS:
-            sent, self.waiting[client] = self._shared[client][1].on_boxes(
-                boxes[client], words_of(client)
-            )
-            frames[client] = list(sent)
-        return vectors, frames
+        made = played(AGREEMENT, INPUTS, "boxes")
+        self.waiting: dict[int, AwaitSurvivors]
+        frames, self.waiting = made.answers()
+        return made.server, frames
 
     def at_reveals(self, *alive: int) -> tuple[CollectReveals, dict[int, bytes]]:
-        vectors, frames = self.at_vectors()
-        for client in alive:
-            vectors.receive(frames[client])
-        message, reveals = vectors.close()
-        return reveals, {client: self.waiting[client].on_survivors(message) for client in alive}
+        made = played(AGREEMENT, INPUTS, "survivors", alive=alive)
+        return made.server, made.answers()[0]
 
     def finish(self, vectors: CollectVectors) -> NDArray[np.uint64]:
         """The sum of what ``vectors`` holds."""
@@ -319,11 +297,7 @@ def test_a_vector_that_arrives_after_the_close_is_not_read() -> None:
 
 
 def test_a_server_that_was_restarted_names_the_same_survivors_or_none() -> None:
-    taken: dict[tuple[bytes, int], bytes] = {}
-
-    def burn(session: bytes, stage: int, request: bytes) -> bool:
-        return taken.setdefault((session, stage), request) == request
-
+    burn = BurnInMemory()
     named = []
     for alive in ((0, 1, 2), (0, 1, 2)):
         vectors, frames = Round().at_vectors()
@@ -336,7 +310,7 @@ def test_a_server_that_was_restarted_names_the_same_survivors_or_none() -> None:
         vectors.receive(frames[client])
     with pytest.raises(LocalProtocolError, match="another set of survivors"):
         vectors.close(burn)
-    assert list(taken) == [(HEADER.to_bytes(), 0)]
+    assert list(burn.taken) == [(HEADER.to_bytes(), 0)]
 
 
 def test_nothing_is_written_down_below_the_threshold() -> None:

@@ -5,7 +5,6 @@ client refuses every neighbourhood but the planned one.
 """
 
 import hashlib
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,7 +29,7 @@ from protocols.bonawitz import (
 )
 from protocols.bonawitz.graph import Complete, Harary, Plan
 from protocols.bonawitz.messages import Roster, ShareBoxes, Survivors
-from protocols.entropy import Entropy, system
+from protocols.entropy import system
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -38,21 +37,17 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from protocols.primitives.prg import Mask, Masks, Suite
-from protocols.primitives.sign import SigningKey
-from protocols.secrets import Secret
+from protocols.testing import (
+    BurnInMemory,
+    agreement_of,
+    insecure_entropy,
+    insecure_identities,
+    publics_of,
+)
 
 ADVERTISE, SHARE, MASK, SIGN, REVEAL, NEVER = range(6)  # the message a client fails to send
 WORDS = 3
-IDENTITIES = {n: SigningKey(Secret(hashlib.sha256(bytes([n])).digest())) for n in range(40)}
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-def agreement_of(params: Params, number: int = 1) -> Agreement:
-    return Agreement(params=params, session=bytes(range(16)), round=number, public=bytes(32))
+IDENTITIES = insecure_identities(range(40))
 
 
 def input_of(client: int) -> NDArray[np.uint64]:
@@ -68,16 +63,6 @@ def sum_of(clients: Sequence[int]) -> NDArray[np.uint64]:
     return total
 
 
-class Store:
-    """Burnt stages, in memory."""
-
-    def __init__(self) -> None:
-        self.taken: dict[tuple[bytes, int], bytes] = {}
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        return self.taken.setdefault((session, stage), request) == request
-
-
 @dataclass
 class Round:
     """A round of honest parties; a client in ``drops`` goes before the message named there."""
@@ -85,8 +70,8 @@ class Round:
     agreement: Agreement
     drops: Mapping[int, int] = field(default_factory=dict)
     through_records: bool = False
-    entropy: Any = counting
-    store: Store = field(default_factory=Store)
+    entropy: Any = insecure_entropy
+    store: BurnInMemory = field(default_factory=BurnInMemory)
     masks: list[tuple[int, Mask]] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
     refusals: int = 0
@@ -114,7 +99,7 @@ class Round:
 
     def keys(self) -> CollectKeys:
         params = self.agreement.params
-        publics = {n: key.public for n, key in IDENTITIES.items()}
+        publics = publics_of(IDENTITIES)
         collect = CollectKeys(self.agreement, publics if params.active else None)
         self.states: dict[int, Any] = {}
         for client in range(params.clients):
@@ -133,7 +118,7 @@ class Round:
         return collect
 
     def at_rosters(self) -> tuple[dict[int, bytes], Any]:
-        self.rosters, shares = self.keys().close(counting("graph"))
+        self.rosters, shares = self.keys().close(insecure_entropy("graph"))
         self.graph = shares._round.graph
         return self.rosters, shares
 
@@ -523,7 +508,7 @@ def test_no_seed_ever_masks_two_vectors(params: Params) -> None:
     streams = set()
     for session in (bytes(16), b"another session!"):
         for number in range(1, 5):
-            agreement = replace(agreement_of(params, number), session=session)
+            agreement = replace(agreement_of(params), round=number, session=session)
             one = Round(agreement, {1: MASK, 2: REVEAL}, entropy=lambda _: system)
             one.run()
             assert {client for client, _ in one.masks} == set(range(params.clients)) - {1}

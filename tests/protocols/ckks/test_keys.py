@@ -5,12 +5,10 @@ import hashlib
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from protocols.burn import Burn
 from protocols.ckks.client import (
     AwaitOpenings,
     Holder,
@@ -23,7 +21,6 @@ from protocols.ckks.messages import Advertise, Entry, Opening, Openings, Roster,
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import Ring
 from protocols.ckks.server import CollectCommitments, CollectOpenings
-from protocols.entropy import Entropy
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -32,21 +29,11 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, insecure_entropy, played_key, small_threshold
 from protocols.wire import open_checksum, seal_checksum
 
 HOLDERS = (2, 3, 5, 7)
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=100,
-    clip=1.0,
-    ring=Ring(degree=2048, prime_bits=(53,)),
-    scale_half_bits=90,
-    flooding=30,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold(entries=100)
 AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), public=bytes(32))
 SHARED_PARAMS = Params(
     model=Model.SHARED_KEY,
@@ -60,37 +47,20 @@ SHARED_PARAMS = Params(
 SHARED = Agreement(params=SHARED_PARAMS, session=bytes(range(16)), public=bytes(32))
 
 
-def counting(seed: object) -> Entropy:
-    calls = iter(range(2**30))
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
 class Making:
     """A key's making up to the openings, honest so far."""
 
     def __init__(self, agreement: Agreement = AGREEMENT) -> None:
         self.agreement, self.header = agreement, agreement.key_header
-        collect = CollectCommitments(agreement, HOLDERS)
-        self.states: dict[int, Any] = {}
-        self.advertised: dict[int, bytes] = {}
-        for holder in HOLDERS:
-            self.advertised[holder], self.states[holder] = generate(
-                agreement, holder, counting(holder)
-            )
-            collect.receive(self.advertised[holder])
-        self.roster, self.collect = collect.close()
+        self.made = played_key(agreement, HOLDERS, "roster")
+        self.advertised, self.roster = self.made.advertised, self.made.roster
+        self.states, self.collect = dict(self.made.states), self.made.server
         self.opened: dict[int, bytes] = {}
 
     def open(self) -> tuple[bytes, dict[int, bytes], CollectiveKey]:
-        for holder in HOLDERS:
-            self.opened[holder], self.states[holder] = self.states[holder].on_roster(self.roster)
-            self.collect.receive(self.opened[holder])
-        return self.collect.close()
+        made = self.made.until("openings")
+        self.states, self.opened = dict(made.states), dict(made.opened)
+        return made.shown, dict(made.boxes), made.key
 
 
 def changed_roster(message: bytes, change: Callable[[dict[int, Entry]], object]) -> bytes:
@@ -108,7 +78,7 @@ def test_everybody_adds_up_one_key() -> None:
     message, boxes, servers = making.open()
     digests = {servers.digest, CollectiveKey.from_bytes(AGREEMENT, message).digest}
     for holder in HOLDERS:
-        _, key = making.states[holder].on_openings(message, boxes[holder], burn=store())
+        _, key = making.states[holder].on_openings(message, boxes[holder], burn=BurnInMemory())
         digests.add(key.digest)
         assert key.holders == HOLDERS
     assert len(digests) == 1
@@ -174,7 +144,7 @@ def test_a_missing_opening_ends_the_session() -> None:
 def test_a_missing_commitment_ends_the_session() -> None:
     collect = CollectCommitments(AGREEMENT, HOLDERS)
     for holder in HOLDERS[:-1]:
-        collect.receive(generate(AGREEMENT, holder, counting(holder))[0])
+        collect.receive(generate(AGREEMENT, holder, insecure_entropy(holder))[0])
     with pytest.raises(TooFewSurvivors, match="3 holders left"):
         collect.close()
 
@@ -190,7 +160,7 @@ def test_a_wrong_opening_is_refused_by_the_server_by_holders_and_by_clients(part
     with pytest.raises(RemoteProtocolError, match="holder 3 opens another key"):
         CollectiveKey.from_bytes(AGREEMENT, shown)
     with pytest.raises(RemoteProtocolError, match="holder 3 opens another key"):
-        making.states[2].on_openings(shown, boxes[2], burn=store())
+        making.states[2].on_openings(shown, boxes[2], burn=BurnInMemory())
     opening = Opening.from_bytes(making.opened[3], expect=making.header, params=PARAMS)
     roster = Roster.from_bytes(making.roster, expect=making.header)
     again = CollectOpenings(AGREEMENT, roster)
@@ -220,7 +190,7 @@ def test_openings_of_other_commitments_than_those_of_the_roster_are_refused() ->
     shown, _, key = other.open()
     assert CollectiveKey.from_bytes(AGREEMENT, shown).digest == key.digest  # a good key, elsewhere
     with pytest.raises(RemoteProtocolError, match="not of the commitments in the roster"):
-        one.states[2].on_openings(shown, boxes[2], burn=store())
+        one.states[2].on_openings(shown, boxes[2], burn=BurnInMemory())
 
 
 def test_a_key_of_fewer_holders_than_agreed_is_refused_by_clients() -> None:
@@ -263,17 +233,17 @@ def test_boxes_that_are_not_ours_are_refused(
     message, boxes, _ = making.open()
     found = {holder: boxes_of(boxes[holder]) for holder in HOLDERS}
     with pytest.raises(RemoteProtocolError, match=refusal):
-        making.states[2].on_openings(message, change(found).to_bytes(), burn=store())
+        making.states[2].on_openings(message, change(found).to_bytes(), burn=BurnInMemory())
 
 
 def test_strangers_and_doubles_are_refused_by_the_server() -> None:
     collect = CollectCommitments(AGREEMENT, HOLDERS)
-    message, state = generate(AGREEMENT, 2, counting(2))
+    message, state = generate(AGREEMENT, 2, insecure_entropy(2))
     collect.receive(message)
     with pytest.raises(RemoteProtocolError, match="already answered"):
         collect.receive(message)
     with pytest.raises(RemoteProtocolError, match="party 4 is not expected"):
-        collect.receive(generate(AGREEMENT, 4, counting(4))[0])
+        collect.receive(generate(AGREEMENT, 4, insecure_entropy(4))[0])
     copied = Advertise(header=AGREEMENT.key_header, sender=3, entry=state.entry)
     with pytest.raises(RemoteProtocolError, match="the key of another"):
         collect.receive(copied.to_bytes())
@@ -300,8 +270,8 @@ def test_a_box_for_each_other_holder_is_needed() -> None:
 def test_a_seed_is_known_by_the_share_that_was_published_for_it() -> None:
     making = Making()
     _, _, key = making.open()
-    assert key.is_of(2, Secret(counting(2)(32)))
-    assert not key.is_of(3, Secret(counting(2)(32)))
+    assert key.is_of(2, Secret(insecure_entropy(2)(32)))
+    assert not key.is_of(3, Secret(insecure_entropy(2)(32)))
     assert not key.is_of(2, Secret(bytes(32)))
 
 
@@ -375,7 +345,7 @@ def holder() -> Holder:
     making = Making()
     message, boxes, _ = making.open()
     waiting: AwaitOpenings = making.states[2]
-    return waiting.on_openings(message, boxes[2], burn=store())[0]
+    return waiting.on_openings(message, boxes[2], burn=BurnInMemory())[0]
 
 
 def test_a_holder_comes_out_of_its_record_as_it_went_in() -> None:
@@ -394,6 +364,6 @@ def test_a_record_that_was_changed_is_refused() -> None:
     body = bytes(open_checksum(record))
     for bad in (record[:-1], b"\1" + record[1:], b"", seal_checksum(body + b"\0")):
         with pytest.raises(DecodeError):
-            restore(Secret(bad), burn=store())
+            restore(Secret(bad), burn=BurnInMemory())
     with pytest.raises(DecodeError, match="not a holder's state"):
-        restore(Secret(seal_checksum(b"x" * len(body))), burn=store())
+        restore(Secret(seal_checksum(b"x" * len(body))), burn=BurnInMemory())

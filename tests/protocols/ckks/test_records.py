@@ -1,7 +1,6 @@
 """Holders whose states move through records: one answer a stage, and the same sum."""
 
 import hashlib
-import itertools
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -25,11 +24,9 @@ from protocols.ckks.client import (
 )
 from protocols.ckks.keys import SharedKey
 from protocols.ckks.messages import Entry, Opening, Openings, Roster, ShareBoxes, share_size
-from protocols.ckks.params import Agreement, Model, Params
+from protocols.ckks.params import Agreement, Model
 from protocols.ckks.records import RECORD
-from protocols.ckks.residues import Ring
-from protocols.ckks.server import CollectCommitments, CollectUploads
-from protocols.entropy import Entropy
+from protocols.ckks.server import CollectUploads
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -38,42 +35,16 @@ from protocols.errors import (
 )
 from protocols.primitives.agree import PrivateKey
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, PlayedKey, insecure_entropy, played_key, small_threshold
 from protocols.wire import open_checksum, seal_checksum
 
 HOLDERS, ME = (2, 3, 5, 7), 3
 CLIENTS = (1, 4)
 ENTRIES = 100
-PARAMS = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=ENTRIES,
-    clip=1.0,
-    ring=Ring(degree=2048, prime_bits=(53,)),
-    scale_half_bits=94,
-    flooding=30,
-    decryptions=2,
-    holders=4,
-    threshold=3,
-    corrupt=1,
-)
+PARAMS = small_threshold(entries=ENTRIES, scale_half_bits=94, decryptions=2)
 AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=1, public=bytes(32))
 HEADER = AGREEMENT.key_header
 SHARED_PARAMS = replace(PARAMS, model=Model.SHARED_KEY, holders=0, threshold=0, corrupt=0)
-
-
-def counting(seed: object) -> Entropy:
-    calls = itertools.count()
-    return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
-
-
-class Store:
-    """Burnt stages, in memory."""
-
-    def __init__(self) -> None:
-        self.taken: dict[tuple[bytes, int], bytes] = {}
-
-    def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
-        return self.taken.setdefault((session, stage), request) == request
 
 
 def vector(client: int) -> NDArray[np.float64]:
@@ -84,45 +55,34 @@ class Session:
     """A key and a sum; what every holder waited in, and for."""
 
     def __init__(self, *, through_records: bool) -> None:
-        self.burns = {holder: Store() for holder in HOLDERS}
+        self.burns = {holder: BurnInMemory() for holder in HOLDERS}
         self.records: dict[tuple[int, int], Secret] = {}  # of a stage and a holder
         self.requests: dict[int, Any] = {}  # by stage
         self.answers: dict[int, Any] = {}
         self._through_records = through_records
         self._play()
 
-    def moved(self, stage: int, holder: int, state: Any) -> Any:
+    def moved(self, stage: int, made: PlayedKey) -> PlayedKey:
         if not self._through_records:
-            return state
-        record = self.records[stage, holder] = state.into_record()
-        return restore(record, burn=self.burns[holder])
+            return made
+        states = {}
+        for holder, state in made.states.items():
+            self.records[stage, holder] = record = state.into_record()
+            states[holder] = restore(record, burn=self.burns[holder])
+        return replace(made, states=states)
 
     def _play(self) -> None:
-        collect = CollectCommitments(AGREEMENT, HOLDERS)
-        states: dict[int, Any] = {}
-        for holder in HOLDERS:
-            message, state = generate(AGREEMENT, holder, counting(holder))
-            collect.receive(message)
-            states[holder] = self.moved(4, holder, state)
-        roster, openings = collect.close()
-        self.requests[4] = roster
-        self.opened = {}
-        for holder in HOLDERS:
-            self.opened[holder], state = states[holder].on_roster(roster)
-            openings.receive(self.opened[holder])
-            states[holder] = self.moved(5, holder, state)
-        shown, boxes, key = openings.close()
-        self.requests[5] = (shown, boxes[ME])
-        for holder in HOLDERS:
-            given = {} if self._through_records else {"burn": self.burns[holder]}
-            state, _ = states[holder].on_openings(shown, boxes[holder], **given)
-            states[holder] = self.moved(2, holder, state)
+        made = self.moved(4, played_key(AGREEMENT, HOLDERS, "roster"))
+        made = self.moved(5, made.until("openings"))
+        self.opened, key = made.opened, made.key
+        made = self.moved(2, made.until("requests", burns=self.burns))
+        self.requests |= {4: made.roster, 5: (made.shown, made.boxes[ME])}
         uploads = CollectUploads(AGREEMENT, key, CLIENTS)
         for client in CLIENTS:
             uploads.receive(encrypt(AGREEMENT, client, key, vector(client)))
         self.requests[2], partials = uploads.close_threshold((2, 3, 7))
         for holder in (2, 3, 7):
-            partials.receive(states[holder].on_request(AGREEMENT, self.requests[2])[0])
+            partials.receive(made.states[holder].on_request(AGREEMENT, self.requests[2])[0])
         self.sum = partials.close()
 
 
@@ -155,8 +115,8 @@ def other_request(stage: int) -> Any:
         return replace(roster, entries=dict(roster.entries) | {7: another}).to_bytes()
     shown, boxes = PLAYED.requests[5]
     found = ShareBoxes.from_bytes(boxes, expect=HEADER)
-    state = restored(4, Store())
-    dealt = restore(PLAYED.records[4, 7], burn=Store())
+    state = restored(4, BurnInMemory())
+    dealt = restore(PLAYED.records[4, 7], burn=BurnInMemory())
     assert isinstance(state, AwaitRoster)
     assert isinstance(dealt, AwaitRoster)
     return shown, replace(found, boxes=dict(found.boxes) | {7: other_box(dealt)}).to_bytes()
@@ -190,7 +150,7 @@ def test_a_key_made_through_records_at_every_step_opens_the_same_sum() -> None:
 
 @STAGES
 def test_the_same_request_gets_the_same_bytes_again(stage: int) -> None:
-    store, request = Store(), PLAYED.requests[stage]
+    store, request = BurnInMemory(), PLAYED.requests[stage]
     first, after = answer(restored(stage, store), request)
     again, after_again = answer(restored(stage, store), request)
     assert first == again
@@ -202,25 +162,25 @@ def test_the_same_request_gets_the_same_bytes_again(stage: int) -> None:
 
 @MAKING
 def test_any_other_request_for_an_answered_stage_is_refused(stage: int) -> None:
-    store = Store()
+    store = BurnInMemory()
     answer(restored(stage, store), PLAYED.requests[stage])
     with pytest.raises(RemoteProtocolError, match=r"holder 3 (answered another|took other)"):
         answer(restored(stage, store), other_request(stage))
-    answer(restored(stage, Store()), other_request(stage))
+    answer(restored(stage, BurnInMemory()), other_request(stage))
 
 
 def test_no_randomness_serves_two_rosters() -> None:
     boxes: list[bytes] = []
     for roster in (PLAYED.requests[4], other_request(4)):
-        message, _ = answer(restored(4, Store()), roster)
+        message, _ = answer(restored(4, BurnInMemory()), roster)
         boxes += Opening.from_bytes(message, expect=HEADER, params=PARAMS).boxes.values()
     assert len({box[:12] for box in boxes}) == 6
 
 
 def test_a_holder_that_begins_anew_cannot_answer_a_burnt_stage_either() -> None:
-    store = Store()
+    store = BurnInMemory()
     answer(restored(4, store), PLAYED.requests[4])
-    _, fresh = generate(replace(AGREEMENT, round=0), ME, counting("fresh"))
+    _, fresh = generate(replace(AGREEMENT, round=0), ME, insecure_entropy("fresh"))
     roster = Roster.from_bytes(PLAYED.requests[4], expect=HEADER)
     shown = replace(roster, entries=dict(roster.entries) | {ME: fresh.entry}).to_bytes()
     with pytest.raises(RemoteProtocolError, match="answered another roster"):
@@ -229,7 +189,7 @@ def test_a_holder_that_begins_anew_cannot_answer_a_burnt_stage_either() -> None:
 
 @STAGES
 def test_a_request_that_is_refused_burns_nothing(stage: int) -> None:
-    store, request = Store(), PLAYED.requests[stage]
+    store, request = BurnInMemory(), PLAYED.requests[stage]
     wrong = (request[0], request[1][:-1]) if stage == 5 else request[:-1]
     with pytest.raises(RemoteProtocolError):
         answer(restored(stage, store), wrong)
@@ -266,8 +226,8 @@ def test_no_two_stages_have_one_number() -> None:
 
 @STAGES
 def test_no_secret_shows_in_a_state(stage: int) -> None:
-    text = repr(restored(stage, Store()))
-    entropy = counting(ME)
+    text = repr(restored(stage, BurnInMemory()))
+    entropy = insecure_entropy(ME)
     for secret in [entropy(32) for _ in range(4)]:
         assert secret.hex() not in text
         assert repr(secret)[2:-1] not in text
@@ -275,7 +235,7 @@ def test_no_secret_shows_in_a_state(stage: int) -> None:
 
 @MAKING
 def test_a_state_that_moved_is_used_up(stage: int) -> None:
-    state = restored(stage, Store())
+    state = restored(stage, BurnInMemory())
     state.into_record()
     for step in (state.into_record, lambda: answer(state, PLAYED.requests[stage])):
         with pytest.raises(LocalProtocolError, match="already answered"):
@@ -283,7 +243,7 @@ def test_a_state_that_moved_is_used_up(stage: int) -> None:
 
 
 def test_a_restored_state_keeps_the_store_that_it_was_restored_with() -> None:
-    own, other = Store(), Store()
+    own, other = BurnInMemory(), BurnInMemory()
     state = restored(5, own)
     assert isinstance(state, AwaitOpenings)
     holder, _ = state.on_openings(*PLAYED.requests[5], burn=other)
@@ -293,7 +253,7 @@ def test_a_restored_state_keeps_the_store_that_it_was_restored_with() -> None:
 
 
 def test_no_holder_is_made_without_a_burn_store() -> None:
-    _, state = generate(AGREEMENT, ME, counting(ME))
+    _, state = generate(AGREEMENT, ME, insecure_entropy(ME))
     roster = Roster.from_bytes(PLAYED.requests[4], expect=HEADER)
     shown = replace(roster, entries=dict(roster.entries) | {ME: state.entry}).to_bytes()
     _, waiting = state.on_roster(shown)
@@ -309,7 +269,7 @@ def test_a_record_comes_out_as_it_went_in(stage: int) -> None:
     record = PLAYED.records[stage, ME]
     assert isinstance(record, Secret)
     assert repr(record) == f"<Secret: {len(record)} bytes>"
-    assert restored(stage, Store()).into_record() == record
+    assert restored(stage, BurnInMemory()).into_record() == record
 
 
 def test_records_have_the_sizes_of_what_they_hold() -> None:
@@ -333,7 +293,7 @@ def test_a_record_that_was_changed_or_cut_is_refused(stage: int, data: st.DataOb
     changed[bit // 8] ^= 1 << bit % 8
     for broken in (bytes(changed), record[: bit // 8], record + bytes(changed[:5])):
         with pytest.raises(DecodeError):
-            restore(Secret(broken), burn=Store())
+            restore(Secret(broken), burn=BurnInMemory())
 
 
 @STAGES
@@ -346,12 +306,12 @@ def test_a_record_changed_on_purpose_is_decoded_or_refused(stage: int, data: st.
     end = data.draw(st.one_of(st.just(len(body)), st.integers(0, len(body))))
     forged = Secret(seal_checksum(bytes(body[:end])))
     try:
-        state = restore(forged, burn=Store())
+        state = restore(forged, burn=BurnInMemory())
     except DecodeError:
         return
     assert state.into_record() == forged
     with suppress(ProtocolError):  # and nothing else
-        answer(restore(forged, burn=Store()), PLAYED.requests[stage])
+        answer(restore(forged, burn=BurnInMemory()), PLAYED.requests[stage])
 
 
 def body_of(stage: int) -> bytes:
@@ -362,7 +322,7 @@ def body_of(stage: int) -> bytes:
 def test_a_record_of_another_version_is_refused(stage: int) -> None:
     other = b"secagg ckks state 1" + body_of(stage)[len(RECORD) :]
     with pytest.raises(DecodeError, match="not a holder's state of this version"):
-        restore(Secret(seal_checksum(other)), burn=Store())
+        restore(Secret(seal_checksum(other)), burn=BurnInMemory())
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 6, 255])
@@ -370,26 +330,26 @@ def test_a_record_of_no_stage_is_refused(number: int) -> None:
     body = bytearray(body_of(4))
     body[len(RECORD)] = number
     with pytest.raises(DecodeError, match=f"no holder's state has stage {number}"):
-        restore(Secret(seal_checksum(bytes(body))), burn=Store())
+        restore(Secret(seal_checksum(bytes(body))), burn=BurnInMemory())
 
 
 def test_a_record_of_a_holder_under_a_shared_key_is_refused() -> None:
     shared = replace(AGREEMENT, params=SHARED_PARAMS)
     body = body_of(4).replace(AGREEMENT.to_bytes(), shared.to_bytes())
     with pytest.raises(DecodeError, match="a shared key has no holders"):
-        restore(Secret(seal_checksum(body)), burn=Store())
+        restore(Secret(seal_checksum(body)), burn=BurnInMemory())
 
 
 def test_a_record_whose_roster_lacks_its_holder_is_refused() -> None:
     number = len(RECORD) + 1 + len(AGREEMENT.to_bytes())
     body = body_of(5)[:number] + (4).to_bytes(4, "big") + body_of(5)[number + 4 :]
     with pytest.raises(DecodeError, match="a roster without holder 4"):
-        restore(Secret(seal_checksum(body)), burn=Store())
+        restore(Secret(seal_checksum(body)), burn=BurnInMemory())
 
 
 def test_openings_of_another_key_end_no_record() -> None:
     """What is refused is not burnt: the right openings are still taken."""
-    store = Store()
+    store = BurnInMemory()
     shown, boxes = PLAYED.requests[5]
     found = Openings.from_bytes(shown, expect=HEADER, params=PARAMS)
     wrong = dict(found.entries) | {7: replace(found.entries[7], blind=bytes(32))}
@@ -402,7 +362,7 @@ def test_openings_of_another_key_end_no_record() -> None:
 
 
 def test_a_round_encrypts_one_vector_and_the_same_again() -> None:
-    agreement, store = replace(AGREEMENT, params=SHARED_PARAMS), Store()
+    agreement, store = replace(AGREEMENT, params=SHARED_PARAMS), BurnInMemory()
     key = SharedKey(agreement, Secret(bytes(32)))
     one, same = (list(encrypt(agreement, 1, key, vector(1), burn=store)) for _ in range(2))
     assert one != same  # under fresh randomness
@@ -416,7 +376,7 @@ def test_a_round_encrypts_one_vector_and_the_same_again() -> None:
 
 
 def test_a_vector_that_is_refused_burns_nothing() -> None:
-    agreement, store = replace(AGREEMENT, params=SHARED_PARAMS), Store()
+    agreement, store = replace(AGREEMENT, params=SHARED_PARAMS), BurnInMemory()
     key = SharedKey(agreement, Secret(bytes(32)))
     with pytest.raises(LocalProtocolError, match="above the clip"):
         encrypt(agreement, 1, key, 2 * np.ones(ENTRIES), burn=store)

@@ -15,13 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from protocols.burn import Burn
-from protocols.ckks.client import encrypt, generate, restore
+from protocols.ckks.client import encrypt, restore
 from protocols.ckks.keys import CollectiveKey, SharedKey
 from protocols.ckks.messages import Frame, Partial, Request
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import Ring
-from protocols.ckks.server import CollectCommitments, CollectPartials, CollectUploads, Sum
+from protocols.ckks.server import CollectPartials, CollectUploads, Sum
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -30,6 +29,7 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory, played_key
 from protocols.wire import open_checksum, seal_checksum
 
 CLIENTS = (1, 4, 6, 9)
@@ -63,11 +63,6 @@ def agreed(params: Params, index: int = 0) -> Agreement:
     return Agreement(params=params, session=bytes(range(16)), round=index, public=public)
 
 
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
-
-
 def vector(client: int) -> NDArray[np.float64]:
     return np.random.default_rng(client).uniform(-0.5, 0.5, ENTRIES)
 
@@ -87,22 +82,9 @@ class Threshold:
 
     def __init__(self, params: Params = THRESHOLD) -> None:
         self.params = params
-        collect = CollectCommitments(agreed(params), HOLDERS)
-        states: dict[int, Any] = {}
-        for holder in HOLDERS:
-            message, states[holder] = generate(agreed(params), holder)
-            collect.receive(message)
-        roster, openings = collect.close()
-        for holder in HOLDERS:
-            message, states[holder] = states[holder].on_roster(roster)
-            openings.receive(message)
-        shown, boxes, self.key = openings.close()
-        self.burns = {holder: store() for holder in HOLDERS}
-        self.holders = {
-            holder: states[holder].on_openings(shown, boxes[holder], burn=self.burns[holder])[0]
-            for holder in HOLDERS
-        }
-        self.shown = shown
+        self.burns = {holder: BurnInMemory() for holder in HOLDERS}
+        made = played_key(agreed(params), HOLDERS, "requests", burns=self.burns)
+        self.key, self.holders, self.shown = made.key, dict(made.states), made.shown
 
     def collect(self, index: int = 0, clients: Iterable[int] = CLIENTS) -> CollectUploads:
         collect = CollectUploads(agreed(self.params, index), self.key, CLIENTS)
@@ -136,7 +118,7 @@ def session() -> Threshold:
 
 def fresh() -> Threshold:
     made = copy.copy(session())
-    made.burns = {holder: store() for holder in HOLDERS}
+    made.burns = {holder: BurnInMemory() for holder in HOLDERS}
     made.holders = {
         holder: restore(session().holders[holder].into_record(), burn=made.burns[holder])
         for holder in HOLDERS
@@ -478,7 +460,7 @@ def test_a_wrong_part_is_seen_in_the_sum() -> None:
 
 
 def test_a_server_asks_for_one_sum_a_round_also_after_a_restart() -> None:
-    burn = store()
+    burn = BurnInMemory()
     session().collect(clients=(1, 4)).close_threshold(HOLDERS, burn)
     with pytest.raises(LocalProtocolError, match="another sum was sent in this round"):
         session().collect(clients=(1, 4, 6)).close_threshold(HOLDERS, burn)

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from protocols.burn import Burn
 from protocols.ckks.client import Private, Published, encrypt, open_sum
 from protocols.ckks.keys import SharedKey
 from protocols.ckks.messages import SharedSum
@@ -27,6 +26,7 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from protocols.secrets import Secret
+from protocols.testing import BurnInMemory
 from protocols.wire import open_checksum, seal_checksum
 
 CLIENTS = (1, 4, 6, 9)
@@ -56,11 +56,6 @@ SECRET = Secret(bytes(range(32)))
 def agreed(params: Params, index: int = 0) -> Agreement:
     public = hashlib.sha256(b"model %d" % index).digest()
     return Agreement(params=params, session=bytes(range(16)), round=index, public=public)
-
-
-def store() -> Burn:
-    taken: dict[tuple[bytes, int], bytes] = {}
-    return lambda session, stage, request: taken.setdefault((session, stage), request) == request
 
 
 def vector(client: int) -> NDArray[np.float64]:
@@ -94,7 +89,9 @@ def shared_round(
 def test_clients_of_a_shared_key_open_the_sum_of_the_survivors(clients: tuple[int, ...]) -> None:
     message, sent, key = shared_round(clients)
     results = {
-        client: open_sum(agreed(SHARED), client, key, message, burn=store(), sent=sent.get(client))
+        client: open_sum(
+            agreed(SHARED), client, key, message, burn=BurnInMemory(), sent=sent.get(client)
+        )
         for client in CLIENTS
     }
     assert all(isinstance(result, Published) for result in results.values())
@@ -123,7 +120,7 @@ def unflooded() -> Params:
 def test_an_unflooded_sum_says_that_it_may_not_leave_the_client() -> None:
     params = unflooded()
     message, sent, key = shared_round(CLIENTS, params)
-    result = open_sum(agreed(params), 1, key, message, burn=store(), sent=sent[1])
+    result = open_sum(agreed(params), 1, key, message, burn=BurnInMemory(), sent=sent[1])
     assert isinstance(result, Private)
     assert close_to(result.expose(), CLIENTS, params)
     assert result.survivors == CLIENTS
@@ -165,19 +162,19 @@ def test_a_sum_that_names_other_summands_is_refused(
     message, sent, key = summed()
     bad = resummed(message, key, summands=summands(sent))
     with pytest.raises(RemoteProtocolError, match=refusal):
-        open_sum(agreed(SHARED), 1, key, bad, burn=store(), sent=sent[1])
+        open_sum(agreed(SHARED), 1, key, bad, burn=BurnInMemory(), sent=sent[1])
 
 
 def test_a_client_that_sent_nothing_is_not_named() -> None:
     message, _, key = summed()
     with pytest.raises(RemoteProtocolError, match="names one that we did not send"):
-        open_sum(agreed(SHARED), 1, key, message, burn=store(), sent=None)
+        open_sum(agreed(SHARED), 1, key, message, burn=BurnInMemory(), sent=None)
 
 
 def test_a_round_opens_one_sum_and_the_same_again_to_the_same_numbers() -> None:
     message, sent, key = summed()
     other, sent_again, _ = shared_round(CLIENTS)
-    burn = store()
+    burn = BurnInMemory()
     one, same = (
         open_sum(agreed(SHARED), 1, key, message, burn=burn, sent=sent[1]) for _ in range(2)
     )
@@ -194,7 +191,9 @@ def test_a_sum_larger_than_its_summands_can_make_it_is_refused() -> None:
     begin = len(found) - 2 * SHARED.partial_size
     found[begin : begin + 600] = bytes(600)
     with pytest.raises(RemoteProtocolError, match="some key, upload or partial"):
-        open_sum(agreed(SHARED), 1, key, seal_checksum(bytes(found)), burn=store(), sent=sent[1])
+        open_sum(
+            agreed(SHARED), 1, key, seal_checksum(bytes(found)), burn=BurnInMemory(), sent=sent[1]
+        )
 
 
 def test_too_few_clients_open_nothing() -> None:
@@ -208,7 +207,7 @@ def test_chunks_may_be_worked_on_elsewhere() -> None:
 
     opened, sent, key = shared_round(CLIENTS)
     one, other = (
-        open_sum(agreed(SHARED), 1, key, opened, burn=store(), sent=sent[1], **more)
+        open_sum(agreed(SHARED), 1, key, opened, burn=BurnInMemory(), sent=sent[1], **more)
         for more in ({}, {"chunks": chunks})
     )
     assert isinstance(one, Published)

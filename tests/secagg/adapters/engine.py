@@ -1,31 +1,20 @@
-"""A Flower grid in this process: apps are called as Flower calls them, nothing is shared.
+"""Programs for the nodes of a ``LocalGrid``, under our mod, and the mean that they should give."""
 
-Every message is copied by way of Flower's own encoding in both directions, and so is a node's
-context between two messages, as between two processes.
-"""
-
-import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.serde import (
-    context_from_proto,
-    context_to_proto,
-    recorddict_from_proto,
-    recorddict_to_proto,
-)
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
-from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from secagg.adapters.flower import Mean, secure_mod
+from secagg.adapters.testing import LocalGrid
 from secagg.nodes.node import new_home
 from secagg.nodes.policy import Policy
 
@@ -39,102 +28,6 @@ OPEN = Policy(
 MEAN = Mean(clip=0.1, max_weight=100, train_metrics={"loss": 1.0})
 START = {"w": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "b": np.linspace(0.1, 1, 4)}
 Arrays = Mapping[str, NDArray[Any]]
-
-
-def never(node: int, stage: str) -> bool:
-    return False
-
-
-def carried(records: RecordDict) -> RecordDict:
-    return recorddict_from_proto(recorddict_to_proto(records))
-
-
-def stage_of(message: Message) -> str:
-    """What a message to a node asks for; empty if it asks for a plain reply."""
-    return str(message.content.config_records.get("secagg", {}).get("stage", ""))
-
-
-@dataclass
-class LocalGrid(Grid):
-    """Grid of ``apps``, by node.
-
-    Attributes:
-      lost: says of a node and a stage that the message never reaches it.
-      fails: that its process dies over the message, which Flower answers with an error.
-      late: that its answer comes when the next messages are on their way.
-      seen: every reply that the server was handed.
-      sent: every message that a node was handed.
-    """
-
-    apps: Mapping[int, ClientApp]
-    lost: Callable[[int, str], bool] = never
-    fails: Callable[[int, str], bool] = never
-    late: Callable[[int, str], bool] = never
-    configs: Mapping[int, dict[str, Any]] = field(default_factory=dict)
-    contexts: dict[int, bytes] = field(default_factory=dict)
-    seen: list[Message] = field(default_factory=list)
-    sent: list[Message] = field(default_factory=list)
-    _replies: dict[str, Message] = field(default_factory=dict)
-    _late: dict[str, Message] = field(default_factory=dict)
-    _count: int = 0
-
-    def __post_init__(self) -> None:
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-
-    def context(self, node: int) -> Context:
-        if (kept := self.contexts.get(node)) is not None:
-            return context_from_proto(copy.deepcopy(kept))
-        return Context(1, node, self.configs.get(node, {}), RecordDict(), {})
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        self._replies |= self._late
-        self._late.clear()
-        return [self._push(message) for message in messages]
-
-    def _push(self, message: Message) -> str:
-        self._count += 1
-        name, node = f"message-{self._count}", message.metadata.dst_node_id
-        metadata = message.metadata
-        metadata.__dict__["_message_id"] = name
-        arrived = Message(content=carried(message.content), metadata=metadata)
-        self.sent.append(arrived)
-        stage = stage_of(arrived)
-        if self.lost(node, stage):
-            return name
-        context = self.context(node)
-        try:
-            if self.fails(node, stage):
-                raise RuntimeError("out of memory")
-            reply = self.apps[node](arrived, context)
-            reply = Message(content=carried(reply.content), metadata=reply.metadata)
-        except Exception as error:  # noqa: BLE001  # as flwr-clientapp does
-            reply = Message(Error(code=2, reason=f"{type(error)}:<'{error}'>"), reply_to=arrived)
-        self.contexts[node] = context_to_proto(context)
-        (self._late if self.late(node, stage) else self._replies)[name] = reply
-        return name
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        found = [self._replies.pop(name) for name in list(message_ids) if name in self._replies]
-        self.seen += found
-        return found
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        return self.pull_messages(self.push_messages(messages))
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self.apps)
-
-    def set_run(self, run: Any) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Any:
-        raise NotImplementedError
-
-    def create_message(self, *args: Any, **named: Any) -> Message:
-        raise NotImplementedError
 
 
 @dataclass(kw_only=True)

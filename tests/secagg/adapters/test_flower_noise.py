@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import OPEN, START, LocalGrid, Program, arrays_of, fit, record, stage_of
+from engine import OPEN, START, Program, arrays_of, fit, record
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
 from dp.accounting.events import NoSampling
@@ -15,6 +15,7 @@ from dp.errors import BudgetExceeded
 from dp.ledger.books import Budget, State
 from dp.ledger.ledger import Ledger
 from secagg.adapters.flower import NoisySum, SecureGrid
+from secagg.adapters.testing import LocalGrid, stage_of
 from secagg.errors import ConfigError
 from secagg.nodes.node import SUBJECT, new_home
 from secagg.nodes.policy import Policy

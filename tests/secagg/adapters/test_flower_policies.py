@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import MEAN, OPEN, LocalGrid, fit, is_mean_of, programs
+from engine import MEAN, OPEN, fit, is_mean_of, programs
 from flwr.clientapp import ClientApp
 
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.adapters.flower import Cohort, SecureGrid, secure_mod
+from secagg.adapters.testing import LocalGrid
 from secagg.nodes.identities import Identity, Roster, create_identity, sign_roster
 from secagg.nodes.node import new_home
 from secagg.nodes.policy import TEMPLATE, Policy

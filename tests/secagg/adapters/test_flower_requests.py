@@ -6,12 +6,13 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
-from engine import MEAN, START, LocalGrid, Program, carried, fit, grid_of, programs, record
+from engine import MEAN, START, Program, fit, grid_of, programs, record
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from hypothesis import strategies as st
 
 from secagg.adapters.flower import Cohort, Mean, SecureGrid, digest, secure_mod
+from secagg.adapters.testing import LocalGrid, carried
 from secagg.errors import ConfigError, InputError
 from secagg.nodes.node import new_home
 

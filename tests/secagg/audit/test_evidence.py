@@ -1,8 +1,8 @@
 """``secagg audit LEDGER --evidence FILE``: measurements beside an epsilon, and against it."""
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from dp.ledger.ledger import Budget, Ledger
 from secagg.audit.evidence import SCHEMA, evidence, measured, read
 from secagg.audit.page import page
 from secagg.audit.report import audit as audit_ledger
-from secagg.cli import main as cli
 from secagg.pages.numbers import at_least
 
 Run = Callable[..., tuple[int, str, str]]
@@ -25,17 +24,8 @@ GUESS = from_cosines([0.5, 0.6, 0.7, 0.8], entries=10_000, delta=DELTA, unit=Uni
 
 
 @pytest.fixture
-def audit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``secagg audit`` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secagg", "audit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
+def audit(secagg: Run) -> Run:
+    return partial(secagg, "audit")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import copy
 import io
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -31,7 +30,6 @@ from secagg.attacks.page import NOT_PRIVACY, audit_sentence, drawings, page
 from secagg.attacks.suite import BROKEN, Found, Plan
 from secagg.audit.evidence import read
 from secagg.cli import attack as cli_attack
-from secagg.cli import main as cli
 from secagg.errors import ConfigError
 from secagg.pages.numbers import at_least, percent
 
@@ -53,25 +51,6 @@ def tiny() -> Any:
         yield
 
 
-def secagg(patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``secagg`` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        patch.setattr(sys, "argv", ["secagg", *map(str, arguments)])
-        patch.setenv("COLUMNS", "140")
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return secagg(monkeypatch, capsys)
-
-
 @pytest.fixture(scope="module")
 def found(tiny: None) -> Found:
     """Everything, as small as it gets."""
@@ -82,7 +61,7 @@ def found(tiny: None) -> Found:
 
 
 def test_it_writes_what_audit_reads_and_pages_and_figures_that_are_whole(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Found
+    secagg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Found
 ) -> None:
     held = iter(found.results)  # attacks are slow; they were carried out once
     grouped = dict.fromkeys(bench.PARTS, 0)
@@ -95,7 +74,7 @@ def test_it_writes_what_audit_reads_and_pages_and_figures_that_are_whole(
 
     monkeypatch.setattr(Found, "carry_out", carry_out)
     files = {name: tmp_path / f"attack.{name}" for name in ("json", "html")}
-    code, out, err = run(
+    code, out, err = secagg(
         *("bench", "attack", "--quick", "--json", files["json"], "--html", files["html"]),
         *("--figures", tmp_path),
     )
@@ -150,11 +129,13 @@ def test_one_part_alone_comes_back(found: Found) -> None:
 
 
 def test_a_file_is_drawn_again_and_nothing_is_attacked(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    secagg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Found, "carry_out", lambda *_: pytest.fail("it went on"))
     html = tmp_path / "attack.html"
-    code, out, err = run("bench", "attack", "--draw", KEPT, "--html", html, "--figures", tmp_path)
+    code, out, err = secagg(
+        "bench", "attack", "--draw", KEPT, "--html", html, "--figures", tmp_path
+    )
     assert (code, err) == (0, "")
     assert "local: lower bound 0.65 (74 of 100 guesses right" in out
     assert "3 of 20 of their sum" in html.read_text()
@@ -167,7 +148,7 @@ def test_a_file_is_drawn_again_and_nothing_is_attacked(
     lied["refuted"] = ["local", "distributed"]
     path = tmp_path / "attack.json"
     path.write_text(json.dumps(lied))
-    assert run("bench", "attack", "--draw", path)[0] == 1
+    assert secagg("bench", "attack", "--draw", path)[0] == 1
 
 
 def _set(*where: Any, to: Any) -> Callable[[Any], None]:
@@ -209,13 +190,13 @@ BROKEN_FILES = {
 
 @pytest.mark.parametrize("change", BROKEN_FILES.values(), ids=list(BROKEN_FILES))
 def test_a_broken_file_is_one_line_and_nothing_is_drawn(
-    run: Run, tmp_path: Path, change: Callable[[Any], None]
+    secagg: Run, tmp_path: Path, change: Callable[[Any], None]
 ) -> None:
     data = json.loads(KEPT.read_text())
     change(data)
     path, html = tmp_path / "attack.json", tmp_path / "attack.html"
     path.write_text(json.dumps(data))
-    code, out, err = run("bench", "attack", "--draw", path, "--html", html)
+    code, out, err = secagg("bench", "attack", "--draw", path, "--html", html)
     assert (code, out, err.count("\n"), str(path) in err) == (2, "", 1, True)
     assert not html.exists()
 
@@ -237,10 +218,10 @@ def test_a_result_that_contradicts_itself_is_refused_alone_too() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"schema": []}', "[" * 10**5, "\xff"])
-def test_what_is_no_such_file_at_all_is_one_line(run: Run, tmp_path: Path, text: str) -> None:
+def test_what_is_no_such_file_at_all_is_one_line(secagg: Run, tmp_path: Path, text: str) -> None:
     path = tmp_path / "attack.json"
     path.write_text(text, "latin-1")
-    code, out, err = run("bench", "attack", "--draw", path)
+    code, out, err = secagg("bench", "attack", "--draw", path)
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
@@ -329,7 +310,7 @@ def test_bounds_are_rounded_down_and_labelled() -> None:
 
 
 def test_a_mechanism_that_says_more_than_it_keeps_exits_1(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    secagg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lying(mechanism: Any, budget: Budget, *, noise_share: float) -> Audited:
         share = BROKEN if mechanism == "local" else noise_share
@@ -337,30 +318,32 @@ def test_a_mechanism_that_says_more_than_it_keeps_exits_1(
 
     monkeypatch.setattr(bench, "one_run", lying)
     path = tmp_path / "attack.html"
-    code, out, _ = run("bench", "attack", "--only", "audit", "--html", path)
+    code, out, _ = secagg("bench", "attack", "--only", "audit", "--html", path)
     assert code == 1
     assert "Stated epsilon refuted: local\n" in out
     assert "A stated epsilon was refuted: local." in path.read_text()
 
 
-def test_an_audit_without_power_says_so(run: Run, tmp_path: Path) -> None:
+def test_an_audit_without_power_says_so(secagg: Run, tmp_path: Path) -> None:
     path = tmp_path / "attack.html"
-    code, out, _ = run("bench", "attack", "--only", "audit", "--epsilon", 10, "--html", path)
+    code, out, _ = secagg("bench", "attack", "--only", "audit", "--epsilon", 10, "--html", path)
     assert code == 0
     assert "local, 1/1,024 of its noise: lower bound 3.46" in out
     assert "and this audit did not find it" in path.read_text()
 
 
-def test_its_file_stands_beside_what_a_ledger_of_examples_states(run: Run, tmp_path: Path) -> None:
+def test_its_file_stands_beside_what_a_ledger_of_examples_states(
+    secagg: Run, tmp_path: Path
+) -> None:
     path = tmp_path / "attack.json"
-    code, out, _ = run("bench", "attack", "--only", "audit", "--json", path)
+    code, out, _ = secagg("bench", "attack", "--only", "audit", "--json", path)
     assert (code, NOT_PRIVACY in out) == (0, False)
     event = GaussianEvent(noise_multiplier=4.3, sampling=NoSampling())
     with Ledger.create(tmp_path / "ledger", Budget(epsilon=4, delta=1e-5)) as book:
         for number in range(4):
             book.reserve(number, {"a": event})
             book.commit(number, ["a"])
-    code, out, _ = run("audit", tmp_path / "ledger", "--evidence", path)
+    code, out, _ = secagg("audit", tmp_path / "ledger", "--evidence", path)
     assert code == 0
     assert out.count("lower bound: epsilon at least") == 2
 
@@ -388,10 +371,10 @@ def test_its_file_stands_beside_what_a_ledger_of_examples_states(run: Run, tmp_p
     ],
 )
 def test_bad_input_is_refused_before_anything_is_attacked(
-    run: Run, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+    secagg: Run, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(Found, "carry_out", lambda *_: pytest.fail("it went on"))
-    code, out, err = run("bench", "attack", *options)
+    code, out, err = secagg("bench", "attack", *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 

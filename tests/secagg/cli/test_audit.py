@@ -2,9 +2,9 @@
 
 import json
 import sqlite3
-import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from dp.ledger.ledger import Budget, Head, Ledger, Seal
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.audit.report import SEAL_LABEL, seal_of
-from secagg.cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
 SAMPLED = GaussianEvent(noise_multiplier=4, sampling=PoissonSampling(rate=0.1))
@@ -25,18 +24,8 @@ KEY = SigningKey(Secret(bytes(range(32))))
 
 
 @pytest.fixture
-def audit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``secagg audit`` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secagg", "audit", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "120")
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
+def audit(secagg: Run) -> Run:
+    return partial(secagg, "audit")
 
 
 def charged(path: Path, *, seal: Seal | None = None, rounds: int = 4) -> Head:

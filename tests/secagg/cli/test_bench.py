@@ -1,7 +1,6 @@
 """``secagg bench``: what it prints and writes, and how it fails."""
 
 import json
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -15,7 +14,6 @@ import pytest
 from secagg.bench import quick, utility
 from secagg.bench.costs import PROTOCOLS
 from secagg.bench.measure import machine as here
-from secagg.cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
 FULL = Path(__file__).parents[3] / "benchmarks" / "results" / "utility.json"
@@ -23,18 +21,8 @@ POINTS = ("costs", "--clients", "4", "--entries", "10,20", "--dropout", "0")
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``secagg bench`` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secagg", "bench", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "120")
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
+def bench(secagg: Run) -> Run:
+    return partial(secagg, "bench")
 
 
 @pytest.fixture

@@ -2,31 +2,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
 from dp.accounting.calibrate import most_steps, noise_multiplier
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling
-from secagg.cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
 PLAN = ("--sampling-rate", 0.05, "--delta", 1e-5, "--interval", 1e-3)
 
 
 @pytest.fixture
-def epsilon(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``secagg epsilon`` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secagg", "epsilon", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "100")
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
+def epsilon(secagg: Run) -> Run:
+    return partial(secagg, "epsilon")
 
 
 def gaussian(z: float, q: float) -> GaussianEvent:

@@ -31,20 +31,6 @@ GROUPS = ["", *(name for name, one in cli.cli.commands.items() if isinstance(one
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def secagg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command, in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secagg", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
-
-
 def test_json_prints_the_final_record_alone(secagg: Run, tmp_path: Path) -> None:
     code, out, err = secagg("train", *SMALL, "--out", tmp_path / "run", "--json")
     record = json.loads(out)

@@ -1,10 +1,9 @@
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from secagg.cli import main as cli
 from secagg.planning import NoiseWishes, SumWishes, plan_noise
 
 Run = Callable[..., tuple[int, str, str]]
@@ -16,21 +15,12 @@ EXAMPLES = ("--clients", "20", "--examples", "1437", "--rounds", "40", "--entrie
 
 
 @pytest.fixture
-def secagg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command, in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secagg", "plan", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
+def advise(secagg: Run) -> Run:
+    return partial(secagg, "plan")
 
 
-def test_json_is_the_advice_of_the_library(secagg: Run) -> None:
-    code, out, err = secagg(*CLIENTS, *BUDGET, "--participation", "0.5", "--json")
+def test_json_is_the_advice_of_the_library(advise: Run) -> None:
+    code, out, err = advise(*CLIENTS, *BUDGET, "--participation", "0.5", "--json")
     found = json.loads(out)
     noise = NoiseWishes(epsilon=4.0, delta=1e-4, privacy="client", participation=0.5)
     expected = plan_noise(WISHES, noise, measure=False).as_dict()
@@ -40,8 +30,8 @@ def test_json_is_the_advice_of_the_library(secagg: Run) -> None:
     assert (code, err, found) == (0, "", expected)
 
 
-def test_people_are_told_noise_looseness_and_what_can_go_wrong(secagg: Run) -> None:
-    code, out, err = secagg(*CLIENTS, *BUDGET)
+def test_people_are_told_noise_looseness_and_what_can_go_wrong(advise: Run) -> None:
+    code, out, err = advise(*CLIENTS, *BUDGET)
     assert (code, err) == (0, "")
     advice = plan_noise(WISHES, NoiseWishes(epsilon=4.0, delta=1e-4, privacy="client"))
     mechanism = advice.mechanism
@@ -61,15 +51,15 @@ def test_people_are_told_noise_looseness_and_what_can_go_wrong(secagg: Run) -> N
     assert f"refuse to open a sum of fewer than {mechanism.minimum_survivors}" in out
 
 
-def test_a_sparse_graph_says_whose_word_the_count_is(secagg: Run) -> None:
-    code, out, _ = secagg("--clients", 500, "--privacy", "client", *BUDGET, "--entries", 5000)
+def test_a_sparse_graph_says_whose_word_the_count_is(advise: Run) -> None:
+    code, out, _ = advise("--clients", 500, "--privacy", "client", *BUDGET, "--entries", 5000)
     assert code == 0
     assert "Nobody but the server counts the survivors" in out
     assert "is its word" in out
 
 
-def test_a_given_width_is_kept_and_its_price_shown(secagg: Run) -> None:
-    code, out, _ = secagg(*EXAMPLES, *BUDGET, "--bits", 16, "--json")
+def test_a_given_width_is_kept_and_its_price_shown(advise: Run) -> None:
+    code, out, _ = advise(*EXAMPLES, *BUDGET, "--bits", 16, "--json")
     found = json.loads(out)
     assert (code, found["bits"]) == (0, 16)
     assert found["noise"]["more_noise"] > 0.01
@@ -96,9 +86,9 @@ def test_a_given_width_is_kept_and_its_price_shown(secagg: Run) -> None:
     ],
 )
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
-    secagg: Run, arguments: tuple[str, ...], words: str
+    advise: Run, arguments: tuple[str, ...], words: str
 ) -> None:
-    code, out, err = secagg(*arguments)
+    code, out, err = advise(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("secagg: ")
     assert words in err

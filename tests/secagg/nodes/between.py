@@ -1,7 +1,7 @@
-"""Sums between machines in one process: a coordinator, nodes in folders, and who is lost when."""
+"""Sums between the machines of ``secagg.adapters.testing``: on one model, with work of a kind."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -11,37 +11,25 @@ from numpy.typing import NDArray
 from dp.ledger.books import Budget
 from dp.ledger.ledger import Ledger
 from dp.noise.mechanisms import DistributedNoise
-from protocols.errors import ProtocolError
-from secagg.errors import NodeError, RefusedError
+from secagg.adapters import testing
+from secagg.adapters.testing import ANYTHING
 from secagg.nodes.coordinator import (
     Cohort,
     Coordinator,
-    ImpersonationError,
     Mean,
     NoisySum,
     UnderWay,
 )
 from secagg.nodes.identities import Roster, create_identity, sign_roster
-from secagg.nodes.node import Answer, Node, Request, new_home
 from secagg.nodes.policy import Policy
 from secagg.nodes.proposal import Average, Contribution, Proposal
-from secagg.stage import Stage
 from secagg.vectors.arrays import Shapes
 
 MODEL = bytes(range(32))
 SHAPES: Shapes = (("weight", (2, 2)), ("bias", ()))
 ENTRIES = 5
 MAX_WEIGHT = 100
-ANYTHING = Policy(
-    protocols=("bonawitz", "threshold-ckks"),
-    privacy=("none", "example", "client"),
-    minimum_cohort=2,
-    examples=50,
-)
 MEAN = Mean(clip=1.0, max_weight=MAX_WEIGHT, train_metrics={"loss": 10.0})
-REFUSALS = (ProtocolError, RefusedError, NodeError)
-
-Work = Callable[[int, Proposal], Contribution]
 
 
 def some_work(node: int, proposal: Proposal) -> Contribution:
@@ -53,90 +41,14 @@ def some_work(node: int, proposal: Proposal) -> Contribution:
 
 
 @dataclass
-class Machines:
-    """Nodes by id, each in its folder, with the state that its engine keeps for it."""
+class Machines(testing.Machines):
+    """Nodes that were handed MODEL, and bring ``some_work``."""
 
-    folder: Path
-    ids: tuple[int, ...]
-    policy: Policy = ANYTHING
-    work: Work = some_work
-    states: dict[int, bytes | None] = field(default_factory=dict)
-    brought: dict[int, Contribution] = field(default_factory=dict)  # in the last sum
-    requests: dict[tuple[int, Stage], Request] = field(default_factory=dict)  # of the last sum
-    before: dict[tuple[int, Stage], bytes | None] = field(default_factory=dict)  # states then
-    answers: dict[tuple[int, Stage], Answer] = field(default_factory=dict)
-    shown: dict[int, bytes] = field(default_factory=dict)  # model's digest, where it is not MODEL
-    errors: list[Exception] = field(default_factory=list)  # of the last sum
-
-    def __post_init__(self) -> None:
-        for node in self.ids:
-            new_home(self.home(node))
-
-    def home(self, node: int) -> Path:
-        return self.folder / str(node)
-
-    def ask(self, node: int, request: Request, state: bytes | None) -> Answer:
-        """What the node's folder answers, whatever state it is handed; the state is not kept."""
-
-        def compute(proposal: Proposal) -> Contribution:
-            self.brought[node] = self.work(node, proposal)
-            return self.brought[node]
-
-        return Node(self.home(node), self.policy).answer(
-            request, state, model=self.shown.get(node, MODEL), compute=compute
-        )
-
-    def answer(self, node: int, request: Request) -> Answer:
-        self.requests[node, request.stage] = request
-        self.before[node, request.stage] = self.states.get(node)
-        answer = self.ask(node, request, self.states.get(node))
-        self.answers[node, request.stage], self.states[node] = answer, answer.state
-        return answer
-
-    def message(self, node: int, stage: Stage) -> bytes:
-        """What the node was sent at a stage of the last sum."""
-        return self.requests[node, stage].message
-
-    def books(self, node: int) -> Ledger:
-        return Ledger.open(self.home(node) / "ledger.sqlite")
+    work: testing.Work = some_work
+    model: bytes = MODEL
 
 
-Change = Callable[[int, Request], Request]
-
-
-def carry(
-    coordinator: Coordinator,
-    machines: Machines,
-    *,
-    lost: Mapping[int, Stage] | None = None,
-    nodes: Iterable[int] | None = None,
-    shapes: Shapes = SHAPES,
-    purpose: str = "train",
-    change: Change = lambda _, request: request,
-) -> UnderWay:
-    """One sum. Nodes in ``lost`` answer nothing from that stage on; errors are no answers.
-
-    Args:
-      change: what becomes of a request on its way, as a server that lies would have it.
-    """
-    order, gone = list(Stage), lost or {}
-    machines.brought.clear()
-    machines.errors.clear()
-    under_way = coordinator.begin(
-        purpose, list(machines.ids if nodes is None else nodes), model=MODEL, shapes=shapes
-    )
-    for ask in under_way.asks():
-        for node in under_way.asked(ask):
-            if node in gone and order.index(gone[node]) <= order.index(ask.stage):
-                continue
-            try:
-                answer = machines.answer(node, change(node, under_way.request(ask, node)))
-                under_way.take(ask, node, answer)
-            except ImpersonationError:
-                raise
-            except REFUSALS as error:
-                machines.errors.append(error)
-    return under_way
+carry = partial(testing.carry, shapes=SHAPES)
 
 
 def check_mean(under_way: UnderWay, machines: Machines) -> None:

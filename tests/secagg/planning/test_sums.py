@@ -1,5 +1,4 @@
 import json
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from math import comb
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from protocols.bonawitz import Agreement
 from protocols.errors import ParameterError
-from secagg.cli import main as cli
 from secagg.errors import ConfigError, RangeError
 from secagg.planning import Advice, SumWishes, plan_sum
 from secagg.planning.sums import COMPLETE_BELOW
@@ -34,20 +32,6 @@ ORACLES = [  # clients, corrupt, dropout, active -> degree, threshold
 
 def plan(**wishes: Any) -> Advice:
     return plan_sum(SumWishes(**wishes), measure=False)
-
-
-@pytest.fixture
-def secagg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command, in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secagg", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 @pytest.mark.parametrize(
