@@ -87,4 +87,4 @@ vectors: .venv/.dev ## the test vectors: a change in them is a change of the wir
 	$(BIN)/python tests/vectors/make.py
 
 clean: ## away with .venv, .data, runs and all caches
-	rm -rf .venv .data runs .mypy_cache .pytest_cache .ruff_cache .benchmarks .coverage .hypothesis .import_linter_cache
+	rm -rf .venv .data runs .mypy_cache .pytest_cache .ruff_cache .benchmarks .coverage .coverage.* .hypothesis .import_linter_cache
