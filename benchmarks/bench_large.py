@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join
+from protocols.bonawitz import Params
+from protocols.testing import agreement_of, played
 from secagg import FixedPoint, Layout, Segment
 from secagg.rounds.spool import Spool
 
@@ -35,23 +36,11 @@ def session(seconds: dict[str, float]) -> None:
     """All parties in turn; the input is one array of constants in parts, so nearly no memory."""
     part = np.full(2**15, 12345, np.uint64)
     full, rest = divmod(LAYOUT.words, len(part))
-    agreement = Agreement(
-        params=Params(clients=CLIENTS, threshold=6, words=LAYOUT.words),
-        session=bytes(16),
-        round=0,
-        public=bytes(32),
-    )
+    agreement = agreement_of(Params(clients=CLIENTS, threshold=6, words=LAYOUT.words))
     began = time.perf_counter()
     base = peak_megabytes()
-    server, states = CollectKeys(agreement), {}
-    for client in range(CLIENTS):
-        message, states[client] = join(agreement, client)
-        server.receive(message)
-    rosters, server = server.close()
-    for client in range(CLIENTS):
-        message, states[client] = states[client].on_roster(rosters[client])
-        server.receive(message)
-    boxes, server = server.close()
+    made = played(agreement, dict.fromkeys(range(CLIENTS), part), "boxes")
+    server, states, boxes = made.server, dict(made.states), made.boxes
     for client in range(CLIENTS):
         parts = (part[: len(part) if index < full else rest] for index in range(full + 1))
         start = time.perf_counter()

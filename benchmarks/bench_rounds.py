@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from protocols.bonawitz import Agreement, CollectKeys, CollectReveals, Params, join
-from protocols.testing import insecure_entropy
+from protocols.bonawitz import CollectReveals, Params, join
+from protocols.testing import agreement_of, insecure_entropy, played
 from secagg.bench.costs import Case, measure
 from secagg.bench.measure import Contender, Interleaved, Timed
 from secagg.bench.quick import protocols
@@ -30,12 +30,7 @@ Measure = Callable[..., Interleaved]
 CLIENTS, DROPPED = 100, 10
 WORDS = 333_334  # 10**6 entries at three lanes a word
 ME = 0
-AGREEMENT = Agreement(
-    params=Params(clients=CLIENTS, threshold=51, words=WORDS),
-    session=bytes(range(16)),
-    round=1,
-    public=bytes(32),
-)
+AGREEMENT = agreement_of(Params(clients=CLIENTS, threshold=51, words=WORDS))
 INPUT = np.arange(WORDS, dtype=np.uint64)
 
 
@@ -52,23 +47,12 @@ class Recorded:
 
 @pytest.fixture(scope="module")
 def recorded() -> Recorded:
-    collect, joined = CollectKeys(AGREEMENT), {}
-    for client in range(CLIENTS):
-        message, joined[client] = join(AGREEMENT, client, insecure_entropy(client))
-        collect.receive(message)
-    rosters, shares = collect.close()
-    sharing = {}
-    for client in range(CLIENTS):
-        message, sharing[client] = joined[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, vectors = shares.close()
-    waiting = {}
-    for client in range(CLIENTS - DROPPED):
-        frames, waiting[client] = sharing[client].on_boxes(boxes[client], INPUT)
-        vectors.receive(list(frames))
-    survivors, reveals = vectors.close()
-    answers = [state.on_survivors(survivors) for state in waiting.values()]
-    return Recorded(rosters[ME], boxes[ME], survivors, reveals, answers)
+    inputs = dict.fromkeys(range(CLIENTS), INPUT)
+    made = played(AGREEMENT, inputs, "survivors", alive=range(CLIENTS - DROPPED))
+    answers, _ = made.answers()
+    return Recorded(
+        made.rosters[ME], made.boxes[ME], made.survivors, made.server, list(answers.values())
+    )
 
 
 def session(case: Case) -> Contender:

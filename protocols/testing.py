@@ -94,7 +94,7 @@ def burn_nothing(session: bytes, stage: int, request: bytes) -> bool:
 
 
 def agreement_of(params: Params) -> Agreement:
-    """Round 1 of a session of that number, on a model whose digest is zero."""
+    """Round 1 of a made-up session, whose id and public digest are zero."""
     return Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
 
 
@@ -220,6 +220,7 @@ class Played:
             "boxes": self.boxes,
             "survivors": dict.fromkeys(self.alive, self.survivors),
             "signatures": self.signatures,
+            "sum": {},
         }
         answers, states = {}, dict(self.states)
         for client, message in requests[self.stage].items():

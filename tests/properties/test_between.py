@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from between import Change, Machines, carry, check_mean, mean_of, noise_of, noisy, signing
+from between import Machines, carry, check_mean, mean_of, noise_of, noisy, signing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dp.ledger.ledger import State
 from protocols.errors import ProtocolError
+from secagg.adapters.testing import Change
 from secagg.nodes.coordinator import Cohort, Coordinator, NoisySum
 from secagg.nodes.node import Request
 from secagg.stage import UNSIGNED, Stage

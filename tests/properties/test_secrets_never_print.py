@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import itertools
 import traceback
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join, restore
+from protocols.bonawitz import CollectKeys, Params, join, restore
 from protocols.bonawitz.messages import (
     Advertise,
     MaskedFrame,
@@ -25,10 +24,9 @@ from protocols.bonawitz.records import RECORD
 from protocols.errors import ProtocolError
 from protocols.primitives.prg import Mask, Masks, Stream
 from protocols.secrets import Once, Secret
+from protocols.testing import agreement_of, burn_nothing, insecure_entropy
 
-AGREEMENT = Agreement(
-    params=Params(clients=4, threshold=3, words=4), session=bytes(16), round=1, public=bytes(32)
-)
+AGREEMENT = agreement_of(Params(clients=4, threshold=3, words=4))
 HEADER = AGREEMENT.header
 CLIENTS = (1, 2, 3, 4)
 WORDS = np.arange(4, dtype=np.uint64) + np.uint64(2**40)
@@ -42,10 +40,10 @@ class Watch:
         self.texts: list[str] = []
 
     def drawing(self, seed: object) -> Any:
-        calls = itertools.count()
+        known = insecure_entropy(seed)
 
         def entropy(size: int) -> bytes:
-            drawn = hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
+            drawn = known(size)
             self.secrets.add(drawn)
             return drawn
 
@@ -99,9 +97,6 @@ def changed(message: bytes, place: int) -> bytes:
 
 
 def test_no_secret_of_a_round_shows_anywhere(watch: Watch) -> None:
-    def burn(session: bytes, stage: int, request: bytes) -> bool:
-        return True
-
     def never(session: bytes, stage: int, request: bytes) -> bool:
         return False
 
@@ -109,7 +104,7 @@ def test_no_secret_of_a_round_shows_anywhere(watch: Watch) -> None:
         watch.look(state)
         record = state.into_record()
         watch.look(record, state)
-        return restore(record, burn=burn), restore(record, burn=never), restore(record, burn=burn)
+        return (restore(record, burn=burn) for burn in (burn_nothing, never, burn_nothing))
 
     collect: Any = CollectKeys(AGREEMENT)
     states: dict[int, Any] = {}

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join, restore
+from protocols.bonawitz import CollectKeys, Params, join, restore
 from protocols.errors import RemoteProtocolError
+from protocols.testing import agreement_of
 from secagg.errors import RunError
 from secagg.rounds.burns import BurnFile, MemoryBurn
 
@@ -60,9 +61,7 @@ def test_a_closed_file_lets_no_answer_leave(tmp_path: Path) -> None:
 
 
 def test_a_restored_client_answers_no_second_roster(tmp_path: Path) -> None:
-    agreement = Agreement(
-        params=Params(clients=3, threshold=2, words=1), session=bytes(16), round=0, public=bytes(32)
-    )
+    agreement = agreement_of(Params(clients=3, threshold=2, words=1))
     first, second = CollectKeys(agreement), CollectKeys(agreement)
     message, client = join(agreement, 0)
     for server in (first, second):

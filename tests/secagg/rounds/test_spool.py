@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.bonawitz import Agreement, CollectKeys, Params, join
+from protocols.bonawitz import Params
+from protocols.testing import agreement_of, played
 from secagg import Count, FixedPoint, InputError, Layout, Segment
 from secagg.errors import RunError
 from secagg.rounds.spool import Spool
@@ -80,26 +81,12 @@ def test_bad_values_are_refused_before_the_first_part_or_in_their_own() -> None:
 
 def test_a_round_over_spools_and_parts_gives_the_sum() -> None:
     shape = layout(3 * PART_WORDS)
-    agreement = Agreement(
-        params=Params(clients=2, threshold=2, words=shape.words),
-        session=bytes(16),
-        round=0,
-        public=bytes(32),
-    )
-    keys, waiting = CollectKeys(agreement), {}
-    for client in range(2):
-        message, waiting[client] = join(agreement, client)
-        keys.receive(message)
-    rosters, shares = keys.close()
-    sharing = {}
-    for client in range(2):
-        message, sharing[client] = waiting[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, vectors = shares.close()
-    holding = {}
+    agreement = agreement_of(Params(clients=2, threshold=2, words=shape.words))
+    made = played(agreement, dict.fromkeys(range(2), np.zeros(shape.words, np.uint64)), "boxes")
+    vectors, holding = made.server, {}
     for client in range(2):
         parts = shape.encode_parts({"update": np.full(3 * PART_WORDS, 0.5), "weight": 1})
-        frames, holding[client] = sharing[client].on_boxes(boxes[client], parts)
+        frames, holding[client] = made.states[client].on_boxes(made.boxes[client], parts)
         with Spool() as spool:
             for frame in frames:
                 spool.append(frame)
