@@ -39,7 +39,7 @@ from dp.errors import BadParameter
 from dp.ledger import Budget
 from dp.noise.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
-from secagg.attacks.fields import Fields
+from secagg.attacks.fields import Fields, shown
 from secagg.errors import ConfigError
 from secagg.planning.noise import calibrate_shared_noise
 from secagg.training.data import Federation, federate
@@ -55,6 +55,10 @@ BUDGET: Final = Budget(epsilon=2.0, delta=1e-5)
 CLIENT_BUDGET: Final = Budget(epsilon=2.0, delta=1e-4)
 SIGNIFICANCE: Final = 0.05  # a bound's chance of error
 MAX_VALUE: Final = 10**6  # epsilon, steps or deviations of a result that is read
+_NAMES: Final = (
+    *("audited", "found", "stated", "noise_multiplier", "steps"),
+    *("noise_share", "refuted"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +89,7 @@ class Audited:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; ``found`` as ``dp.empirical.from_json`` reads it."""
-        return {
-            "audited": self.audited,
-            "found": self.found.as_dict(),
-            "stated": self.stated,
-            "noise_multiplier": self.noise_multiplier,
-            "steps": self.steps,
-            "noise_share": self.noise_share,
-            "refuted": self.refuted,
-        }
+        return shown(self, _NAMES, found=self.found.as_dict())
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -102,13 +98,7 @@ class Audited:
         Raises:
           ConfigError: it is no such object, or says what does not follow from its own numbers.
         """
-        held = Fields(
-            data,
-            (
-                *("audited", "found", "stated", "noise_multiplier", "steps"),
-                *("noise_share", "refuted"),
-            ),
-        )
+        held = Fields(data, _NAMES)
         audited = held.text("audited", ("local", "distributed", "client"))
         try:
             found = from_json(data["found"])

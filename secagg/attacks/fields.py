@@ -1,4 +1,4 @@
-"""Reads what the ``as_dict`` of this package wrote, and believes none of it."""
+"""Writes the ``as_dict`` of this package, reads it again, and believes none of it."""
 
 import math
 from collections.abc import Iterable
@@ -9,6 +9,11 @@ from secagg.errors import ConfigError
 from secagg.pages.numbers import finite
 
 _AGREES: Final = 1e-6  # relative; two machines differ in the last digits of an epsilon
+
+
+def shown(one: object, names: Iterable[str], **made: Any) -> dict[str, Any]:
+    """For JSON: the attributes of these names; ``made`` are those that JSON has otherwise."""
+    return {name: made[name] if name in made else getattr(one, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from dp.empirical import normals
 from dp.ledger import Budget
 from dp.noise.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
-from secagg.attacks.fields import Fields
+from secagg.attacks.fields import Fields, shown
 from secagg.errors import ConfigError
 from secagg.planning.noise import calibrate_shared_noise
 from secagg.training.data import federate
@@ -54,6 +54,8 @@ BITS: Final = 21  # of a lane, as ``secagg train`` takes them
 CLIP: Final = 1.0  # of an example's gradient under noise; without noise nothing is clipped
 BUDGET: Final = Budget(epsilon=2.0, delta=1e-4)
 MAX_RANK: Final = 10**6  # epsilon, candidates or rank of a result that is read
+_OF_PICTURE: Final = ("original", "reconstructed", "mse", "psnr", "ssim", "rank", "recovered")
+_NAMES: Final = ("model", "seen", "epsilon", "candidates", "recovered", "clients", "pictures")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +87,9 @@ class Picture:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; pixels as 0 to 255, an infinite psnr is ``None``."""
-        return {
-            "original": _grey(self.original),
-            "reconstructed": _grey(self.reconstructed),
-            "mse": self.mse,
-            "psnr": self.psnr if math.isfinite(self.psnr) else None,
-            "ssim": self.ssim,
-            "rank": self.rank,
-            "recovered": self.recovered,
-        }
+        psnr = self.psnr if math.isfinite(self.psnr) else None
+        grey = {name: _grey(getattr(self, name)) for name in ("original", "reconstructed")}
+        return shown(self, _OF_PICTURE, psnr=psnr, **grey)
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -102,9 +98,7 @@ class Picture:
         Raises:
           ConfigError: it is no such object, or says what does not follow from its own numbers.
         """
-        held = Fields(
-            data, ("original", "reconstructed", "mse", "psnr", "ssim", "rank", "recovered")
-        )
+        held = Fields(data, _OF_PICTURE)
         one = cls(
             original=_inked(held, "original"),
             reconstructed=_inked(held, "reconstructed"),
@@ -144,15 +138,7 @@ class Inversion:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "model": self.model,
-            "seen": self.seen,
-            "epsilon": self.epsilon,
-            "candidates": self.candidates,
-            "recovered": self.recovered,
-            "clients": self.clients,
-            "pictures": [picture.as_dict() for picture in self.pictures],
-        }
+        return shown(self, _NAMES, pictures=[picture.as_dict() for picture in self.pictures])
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -161,9 +147,7 @@ class Inversion:
         Raises:
           ConfigError: it is no such object, or says what does not follow from its own numbers.
         """
-        held = Fields(
-            data, ("model", "seen", "epsilon", "candidates", "recovered", "clients", "pictures")
-        )
+        held = Fields(data, _NAMES)
         seen = cast("Seen", held.text("seen", get_args(Seen)))
         one = cls(
             model=cast("Kind", held.text("model", get_args(Kind))),

@@ -33,7 +33,7 @@ from dp.accounting.events import Unit
 from dp.empirical import normals, proportion_high, proportion_low, toss
 from dp.ledger import Budget
 from protocols.entropy import Entropy, system
-from secagg.attacks.fields import Fields
+from secagg.attacks.fields import Fields, shown
 from secagg.errors import ConfigError
 from secagg.pages.numbers import finite
 from secagg.training.data import Examples, Federation, federate
@@ -52,6 +52,11 @@ MAX_PAIRS: Final = 2**40  # pairs, examples or epsilon of a result that is read
 OVERFITTED: Final[Mapping[str, Any]] = {"rounds": 300, "learning_rate": 20.0}
 BUDGET: Final = Budget(epsilon=2.0, delta=1e-4)
 CLIENTS: Final = 10  # whom the pool is dealt out to; as units, twice as many
+_OF_RATE: Final = ("false_positive_rate", "true_positive_rate", "interval")
+_NAMES: Final = (
+    *("attack", "privacy", "unit", "epsilon", "delta", "pool", "members", "others"),
+    *("auc", "roc", "rates", "accuracy"),
+)
 
 
 class Models(NamedTuple):
@@ -75,16 +80,12 @@ class Rate:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "false_positive_rate": self.false_positive_rate,
-            "true_positive_rate": self.true_positive_rate,
-            "interval": [self.low, self.high],
-        }
+        return shown(self, _OF_RATE, interval=[self.low, self.high])
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
         """The one whose ``as_dict()`` is ``data``; ``ConfigError`` if it is no such object."""
-        held = Fields(data, ("false_positive_rate", "true_positive_rate", "interval"))
+        held = Fields(data, _OF_RATE)
         low, high = map(finite, held.items("interval", 2, 2))
         if low is None or high is None or not 0 <= low <= high <= 1:
             raise ConfigError(f"interval is {[low, high]}, must be two of [0, 1], the lower first")
@@ -128,20 +129,9 @@ class Membership:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "attack": self.attack,
-            "privacy": self.privacy,
-            "unit": self.unit.value,
-            "epsilon": self.epsilon,
-            "delta": self.delta,
-            "pool": self.pool,
-            "members": self.members,
-            "others": self.others,
-            "auc": self.auc,
-            "roc": [list(point) for point in self.roc],
-            "rates": [rate.as_dict() for rate in self.rates],
-            "accuracy": self.accuracy,
-        }
+        rates = [rate.as_dict() for rate in self.rates]
+        roc = [list(point) for point in self.roc]
+        return shown(self, _NAMES, unit=self.unit.value, roc=roc, rates=rates)
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -150,13 +140,7 @@ class Membership:
         Raises:
           ConfigError: it is no such object, or one that no attack gives.
         """
-        held = Fields(
-            data,
-            (
-                *("attack", "privacy", "unit", "epsilon", "delta", "pool", "members", "others"),
-                *("auc", "roc", "rates", "accuracy"),
-            ),
-        )
+        held = Fields(data, _NAMES)
         privacy = held.text("privacy", PRIVACY)
         private = privacy != "none"
         one = cls(

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from dp.ledger import Budget
 from secagg.attacks.canaries import Audited, client_cosines, one_run
-from secagg.attacks.fields import Fields
+from secagg.attacks.fields import Fields, shown
 from secagg.attacks.inversion import Inversion, Seen, invert_gradients
 from secagg.attacks.membership import ATTACKS, Membership, Models, membership
 from secagg.audit.evidence import SCHEMA, evidence, load
@@ -45,6 +45,7 @@ _WHOLE: Final[Mapping[tuple[str, int], Models]] = {
     **dict.fromkeys(_MIDDLE, Models(32, 128)),
     ("client", POOL): Models(100, 128),
 }
+_OF_PLAN: Final = ("epsilon", "delta", "seed", "quick", "parts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,18 +118,12 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "epsilon": self.epsilon,
-            "delta": self.delta,
-            "seed": self.seed,
-            "quick": self.quick,
-            "parts": list(self.parts),
-        }
+        return shown(self, _OF_PLAN, parts=list(self.parts))
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
         """The one whose ``as_dict()`` is ``data``; ``ConfigError`` if there is none."""
-        held = Fields(data, ("epsilon", "delta", "seed", "quick", "parts"))
+        held = Fields(data, _OF_PLAN)
         parts = held.items("parts", 1, len(PARTS))
         if [each for each in PARTS if each in parts] != parts:
             raise ConfigError(f"parts {parts!r:.80} must be some of {', '.join(PARTS)}")

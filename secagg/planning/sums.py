@@ -12,10 +12,10 @@ is not what is left over from a rounding.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from math import comb
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -63,6 +63,13 @@ graph took 14 (measured, one core).
 
 BITS = 16  # of a quantised entry, where nobody says otherwise
 PLAIN_BYTES = 4  # an entry of a plain fp32 vector
+_SHOWN: Final = (
+    *("clients", "corrupt", "dropout", "active", "entries", "clip", "bits", "rounds"),
+    *("graph", "degree", "threshold", "minimum_survivors", "lanes", "lane_bits", "words", "step"),
+    *("bytes_up_per_client", "bytes_down_per_client", "bits_per_entry", "expansion", "traffic"),
+    *("client_milliseconds", "server_milliseconds", "p_insecure", "p_failure"),
+    *("p_insecure_any_round", "p_failure_any_round"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,38 +233,9 @@ class Advice:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every attribute and property, bytes by stage under ``traffic``."""
-        return {
-            "clients": self.clients,
-            "corrupt": float(self.corrupt),
-            "dropout": float(self.dropout),
-            "active": self.active,
-            "entries": self.entries,
-            "clip": self.clip,
-            "bits": self.bits,
-            "rounds": self.rounds,
-            "graph": self.graph,
-            "degree": self.degree,
-            "threshold": self.threshold,
-            "minimum_survivors": self.minimum_survivors,
-            "lanes": self.lanes,
-            "lane_bits": self.lane_bits,
-            "words": self.words,
-            "step": self.step,
-            "bytes_up_per_client": self.bytes_up_per_client,
-            "bytes_down_per_client": self.bytes_down_per_client,
-            "bits_per_entry": self.bits_per_entry,
-            "expansion": self.expansion,
-            "traffic": {
-                stage.value: {"bytes_up": cost.bytes_up, "bytes_down": cost.bytes_down}
-                for stage, cost in self.traffic.items()
-            },
-            "client_milliseconds": self.client_milliseconds,
-            "server_milliseconds": self.server_milliseconds,
-            "p_insecure": self.p_insecure,
-            "p_failure": self.p_failure,
-            "p_insecure_any_round": self.p_insecure_any_round,
-            "p_failure_any_round": self.p_failure_any_round,
-        }
+        traffic = {stage.value: asdict(cost) for stage, cost in self.traffic.items()}
+        rates = {"corrupt": float(self.corrupt), "dropout": float(self.dropout)}
+        return {name: getattr(self, name) for name in _SHOWN} | rates | {"traffic": traffic}
 
 
 def plan_sum(
