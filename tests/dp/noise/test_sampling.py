@@ -4,6 +4,7 @@ import math
 import pickle
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
@@ -232,6 +233,21 @@ def test_an_open_wedge_reads_on_until_it_is_decided(sampler):
     assert sampling._decide(table, strip, 7, 0, uniform + 2**10, Scripted()) is False
 
 
+def test_a_place_and_its_uniform_grow_by_the_words_that_follow():
+    class Open:
+        real = True
+
+        def bounds(self, strip, offset, fraction, bits):
+            seen.append((fraction, bits))
+            exact = Fraction(9 << 128 | 5 << 64 | 1, 2**192)  # of the third uniform, 1 below it
+            return (Fraction(0), Fraction(1)) if bits < 192 else (exact, exact)
+
+    seen, table = [], replace(BinnedGaussianSampler(2**40)._table, wedges=Open())
+    assert sampling._decide(table, 1, 2, 3, 9, Scripted(4, 5, 6, 0)) is True
+    assert seen == [(3, 64), (3 << 64 | 4, 128), (3 << 128 | 4 << 64 | 6, 192)]
+    assert sampling._decide(table, 1, 2, 3, 9, Scripted(4, 5, 6, 1)) is False
+
+
 @pytest.mark.parametrize("variance", [2.0**10, 2.0**32])
 @pytest.mark.parametrize("real", [True, False])
 def test_slow_draws_alone_follow_the_law_that_slots_leave(variance, real):
@@ -320,10 +336,26 @@ def test_zero_of_wide_strips_has_one_sign(sampler):
         assert sampling._slow(table, 1, Scripted(first, place))[1].tolist() == [kept]
 
 
-def test_draws_that_are_not_kept_begin_again(monkeypatch):
-    monkeypatch.setattr(sampling, "_SLAB", 2**12)  # and slabs do not show
+def test_slabs_do_not_show(monkeypatch):
+    monkeypatch.setattr(sampling, "_SLAB", 2**12)
     draws = DiscreteGaussianSampler(2**20).sample(3 * 10**5, entropy=fixed("slabs"))
     assert chi_square(draws, DiscreteGaussianSampler, 2.0**20) > P_VALUE
+
+
+def test_draws_that_are_not_kept_begin_again(monkeypatch):
+    slow, gone = sampling._slow, []
+
+    def marked(*arguments):
+        values, kept = slow(*arguments)
+        values[~kept] = 2**62
+        gone.append(int((~kept).sum()))
+        return values, kept
+
+    monkeypatch.setattr(sampling, "_slow", marked)
+    draws = BinnedGaussianSampler(2**40).sample(10**5, entropy=fixed("again"))
+    assert sum(gone) > 50
+    assert len(gone) > 1  # some began again on the slow table
+    assert np.abs(draws).max() < 2**44
 
 
 def test_a_call_needs_little_beside_its_result():
