@@ -16,7 +16,7 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from secagg.errors import ConfigError, InputError, RangeError, RunError, SecaggError
-from secagg.rounds.in_memory import Aggregate, aggregate
+from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
 from secagg.stage import Stage
 from secagg.vectors.layout import Count, Layout, Noised, Segment
 from secagg.vectors.quantize import FixedPoint, clip_norm
@@ -24,6 +24,8 @@ from secagg.vectors.vector import flatten, unflatten
 
 __all__ = [
     "Aggregate",
+    "Bonawitz",
+    "Ckks",
     "ConfigError",
     "Count",
     "FixedPoint",
@@ -31,6 +33,7 @@ __all__ = [
     "Layout",
     "LocalProtocolError",
     "Noised",
+    "Plain",
     "ProtocolError",
     "RangeError",
     "RemoteProtocolError",

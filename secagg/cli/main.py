@@ -28,7 +28,7 @@ from secagg.cli.keys import keys
 from secagg.cli.node import node
 from secagg.cli.plan import plan
 from secagg.errors import ConfigError, SecaggError
-from secagg.rounds.in_memory import PROTOCOL_NAMES
+from secagg.rounds.aggregation import PROTOCOL_NAMES
 from secagg.stage import UNSIGNED
 from secagg.training.settings import PRIVACY, TrainingConfig
 
