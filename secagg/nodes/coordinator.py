@@ -189,7 +189,7 @@ class Cohort:
         """Of a sum of at most so many; ``minimum`` stands above the cohort's own."""
         asked = self.minimum_survivors if minimum is None else minimum
         if self.protocol != BONAWITZ:
-            return Ckks(minimum_survivors=asked).params(layout, clients)
+            return Ckks(minimum_survivors=asked or None).params(layout, clients)
         corrupt, dropout = Fraction(self.corrupt), Fraction(self.dropout)
         chosen = choose_graph(clients, corrupt, dropout, active=self.active)
         sparse = chosen.degree is not None

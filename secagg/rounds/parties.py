@@ -44,7 +44,7 @@ class Party(ABC):
         """The messages to send: the frames of a vector, otherwise one.
 
         Raises:
-          RemoteProtocolError: the request breaks a rule, or was answered in another form.
+          RemoteProtocolError: the request breaks a rule, or we answered another one.
           NodeError: there is no state, or it is one of another stage.
         """
 

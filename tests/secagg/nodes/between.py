@@ -16,10 +16,10 @@ from secagg.errors import NodeError, RefusedError
 from secagg.nodes.coordinator import (
     Cohort,
     Coordinator,
+    Finished,
     ImpersonationError,
     Mean,
     NoisySum,
-    UnderWay,
 )
 from secagg.nodes.identities import Roster, create_identity, sign_roster
 from secagg.nodes.node import Answer, Node, Request, new_home
@@ -113,7 +113,7 @@ def carry(
     shapes: Shapes = SHAPES,
     purpose: str = "train",
     change: Change = lambda _, request: request,
-) -> UnderWay:
+) -> Finished:
     """One sum. Nodes in ``lost`` answer nothing from that stage on; errors are no answers.
 
     Args:
@@ -136,14 +136,14 @@ def carry(
                 raise
             except REFUSALS as error:
                 machines.errors.append(error)
-    return under_way
+    return under_way.finish()
 
 
-def check_mean(under_way: UnderWay, machines: Machines) -> None:
+def check_mean(finished: Finished, machines: Machines) -> None:
     """The result is the survivors' mean, within the bound that ``secagg.nodes.proposal`` states."""
-    average, result = under_way.proposal.content, under_way.result
+    average, result = finished.proposal.content, finished.result
     assert isinstance(average, Average)
-    there = [machines.brought[node] for node in under_way.survivors]
+    there = [machines.brought[node] for node in finished.survivors]
     weight = sum(each.weight for each in there)
     assert result.weight == weight
 
