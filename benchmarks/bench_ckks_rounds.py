@@ -21,14 +21,17 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from protocols.ckks.keys import in_turn
 from protocols.ckks.microsoft_seal import Key, PublicKey, context
 from protocols.ckks.noise import gaussian
-from protocols.ckks.params import Model, Params, plan
+from protocols.ckks.params import Agreement, Model, Params, plan
 from protocols.ckks.residues import Rows, add, pack_seeded, uniform, unpack_seeded
 from protocols.entropy import system
 from protocols.secrets import Secret
-from secagg import FixedPoint, Layout, Segment
-from secagg.rounds.ckks import CKKS, FLOODING, HOLDERS, run_ckks
+from protocols.wire import SESSION_SIZE
+from secagg import Ckks, FixedPoint, Layout, Segment
+from secagg.rounds.ckks import CKKS, FLOODING, HOLDERS, MODELS
+from secagg.rounds.in_memory import run_ckks
 
 ENTRIES = 10**6
 CLIENTS = 10
@@ -54,20 +57,17 @@ def test_a_round(benchmark: BenchmarkFixture, pool: Pool, protocol: str, workers
     )
     vectors = np.random.default_rng(7).uniform(-1, 1, (CLIENTS, ENTRIES))
 
+    settings = Ckks(model=MODELS[protocol], minimum_survivors=CLIENTS)
+
     def carry() -> Any:
-        return run_ckks(
-            protocol,
-            layout,
-            dict(enumerate(vectors)),
-            clients=CLIENTS,
-            minimum_survivors=CLIENTS,
-            public=bytes(32),
-            chunks=pool.map if workers > 1 else None,
-        )
+        params = settings.params(layout, CLIENTS)
+        agreement = Agreement(params=params, session=system(SESSION_SIZE), public=bytes(32))
+        chunks = pool.map if workers > 1 else in_turn
+        return run_ckks(agreement, dict(enumerate(vectors)), chunks=chunks)
 
     pedantic: Any = benchmark.pedantic  # it comes without types
     outcome = pedantic(carry, rounds=3, warmup_rounds=1)
-    assert np.abs(outcome.reals - vectors.sum(axis=0)).max() < CLIENTS * FLOODED
+    assert np.abs(outcome.values - vectors.sum(axis=0)).max() < CLIENTS * FLOODED
     for stage, cost in outcome.costs.items():
         benchmark.extra_info[f"{stage}_clients_s"] = round(cost.client_seconds, 2)
         benchmark.extra_info[f"{stage}_server_s"] = round(cost.server_seconds, 2)

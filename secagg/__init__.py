@@ -16,7 +16,7 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from secagg.errors import ConfigError, InputError, RangeError, RunError, SecaggError
-from secagg.rounds.in_memory import Aggregate, aggregate
+from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
 from secagg.stage import Stage
 from secagg.vectors.layout import Count, Layout, Noised, Segment
 from secagg.vectors.quantize import FixedPoint, clip_norm
@@ -26,6 +26,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Aggregate",
+    "Bonawitz",
+    "Ckks",
     "ConfigError",
     "Count",
     "FixedPoint",
@@ -33,6 +35,7 @@ __all__ = [
     "Layout",
     "LocalProtocolError",
     "Noised",
+    "Plain",
     "ProtocolError",
     "RangeError",
     "RemoteProtocolError",

@@ -204,6 +204,7 @@ class SecureGrid(Grid):
             for ask in under_way.asks():
                 limit = timeout if ask.stage is Stage.MASK else self._deadline
                 errors += self._ask(under_way, ask, first, limit, report)
+            finished = under_way.finish()
         except (BudgetExceeded, ConfigError) as error:
             report.failure = f"none, {error}"
             raise
@@ -212,14 +213,14 @@ class SecureGrid(Grid):
             _log.warning("secagg: %s", report)
             refusal = Error(code=REFUSED, reason=f"secagg: no sum, {error}")
             return [Message(refusal, reply_to=message) for message in sent]
-        result, report.survivors = under_way.result, under_way.survivors
+        result, report.survivors = finished.result, finished.survivors
         if result.clipped:
-            report.clipped = result.clipped / (under_way.proposal.entries * len(report.survivors))
+            report.clipped = result.clipped / (finished.proposal.entries * len(report.survivors))
             _log.warning("secagg: the clip cut %.2g of all entries; raise it", report.clipped)
         _log.info("secagg: %s", report)
         reply = RecordDict()
         if trains:
-            moved = unflat(under_way.movement(), start)
+            moved = unflat(finished.model_update, start)
             reply[name] = ArrayRecord({key: Array(array) for key, array in moved.items()})
         weighted_by = self._coordinator.summed.weighted_by
         metrics: dict[str, Any] = {weighted_by: result.weight, **result.metrics}

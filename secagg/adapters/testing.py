@@ -1,8 +1,8 @@
 """Engines of one process: try an app, a policy or an adapter, and lose whom you like.
 
     machines = Machines(folder, ids=(1, 2, 3), work=update_of)      # each node in its own folder
-    under_way = carry(Coordinator(Mean(...), Cohort()), machines, lost={3: Stage.MASK})
-    under_way.result                                                # the mean of the others
+    done = carry(Coordinator(Mean(...), Cohort()), machines, lost={3: Stage.MASK})
+    done.result                                                     # the mean of the others
 
     grid = LocalGrid({1: app, 2: app, 3: app}, lost=lambda node, stage: node == 3)   # Flower
     FedAvg(...).start(grid=SecureGrid(grid, Mean(...)), ...)
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from dp.ledger.ledger import Ledger
 from protocols.errors import ProtocolError
 from secagg.errors import NodeError, RefusedError
-from secagg.nodes.coordinator import Coordinator, ImpersonationError, UnderWay
+from secagg.nodes.coordinator import Coordinator, Finished, ImpersonationError
 from secagg.nodes.node import Answer, Node, Request, new_home
 from secagg.nodes.policy import Policy
 from secagg.nodes.proposal import Contribution, Proposal
@@ -122,7 +122,7 @@ def carry(
     nodes: Iterable[int] | None = None,
     purpose: str = "train",
     change: Change = lambda _, request: request,
-) -> UnderWay:
+) -> Finished:
     """One sum. A node that refuses, or fails, has not answered; ``machines.errors`` says why.
 
     Args:
@@ -151,7 +151,7 @@ def carry(
                 raise
             except (ProtocolError, RefusedError, NodeError) as error:
                 machines.errors.append(error)
-    return under_way
+    return under_way.finish()
 
 
 # Flower

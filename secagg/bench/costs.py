@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols import ckks
 from protocols.bonawitz import Agreement, CollectKeys, Params, Rates, join
 from protocols.entropy import system
 from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
@@ -25,9 +26,10 @@ from protocols.primitives.shamir import majority
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
 from secagg.errors import ConfigError, SecaggError
-from secagg.rounds.attendance import Costs, timed_by
-from secagg.rounds.ckks import CKKS, HOLDERS, PRECISION, require, run_ckks
-from secagg.rounds.in_memory import run_bonawitz, run_plain
+from secagg.rounds.aggregation import Ckks
+from secagg.rounds.attendance import Costs, Now
+from secagg.rounds.ckks import CKKS, HOLDERS, MODELS, PRECISION, require
+from secagg.rounds.in_memory import Outcome, run_bonawitz, run_ckks, run_plain
 from secagg.stage import Stage
 from secagg.vectors.layout import Layout, Segment
 from secagg.vectors.packing import word_count
@@ -43,8 +45,6 @@ PLAIN: Final = "plain"
 MASKED: Final = ("complete", "sparse", "active")
 PROTOCOLS: Final = (PLAIN, *MASKED, *CKKS)
 """Masks over the complete graph, the sparse one, and against a server that lies; and CKKS."""
-
-_Now: TypeAlias = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ class Case:
         return Params(clients=self.clients, threshold=threshold, words=words, active=active)
 
 
-def measure(case: Case, *, now: _Now = time.process_time) -> Cost:
+def measure(case: Case, *, now: Now = time.process_time) -> Cost:
     """Run a round and time it; its sum is checked.
 
     Raises:
@@ -282,40 +282,38 @@ _Found: TypeAlias = dict[str, Any]
 _OPENING: Final = (Stage.ADVERTISE, Stage.SHARE, Stage.REVEAL)  # of a session under CKKS
 
 
-def _whole(case: Case, clients: int | None = None) -> Callable[[_Now], _Found]:
+def _whole(case: Case, clients: int | None = None) -> Callable[[Now], _Found]:
     """A session ready to be run, of the first ``clients`` alone where that is given."""
     gone = range(case.clients - case.gone, case.clients) if clients is None else ()
     there = range(case.clients if clients is None else clients)
     dropouts = dict.fromkeys(gone, Stage.MASK)
     real_values = case.protocol in CKKS
-    reals = _reals(case.layout.reals) if real_values else np.empty(0)
-    words = _words(0 if real_values else case.params.words)
+    vector: Any = _reals(case.layout.reals) if real_values else _words(case.params.words)
+    inputs = dict.fromkeys(there, vector)
 
-    def run(now: _Now) -> _Found:
-        with timed_by(now):
-            if real_values:
-                real = run_ckks(
-                    case.protocol,
-                    case.layout,
-                    dict.fromkeys(there, reals),
-                    dropouts,
-                    clients=case.clients,
-                    minimum_survivors=2,
-                    public=bytes(32),
-                )
-                costs, survivors = real.costs, len(real.survivors)
-                error = np.abs(real.reals - survivors * reals).max()
-                # PRECISION is where the largest error is expected; twice that is 8 deviations
-                # and more.
-                wrong = float(error) > 2 * case.clients * PRECISION
-            else:
-                carry = run_plain if case.protocol == PLAIN else run_bonawitz
-                outcome = carry(_agreement(case.params), dict.fromkeys(there, words), dropouts)
-                costs, survivors = outcome.costs, len(outcome.survivors)
-                wrong = not np.array_equal(outcome.words, words * np.uint64(survivors))
+    def carry(now: Now) -> Outcome:
+        if real_values:
+            protocol = Ckks(model=MODELS[case.protocol], minimum_survivors=2)
+            params = protocol.params(case.layout, len(there))
+            agreement = ckks.Agreement(
+                params=params, session=system(SESSION_SIZE), public=bytes(32)
+            )
+            return run_ckks(agreement, inputs, dropouts, now=now)
+        masked = run_plain if case.protocol == PLAIN else run_bonawitz
+        return masked(_agreement(case.params), inputs, dropouts, now=now)
+
+    def run(now: Now) -> _Found:
+        outcome = carry(now)
+        survivors = len(outcome.survivors)
+        # PRECISION is where the largest error is expected; twice that is 8 deviations and more.
+        wrong = (
+            np.abs(outcome.values - survivors * vector).max() > 2 * case.clients * PRECISION
+            if real_values
+            else not np.array_equal(outcome.values, vector * np.uint64(survivors))
+        )
         if wrong or survivors != len(there) - len(gone):
             raise SecaggError(f"{case} gave a wrong sum")
-        return _found(case, costs, len(there), survivors)
+        return _found(case, outcome.costs, len(there), survivors)
 
     return run
 
@@ -352,11 +350,11 @@ def _found(case: Case, costs: Costs, clients: int, survivors: int) -> _Found:
 
 
 @lru_cache(maxsize=8)  # a sweep asks for the short session of one size again and again
-def _short(case: Case, now: _Now) -> _Found:
+def _short(case: Case, now: Now) -> _Found:
     return _whole(replace(case, entries=1))(now)
 
 
-def _sampled(case: Case, neighbours: int, now: _Now) -> _Found:
+def _sampled(case: Case, neighbours: int, now: Now) -> _Found:
     """The stages up to the masks on short vectors, the masks on long ones."""
     short, words = dict(_short(replace(case, entries=1), now)), case.params.words
     frame_bytes, mask_seconds, receive_seconds = _one_client(words, neighbours, now)
@@ -373,7 +371,7 @@ def _sampled(case: Case, neighbours: int, now: _Now) -> _Found:
     return short
 
 
-def _one_client(words: int, neighbours: int, now: _Now) -> tuple[int, float, float]:
+def _one_client(words: int, neighbours: int, now: Now) -> tuple[int, float, float]:
     """One client's frames among as many peers, and the server's time to take them."""
     size = neighbours + 1
     params = Params(clients=size, threshold=majority(size), words=words)
@@ -398,7 +396,7 @@ def _one_client(words: int, neighbours: int, now: _Now) -> tuple[int, float, flo
     return sum(map(len, frames)), masked - began, now() - masked
 
 
-def _scaled(case: Case, now: _Now) -> _Found:
+def _scaled(case: Case, now: Now) -> _Found:
     """A session of ``SAMPLE`` clients, its server scaled to all; lists grow as in short ones."""
     few = min(SAMPLE, case.clients)
     found, alive = _whole(case, few)(now), case.clients - case.gone

@@ -217,7 +217,7 @@ def federated(
         except TooFewSurvivors:
             lost += 1
             continue
-        moved = how.moved(how.layout.decode(outcome.words), outcome.survivors, seed)
+        moved = how.moved(how.layout.decode(outcome.values), outcome.survivors, seed)
         unflatten(start + moved.to(start.dtype), model)
     return how.noise_multiplier, lost
 

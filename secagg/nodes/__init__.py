@@ -7,6 +7,7 @@ A ``Coordinator`` proposes, a ``Node`` answers out of a folder if its ``Policy``
 from secagg.nodes.coordinator import (
     Cohort,
     Coordinator,
+    Finished,
     ImpersonationError,
     Mean,
     NoisySum,
@@ -32,6 +33,7 @@ __all__ = [
     "Cohort",
     "Contribution",
     "Coordinator",
+    "Finished",
     "Identity",
     "ImpersonationError",
     "Mean",

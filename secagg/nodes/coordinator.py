@@ -6,7 +6,7 @@ Framework-free: an adapter carries requests and answers, and keeps the time. For
     for ask in under_way.asks():                # stage by stage
         send under_way.request(ask, node) to each node of under_way.asked(ask)
         under_way.take(ask, node, answer)       # as answers come, until the deadline
-    under_way.result
+    under_way.finish()
 
 A node that does not answer a stage is gone for the rest of the sum. Where too few are left
 ``asks`` raises; nothing is released, what was charged stays charged, and the next sum works.
@@ -24,13 +24,17 @@ from numpy.typing import NDArray
 from dp.accounting.events import Unit
 from dp.ledger.ledger import Key, Ledger
 from dp.noise.mechanisms import DistributedNoise
-from protocols import bonawitz, ckks
+from protocols import bonawitz
 from protocols.bonawitz import ClientId
 from protocols.bonawitz.graph import as_fraction
 from protocols.entropy import system
-from protocols.errors import ProtocolError, RemoteProtocolError, TooFewSurvivors
+from protocols.errors import (
+    LocalProtocolError,
+    ProtocolError,
+    RemoteProtocolError,
+    TooFewSurvivors,
+)
 from protocols.primitives.prg import SEED_SIZE, Expand, expand
-from protocols.primitives.shamir import majority
 from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE
 from secagg.errors import ConfigError
@@ -38,7 +42,7 @@ from secagg.nodes.identities import Roster
 from secagg.nodes.node import PROPOSED, Answer, Request
 from secagg.nodes.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result
 from secagg.planning.sums import choose_graph, fewest
-from secagg.rounds.ckks import FLOODING, HOLDERS, PRECISION
+from secagg.rounds.aggregation import Ckks
 from secagg.rounds.relay import Ask, Relay, Total, advance, relay_bonawitz, relay_threshold_ckks
 from secagg.stage import Stage
 from secagg.vectors.arrays import Shapes
@@ -184,16 +188,7 @@ class Cohort:
         """Of a sum of at most so many; ``minimum`` stands above the cohort's own."""
         asked = self.minimum_survivors if minimum is None else minimum
         if self.protocol != BONAWITZ:
-            return ckks.plan(
-                model=ckks.Model.THRESHOLD,
-                clients=clients,
-                entries=layout.reals,
-                clip=1.0,
-                precision=PRECISION,
-                flooding=FLOODING,
-                holders=min(HOLDERS, clients),
-                minimum_survivors=asked or majority(clients),
-            )
+            return Ckks(minimum_survivors=asked or None).params(layout, clients)
         corrupt, dropout = Fraction(self.corrupt), Fraction(self.dropout)
         chosen = choose_graph(clients, corrupt, dropout, active=self.active)
         sparse = chosen.degree is not None
@@ -269,18 +264,27 @@ class Coordinator:
         return self.cohort.minimum_survivors or 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What a sum between machines came to.
+
+    Attributes:
+      survivors: nodes in the result, in the order of ``result.survivors``.
+      model_update: by how much the model moves.
+    """
+
+    proposal: Proposal
+    result: Result
+    survivors: tuple[NodeId, ...]
+    model_update: NDArray[np.float64]
+
+
 class UnderWay:
     """One sum. See the module for the order of calls.
 
     Attributes:
       proposal: of it.
-      result: once ``asks`` has come to its end.
-      survivors: nodes in the result, in the order of ``result.survivors``.
     """
-
-    result: Result
-    survivors: tuple[NodeId, ...]
-    _charged: Key
 
     def __init__(
         self,
@@ -297,6 +301,8 @@ class UnderWay:
         self._examples: dict[NodeId, int] = {}
         self._relay = self._begin({self._clients[node]: keys for node, keys in advertised.items()})
         self._learned: dict[NodeId, ClientId] = {}
+        self._charged: Key | None = None  # where in our ledger
+        self._finished: Finished | None = None
 
     def _begin(self, advertised: Mapping[ClientId, bytes]) -> Relay:
         agreement, cohort = self.proposal.agreement(), self._coordinator.cohort
@@ -312,17 +318,33 @@ class UnderWay:
         return relay_threshold_ckks(agreement, clients)
 
     def asks(self) -> Iterator[Ask]:
-        """Stage after stage; the result at the end.
+        """Stage after stage.
 
         Raises:
           ProtocolError, InputError: nothing was released.
           BudgetExceeded: a node has no budget left; no vector was asked for.
         """
         total = yield from self._stages()
-        self.result = self.proposal.decode(total.values, total.survivors)
+        result = self.proposal.decode(total.values, total.survivors)
         nodes = {client: node for node, client in self._clients.items()}
-        self.survivors = tuple(nodes[client] for client in self.result.survivors)
-        self._commit()
+        survivors = tuple(nodes[client] for client in result.survivors)
+        self._commit(survivors)
+        self._finished = Finished(
+            proposal=self.proposal,
+            result=result,
+            survivors=survivors,
+            model_update=self._model_update(result.vector, survivors),
+        )
+
+    def finish(self) -> Finished:
+        """What the sum came to.
+
+        Raises:
+          LocalProtocolError: ``asks`` has not come to its end, or it raised.
+        """
+        if self._finished is None:
+            raise LocalProtocolError("this sum has no result: not every stage was carried")
+        return self._finished
 
     def _stages(self) -> Generator[Ask, None, Total]:
         while isinstance(ask := advance(self._relay), Ask):
@@ -374,14 +396,15 @@ class UnderWay:
         if answer.following and self._asks_ahead(ask):
             self._coordinator.advertised[node] = answer.following
 
-    def movement(self) -> NDArray[np.float64]:
-        """By how much the model moves."""
-        summed, vector = self._coordinator.summed, self.result.vector
+    def _model_update(
+        self, vector: NDArray[np.float64], survivors: Sequence[NodeId]
+    ) -> NDArray[np.float64]:
+        summed = self._coordinator.summed
         if isinstance(summed, Mean):
             return vector
         if summed.learning_rate is None:  # clients' updates
-            return vector / len(self.survivors)
-        examples = sum(self._examples[node] for node in self.survivors)
+            return vector / len(survivors)
+        examples = sum(self._examples[node] for node in survivors)
         return -summed.learning_rate / (summed.sampling_rate * examples) * vector
 
     # The books
@@ -402,12 +425,10 @@ class UnderWay:
             minimum_survivors=noise.mechanism.minimum_survivors,
         )
 
-    def _commit(self) -> None:
+    def _commit(self, survivors: Sequence[NodeId]) -> None:
         """At the noise of those who are left; for who was lost on the way it stays open."""
-        summed, noise = self._coordinator.summed, self.proposal.noise
-        if isinstance(summed, NoisySum) and noise is not None:
-            left = len(self.survivors)
-            event = noise.event(left)
-            charges = {str(node): event for node in self.survivors}
-            number, attempt = self._charged
-            summed.ledger.commit(number, charges, attempt=attempt, survivors=left)
+        summed, noise, key = self._coordinator.summed, self.proposal.noise, self._charged
+        if isinstance(summed, NoisySum) and noise is not None and key is not None:
+            left = len(survivors)
+            charges = dict.fromkeys(map(str, survivors), noise.event(left))
+            summed.ledger.commit(key.round, charges, attempt=key.attempt, survivors=left)

@@ -15,9 +15,10 @@ not be rolled back stays in the node's folder: the burn records, and the node's 
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Final, TypeAlias
@@ -39,12 +40,11 @@ from secagg.nodes.identities import Roster, load_identity
 from secagg.nodes.policy import TEMPLATE, Policy
 from secagg.nodes.proposal import DIGEST_SIZE, Contribution, Proposal
 from secagg.rounds.burns import BurnFile
-from secagg.rounds.relay import read_openings
+from secagg.rounds.parties import BonawitzClient, CkksClient
 from secagg.stage import Stage
 
 PROPOSED: Final = b"secagg/1 proposal"  # label of a server's signature
 SUBJECT: Final = "this node"  # in the node's ledger
-NO_STATE: Final = "no state: this node was restarted, or not asked from the first stage on"
 _STATE: Final = b"secagg node state 2"
 
 Compute: TypeAlias = Callable[[Proposal], Contribution]
@@ -91,10 +91,28 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """Between two stages. Of a key that is not ours to hold there is no record, only the charge."""
+    """Between two stages. Without a record a node keeps nothing, its charge neither."""
 
-    record: Secret
+    record: Secret | None = None
     charge: Key | None = None  # in our ledger
+
+
+@dataclass(slots=True, kw_only=True)
+class _Vector:
+    """What one answer sends, if the protocol asks for it: charged first, and then computed."""
+
+    node: "Node"
+    proposal: Proposal
+    burn: BurnFile
+    model: bytes
+    compute: Compute
+    charge: Key | None = None
+
+    def __call__(self) -> Any:
+        if self.model != self.proposal.model:
+            raise NodeError("the model that came is not the one that was proposed")
+        self.charge = self.node.reserve(self.proposal)
+        return self.proposal.encode(self.compute(self.proposal))
 
 
 class Node:
@@ -135,20 +153,47 @@ class Node:
         proposal = Proposal.from_bytes(request.proposal)
         self.policy.check(proposal)
         self._check_server(request)
+        kept, following = _Kept(), b""
         with BurnFile(self.home / "burnt.sqlite") as burn:
-            agreement = proposal.agreement()
-            run = _Bonawitz if isinstance(agreement, bonawitz.Agreement) else _Ckks
-            party = run(self, proposal, request, burn, model, compute)
             # The first stage needs none: who cannot open its state any more begins anew.
-            kept = self._open(state) if state and request.stage is not Stage.ADVERTISE else None
-            messages, after, following = party.step(kept)
+            if state and request.stage is not Stage.ADVERTISE:
+                kept = self._open(state)
+            vector = _Vector(node=self, proposal=proposal, burn=burn, model=model, compute=compute)
+            party = self._party(request, kept.record, vector)
+            try:
+                messages = party.answer(request.stage, request.message)
+            except BaseException:
+                self.give_back(vector.charge)  # no frame of the vector leaves
+                raise
+            if request.stage is Stage.REVEAL:
+                self.settle(kept.charge)
+                following, after = _keys_ahead(request, proposal)
+            else:
+                after = _Kept(record=party.into_record(), charge=kept.charge or vector.charge)
         examples = self.policy.examples if _hides_examples(proposal) else None
         return Answer(
             messages=messages,
-            state=self._close(after) if after else None,
+            state=self._close(after.record, after.charge) if after.record else None,
             following=following,
             examples=examples or 0,
         )
+
+    def _party(
+        self, request: Request, record: Secret | None, vector: _Vector
+    ) -> BonawitzClient | CkksClient:
+        """The client of the protocol, as the last answer left it or from the start."""
+        agreement, me, burn = vector.proposal.agreement(), request.client, vector.burn
+        if isinstance(agreement, ckks.Agreement):
+            opens = partial(self._keep_summands, vector.proposal)
+            if record is None:
+                return CkksClient(agreement, me, vector, burn=burn, opens=opens)
+            return CkksClient.from_record(record, agreement, me, vector, burn=burn, opens=opens)
+        if record is not None:
+            return BonawitzClient.from_record(record, agreement, vector, burn=burn)
+        if not agreement.params.active or request.stage is not Stage.ADVERTISE:
+            return BonawitzClient(agreement, me, vector)
+        key, me, identities = self.identity(vector.proposal.roster)
+        return BonawitzClient(agreement, me, vector, identity=key, identities=identities)
 
     def _check_server(self, request: Request) -> None:
         if self.policy.server is None:
@@ -190,8 +235,8 @@ class Node:
             raise NodeError(f"{path} is no key of {SEED_SIZE} bytes; move it away")
         return Secret(key)
 
-    def _close(self, kept: _Kept) -> bytes:
-        content = Secret(opaque(kept.record.expose()) + b"".join(map(u64, kept.charge or ())))
+    def _close(self, record: Secret, charge: Key | None) -> bytes:
+        content = Secret(opaque(record.expose()) + b"".join(map(u64, charge or ())))
         return seal(self._key(), content, _STATE, system)
 
     def _open(self, state: bytes) -> _Kept:
@@ -225,6 +270,12 @@ class Node:
             with self._ledger() as ledger:
                 ledger.commit(charge.round, [SUBJECT], attempt=charge.attempt)
 
+    def _keep_summands(self, proposal: Proposal, summands: Mapping[int, bytes]) -> None:
+        """Whose uploads we helped to open: a sum that was none can be shown later."""
+        line = {str(client): digest.hex() for client, digest in summands.items()}
+        with (self.home / "summands.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({proposal.session.hex(): line}) + "\n")
+
     def _ledger(self) -> Ledger:
         path, policy = self.home / "ledger.sqlite", self.policy
         if not path.exists():
@@ -238,165 +289,20 @@ class Node:
             ) from None
 
 
-class _Party:
-    """One stage of one sum at a node."""
-
-    def __init__(
-        self,
-        node: Node,
-        proposal: Proposal,
-        request: Request,
-        burn: BurnFile,
-        model: bytes,
-        compute: Compute,
-    ) -> None:
-        self.node, self.proposal, self.request = node, proposal, request
-        self.burn, self.model, self.compute = burn, model, compute
-
-    def contribution(self) -> tuple[Any, Key | None]:
-        """The vector to send, and what it was charged as."""
-        if self.model != self.proposal.model:
-            raise NodeError("the model that came is not the one that was proposed")
-        charge = self.node.reserve(self.proposal)
-        try:
-            return self.proposal.encode(self.compute(self.proposal)), charge
-        except BaseException:
-            self.node.give_back(charge)
-            raise
-
-    def sent(self, messages: Iterable[bytes], charge: Key | None) -> tuple[bytes, ...]:
-        """The frames of an upload, whose charge is given back if none of them can leave."""
-        try:
-            return tuple(messages)
-        except BaseException:
-            self.node.give_back(charge)
-            raise
-
-
-Step: TypeAlias = tuple[tuple[bytes, ...], _Kept | None, bytes]
-
-
-class _Bonawitz(_Party):
-    def step(self, kept: _Kept | None) -> Step:
-        request, agreement = self.request, self.proposal.agreement()
-        if not isinstance(agreement, bonawitz.Agreement):
-            raise NodeError("a proposal of another protocol")
-        if request.stage is Stage.ADVERTISE:
-            return self._join(agreement)
-        if kept is None:
-            raise NodeError(NO_STATE)
-        state = bonawitz.restore(kept.record, burn=self.burn)
-        if isinstance(state, bonawitz.AwaitRoster):
-            state = state.under(agreement)
-        elif state.agreement != agreement:
-            raise NodeError("our state is of another proposal")
-        match request.stage, state:
-            case Stage.SHARE, bonawitz.AwaitRoster():
-                message, boxes_due = state.on_roster(request.message)
-                return (message,), _Kept(record=boxes_due.into_record()), b""
-            case Stage.MASK, bonawitz.AwaitBoxes():
-                return self._mask(state)
-            case Stage.SIGN, bonawitz.AwaitSurvivors():
-                message, signing = state.sign_survivors(request.message)
-                return (message,), replace(kept, record=signing.into_record()), b""
-            case Stage.REVEAL, bonawitz.AwaitSurvivors():
-                return self._reveal(state.on_survivors, kept)
-            case Stage.REVEAL, bonawitz.AwaitSignatures():
-                return self._reveal(state.on_signatures, kept)
-        raise NodeError(f"asked for stage {request.stage}, our state is {type(state).__name__}")
-
-    def _join(self, agreement: bonawitz.Agreement) -> Step:
-        me, signing = self.request.client, None
-        identities = None
-        if agreement.params.active:
-            signing, me, identities = self.node.identity(self.proposal.roster)
-        message, state = bonawitz.join(agreement, me, identity=signing, identities=identities)
-        return (message,), _Kept(record=state.into_record()), b""
-
-    def _mask(self, state: bonawitz.AwaitBoxes) -> Step:
-        words, charge = self.contribution()
-        try:
-            parts, waiting = state.on_boxes(self.request.message, words)
-        except BaseException:
-            self.node.give_back(charge)
-            raise
-        frames = self.sent(parts, charge)
-        return frames, _Kept(record=waiting.into_record(), charge=charge), b""
-
-    def _reveal(self, reveal: Callable[[bytes], bytes], kept: _Kept) -> Step:
-        message = reveal(self.request.message)
-        self.node.settle(kept.charge)
-        if not self.request.following:
-            return (message,), None, b""
-        params = self.proposal.params
-        if not isinstance(params, bonawitz.Params) or params.active:
-            raise NodeError("signed keys are not advertised before everything public is known")
-        if len(self.request.following) != SESSION_SIZE:
-            raise DecodeError(f"a session of {len(self.request.following)} bytes")
-        unknown = bonawitz.Agreement(
-            params=params, session=self.request.following, round=0, public=bytes(DIGEST_SIZE)
-        )
-        keys, state = bonawitz.join(unknown, self.request.client)
-        return (message,), _Kept(record=state.into_record()), keys
-
-
-class _Ckks(_Party):
-    def step(self, kept: _Kept | None) -> Step:
-        from protocols.ckks import client as parties
-
-        request, agreement = self.request, self.proposal.agreement()
-        if not isinstance(agreement, ckks.Agreement):
-            raise NodeError("a proposal of another protocol")
-        if request.stage is Stage.ADVERTISE:
-            message, first = parties.generate(agreement, request.client)
-            return (message,), _Kept(record=first.into_record()), b""
-        if request.stage is Stage.MASK:
-            return self._upload(agreement, kept)
-        if kept is None:
-            raise NodeError(NO_STATE)
-        state = parties.restore(kept.record, burn=self.burn)
-        match request.stage, state:
-            case Stage.SHARE, parties.AwaitRoster():
-                message, openings_due = state.on_roster(request.message)
-                return (message,), _Kept(record=openings_due.into_record()), b""
-            case Stage.REVEAL, parties.Holder():
-                message, summands = state.on_request(agreement, request.message)
-                self._keep(summands)
-                self.node.settle(kept.charge)
-                return (message,), None, b""
-        raise NodeError(f"asked for stage {request.stage}, our state is {type(state).__name__}")
-
-    def _upload(self, agreement: ckks.Agreement, kept: _Kept | None) -> Step:
-        from protocols.ckks import client as parties
-        from protocols.ckks.keys import CollectiveKey
-
-        me = self.request.client
-        opened, boxes = read_openings(self.request.message)
-        holder = None
-        if boxes:
-            if kept is None:
-                raise NodeError(NO_STATE)
-            state = parties.restore(kept.record, burn=self.burn)
-            if not isinstance(state, parties.AwaitOpenings):
-                raise NodeError(f"asked to hold a key, our state is {type(state).__name__}")
-            holder, key = state.on_openings(opened, boxes)
-        else:
-            key = CollectiveKey.from_bytes(agreement, opened)
-        values, charge = self.contribution()
-        try:
-            upload = parties.encrypt(agreement, me, key, values, burn=self.burn)
-        except BaseException:
-            self.node.give_back(charge)
-            raise
-        frames = self.sent(upload, charge)
-        after = _Kept(record=holder.into_record(), charge=charge) if holder else None
-        return frames, after, b""
-
-    def _keep(self, summands: Mapping[int, bytes]) -> None:
-        """Whose uploads we helped to open: a sum that was none can be shown later."""
-        line = {str(client): digest.hex() for client, digest in summands.items()}
-        with (self.node.home / "summands.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({self.proposal.session.hex(): line}) + "\n")
+def _keys_ahead(request: Request, proposal: Proposal) -> tuple[bytes, _Kept]:
+    """Keys for the next session, if they are asked for, and what waits there with them."""
+    params = proposal.params
+    if not request.following or isinstance(params, ckks.Params):
+        return b"", _Kept()
+    if params.active:
+        raise NodeError("signed keys are not advertised before everything public is known")
+    if len(request.following) != SESSION_SIZE:
+        raise DecodeError(f"a session of {len(request.following)} bytes")
+    unknown = bonawitz.Agreement(
+        params=params, session=request.following, round=0, public=bytes(DIGEST_SIZE)
+    )
+    keys, state = bonawitz.join(unknown, request.client)
+    return keys, _Kept(record=state.into_record())
 
 
 def _hides_examples(proposal: Proposal) -> bool:

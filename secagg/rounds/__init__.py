@@ -1,18 +1,28 @@
 """One sum: the server's half, the clients' halves, and all of it in one process.
 
-``in_memory`` and ``ckks`` play whole rounds, ``relay`` is the server's half for any network,
-``attendance`` who is there and what it costs, ``burns`` what was answered, ``masking`` and
-``spool`` are for large sums.
+``relay`` is the server's half for any network and ``parties`` its mirror, the clients'.
+``in_memory`` plays whole rounds of them, ``aggregation`` sums updates by such a round.
+``attendance`` is who is there and what it costs, ``burns`` what was answered, ``ckks`` what
+the rounds under CKKS share; ``masking`` and ``spool`` are for large sums.
 """
 
+from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
 from secagg.rounds.burns import BurnFile, MemoryBurn
-from secagg.rounds.in_memory import Aggregate, aggregate, run_bonawitz, run_plain
+from secagg.rounds.in_memory import run_bonawitz, run_ckks, run_plain
+from secagg.rounds.parties import BonawitzClient, CkksClient, SharedCkksClient
 
 __all__ = [
     "Aggregate",
+    "Bonawitz",
+    "BonawitzClient",
     "BurnFile",
+    "Ckks",
+    "CkksClient",
     "MemoryBurn",
+    "Plain",
+    "SharedCkksClient",
     "aggregate",
     "run_bonawitz",
+    "run_ckks",
     "run_plain",
 ]

@@ -1,15 +1,16 @@
-"""Who is there at each stage of a round, and what each cost."""
+"""Who is there at each stage of a round, and what each stage costs."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from protocols.bonawitz import ClientId
 from secagg.errors import InputError
 from secagg.stage import Stage
+
+Now: TypeAlias = Callable[[], float]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,7 +21,7 @@ class StageCost:
       bytes_up: most that one client sent.
       bytes_down: most that one client was sent to make it answer.
       client_seconds: of all clients together, one after the other.
-      server_seconds: of the server. Both by the clock on the wall, unless ``timed_by`` another.
+      server_seconds: of the server, until it had what the next stage needs.
     """
 
     bytes_up: int = 0
@@ -53,29 +54,49 @@ class Attendance:
         ]
 
 
-_now: ContextVar[Callable[[], float]] = ContextVar("now", default=time.perf_counter)
+class Meter:
+    """Measures what each stage of a round costs.
 
+    Args:
+      now: the clock, such as ``time.process_time``.
 
-@contextmanager
-def timed_by(now: Callable[[], float]) -> Iterator[None]:
-    """Seconds of the rounds in this block are those of ``now``, such as ``time.process_time``."""
-    token = _now.set(now)
-    try:
+    Attributes:
+      costs: by stage, so far.
+    """
+
+    def __init__(self, stages: Iterable[Stage], now: Now = time.perf_counter) -> None:
+        self.costs: Costs = {stage: StageCost() for stage in stages}
+        self._now, self._paused = now, 0.0
+
+    @contextmanager
+    def client(self, stage: Stage) -> Iterator[None]:
+        """Add what the block takes to the clients' seconds."""
+        begin = self._now() - self._paused
         yield
-    finally:
-        _now.reset(token)
+        self.costs[stage].client_seconds += self._now() - self._paused - begin
 
+    @contextmanager
+    def server(self, stage: Stage) -> Iterator[None]:
+        """Add what the block takes to the server's seconds."""
+        begin = self._now() - self._paused
+        yield
+        self.costs[stage].server_seconds += self._now() - self._paused - begin
 
-@contextmanager
-def clock(cost: StageCost, who: str) -> Iterator[None]:
-    """Add what the block took to ``client_seconds`` or ``server_seconds``."""
-    now = _now.get()
-    begin = now()
-    yield
-    setattr(cost, who, getattr(cost, who) + now() - begin)
+    def count(self, stage: Stage, messages: Sequence[bytes], *, answering: bytes = b"") -> None:
+        """Count what one client sent, and what it had been sent to make it."""
+        cost = self.costs[stage]
+        cost.bytes_up = max(cost.bytes_up, sum(map(len, messages)))
+        cost.bytes_down = max(cost.bytes_down, len(answering))
 
+    def source(self, given: Any) -> Callable[[], Any]:
+        """A client's vector when it is asked for; making it is no cost of the protocol."""
+        if not callable(given):
+            return lambda: given
 
-def send(cost: StageCost, *messages: bytes, answering: bytes = b"") -> None:
-    """Count what one client sent, and what it had been sent to make it."""
-    cost.bytes_up = max(cost.bytes_up, sum(map(len, messages)))
-    cost.bytes_down = max(cost.bytes_down, len(answering))
+        def made() -> Any:
+            begin = self._now()
+            vector = given()
+            self._paused += self._now() - begin
+            return vector
+
+        return made

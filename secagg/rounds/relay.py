@@ -3,13 +3,13 @@
 A relay is a generator. It yields an ``Ask``; whoever drives it sends the requests, hands each
 answer to ``receive`` as it comes, and goes on when all have answered or its own deadline has
 passed. What it returns is the sum. It never waits, and a client that does not answer, or
-whose answer ``receive`` refuses, is gone.
+whose answer ``receive`` refuses, is gone. The clients' half is in ``secagg.rounds.parties``.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
 
@@ -17,10 +17,13 @@ from protocols.bonawitz import Agreement, ClientId, CollectKeys
 from protocols.bonawitz.messages import Advertise
 from protocols.ckks.params import Agreement as CkksAgreement
 from protocols.entropy import Entropy, system
-from protocols.errors import RemoteProtocolError, TooFewSurvivors
+from protocols.errors import RemoteProtocolError
 from protocols.primitives.prg import Expand, expand
 from protocols.wire import Reader, opaque
 from secagg.stage import Stage
+
+if TYPE_CHECKING:
+    from protocols.ckks.keys import Chunks
 
 Identities: TypeAlias = Mapping[ClientId, bytes]
 
@@ -50,15 +53,16 @@ class Total:
 
 
 Relay: TypeAlias = Generator[Ask, None, Total]
+Found = TypeVar("Found")
 
 
-def advance(relay: Relay) -> Ask | Total:
-    """The next stage, or the sum."""
+def advance(relay: Generator[Ask, None, Found]) -> Ask | Found:
+    """The next stage, or what the relay found."""
     try:
         return next(relay)
     except StopIteration as end:
-        total: Total = end.value
-        return total
+        found: Found = end.value
+        return found
 
 
 def _single(receive: Callable[[bytes], ClientId]) -> Callable[[Sequence[bytes]], ClientId]:
@@ -119,19 +123,29 @@ def relay_bonawitz(
     return Total(values=total.words, survivors=total.survivors)
 
 
-def relay_threshold_ckks(agreement: CkksAgreement, clients: Sequence[ClientId]) -> Relay:
+def relay_threshold_ckks(
+    agreement: CkksAgreement,
+    clients: Sequence[ClientId],
+    *,
+    holders: Sequence[ClientId] | None = None,
+    lost: Callable[[], Container[ClientId]] = frozenset,
+    chunks: "Chunks" = map,
+) -> Relay:
     """A session of threshold ``protocols.ckks`` that opens one sum.
 
-    The first clients hold the key; all of them must be there until it is made, and who of
-    them answered with its upload must answer again.
+    Args:
+      clients: who is asked for a vector.
+      holders: of the key, by default the first clients. All of them must be there until it
+        is made, and whoever of them answered with its upload must answer again.
+      lost: tells, when all uploads are in, who would not answer again.
+      chunks: how the parts of gone holders are rebuilt; it sees their keys.
 
     Raises:
       TooFewSurvivors, RemoteProtocolError: nothing was opened.
     """
     from protocols.ckks.server import CollectCommitments, CollectUploads
 
-    params = agreement.params
-    committee = sorted(clients)[: params.holders]
+    committee = sorted(clients)[: agreement.params.holders] if holders is None else holders
     commitments = CollectCommitments(agreement, committee)
     yield Ask(
         stage=Stage.ADVERTISE,
@@ -159,17 +173,33 @@ def relay_threshold_ckks(agreement: CkksAgreement, clients: Sequence[ClientId]) 
         },
         receive=receive,
     )
-    alive = [client for client in committee if client in came]
-    if len(alive) < params.threshold:
-        raise TooFewSurvivors(f"{len(alive)} key holders left, {params.threshold} needed")
+    gone = lost()
+    alive = [client for client in committee if client in came and client not in gone]
     request, partials = uploads.close_threshold(alive)
     yield Ask(
         stage=Stage.REVEAL,
         requests=dict.fromkeys(alive, request),
         receive=_single(partials.receive),
     )
-    total = partials.close()
+    total = partials.close(chunks=chunks)
     return Total(values=total.values, survivors=total.survivors)
+
+
+def relay_shared_ckks(
+    agreement: CkksAgreement, clients: Sequence[ClientId], *, key: bytes
+) -> Generator[Ask, None, bytes]:
+    """A round of ``protocols.ckks`` under a shared key, of which the server has the digest.
+
+    Returns the sum as it is sent to every client, each of which opens it for itself.
+
+    Raises:
+      TooFewSurvivors, RemoteProtocolError: nothing was sent.
+    """
+    from protocols.ckks.server import CollectUploads
+
+    uploads = CollectUploads(agreement, key, clients)
+    yield Ask(stage=Stage.MASK, requests=dict.fromkeys(clients, b""), receive=uploads.receive)
+    return uploads.close_shared()
 
 
 def read_openings(message: bytes) -> tuple[bytes, bytes]:

@@ -28,17 +28,17 @@ from dp.accounting.events import Event
 from dp.errors import BudgetExceeded
 from dp.ledger.ledger import Budget, Ledger
 from dp.ledger.records import Head
-from protocols.bonawitz import Agreement, Params
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
-from protocols.wire import SESSION_SIZE, digest
+from protocols.wire import digest
 from secagg.audit.page import page
 from secagg.audit.report import audit
 from secagg.errors import ConfigError, RunError
 from secagg.files import write_atomically
+from secagg.rounds.aggregation import Bonawitz, Ckks, Plain
 from secagg.rounds.attendance import StageCost
-from secagg.rounds.ckks import CKKS, RealOutcome, require, run_ckks
-from secagg.rounds.in_memory import PROTOCOLS, Outcome
+from secagg.rounds.ckks import MODELS, require
+from secagg.rounds.in_memory import Outcome
 from secagg.stage import UNSIGNED, Stage
 from secagg.training.data import Federation, federate, simulated_dropouts
 from secagg.training.modes import Mode, judge, mode
@@ -212,8 +212,7 @@ class Training:
                 self._books.settle(number, attempt, members, members, None)
             return None
         start, seed = flatten(self.model).clone(), system(SEED_SIZE)
-        trained: dict[int, float] = {}
-        outcome = self._sum(number, members, gone, start, seed, trained)
+        outcome, train_seconds = self._sum(number, members, gone, start, seed)
         if self._books:
             silent = [c for c in members if gone.get(c) in (Stage.ADVERTISE, Stage.SHARE)]
             survivors = len(outcome.survivors) if outcome else None
@@ -232,7 +231,7 @@ class Training:
             "survivors": len(outcome.survivors) if outcome else left,
             "dropped": {str(client): str(stage) for client, stage in sorted(gone.items())},
             "lost": outcome is None,
-            **_costs(outcome.costs if outcome else {}, sum(trained.values())),
+            **_costs(outcome.costs if outcome else {}, train_seconds),
             "epsilon": self._books.epsilon() if self._books else None,
             "ledger": self._books.head() if self._books else None,
             "state": dict(self._mode.state),
@@ -245,47 +244,30 @@ class Training:
         gone: Mapping[int, Stage],
         start: torch.Tensor,
         seed: bytes,
-        trained: dict[int, float],
-    ) -> Outcome | RealOutcome | None:
-        """The round under the protocol; None if too few survived it."""
-        config, layout = self.config, self._mode.layout
+    ) -> tuple[Outcome | None, float]:
+        """The round under the protocol, None if too few survived it; and seconds of training."""
+        config, layout, protocol = self.config, self._mode.layout, _protocol(self.config)
         public = digest(
             layout.to_bytes(),
             start.numpy().tobytes(),
             seed,
             json.dumps([config.as_dict(), self._mode.state], sort_keys=True).encode(),
         )
-        brought = self._mode.reals if config.protocol in CKKS else self._mode.words
+        brought = self._mode.reals if protocol.REALS else self._mode.words
+        seconds = []
 
         def train(client: int) -> Any:
             began = time.perf_counter()
             vector = brought(client, start, seed)
-            trained[client] = time.perf_counter() - began
+            seconds.append(time.perf_counter() - began)
             return vector
 
         inputs = {client: lambda client=client: train(client) for client in members}
         try:
-            if config.protocol in CKKS:
-                return run_ckks(
-                    config.protocol,
-                    layout,
-                    inputs,
-                    gone,
-                    clients=config.clients,
-                    minimum_survivors=config.minimum_survivors,
-                    public=public,
-                )
-            params = Params(
-                clients=config.clients,
-                threshold=config.threshold,
-                minimum_survivors=config.minimum_survivors,
-                words=layout.words,
-            )
-            session = system(SESSION_SIZE)
-            agreement = Agreement(params=params, session=session, round=number, public=public)
-            return PROTOCOLS[config.protocol](agreement, inputs, gone)
+            outcome = protocol.run(layout, inputs, gone, public=public, round_number=number)
         except TooFewSurvivors:
-            return None
+            return None, sum(seconds)
+        return outcome, sum(seconds)
 
 
 class _Books:
@@ -376,6 +358,17 @@ class _Books:
             max(realised.values(), default=0.0),
         )
         return dict(zip(self.FINAL, values, strict=True))
+
+
+def _protocol(config: TrainingConfig) -> Bonawitz | Ckks | Plain:
+    minimum = config.minimum_survivors
+    match config.protocol:
+        case "bonawitz":
+            return Bonawitz(threshold=config.threshold, minimum_survivors=minimum)
+        case "plain":
+            return Plain(minimum_survivors=minimum)
+        case name:
+            return Ckks(model=MODELS[name], minimum_survivors=minimum)
 
 
 def _event(mode: Mode, survivors: int | None = None) -> Event:

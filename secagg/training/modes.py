@@ -53,7 +53,7 @@ from protocols.entropy import system
 from secagg.errors import ConfigError, InputError
 from secagg.planning.noise import calibrate_shared_noise
 from secagg.rounds.ckks import CKKS, FLOODING
-from secagg.rounds.in_memory import Words
+from secagg.rounds.parties import Words
 from secagg.training.data import ROW_NORM, Examples, Federation
 from secagg.training.description import statement
 from secagg.training.settings import TrainingConfig

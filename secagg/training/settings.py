@@ -8,7 +8,7 @@ from typing import Any, Final, Self, TypeVar, get_type_hints
 from protocols.primitives.shamir import majority
 from secagg.errors import ConfigError
 from secagg.planning.survivors import likely_survivors
-from secagg.rounds.in_memory import PROTOCOL_NAMES
+from secagg.rounds.aggregation import PROTOCOL_NAMES
 from secagg.training.data import DATASETS, JUDGES, parse_split
 
 T = TypeVar("T")

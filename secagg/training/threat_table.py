@@ -19,7 +19,7 @@ class Promise:
     """The settings that decide, as they are to be printed.
 
     Attributes:
-      protocol: of ``secagg.rounds.in_memory``; one that is not known there protects like ``plain``.
+      protocol: of ``secagg.rounds.aggregation``; one not known there protects like ``plain``.
       privacy: the mode of ``secagg.training.settings``; one that is not known there counts as none.
       threshold: shares that rebuild a secret.
       needed: survivors without whom nothing is released.

@@ -25,7 +25,8 @@ from dp.noise import mechanisms
 from dp.noise.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums
 from secagg.errors import ConfigError, SecaggError
-from secagg.rounds.in_memory import Outcome, Stage
+from secagg.rounds.in_memory import Outcome, run_bonawitz, run_plain
+from secagg.stage import Stage
 from secagg.training import loop as training
 from secagg.training import modes
 from secagg.training.data import Examples, Federation
@@ -152,7 +153,6 @@ def test_nan_passing_the_clip(
     data.clients[3].features[2, 1] = bad
     monkeypatch.setattr(training, "_federation", lambda config: data)
     sent = []
-    real = training.PROTOCOLS["bonawitz"]
 
     def watched(agreement: Any, inputs: Any, gone: Any) -> Any:
         def watch(client: int) -> Any:
@@ -160,9 +160,9 @@ def test_nan_passing_the_clip(
             sent.append(client)
             return words
 
-        return real(agreement, {c: (lambda c=c: watch(c)) for c in inputs}, gone)
+        return run_bonawitz(agreement, {c: (lambda c=c: watch(c)) for c in inputs}, gone)
 
-    monkeypatch.setitem(training.PROTOCOLS, "bonawitz", watched)
+    monkeypatch.setattr("secagg.rounds.aggregation.run_bonawitz", watched)
     run = training.Training.start(TrainingConfig(**SMALL, privacy=privacy), tmp_path / "run")
     with pytest.raises((SecaggError, PrivacyError), match=r"not finite|diverged"):
         next(iter(run))
@@ -233,10 +233,10 @@ def public_record(config: TrainingConfig, data: Federation, out: Path) -> Mappin
         patch.setattr(training, "_federation", lambda config: data)
 
         def silent(agreement: Any, inputs: Any, gone: Any) -> Outcome:
-            real = training.PROTOCOLS["plain"](agreement, inputs, gone)
-            return replace(real, words=np.zeros_like(real.words))
+            real = run_plain(agreement, inputs, gone)
+            return replace(real, values=np.zeros_like(real.values))
 
-        patch.setitem(training.PROTOCOLS, "bonawitz", silent)
+        patch.setattr("secagg.rounds.aggregation.run_bonawitz", silent)
         record = next(iter(training.Training.start(config, out)))
     return {name: value for name, value in record.items() if name not in MEASURED}
 

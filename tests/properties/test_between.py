@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dp.ledger.ledger import State
 from protocols.errors import ProtocolError
 from secagg.adapters.testing import Change
-from secagg.nodes.coordinator import Cohort, Coordinator, NoisySum
+from secagg.nodes.coordinator import Cohort, Coordinator, Finished, NoisySum
 from secagg.nodes.node import Request
 from secagg.stage import UNSIGNED, Stage
 
@@ -51,17 +51,17 @@ def run(
     opened = 0
     for lost, forgotten in schedule:
         machines.answers.clear()
-        under_way = None
+        finished = None
         try:
             change = forgetting(machines, forgotten)
-            under_way = carry(coordinator, machines, lost=lost, change=change)
+            finished = carry(coordinator, machines, lost=lost, change=change)
         except ProtocolError:
             pass
         else:
             opened += 1
             sent = {node for node, stage in machines.answers if stage is Stage.MASK}
-            assert set(under_way.survivors) == sent
-            check(under_way, machines)
+            assert set(finished.survivors) == sent
+            check(finished, machines)
     return opened
 
 
@@ -87,8 +87,8 @@ def test_books_never_say_less_than_was_released(folder: Path, schedule: list) ->
     vectors: dict[int, int] = dict.fromkeys(NODES, 0)
     released: dict[int, list[int]] = {node: [] for node in NODES}
 
-    def check(under_way: object, machines: Machines) -> None:
-        result, survivors = under_way.result, under_way.survivors  # type: ignore[attr-defined]  # an UnderWay
+    def check(finished: Finished, machines: Machines) -> None:
+        result, survivors = finished.result, finished.survivors
         brought = [machines.brought[node].vector for node in survivors]
         total = sum(vector / max(1.0, float(np.linalg.norm(vector))) for vector in brought)
         assert np.abs(result.vector - total).max() < 10 * MECHANISM.deviation(len(survivors))

@@ -83,7 +83,7 @@ def test_seconds_are_those_of_the_clock_that_is_handed_in() -> None:
 def test_a_wrong_sum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*arguments: object, **options: object) -> Outcome:
         outcome = run_bonawitz(*arguments, **options)  # type: ignore[arg-type]  # handed through
-        return replace(outcome, words=outcome.words + np.uint64(1))
+        return replace(outcome, values=outcome.values + np.uint64(1))
 
     monkeypatch.setattr(costs, "run_bonawitz", wrong)
     with pytest.raises(SecaggError, match="wrong sum"):

@@ -16,9 +16,9 @@ from secagg.adapters.testing import ANYTHING
 from secagg.nodes.coordinator import (
     Cohort,
     Coordinator,
+    Finished,
     Mean,
     NoisySum,
-    UnderWay,
 )
 from secagg.nodes.identities import Roster, create_identity, sign_roster
 from secagg.nodes.policy import Policy
@@ -51,11 +51,11 @@ class Machines(testing.Machines):
 carry = partial(testing.carry, shapes=SHAPES)
 
 
-def check_mean(under_way: UnderWay, machines: Machines) -> None:
+def check_mean(finished: Finished, machines: Machines) -> None:
     """The result is the survivors' mean, within the bound that ``secagg.nodes.proposal`` states."""
-    average, result = under_way.proposal.content, under_way.result
+    average, result = finished.proposal.content, finished.result
     assert isinstance(average, Average)
-    there = [machines.brought[node] for node in under_way.survivors]
+    there = [machines.brought[node] for node in finished.survivors]
     weight = sum(each.weight for each in there)
     assert result.weight == weight
 

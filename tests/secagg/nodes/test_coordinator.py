@@ -21,7 +21,7 @@ from between import (
 from dp.accounting.events import Unit
 from dp.errors import BudgetExceeded
 from dp.ledger.ledger import State
-from protocols.errors import TooFewSurvivors
+from protocols.errors import LocalProtocolError, TooFewSurvivors
 from secagg.errors import ConfigError, IdentityError, RefusedError
 from secagg.nodes import coordinator as coordinators
 from secagg.nodes.coordinator import Cohort, Coordinator, Mean
@@ -34,10 +34,10 @@ SIX = tuple(range(100, 106))
 
 def test_a_complete_sum_is_the_weighted_mean(folder: Path) -> None:
     machines = Machines(folder, SIX)
-    under_way = carry(mean_of(), machines)
-    assert under_way.survivors == SIX
+    finished = carry(mean_of(), machines)
+    assert finished.survivors == SIX
     assert not machines.errors
-    check_mean(under_way, machines)
+    check_mean(finished, machines)
 
 
 @pytest.mark.parametrize("stage", UNSIGNED)
@@ -45,18 +45,18 @@ def test_who_is_lost_at_a_stage_is_in_the_sum_only_if_its_vector_came(
     folder: Path, stage: Stage
 ) -> None:
     machines = Machines(folder, SIX)
-    under_way = carry(mean_of(), machines, lost={102: stage})
+    finished = carry(mean_of(), machines, lost={102: stage})
     expected = [node for node in SIX if node != 102 or stage is Stage.REVEAL]
-    assert list(under_way.survivors) == expected
-    check_mean(under_way, machines)
+    assert list(finished.survivors) == expected
+    check_mean(finished, machines)
 
 
 def test_sums_follow_each_other_and_late_nodes_come_back(folder: Path) -> None:
     machines, coordinator = Machines(folder, SIX), mean_of()
     for lost in ({100: Stage.MASK}, {}, {101: Stage.SHARE, 105: Stage.REVEAL}, {}):
-        check_mean(under_way := carry(coordinator, machines, lost=lost), machines)
+        check_mean(finished := carry(coordinator, machines, lost=lost), machines)
         gone = {node for node, stage in lost.items() if stage is not Stage.REVEAL}
-        assert set(under_way.survivors) == set(SIX) - gone
+        assert set(finished.survivors) == set(SIX) - gone
 
 
 def test_too_few_are_an_error_and_the_next_sum_works(folder: Path) -> None:
@@ -70,10 +70,10 @@ def test_too_few_are_an_error_and_the_next_sum_works(folder: Path) -> None:
 def test_a_hundred_nodes_sum_in_the_sparse_graph_of_the_planner(folder: Path) -> None:
     machines, coordinator = Machines(folder, tuple(range(100))), mean_of()
     for lost in ({3: Stage.REVEAL, 50: Stage.MASK}, {7: Stage.SHARE}):
-        under_way = carry(coordinator, machines, lost=lost)
-        assert under_way.proposal.params.rates
-        assert len(under_way.survivors) == 99
-        check_mean(under_way, machines)
+        finished = carry(coordinator, machines, lost=lost)
+        assert finished.proposal.params.rates
+        assert len(finished.survivors) == 99
+        check_mean(finished, machines)
 
 
 def test_a_cohort_that_signs_sums_by_its_roster(folder: Path) -> None:
@@ -81,13 +81,11 @@ def test_a_cohort_that_signs_sums_by_its_roster(folder: Path) -> None:
     roster, machines.policy = signing(machines)
     coordinator = mean_of(Cohort(roster=roster))
     for lost in ({}, {104: Stage.SIGN}, {101: Stage.REVEAL, 100: Stage.SHARE}):
-        under_way = carry(coordinator, machines, lost=lost)
+        finished = carry(coordinator, machines, lost=lost)
         assert not machines.errors
-        check_mean(under_way, machines)
+        check_mean(finished, machines)
         numbers = {(place + 1) % 6: node for place, node in enumerate(SIX)}
-        assert under_way.survivors == tuple(
-            numbers[client] for client in under_way.result.survivors
-        )
+        assert finished.survivors == tuple(numbers[client] for client in finished.result.survivors)
 
 
 def test_a_node_with_another_roster_or_no_identity_takes_no_part(folder: Path) -> None:
@@ -107,34 +105,34 @@ def test_a_key_of_threshold_holders_opens_a_sum(folder: Path) -> None:
     machines, ckks = Machines(folder, SIX), Cohort(protocol="threshold-ckks")
     coordinator = Coordinator(MEAN, ckks)
     for lost in ({}, {105: Stage.MASK, 101: Stage.MASK}):
-        under_way = carry(coordinator, machines, lost=lost)
-        assert set(under_way.survivors) == set(SIX) - lost.keys()
-        check_mean_of_reals(under_way, machines)
+        finished = carry(coordinator, machines, lost=lost)
+        assert set(finished.survivors) == set(SIX) - lost.keys()
+        check_mean_of_reals(finished, machines)
     with pytest.raises(TooFewSurvivors, match="nothing was opened"):
         carry(coordinator, machines, lost={101: Stage.REVEAL})
     kept = (machines.home(100) / "summands.jsonl").read_text().splitlines()
     assert [set(*json.loads(line).values()) for line in kept[:2]] == [set("012345"), set("0234")]
 
 
-def check_mean_of_reals(under_way: coordinators.UnderWay, machines: Machines) -> None:
-    there = [machines.brought[node] for node in under_way.survivors]
+def check_mean_of_reals(finished: coordinators.Finished, machines: Machines) -> None:
+    there = [machines.brought[node] for node in finished.survivors]
     weight = sum(each.weight for each in there)
     mean = sum(each.weight * np.clip(each.vector, -1, 1) for each in there) / weight
     precision = 2.0**-14 * len(there) * MAX_WEIGHT / weight  # secagg.rounds.ckks.PRECISION
-    assert under_way.result.weight == weight
-    assert np.abs(under_way.result.vector - mean).max() <= precision
-    assert under_way.result.clipped == len(there)
+    assert finished.result.weight == weight
+    assert np.abs(finished.result.vector - mean).max() <= precision
+    assert finished.result.clipped == len(there)
 
 
 def test_noise_on_clients_is_in_the_sum_and_in_both_books(folder: Path) -> None:
     machines, mechanism = Machines(folder, SIX), noise_of(6)
     summed = noisy(folder / "server.sqlite", mechanism)
     coordinator = Coordinator(summed, Cohort())
-    under_way = carry(coordinator, machines, lost={105: Stage.MASK})
+    finished = carry(coordinator, machines, lost={105: Stage.MASK})
     norms = {node: np.linalg.norm(machines.brought[node].vector) for node in SIX[:5]}
     total = sum(machines.brought[node].vector / max(1.0, norms[node]) for node in SIX[:5])
-    assert np.abs(under_way.result.vector - total).max() < 8 * mechanism.deviation(5)
-    assert np.allclose(under_way.movement(), under_way.result.vector / 5)
+    assert np.abs(finished.result.vector - total).max() < 8 * mechanism.deviation(5)
+    assert np.allclose(finished.model_update, finished.result.vector / 5)
     (server,) = {entry.realised for entry in summed.ledger.reservations() if entry.realised}
     assert server.server == mechanism.event(survivors=5)
     states = {entry.subject: entry.state for entry in summed.ledger.reservations()}
@@ -158,9 +156,9 @@ def test_noise_on_examples_moves_the_model_by_their_public_number(folder: Path) 
     machines = Machines(folder, SIX)
     mechanism = noise_of(6, unit=Unit.EXAMPLE, batch=64)
     summed = noisy(folder / "server.sqlite", mechanism, sampling_rate=0.5, learning_rate=0.1)
-    under_way = carry(Coordinator(summed, Cohort()), machines)
+    finished = carry(Coordinator(summed, Cohort()), machines)
     batch = 0.5 * 6 * 50
-    assert np.allclose(under_way.movement(), -0.1 / batch * under_way.result.vector)
+    assert np.allclose(finished.model_update, -0.1 / batch * finished.result.vector)
     with machines.books(100) as books:
         (entry,) = books.reservations()
     assert entry.charge.server.sampling.rate == 0.5
@@ -207,9 +205,9 @@ def test_evaluations_are_summed_only_by_name(folder: Path) -> None:
     with pytest.raises(ConfigError, match="evaluate_metrics="):
         carry(mean_of(), machines, purpose="evaluate", shapes=())
     named = Mean(clip=1.0, max_weight=MAX_WEIGHT, evaluate_metrics={"loss": 10.0})
-    under_way = carry(Coordinator(named, Cohort()), machines, purpose="evaluate", shapes=())
-    check_mean(under_way, machines)
-    assert under_way.result.vector.size == 0
+    finished = carry(Coordinator(named, Cohort()), machines, purpose="evaluate", shapes=())
+    check_mean(finished, machines)
+    assert finished.result.vector.size == 0
     noise = Coordinator(noisy(folder / "server.sqlite", noise_of(6)), Cohort())
     with pytest.raises(ConfigError, match="a release beside the noise"):
         carry(noise, machines, purpose="evaluate", shapes=())
@@ -238,3 +236,13 @@ def test_cohorts_and_sums_that_contradict_themselves_are_refused(folder: Path) -
     with pytest.raises(ConfigError, match="needs a learning_rate"):
         noisy(folder / "a.sqlite", noise_of(6), learning_rate=1.0)
     assert ANYTHING.minimum_cohort == 2
+
+
+def test_a_sum_has_a_result_once_all_its_stages_were_carried(folder: Path) -> None:
+    under_way = mean_of().begin("train", SIX, model=bytes(32), shapes=(("a", (2,)),))
+    with pytest.raises(LocalProtocolError, match="no result"):
+        under_way.finish()
+    with pytest.raises(TooFewSurvivors):
+        list(under_way.asks())  # and nobody answers
+    with pytest.raises(LocalProtocolError, match="no result"):
+        under_way.finish()

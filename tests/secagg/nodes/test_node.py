@@ -22,9 +22,10 @@ from protocols import bonawitz
 from protocols.errors import RemoteProtocolError, TooFewSurvivors
 from secagg.errors import ConfigError, IdentityError, NodeError
 from secagg.nodes.coordinator import Cohort, Coordinator
-from secagg.nodes.node import NO_STATE, Node, Request, new_home
+from secagg.nodes.node import Node, Request, new_home
 from secagg.nodes.policy import Policy
 from secagg.nodes.proposal import Contribution, Proposal
+from secagg.rounds.parties import NO_STATE
 from secagg.stage import Stage
 
 SIX = tuple(range(100, 106))
@@ -40,9 +41,9 @@ def test_a_node_that_was_restarted_says_so_and_is_gone(folder: Path, stage: Stag
             machines.states[102] = None
         return request
 
-    under_way = carry(coordinator, machines, change=forget)
+    finished = carry(coordinator, machines, change=forget)
     assert [str(error) for error in machines.errors] == [NO_STATE]
-    check_mean(under_way, machines)
+    check_mean(finished, machines)
 
 
 def test_the_state_of_another_node_or_a_changed_one_is_refused(folder: Path) -> None:
@@ -100,8 +101,8 @@ def test_a_node_that_lost_the_key_of_its_state_is_back_after_one_sum(folder: Pat
     assert [str(error) for error in machines.errors] == [
         "the state is not of this node, or was changed"
     ]
-    check_mean(under_way := carry(coordinator, machines), machines)
-    assert under_way.survivors == SIX
+    check_mean(finished := carry(coordinator, machines), machines)
+    assert finished.survivors == SIX
 
 
 def test_a_folder_that_is_missing_or_taken_is_an_error(folder: Path) -> None:
@@ -124,8 +125,8 @@ def test_a_program_that_fails_gives_its_charge_back(folder: Path) -> None:
         return Contribution(vector=np.zeros(proposal.entries), metrics={})
 
     machines = Machines(folder, SIX, work=fails)
-    under_way = carry(Coordinator(noisy(folder / "s.sqlite", noise_of(6)), Cohort()), machines)
-    assert under_way.survivors == SIX[1:]
+    finished = carry(Coordinator(noisy(folder / "s.sqlite", noise_of(6)), Cohort()), machines)
+    assert finished.survivors == SIX[1:]
     with machines.books(100) as books:
         assert [entry.state for entry in books.reservations()] == [State.ABORTED]
 
@@ -187,8 +188,8 @@ def test_keys_that_are_not_the_nodes_count_as_none(folder: Path, keys: str) -> N
         )[0],
     }[keys]
     machines.requests.clear()
-    check_mean(under_way := carry(coordinator, machines), machines)
-    assert under_way.survivors == SIX
+    check_mean(finished := carry(coordinator, machines), machines)
+    assert finished.survivors == SIX
     assert [node for node, stage in machines.requests if stage is Stage.ADVERTISE] == [100]
 
 

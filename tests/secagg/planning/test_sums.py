@@ -124,7 +124,7 @@ def test_a_round_with_the_advised_parameters_gives_the_sum_with_the_planned_drop
     )
     assert outcome.survivors == tuple(range(len(gone), clients))
     total = sum(values[client] for client in outcome.survivors)
-    assert np.all(abs(layout.decode(outcome.words)["u"] - total) < advice.step * clients)
+    assert np.all(abs(layout.decode(outcome.values)["u"] - total) < advice.step * clients)
 
 
 def test_the_graph_is_complete_where_there_are_few_clients_and_sparse_above() -> None:

@@ -20,7 +20,7 @@ def check(expand: Expand) -> None:
     inputs = {client: np.full(WORDS, client, np.uint64) for client in range(6)}
     total = run_bonawitz(AGREEMENT, inputs, {5: Stage.MASK, 4: Stage.SHARE}, expand=expand)
     assert total.survivors == (0, 1, 2, 3)
-    assert (total.words == 6).all()
+    assert (total.values == 6).all()
 
 
 def test_a_server_unmasks_with_workers() -> None:

@@ -17,7 +17,8 @@ from dp.errors import BadParameter, CalibrationError
 from dp.ledger.ledger import Ledger, State
 from dp.noise import mechanisms
 from secagg.errors import ConfigError, InputError
-from secagg.rounds.in_memory import Stage
+from secagg.rounds.in_memory import run_bonawitz
+from secagg.stage import Stage
 from secagg.training import loop as training
 from secagg.training import modes
 from secagg.training.data import Examples, Federation
@@ -396,13 +397,12 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
     with pytest.raises(BadParameter, match="survivors is 4"):
         run._mode.event(4)
     seen = []
-    real = training.PROTOCOLS["bonawitz"]
 
     def watched(agreement: Any, *more: Any) -> Any:
         seen.append(agreement.params)
-        return real(agreement, *more)
+        return run_bonawitz(agreement, *more)
 
-    monkeypatch.setitem(training.PROTOCOLS, "bonawitz", watched)
+    monkeypatch.setattr("secagg.rounds.aggregation.run_bonawitz", watched)
     drop(monkeypatch, {0: Stage.MASK, 1: Stage.MASK})  # 4 are left, as many as rebuild a secret
     assert next(iter(run))["lost"]
     assert seen[0].minimum_survivors == 5 > seen[0].threshold

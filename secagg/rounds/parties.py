@@ -1,0 +1,266 @@
+"""The client half of one sum, the mirror of ``relay``: a request in, messages out, by stage.
+
+A party asks for its vector at the mask stage and not before, and keeps its state between
+stages. Where every message meets a fresh process, ``into_record`` moves that state out and
+``from_record`` in again; each answer of a state from a record goes through a burn store.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols import bonawitz
+from protocols.bonawitz import ClientId
+from protocols.burn import Burn
+from protocols.entropy import Entropy, system
+from protocols.primitives.sign import SigningKey
+from protocols.secrets import Secret
+from secagg.errors import NodeError
+from secagg.rounds.relay import Identities, read_openings
+from secagg.stage import Stage
+
+if TYPE_CHECKING:
+    from protocols.bonawitz.client import State as BonawitzState
+    from protocols.ckks import Agreement as CkksAgreement
+    from protocols.ckks.client import Private, Published
+    from protocols.ckks.client import State as CkksState
+    from protocols.ckks.keys import Chunks, SharedKey
+
+NO_STATE: Final = "no state: this node was restarted, or not asked from the first stage on"
+
+Messages: TypeAlias = tuple[bytes, ...]
+Words: TypeAlias = NDArray[np.uint64]
+Reals: TypeAlias = NDArray[np.float64]
+
+
+class Party(ABC):
+    """One client of one sum."""
+
+    @abstractmethod
+    def answer(self, stage: Stage, request: bytes) -> Messages:
+        """The messages to send: the frames of a vector, otherwise one.
+
+        Raises:
+          RemoteProtocolError: the request breaks a rule, or we answered another one.
+          NodeError: there is no state, or it is one of another stage.
+        """
+
+
+class BonawitzClient(Party):
+    """A client of ``protocols.bonawitz``.
+
+    Args:
+      vector: gives ``params.words`` words, in one array or in parts.
+      identity, identities: against an active server, as in ``protocols.bonawitz.join``.
+    """
+
+    def __init__(
+        self,
+        agreement: bonawitz.Agreement,
+        me: ClientId,
+        vector: Callable[[], Words | Iterable[Words]],
+        *,
+        entropy: Entropy = system,
+        identity: SigningKey | None = None,
+        identities: Identities | None = None,
+    ) -> None:
+        self._agreement, self._me, self._vector = agreement, me, vector
+        self._entropy, self._identity, self._identities = entropy, identity, identities
+        self._state: BonawitzState | None = None
+
+    @classmethod
+    def from_record(
+        cls,
+        record: Secret,
+        agreement: bonawitz.Agreement,
+        vector: Callable[[], Words | Iterable[Words]],
+        *,
+        burn: Burn,
+    ) -> Self:
+        """The party whose state ``record`` is.
+
+        Keys that were advertised before everything public was known answer under ``agreement``.
+
+        Raises:
+          NodeError: the record is of another agreement.
+          ProtocolError: it is no record, or its keys are of another session.
+        """
+        state = bonawitz.restore(record, burn=burn)
+        if isinstance(state, bonawitz.AwaitRoster):
+            state = state.under(agreement)
+        elif state.agreement != agreement:
+            raise NodeError("our state is of another proposal")
+        party = cls(agreement, state.me, vector)
+        party._state = state
+        return party
+
+    def answer(self, stage: Stage, request: bytes) -> Messages:
+        match stage, self._state:
+            case Stage.ADVERTISE, _:
+                message, self._state = bonawitz.join(
+                    self._agreement,
+                    self._me,
+                    self._entropy,
+                    identity=self._identity,
+                    identities=self._identities,
+                )
+            case Stage.SHARE, bonawitz.AwaitRoster() as state:
+                message, self._state = state.on_roster(request)
+            case Stage.MASK, bonawitz.AwaitBoxes() as state:
+                parts, after = state.on_boxes(request, self._vector())
+                frames = tuple(parts)
+                self._state = after
+                return frames
+            case Stage.SIGN, bonawitz.AwaitSurvivors() as state:
+                message, self._state = state.sign_survivors(request)
+            case Stage.REVEAL, bonawitz.AwaitSurvivors() as state:
+                message, self._state = state.on_survivors(request), None
+            case Stage.REVEAL, bonawitz.AwaitSignatures() as state:
+                message, self._state = state.on_signatures(request), None
+            case _:
+                _refuse(stage, self._state)
+        return (message,)
+
+    def into_record(self) -> Secret | None:
+        """Move the state out, to be kept until the next request; ``None``: there is none."""
+        return self._state.into_record() if self._state else None
+
+
+class CkksClient(Party):
+    """A client of threshold ``protocols.ckks``; the first ones also hold the key.
+
+    Args:
+      vector: gives ``params.entries`` reals.
+      burn: durable, where the state may move into a record.
+      opens: told whose uploads a sum is said to be of, by number and digest, before an answer
+        that helps to open it leaves. A sum that was none can be shown later.
+      chunks: another way to work through the chunks of a vector. It sees the keys.
+    """
+
+    def __init__(
+        self,
+        agreement: "CkksAgreement",
+        me: ClientId,
+        vector: Callable[[], Reals],
+        *,
+        burn: Burn,
+        opens: Callable[[Mapping[ClientId, bytes]], None] = lambda _: None,
+        entropy: Entropy = system,
+        chunks: "Chunks" = map,
+    ) -> None:
+        self._agreement, self._me, self._vector = agreement, me, vector
+        self._burn, self._opens, self._entropy, self._chunks = burn, opens, entropy, chunks
+        self._state: CkksState | Secret | None = None
+
+    @classmethod
+    def from_record(
+        cls,
+        record: Secret,
+        agreement: "CkksAgreement",
+        me: ClientId,
+        vector: Callable[[], Reals],
+        *,
+        burn: Burn,
+        opens: Callable[[Mapping[ClientId, bytes]], None] = lambda _: None,
+    ) -> Self:
+        """The party whose state ``record`` is; it is read at a stage that needs it."""
+        party = cls(agreement, me, vector, burn=burn, opens=opens)
+        party._state = record
+        return party
+
+    def answer(self, stage: Stage, request: bytes) -> Messages:
+        from protocols.ckks import client as ckks
+
+        if stage is Stage.MASK:
+            return self._upload(request)
+        match stage, self._state if stage is Stage.ADVERTISE else self._restored():
+            case Stage.ADVERTISE, _:
+                message, self._state = ckks.generate(self._agreement, self._me, self._entropy)
+            case Stage.SHARE, ckks.AwaitRoster() as state:
+                message, self._state = state.on_roster(request)
+            case Stage.REVEAL, ckks.Holder() as state:
+                message, summands = state.on_request(self._agreement, request, chunks=self._chunks)
+                self._opens(summands)
+                self._state = None
+            case _, state:
+                _refuse(stage, state)
+        return (message,)
+
+    def _upload(self, request: bytes) -> Messages:
+        """One vector, by every client. Who holds a part of the key first takes its shares."""
+        from protocols.ckks import client as ckks
+        from protocols.ckks.keys import CollectiveKey
+
+        opened, boxes = read_openings(request)
+        holder: ckks.Holder | None = None
+        if boxes:
+            state = self._restored()
+            if not isinstance(state, ckks.AwaitOpenings):
+                _refuse(Stage.MASK, state)
+            holder, key = state.on_openings(opened, boxes, burn=self._burn)
+        else:
+            key = CollectiveKey.from_bytes(self._agreement, opened)
+        own = (self._agreement, self._me, key, self._vector())
+        frames = tuple(ckks.encrypt(*own, burn=self._burn, chunks=self._chunks))
+        self._state = holder
+        return frames
+
+    def _restored(self) -> "CkksState | None":
+        from protocols.ckks.client import restore
+
+        if isinstance(self._state, Secret):
+            self._state = restore(self._state, burn=self._burn)
+        return self._state
+
+    def into_record(self) -> Secret | None:
+        """Move the state out, to be kept until the next request; ``None``: there is none."""
+        state = self._restored()
+        return state.into_record() if state else None
+
+
+class SharedCkksClient(Party):
+    """A client of ``protocols.ckks`` with the key that all clients share, and no server has.
+
+    It answers at the mask stage alone, and opens the sum for itself. Args as in ``CkksClient``.
+    """
+
+    def __init__(
+        self,
+        agreement: "CkksAgreement",
+        me: ClientId,
+        vector: Callable[[], Reals],
+        key: "SharedKey",
+        *,
+        burn: Burn,
+        chunks: "Chunks" = map,
+    ) -> None:
+        self._agreement, self._me, self._vector, self._key = agreement, me, vector, key
+        self._burn, self._chunks = burn, chunks
+        self._sent: bytes | None = None  # the digest of our upload
+
+    def answer(self, stage: Stage, request: bytes) -> Messages:
+        from protocols.ckks.client import encrypt
+
+        if stage is not Stage.MASK:
+            raise NodeError(f"asked for stage {stage} under a shared key")
+        own = (self._agreement, self._me, self._key, self._vector())
+        upload = encrypt(*own, burn=self._burn, chunks=self._chunks)
+        frames = tuple(upload)
+        self._sent = upload.digest
+        return frames
+
+    def open(self, message: bytes) -> "Published | Private":
+        """The sum of the round; see ``protocols.ckks.client.open_sum``."""
+        from protocols.ckks.client import open_sum
+
+        own = (self._agreement, self._me, self._key, message)
+        return open_sum(*own, burn=self._burn, sent=self._sent, chunks=self._chunks)
+
+
+def _refuse(stage: Stage, state: object) -> NoReturn:
+    if state is None:
+        raise NodeError(NO_STATE)
+    raise NodeError(f"asked for stage {stage}, our state is {type(state).__name__}")
