@@ -8,9 +8,9 @@ from hatchling.metadata.core import ProjectMetadata
 from hatchling.plugin.manager import PluginManager
 
 from dp.ledger.ledger import SCHEMA_VERSION
-from protocols.bonawitz import client as bonawitz
+from protocols.bonawitz import records as bonawitz
 from protocols.bonawitz.params import VERSION as BONAWITZ
-from protocols.ckks import holder as ckks
+from protocols.ckks import records as ckks
 from protocols.ckks.params import VERSION as CKKS
 from secagg.nodes import identities, node, proposal
 

@@ -11,6 +11,7 @@ makes its own key.
 
 from typing import Final
 
+import secagg.extras
 from protocols.ckks import Model
 
 MODELS: Final = {"ckks": Model.SHARED_KEY, "threshold-ckks": Model.THRESHOLD}
