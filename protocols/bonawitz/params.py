@@ -67,12 +67,12 @@ class Params:
 
     def __post_init__(self) -> None:
         check_integer("clients", self.clients, 2)
-        check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)
-        check_integer("words", self.words, 1, MAX_WORDS - 1)
         if (self.threshold is None) is (self.rates is None):
             raise ParameterError("give either a threshold, or rates that a graph is planned for")
         if self.threshold is not None:
             check_integer("threshold", self.threshold, 2, min(self.clients, ORDER))
+        check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)
+        check_integer("words", self.words, 1, MAX_WORDS - 1)
         if self.corrupt is not None:
             check_integer("corrupt", self.corrupt, 0, self.clients - 1)
             if not self.active or self.rates is not None:
