@@ -22,9 +22,9 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp.strategy import FedAvg
 
-from secagg.adapters.flower import Mean, SecureGrid, secure_mod
+from secagg.adapters.flower import SecureGrid, WeightedMean, secure_mod
 from secagg.bench.measure import Contender, Interleaved, Timed
-from secagg.nodes.policy import Policy
+from secagg.nodes.policy import NodePolicy
 
 Measure = Callable[..., Interleaved]
 
@@ -52,7 +52,7 @@ def apps(folder: Path, *, masked: bool) -> dict[int, ClientApp]:
         return path
 
     def app() -> ClientApp:
-        mods = [secure_mod(home, policy=Policy(privacy=("none",)))] if masked else []
+        mods = [secure_mod(home, policy=NodePolicy(privacy=("none",)))] if masked else []
         client = ClientApp(mods=mods)
 
         @client.train()
@@ -70,7 +70,7 @@ def apps(folder: Path, *, masked: bool) -> dict[int, ClientApp]:
 def one_round(engine: ModuleType, folder: Path, *, masked: bool) -> tuple[Contender, list[int]]:
     """A round, again and again over one grid; and what nodes sent in the last."""
     inner, sent = engine.LocalGrid(apps(folder, masked=masked)), [0]
-    grid = SecureGrid(inner, Mean(clip=0.1, max_weight=10)) if masked else inner
+    grid = SecureGrid(inner, WeightedMean(clip=0.1, max_weight=10)) if masked else inner
 
     def carry() -> None:
         inner.seen.clear()

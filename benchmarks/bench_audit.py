@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from dp.accounting.events import Adjacency, GaussianEvent, NoSampling, Unit
+from dp.accounting.events import GaussianEvent, NeighboringRelation, NoSampling, Unit
 from dp.ledger.ledger import Budget, Ledger
 
 CLIENTS, ROUNDS, MINIMUM = 1_000, 1_000, 400
@@ -33,7 +33,7 @@ def client(noise: float) -> GaussianEvent:
         noise_multiplier=noise,
         sampling=NoSampling(),
         unit=Unit.CLIENT,
-        adjacency=Adjacency.ZERO_OUT,
+        adjacency=NeighboringRelation.ZERO_OUT,
     )
 
 

@@ -24,7 +24,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from protocols.ckks.keys import in_turn
 from protocols.ckks.microsoft_seal import Key, PublicKey, context
 from protocols.ckks.noise import gaussian
-from protocols.ckks.params import Agreement, Model, Params, plan
+from protocols.ckks.params import Agreement, Model, Params, plan_parameters
 from protocols.ckks.residues import Rows, add, pack_seeded, uniform, unpack_seeded
 from protocols.entropy import system
 from protocols.secrets import Secret
@@ -86,7 +86,7 @@ def test_a_round(benchmark: BenchmarkFixture, pool: Pool, protocol: str, workers
 def test_the_largest_error_of_a_mean(
     benchmark: BenchmarkFixture, model: Model, flooding: int | None, bound: float
 ) -> None:
-    params = plan(
+    params = plan_parameters(
         model=model,
         clients=MANY,
         entries=ENTRIES,

@@ -16,7 +16,7 @@ from dp.noise import mechanisms
 from dp.noise.mechanisms import DistributedNoise
 from dp.noise.rotation import forward
 from dp.noise.sampling import SkellamSampler
-from secagg.vectors.layout import Layout, Noised, Segment
+from secagg.vectors.layout import Layout, NoisyIntegers, Segment
 
 ENTRIES = 10**6
 SEED = bytes(16)
@@ -57,7 +57,9 @@ def milliseconds(stage: Callable[[], object], rounds: int = 15) -> float:
 def test_whole_client(benchmark: BenchmarkFixture, dtype: str) -> None:
     """Clip, rotate, round, a real Skellam share, pack. The table of the noise is there already."""
     mechanism, values = plan(), vector(dtype)
-    segment = Segment(name="update", entries=mechanism.size, codec=Noised(bits=mechanism.bits))
+    segment = Segment(
+        name="update", entries=mechanism.size, codec=NoisyIntegers(bits=mechanism.bits)
+    )
     layout = Layout(segments=(segment,), clients=mechanism.clients)
 
     def client() -> None:

@@ -25,7 +25,7 @@ from secagg.attacks.suite import Found
 from secagg.bench import utility
 from secagg.bench.costs import PLAIN, PROTOCOLS, Cost, growth, plot
 from secagg.bench.paper import expansions
-from secagg.bench.records import Record
+from secagg.bench.records import Measurements
 from secagg.bench.yardsticks import REFERENCES
 from secagg.pages.numbers import at_least, bound, elapsed, percent, size
 
@@ -37,7 +37,7 @@ SHOWN = {"clients": 100, "entries": 10**5}  # of the table over protocols
 
 
 def costs() -> list[Cost]:
-    return [point.cost for point in Record.read(RESULTS / "costs.json").points]
+    return [point.cost for point in Measurements.read(RESULTS / "costs.json").points]
 
 
 def attacks() -> Found:
@@ -166,7 +166,7 @@ def table_expansion() -> str:
 
 
 def table_times() -> str:
-    points = [point.cost for point in Record.read(RESULTS / "paper.json").points]
+    points = [point.cost for point in Measurements.read(RESULTS / "paper.json").points]
     rows = [
         [
             f"{p.clients:,}",

@@ -83,15 +83,15 @@ def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import FedAvg
 
-    from secagg.adapters.flower import Mean, SecureGrid, secure_mod
-    from secagg.nodes.policy import Policy
+    from secagg.adapters.flower import SecureGrid, WeightedMean, secure_mod
+    from secagg.nodes.policy import NodePolicy
 
     def home_of(context: Context) -> Path:
         home = Path(str(context.node_config.get("secagg-home") or os.environ["ROUNDS_HOME"]))
         (home / str(context.node_id)).mkdir(exist_ok=True, parents=True)
         return home / str(context.node_id)
 
-    secure = secure_mod(home_of, policy=Policy(privacy=("none",)))
+    secure = secure_mod(home_of, policy=NodePolicy(privacy=("none",)))
 
     def where_asked(message: Message, context: Context, call_next: Any) -> Message:
         """Plain rounds pass, so that both kinds run in one session."""
@@ -121,7 +121,7 @@ def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
         if config.get("secure-only"):
             kinds = [(entries, True)]
         # One grid, as nodes keep the keys of one next sum.
-        secured = SecureGrid(grid, Mean(clip=0.1, max_weight=10), deadline=600)
+        secured = SecureGrid(grid, WeightedMean(clip=0.1, max_weight=10), deadline=600)
         told: list[dict[str, Any]] = []
         for number in range(int(config["rounds"])):
             for size, masked in kinds:
@@ -153,9 +153,9 @@ def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
 
 def in_functions(nodes: int, entries: int) -> dict[str, dict[str, float]]:
     """CPU seconds of all clients together and of the server, by stage, without Flower."""
-    from secagg.nodes.coordinator import Cohort, Coordinator, Mean
+    from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
     from secagg.nodes.node import Node
-    from secagg.nodes.policy import Policy
+    from secagg.nodes.policy import NodePolicy
     from secagg.nodes.proposal import Contribution, Proposal
 
     update = np.full(entries, 0.01, np.float32)
@@ -168,8 +168,8 @@ def in_functions(nodes: int, entries: int) -> dict[str, dict[str, float]]:
         parties = []
         for number in range(nodes):
             (home := Path(folder) / str(number)).mkdir()
-            parties.append(Node(home, Policy(privacy=("none",))))
-        coordinator = Coordinator(Mean(clip=0.1, max_weight=10), Cohort())
+            parties.append(Node(home, NodePolicy(privacy=("none",))))
+        coordinator = Coordinator(WeightedMean(clip=0.1, max_weight=10), SumSettings())
         states: dict[int, bytes | None] = dict.fromkeys(range(nodes))
         shapes = (("w", (entries,)),)
         under_way = coordinator.begin("train", range(nodes), model=bytes(32), shapes=shapes)

@@ -161,7 +161,7 @@ class Guesses:
     correct: int
 
 
-def toss(canaries: int, *, entropy: Entropy = os.urandom) -> Flags:
+def include_canaries(canaries: int, *, entropy: Entropy = os.urandom) -> Flags:
     """A fair coin for each canary: whether it is in."""
     integer("canaries", canaries, 1, MOST)
     bits = np.unpackbits(np.frombuffer(_bytes(entropy, -(-canaries // 8)), np.uint8))
@@ -317,8 +317,8 @@ def from_rates(
     check_delta(delta)
     level = _level(significance, looks) / 2
     tested = (true_positives, positives, false_positives, negatives)
-    low = proportion_low(*tested[:2], level)
-    high = proportion_high(*tested[2:], level)
+    low = clopper_pearson_low(*tested[:2], level)
+    high = clopper_pearson_high(*tested[2:], level)
     ratios = [
         math.log((above - delta) / below) if above > delta and below > 0 else 0.0
         for above, below in ((low, high), (1 - high, 1 - low))
@@ -334,7 +334,7 @@ def from_rates(
     )
 
 
-def proportion_low(successes: int, trials: int, level: float) -> float:
+def clopper_pearson_low(successes: int, trials: int, level: float) -> float:
     """Below a probability, but for a chance of ``level``: Clopper-Pearson's lower limit."""
     integer("trials", trials, 1, MOST)
     integer("successes", successes, 0, trials)
@@ -349,13 +349,13 @@ def proportion_low(successes: int, trials: int, level: float) -> float:
     return low
 
 
-def proportion_high(successes: int, trials: int, level: float) -> float:
+def clopper_pearson_high(successes: int, trials: int, level: float) -> float:
     """Above a probability, but for a chance of ``level``: Clopper-Pearson's upper limit."""
     integer("successes", successes, 0, trials)
-    return 1 - proportion_low(trials - successes, trials, level)
+    return 1 - clopper_pearson_low(trials - successes, trials, level)
 
 
-def spheres(count: int, entries: int, *, entropy: Entropy = os.urandom) -> Reals:
+def random_directions(count: int, entries: int, *, entropy: Entropy = os.urandom) -> Reals:
     """``count`` canary updates, uniform on the unit sphere, float64 (count, entries)."""
     integer("canaries", count, 1, MOST)
     integer("entries", entries, 1, 2**28)

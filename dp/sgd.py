@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final, TypeAlias
 
-from dp.accounting.events import Adjacency, GaussianEvent, PoissonSampling, Unit
+from dp.accounting.events import GaussianEvent, NeighboringRelation, PoissonSampling, Unit
 from dp.checks import integer, positive_float
 from dp.errors import BadParameter, MissingLibrary, NonFiniteGradient, UnsoundModel
 
@@ -295,7 +295,7 @@ class LocalDpSgd(_PerExample):
             noise_multiplier=noise_multiplier,
             sampling=PoissonSampling(rate=sampling_rate),
             unit=Unit.EXAMPLE,
-            adjacency=Adjacency.ADD_OR_REMOVE,
+            adjacency=NeighboringRelation.ADD_OR_REMOVE,
         )
         super().__init__(
             model,

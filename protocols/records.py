@@ -16,7 +16,7 @@ from typing import ClassVar, Self, TypeVar
 from protocols.burn import Burn
 from protocols.errors import DecodeError
 from protocols.secrets import Secret
-from protocols.wire import Fields, Reader, open_checksum, seal_checksum
+from protocols.wire import Fields, Reader, with_checksum, without_checksum
 
 
 class Kept(ABC):
@@ -38,7 +38,7 @@ class Kept(ABC):
 
     def into_record(self) -> Secret:
         """Move this state into one secret record. A state that answers once is then used up."""
-        return Secret(seal_checksum(self.RECORD + bytes([self.STAGE]), *self._fields()))
+        return Secret(with_checksum(self.RECORD + bytes([self.STAGE]), *self._fields()))
 
 
 State = TypeVar("State", bound=Kept)
@@ -50,7 +50,7 @@ def open_record(record: Secret, burn: Burn, kinds: tuple[type[State], ...]) -> S
     Raises:
       DecodeError: the record was cut, changed, or made by another version.
     """
-    reader, of = Reader(open_checksum(record.expose())), kinds[0]
+    reader, of = Reader(without_checksum(record.expose())), kinds[0]
     if reader.take(len(of.RECORD)) != of.RECORD:
         raise DecodeError(f"not a {of.WHOSE} state of this version")
     stage = reader.u8()

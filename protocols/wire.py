@@ -66,7 +66,7 @@ def digest(*public: bytes) -> bytes:
     return hashlib.sha256(b"".join(map(opaque, public))).digest()
 
 
-def seal_checksum(*parts: bytes | memoryview) -> bytes:
+def with_checksum(*parts: bytes | memoryview) -> bytes:
     """The body that ``parts`` make, and its checksum; each part is copied once."""
     checksum = hashlib.sha256()
     for part in parts:
@@ -74,7 +74,7 @@ def seal_checksum(*parts: bytes | memoryview) -> bytes:
     return b"".join((*parts, checksum.digest()[:CHECKSUM_SIZE]))
 
 
-def open_checksum(data: bytes | memoryview) -> memoryview:
+def without_checksum(data: bytes | memoryview) -> memoryview:
     """The body of ``data``; ``DecodeError`` if it was cut or changed on its way."""
     view = memoryview(data)
     body = view[: max(len(view) - CHECKSUM_SIZE, 0)]
@@ -180,7 +180,7 @@ class Message(ABC):
 
     def to_bytes(self) -> bytes:
         parts = (self.head(self.header), *self.fields())
-        return seal_checksum(*parts) if self.CHECKSUM else b"".join(parts)
+        return with_checksum(*parts) if self.CHECKSUM else b"".join(parts)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, *, expect: Header, **agreed: Any) -> Self:
@@ -192,7 +192,7 @@ class Message(ABC):
         Raises:
           DecodeError: not one message of this type, of that session and round, and no more.
         """
-        reader = Reader(open_checksum(data) if cls.CHECKSUM else data)
+        reader = Reader(without_checksum(data) if cls.CHECKSUM else data)
         reader.expect(cls.TYPE, expect)
         message = cls.read(reader, expect, **agreed)
         reader.finish()

@@ -18,7 +18,7 @@ from protocols.errors import (
 from secagg.errors import ConfigError, InputError, RangeError, RunError, SecaggError
 from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
 from secagg.stage import Stage
-from secagg.vectors.layout import Count, Layout, Noised, Segment
+from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, clip_norm
 from secagg.vectors.vector import flatten, unflatten
 
@@ -34,7 +34,7 @@ __all__ = [
     "InputError",
     "Layout",
     "LocalProtocolError",
-    "Noised",
+    "NoisyIntegers",
     "Plain",
     "ProtocolError",
     "RangeError",

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dp.noise.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums, LocalDpSgd
 from secagg.bench.measure import Contender, Interleaved
-from secagg.vectors.layout import Layout, Noised, Segment
+from secagg.vectors.layout import Layout, NoisyIntegers, Segment
 from secagg.vectors.vector import flatten
 
 Measure = Callable[..., Interleaved]
@@ -121,7 +121,9 @@ def sums(*, noised: bool) -> tuple[Contender, int]:
         minimum_survivors=CLIENTS * 4 // 5,
         bits=20,
     )
-    segment = Segment(name="update", entries=mechanism.size, codec=Noised(bits=mechanism.bits))
+    segment = Segment(
+        name="update", entries=mechanism.size, codec=NoisyIntegers(bits=mechanism.bits)
+    )
     layout = Layout(segments=(segment,), clients=CLIENTS)
     if not noised:
         return lambda: client.sum(start), 0

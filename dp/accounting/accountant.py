@@ -48,13 +48,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp.accounting.events import (
-    Adjacency,
-    Cover,
+    CohortSecrecy,
     DiscreteGaussianEvent,
     Event,
     FixedSizeSampling,
     GaussianEvent,
     HiddenPoissonSampling,
+    NeighboringRelation,
     NoSampling,
     PoissonSampling,
     SkellamEvent,
@@ -82,7 +82,7 @@ _MIN_QUADRATURE_RATE = 1e-30  # below, q^-a may lift what lies beyond the grid
 _MAX_PLD_POINTS = 2e7  # of 8 bytes, several arrays of them
 
 
-def grouped(composition: Composition) -> dict[Event, int]:
+def merge(composition: Composition) -> dict[Event, int]:
     """The composition by its one-step events, with the total number of steps of each.
 
     Raises:
@@ -131,7 +131,7 @@ def epsilon_rdp(composition: Composition, delta: float) -> float:
       BadParameter: delta or a count is out of range.
     """
     delta = check_delta(delta)
-    steps = grouped(composition)
+    steps = merge(composition)
     if not steps:
         return 0.0
     total = np.zeros_like(ORDERS)
@@ -153,10 +153,10 @@ def epsilon_pld(composition: Composition, delta: float, interval: float = 1e-4) 
       AccountantLimit: the distribution would not fit; a coarser interval may.
       BadParameter: delta, interval or a count is out of range.
     """
-    return curve(composition, (delta,), accountant="pld", interval=interval)[0]
+    return epsilon_curve(composition, (delta,), accountant="pld", interval=interval)[0]
 
 
-def curve(
+def epsilon_curve(
     composition: Composition,
     deltas: Sequence[float],
     *,
@@ -168,7 +168,7 @@ def curve(
     Raises as ``epsilon_rdp`` or ``epsilon_pld`` does.
     """
     deltas = [check_delta(delta) for delta in deltas]
-    steps = grouped(composition)
+    steps = merge(composition)
     if accountant == "rdp":
         return tuple(epsilon_rdp(steps, delta) for delta in deltas)
     if accountant != "pld":
@@ -214,7 +214,7 @@ def reported_epsilon(
     For parameters that were fixed in advance. Raises as the two accountants do; a
     composition with one event that only RDP treats and one that only PLD does is refused.
     """
-    steps = grouped(composition)
+    steps = merge(composition)
     if all(has_pld(event) for event in steps):
         return ReportedEpsilon(epsilon=epsilon_pld(steps, delta, interval), accountant="pld")
     return ReportedEpsilon(epsilon=epsilon_rdp(steps, delta), accountant="rdp")
@@ -320,7 +320,9 @@ def check_design(event: Event) -> None:
             )
         case HiddenPoissonSampling() if not clients:
             raise UnsoundEvent("HiddenPoissonSampling draws clients; of examples say Poisson")
-        case FixedSizeSampling() if clients or event.adjacency is not Adjacency.REPLACE_ONE:
+        case FixedSizeSampling() if (
+            clients or event.adjacency is not NeighboringRelation.REPLACE_ONE
+        ):
             raise UnsoundEvent(
                 "FixedSizeSampling is bounded for examples under replace-one alone; "
                 "a cohort that somebody draws is charged as NoSampling"
@@ -329,13 +331,13 @@ def check_design(event: Event) -> None:
             pass
         case design:
             raise UnsoundEvent(f"{type(design).__name__} is not supported by any accountant here")
-    trusted = getattr(event.sampling, "cover", None) is Cover.TRUSTED_NOISE
-    if clients and event.adjacency is Adjacency.ADD_OR_REMOVE and not trusted:
+    trusted = getattr(event.sampling, "cover", None) is CohortSecrecy.TRUSTED_NOISE
+    if clients and event.adjacency is NeighboringRelation.ADD_OR_REMOVE and not trusted:
         raise UnsoundEvent(
             "a client that is added or removed takes its noise share along; say zero_out, "
             "or HiddenPoissonSampling with TRUSTED_NOISE where one party adds all the noise"
         )
-    if not isinstance(event, GaussianEvent) and event.adjacency is Adjacency.REPLACE_ONE:
+    if not isinstance(event, GaussianEvent) and event.adjacency is NeighboringRelation.REPLACE_ONE:
         raise UnsoundEvent(
             f"the norms of {type(event).__name__} are of one contribution, not of a replacement"
         )
@@ -372,7 +374,7 @@ def _rdp_of_step(event: Event) -> Vector:
 def _gaussian(event: GaussianEvent) -> Vector:
     """At ``ORDERS``; sampling never costs more than no sampling, rounding included."""
     q, z = _rate(event), event.noise_multiplier
-    replaced = event.adjacency is Adjacency.REPLACE_ONE
+    replaced = event.adjacency is NeighboringRelation.REPLACE_ONE
     if replaced:
         z /= 2  # the sensitivity of the sum is 2C when a contribution is replaced
     plain: Vector = ORDERS / (2 * np.square(np.float64(z)))
@@ -545,7 +547,7 @@ def conversion(delta: float) -> Vector:
 
 def _pld_points(event: GaussianEvent, count: int, interval: float) -> float:
     """About how many multiples of ``interval`` the losses of ``count`` steps span."""
-    z = event.noise_multiplier / (2 if event.adjacency is Adjacency.REPLACE_ONE else 1)
+    z = event.noise_multiplier / (2 if event.adjacency is NeighboringRelation.REPLACE_ONE else 1)
     q = _rate(event)
     if z < 1e-3:
         return math.inf
@@ -563,9 +565,9 @@ def _engine_pld(steps: Mapping[GaussianEvent, int], interval: float) -> Callable
 
     relations = dp_accounting.NeighboringRelation
     relation = {
-        Adjacency.ADD_OR_REMOVE: relations.ADD_OR_REMOVE_ONE,
-        Adjacency.ZERO_OUT: relations.REPLACE_SPECIAL,
-        Adjacency.REPLACE_ONE: relations.REPLACE_ONE,
+        NeighboringRelation.ADD_OR_REMOVE: relations.ADD_OR_REMOVE_ONE,
+        NeighboringRelation.ZERO_OUT: relations.REPLACE_SPECIAL,
+        NeighboringRelation.REPLACE_ONE: relations.REPLACE_ONE,
     }[next(iter(steps)).adjacency]
     accountant = PLDAccountant(relation, value_discretization_interval=interval)
     for event, count in steps.items():

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dp.accounting.accountant import Accountant, check_delta, epsilon_pld, epsilon_rdp
 from dp.accounting.events import (
     MAX_STEPS,
-    Adjacency,
     Event,
     GaussianEvent,
+    NeighboringRelation,
     PoissonSampling,
     Sampling,
     Unit,
@@ -32,7 +32,7 @@ _PRECISION = {"rdp": 1e-6, "pld": 1e-4}  # relative width at which a search ends
 _FACTOR = 1.25  # between the answers of the two accountants, about: the stride from RDP's
 
 
-# Eight arguments here and in ``most_steps``: the fields of an event but the one that is sought,
+# Eight arguments here and in ``max_steps``: the fields of an event but the one that is sought,
 # a budget, and the accountant that prices them.
 def noise_multiplier(
     *,
@@ -41,13 +41,13 @@ def noise_multiplier(
     sampling: Sampling,
     steps: int,
     unit: Unit = Unit.EXAMPLE,
-    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE,
+    adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
     interval: float = 1e-4,
 ) -> float:
     """The least noise multiplier z for which ``steps`` Gaussian sums cost at most ``epsilon``.
 
-    As ``least_noise``, for that event.
+    As ``calibrate_noise``, for that event.
     """
 
     def event(noise: float) -> GaussianEvent:
@@ -55,12 +55,12 @@ def noise_multiplier(
             noise_multiplier=noise, sampling=sampling, steps=steps, unit=unit, adjacency=adjacency
         )
 
-    return least_noise(
+    return calibrate_noise(
         event, epsilon=epsilon, delta=delta, accountant=accountant, interval=interval
     )
 
 
-def least_noise(
+def calibrate_noise(
     event: Callable[[float], Event],
     *,
     epsilon: float,
@@ -86,7 +86,7 @@ def least_noise(
     if accountant == "pld":
         # PLD is below RDP, so its least noise is too, and mostly not by much.
         with suppress(CalibrationError, UnsoundEvent):
-            high, factor = least_noise(event, epsilon=epsilon, delta=delta), _FACTOR
+            high, factor = calibrate_noise(event, epsilon=epsilon, delta=delta), _FACTOR
     while not fits(high):
         high *= 2
         if high > _MOST_NOISE:
@@ -105,14 +105,14 @@ def least_noise(
     return high
 
 
-def most_steps(
+def max_steps(
     *,
     epsilon: float,
     delta: float,
     noise_multiplier: float,
     sampling: Sampling,
     unit: Unit = Unit.EXAMPLE,
-    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE,
+    adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
     interval: float = 1e-4,
 ) -> int:
@@ -135,7 +135,7 @@ def most_steps(
     low, stride = 0, 1
     if accountant == "pld":
         with suppress(UnsoundEvent):
-            by_rdp = most_steps(
+            by_rdp = max_steps(
                 epsilon=epsilon,
                 delta=delta,
                 noise_multiplier=noise_multiplier,
@@ -161,7 +161,7 @@ def sampling_rate(
     delta: float,
     noise_multiplier: float,
     steps: int,
-    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE,
+    adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
     interval: float = 1e-4,
 ) -> float:

@@ -28,7 +28,7 @@ class Unit(Enum):
     CLIENT = "client"
 
 
-class Adjacency(Enum):
+class NeighboringRelation(Enum):
     """What makes two data sets neighbours; C is the clip.
 
     ``ADD_OR_REMOVE``: one unit more or less, the sum moves by at most C.
@@ -41,7 +41,7 @@ class Adjacency(Enum):
     REPLACE_ONE = "replace_one"
 
 
-class Cover(Enum):
+class CohortSecrecy(Enum):
     """What hides from everybody which clients a step drew.
 
     ``ALL_TAKE_PART``: every eligible client takes part in every step and adds its noise
@@ -92,11 +92,11 @@ class HiddenPoissonSampling:
     DESIGN: ClassVar[str] = "hidden_poisson"
 
     rate: float
-    cover: Cover
+    cover: CohortSecrecy
 
     def __post_init__(self) -> None:
         freeze_floats(self, "rate", most=1.0)
-        if not isinstance(self.cover, Cover):
+        if not isinstance(self.cover, CohortSecrecy):
             raise BadParameter(f"cover is {self.cover!r}, not one of dp.accounting.events.Cover")
 
 
@@ -164,7 +164,7 @@ class _Release:
     sampling: Sampling
     steps: int = 1
     unit: Unit = Unit.EXAMPLE
-    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE
+    adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE
 
     def one_step(self) -> Self:
         """The same release, once. Two events cost alike a step if these are equal."""
@@ -276,7 +276,7 @@ def _check_size(sampling: FixedSizeSampling | ShuffledSampling) -> None:
 
 def _check(event: Event) -> None:
     integer("steps", event.steps, 0, MAX_STEPS)
-    for name, kind in (("sampling", Sampling), ("unit", Unit), ("adjacency", Adjacency)):
+    for name, kind in (("sampling", Sampling), ("unit", Unit), ("adjacency", NeighboringRelation)):
         if not isinstance(value := getattr(event, name), kind):
             raise BadParameter(f"{name} is {value!r}, not one of dp.accounting.events")
 
@@ -305,8 +305,8 @@ def from_json(text: str) -> Event:
 def _parse(data: Any) -> Event:
     values, sampling = dict(data), dict(data["sampling"])
     if "cover" in sampling:
-        sampling["cover"] = Cover(sampling["cover"])
+        sampling["cover"] = CohortSecrecy(sampling["cover"])
     values["sampling"] = _DESIGNS[sampling.pop("design")](**sampling)
     values["unit"] = Unit(values["unit"])
-    values["adjacency"] = Adjacency(values["adjacency"])
+    values["adjacency"] = NeighboringRelation(values["adjacency"])
     return _KINDS[values.pop("kind")](**values)

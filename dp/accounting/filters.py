@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from dp.accounting.accountant import ORDERS, check_delta, check_design, conversion, rdp
-from dp.accounting.events import Adjacency, Event, GaussianEvent, Unit
+from dp.accounting.events import Event, GaussianEvent, NeighboringRelation, Unit
 from dp.checks import freeze_floats, integer
 from dp.errors import BadParameter, FilterFull, UnsoundEvent
 
@@ -55,13 +55,13 @@ class Filter(ABC):
     epsilon: float
     delta: float
     unit: Unit = Unit.EXAMPLE
-    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE
+    adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE
     spent: int = 0
 
     def __post_init__(self) -> None:
         check_delta(self.delta)
         freeze_floats(self, "epsilon", "delta")
-        for name, kind in (("unit", Unit), ("adjacency", Adjacency)):
+        for name, kind in (("unit", Unit), ("adjacency", NeighboringRelation)):
             if not isinstance(value := getattr(self, name), kind):
                 raise BadParameter(f"{name} is {value!r}, not one of dp.accounting.events")
         integer("spent", self.spent)
@@ -193,7 +193,9 @@ def _square_shift(event: Event) -> float:
     check_design(event)
     if not isinstance(event, GaussianEvent):
         raise UnsoundEvent(f"{type(event).__name__} is no Gaussian; take a RenyiFilter")
-    shift = (2 if event.adjacency is Adjacency.REPLACE_ONE else 1) / event.noise_multiplier
+    shift = (
+        2 if event.adjacency is NeighboringRelation.REPLACE_ONE else 1
+    ) / event.noise_multiplier
     return shift * shift
 
 

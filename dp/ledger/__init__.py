@@ -4,25 +4,34 @@
 composition of charges a budget admits.
 """
 
-from dp.ledger.books import Budget, Keeper, Key, Protection, Reservation, Seal, State, Verified
-from dp.ledger.description import Statement
+from dp.ledger.books import (
+    Budget,
+    HeadSigner,
+    Key,
+    LedgerOwner,
+    Protection,
+    Reservation,
+    State,
+    Verified,
+)
+from dp.ledger.description import SystemDescription
 from dp.ledger.ledger import FIXED_PLAN, Ledger
-from dp.ledger.records import Book, Charge, Head, Record
+from dp.ledger.records import Book, Charge, Entry, Head
 
 __all__ = [
     "FIXED_PLAN",
     "Book",
     "Budget",
     "Charge",
+    "Entry",
     "Head",
-    "Keeper",
+    "HeadSigner",
     "Key",
     "Ledger",
+    "LedgerOwner",
     "Protection",
-    "Record",
     "Reservation",
-    "Seal",
     "State",
-    "Statement",
+    "SystemDescription",
     "Verified",
 ]

@@ -15,7 +15,7 @@ from dp.accounting.events import Event, from_json
 from dp.errors import BadParameter, BudgetExceeded, LedgerCorrupt
 from dp.ledger.books import Budget, Key, Reservation, State, key_of
 from dp.ledger.records import Book, Charge
-from dp.ledger.rules import Policy, Spent
+from dp.ledger.rules import CompositionRule, Spent
 
 _BATCH = "FROM json_each(:names) AS j CROSS JOIN subjects AS s ON s.name = j.value"
 
@@ -23,7 +23,7 @@ _BATCH = "FROM json_each(:names) AS j CROSS JOIN subjects AS s ON s.name = j.val
 class Accounts:
     """One file's accounts, with the events that its numbers stand for kept in memory."""
 
-    def __init__(self, budget: Budget, policy: Policy) -> None:
+    def __init__(self, budget: Budget, policy: CompositionRule) -> None:
         """``budget`` is everybody's who has none of its own."""
         self._budget = budget
         self._policy = policy

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.accounting.accountant import Vector, conversion, grouped, rdp
+from dp.accounting.accountant import Vector, conversion, merge, rdp
 from dp.accounting.events import Event
 from dp.errors import UnsoundEvent
 
@@ -63,7 +63,7 @@ def epsilons(counts: Counts, events: Sequence[Event], delta: float) -> Vector:
 
 def epsilon(composition: Mapping[Event, int], delta: float) -> float:
     """``epsilons`` of one composition."""
-    steps = grouped(composition)
+    steps = merge(composition)
     counts = np.array([list(steps.values())], dtype=np.int64)
     return float(epsilons(counts, list(steps), delta)[0])
 
@@ -71,7 +71,7 @@ def epsilon(composition: Mapping[Event, int], delta: float) -> float:
 @lru_cache(maxsize=4096)  # a round's subjects are mostly charged alike
 def raises_price(event: Event, over: Event) -> bool:
     """Whether ``event`` costs more than ``over`` at any order."""
-    grouped([(event, 1), (over, 1)])
+    merge([(event, 1), (over, 1)])
     return any(
         there * event.steps > here * over.steps
         for there, here in zip(
@@ -84,7 +84,7 @@ def refuse_mixtures(counts: Counts, events: Sequence[Event]) -> None:
     """Raise ``UnsoundEvent`` where a row of ``counts`` mixes units or adjacencies."""
 
     def check(chosen: Iterable[Event]) -> None:
-        grouped((event, 1) for event in chosen)
+        merge((event, 1) for event in chosen)
 
     try:
         check(events)

@@ -9,9 +9,6 @@ from dp.accounting.accountant import check_delta
 from dp.accounting.events import Event
 from dp.checks import freeze_floats, integer
 from dp.errors import BadParameter
-from dp.ledger.description import (
-    Statement as Statement,  # with the other values, for who imports them
-)
 from dp.ledger.records import Charge, Head
 
 _LONGEST_SUBJECT: Final = 256  # characters
@@ -31,7 +28,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seal:
+class HeadSigner:
     """A key for the ledger's head, from outside: this package holds no cryptography.
 
     Attributes:
@@ -43,7 +40,7 @@ class Seal:
     sign: Callable[[bytes], bytes] | None = field(default=None, repr=False)
 
 
-class Keeper(Enum):
+class LedgerOwner(Enum):
     """Whose ledger it is, and so whose word lowers a price."""
 
     SERVER = "server"

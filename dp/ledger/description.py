@@ -20,7 +20,7 @@ _LISTS: Final = ("trusted", "released", "unaccounted", "assumptions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
+class SystemDescription:
     """All texts are one printable line, not blank; a tuple may be empty, and then says "none".
 
     Attributes:

@@ -46,11 +46,11 @@ from dp.accounting.events import Event
 from dp.errors import BadParameter, LedgerConflict, LedgerError, LedgerMissing
 from dp.ledger.books import (
     Budget,
-    Keeper,
+    HeadSigner,
     Key,
+    LedgerOwner,
     Protection,
     Reservation,
-    Seal,
     State,
     Verified,
     charges_of,
@@ -59,14 +59,14 @@ from dp.ledger.books import (
     subject_name,
     subject_names,
 )
-from dp.ledger.description import Statement
+from dp.ledger.description import SystemDescription
 from dp.ledger.migrations import migrate_1_to_2, migrate_2_to_3
 from dp.ledger.reader import APPLICATION_ID, SCHEMA_VERSION, Reader
 from dp.ledger.records import (
     Book,
     Charge,
+    Entry,
     Head,
-    Record,
     append,
     check_chain,
     check_seal,
@@ -76,7 +76,7 @@ from dp.ledger.records import (
     write_seal,
 )
 from dp.ledger.rules import FIXED_PLAN
-from dp.ledger.rules import policy as named_policy
+from dp.ledger.rules import composition_rule as named_policy
 
 __all__ = [
     "FIXED_PLAN",
@@ -84,16 +84,16 @@ __all__ = [
     "Book",
     "Budget",
     "Charge",
+    "Entry",
     "Head",
-    "Keeper",
+    "HeadSigner",
     "Key",
     "Ledger",
+    "LedgerOwner",
     "Protection",
-    "Record",
     "Reservation",
-    "Seal",
     "State",
-    "Statement",
+    "SystemDescription",
     "Verified",
 ]
 
@@ -114,9 +114,9 @@ class Ledger(Reader):
         path: str | PathLike[str],
         budget: Budget,
         *,
-        keeper: Keeper = Keeper.SERVER,
+        keeper: LedgerOwner = LedgerOwner.SERVER,
         policy: str = FIXED_PLAN,
-        seal: Seal | None = None,
+        seal: HeadSigner | None = None,
         patience: float = 5.0,
     ) -> Self:
         """A new ledger at ``path``, with the same budget for every subject.
@@ -130,7 +130,7 @@ class Ledger(Reader):
         genesis = {
             "action": "create",
             "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
-            "keeper": Keeper(keeper).value,
+            "keeper": LedgerOwner(keeper).value,
             "policy": named_policy(policy).text,
             "sealed": seal is not None,
         }
@@ -154,7 +154,7 @@ class Ledger(Reader):
         path: str | PathLike[str],
         budget: Budget | None = None,
         *,
-        seal: Seal | None = None,
+        seal: HeadSigner | None = None,
         patience: float = 5.0,
         read_only: bool = False,
     ) -> Self:
@@ -188,7 +188,7 @@ class Ledger(Reader):
 
     # Stating
 
-    def seal(self, seal: Seal) -> None:
+    def seal(self, seal: HeadSigner) -> None:
         """Sign the head of a ledger that was made without, from now on.
 
         The whole file is verified first. What then stands is pinned as it is; that it was
@@ -206,7 +206,7 @@ class Ledger(Reader):
             check_seal(connection, seal.verify)
         self._seal = seal
 
-    def state(self, statement: Statement) -> None:
+    def state(self, statement: SystemDescription) -> None:
         """Write down what the keeper states about the system; the last one stands.
 
         Stating the same again changes nothing. Raises ``BadParameter`` where the delta of a
@@ -500,7 +500,7 @@ class Ledger(Reader):
                 rising.append(book.value)
             if found.falling:
                 falling.append(book.value)
-            if found.lower and self._keeper is Keeper.CLIENT and not evidence:
+            if found.lower and self._keeper is LedgerOwner.CLIENT and not evidence:
                 _conflict(
                     before,
                     f"would cost less in the {book.value} book on the server's word alone; "

@@ -14,19 +14,19 @@ from dp.errors import BadParameter, LedgerCorrupt, LedgerError, LedgerMissing
 from dp.ledger.accounts import Accounts
 from dp.ledger.books import (
     Budget,
-    Keeper,
+    HeadSigner,
+    LedgerOwner,
     Protection,
     Reservation,
-    Seal,
     Verified,
     number,
     subject_name,
 )
-from dp.ledger.description import Statement
+from dp.ledger.description import SystemDescription
 from dp.ledger.records import (
     Book,
+    Entry,
     Head,
-    Record,
     check_chain,
     check_seal,
     genesis_of,
@@ -35,7 +35,7 @@ from dp.ledger.records import (
     sealed_from,
     statements,
 )
-from dp.ledger.rules import FIXED_PLAN, Alike, Ask, Basis, policy
+from dp.ledger.rules import FIXED_PLAN, Alike, Basis, EpsilonQuery, composition_rule
 from dp.ledger.storage import File
 
 SCHEMA_VERSION: Final = 3
@@ -50,7 +50,7 @@ class Reader:
         self,
         path: str | PathLike[str],
         *,
-        seal: Seal | None = None,
+        seal: HeadSigner | None = None,
         patience: float = 5.0,
         read_only: bool = False,
     ) -> None:
@@ -65,7 +65,7 @@ class Reader:
         return self._budget
 
     @property
-    def keeper(self) -> Keeper:
+    def keeper(self) -> LedgerOwner:
         """Whose ledger it is."""
         return self._keeper
 
@@ -101,7 +101,7 @@ class Reader:
             budget = self._accounts.budget_of(connection, subject_name(subject))
             found = self._accounts.spent(connection, subject)
         return self._policy.epsilon(
-            found.get(subject, {}), budget, Ask(accountant, book, basis), {}
+            found.get(subject, {}), budget, EpsilonQuery(accountant, book, basis), {}
         )
 
     def epsilons(
@@ -111,7 +111,7 @@ class Reader:
         with self._file.snapshot() as connection:
             own = self._accounts.budgets(connection)
             found = self._accounts.spent(connection)
-        ask, known = Ask(accountant, book, basis), dict[Alike, float]()
+        ask, known = EpsilonQuery(accountant, book, basis), dict[Alike, float]()
         return {
             name: self._policy.epsilon(spent, own.get(name, self._budget), ask, known)
             for name, spent in found.items()
@@ -179,7 +179,7 @@ class Reader:
         with self._file.snapshot() as connection:
             return self._accounts.reservations(connection, round_number)
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Entry]:
         """All records in order, one at a time. Their chain is checked by ``verify``, not here."""
         seq = -1
         while True:
@@ -194,12 +194,12 @@ class Reader:
             seq = record.seq
             yield record
 
-    def statement(self) -> Statement | None:
+    def statement(self) -> SystemDescription | None:
         """What the keeper stated last; ``None`` where nothing was."""
         with self._file.snapshot() as connection:
             return next(statements(connection), None)
 
-    def statements(self) -> list[Statement]:
+    def statements(self) -> list[SystemDescription]:
         """All that the keeper stated, in order: more than one says that it was changed."""
         with self._file.snapshot() as connection:
             return list(statements(connection))[::-1]
@@ -258,12 +258,12 @@ class Reader:
             genesis = genesis_of(connection).data
             try:
                 self._budget = Budget(**genesis["budget"])
-                self._keeper = Keeper(genesis.get("keeper", "server"))
+                self._keeper = LedgerOwner(genesis.get("keeper", "server"))
             except (TypeError, KeyError, ValueError):
                 raise LedgerCorrupt("its first record holds no budget") from None
             self._check_seal(connection)
         try:
-            self._policy = policy(genesis.get("policy", FIXED_PLAN))
+            self._policy = composition_rule(genesis.get("policy", FIXED_PLAN))
         except BadParameter as error:
             raise LedgerError(f"{self._path} has a policy unknown here: {error}") from None
         self._accounts = Accounts(self._budget, self._policy)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from dp.accounting.events import Event, from_json
 from dp.errors import BadParameter, LedgerCorrupt
-from dp.ledger.description import Statement
+from dp.ledger.description import SystemDescription
 
 _LABEL: Final = b"dp.ledger record v1"
 _NO_HASH: Final = bytes(32)
@@ -146,7 +146,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Entry:
     """One change of the books.
 
     Attributes:
@@ -170,7 +170,7 @@ class Record:
     hash: bytes
 
 
-def parse(seq: int, body: str, digest: bytes) -> Record:
+def parse(seq: int, body: str, digest: bytes) -> Entry:
     """One row of ``records``; raises ``LedgerCorrupt`` where it is none."""
     try:
         data = loads(body)
@@ -179,7 +179,7 @@ def parse(seq: int, body: str, digest: bytes) -> Record:
             charge = charge_of(server, release)
             charges.update(dict.fromkeys(names, charge))
         named = [name for _, _, names in data.get("budgets", ()) for name in names]
-        return Record(
+        return Entry(
             seq=seq,
             action=data["action"],
             round=data.get("round"),
@@ -266,7 +266,7 @@ def check_chain(connection: sqlite3.Connection, kept: Head | None) -> Head:
     return last
 
 
-def of_action(connection: sqlite3.Connection, action: str) -> Iterator[Record]:
+def of_action(connection: sqlite3.Connection, action: str) -> Iterator[Entry]:
     """The records of one action, the last first."""
     start = _start(action)
     for row in connection.execute(
@@ -281,11 +281,11 @@ def _start(action: str) -> str:
     return f'{{"action":{dumps(action)}'
 
 
-def statements(connection: sqlite3.Connection) -> Iterator[Statement]:
+def statements(connection: sqlite3.Connection) -> Iterator[SystemDescription]:
     """What the keeper stated, the last first."""
     for record in of_action(connection, "state"):
         try:
-            yield Statement.from_json(record.data["statement"])
+            yield SystemDescription.from_json(record.data["statement"])
         except (BadParameter, KeyError):
             raise LedgerCorrupt(f"record {record.seq} holds no statement") from None
 
@@ -321,7 +321,7 @@ def write_seal(connection: sqlite3.Connection, head: Head, sign: Callable[[bytes
     connection.execute("REPLACE INTO seal VALUES (0, ?, ?)", (head.seq, sign(head.message())))
 
 
-def genesis_of(connection: sqlite3.Connection) -> Record:
+def genesis_of(connection: sqlite3.Connection) -> Entry:
     """The first record."""
     row = connection.execute("SELECT seq, body, hash FROM records WHERE seq = 0").fetchone()
     if row is None:
@@ -360,7 +360,7 @@ def _fold(connection: sqlite3.Connection, data: Mapping[str, Any]) -> None:
         case "create" | "migrate" | "seal":
             return
         case "state":
-            Statement.from_json(data["statement"])
+            SystemDescription.from_json(data["statement"])
         case "budget":
             for epsilon, delta, names in data["budgets"]:
                 given = {"names": dumps(names), "epsilon": epsilon, "delta": delta}

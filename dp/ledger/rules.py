@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dp.accounting.accountant import ORDERS, Accountant, epsilon_pld, grouped
+from dp.accounting.accountant import ORDERS, Accountant, epsilon_pld, merge
 from dp.accounting.events import Event
 from dp.accounting.filters import SCALE, Filter, GdpFilter, RenyiFilter, ZcdpFilter
 from dp.errors import BadParameter, UnsoundEvent
@@ -44,7 +44,7 @@ _ENDLESS: Final = 2**128  # in place of an unbounded cost: above every capacity
 _UNCOUNTABLE: Final = 2**62  # steps, so that no sum of admitted ones passes int64
 
 
-class Ask(NamedTuple):
+class EpsilonQuery(NamedTuple):
     """Which number is wanted; ``book`` is ``None`` for the dearer of the two."""
 
     accountant: Accountant
@@ -61,7 +61,7 @@ class Weighed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Policy(ABC):
+class CompositionRule(ABC):
     """How one ledger decides. Amounts and limits are in one currency and compare exactly.
 
     Attributes:
@@ -108,7 +108,9 @@ class Policy(ABC):
     ) -> None:
         """Raise ``UnsoundEvent`` where that accountant has no answer under this policy."""
 
-    def epsilon(self, spent: Spent, budget: Budget, ask: Ask, known: dict[Alike, float]) -> float:
+    def epsilon(
+        self, spent: Spent, budget: Budget, ask: EpsilonQuery, known: dict[Alike, float]
+    ) -> float:
         """What may be stated for a subject; ``known`` spares pricing what was priced before."""
         for name, value, choices in (
             ("accountant", ask.accountant, ("rdp", "pld")),
@@ -127,7 +129,7 @@ class Policy(ABC):
         return most
 
 
-class _FixedPlan(Policy):
+class _FixedPlan(CompositionRule):
     """Rényi DP at all orders, the best one chosen at the end. A refund frees nothing."""
 
     __slots__ = ()
@@ -166,7 +168,7 @@ class _FixedPlan(Policy):
 
 
 @dataclass(frozen=True, slots=True)
-class _Filtered(Policy):
+class _Filtered(CompositionRule):
     """A filter for each subject and book, of the subject's budget. A refund is spent again."""
 
     make: Callable[..., Filter]
@@ -190,12 +192,12 @@ class _Filtered(Policy):
         return inf if amount >= _ENDLESS else amount / SCALE
 
     def weigh(self, reserved: Event, real: Event) -> Weighed:
-        grouped([(reserved, 1), (real, 1)])
+        merge([(reserved, 1), (real, 1)])
         before, after = (_cost(self, event.one_step()) * event.steps for event in (reserved, real))
         return Weighed(rising=True, falling=True, lower=after < before)
 
     def filter_of(self, composition: Mapping[Event, int], budget: Budget) -> Filter | None:
-        if not (steps := grouped(composition)):
+        if not (steps := merge(composition)):
             return None
         like = next(iter(steps))
         return self.make(
@@ -233,7 +235,7 @@ def _capacity(policy: _Filtered, budget: Budget) -> int:
     return policy.make(epsilon=budget.epsilon, delta=budget.delta).capacity
 
 
-def _policies() -> dict[str, Policy]:
+def _policies() -> dict[str, CompositionRule]:
     filters: dict[str, Callable[..., Filter]] = {"zCDP": ZcdpFilter, "GDP": GdpFilter}
     filters |= {f"RDP at order {a:g}": partial(RenyiFilter, order=a) for a in ORDERS.tolist()}
     named = {"zCDP": "rho", "GDP": "mu^2"}
@@ -244,7 +246,7 @@ def _policies() -> dict[str, Policy]:
 _POLICIES: Final = _policies()
 
 
-def policy(text: str) -> Policy:
+def composition_rule(text: str) -> CompositionRule:
     """The policy of that name, or ``BadParameter``: one spelling each, as in the table."""
     if not (isinstance(text, str) and text in _POLICIES):
         raise BadParameter(

@@ -30,9 +30,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dp.accounting.accountant import ROUNDING_FAILURE
 from dp.accounting.events import (
-    Adjacency,
     DiscreteGaussianEvent,
     GaussianEvent,
+    NeighboringRelation,
     NoSampling,
     Sampling,
     SkellamEvent,
@@ -304,7 +304,11 @@ class DistributedNoise:
             above ``clients``.
         """
         shares = self._shares(survivors)
-        adjacency = Adjacency.ZERO_OUT if self.unit is Unit.CLIENT else Adjacency.ADD_OR_REMOVE
+        adjacency = (
+            NeighboringRelation.ZERO_OUT
+            if self.unit is Unit.CLIENT
+            else NeighboringRelation.ADD_OR_REMOVE
+        )
         if self.noise == "skellam":
             return SkellamEvent(
                 variance=shares * self.share_variance * (1 - 2.0**-50),

@@ -1,7 +1,7 @@
 """Who shares masks and secrets with whom: everybody, or k neighbours [BBG+20].
 
 In a random Harary graph the clients stand in a circle in random order, and each
-has the k/2 on either side of it for neighbours. ``plan`` chooses k and the
+has the k/2 on either side of it for neighbours. ``plan_graph`` chooses k and the
 threshold t among the k, so that among n clients, of which a fraction g is
 corrupt and a fraction d drops out after the keys are in,
 
@@ -31,7 +31,7 @@ MOST_LOST = Fraction(9, 10)  # g + d, or g + 2 d: beyond it no graph is planned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class GraphPlan:
     """How to share among n clients.
 
     Attributes:
@@ -88,7 +88,7 @@ class Harary:
 Graph: TypeAlias = Complete | Harary
 
 
-def draw(clients: Iterable[ClientId], plan: Plan, entropy: Entropy) -> Graph:
+def draw(clients: Iterable[ClientId], plan: GraphPlan, entropy: Entropy) -> Graph:
     """The graph of a plan among ``clients``; in the sparse one the order is random."""
     if plan.degree is None:
         return Complete(clients)
@@ -98,9 +98,9 @@ def draw(clients: Iterable[ClientId], plan: Plan, entropy: Entropy) -> Graph:
 
 
 @lru_cache(maxsize=256)
-def plan(
+def plan_graph(
     clients: int, corrupt: Fraction | float | str, dropout: Fraction | float | str, *, active: bool
-) -> Plan:
+) -> GraphPlan:
     """Degree and threshold, the smallest degree that keeps the promise above.
 
     Args:
@@ -126,14 +126,14 @@ def plan(
             continue
         threshold = _threshold(clients, degree, corrupted, clients - dropped, active=active)
         if threshold is not None:
-            return Plan(degree=degree, threshold=threshold)
+            return GraphPlan(degree=degree, threshold=threshold)
     majority = (clients + corrupted) // 2 if active else max(corrupted, clients // 2)
     if majority + 1 > clients - dropped:
         raise ParameterError(
             f"{clients} clients, {corrupted} corrupt and {dropped} lost: a threshold of "
             f"{majority + 1} is needed and {clients - dropped} would be left"
         )
-    return Plan(degree=None, threshold=max(majority + 1, 2))
+    return GraphPlan(degree=None, threshold=max(majority + 1, 2))
 
 
 def _stays_connected(clients: int, degree: int, bad: int) -> bool:

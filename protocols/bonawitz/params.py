@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
-from protocols.bonawitz.graph import Plan, as_fraction, plan
+from protocols.bonawitz.graph import GraphPlan, as_fraction, plan_graph
 from protocols.checks import NO_SUM, check_integer, check_size
 from protocols.errors import DecodeError, ParameterError
 from protocols.primitives.prg import MAX_WORDS, Suite
@@ -79,16 +79,16 @@ class Params:
                 raise ParameterError(f"corrupt {self.corrupt} needs active=True and a threshold")
         self.plan(self.clients)
 
-    def plan(self, size: int) -> Plan:
+    def plan(self, size: int) -> GraphPlan:
         """The graph among ``size`` clients.
 
         Raises:
           ParameterError: no graph keeps what is promised.
         """
         chosen = (
-            plan(size, self.rates.corrupt, self.rates.dropout, active=self.active)
+            plan_graph(size, self.rates.corrupt, self.rates.dropout, active=self.active)
             if self.rates is not None
-            else Plan(degree=None, threshold=self.threshold or 0)
+            else GraphPlan(degree=None, threshold=self.threshold or 0)
         )
         if chosen.degree is None and size > ORDER:
             raise ParameterError(f"{size} clients: a complete graph has at most {ORDER}")
@@ -102,7 +102,7 @@ class Params:
             return int(as_fraction("corrupt", self.rates.corrupt) * size)
         return self.clients // 3 if self.corrupt is None else self.corrupt
 
-    def needed(self, plan: Plan) -> int:
+    def needed(self, plan: GraphPlan) -> int:
         """Survivors without whom nothing is released."""
         return max(self.minimum_survivors, plan.threshold if plan.degree is None else 0)
 

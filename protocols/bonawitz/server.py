@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.graph import Graph, Plan, draw
+from protocols.bonawitz.graph import Graph, GraphPlan, draw
 from protocols.bonawitz.messages import (
     FRAME_WORDS,
     Advertise,
@@ -154,7 +154,7 @@ class _Round:
 
     agreement: Agreement
     roster: Roster
-    plan: Plan
+    plan: GraphPlan
     graph: Graph
 
     @property

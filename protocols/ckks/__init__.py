@@ -21,7 +21,7 @@ one page: docs/protocols/ckks.md.
 [LMSS22]: Li, Micciancio, Schultz, Sorrell, https://eprint.iacr.org/2022/816
 """
 
-from protocols.ckks.params import Agreement, Model, Params, plan
+from protocols.ckks.params import Agreement, Model, Params, plan_parameters
 from protocols.ckks.residues import Ring
 
-__all__ = ["Agreement", "Model", "Params", "Ring", "plan"]
+__all__ = ["Agreement", "Model", "Params", "Ring", "plan_parameters"]

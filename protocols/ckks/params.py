@@ -345,7 +345,7 @@ def _rings(model: Model, entries: int) -> Iterator[Ring]:
         yield Ring(degree=degree, prime_bits=sizes, special_bits=special)
 
 
-def plan(
+def plan_parameters(
     *,
     model: Model,
     clients: int,

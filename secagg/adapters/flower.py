@@ -40,15 +40,23 @@ from protocols.errors import ProtocolError, RemoteProtocolError
 from protocols.wire import Reader, opaque
 from secagg.errors import ConfigError, InputError, MissingExtraError, NodeError, RefusedError
 from secagg.extras import install
-from secagg.nodes.coordinator import Cohort, Coordinator, Mean, NoisySum, UnderWay
+from secagg.nodes.coordinator import Coordinator, NoisySum, RunningSum, SumSettings, WeightedMean
 from secagg.nodes.node import Answer, Node, Request
-from secagg.nodes.policy import Policy
+from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Contribution, Noise, Proposal
-from secagg.rounds.relay import Ask
+from secagg.rounds.relay import StageRequests
 from secagg.stage import Stage
 from secagg.vectors.arrays import flat, shapes_of, unflat
 
-__all__ = ["Cohort", "Mean", "NoisySum", "SecureGrid", "StageReport", "SumReport", "secure_mod"]
+__all__ = [
+    "NoisySum",
+    "SecureGrid",
+    "StageReport",
+    "SumReport",
+    "SumSettings",
+    "WeightedMean",
+    "secure_mod",
+]
 
 
 def _check_version() -> None:
@@ -149,8 +157,8 @@ class SecureGrid(Grid):
     def __init__(
         self,
         grid: Grid,
-        summed: Mean | NoisySum,
-        cohort: Cohort | None = None,
+        summed: WeightedMean | NoisySum,
+        cohort: SumSettings | None = None,
         *,
         deadline: float = 60.0,
         clear: Sequence[str] = (),
@@ -158,7 +166,7 @@ class SecureGrid(Grid):
         if strange := set(clear) - {"evaluate", "query"}:
             raise ConfigError(f"clear {sorted(strange)}: only evaluate and query may pass in clear")
         self._grid, self._deadline, self._clear = grid, deadline, frozenset(clear)
-        self._coordinator = Coordinator(summed, cohort or Cohort())
+        self._coordinator = Coordinator(summed, cohort or SumSettings())
         self.history: list[SumReport] = []
 
     def send_and_receive(
@@ -229,8 +237,8 @@ class SecureGrid(Grid):
 
     def _ask(
         self,
-        under_way: UnderWay,
-        ask: Ask,
+        under_way: RunningSum,
+        ask: StageRequests,
         like: Message,
         limit: float | None,
         report: SumReport,
@@ -333,7 +341,7 @@ def _ask_of(
 # On a node
 
 
-def secure_mod(home: Home | None = None, *, policy: Policy | None = None) -> Mod:
+def secure_mod(home: Home | None = None, *, policy: NodePolicy | None = None) -> Mod:
     """A mod for ``ClientApp(mods=[...])`` or ``@app.train(mods=[...])``.
 
     Args:

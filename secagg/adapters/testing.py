@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from dp.ledger.ledger import Ledger
 from protocols.errors import ProtocolError
 from secagg.errors import NodeError, RefusedError
-from secagg.nodes.coordinator import Coordinator, Finished, ImpersonationError
-from secagg.nodes.node import Answer, Node, Request, new_home
-from secagg.nodes.policy import Policy
+from secagg.nodes.coordinator import Coordinator, FinishedSum, ImpersonationError
+from secagg.nodes.node import Answer, Node, Request, new_folder
+from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Contribution, Proposal
 from secagg.stage import Stage
 from secagg.vectors.arrays import Shapes
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     Grid = object  # Flower asks what a grid does, not what it is; and flwr need not be there
 
-ANYTHING: Final = Policy(
+ANYTHING: Final = NodePolicy(
     protocols=("bonawitz", "threshold-ckks"),
     privacy=("none", "example", "client"),
     minimum_cohort=2,
@@ -68,7 +68,7 @@ class Machines:
     folder: Path
     ids: tuple[int, ...]
     work: Work
-    policy: Policy = ANYTHING
+    policy: NodePolicy = ANYTHING
     model: bytes = bytes(32)
     shown: dict[int, bytes] = field(default_factory=dict)
     states: dict[int, bytes | None] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Machines:
 
     def __post_init__(self) -> None:
         for node in self.ids:
-            new_home(self.home(node))
+            new_folder(self.home(node))
 
     def home(self, node: int) -> Path:
         return self.folder / str(node)
@@ -122,7 +122,7 @@ def carry(
     nodes: Iterable[int] | None = None,
     purpose: str = "train",
     change: Change = lambda _, request: request,
-) -> Finished:
+) -> FinishedSum:
     """One sum. A node that refuses, or fails, has not answered; ``machines.errors`` says why.
 
     Args:

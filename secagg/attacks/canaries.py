@@ -31,9 +31,9 @@ from dp.empirical import (
     from_cosines,
     from_json,
     guess,
+    include_canaries,
     lower_bound,
-    spheres,
-    toss,
+    random_directions,
 )
 from dp.errors import BadParameter
 from dp.ledger import Budget
@@ -62,7 +62,7 @@ _NAMES: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Audited:
+class EmpiricalAudit:
     """What an audit found, beside what the mechanism was accounted at.
 
     Attributes:
@@ -133,7 +133,7 @@ def one_run(
     steps: int = 4,
     noise_share: float = 1.0,
     entropy: Entropy = system,
-) -> Audited:
+) -> EmpiricalAudit:
     """Plant canaries by fair coins, run a private training of them once, guess the coins.
 
     Args:
@@ -152,7 +152,7 @@ def one_run(
     """
     if not 0 < noise_share <= 1:
         raise ConfigError(f"noise_share {noise_share} must be above 0 and at most 1")
-    coins = toss(canaries, entropy=entropy)
+    coins = include_canaries(canaries, entropy=entropy)
     if not coins.any():
         raise ConfigError(f"none of {canaries} canaries is in; take more")
     match mechanism:
@@ -163,7 +163,7 @@ def one_run(
         case _:
             raise ConfigError(f"unknown mechanism {mechanism!r}; known: local, distributed")
     found = guess(moved, coins, count=guesses)
-    return Audited(
+    return EmpiricalAudit(
         audited=mechanism,
         found=lower_bound(
             found.canaries,
@@ -187,7 +187,7 @@ def client_cosines(
     rounds: int = 20,
     seed: int = 0,
     entropy: Entropy = system,
-) -> Audited:
+) -> EmpiricalAudit:
     """Train on digits under ``privacy client`` with canary clients, and look for these [AKO+23].
 
     A canary's update is a random direction as long as the clip, round after round. The
@@ -225,7 +225,7 @@ def client_cosines(
     data: Federation = federate("digits", clients=clients - canaries, split="iid", seed=seed)
     model = nn.Linear(data.judged_by.features.shape[1], data.classes)
     how = Client(config, data, model)
-    planted = spheres(canaries, how.mechanism.entries, entropy=entropy)
+    planted = random_directions(canaries, how.mechanism.entries, entropy=entropy)
     position = flatten(model).mul(0).clone()
     for _ in range(rounds):
         rotation, total = system(32), np.zeros(how.layout.words, np.uint64)
@@ -237,7 +237,7 @@ def client_cosines(
         moved = how.moved(how.layout.decode(total), range(clients), rotation)
         position = position + moved.to(position.dtype)
     change = position.double().numpy()
-    return Audited(
+    return EmpiricalAudit(
         audited="client",
         found=from_cosines(
             cosines(planted, change),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dp.empirical import LowerBound
-from secagg.attacks.canaries import Audited
+from secagg.attacks.canaries import EmpiricalAudit
 from secagg.attacks.inversion import Inversion
 from secagg.attacks.membership import Membership
 from secagg.pages import parts
@@ -91,7 +91,7 @@ def curves(group: Sequence[Membership]) -> Drawing:
     )
 
 
-def against(title: str, detail: str, audits: Sequence[Audited]) -> Drawing:
+def against(title: str, detail: str, audits: Sequence[EmpiricalAudit]) -> Drawing:
     """Bars of what was measured, a dashed mark at what is stated."""
     top = max(*(one.found.epsilon for one in audits), *(one.stated for one in audits), 0.1)
     step = next(s for s in _steps() if top / s <= 5)
@@ -140,7 +140,7 @@ def against(title: str, detail: str, audits: Sequence[Audited]) -> Drawing:
     )
 
 
-def called(one: Audited) -> str:
+def called(one: EmpiricalAudit) -> str:
     """The mechanism, and how much of its noise was left in it on purpose."""
     left = f", 1/{round(1 / one.noise_share):,} of its noise"
     return one.audited + (left if one.noise_share < 1 else "")

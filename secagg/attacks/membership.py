@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp.accounting.events import Unit
-from dp.empirical import normals, proportion_high, proportion_low, toss
+from dp.empirical import clopper_pearson_high, clopper_pearson_low, include_canaries, normals
 from dp.ledger import Budget
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields, shown
@@ -200,7 +200,8 @@ def membership(
     some: dict[str, Any] = {} if rounds is None else {"rounds": rounds}
     drawn = _pool(pool, each=pool // clients if privacy == "client" else 1, seed=seed)
     theirs, own = (
-        toss(count * drawn.units, entropy=entropy).reshape(count, -1) for count in models
+        include_canaries(count * drawn.units, entropy=entropy).reshape(count, -1)
+        for count in models
     )
     if privacy == "none":
         attacked, shadowed = (
@@ -459,8 +460,8 @@ def _judged(scores: Reals, included: Flags, **what: Any) -> Membership:
             Rate(
                 false_positive_rate=rate,
                 true_positive_rate=found / members,
-                low=proportion_low(found, members, level),
-                high=proportion_high(found, members, level),
+                low=clopper_pearson_low(found, members, level),
+                high=clopper_pearson_high(found, members, level),
             )
         )
     x, y = false / others, true / members

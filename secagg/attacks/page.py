@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from dp.empirical import Estimate
-from secagg.attacks.canaries import Audited
+from secagg.attacks.canaries import EmpiricalAudit
 from secagg.attacks.charts import Drawing, against, called, curves, pictures
 from secagg.attacks.inversion import FOUND, Inversion
 from secagg.attacks.membership import Membership
@@ -99,7 +99,7 @@ def sums_sentence(group: Sequence[Inversion]) -> str:
     )
 
 
-def audit_sentence(one: Audited) -> str:
+def audit_sentence(one: EmpiricalAudit) -> str:
     """A bound or an estimate, labelled, beside what is stated."""
     against = f"stated {bound(one.stated)}, at delta {as_delta(one.found.delta)}"
     if isinstance(one.found, Estimate):
@@ -209,7 +209,7 @@ def _membership(groups: Sequence[Sequence[Membership]]) -> Markup:
     )
 
 
-def _audited(part: str, charts: Sequence[Drawing], audits: Sequence[Audited]) -> Markup:
+def _audited(part: str, charts: Sequence[Drawing], audits: Sequence[EmpiricalAudit]) -> Markup:
     if not audits:
         return Markup()
     title, about = _AUDITED[part]
@@ -241,12 +241,12 @@ def _inversions(groups: Sequence[Sequence[Inversion]]) -> Markup:
     )
 
 
-def _bounds(audits: Sequence[Audited]) -> list[Drawing]:
+def _bounds(audits: Sequence[EmpiricalAudit]) -> list[Drawing]:
     detail = "lower bounds, one run each, wrong with the probability below; dashed: stated"
     return [against("Epsilon is at least", detail, audits)] if audits else []
 
 
-def _estimates(audits: Sequence[Audited]) -> list[Drawing]:
+def _estimates(audits: Sequence[EmpiricalAudit]) -> list[Drawing]:
     detail = "estimates, no bounds, one run each; dashed: stated"
     return [against("Epsilon may be about", detail, audits)] if audits else []
 

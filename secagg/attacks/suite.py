@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 from threadpoolctl import threadpool_limits
 
 from dp.ledger import Budget
-from secagg.attacks.canaries import Audited, client_cosines, one_run
+from secagg.attacks.canaries import EmpiricalAudit, client_cosines, one_run
 from secagg.attacks.fields import Fields, shown
 from secagg.attacks.inversion import Inversion, Seen, invert_gradients
 from secagg.attacks.membership import ATTACKS, Membership, Models, membership
@@ -23,7 +23,7 @@ from secagg.audit.evidence import SCHEMA, evidence, load
 from secagg.errors import ConfigError
 
 Part: TypeAlias = Literal["membership", "audit", "canaries", "inversion"]
-Result: TypeAlias = Membership | Audited | Inversion
+Result: TypeAlias = Membership | EmpiricalAudit | Inversion
 
 PARTS: Final[tuple[Part, ...]] = ("membership", "audit", "canaries", "inversion")
 MIN_UNITS: Final = 1000  # examples, or canaries, of what is attacked: delta stays below one over it
@@ -58,7 +58,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class AttackSuite:
     """What is attacked, and how hard.
 
     Attributes:
@@ -149,7 +149,7 @@ class Found:
       versions: of what carried them out.
     """
 
-    plan: Plan
+    plan: AttackSuite
     results: list[Result] = field(default_factory=list)
     seconds: dict[Part, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_versions)
@@ -172,17 +172,17 @@ class Found:
         return tuple(map(tuple, groups.values()))
 
     @property
-    def audits(self) -> tuple[Audited, ...]:
+    def audits(self) -> tuple[EmpiricalAudit, ...]:
         """Bounds, those of mechanisms that were broken on purpose last."""
         return self._audited(clients=False)
 
     @property
-    def canaries(self) -> tuple[Audited, ...]:
+    def canaries(self) -> tuple[EmpiricalAudit, ...]:
         """Estimates."""
         return self._audited(clients=True)
 
-    def _audited(self, *, clients: bool) -> tuple[Audited, ...]:
-        every = (one for one in self.results if isinstance(one, Audited))
+    def _audited(self, *, clients: bool) -> tuple[EmpiricalAudit, ...]:
+        every = (one for one in self.results if isinstance(one, EmpiricalAudit))
         return tuple(one for one in every if (one.audited == "client") is clients)
 
     @property
@@ -234,7 +234,7 @@ class Found:
                 *("audits", "inversion", "membership"),
             ),
         )
-        plan = Plan.from_dict(data["plan"])
+        plan = AttackSuite.from_dict(data["plan"])
         spent = Fields(data["seconds"], plan.parts)
         versions = Fields(data["versions"], _PACKAGES)
         if not all(type(each) is str for each in versions.held.values()):
@@ -243,7 +243,7 @@ class Found:
             plan=plan,
             results=[
                 *map(Membership.from_dict, held.items("membership", 0, MAX_RESULTS)),
-                *map(Audited.from_dict, held.items("audits", 0, MAX_RESULTS)),
+                *map(EmpiricalAudit.from_dict, held.items("audits", 0, MAX_RESULTS)),
                 *map(Inversion.from_dict, held.items("inversion", 0, MAX_RESULTS)),
             ],
             seconds={part: spent.number(part, 0, 1e9) for part in plan.parts},
@@ -274,5 +274,5 @@ class Found:
             raise ConfigError(f"{path} is no file of `secagg bench attack`: {error}") from error
 
 
-def _alone(run: Callable[[], Audited]) -> Callable[[], tuple[Result, ...]]:
+def _alone(run: Callable[[], EmpiricalAudit]) -> Callable[[], tuple[Result, ...]]:
     return lambda: (run(),)

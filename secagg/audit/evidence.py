@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from dp.accounting.events import Adjacency, Unit
+from dp.accounting.events import NeighboringRelation, Unit
 from dp.empirical import Estimate, LowerBound, from_json
 from dp.errors import BadParameter
 from secagg.errors import ConfigError
@@ -35,7 +35,7 @@ class Stated(Protocol):
     @property
     def unit(self) -> Unit: ...
     @property
-    def adjacency(self) -> Adjacency: ...
+    def adjacency(self) -> NeighboringRelation: ...
     @property
     def epsilon(self) -> float: ...
     @property
@@ -130,7 +130,8 @@ def measured(
         alike = [
             section
             for section in sections
-            if section.unit is result.unit and section.adjacency is not Adjacency.REPLACE_ONE
+            if section.unit is result.unit
+            and section.adjacency is not NeighboringRelation.REPLACE_ONE
         ]
         if not alike:
             raise ConfigError(

@@ -7,8 +7,14 @@ word, and where the keeper gave none the report says so, loudly.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from dp.accounting.events import Adjacency, DiscreteGaussianEvent, Event, GaussianEvent, Unit
-from dp.ledger.ledger import FIXED_PLAN, Keeper, Statement
+from dp.accounting.events import (
+    DiscreteGaussianEvent,
+    Event,
+    GaussianEvent,
+    NeighboringRelation,
+    Unit,
+)
+from dp.ledger.ledger import FIXED_PLAN, LedgerOwner, SystemDescription
 from secagg.audit.values import Row, Section, Source
 from secagg.pages.numbers import bound, counted
 from secagg.pages.numbers import delta as as_delta
@@ -18,9 +24,9 @@ MAX_EVENTS: Final = 12  # kinds of event that a row spells out
 
 def rows(
     sections: Sequence[Section],
-    stated: Statement | None,
+    stated: SystemDescription | None,
     *,
-    keeper: Keeper,
+    keeper: LedgerOwner,
     policy: str,
     protection: Iterable[str],
 ) -> tuple[Row, ...]:
@@ -59,7 +65,7 @@ def rows(
 def _of_section(section: Section, *, several: bool) -> Iterator[Row]:
     mark = f" ({section.unit.value}, {_spaced(section.adjacency.value)})" if several else ""
     yield _from("Unit" + mark, _UNITS[section.unit])
-    yield _from("Adjacency" + mark, _ADJACENCIES[section.adjacency])
+    yield _from("NeighboringRelation" + mark, _ADJACENCIES[section.adjacency])
     for book, report in section.books.items():
         yield _from(
             f"Epsilon, {book.value} book" + mark,
@@ -128,13 +134,13 @@ def _plain(value: object) -> str:
     return _spaced(str(getattr(value, "value", value)))
 
 
-def _units(stated: Statement | None) -> Row:
+def _units(stated: SystemDescription | None) -> Row:
     if stated is None:
         return _nobody("How many units there are", "whether delta is below one over their number")
     return Row(item="How many units there are", text=f"{stated.unit_count:,}.", source="keeper")
 
 
-def _word(stated: Statement | None, item: str, name: str) -> Row:
+def _word(stated: SystemDescription | None, item: str, name: str) -> Row:
     if stated is None:
         return _nobody(item, "it")
     said: object = getattr(stated, name)
@@ -180,8 +186,8 @@ def _capital(text: str) -> str:
 
 
 _KEEPERS: Final = {
-    Keeper.SERVER: "The server. What was charged, and what noise was realised, is its word.",
-    Keeper.CLIENT: "A client. What was charged is its word; a lower price was taken only on "
+    LedgerOwner.SERVER: "The server. What was charged, and what noise was realised, is its word.",
+    LedgerOwner.CLIENT: "A client. What was charged is its word; a lower price was taken only on "
     "evidence that the server cannot forge.",
 }
 _UNITS: Final = {
@@ -190,10 +196,10 @@ _UNITS: Final = {
     Unit.CLIENT: "One client, with all its data.",
 }
 _ADJACENCIES: Final = {
-    Adjacency.ADD_OR_REMOVE: "Add or remove: one unit more or less.",
-    Adjacency.ZERO_OUT: "Zero out: the unit's contribution becomes zeros. Who took part, and how "
+    NeighboringRelation.ADD_OR_REMOVE: "Add or remove: one unit more or less.",
+    NeighboringRelation.ZERO_OUT: "Zero out: the unit's contribution becomes zeros. Who took part, and how "
     "many survived, is public.",
-    Adjacency.REPLACE_ONE: "Replace one: one unit becomes any other.",
+    NeighboringRelation.REPLACE_ONE: "Replace one: one unit becomes any other.",
 }
 _BOOKS: Final = {
     "server": "Against the aggregator, who saw who took part.",

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp.accounting.accountant import Vector
-from dp.accounting.events import Adjacency, Event, GaussianEvent, SkellamEvent, Unit
+from dp.accounting.events import Event, GaussianEvent, NeighboringRelation, SkellamEvent, Unit
 from dp.errors import LedgerCorrupt
-from dp.ledger.records import Book, Charge, Record, charge_of
+from dp.ledger.records import Book, Charge, Entry, charge_of
 from dp.ledger.rules import Basis
 
-Kind: TypeAlias = tuple[Unit, Adjacency]
+Kind: TypeAlias = tuple[Unit, NeighboringRelation]
 Counts: TypeAlias = NDArray[np.int64]
 Key: TypeAlias = tuple[int, int]  # round and attempt
 
@@ -97,7 +97,7 @@ class Recount:
         """What an account was last charged for; ``None`` where it never was."""
         return self._kinds.get((subject, book.number))
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Entry) -> None:
         """Count one record. Raises ``LedgerCorrupt`` where it does not follow from those before."""
         try:
             self._add(record)
@@ -113,7 +113,7 @@ class Recount:
         if self._current is not None:
             self.snapshots.append((self._current, self.price(self)))
 
-    def _add(self, record: Record) -> None:
+    def _add(self, record: Entry) -> None:
         data = record.data
         match record.action:
             case "create":
@@ -136,7 +136,7 @@ class Recount:
             case action:
                 raise ValueError(f"unknown action {action!r}")
 
-    def _reserve(self, record: Record, key: Key) -> None:
+    def _reserve(self, record: Entry, key: Key) -> None:
         if key[0] != self._current:
             self._round_ended(key[0])
         held = self._open.setdefault(key, {})
@@ -155,7 +155,7 @@ class Recount:
                 row.minimum = max(row.minimum, record.data.get("minimum", 0))
                 row.planned = min(row.planned, noise_of(charge))
 
-    def _commit(self, record: Record, key: Key) -> None:
+    def _commit(self, record: Entry, key: Key) -> None:
         closed = self._close(key, record.subjects)
         reserved = {subject: charge for charge, group in closed.items() for subject in group}
         for server, release, rising, falling, names in record.data.get("realised", ()):
@@ -171,7 +171,7 @@ class Recount:
         for charge, group in _grouped(reserved).items():
             self._committed(key[0], charge, len(group), record)
 
-    def _committed(self, number: int, charge: Charge, count: int, record: Record) -> None:
+    def _committed(self, number: int, charge: Charge, count: int, record: Entry) -> None:
         for row in self._rows(number, charge):
             row.committed += count
             if (survivors := record.data.get("survivors")) is not None:
@@ -257,7 +257,7 @@ def _grouped(charges: Mapping[Any, Charge]) -> dict[Charge, list[Any]]:
     return groups
 
 
-def _key(record: Record) -> Key:
+def _key(record: Entry) -> Key:
     if record.round is None or record.attempt is None:
         raise ValueError("no round")
     return record.round, record.attempt

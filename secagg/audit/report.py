@@ -25,12 +25,21 @@ from typing import Final
 
 import numpy as np
 
-from dp.accounting.accountant import Vector, check_delta, curve, epsilon_pld, has_pld
+from dp.accounting.accountant import Vector, check_delta, epsilon_curve, epsilon_pld, has_pld
 from dp.accounting.events import Event
 from dp.errors import AccountantLimit, LedgerCorrupt, LedgerError, LedgerMissing, UnsoundEvent
 from dp.ledger import admission
-from dp.ledger.ledger import FIXED_PLAN, Book, Budget, Head, Ledger, Seal, Statement, Verified
-from dp.ledger.rules import policy
+from dp.ledger.ledger import (
+    FIXED_PLAN,
+    Book,
+    Budget,
+    Head,
+    HeadSigner,
+    Ledger,
+    SystemDescription,
+    Verified,
+)
+from dp.ledger.rules import composition_rule
 from protocols.errors import RemoteProtocolError
 from protocols.primitives import sign
 from secagg.audit.nist import rows
@@ -59,7 +68,7 @@ class NotALedger(LedgerError):
     """The file was never a ledger: text, a picture, another program's database."""
 
 
-def open_ledger(path: Path, seal: Seal | None) -> Ledger:
+def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
     """The only place where one is opened here; raises as ``Ledger.open``, and ``NotALedger``."""
     if not path.exists():  # ``Ledger.open`` says to create one, which is no word to an auditor
         raise LedgerMissing(f"{path} does not exist")
@@ -71,7 +80,7 @@ def open_ledger(path: Path, seal: Seal | None) -> Ledger:
         raise
 
 
-def seal_of(public: bytes) -> Seal:
+def seal_of(public: bytes) -> HeadSigner:
     """For reading: checks a head signed by the owner of an Ed25519 key, under ``SEAL_LABEL``."""
 
     def verify(message: bytes, signature: bytes) -> bool:
@@ -81,17 +90,17 @@ def seal_of(public: bytes) -> Seal:
             return False
         return True
 
-    return Seal(verify=verify)
+    return HeadSigner(verify=verify)
 
 
-def verify(path: Path, *, head: Head | None = None, seal: Seal | None = None) -> Verified:
+def verify(path: Path, *, head: Head | None = None, seal: HeadSigner | None = None) -> Verified:
     """Check chain, accounts, and what stands against tampering; prices nothing."""
     with open_ledger(path, seal) as ledger:
         return ledger.verify(head)
 
 
 def audit(
-    path: Path, *, head: Head | None = None, seal: Seal | None = None, beside: str = ""
+    path: Path, *, head: Head | None = None, seal: HeadSigner | None = None, beside: str = ""
 ) -> Audit:
     """Verify the ledger at ``path``, count it anew, price it. Raises as the module says.
 
@@ -153,7 +162,7 @@ class _Pricer:
     """Counts to what they cost, under one policy."""
 
     def __init__(self, text: str) -> None:
-        self._policy = policy(text)
+        self._policy = composition_rule(text)
         self.filtered = text != FIXED_PLAN
 
     def shown(self, recount: Recount) -> Vector:
@@ -181,7 +190,9 @@ class _Pricer:
             yield spent, capacity
 
 
-def _sections(recount: Recount, pricer: _Pricer, stated: Statement | None) -> Iterator[Section]:
+def _sections(
+    recount: Recount, pricer: _Pricer, stated: SystemDescription | None
+) -> Iterator[Section]:
     """A section for every unit and adjacency that was charged."""
     names, events, budgets = list(recount.names), list(recount.events), recount.budgets()
     for kind in sorted(recount.rounds, key=lambda pair: (pair[0].value, pair[1].value)):
@@ -324,7 +335,7 @@ def _book(
     units = len(recount.names)
     deltas = tuple(delta for delta in DELTAS if delta * units < 1)
     one = _composition(recount, recount.held[dearest, book.number])
-    along = curve(one, deltas, accountant="pld" if accountant == "pld" else "rdp")
+    along = epsilon_curve(one, deltas, accountant="pld" if accountant == "pld" else "rdp")
     return BookReport(
         epsilon=epsilon,
         accountant=accountant,

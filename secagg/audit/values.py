@@ -7,8 +7,8 @@ from decimal import ROUND_CEILING, Context
 from typing import Any, Final, Literal, TypeAlias
 
 from dp.accounting.accountant import ReportedDelta
-from dp.accounting.events import Adjacency, Event, Unit
-from dp.ledger.ledger import FIXED_PLAN, Book, Head, Keeper, Protection
+from dp.accounting.events import Event, NeighboringRelation, Unit
+from dp.ledger.ledger import FIXED_PLAN, Book, Head, LedgerOwner, Protection
 from secagg.audit.evidence import Measured
 from secagg.audit.recount import Round
 from secagg.pages.numbers import counted
@@ -22,9 +22,9 @@ Source: TypeAlias = Literal["records", "keeper", "software", "nobody"]
 
 _WHO: Final = {Unit.EXAMPLE: "one example of one client", Unit.CLIENT: "all data of one client"}
 _HAPPENED: Final = {
-    Adjacency.ADD_OR_REMOVE: "{} being there or not",
-    Adjacency.ZERO_OUT: "{} being used or set to zeros, who took part being public,",
-    Adjacency.REPLACE_ONE: "{} being what it is or any other",
+    NeighboringRelation.ADD_OR_REMOVE: "{} being there or not",
+    NeighboringRelation.ZERO_OUT: "{} being used or set to zeros, who took part being public,",
+    NeighboringRelation.REPLACE_ONE: "{} being what it is or any other",
 }
 _WHOM: Final = {Book.SERVER: "the aggregator", Book.RELEASE: "whoever got the model"}
 
@@ -128,7 +128,7 @@ class Section:
     """
 
     unit: Unit
-    adjacency: Adjacency
+    adjacency: NeighboringRelation
     delta: float
     reported: ReportedDelta | None
     books: Mapping[Book, BookReport]
@@ -173,7 +173,7 @@ class Audit:
     """
 
     ledger: str
-    keeper: Keeper
+    keeper: LedgerOwner
     policy: str
     sealed: bool
     records: int

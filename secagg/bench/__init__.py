@@ -6,7 +6,7 @@ write, ``compare`` judges two, ``paper`` and ``utility`` are studies, ``page`` i
 
 from secagg.bench.costs import Case, Cost
 from secagg.bench.measure import Interleaved, Interval, interleaved
-from secagg.bench.records import Measurement, Record
+from secagg.bench.records import Measurement, Measurements
 
 __all__ = [
     "Case",
@@ -14,6 +14,6 @@ __all__ = [
     "Interleaved",
     "Interval",
     "Measurement",
-    "Record",
+    "Measurements",
     "interleaved",
 ]

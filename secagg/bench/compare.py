@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from secagg.bench.measure import CONFIDENCE, Interval, same_machine
-from secagg.bench.records import Measurement, Record, name_of
+from secagg.bench.records import Measurement, Measurements, name_of
 from secagg.errors import ConfigError
 
 TOLERANCE: Final = 0.10
@@ -88,8 +88,8 @@ class Comparison:
 
 
 def compare(
-    before: Record,
-    after: Record,
+    before: Measurements,
+    after: Measurements,
     *,
     tolerance: float = TOLERANCE,
     bound: float = BOUND,
@@ -123,11 +123,11 @@ def compare(
     )
 
 
-def _busy(record: Record) -> bool:
+def _busy(record: Measurements) -> bool:
     return bool(record.machine["load"][0] > record.machine["cores"])
 
 
-def _by_name(record: Record) -> Mapping[str, Measurement]:
+def _by_name(record: Measurements) -> Mapping[str, Measurement]:
     return {f"{each.name} / {each.reference}": each for each in record.measurements}
 
 
@@ -152,7 +152,7 @@ def _change(before: Measurement, after: Measurement, tolerance: float, confidenc
     )
 
 
-def _bytes(before: Record, after: Record) -> Iterator[tuple[str, int, int]]:
+def _bytes(before: Measurements, after: Measurements) -> Iterator[tuple[str, int, int]]:
     old = {point.key: point.cost for point in before.points}
     for point in after.points:
         known = old.get(point.key)

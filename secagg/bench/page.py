@@ -6,7 +6,7 @@ their intervals.
 
 from collections.abc import Sequence
 
-from secagg.bench.records import Measurement, Point, Record
+from secagg.bench.records import Measurement, Measurements, Point
 from secagg.bench.yardsticks import REFERENCES
 from secagg.pages import parts
 from secagg.pages.charts import bars
@@ -14,7 +14,7 @@ from secagg.pages.markup import Markup, join, tag
 from secagg.pages.numbers import elapsed, percent, short, size
 
 
-def page(record: Record) -> str:
+def page(record: Measurements) -> str:
     """The whole file."""
     sizes = list(dict.fromkeys((p.cost.clients, p.cost.entries) for p in record.points))
     return parts.page(
@@ -38,7 +38,7 @@ def page(record: Record) -> str:
     )
 
 
-def _header(record: Record) -> Markup:
+def _header(record: Measurements) -> Markup:
     one = record.machine
     return parts.header(
         f"secagg bench quick · {record.began}",
@@ -111,7 +111,7 @@ def _ratios(measurements: Sequence[Measurement]) -> Markup:
     return tag("div", parts.table(headings, rows), class_="wide")
 
 
-def _footer(record: Record) -> Markup:
+def _footer(record: Measurements) -> Markup:
     one = record.machine
     versions = ", ".join(f"{name} {version}" for name, version in one["libraries"].items())
     return parts.footer(

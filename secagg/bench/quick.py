@@ -27,8 +27,8 @@ from secagg.bench.costs import PLAIN, PROTOCOLS, Case, Cost, measure
 from secagg.bench.measure import Interleaved, interleaved, peak_memory
 from secagg.bench.records import (
     Measurement,
+    Measurements,
     Point,
-    Record,
     beside_exchanges,
     measurement,
     middle,
@@ -172,7 +172,7 @@ def quick(
     passes: int = PASSES,
     rounds: int = ROUNDS,
     deadline: float = DEADLINE,
-) -> Iterator[tuple[str, Record]]:
+) -> Iterator[tuple[str, Measurements]]:
     """What is measured now, and what is known so far; the last record is the whole one.
 
     Raises:

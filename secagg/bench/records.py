@@ -96,7 +96,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Measurements:
     """A whole benchmark."""
 
     kind: str
@@ -167,8 +167,8 @@ class Record:
 
 
 def sweep(
-    cases: Sequence[Case], record: Record, *, rounds: int, notes: Sequence[str] = ()
-) -> Iterator[tuple[str, Record]]:
+    cases: Sequence[Case], record: Measurements, *, rounds: int, notes: Sequence[str] = ()
+) -> Iterator[tuple[str, Measurements]]:
     """Measure what ``record`` lacks; the name of each case, and what the record then is.
 
     Sessions are timed in turn with X25519; a small one of each protocol comes before the first.
@@ -245,9 +245,9 @@ def middle(costs: Sequence[Cost]) -> Cost:
     )
 
 
-def start(kind: str) -> Record:
+def start(kind: str) -> Measurements:
     """An empty record of this machine."""
-    return Record(kind=kind, machine=machine())
+    return Measurements(kind=kind, machine=machine())
 
 
 def _lines(value: Any) -> str:

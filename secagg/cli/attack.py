@@ -92,11 +92,11 @@ def attack(
     if draw is not None:
         _check_drawn(context, draw, html)
     require("secagg bench attack", *TRAIN, extra="train")
-    from secagg.attacks.suite import PARTS, Found, Plan  # torch takes seconds to import
+    from secagg.attacks.suite import PARTS, AttackSuite, Found  # torch takes seconds to import
 
     if draw is None:
         parts = tuple(part for part in PARTS if not only or part in only)
-        found = _carried_out(Found(plan=Plan(parts=parts, **settings)))
+        found = _carried_out(Found(plan=AttackSuite(parts=parts, **settings)))
     else:
         found = Found.read(draw)
     _write(found, json_file, html, figures)

@@ -20,7 +20,7 @@ from secagg.pages.numbers import bound, counted
 from secagg.pages.numbers import delta as as_delta
 
 if TYPE_CHECKING:
-    from dp.ledger.ledger import Head, Seal
+    from dp.ledger.ledger import Head, HeadSigner
     from secagg.audit.values import Audit, Section
 
 SOUND, OVER_BUDGET, TAMPERED = 0, 1, 3  # bad input is 2, as everywhere
@@ -202,7 +202,7 @@ def _head(text: str | None) -> "Head | None":
     return Head(seq=int(seq), hash=bytes.fromhex(digest))
 
 
-def _seal(text: str | None) -> "Seal | None":
+def _seal(text: str | None) -> "HeadSigner | None":
     """A public key as 64 hex digits, or a file of these or of 32 raw bytes; or ``ConfigError``."""
     from secagg.audit.report import seal_of
 

@@ -23,7 +23,7 @@ from secagg.pages.numbers import elapsed, size
 if TYPE_CHECKING:
     from secagg.bench.compare import Comparison
     from secagg.bench.costs import Case, Cost
-    from secagg.bench.records import Measurement, Record
+    from secagg.bench.records import Measurement, Measurements
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -187,11 +187,11 @@ def compare(
     more than the tolerance. Of bytes, one more is worse.
     """
     from secagg.bench.compare import compare as judged
-    from secagg.bench.records import Record
+    from secagg.bench.records import Measurements
 
     found = judged(
-        Record.read(before),
-        Record.read(after),
+        Measurements.read(before),
+        Measurements.read(after),
         tolerance=tolerance,
         bound=bound,
         confidence=confidence,
@@ -323,12 +323,12 @@ def _cases(
 
 def _swept(
     chosen: Sequence["Case"],
-    record: "Record",
+    record: "Measurements",
     target: Path | None,
     *,
     rounds: int,
     notes: Sequence[str] = (),
-) -> "Record":
+) -> "Measurements":
     """The record with every point, written to ``target`` after each."""
     from secagg.bench.records import sweep
 
@@ -440,7 +440,7 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _close(out: Console, record: "Record") -> None:
+def _close(out: Console, record: "Measurements") -> None:
     for note in record.notes:
         out.print(f"Left out: {note}" if record.kind != "quick" else f"Note: {note}")
     one = record.machine
@@ -455,12 +455,12 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=True, markup=False, width=width)
 
 
-def _record(path: Path, kind: str, *, measured: bool = True) -> "Record":
+def _record(path: Path, kind: str, *, measured: bool = True) -> "Measurements":
     """What a file of ``kind`` holds; ``measured``: more is to be measured and put beside it."""
     from secagg.bench.measure import machine, same_machine
-    from secagg.bench.records import Record
+    from secagg.bench.records import Measurements
 
-    record = Record.read(path)
+    record = Measurements.read(path)
     if record.kind != kind:
         raise ConfigError(f"{path} is of `secagg bench {record.kind}`, not of {kind}")
     if measured and not same_machine(record.machine, machine()):

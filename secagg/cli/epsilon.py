@@ -134,7 +134,7 @@ class _Asked:
             solve: Any = calibrate.noise_multiplier
         elif wanted == ["steps"]:
             plan |= {"epsilon": self.epsilon, "noise_multiplier": self.noise_multiplier}
-            solve = calibrate.most_steps
+            solve = calibrate.max_steps
         else:
             raise ConfigError(
                 "give two of --epsilon, --noise-multiplier and --steps, or --event; "

@@ -32,9 +32,9 @@ def node() -> None:
 @click.argument("home", type=_PATH)
 def new(*, home: Path) -> None:
     """Make the folder HOME with a policy to edit. Nothing is overwritten."""
-    from secagg.nodes.node import new_home
+    from secagg.nodes.node import new_folder
 
-    click.echo(f"Edit {new_home(home) / 'policy.toml'}; as it is, it refuses sums without noise.")
+    click.echo(f"Edit {new_folder(home) / 'policy.toml'}; as it is, it refuses sums without noise.")
     click.echo("Never copy the folder back from a backup: it keeps what must not be rolled back.")
 
 

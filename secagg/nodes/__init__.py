@@ -1,17 +1,17 @@
 """Sums between machines, whatever carries the messages.
 
-A ``Coordinator`` proposes, a ``Node`` answers out of a folder if its ``Policy`` allows it;
+A ``Coordinator`` proposes, a ``Node`` answers out of a folder if its ``NodePolicy`` allows it;
 ``proposal`` is all that both must agree on, ``identities`` who they are.
 """
 
 from secagg.nodes.coordinator import (
-    Cohort,
     Coordinator,
-    Finished,
+    FinishedSum,
     ImpersonationError,
-    Mean,
     NoisySum,
-    UnderWay,
+    RunningSum,
+    SumSettings,
+    WeightedMean,
 )
 from secagg.nodes.identities import (
     Identity,
@@ -23,34 +23,34 @@ from secagg.nodes.identities import (
     load_public,
     sign_roster,
 )
-from secagg.nodes.node import Answer, Node, Request, new_home
-from secagg.nodes.policy import Policy
+from secagg.nodes.node import Answer, Node, Request, new_folder
+from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Average, Contribution, Noise, Proposal, Result
 
 __all__ = [
     "Answer",
     "Average",
-    "Cohort",
     "Contribution",
     "Coordinator",
-    "Finished",
+    "FinishedSum",
     "Identity",
     "ImpersonationError",
-    "Mean",
     "Node",
+    "NodePolicy",
     "Noise",
     "NoisySum",
-    "Policy",
     "Proposal",
     "PublicIdentity",
     "Request",
     "Result",
     "Roster",
-    "UnderWay",
+    "RunningSum",
+    "SumSettings",
+    "WeightedMean",
     "create_identity",
     "fingerprint",
     "load_identity",
     "load_public",
-    "new_home",
+    "new_folder",
     "sign_roster",
 ]

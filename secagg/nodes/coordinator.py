@@ -43,7 +43,14 @@ from secagg.nodes.node import PROPOSED, Answer, Request
 from secagg.nodes.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result
 from secagg.planning.sums import choose_graph, fewest
 from secagg.rounds.aggregation import Ckks
-from secagg.rounds.relay import Ask, Relay, Total, advance, relay_bonawitz, relay_threshold_ckks
+from secagg.rounds.relay import (
+    Relay,
+    StageRequests,
+    Total,
+    advance,
+    relay_bonawitz,
+    relay_threshold_ckks,
+)
 from secagg.stage import Stage
 from secagg.vectors.arrays import Shapes
 from secagg.vectors.layout import Layout
@@ -56,7 +63,7 @@ NodeId: TypeAlias = int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mean:
+class WeightedMean:
     """Weighted means, without privacy from whoever sees them.
 
     Attributes:
@@ -148,7 +155,7 @@ class NoisySum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cohort:
+class SumSettings:
     """Who sums with whom, under what.
 
     Attributes:
@@ -210,7 +217,7 @@ class ImpersonationError(ProtocolError):
 class Coordinator:
     """Begins one sum after the other. Not for threads."""
 
-    def __init__(self, summed: Mean | NoisySum, cohort: Cohort) -> None:
+    def __init__(self, summed: WeightedMean | NoisySum, cohort: SumSettings) -> None:
         self.summed, self.cohort = summed, cohort
         self.numbers: dict[NodeId, ClientId] = {}  # for as long as this object lives
         self.session = system(SESSION_SIZE)  # of the next sum
@@ -218,7 +225,7 @@ class Coordinator:
 
     def begin(
         self, purpose: str, nodes: Sequence[NodeId], *, model: bytes, shapes: Shapes
-    ) -> "UnderWay":
+    ) -> "RunningSum":
         """Propose a sum to ``nodes``.
 
         Raises:
@@ -254,7 +261,7 @@ class Coordinator:
             self.numbers.setdefault(node, len(self.numbers))
         known = {node: keys for node, keys in self.advertised.items() if node in nodes}
         self.advertised, self.session = {}, system(SESSION_SIZE)
-        return UnderWay(self, proposal, nodes, known)
+        return RunningSum(self, proposal, nodes, known)
 
     @property
     def _fewest(self) -> int:
@@ -265,7 +272,7 @@ class Coordinator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class FinishedSum:
     """What a sum between machines came to.
 
     Attributes:
@@ -279,7 +286,7 @@ class Finished:
     model_update: NDArray[np.float64]
 
 
-class UnderWay:
+class RunningSum:
     """One sum. See the module for the order of calls.
 
     Attributes:
@@ -302,7 +309,7 @@ class UnderWay:
         self._relay = self._begin({self._clients[node]: keys for node, keys in advertised.items()})
         self._learned: dict[NodeId, ClientId] = {}
         self._charged: Key | None = None  # where in our ledger
-        self._finished: Finished | None = None
+        self._finished: FinishedSum | None = None
 
     def _begin(self, advertised: Mapping[ClientId, bytes]) -> Relay:
         agreement, cohort = self.proposal.agreement(), self._coordinator.cohort
@@ -317,7 +324,7 @@ class UnderWay:
             )
         return relay_threshold_ckks(agreement, clients)
 
-    def asks(self) -> Iterator[Ask]:
+    def asks(self) -> Iterator[StageRequests]:
         """Stage after stage.
 
         Raises:
@@ -329,14 +336,14 @@ class UnderWay:
         nodes = {client: node for node, client in self._clients.items()}
         survivors = tuple(nodes[client] for client in result.survivors)
         self._commit(survivors)
-        self._finished = Finished(
+        self._finished = FinishedSum(
             proposal=self.proposal,
             result=result,
             survivors=survivors,
             model_update=self._model_update(result.vector, survivors),
         )
 
-    def finish(self) -> Finished:
+    def finish(self) -> FinishedSum:
         """What the sum came to.
 
         Raises:
@@ -346,8 +353,8 @@ class UnderWay:
             raise LocalProtocolError("this sum has no result: not every stage was carried")
         return self._finished
 
-    def _stages(self) -> Generator[Ask, None, Total]:
-        while isinstance(ask := advance(self._relay), Ask):
+    def _stages(self) -> Generator[StageRequests, None, Total]:
+        while isinstance(ask := advance(self._relay), StageRequests):
             if ask.stage is Stage.MASK:
                 self._reserve(ask)
             yield ask
@@ -355,11 +362,11 @@ class UnderWay:
                 self._clients = self._learned  # a client that signs has a number of its own
         return ask
 
-    def asked(self, ask: Ask) -> list[NodeId]:
+    def asked(self, ask: StageRequests) -> list[NodeId]:
         """Whom to send a request."""
         return [node for node, client in self._clients.items() if client in ask.requests]
 
-    def request(self, ask: Ask, node: NodeId) -> Request:
+    def request(self, ask: StageRequests, node: NodeId) -> Request:
         """What to send."""
         return Request(
             stage=ask.stage,
@@ -370,12 +377,12 @@ class UnderWay:
             following=self._coordinator.session if self._asks_ahead(ask) else b"",
         )
 
-    def _asks_ahead(self, ask: Ask) -> bool:
+    def _asks_ahead(self, ask: StageRequests) -> bool:
         """Keys of the next sum come with the last answer, where nothing public is signed."""
         cohort = self._coordinator.cohort
         return ask.stage is Stage.REVEAL and cohort.protocol == BONAWITZ and not cohort.active
 
-    def take(self, ask: Ask, node: NodeId, answer: Answer) -> None:
+    def take(self, ask: StageRequests, node: NodeId, answer: Answer) -> None:
         """Hand in an answer.
 
         Raises:
@@ -400,7 +407,7 @@ class UnderWay:
         self, vector: NDArray[np.float64], survivors: Sequence[NodeId]
     ) -> NDArray[np.float64]:
         summed = self._coordinator.summed
-        if isinstance(summed, Mean):
+        if isinstance(summed, WeightedMean):
             return vector
         if summed.learning_rate is None:  # clients' updates
             return vector / len(survivors)
@@ -409,7 +416,7 @@ class UnderWay:
 
     # The books
 
-    def _reserve(self, ask: Ask) -> None:
+    def _reserve(self, ask: StageRequests) -> None:
         """Charge everybody who is asked for a vector."""
         summed, noise = self._coordinator.summed, self.proposal.noise
         if not isinstance(summed, NoisySum) or noise is None:

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeAlias
 
 from dp.accounting.events import Unit
 from dp.errors import LedgerConflict
-from dp.ledger.ledger import Keeper, Key, Ledger
+from dp.ledger.ledger import Key, Ledger, LedgerOwner
 from protocols import bonawitz, ckks
 from protocols.entropy import system
 from protocols.errors import DecodeError, ProtocolError
@@ -37,7 +37,7 @@ from protocols.wire import SESSION_SIZE, Reader, opaque, u64
 from secagg.errors import NodeError, RefusedError
 from secagg.files import read_file
 from secagg.nodes.identities import Roster, load_identity
-from secagg.nodes.policy import TEMPLATE, Policy
+from secagg.nodes.policy import TEMPLATE, NodePolicy
 from secagg.nodes.proposal import DIGEST_SIZE, Contribution, Proposal
 from secagg.rounds.burns import BurnFile
 from secagg.rounds.parties import BonawitzClient, CkksClient
@@ -126,11 +126,11 @@ class Node:
       NodeError: the folder cannot be used.
     """
 
-    def __init__(self, home: Path, policy: Policy | None = None) -> None:
+    def __init__(self, home: Path, policy: NodePolicy | None = None) -> None:
         self.home = home
         if not home.is_dir():
             raise NodeError(f"no folder {home}: `secagg node new {home}` makes one")
-        self.policy = policy or Policy.read(home / "policy.toml")
+        self.policy = policy or NodePolicy.read(home / "policy.toml")
 
     def answer(
         self, request: Request, state: bytes | None, *, model: bytes, compute: Compute
@@ -279,7 +279,9 @@ class Node:
     def _ledger(self) -> Ledger:
         path, policy = self.home / "ledger.sqlite", self.policy
         if not path.exists():
-            return Ledger.create(path, policy.budget, keeper=Keeper.CLIENT, policy=policy.filter)
+            return Ledger.create(
+                path, policy.budget, keeper=LedgerOwner.CLIENT, policy=policy.filter
+            )
         try:
             return Ledger.open(path, policy.budget)
         except LedgerConflict:
@@ -309,7 +311,7 @@ def _hides_examples(proposal: Proposal) -> bool:
     return proposal.noise is not None and proposal.noise.mechanism.unit is Unit.EXAMPLE
 
 
-def new_home(home: Path) -> Path:
+def new_folder(home: Path) -> Path:
     """A folder for a node, with a policy to edit.
 
     Raises:

@@ -40,7 +40,7 @@ active = false               # true: only cohorts that sign, against a server th
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class NodePolicy:
     """The node's own limits.
 
     Attributes:

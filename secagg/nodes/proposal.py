@@ -37,7 +37,7 @@ from protocols.errors import DecodeError, ProtocolError
 from protocols.wire import Header, Reader
 from secagg.errors import ConfigError, InputError, SecaggError
 from secagg.vectors.arrays import Shapes
-from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, Noised, Segment
+from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, refuse_non_finite
 
 VERSION: Final = 1
@@ -118,7 +118,7 @@ class Noise:
 
     def segments(self) -> tuple[Segment, ...]:
         """Where everything lies in the vector."""
-        codec = Noised(bits=self.mechanism.bits)
+        codec = NoisyIntegers(bits=self.mechanism.bits)
         return (Segment(name=UPDATE, entries=self.mechanism.size, codec=codec),)
 
 

@@ -20,9 +20,9 @@ from dp.accounting.accountant import (
     epsilon_rdp,
     reported_delta,
 )
-from dp.accounting.calibrate import least_noise
+from dp.accounting.calibrate import calibrate_noise
 from dp.accounting.events import (
-    Cover,
+    CohortSecrecy,
     HiddenPoissonSampling,
     NoSampling,
     PoissonSampling,
@@ -85,7 +85,9 @@ class NoiseWishes:
                 raise ConfigError(
                     f"sampling_rate {self.sampling_rate}: of privacy client it changes no price"
                 )
-            coins = HiddenPoissonSampling(rate=self.participation, cover=Cover.ALL_TAKE_PART)
+            coins = HiddenPoissonSampling(
+                rate=self.participation, cover=CohortSecrecy.ALL_TAKE_PART
+            )
             return Unit.CLIENT, clients, coins if coins.rate < 1 else NoSampling()
         if self.privacy != "distributed":
             raise ConfigError(f"unknown privacy {self.privacy!r}; known: distributed, client")
@@ -310,11 +312,11 @@ def calibrate_shared_noise(
       CalibrationError: a trusted server's noise would not be enough either.
     """
     try:
-        return least_noise(
+        return calibrate_noise(
             lambda z: at(z).event(sampling=sampling, steps=steps), epsilon=epsilon, delta=delta
         )
     except CalibrationError:
-        least_noise(
+        calibrate_noise(
             lambda z: at(z).trusted_server(sampling=sampling, steps=steps),
             epsilon=epsilon,
             delta=delta,

@@ -21,8 +21,8 @@ import numpy as np
 
 from dp.noise.mechanisms import DistributedNoise
 from protocols.bonawitz import ClientId, Params, Rates
-from protocols.bonawitz.graph import Plan, as_fraction
-from protocols.bonawitz.graph import plan as plan_graph
+from protocols.bonawitz.graph import GraphPlan, as_fraction
+from protocols.bonawitz.graph import plan_graph as plan_graph
 from protocols.bonawitz.messages import (
     BOX_SIZE,
     SHARE_SIZE,
@@ -49,7 +49,7 @@ from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, Header, Message
 from secagg.errors import ConfigError
 from secagg.stage import UNSIGNED, Stage
-from secagg.vectors.layout import Layout, Noised, Segment
+from secagg.vectors.layout import Layout, NoisyIntegers, Segment
 from secagg.vectors.packing import lane_bits
 from secagg.vectors.quantize import FixedPoint
 
@@ -114,7 +114,7 @@ class SumWishes:
         return as_fraction("corrupt", self.corrupt), as_fraction("dropout", self.dropout)
 
     @property
-    def graph(self) -> Plan:
+    def graph(self) -> GraphPlan:
         """As ``choose_graph`` chooses it."""
         return choose_graph(
             self.clients, *self.rates, active=self.active, complete_below=self.complete_below
@@ -309,7 +309,7 @@ def choose_graph(
     *,
     active: bool,
     complete_below: int = COMPLETE_BELOW,
-) -> Plan:
+) -> GraphPlan:
     """Degree, ``None`` for the complete graph, and threshold.
 
     The complete graph is taken below ``complete_below`` clients while enough of them
@@ -320,11 +320,11 @@ def choose_graph(
     corrupted = int(corrupt * clients)
     everybody = max(majority(clients, corrupted if active else 0), corrupted + 1)
     if clients < complete_below and everybody <= _survivors(clients, dropout):
-        return Plan(degree=None, threshold=everybody)
+        return GraphPlan(degree=None, threshold=everybody)
     return chosen
 
 
-def fewest(clients: int, dropout: Fraction, chosen: Plan) -> int:
+def fewest(clients: int, dropout: Fraction, chosen: GraphPlan) -> int:
     """The fewest survivors that a sum without noise should ask for; ``Advice`` says which."""
     if chosen.degree is None:
         return chosen.threshold
@@ -339,7 +339,7 @@ def _segment(
         noised = Segment(
             name="update",
             entries=mechanism.size,
-            codec=Noised(bits=mechanism.bits),
+            codec=NoisyIntegers(bits=mechanism.bits),
             lanes=wishes.lanes,
         )
         return mechanism.entries, mechanism.clip, mechanism.bits, mechanism.step, noised
@@ -352,11 +352,11 @@ def _survivors(clients: int, dropout: Fraction) -> int:
     return clients - int(dropout * clients)
 
 
-def _degree(clients: int, chosen: Plan) -> int:
+def _degree(clients: int, chosen: GraphPlan) -> int:
     return clients - 1 if chosen.degree is None else chosen.degree
 
 
-def _traffic(clients: int, chosen: Plan, words: int, *, active: bool) -> dict[Stage, Traffic]:
+def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> dict[Stage, Traffic]:
     """Bytes of one client, all of whose peers stay."""
     degree, header = _degree(clients, chosen), Header(bytes(SESSION_SIZE), 0)
     held = clients if chosen.degree is None else degree  # a share of its own secrets too
@@ -409,7 +409,9 @@ def _traffic(clients: int, chosen: Plan, words: int, *, active: bool) -> dict[St
     }
 
 
-def _p_insecure(clients: int, chosen: Plan, corrupted: int, lost: int, *, active: bool) -> float:
+def _p_insecure(
+    clients: int, chosen: GraphPlan, corrupted: int, lost: int, *, active: bool
+) -> float:
     """[BBG+20]: both union bounds, over the cuts of the circle and over the clients."""
     if chosen.degree is None:
         return 0.0
@@ -421,7 +423,7 @@ def _p_insecure(clients: int, chosen: Plan, corrupted: int, lost: int, *, active
     return min(1.0, cuts + n * _at_least(opening, n, corrupted, k))
 
 
-def _p_failure(clients: int, chosen: Plan, lost: int) -> float:
+def _p_failure(clients: int, chosen: GraphPlan, lost: int) -> float:
     """A union bound over the clients: so many neighbours lost that too few are left."""
     if chosen.degree is None:
         return 0.0
@@ -452,7 +454,7 @@ class _Speed:
     WORDS, MASKS = 2**15, 8  # one frame under a few masks: 0.3 ms
     LIST = 64  # entries of a message
 
-    def __init__(self, clients: int, chosen: Plan) -> None:
+    def __init__(self, clients: int, chosen: GraphPlan) -> None:
         self._clients, self._threshold = clients, chosen.threshold
         self._degree = _degree(clients, chosen)
         self._complete = chosen.degree is None

@@ -21,10 +21,10 @@ from secagg.rounds.attendance import Costs
 from secagg.rounds.ckks import CKKS, FLOODING, HOLDERS, MODELS, PRECISION, require
 from secagg.rounds.in_memory import Dropouts, Outcome, run_bonawitz, run_ckks, run_plain
 from secagg.stage import Stage
-from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, Noised, Segment
+from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint
 
-Codec: TypeAlias = FixedPoint | Noised
+Codec: TypeAlias = FixedPoint | NoisyIntegers
 Inputs: TypeAlias = Mapping[ClientId, Any]
 
 PROTOCOL_NAMES: Final = ("bonawitz", "plain", *CKKS)
@@ -110,7 +110,7 @@ class Ckks:
           ParameterError: no parameters are precise enough.
         """
         minimum = self.minimum_survivors
-        return ckks.plan(
+        return ckks.plan_parameters(
             model=self.model,
             clients=layout.clients,
             entries=layout.reals,
@@ -213,7 +213,7 @@ def aggregate(
       updates: one a client: a vector (array, torch tensor, list of floats), or
         a dict of named vectors and numbers, the same names and lengths for all.
       weights: one integer a client, such as its number of examples.
-      codec: how floats become integers, for all names or for each; ``Noised`` for integers
+      codec: how floats become integers, for all names or for each; ``NoisyIntegers`` for integers
         in which a share of noise is already (``dp.noise.mechanisms``), which no weight may touch.
       dropouts: the stage at which a client, by its place in ``updates``, vanishes.
       protocol: and its settings.
@@ -282,7 +282,7 @@ def _layout(
             name=name,
             entries=len(_flat(value)),
             codec=codecs[name],
-            weighted=not isinstance(codecs[name], Noised),
+            weighted=not isinstance(codecs[name], NoisyIntegers),
         )
         for name, value in named[0].items()
     ]

@@ -33,7 +33,7 @@ class StageCost:
 Costs: TypeAlias = dict[Stage, StageCost]
 
 
-class Attendance:
+class DropoutSchedule:
     """Who is still there at a stage."""
 
     def __init__(

@@ -26,7 +26,7 @@ from protocols.primitives.prg import SEED_SIZE, Expand, expand
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.errors import ConfigError, InputError
-from secagg.rounds.attendance import Attendance, Costs, Meter, Now
+from secagg.rounds.attendance import Costs, DropoutSchedule, Meter, Now
 from secagg.rounds.burns import MemoryBurn
 from secagg.rounds.parties import (
     BonawitzClient,
@@ -37,8 +37,8 @@ from secagg.rounds.parties import (
     Words,
 )
 from secagg.rounds.relay import (
-    Ask,
     Found,
+    StageRequests,
     advance,
     relay_bonawitz,
     relay_shared_ckks,
@@ -70,9 +70,9 @@ class Outcome:
 
 
 def run(
-    relay: Generator[Ask, None, Found],
+    relay: Generator[StageRequests, None, Found],
     parties: Mapping[ClientId, Party],
-    present: Attendance,
+    present: DropoutSchedule,
     meter: Meter,
 ) -> Found:
     """Carry every message between a relay and its parties; returns what the relay does."""
@@ -80,7 +80,7 @@ def run(
     while True:
         with meter.server(stage):
             ask = advance(relay)
-        if not isinstance(ask, Ask):
+        if not isinstance(ask, StageRequests):
             return ask
         stage = ask.stage
         for client in present(stage):
@@ -115,7 +115,7 @@ def run_bonawitz(
     Raises:
       TooFewSurvivors: nothing was released.
     """
-    active, present = agreement.params.active, Attendance(inputs, dropouts)
+    active, present = agreement.params.active, DropoutSchedule(inputs, dropouts)
     if not active and dropouts and Stage.SIGN in dropouts.values():
         raise InputError("nothing is signed in this round, so nobody drops out there")
     meter = Meter(Stage if active else UNSIGNED, now)
@@ -159,7 +159,7 @@ def run_ckks(
     Raises:
       TooFewSurvivors: nothing was opened.
     """
-    present, meter = Attendance(inputs, dropouts), Meter(UNSIGNED, now)
+    present, meter = DropoutSchedule(inputs, dropouts), Meter(UNSIGNED, now)
     sources = {client: meter.source(given) for client, given in inputs.items()}
     if agreement.params.model is Model.SHARED_KEY:
         return _run_shared(agreement, sources, present, meter, chunks)
@@ -186,7 +186,7 @@ def run_ckks(
 def _run_shared(
     agreement: CkksAgreement,
     sources: Mapping[ClientId, Callable[[], Reals]],
-    present: Attendance,
+    present: DropoutSchedule,
     meter: Meter,
     chunks: "Chunks",
 ) -> Outcome:
@@ -224,7 +224,7 @@ def run_plain(
     """The same sum with nothing hidden: the server sees every vector. For comparison only."""
     meter, params = Meter(Stage, now), agreement.params
     total = np.zeros(params.words, np.uint64)
-    survivors = tuple(Attendance(inputs, dropouts)(Stage.MASK))
+    survivors = tuple(DropoutSchedule(inputs, dropouts)(Stage.MASK))
     for client in survivors:
         words = meter.source(inputs[client])()
         meter.count(Stage.MASK, [words.tobytes()])

@@ -1,6 +1,6 @@
 """The server of one sum, for whoever carries messages: what is asked of whom, stage by stage.
 
-A relay is a generator. It yields an ``Ask``; whoever drives it sends the requests, hands each
+A relay is a generator. It yields an ``StageRequests``; whoever drives it sends the requests, hands each
 answer to ``receive`` as it comes, and goes on when all have answered or its own deadline has
 passed. What it returns is the sum. It never waits, and a client that does not answer, or
 whose answer ``receive`` refuses, is gone. The clients' half is in ``secagg.rounds.parties``.
@@ -29,7 +29,7 @@ Identities: TypeAlias = Mapping[ClientId, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class StageRequests:
     """One stage.
 
     Attributes:
@@ -52,11 +52,11 @@ class Total:
     survivors: tuple[ClientId, ...]
 
 
-Relay: TypeAlias = Generator[Ask, None, Total]
+Relay: TypeAlias = Generator[StageRequests, None, Total]
 Found = TypeVar("Found")
 
 
-def advance(relay: Generator[Ask, None, Found]) -> Ask | Found:
+def advance(relay: Generator[StageRequests, None, Found]) -> StageRequests | Found:
     """The next stage, or what the relay found."""
     try:
         return next(relay)
@@ -97,19 +97,19 @@ def relay_bonawitz(
             if Advertise.from_bytes(message, expect=agreement.header).sender == client:
                 known.add(keys.receive(message))
     if asked := [client for client in clients if client not in known]:
-        yield Ask(
+        yield StageRequests(
             stage=Stage.ADVERTISE,
             requests=dict.fromkeys(asked, b""),
             receive=_single(keys.receive),
         )
     rosters, shares = keys.close(entropy)
-    yield Ask(stage=Stage.SHARE, requests=rosters, receive=_single(shares.receive))
+    yield StageRequests(stage=Stage.SHARE, requests=rosters, receive=_single(shares.receive))
     boxes, vectors = shares.close()
-    yield Ask(stage=Stage.MASK, requests=boxes, receive=vectors.receive)
+    yield StageRequests(stage=Stage.MASK, requests=boxes, receive=vectors.receive)
     if agreement.params.active:
         survivors, signatures = vectors.close_to_sign()
         alive = vectors.alive
-        yield Ask(
+        yield StageRequests(
             stage=Stage.SIGN,
             requests=dict.fromkeys(alive, survivors),
             receive=_single(signatures.receive),
@@ -118,7 +118,7 @@ def relay_bonawitz(
     else:
         survivors, reveals = vectors.close()
         requests = dict.fromkeys(vectors.alive, survivors)
-    yield Ask(stage=Stage.REVEAL, requests=requests, receive=_single(reveals.receive))
+    yield StageRequests(stage=Stage.REVEAL, requests=requests, receive=_single(reveals.receive))
     total = reveals.close(expand)
     return Total(values=total.words, survivors=total.survivors)
 
@@ -147,13 +147,13 @@ def relay_threshold_ckks(
 
     committee = sorted(clients)[: agreement.params.holders] if holders is None else holders
     commitments = CollectCommitments(agreement, committee)
-    yield Ask(
+    yield StageRequests(
         stage=Stage.ADVERTISE,
         requests=dict.fromkeys(committee, b""),
         receive=_single(commitments.receive),
     )
     roster, openings = commitments.close()
-    yield Ask(
+    yield StageRequests(
         stage=Stage.SHARE,
         requests=dict.fromkeys(committee, roster),
         receive=_single(openings.receive),
@@ -166,7 +166,7 @@ def relay_threshold_ckks(
         came.append(client := uploads.receive(frames))
         return client
 
-    yield Ask(
+    yield StageRequests(
         stage=Stage.MASK,
         requests={
             client: opaque(opened) + opaque(boxes.get(client, b"")) for client in sorted(clients)
@@ -176,7 +176,7 @@ def relay_threshold_ckks(
     gone = lost()
     alive = [client for client in committee if client in came and client not in gone]
     request, partials = uploads.close_threshold(alive)
-    yield Ask(
+    yield StageRequests(
         stage=Stage.REVEAL,
         requests=dict.fromkeys(alive, request),
         receive=_single(partials.receive),
@@ -187,7 +187,7 @@ def relay_threshold_ckks(
 
 def relay_shared_ckks(
     agreement: CkksAgreement, clients: Sequence[ClientId], *, key: bytes
-) -> Generator[Ask, None, bytes]:
+) -> Generator[StageRequests, None, bytes]:
     """A round of ``protocols.ckks`` under a shared key, of which the server has the digest.
 
     Returns the sum as it is sent to every client, each of which opens it for itself.
@@ -198,7 +198,9 @@ def relay_shared_ckks(
     from protocols.ckks.server import CollectUploads
 
     uploads = CollectUploads(agreement, key, clients)
-    yield Ask(stage=Stage.MASK, requests=dict.fromkeys(clients, b""), receive=uploads.receive)
+    yield StageRequests(
+        stage=Stage.MASK, requests=dict.fromkeys(clients, b""), receive=uploads.receive
+    )
     return uploads.close_shared()
 
 

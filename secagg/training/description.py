@@ -1,6 +1,6 @@
 """What a training run states in its ledger about itself, for ``secagg audit``."""
 
-from dp.ledger.description import Statement
+from dp.ledger.description import SystemDescription
 from dp.noise.mechanisms import DistributedNoise
 from secagg.rounds.ckks import CKKS, FLOODING
 from secagg.training.settings import TrainingConfig
@@ -15,9 +15,9 @@ _DISCRETE = "int64 after rounding: noise and sums are exact integers"
 
 def statement(
     config: TrainingConfig, *, units: int, mechanism: DistributedNoise | None = None
-) -> Statement:
+) -> SystemDescription:
     """For a private mode; with the ``mechanism`` where noise is shared out."""
-    return Statement(
+    return SystemDescription(
         unit_count=units,
         mechanism=_mechanism(config, mechanism),
         sampling=_sampling(config),

@@ -43,7 +43,7 @@ from secagg.stage import UNSIGNED, Stage
 from secagg.training.data import Federation, federate, simulated_dropouts
 from secagg.training.modes import Mode, judge, mode
 from secagg.training.report import curves, report
-from secagg.training.runs import AUDIT, AUDIT_JSON, CURVES, METRICS, REPORT, Record, RunFolder
+from secagg.training.runs import AUDIT, AUDIT_JSON, CURVES, METRICS, REPORT, RoundRecord, RunFolder
 from secagg.training.settings import NOISED, TrainingConfig
 from secagg.vectors.vector import flatten, unflatten
 
@@ -127,7 +127,7 @@ class Training:
             f"{config.protocol}, {privacy}, in {self._folder.path}"
         )
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[RoundRecord]:
         while self.done < self.config.rounds:
             began = time.perf_counter()
             record = self._round(self.done + 1)
@@ -138,7 +138,7 @@ class Training:
             self.done += 1
             yield record
 
-    def finish(self) -> Record:
+    def finish(self) -> RoundRecord:
         """Write audit, final record, curves and report; returns the record.
 
         Raises:
@@ -166,7 +166,7 @@ class Training:
         write_atomically(self._folder.path / REPORT, report(metrics).encode())
         return final
 
-    def _audit(self, records: Sequence[Record]) -> str:
+    def _audit(self, records: Sequence[RoundRecord]) -> str:
         """Write what the ledger proves; returns the page's name."""
         folder = self._folder
         head = _head(records[-1]) if records else None
@@ -196,7 +196,7 @@ class Training:
             lines.append(f"audit: {self._folder.path / AUDIT}")
         return lines
 
-    def _round(self, number: int) -> Record | None:
+    def _round(self, number: int) -> RoundRecord | None:
         """One round; None if too few clients may still release anything."""
         config = self.config
         members = list(range(config.clients))
@@ -276,7 +276,7 @@ class _Books:
     FINAL = ("epsilon", "accountant", "epsilon_rdp", "epsilon_realised")
 
     def __init__(
-        self, config: TrainingConfig, mode: Mode, folder: RunFolder, records: Sequence[Record]
+        self, config: TrainingConfig, mode: Mode, folder: RunFolder, records: Sequence[RoundRecord]
     ) -> None:
         self._mode = mode
         self._event = _event(mode)
@@ -378,7 +378,7 @@ def _event(mode: Mode, survivors: int | None = None) -> Event:
     return event
 
 
-def _head(record: Record) -> Head:
+def _head(record: RoundRecord) -> Head:
     try:
         kept = record["ledger"]
         return Head(seq=int(kept["seq"]), hash=bytes.fromhex(kept["hash"]))

@@ -35,9 +35,9 @@ except ModuleNotFoundError as error:
     raise missing("secagg.training.modes", "torch", extra="train") from error
 
 from dp.accounting.accountant import check_delta, flooding_delta
-from dp.accounting.calibrate import least_noise
+from dp.accounting.calibrate import calibrate_noise
 from dp.accounting.events import (
-    Cover,
+    CohortSecrecy,
     Event,
     GaussianEvent,
     HiddenPoissonSampling,
@@ -46,7 +46,7 @@ from dp.accounting.events import (
     Sampling,
     Unit,
 )
-from dp.ledger.description import Statement
+from dp.ledger.description import SystemDescription
 from dp.noise.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums, LocalDpSgd
 from protocols.entropy import system
@@ -57,7 +57,7 @@ from secagg.rounds.parties import Words
 from secagg.training.data import ROW_NORM, Examples, Federation
 from secagg.training.description import statement
 from secagg.training.settings import TrainingConfig
-from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, Noised, Segment
+from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint
 from secagg.vectors.vector import flatten, unflatten
 
@@ -119,7 +119,7 @@ class Mode(ABC):
         """What a round of so many survivors costs; of the fewest that may be, if unknown."""
         return None
 
-    def statement(self) -> Statement | None:
+    def statement(self) -> SystemDescription | None:
         """What the ledger says beside its numbers."""
         return None
 
@@ -166,7 +166,7 @@ class Local(Mode):
         super().__init__(config, federation)
         check_delta(config.delta, units=sum(self._sizes))
         # By RDP, as the ledger admits: with less noise it would stop the plan before its end.
-        self.noise_multiplier = z = least_noise(
+        self.noise_multiplier = z = calibrate_noise(
             lambda noise: self._at(noise, config.rounds), epsilon=config.epsilon, delta=self.delta
         )
         self._clients = [
@@ -202,7 +202,7 @@ class Local(Mode):
     def event(self, survivors: int | None = None) -> Event:
         return self._at(self.noise_multiplier)
 
-    def statement(self) -> Statement:
+    def statement(self) -> SystemDescription:
         return statement(self._config, units=sum(self._sizes))
 
     def _at(self, noise: float, rounds: int = 1) -> Event:
@@ -245,7 +245,9 @@ class _Shared(Mode):
             )
         self.layout = Layout(
             segments=(
-                Segment(name=UPDATE, entries=self.mechanism.size, codec=Noised(bits=config.bits)),
+                Segment(
+                    name=UPDATE, entries=self.mechanism.size, codec=NoisyIntegers(bits=config.bits)
+                ),
             ),
             clients=config.clients,
         )
@@ -270,7 +272,7 @@ class _Shared(Mode):
     def event(self, survivors: int | None = None) -> Event:
         return self.mechanism.event(survivors=survivors, sampling=self.sampling)
 
-    def statement(self) -> Statement:
+    def statement(self) -> SystemDescription:
         return statement(self._config, units=self._units, mechanism=self.mechanism)
 
 
@@ -319,7 +321,7 @@ class Client(_Shared):
     def __init__(self, config: TrainingConfig, federation: Federation, model: nn.Module) -> None:
         rate = config.participation
         self.sampling = (
-            HiddenPoissonSampling(rate=rate, cover=Cover.ALL_TAKE_PART)
+            HiddenPoissonSampling(rate=rate, cover=CohortSecrecy.ALL_TAKE_PART)
             if rate < 1
             else NoSampling()
         )

@@ -21,7 +21,7 @@ from secagg.pages.numbers import delta as as_delta
 from secagg.pages.numbers import epsilon as as_epsilon
 from secagg.training.runs import AUDIT
 from secagg.training.settings import NOISED, TrainingConfig
-from secagg.training.threat_table import PRIVATE, SUMMED, Promise
+from secagg.training.threat_table import PRIVATE, SUMMED, ThreatTable
 
 Metrics: TypeAlias = Mapping[str, Any]
 
@@ -406,7 +406,7 @@ def _cell(stage: str | None) -> Markup:
 
 
 def _promise(run: _Run) -> Markup:
-    promise = Promise(
+    promise = ThreatTable(
         protocol=run.protocol,
         privacy=run.privacy,
         threshold="t" if run.threshold is None else str(run.threshold),

@@ -45,7 +45,7 @@ AUDIT_JSON = "audit.json"
 SCHEMA = 1
 
 Setting: TypeAlias = str | int | float | bool | None
-Record: TypeAlias = dict[str, Any]
+RoundRecord: TypeAlias = dict[str, Any]
 
 _HEADER = "# A run of `secagg train`; --config reads this file again.\n"
 # In the order of removal: without metrics.json nothing can be resumed, so that no run goes on
@@ -79,8 +79,8 @@ class RunFolder:
         self.path = path
         self.config = config
         self._versions = versions
-        self._rounds: list[Record] = []
-        self._final: Record | None = None
+        self._rounds: list[RoundRecord] = []
+        self._final: RoundRecord | None = None
 
     @classmethod
     def create(
@@ -142,12 +142,12 @@ class RunFolder:
         return self.path / LEDGER
 
     @property
-    def metrics(self) -> Record:
+    def metrics(self) -> RoundRecord:
         """What metrics.json holds now; a copy."""
-        result: Record = json.loads(self._encode(self._rounds, self._final))
+        result: RoundRecord = json.loads(self._encode(self._rounds, self._final))
         return result
 
-    def load(self) -> tuple[list[Record], dict[str, "torch.Tensor"]]:
+    def load(self) -> tuple[list[RoundRecord], dict[str, "torch.Tensor"]]:
         """The records of all finished rounds, and the tensors after the last of them.
 
         | on disk                                   | then                              |
@@ -232,7 +232,7 @@ class RunFolder:
         write_atomically(self.path / METRICS, self._encode(self._rounds, record))
         self._final = record
 
-    def _encode(self, rounds: list[Record], final: Record | None) -> bytes:
+    def _encode(self, rounds: list[RoundRecord], final: RoundRecord | None) -> bytes:
         metrics = {
             "schema": SCHEMA,
             "config": self.config,
@@ -242,7 +242,7 @@ class RunFolder:
         }
         return (_json(metrics, METRICS, indent=1) + "\n").encode()
 
-    def _read_metrics(self) -> Record:
+    def _read_metrics(self) -> RoundRecord:
         path = self.path / METRICS
         metrics = _parse(path, _read(path))
         if metrics.get("schema") != SCHEMA:
@@ -325,13 +325,13 @@ def _json(value: object, what: str, *, indent: int | None = None) -> str:
         raise RunError(f"{what} cannot be written as JSON: {error}") from error
 
 
-def _plain(record: Mapping[str, Any], what: str) -> Record:
+def _plain(record: Mapping[str, Any], what: str) -> RoundRecord:
     """As it will be read again: keys of mappings are strings, tuples are lists."""
-    result: Record = json.loads(_json(dict(record), what))
+    result: RoundRecord = json.loads(_json(dict(record), what))
     return result
 
 
-def _digest(rounds: list[Record]) -> str:
+def _digest(rounds: list[RoundRecord]) -> str:
     return hashlib.sha256(_canonical(rounds)).hexdigest()
 
 
@@ -339,7 +339,7 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _parse(path: Path, data: bytes | str) -> Record:
+def _parse(path: Path, data: bytes | str) -> RoundRecord:
     """One JSON object with finite numbers."""
     try:
         value = json.loads(data)
@@ -388,7 +388,7 @@ def _read_config(path: Path) -> dict[str, Setting]:
     return config
 
 
-def _encode_model(tensors: Mapping[str, "torch.Tensor"], rounds: list[Record]) -> bytes:
+def _encode_model(tensors: Mapping[str, "torch.Tensor"], rounds: list[RoundRecord]) -> bytes:
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import save
@@ -413,7 +413,7 @@ def _encode_model(tensors: Mapping[str, "torch.Tensor"], rounds: list[Record]) -
         raise RunError(f"round {rounds[-1]['round']}: tensors cannot be saved: {error}") from error
 
 
-def _read_model(path: Path) -> tuple[Record, str, dict[str, "torch.Tensor"]]:
+def _read_model(path: Path) -> tuple[RoundRecord, str, dict[str, "torch.Tensor"]]:
     """The record of the model's round, the digest of the records before it, and the tensors."""
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -436,16 +436,16 @@ def _read_model(path: Path) -> tuple[Record, str, dict[str, "torch.Tensor"]]:
         raise _corrupt(path, error) from error
 
 
-def _split(data: bytes) -> tuple[Record, memoryview]:
+def _split(data: bytes) -> tuple[RoundRecord, memoryview]:
     """A safetensors file: u64 length, little-endian; that much JSON; the tensors."""
     start = 8 + int.from_bytes(data[:8], "little")
     if start > len(data):
         raise ValueError(f"{len(data)} bytes, the header alone needs {start}")
-    header: Record = json.loads(data[8:start])
+    header: RoundRecord = json.loads(data[8:start])
     return header, memoryview(data)[start:]
 
 
-def _model_digest(header: Record, body: memoryview) -> str:
+def _model_digest(header: RoundRecord, body: memoryview) -> str:
     """Over names, types, shapes, metadata and contents; not over the layout of the JSON."""
     digest = hashlib.sha256(_canonical(header) + b"\0")
     digest.update(body)

@@ -15,7 +15,7 @@ Rows: TypeAlias = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
+class ThreatTable:
     """The settings that decide, as they are to be printed.
 
     Attributes:

@@ -4,7 +4,7 @@
 clips, ``packing`` puts several integers into a word.
 """
 
-from secagg.vectors.layout import Count, Layout, Noised, Segment
+from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, clip_norm
 from secagg.vectors.vector import flatten, unflatten
 
@@ -12,7 +12,7 @@ __all__ = [
     "Count",
     "FixedPoint",
     "Layout",
-    "Noised",
+    "NoisyIntegers",
     "Segment",
     "clip_norm",
     "flatten",

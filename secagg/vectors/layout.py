@@ -4,7 +4,7 @@ The update, its weight and the metrics of a client travel side by side, so that
 a server that sees sums sees the sum of each and nothing beside it. Overflow is
 impossible by construction: ``Layout`` gives every segment lanes that hold the
 largest total its clients can reach, or raises. Where noise is in the integers already
-(``Noised``) a bound is as unlikely to fail as the mechanism says, and nothing is checked.
+(``NoisyIntegers``) a bound is as unlikely to fail as the mechanism says, and nothing is checked.
 
 A weighted segment carries weight * integer. Its decoded sum over the sum of the
 weights, which the caller puts into a segment of its own, is then the weighted
@@ -68,7 +68,7 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noised:
+class NoisyIntegers:
     """Integers in which a share of noise is: they are taken as they come.
 
     Neither clamped nor refused, whatever their size: either would depend on data that the
@@ -101,8 +101,8 @@ class Segment:
     Attributes:
       name: not empty.
       entries: its length, 0 to 2^35.
-      codec: ``FixedPoint`` for floats, ``Count`` for integers, ``Noised`` for those with noise.
-      weighted: whether a client's entries count ``weight`` times; never of ``Noised``.
+      codec: ``FixedPoint`` for floats, ``Count`` for integers, ``NoisyIntegers`` for those with noise.
+      weighted: whether a client's entries count ``weight`` times; never of ``NoisyIntegers``.
       lanes: integers a word, 1 to 8; ``None`` for as few words as are safe.
 
     Raises:
@@ -111,16 +111,16 @@ class Segment:
 
     name: str
     entries: int
-    codec: FixedPoint | Count | Noised
+    codec: FixedPoint | Count | NoisyIntegers
     weighted: bool = False
     lanes: int | None = None
 
     def __post_init__(self) -> None:
         if not self.name or len(self.name.encode()) >= 2**16:
             raise ConfigError(f"a segment's name has 1 to 65535 bytes, not {len(self.name)}")
-        if not isinstance(self.codec, FixedPoint | Count | Noised):
+        if not isinstance(self.codec, FixedPoint | Count | NoisyIntegers):
             raise ConfigError(f"{self.name!r}: {type(self.codec).__name__} is no codec")
-        if self.weighted and isinstance(self.codec, Noised):
+        if self.weighted and isinstance(self.codec, NoisyIntegers):
             raise ConfigError(f"{self.name!r}: a weight after the noise would scale the noise too")
         _check_integer(f"{self.name!r}: entries", self.entries, 0, MAX_ENTRIES)
         if self.lanes is not None:
@@ -232,7 +232,7 @@ class Layout:
 
         Raises:
           InputError: ``words`` is not uint64[words], or a total is larger than ``clients`` clients
-            can make it, so that this is no sum of such vectors. Never of a ``Noised`` segment.
+            can make it, so that this is no sum of such vectors. Never of a ``NoisyIntegers`` segment.
         """
         if words.dtype != np.uint64 or words.shape != (self.words,):
             found = f"{words.dtype}{list(words.shape)}"
@@ -264,7 +264,7 @@ class Layout:
         """One client's vector for a protocol that sums reals: float64[reals] in [-1, 1].
 
         Entries are clamped to the codec's clip and weighted, and nothing is rounded. Those of a
-        ``Noised`` segment wrap at its bits. Otherwise as :meth:`encode`.
+        ``NoisyIntegers`` segment wrap at its bits. Otherwise as :meth:`encode`.
         """
         self._check(values, weight)
         parts = []
@@ -279,7 +279,7 @@ class Layout:
                 integers = np.empty(segment.entries, np.int64)
                 if segment.entries:
                     codec.encoder(vector, name=segment.name)(slice(None), integers)
-                if isinstance(codec, Noised):
+                if isinstance(codec, NoisyIntegers):
                     integers <<= 64 - codec.bits
                     integers >>= 64 - codec.bits
                 np.divide(integers, self._one(codec), out=part)
@@ -291,7 +291,7 @@ class Layout:
     def decode_reals(self, total: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """The totals in a sum of such vectors, by name: float64, as approximate as the sum is.
 
-        Integers of a ``Count`` or ``Noised`` segment come back as the nearest int64, the latter
+        Integers of a ``Count`` or ``NoisyIntegers`` segment come back as the nearest int64, the latter
         wrapped at their bits: exact as long as the sum's error is below half a unit,
         1 / (2 maximum) or 2^-bits.
 
@@ -312,13 +312,13 @@ class Layout:
             else:
                 scale = self._one(segment.codec) * (self.max_weight if segment.weighted else 1)
                 nearest = np.rint(part * scale)
-                if isinstance(segment.codec, Noised):
+                if isinstance(segment.codec, NoisyIntegers):
                     nearest -= 2 * scale * np.floor((nearest + scale) / (2 * scale))
                 totals[segment.name] = nearest.astype(np.int64)
         return totals
 
     @staticmethod
-    def _one(codec: Count | Noised) -> int:
+    def _one(codec: Count | NoisyIntegers) -> int:
         """What a real of 1 stands for: the largest integer of one client."""
         return codec.maximum if isinstance(codec, Count) else 1 << (codec.bits - 1)
 
@@ -362,7 +362,7 @@ class Layout:
     def _limit(self, segment: Segment) -> int:
         """The largest total of one entry."""
         codec = segment.codec
-        if isinstance(codec, Noised):
+        if isinstance(codec, NoisyIntegers):
             return (1 << (codec.bits - 1)) - 1
         one = codec.levels if isinstance(codec, FixedPoint) else codec.maximum
         return self.clients * (self.max_weight if segment.weighted else 1) * one
@@ -377,7 +377,7 @@ class Layout:
             weight = f" x weight {self.max_weight}" if segment.weighted else ""
             clients = self.clients * (self.max_weight if segment.weighted else 1)
             total = f"{self.clients} clients{weight} x {limit // clients}"
-            if isinstance(segment.codec, Noised):
+            if isinstance(segment.codec, NoisyIntegers):
                 total = f"a total of {segment.codec.bits} bits"
             raise RangeError(
                 f"{segment.name!r}: {total} does not fit a {lane_bits(segment.lanes or 1)}-bit "

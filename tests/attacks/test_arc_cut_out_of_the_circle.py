@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from protocols.bonawitz import Params, Rates
-from protocols.bonawitz.graph import Harary, Plan
+from protocols.bonawitz.graph import GraphPlan, Harary
 from protocols.bonawitz.messages import (
     MaskedFrame,
     ShareBoxes,
@@ -132,7 +132,7 @@ def attack(*, checked: bool) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     Two are said to be gone, as many as planned; nobody is corrupt.
     """
     server = LyingServer(ACTIVE)
-    assert ACTIVE.plan(20) == Plan(degree=6, threshold=4)
+    assert ACTIVE.plan(20) == GraphPlan(degree=6, threshold=4)
     arc, gone = server.at(*range(9)), server.at(-2, 10)
     server.mask(arc, gone)
     revealed = server.reveals(set(range(20)) - gone, checked=checked)
@@ -175,7 +175,7 @@ def test_no_arc_is_opened_by_saying_that_both_its_sides_are_gone(width: int) -> 
 
 def test_not_protected_from_an_arc_cut_out_where_the_server_is_trusted() -> None:
     server = LyingServer(TRUSTED)
-    assert TRUSTED.plan(20) == Plan(degree=6, threshold=3)
+    assert TRUSTED.plan(20) == GraphPlan(degree=6, threshold=3)
     arc, gone = server.at(0, 1, 2, 3), server.at(-1, -2, -3, 4, 5, 6)
     server.mask(frozenset(), frozenset())
     revealed = server.reveals(set(range(20)) - gone, checked=True)

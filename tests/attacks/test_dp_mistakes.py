@@ -32,7 +32,7 @@ from secagg.training import modes
 from secagg.training.data import Examples, Federation
 from secagg.training.modes import mode
 from secagg.training.settings import TrainingConfig
-from secagg.vectors.layout import Noised, Segment
+from secagg.vectors.layout import NoisyIntegers, Segment
 from secagg.vectors.vector import flatten
 
 SEED = bytes(range(32))
@@ -106,7 +106,7 @@ def test_weighting_after_the_clip() -> None:
         patch.setattr(mechanisms, "_sampler", lambda noise, variance: Silent())
         one = plan.encode(np.ones(plan.entries), seed=SEED)
     assert np.linalg.norm(one) <= plan.l2 < np.linalg.norm(weight * one)
-    assert isinstance(Segment(name="update", entries=1, codec=Noised(bits=21)), Segment)
+    assert isinstance(Segment(name="update", entries=1, codec=NoisyIntegers(bits=21)), Segment)
 
 
 # The same seed for the noise of two clients, or of two runs

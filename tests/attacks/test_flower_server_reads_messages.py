@@ -20,12 +20,12 @@ from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from secagg.adapters.flower import Cohort, Mean, SecureGrid
+from secagg.adapters.flower import SecureGrid, SumSettings, WeightedMean
 from secagg.adapters.testing import LocalGrid
 
 # Long enough that random bytes hold none of their encodings by accident.
 WEIGHTS = {101: 987_654_321_987, 102: 876_543_219_876, 103: 765_432_198_765}
-MEAN = Mean(
+MEAN = WeightedMean(
     clip=0.1, max_weight=10**12, train_metrics={"loss": 1.0}, evaluate_metrics={"accuracy": 1.0}
 )
 START = {"w": np.linspace(-1, 1, 6, dtype=np.float32), "b": np.linspace(0.1, 1, 3)}
@@ -127,7 +127,7 @@ def test_on_a_plain_grid_the_search_finds_everything() -> None:
 def test_of_masked_messages_it_finds_nothing(protocol: str, folder: Path) -> None:
     program = nodes()
     grid = grid_of(program, folder)
-    train(secured := SecureGrid(grid, MEAN, Cohort(protocol=protocol)), rounds=1)
+    train(secured := SecureGrid(grid, MEAN, SumSettings(protocol=protocol)), rounds=1)
     assert all(len(report.survivors) == 3 for report in secured.history)
     assert sightings(grid, program) == {node: set() for node in program}
 

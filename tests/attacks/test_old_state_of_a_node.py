@@ -23,7 +23,7 @@ from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
-from secagg.nodes.coordinator import Cohort, Coordinator
+from secagg.nodes.coordinator import Coordinator, SumSettings
 from secagg.nodes.proposal import Proposal
 from secagg.stage import Stage
 
@@ -187,7 +187,7 @@ def twice(machines: Machines) -> NDArray[np.int64]:
     """What is left of the noise if one masked vector is taken from the other."""
     mechanism = noise_of(3, bits=32, scale=10.0)
     summed = noisy(machines.folder / "server.sqlite", mechanism)
-    proposal = carry(Coordinator(summed, Cohort()), machines).proposal
+    proposal = carry(Coordinator(summed, SumSettings()), machines).proposal
     request, state = machines.requests[VICTIM, Stage.MASK], machines.before[VICTIM, Stage.MASK]
     frames = (machines.answers[VICTIM, Stage.MASK].messages[0],)
     frames += machines.ask(VICTIM, request, state).messages

@@ -11,16 +11,16 @@ import pytest
 from between import Machines, carry, noise_of, noisy
 
 from dp.errors import BudgetExceeded, LedgerConflict
-from dp.ledger.books import Keeper
+from dp.ledger.books import LedgerOwner
 from dp.ledger.ledger import Ledger, State
 from protocols.errors import TooFewSurvivors
-from secagg.nodes.coordinator import Cohort, Coordinator
+from secagg.nodes.coordinator import Coordinator, SumSettings
 from secagg.nodes.node import SUBJECT, Node
-from secagg.nodes.policy import Policy
+from secagg.nodes.policy import NodePolicy
 from secagg.stage import Stage
 
 NODES = (100, 101, 102)
-BUDGET = Policy(minimum_cohort=2, maximum_epsilon=5.0)
+BUDGET = NodePolicy(minimum_cohort=2, maximum_epsilon=5.0)
 
 
 def aborted(machines: Machines, coordinator: Coordinator) -> None:
@@ -30,7 +30,7 @@ def aborted(machines: Machines, coordinator: Coordinator) -> None:
 
 def machines_of(folder: Path) -> tuple[Machines, Coordinator]:
     summed = noisy(folder / "server.sqlite", noise_of(3))
-    return Machines(folder, NODES, policy=BUDGET), Coordinator(summed, Cohort())
+    return Machines(folder, NODES, policy=BUDGET), Coordinator(summed, SumSettings())
 
 
 def vectors_sent(machines: Machines, coordinator: Coordinator, sums: int) -> int:
@@ -101,7 +101,7 @@ def test_in_a_ledger_that_takes_the_servers_word_the_price_would_fall(
     create = Ledger.create.__func__  # type: ignore[attr-defined]  # a class method
 
     def trusting(cls: type[Ledger], *given: object, **named: object) -> Ledger:
-        return create(cls, *given, **named | {"keeper": Keeper.SERVER})  # type: ignore[no-any-return]  # what create returns
+        return create(cls, *given, **named | {"keeper": LedgerOwner.SERVER})  # type: ignore[no-any-return]  # what create returns
 
     machines, coordinator = machines_of(folder)
     monkeypatch.setattr(Ledger, "create", classmethod(trusting))

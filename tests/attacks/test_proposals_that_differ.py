@@ -15,7 +15,7 @@ from protocols.bonawitz import Agreement
 from protocols.bonawitz.params import Context
 from protocols.errors import TooFewSurvivors
 from secagg.errors import NodeError
-from secagg.nodes.coordinator import Cohort
+from secagg.nodes.coordinator import SumSettings
 from secagg.nodes.node import Request
 from secagg.nodes.proposal import Contribution, Proposal
 
@@ -74,7 +74,7 @@ def test_nodes_that_sign_turn_each_others_keys_away(folder: Path) -> None:
     machines = machines_of(folder)
     roster, machines.policy = signing(machines)
     with pytest.raises(TooFewSurvivors, match="left after CollectKeys"):
-        carry(mean_of(Cohort(roster=roster)), machines, change=dead_for_others)
+        carry(mean_of(SumSettings(roster=roster)), machines, change=dead_for_others)
 
 
 def test_a_node_computes_on_no_other_model_than_was_proposed(folder: Path) -> None:

@@ -29,9 +29,9 @@ from protocols.errors import DecodeError, ProtocolError, TooFewSurvivors
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.errors import RefusedError
-from secagg.nodes.coordinator import Cohort, Coordinator
+from secagg.nodes.coordinator import Coordinator, SumSettings
 from secagg.nodes.node import Request
-from secagg.nodes.policy import Policy
+from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Proposal
 from secagg.vectors.layout import Layout
 
@@ -63,7 +63,7 @@ def test_a_policy_with_a_minimum_cohort_refuses_the_sum_of_two(folder: Path) -> 
     assert not machines.brought
 
 
-def refusals(folder: Path, policy: Policy, cohort: Cohort) -> set[str]:
+def refusals(folder: Path, policy: NodePolicy, cohort: SumSettings) -> set[str]:
     machines = Machines(folder, NODES, policy=policy)
     with pytest.raises(TooFewSurvivors, match="left after CollectKeys"):
         carry(Coordinator(MEAN, cohort), machines)
@@ -89,11 +89,11 @@ def test_poor_terms_are_refused_by_the_line_that_they_break(
         carry(mean_of(), machines := Machines(folder / "a", NODES, policy=ANYTHING)), machines
     )
     policy = replace(ANYTHING, **change)  # type: ignore[arg-type]  # lines of a policy
-    assert refusals(folder / "b", policy, Cohort()) == {line}
+    assert refusals(folder / "b", policy, SumSettings()) == {line}
 
 
 def test_the_policy_that_a_new_node_has_refuses_sums_without_noise(folder: Path) -> None:
-    assert refusals(folder, Policy(minimum_cohort=2), Cohort()) == {"privacy"}
+    assert refusals(folder, NodePolicy(minimum_cohort=2), SumSettings()) == {"privacy"}
 
 
 def test_a_low_threshold_is_not_hidden_behind_a_large_cohort_that_never_comes() -> None:
@@ -158,14 +158,14 @@ def test_a_node_that_pins_its_server_reads_no_other_proposals(
     folder: Path, key: SigningKey | None
 ) -> None:
     policy = replace(ANYTHING, server=SERVER.public)
-    assert refusals(folder / "pinned", policy, Cohort(identity=key)) == {"server"}
+    assert refusals(folder / "pinned", policy, SumSettings(identity=key)) == {"server"}
     machines = Machines(folder / "not", NODES, policy=ANYTHING)
-    check_mean(carry(mean_of(Cohort(identity=key)), machines), machines)
+    check_mean(carry(mean_of(SumSettings(identity=key)), machines), machines)
 
 
 def test_a_node_that_pins_its_server_sums_for_it(folder: Path) -> None:
     machines = Machines(folder, NODES, policy=replace(ANYTHING, server=SERVER.public))
-    check_mean(carry(mean_of(Cohort(identity=SERVER)), machines), machines)
+    check_mean(carry(mean_of(SumSettings(identity=SERVER)), machines), machines)
     assert not machines.errors
 
 
@@ -178,11 +178,11 @@ def test_a_signature_is_of_one_proposal(folder: Path) -> None:
     policy = replace(ANYTHING, server=SERVER.public)
     machines = Machines(folder / "pinned", NODES, policy=policy)
     with pytest.raises(TooFewSurvivors):
-        carry(mean_of(Cohort(identity=SERVER)), machines, change=changed_seed)
+        carry(mean_of(SumSettings(identity=SERVER)), machines, change=changed_seed)
     assert all("(server)" in str(error) for error in machines.errors)
     machines = Machines(folder / "not", NODES, policy=ANYTHING)
     with pytest.raises(ProtocolError):  # the honest part of this server knows of no such seed
-        carry(mean_of(Cohort(identity=SERVER)), machines, change=changed_seed)
+        carry(mean_of(SumSettings(identity=SERVER)), machines, change=changed_seed)
     assert set(machines.brought) == set(NODES)
 
 
@@ -200,7 +200,7 @@ def test_noise_for_another_sum_than_the_one_that_is_opened_is_no_proposal(
     """Shares of noise made for many survivors are too little in a sum of few."""
     mechanism = noise_of(3, minimum_survivors=3, bits=32, scale=10.0)
     machines, summed = Machines(folder, NODES), noisy(folder / "s.sqlite", mechanism)
-    proposal = carry(Coordinator(summed, Cohort()), machines).proposal
+    proposal = carry(Coordinator(summed, SumSettings()), machines).proposal
     said = proposal.to_bytes()
     for name, value in change.items():
         was = f'"{name}":{getattr(mechanism, name)}'.encode()

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from protocols.bonawitz import Params, Rates, join
-from protocols.bonawitz.graph import Plan
+from protocols.bonawitz.graph import GraphPlan
 from protocols.bonawitz.messages import (
     Advertise,
     MaskedFrame,
@@ -77,8 +77,8 @@ def attack(params: Params, size: int) -> NDArray[np.uint64]:
 
 @pytest.mark.parametrize("size", [4, 9])
 def test_not_protected_from_a_server_that_lies_about_how_many_advertised(size: int) -> None:
-    assert PARAMS.plan(20) == Plan(degree=8, threshold=6)
-    assert PARAMS.plan(size) == Plan(degree=2, threshold=2)
+    assert PARAMS.plan(20) == GraphPlan(degree=8, threshold=6)
+    assert PARAMS.plan(size) == GraphPlan(degree=2, threshold=2)
     assert np.array_equal(attack(PARAMS, size), PRIVATE)
 
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from protocols.bonawitz import Params
-from protocols.bonawitz.graph import Plan
+from protocols.bonawitz.graph import GraphPlan
 from protocols.errors import RemoteProtocolError
 from protocols.testing import agreement_of, played
 
@@ -23,7 +23,7 @@ class Careless(Params):
     def __post_init__(self) -> None:
         object.__setattr__(self, "minimum_survivors", Unread(self.minimum_survivors))
 
-    def needed(self, plan: Plan) -> int:
+    def needed(self, plan: GraphPlan) -> int:
         return plan.threshold
 
 

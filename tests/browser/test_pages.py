@@ -12,13 +12,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from dp.accounting.events import Adjacency, GaussianEvent, NoSampling, Unit
+from dp.accounting.events import GaussianEvent, NeighboringRelation, NoSampling, Unit
 from dp.ledger.ledger import Budget, Ledger
 from secagg.attacks.canaries import client_cosines, one_run
 from secagg.attacks.inversion import invert_gradients
 from secagg.attacks.membership import Models, membership
 from secagg.attacks.page import page as attack_page
-from secagg.attacks.suite import BROKEN, Found, Job, Plan
+from secagg.attacks.suite import BROKEN, AttackSuite, Found, Job
 from secagg.audit.page import page
 from secagg.audit.report import audit
 from secagg.training.loop import Training
@@ -135,7 +135,7 @@ def url(
 
 def attacked(folder: Path) -> Path:
     """Every attack, as small as its charts are whole."""
-    found = Found(plan=Plan(quick=True))
+    found = Found(plan=AttackSuite(quick=True))
     for part, run in (
         ("membership", partial(membership, "none", models=Models(2, 16))),
         ("membership", partial(membership, "local", pool=200, models=Models(1, 16))),
@@ -156,7 +156,7 @@ def many(folder: Path) -> Path:
             noise_multiplier=noise,
             sampling=NoSampling(),
             unit=Unit.CLIENT,
-            adjacency=Adjacency.ZERO_OUT,
+            adjacency=NeighboringRelation.ZERO_OUT,
         )
 
     clients = [*(f"client-{n}" for n in range(249)), "W" * 256]

@@ -12,17 +12,17 @@ from dp.empirical import (
     Guesses,
     LowerBound,
     best_lower_bound,
+    clopper_pearson_high,
+    clopper_pearson_low,
     cosines,
     from_cosines,
     from_json,
     from_rates,
     guess,
+    include_canaries,
     lower_bound,
     normals,
-    proportion_high,
-    proportion_low,
-    spheres,
-    toss,
+    random_directions,
 )
 from dp.errors import BadParameter
 
@@ -72,7 +72,9 @@ def test_every_look_costs_significance() -> None:
 
 def identical(run: int, canaries: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """Scores that have nothing to do with the coins."""
-    return normals(canaries, entropy=fixed(run)), toss(canaries, entropy=fixed(10_000 + run))
+    return normals(canaries, entropy=fixed(run)), include_canaries(
+        canaries, entropy=fixed(10_000 + run)
+    )
 
 
 @pytest.mark.parametrize("count", [20, 100, 400])
@@ -102,7 +104,7 @@ def test_a_bound_stays_below_the_truth_of_randomised_response() -> None:
     """Each canary's coin told truly with probability e / (1 + e): exactly 1-private."""
     above, bounds = 0, []
     for run in range(100):
-        coins = toss(500, entropy=fixed(run))
+        coins = include_canaries(500, entropy=fixed(run))
         kept = np.random.default_rng(run).random(500) < math.e / (1 + math.e)
         found = guess(np.where(kept, coins, ~coins).astype(float), coins, count=500)
         bounds.append(lower_bound(500, found.made, found.correct, delta=1e-9).epsilon)
@@ -168,12 +170,12 @@ def test_counts_that_cannot_be_are_refused(arguments: tuple) -> None:
 
 
 def test_coins_are_fair_and_come_by_the_door() -> None:
-    coins = toss(10_000, entropy=fixed(1))
+    coins = include_canaries(10_000, entropy=fixed(1))
     assert abs(coins.mean() - 0.5) < 0.02
-    assert (coins == toss(10_000, entropy=fixed(1))).all()
-    assert toss(100).tolist() != toss(100).tolist()
+    assert (coins == include_canaries(10_000, entropy=fixed(1))).all()
+    assert include_canaries(100).tolist() != include_canaries(100).tolist()
     with pytest.raises(BadParameter, match="bytes"):
-        toss(10, entropy=lambda count: b"")
+        include_canaries(10, entropy=lambda count: b"")
 
 
 # Many runs
@@ -191,13 +193,13 @@ def test_coins_are_fair_and_come_by_the_door() -> None:
 def test_limits_are_those_of_clopper_and_pearson(
     successes: int, trials: int, level: float, low: float, high: float
 ) -> None:
-    assert proportion_low(successes, trials, level) == pytest.approx(low, rel=1e-5)
-    assert proportion_high(successes, trials, level) == pytest.approx(high, rel=1e-5)
+    assert clopper_pearson_low(successes, trials, level) == pytest.approx(low, rel=1e-5)
+    assert clopper_pearson_high(successes, trials, level) == pytest.approx(high, rel=1e-5)
 
 
 def test_rates_give_the_known_bound_whichever_side_is_the_surer() -> None:
     found = from_rates(90, 100, 0, 100, delta=DELTA)
-    low, high = proportion_low(90, 100, 0.025), proportion_high(0, 100, 0.025)
+    low, high = clopper_pearson_low(90, 100, 0.025), clopper_pearson_high(0, 100, 0.025)
     assert found.epsilon == pytest.approx(math.log((low - DELTA) / high))
     assert from_rates(100, 100, 10, 100, delta=DELTA).epsilon == pytest.approx(found.epsilon)
 
@@ -233,10 +235,10 @@ def test_the_estimate_from_two_equal_gaussians_is_the_gaussian_mechanism(noise: 
 
 def test_canaries_in_a_noised_sum_are_estimated_near_its_epsilon() -> None:
     d, noise = 8000, 1.0
-    canaries = spheres(800, d, entropy=fixed(1))
+    canaries = random_directions(800, d, entropy=fixed(1))
     change = canaries.sum(axis=0) + noise * normals(d, entropy=fixed(2))
     observed = cosines(canaries, change)
-    left_out = cosines(spheres(800, d, entropy=fixed(3)), change)
+    left_out = cosines(random_directions(800, d, entropy=fixed(3)), change)
     exact = epsilon_pld({GaussianEvent(noise_multiplier=noise, sampling=NoSampling()): 1}, DELTA)
     for found in (
         from_cosines(observed, entries=d, delta=DELTA),
@@ -249,7 +251,9 @@ def test_canaries_in_a_noised_sum_are_estimated_near_its_epsilon() -> None:
 def test_canaries_that_took_no_part_are_estimated_near_zero() -> None:
     d = 1000
     change = normals(d, entropy=fixed(5))
-    found = from_cosines(cosines(spheres(500, d, entropy=fixed(6)), change), entries=d, delta=DELTA)
+    found = from_cosines(
+        cosines(random_directions(500, d, entropy=fixed(6)), change), entries=d, delta=DELTA
+    )
     assert found.epsilon < 0.5
 
 
@@ -262,7 +266,7 @@ def test_a_wider_gaussian_is_told_apart_by_its_tails() -> None:
 
 
 def test_canaries_are_unit_vectors_in_every_direction() -> None:
-    rows = spheres(500, 50, entropy=fixed(9))
+    rows = random_directions(500, 50, entropy=fixed(9))
     assert np.allclose(np.linalg.norm(rows, axis=1), 1)
     assert np.abs(rows.mean(axis=0)).max() < 4 / math.sqrt(500 * 50)
     assert (rows**2).mean(axis=0) == pytest.approx(np.full(50, 1 / 50), rel=0.4)
@@ -287,7 +291,7 @@ def test_cosines_that_say_nothing_are_refused(arguments: dict) -> None:
 def test_a_change_that_is_none_is_refused() -> None:
     for change in (np.zeros(5), np.full(5, np.nan), np.ones(4)):
         with pytest.raises(BadParameter):
-            cosines(spheres(3, 5), change)
+            cosines(random_directions(3, 5), change)
 
 
 # What is handed on

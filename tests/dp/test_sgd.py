@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import dp.sgd
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
-from dp.accounting.events import Adjacency, GaussianEvent, PoissonSampling, Unit
+from dp.accounting.events import GaussianEvent, NeighboringRelation, PoissonSampling, Unit
 from dp.errors import BadParameter, NonFiniteGradient, UnsoundModel
 from dp.sgd import ClippedSums, LocalDpSgd
 
@@ -187,7 +187,7 @@ def test_the_history_grows_over_rounds_and_the_events_say_the_same(data):
         sampling=PoissonSampling(rate=0.25),
         steps=6,
         unit=Unit.EXAMPLE,
-        adjacency=Adjacency.ADD_OR_REMOVE,
+        adjacency=NeighboringRelation.ADD_OR_REMOVE,
     )
     one, six = ({trainer.event(steps): 1} for steps in (1, 6))
     assert epsilon_rdp(six, 1e-5) > 1.5 * epsilon_rdp(one, 1e-5)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hospitals import task
 from secagg.nodes.identities import create_identity, load_identity, sign_roster
-from secagg.nodes.node import new_home
+from secagg.nodes.node import new_folder
 
 COMMAND = [sys.executable, "-c", "from secagg.cli.main import main; main()"]
 
@@ -18,7 +18,7 @@ def make(folder: Path, *, privacy: str = "none", more: str = "") -> list[Path]:
     """A folder a hospital, that agrees to ``privacy`` alone; ``more`` stands in every policy."""
     homes = []
     for number in range(len(task.HOSPITALS)):
-        home = new_home(folder / f"hospital-{number}")
+        home = new_folder(folder / f"hospital-{number}")
         patients, _ = task.load(number)
         (home / "policy.toml").write_text(
             f'privacy = ["{privacy}"]\nexamples = {len(patients)}\ndelta = 1e-4\n{more}'

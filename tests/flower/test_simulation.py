@@ -23,7 +23,7 @@ from hospitals import client_app, server_app
 from oracle import EVERYBODY, LEARNING_RATE, STEPS, assert_accurate, assert_averaged, read
 from processes import living
 from secagg.adapters.flower import secure_mod
-from secagg.nodes.policy import Policy
+from secagg.nodes.policy import NodePolicy
 
 ACTORS = 2
 STORE = 80 * 2**20  # bytes; Ray refuses less than 75 MiB
@@ -70,7 +70,7 @@ def test_nine_tenths_of_virtual_hospitals_average_where_the_others_are_lost(
         made.mkdir(exist_ok=True)
         return made
 
-    client = ClientApp(mods=[secure_mod(home, policy=Policy(privacy=("none",)))])
+    client = ClientApp(mods=[secure_mod(home, policy=NodePolicy(privacy=("none",)))])
 
     def of_four(context: Context) -> Context:
         """Every fourth virtual hospital has the same patients."""

@@ -27,7 +27,7 @@ from protocols.bonawitz.messages import (
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
-from protocols.wire import open_checksum, seal_checksum
+from protocols.wire import with_checksum, without_checksum
 
 WORDS = 3
 ROUNDS = {
@@ -186,12 +186,12 @@ class Target:
 
     def takes(self, data: bytes) -> bool:
         """Try the bytes as they are and under a checksum of their own."""
-        return self._attempt(data) | self._attempt(seal_checksum(data))
+        return self._attempt(data) | self._attempt(with_checksum(data))
 
 
-def without_checksum(data: bytes) -> bytes:
+def stripped(data: bytes) -> bytes:
     try:
-        return bytes(open_checksum(data))
+        return bytes(without_checksum(data))
     except DecodeError:
         return data
 
@@ -208,7 +208,7 @@ def decoding(kind: str, name: str, decode: Callable[..., Any]) -> Target:
             raise AssertionError(f"{name} has a second encoding: {data.hex()}")
         return True
 
-    return Target([without_checksum(played.sent[name])], attempt)
+    return Target([stripped(played.sent[name])], attempt)
 
 
 def client_step(kind: str, receives: str) -> Target:
@@ -237,7 +237,7 @@ def server_step(kind: str, awaits: str) -> Target:
         server[0] = played.server(awaits)
         return True
 
-    return Target([without_checksum(played.sent[awaits])], attempt)
+    return Target([stripped(played.sent[awaits])], attempt)
 
 
 def record(kind: str, awaits: str) -> Target:
@@ -250,7 +250,7 @@ def record(kind: str, awaits: str) -> Target:
             raise AssertionError("a record has a second encoding")
         return True
 
-    return Target([without_checksum(round_of(kind).records[awaits])], attempt)
+    return Target([stripped(round_of(kind).records[awaits])], attempt)
 
 
 def targets() -> dict[str, Target]:

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dp.empirical import (
+    clopper_pearson_high,
+    clopper_pearson_low,
     from_cosines,
     from_json,
     from_rates,
     guess,
     lower_bound,
-    proportion_high,
-    proportion_low,
 )
 from dp.errors import BadParameter
 
@@ -35,7 +35,7 @@ def tail(least: int, trials: int, p: Fraction) -> Fraction:
 @settings(deadline=None)
 def test_a_lower_limit_is_the_last_p_whose_exact_tail_is_below_the_level(trials, data, level):
     successes = data.draw(st.integers(0, trials))
-    low = proportion_low(successes, trials, level)
+    low = clopper_pearson_low(successes, trials, level)
     if low:
         assert tail(successes, trials, Fraction(low)) < Fraction(level)
     if successes:
@@ -48,8 +48,8 @@ def test_a_lower_limit_is_the_last_p_whose_exact_tail_is_below_the_level(trials,
 @settings(deadline=None, max_examples=50)
 def test_limits_miss_the_truth_no_oftener_than_they_say(trials, p, level):
     chances = [math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(trials + 1)]
-    lows = [proportion_low(k, trials, level) for k in range(trials + 1)]
-    highs = [proportion_high(k, trials, level) for k in range(trials + 1)]
+    lows = [clopper_pearson_low(k, trials, level) for k in range(trials + 1)]
+    highs = [clopper_pearson_high(k, trials, level) for k in range(trials + 1)]
     assert sum(c for c, low in zip(chances, lows, strict=True) if low > p) <= level
     assert sum(c for c, high in zip(chances, highs, strict=True) if high < p) <= level
 

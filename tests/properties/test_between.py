@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dp.ledger.ledger import State
 from protocols.errors import ProtocolError
 from secagg.adapters.testing import Change
-from secagg.nodes.coordinator import Cohort, Coordinator, Finished, NoisySum
+from secagg.nodes.coordinator import Coordinator, FinishedSum, NoisySum, SumSettings
 from secagg.nodes.node import Request
 from secagg.stage import UNSIGNED, Stage
 
@@ -69,10 +69,10 @@ def run(
 @given(SCHEDULES)
 @SOME
 def test_a_sum_is_the_survivors_mean_or_an_error(folder: Path, kind: str, schedule: list) -> None:  # type: ignore[type-arg]  # as run
-    machines, cohort = Machines(folder / str(next(fresh)), NODES), Cohort()
+    machines, cohort = Machines(folder / str(next(fresh)), NODES), SumSettings()
     if kind == "signed":
         roster, machines.policy = signing(machines)
-        cohort = Cohort(roster=roster)
+        cohort = SumSettings(roster=roster)
     coordinator = mean_of(cohort)
     run(coordinator, machines, schedule, check_mean)
     assert run(coordinator, machines, [({}, set()), ({}, set())], check_mean) == 2
@@ -87,7 +87,7 @@ def test_books_never_say_less_than_was_released(folder: Path, schedule: list) ->
     vectors: dict[int, int] = dict.fromkeys(NODES, 0)
     released: dict[int, list[int]] = {node: [] for node in NODES}
 
-    def check(finished: Finished, machines: Machines) -> None:
+    def check(finished: FinishedSum, machines: Machines) -> None:
         result, survivors = finished.result, finished.survivors
         brought = [machines.brought[node].vector for node in survivors]
         total = sum(vector / max(1.0, float(np.linalg.norm(vector))) for vector in brought)
@@ -95,7 +95,7 @@ def test_books_never_say_less_than_was_released(folder: Path, schedule: list) ->
         for node in survivors:
             released[node].append(len(survivors))
 
-    coordinator = Coordinator(summed, Cohort())
+    coordinator = Coordinator(summed, SumSettings())
     for one in schedule:
         run(coordinator, machines, [one], check)
         for node, stage in machines.answers:

@@ -9,7 +9,7 @@ from engine import MEAN, Program, arrays_of, fit, grid_of, is_mean_of
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from secagg.adapters.flower import Cohort, SecureGrid
+from secagg.adapters.flower import SecureGrid, SumSettings
 from secagg.stage import UNSIGNED
 
 STAGES = [stage.value for stage in UNSIGNED]
@@ -38,7 +38,7 @@ def test_a_round_gives_the_mean_of_its_survivors_or_nothing(
     memory = Path("/dev/shm")  # noqa: S108  # where syncing a file costs nothing
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         grid = grid_of(nodes, Path(folder))
-        secured = SecureGrid(grid, MEAN, Cohort(dropout=dropout), deadline=0.001)
+        secured = SecureGrid(grid, MEAN, SumSettings(dropout=dropout), deadline=0.001)
         for fate in fates:
             for way in ("lost", "fails", "late"):
                 setattr(grid, way, struck(fate, way))

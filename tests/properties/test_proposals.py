@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dp.accounting.events import Unit
 from dp.noise.mechanisms import DistributedNoise
 from protocols.errors import DecodeError
-from secagg.nodes.coordinator import Cohort
+from secagg.nodes.coordinator import SumSettings
 from secagg.nodes.proposal import Average, Contribution, Noise, Proposal
 from secagg.vectors.arrays import Shapes, flat, shapes_of, unflat
 from secagg.vectors.layout import Layout
@@ -28,7 +28,7 @@ SHAPES: st.SearchStrategy[Shapes] = st.dictionaries(NAMES, SHAPE, max_size=4).ma
 )
 
 
-class Signed(Cohort):
+class Signed(SumSettings):
     """One whose roster is not looked at."""
 
     @property
@@ -82,7 +82,7 @@ def built(draw: st.DrawFn, content: Average | Noise, shapes: Shapes, clients: in
     kind = draw(st.sampled_from(["bonawitz", "signed", "threshold-ckks"]))
     noise = isinstance(content, Noise)
     kind = "bonawitz" if kind == "signed" and noise and clients >= 100 else kind  # sparse
-    cohort = Signed() if kind == "signed" else Cohort(protocol=kind)
+    cohort = Signed() if kind == "signed" else SumSettings(protocol=kind)
     segments = content.segments() if noise else content.segments(entries_of(shapes))
     minimum = content.mechanism.minimum_survivors if noise else None
     return Proposal(
@@ -208,7 +208,7 @@ def test_the_mean_is_within_the_stated_bound(given_sum: Any, data: Any) -> None:
     proposal = Proposal(
         purpose="train",
         session=bytes(16),
-        params=Cohort().params(6, layout, None),
+        params=SumSettings().params(6, layout, None),
         model=bytes(32),
         seed=bytes(32),
         shapes=shapes,

@@ -14,10 +14,10 @@ from protocols.wire import (
     Header,
     Reader,
     opaque,
-    open_checksum,
-    seal_checksum,
     u32,
     u64,
+    with_checksum,
+    without_checksum,
 )
 
 quick = settings(max_examples=60, derandomize=True, deadline=None)
@@ -65,26 +65,26 @@ def test_bytes_left_over_are_an_error() -> None:
 @given(st.binary())
 @quick
 def test_a_checksum_is_sixteen_bytes_of_sha_256(body: bytes) -> None:
-    sealed = seal_checksum(body)
+    sealed = with_checksum(body)
     assert sealed == body + hashlib.sha256(body).digest()[:16]
-    assert open_checksum(sealed) == body
+    assert without_checksum(sealed) == body
     assert len(sealed) - len(body) == CHECKSUM_SIZE == 16
 
 
 @given(st.binary(max_size=50), st.data())
 @quick
 def test_a_checksum_notices_any_one_bit(body: bytes, data: st.DataObject) -> None:
-    sealed = bytearray(seal_checksum(body))
+    sealed = bytearray(with_checksum(body))
     bit = data.draw(st.integers(0, 8 * len(sealed) - 1))
     sealed[bit // 8] ^= 1 << bit % 8
     with pytest.raises(DecodeError, match="checksum"):
-        open_checksum(bytes(sealed))
+        without_checksum(bytes(sealed))
 
 
 @pytest.mark.parametrize("size", range(17))
 def test_less_than_a_checksum_is_an_error(size: int) -> None:
     with pytest.raises(DecodeError, match="checksum"):
-        open_checksum(bytes(size))
+        without_checksum(bytes(size))
 
 
 def test_a_header_is_session_and_round() -> None:

@@ -12,7 +12,7 @@ from protocols.bonawitz import Agreement, CollectKeys, CollectReveals, Params, R
 from protocols.errors import ProtocolError
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
-from protocols.wire import open_checksum, seal_checksum
+from protocols.wire import with_checksum, without_checksum
 
 SESSION = bytes(range(16))
 PUBLIC = hashlib.sha256(b"a model, a clip and a scale").digest()
@@ -353,4 +353,4 @@ def turned(data: bytes, place: int) -> bytes:
 
 def rewritten(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
     """A client's message with another body, and the checksum that belongs to it."""
-    return seal_checksum(change(bytes(open_checksum(data))))
+    return with_checksum(change(bytes(without_checksum(data))))

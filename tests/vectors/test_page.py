@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from protocols.bonawitz import messages
-from protocols.bonawitz.graph import plan
+from protocols.bonawitz.graph import plan_graph
 from protocols.bonawitz.messages import FRAME_WORDS
 from protocols.bonawitz.params import VERSION
 from protocols.bonawitz.records import RECORD
@@ -73,9 +73,9 @@ def test_the_plans_of_the_page_are_those_of_the_planner(row: list[str]) -> None:
     for active, cell in zip((False, True), row[1:], strict=True):
         if cell == "none":
             with pytest.raises(ParameterError):
-                plan(int(clients), corrupt, dropout, active=active)
+                plan_graph(int(clients), corrupt, dropout, active=active)
             continue
-        found = plan(int(clients), corrupt, dropout, active=active)
+        found = plan_graph(int(clients), corrupt, dropout, active=active)
         assert cell == f"{found.degree or 'complete'}, {found.threshold}"
 
 
@@ -198,7 +198,7 @@ def test_the_factors_of_the_page_are_the_papers_and_ours() -> None:
         assert row[1] == f"{papers_factor(clients, entries):.3f}"
         ours = []
         for active, dropout in ((False, ".33"), (True, ".1")):
-            degree = plan(clients, ".05", dropout, active=active).degree
+            degree = plan_graph(clients, ".05", dropout, active=active).degree
             assert degree is not None
             ours += [
                 factor(clients, entries, int(row[2]), graph, active=active)

@@ -16,13 +16,13 @@ from flwr.serverapp.strategy import FedAvg
 import secagg  # noqa: F401  # first: it refuses a stranger's dp
 from dp.ledger import Budget, Ledger
 from hospitals import task
-from secagg.adapters.flower import Cohort, Mean, NoisySum, SecureGrid
+from secagg.adapters.flower import NoisySum, SecureGrid, SumSettings, WeightedMean
 from secagg.nodes import Roster
 from secagg.planning import NoiseWishes, SumWishes, plan_noise
 
 app = ServerApp()
 
-MEAN = Mean(
+MEAN = WeightedMean(
     clip=0.5,  # one round moves no weight by more
     max_weight=300,  # patients of the largest hospital, rounded up
     train_metrics={"train_loss": 5.0},
@@ -42,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
         min_available_nodes=minimum,
         fraction_evaluate=0.0 if private else 1.0,  # a number beside the noise is a release too
     )
-    cohort = Cohort(minimum_survivors=3, roster=_roster(config))
+    cohort = SumSettings(minimum_survivors=3, roster=_roster(config))
     secure = SecureGrid(
         grid, _noise(config) if private else MEAN, cohort, deadline=float(config["deadline"])
     )

@@ -9,21 +9,21 @@ from dp.accounting import accountant
 from dp.accounting.accountant import (
     ORDERS,
     check_delta,
-    curve,
+    epsilon_curve,
     epsilon_pld,
     epsilon_rdp,
-    grouped,
+    merge,
     rdp,
     reported_delta,
     reported_epsilon,
 )
 from dp.accounting.events import (
-    Adjacency,
-    Cover,
+    CohortSecrecy,
     CyclicSampling,
     FixedSizeSampling,
     GaussianEvent,
     HiddenPoissonSampling,
+    NeighboringRelation,
     NoSampling,
     PoissonSampling,
     ShuffledSampling,
@@ -40,7 +40,9 @@ def gaussian(z, q=1.0, steps=1, **more):
     return GaussianEvent(noise_multiplier=z, sampling=sampling, steps=steps, **more)
 
 
-def clients(z, rate, cover=Cover.ALL_TAKE_PART, adjacency=Adjacency.ZERO_OUT, steps=1):
+def clients(
+    z, rate, cover=CohortSecrecy.ALL_TAKE_PART, adjacency=NeighboringRelation.ZERO_OUT, steps=1
+):
     return GaussianEvent(
         noise_multiplier=z,
         sampling=HiddenPoissonSampling(rate=rate, cover=cover),
@@ -55,7 +57,7 @@ def fixed_size(z, size, population, steps=1):
         noise_multiplier=z,
         sampling=FixedSizeSampling(size=size, population=population),
         steps=steps,
-        adjacency=Adjacency.REPLACE_ONE,
+        adjacency=NeighboringRelation.REPLACE_ONE,
     )
 
 
@@ -81,9 +83,9 @@ def test_known_answers(z, q, steps, delta, pld, by_rdp):
 
 
 def test_replace_one_costs_what_it_should_and_twice_the_shift_unsampled():
-    sampled = gaussian(2, 0.05, 100, adjacency=Adjacency.REPLACE_ONE)
+    sampled = gaussian(2, 0.05, 100, adjacency=NeighboringRelation.REPLACE_ONE)
     assert epsilon_pld({sampled: 1}, 1e-5) == pytest.approx(2.004, rel=2e-3)
-    replaced = {gaussian(2, adjacency=Adjacency.REPLACE_ONE): 3}
+    replaced = {gaussian(2, adjacency=NeighboringRelation.REPLACE_ONE): 3}
     half_noise = {gaussian(1): 3}
     assert epsilon_rdp(replaced, 1e-5) == epsilon_rdp(half_noise, 1e-5)
     assert epsilon_pld(replaced, 1e-5) == pytest.approx(epsilon_pld(half_noise, 1e-5), rel=1e-3)
@@ -94,7 +96,7 @@ def test_zeroing_out_costs_what_adding_or_removing_does(interval):
     for q in (1.0, 0.05):
         added, zeroed = (
             {gaussian(2, q, 100, adjacency=adjacency): 1}
-            for adjacency in (Adjacency.ADD_OR_REMOVE, Adjacency.ZERO_OUT)
+            for adjacency in (NeighboringRelation.ADD_OR_REMOVE, NeighboringRelation.ZERO_OUT)
         )
         assert epsilon_rdp(added, 1e-5) == epsilon_rdp(zeroed, 1e-5)
         assert epsilon_pld(added, 1e-5, interval) == epsilon_pld(zeroed, 1e-5, interval)
@@ -109,7 +111,7 @@ def test_a_sum_of_the_rounds_epsilons_is_not_the_epsilon_of_the_sum():
 
 def test_a_fixed_size_sample_costs_what_it_should_with_twice_the_shift():
     assert epsilon_rdp({fixed_size(2, 50, 1000): 100}, 1e-5) == pytest.approx(6.467, rel=1e-3)
-    everybody = gaussian(2, adjacency=Adjacency.REPLACE_ONE)
+    everybody = gaussian(2, adjacency=NeighboringRelation.REPLACE_ONE)
     np.testing.assert_allclose(rdp(fixed_size(2, 9, 9)), rdp(everybody))
 
 
@@ -137,7 +139,9 @@ def test_a_fixed_size_sample_agrees_with_dp_accounting_once_that_is_told_the_shi
 def test_a_fixed_size_sample_never_costs_more_than_everybody_and_rises_with_size(z, size, more):
     population = size + more
     price = rdp(fixed_size(z, size, population))
-    assert (price <= rdp(gaussian(z, adjacency=Adjacency.REPLACE_ONE)) * (1 + 1e-12)).all()
+    assert (
+        price <= rdp(gaussian(z, adjacency=NeighboringRelation.REPLACE_ONE)) * (1 + 1e-12)
+    ).all()
     assert (price <= rdp(fixed_size(z, population, population)) * (1 + 1e-9)).all()
     assert (price <= rdp(fixed_size(z, min(size + 1, population), population)) * (1 + 1e-9)).all()
 
@@ -163,20 +167,20 @@ def test_a_fixed_size_sample_never_costs_more_than_everybody_and_rises_with_size
                 noise_multiplier=2,
                 sampling=FixedSizeSampling(size=50, population=1000),
                 unit=Unit.CLIENT,
-                adjacency=Adjacency.REPLACE_ONE,
+                adjacency=NeighboringRelation.REPLACE_ONE,
             ),
             "FixedSizeSampling.*cohort",
         ),
         (
             GaussianEvent(
                 noise_multiplier=2,
-                sampling=HiddenPoissonSampling(rate=0.1, cover=Cover.ALL_TAKE_PART),
+                sampling=HiddenPoissonSampling(rate=0.1, cover=CohortSecrecy.ALL_TAKE_PART),
             ),
             "HiddenPoissonSampling draws clients",
         ),
-        (clients(2, 0.05, adjacency=Adjacency.ADD_OR_REMOVE), "noise share along"),
+        (clients(2, 0.05, adjacency=NeighboringRelation.ADD_OR_REMOVE), "noise share along"),
         (gaussian(2, unit=Unit.CLIENT), "noise share along"),
-        (gaussian(2, 0.05, unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT), "cohort"),
+        (gaussian(2, 0.05, unit=Unit.CLIENT, adjacency=NeighboringRelation.ZERO_OUT), "cohort"),
     ],
 )
 def test_a_design_that_cannot_be_treated_soundly_is_refused_by_name(event, name):
@@ -187,11 +191,11 @@ def test_a_design_that_cannot_be_treated_soundly_is_refused_by_name(event, name)
 
 def test_sampled_replace_one_is_not_trusted_to_rdp():
     with pytest.raises(UnsoundEvent, match="replace-one"):
-        epsilon_rdp({gaussian(2, 0.05, adjacency=Adjacency.REPLACE_ONE): 1}, 1e-5)
+        epsilon_rdp({gaussian(2, 0.05, adjacency=NeighboringRelation.REPLACE_ONE): 1}, 1e-5)
 
 
 def test_clients_that_all_take_part_are_priced_unamplified():
-    everybody = {gaussian(2, unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT): 5}
+    everybody = {gaussian(2, unit=Unit.CLIENT, adjacency=NeighboringRelation.ZERO_OUT): 5}
     assert epsilon_rdp(everybody, 1e-5) == epsilon_rdp({gaussian(2): 5}, 1e-5)
 
 
@@ -199,8 +203,8 @@ def test_clients_are_amplified_only_if_nobody_learns_who_was_drawn():
     examples = {gaussian(2, 0.05): 100}
     for event in (
         clients(2, 0.05),
-        clients(2, 0.05, Cover.TRUSTED_NOISE),
-        clients(2, 0.05, Cover.TRUSTED_NOISE, Adjacency.ADD_OR_REMOVE),
+        clients(2, 0.05, CohortSecrecy.TRUSTED_NOISE),
+        clients(2, 0.05, CohortSecrecy.TRUSTED_NOISE, NeighboringRelation.ADD_OR_REMOVE),
     ):
         assert epsilon_rdp({event: 100}, 1e-5) == epsilon_rdp(examples, 1e-5)
         assert epsilon_pld({event: 100}, 1e-5, 1e-3) == epsilon_pld(examples, 1e-5, 1e-3)
@@ -287,7 +291,7 @@ def test_known_answers_for_skellam_noise(dimension, scale, expected):
         l1=l2 * min(root, l2),
         sampling=NoSampling(),
         unit=Unit.CLIENT,
-        adjacency=Adjacency.ZERO_OUT,
+        adjacency=NeighboringRelation.ZERO_OUT,
     )
     found = epsilon_rdp({event: 1}, 1e-5)
     assert found == pytest.approx(expected, rel=5e-5)
@@ -322,14 +326,14 @@ def test_an_event_with_rdp_alone_makes_the_composition_rdp():
 
 
 def test_an_event_for_rdp_alone_and_one_for_pld_alone_do_not_compose():
-    poisson = gaussian(2, 0.05, adjacency=Adjacency.REPLACE_ONE)
+    poisson = gaussian(2, 0.05, adjacency=NeighboringRelation.REPLACE_ONE)
     with pytest.raises(UnsoundEvent):
         reported_epsilon({poisson: 1, fixed_size(2, 5, 100): 1}, 1e-5)
 
 
 def test_skellam_norms_are_not_stretched_to_a_replacement():
     event = SkellamEvent(
-        variance=9, l2=1, l1=1, sampling=NoSampling(), adjacency=Adjacency.REPLACE_ONE
+        variance=9, l2=1, l1=1, sampling=NoSampling(), adjacency=NeighboringRelation.REPLACE_ONE
     )
     with pytest.raises(UnsoundEvent, match="replacement"):
         epsilon_rdp({event: 1}, 1e-5)
@@ -337,16 +341,20 @@ def test_skellam_norms_are_not_stretched_to_a_replacement():
 
 def test_a_curve_is_the_epsilons_of_its_deltas_and_falls():
     composition, deltas = {gaussian(1.5, 0.1): 30}, (1e-8, 1e-6, 1e-5, 1e-3)
-    by_rdp = curve(composition, deltas, accountant="rdp")
-    by_pld = curve(composition, deltas, accountant="pld", interval=1e-3)
+    by_rdp = epsilon_curve(composition, deltas, accountant="rdp")
+    by_pld = epsilon_curve(composition, deltas, accountant="pld", interval=1e-3)
     assert by_rdp == tuple(epsilon_rdp(composition, delta) for delta in deltas)
     assert by_pld == tuple(epsilon_pld(composition, delta, 1e-3) for delta in deltas)
     for points in (by_rdp, by_pld):
         assert list(points) == sorted(points, reverse=True)
     assert all(tight < loose for tight, loose in zip(by_pld, by_rdp, strict=True))
-    assert curve({}, deltas, accountant="pld") == curve({}, deltas, accountant="rdp") == (0,) * 4
+    assert (
+        epsilon_curve({}, deltas, accountant="pld")
+        == epsilon_curve({}, deltas, accountant="rdp")
+        == (0,) * 4
+    )
     with pytest.raises(BadParameter, match="gdp"):
-        curve(composition, deltas, accountant="gdp")
+        epsilon_curve(composition, deltas, accountant="gdp")
 
 
 def test_two_hundred_distinct_events_are_priced_and_a_doubled_list_is_priced_no_less():
@@ -417,7 +425,9 @@ def test_an_example_level_epsilon_does_not_cover_clients():
         with pytest.raises(UnsoundEvent, match="client and example"):
             price(mixed, 1e-5)
     with pytest.raises(UnsoundEvent, match="add_or_remove and zero_out"):
-        epsilon_rdp([(gaussian(2), 1), (gaussian(2, adjacency=Adjacency.ZERO_OUT), 1)], 1e-5)
+        epsilon_rdp(
+            [(gaussian(2), 1), (gaussian(2, adjacency=NeighboringRelation.ZERO_OUT), 1)], 1e-5
+        )
 
 
 def test_nothing_costs_nothing():
@@ -484,7 +494,7 @@ def test_more_noise_fewer_steps_and_a_lower_rate_never_cost_more(z, q, steps):
 @given(st.lists(st.tuples(st.sampled_from([1.0, 2.0]), st.integers(0, 5), st.integers(0, 5))))
 def test_equal_events_are_grouped_whatever_their_steps(items):
     pairs = [(gaussian(z, 0.1, steps), count) for z, steps, count in items]
-    together = grouped(pairs)
+    together = merge(pairs)
     assert all(event.steps == 1 for event in together)
     for z in (1.0, 2.0):
         expected = sum(steps * count for noise, steps, count in items if noise == z)

@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
-from dp.accounting.calibrate import most_steps, noise_multiplier, sampling_rate
+from dp.accounting.calibrate import max_steps, noise_multiplier, sampling_rate
 from dp.accounting.events import (
-    Adjacency,
     FixedSizeSampling,
     GaussianEvent,
+    NeighboringRelation,
     NoSampling,
     PoissonSampling,
     Unit,
@@ -56,9 +56,7 @@ def test_the_noise_never_passes_the_budget_and_a_little_less_does(epsilon, delta
 @given(st.floats(0.05, 50), st.floats(1e-8, 1e-2), st.floats(1e-4, 1), st.floats(0.3, 50))
 def test_the_steps_are_the_most_that_fit(epsilon, delta, rate, noise):
     event = GaussianEvent(noise_multiplier=noise, sampling=PoissonSampling(rate=rate))
-    steps = most_steps(
-        epsilon=epsilon, delta=delta, noise_multiplier=noise, sampling=event.sampling
-    )
+    steps = max_steps(epsilon=epsilon, delta=delta, noise_multiplier=noise, sampling=event.sampling)
     assert epsilon_rdp({event: steps}, delta) <= epsilon < epsilon_rdp({event: steps + 1}, delta)
 
 
@@ -80,7 +78,9 @@ def test_the_rate_never_passes_the_budget_and_a_little_more_does(epsilon, delta,
 
 
 @pytest.mark.parametrize("interval", [5e-3, pytest.param(1e-3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("adjacency", [Adjacency.ADD_OR_REMOVE, Adjacency.REPLACE_ONE])
+@pytest.mark.parametrize(
+    "adjacency", [NeighboringRelation.ADD_OR_REMOVE, NeighboringRelation.REPLACE_ONE]
+)
 def test_steps_and_rate_by_pld_fit_and_no_more_does(adjacency, interval):
     plan = {"epsilon": 2, "delta": 1e-5, "noise_multiplier": 2, "adjacency": adjacency}
     by_pld = {"accountant": "pld", "interval": interval}
@@ -91,7 +91,7 @@ def test_steps_and_rate_by_pld_fit_and_no_more_does(adjacency, interval):
         )
         return epsilon_pld({event: steps}, 1e-5, interval)
 
-    steps = most_steps(**plan, **by_pld, sampling=PoissonSampling(rate=0.05))
+    steps = max_steps(**plan, **by_pld, sampling=PoissonSampling(rate=0.05))
     assert price(0.05, steps) <= 2 < price(0.05, steps + 1)
     rate = sampling_rate(**plan, **by_pld, steps=steps)
     assert price(rate, steps) <= 2 < price(rate * 1.0002, steps)
@@ -101,7 +101,7 @@ def test_steps_and_rate_by_pld_fit_and_no_more_does(adjacency, interval):
 @pytest.mark.parametrize("interval", [1e-2, pytest.param(1e-3, marks=pytest.mark.slow)])
 def test_pld_finds_noise_where_rdp_has_no_answer(interval):
     fixed = {"epsilon": 2, "delta": 1e-5, "sampling": PoissonSampling(rate=0.1), "steps": 5}
-    replaced = fixed | {"adjacency": Adjacency.REPLACE_ONE}
+    replaced = fixed | {"adjacency": NeighboringRelation.REPLACE_ONE}
     with pytest.raises(UnsoundEvent, match="replace-one"):
         noise_multiplier(**replaced)
     noise = noise_multiplier(**replaced, accountant="pld", interval=interval)
@@ -110,8 +110,8 @@ def test_pld_finds_noise_where_rdp_has_no_answer(interval):
 
 def test_no_step_fits_a_budget_that_one_passes_and_all_fit_one_that_none_does():
     plan = {"delta": 1e-5, "sampling": NoSampling()}
-    assert most_steps(**plan, epsilon=0.1, noise_multiplier=1) == 0
-    assert most_steps(**plan, epsilon=0.1, noise_multiplier=1e30) == 2**53
+    assert max_steps(**plan, epsilon=0.1, noise_multiplier=1) == 0
+    assert max_steps(**plan, epsilon=0.1, noise_multiplier=1e30) == 2**53
 
 
 def test_a_rate_out_of_reach_is_an_error():
@@ -122,7 +122,11 @@ def test_a_rate_out_of_reach_is_an_error():
 def test_noise_for_clients_is_asked_for_in_their_unit():
     plan = {"epsilon": 1, "delta": 1e-5, "steps": 10}
     examples = noise_multiplier(**plan, sampling=NoSampling())
-    everybody = {"sampling": NoSampling(), "unit": Unit.CLIENT, "adjacency": Adjacency.ZERO_OUT}
+    everybody = {
+        "sampling": NoSampling(),
+        "unit": Unit.CLIENT,
+        "adjacency": NeighboringRelation.ZERO_OUT,
+    }
     assert noise_multiplier(**plan, **everybody) == examples
     cohort = everybody | {"sampling": PoissonSampling(rate=0.1)}
     with pytest.raises(UnsoundEvent, match="cohort"):

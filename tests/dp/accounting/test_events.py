@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dp.accounting.events import (
-    Adjacency,
-    Cover,
+    CohortSecrecy,
     CyclicSampling,
     DiscreteGaussianEvent,
     FixedSizeSampling,
     GaussianEvent,
     HiddenPoissonSampling,
+    NeighboringRelation,
     NoSampling,
     PoissonSampling,
     ShuffledSampling,
@@ -37,14 +37,14 @@ samplings = st.one_of(
     st.builds(
         HiddenPoissonSampling,
         rate=st.floats(0, 1, exclude_min=True),
-        cover=st.sampled_from(Cover),
+        cover=st.sampled_from(CohortSecrecy),
     ),
 )
 shared = {
     "sampling": samplings,
     "steps": st.integers(0, 2**53),
     "unit": st.sampled_from(Unit),
-    "adjacency": st.sampled_from(Adjacency),
+    "adjacency": st.sampled_from(NeighboringRelation),
 }
 norms = st.floats(0, 1e100, exclude_min=True)
 events = st.one_of(
@@ -85,9 +85,9 @@ def test_the_text_is_canonical():
         variance=4,
         l2=2,
         l1=3,
-        sampling=HiddenPoissonSampling(rate=0.5, cover=Cover.ALL_TAKE_PART),
+        sampling=HiddenPoissonSampling(rate=0.5, cover=CohortSecrecy.ALL_TAKE_PART),
         unit=Unit.CLIENT,
-        adjacency=Adjacency.ZERO_OUT,
+        adjacency=NeighboringRelation.ZERO_OUT,
     )
     assert hidden.to_json() == (
         '{"adjacency":"zero_out","kind":"skellam","l1":3.0,"l2":2.0,"sampling":'
@@ -156,7 +156,7 @@ def test_noise_and_rate_are_checked_at_construction(value):
     with pytest.raises(BadParameter):
         PoissonSampling(rate=value)
     with pytest.raises(BadParameter):
-        HiddenPoissonSampling(rate=value, cover=Cover.TRUSTED_NOISE)
+        HiddenPoissonSampling(rate=value, cover=CohortSecrecy.TRUSTED_NOISE)
     good = {"variance": 1, "l2": 1, "l1": 1, "sampling": NoSampling()}
     for name in ("variance", "l2", "l1"):
         with pytest.raises(BadParameter, match=name):

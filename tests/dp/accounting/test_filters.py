@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from dp.accounting.accountant import ORDERS, epsilon_pld, epsilon_rdp, rdp
 from dp.accounting.events import (
-    Adjacency,
     FixedSizeSampling,
     GaussianEvent,
+    NeighboringRelation,
     NoSampling,
     PoissonSampling,
     ShuffledSampling,
@@ -138,8 +138,10 @@ def test_a_sampled_gaussian_is_amplified_by_a_renyi_filter_alone():
 
 
 def test_replace_one_counts_twice_the_shift():
-    for book, plain in zip(filters(adjacency=Adjacency.REPLACE_ONE), filters(), strict=True):
-        replaced = book.cost(gaussian(10, adjacency=Adjacency.REPLACE_ONE))
+    for book, plain in zip(
+        filters(adjacency=NeighboringRelation.REPLACE_ONE), filters(), strict=True
+    ):
+        replaced = book.cost(gaussian(10, adjacency=NeighboringRelation.REPLACE_ONE))
         assert replaced == pytest.approx(4 * plain.cost(gaussian(10)), rel=1e-9)
 
 
@@ -157,8 +159,8 @@ def test_what_is_no_gaussian_is_for_a_renyi_filter():
     [
         GaussianEvent(noise_multiplier=9, sampling=ShuffledSampling(size=1, population=9)),
         GaussianEvent(noise_multiplier=9, sampling=FixedSizeSampling(size=1, population=9)),
-        gaussian(9, unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT),
-        gaussian(9, adjacency=Adjacency.REPLACE_ONE),
+        gaussian(9, unit=Unit.CLIENT, adjacency=NeighboringRelation.ZERO_OUT),
+        gaussian(9, adjacency=NeighboringRelation.REPLACE_ONE),
     ],
 )
 def test_an_unsound_event_and_one_of_another_unit_or_adjacency_are_refused(event):
@@ -168,8 +170,8 @@ def test_an_unsound_event_and_one_of_another_unit_or_adjacency_are_refused(event
 
 
 def test_poisson_cohorts_are_refused_here_too():
-    for book in filters(unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT):
-        event = gaussian(9, 0.1, unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT)
+    for book in filters(unit=Unit.CLIENT, adjacency=NeighboringRelation.ZERO_OUT):
+        event = gaussian(9, 0.1, unit=Unit.CLIENT, adjacency=NeighboringRelation.ZERO_OUT)
         with pytest.raises(UnsoundEvent, match="cohort"):
             book.admits(event)
 

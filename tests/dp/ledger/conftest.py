@@ -7,7 +7,7 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dp.ledger.ledger import Budget, Ledger, Seal
+from dp.ledger.ledger import Budget, HeadSigner, Ledger
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def seal() -> Seal:
+def seal() -> HeadSigner:
     key = Ed25519PrivateKey.generate()
 
     def verify(message: bytes, signature: bytes) -> bool:
@@ -32,4 +32,4 @@ def seal() -> Seal:
             return False
         return True
 
-    return Seal(sign=key.sign, verify=verify)
+    return HeadSigner(sign=key.sign, verify=verify)

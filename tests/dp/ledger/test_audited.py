@@ -20,10 +20,10 @@ from dp.ledger.ledger import (
     Budget,
     Charge,
     Head,
-    Keeper,
+    HeadSigner,
     Ledger,
+    LedgerOwner,
     Protection,
-    Seal,
     Statement,
 )
 
@@ -228,7 +228,7 @@ def test_a_ledger_signed_later_is_signed_from_that_record_on(path, seal):
             book.seal(seal)
     with Ledger.open(path) as bare, pytest.raises(LedgerError, match="signed"):
         bare.reserve(2, {"a": STEP})
-    with Ledger.open(path, seal=Seal(verify=seal.verify), read_only=True) as reader:
+    with Ledger.open(path, seal=HeadSigner(verify=seal.verify), read_only=True) as reader:
         assert reader.verify().signed_from == 2
     raw(path, "UPDATE records SET body = replace(body, '4.0', '9.0') WHERE seq = 1")
     rechain(path)
@@ -263,9 +263,9 @@ def test_an_unsound_file_a_reader_and_a_key_that_does_not_fit_seal_nothing(path,
         book.reserve(0, {"a": STEP})
         head = book.head()
         with pytest.raises(BadParameter, match="no sign"):
-            book.seal(Seal(verify=seal.verify))
+            book.seal(HeadSigner(verify=seal.verify))
         with pytest.raises(LedgerCorrupt, match="not good"):
-            book.seal(Seal(verify=seal.verify, sign=lambda message: b"else"))
+            book.seal(HeadSigner(verify=seal.verify, sign=lambda message: b"else"))
         assert book.head() == head
         raw(path, "UPDATE spent SET held = 0")
         with pytest.raises(LedgerCorrupt, match="accounts hold"):
@@ -378,7 +378,7 @@ def test_a_file_of_schema_2_is_read_as_it_is_and_brought_here_only_to_be_written
     before = files(path.parent)
     with Ledger.open(path, BUDGET, read_only=read_only) as book:
         assert book.verify(V2_HEAD).head.seq == (5 if read_only else 6)
-        assert (book.keeper, book.policy) == (Keeper.SERVER, "fixed plan")
+        assert (book.keeper, book.policy) == (LedgerOwner.SERVER, "fixed plan")
         assert book.spent("a") == {sampled(1.5): 1, sampled(3): 2}
         assert book.spent("b", Book.RELEASE) == {sampled(4): 1}
         assert book.spent("b", Book.RELEASE, basis="realised") == {sampled(5): 1}
@@ -431,7 +431,7 @@ def test_a_signed_file_of_schema_2_is_brought_here_by_who_can_sign_alone(path, s
     with Ledger.create(path, BUDGET, seal=seal) as book:
         book.reserve(0, {"a": Charge(server=STEP)})
     raw(path, "PRAGMA user_version = 2")  # nothing else tells the two apart
-    for reader in (None, Seal(verify=seal.verify)):
+    for reader in (None, HeadSigner(verify=seal.verify)):
         with pytest.raises(LedgerError, match="read_only"):
             Ledger.open(path, seal=reader)
         with Ledger.open(path, seal=reader, read_only=True) as book:

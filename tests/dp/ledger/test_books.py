@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 import dp
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
-from dp.accounting.events import Adjacency, GaussianEvent, NoSampling, PoissonSampling, Unit
+from dp.accounting.events import (
+    GaussianEvent,
+    NeighboringRelation,
+    NoSampling,
+    PoissonSampling,
+    Unit,
+)
 from dp.errors import (
     BadParameter,
     BudgetExceeded,
@@ -29,10 +35,10 @@ from dp.ledger.ledger import (
     Budget,
     Charge,
     Head,
-    Keeper,
+    HeadSigner,
     Ledger,
+    LedgerOwner,
     Protection,
-    Seal,
     State,
 )
 
@@ -176,7 +182,7 @@ def test_below_the_minimum_of_survivors_there_is_no_commit_and_the_reservation_s
 
 
 def test_a_clients_own_book_lowers_a_price_only_on_evidence(path):
-    with Ledger.create(path, BUDGET, keeper=Keeper.CLIENT) as book:
+    with Ledger.create(path, BUDGET, keeper=LedgerOwner.CLIENT) as book:
         book.reserve(0, {"me": Charge(server=SEEN, release=SHOWN)})
         lower = Charge(server=LESS, release=SHOWN)
         for evidence in (None, b""):
@@ -192,7 +198,7 @@ def test_a_clients_own_book_lowers_a_price_only_on_evidence(path):
             *(False, True, True),
         ]
     with Ledger.open(path) as again:
-        assert again.keeper is Keeper.CLIENT
+        assert again.keeper is LedgerOwner.CLIENT
         again.verify()
 
 
@@ -220,7 +226,7 @@ def test_a_realised_event_of_another_unit_is_refused(ledger):
         noise_multiplier=3,
         sampling=NoSampling(),
         unit=Unit.CLIENT,
-        adjacency=Adjacency.ZERO_OUT,
+        adjacency=NeighboringRelation.ZERO_OUT,
     )
     with pytest.raises(UnsoundEvent):
         ledger.commit(0, {"a": other})
@@ -355,17 +361,17 @@ def test_what_protects_a_ledger_is_said(path, seal, sealed):
         assert found.protection == (Protection.NONE,)
         assert "not tamper-evident" in found.protection[0].sentence
         assert bare.verify(sealed).protection == (Protection.HEAD,)
-    with Ledger.open(path, seal=Seal(verify=seal.verify)) as signed:
+    with Ledger.open(path, seal=HeadSigner(verify=seal.verify)) as signed:
         assert signed.verify().protection == (Protection.SIGNATURE,)
         assert signed.verify(sealed).protection == (Protection.HEAD, Protection.SIGNATURE)
 
 
 def test_a_signed_ledger_is_written_only_by_who_can_sign(path, seal, sealed):
-    for reader in (None, Seal(verify=seal.verify)):
+    for reader in (None, HeadSigner(verify=seal.verify)):
         with Ledger.open(path, seal=reader) as book, pytest.raises(LedgerError, match="signed"):
             book.reserve(2, {"a": SEEN})
     with pytest.raises(BadParameter, match="no sign"):
-        Ledger.create(path.with_name("other"), BUDGET, seal=Seal(verify=seal.verify))
+        Ledger.create(path.with_name("other"), BUDGET, seal=HeadSigner(verify=seal.verify))
     with Ledger.open(path, seal=seal) as book:
         book.reserve(2, {"a": SEEN})
         book.verify(sealed)
@@ -408,9 +414,9 @@ def test_a_forged_chain_is_found_by_its_signature_on_opening_and_never_signed_ov
 def test_another_key_and_a_verifier_that_does_not_say_true_are_refused(path, seal, sealed):
     other = Ed25519PrivateKey.generate().public_key()
     with pytest.raises(InvalidSignature):
-        Ledger.open(path, seal=Seal(verify=lambda message, mark: other.verify(mark, message)))
+        Ledger.open(path, seal=HeadSigner(verify=lambda message, mark: other.verify(mark, message)))
     with pytest.raises(LedgerCorrupt, match="not good"):
-        Ledger.open(path, seal=Seal(verify=lambda message, mark: None))
+        Ledger.open(path, seal=HeadSigner(verify=lambda message, mark: None))
     Ledger.create(path.with_name("plain"), BUDGET).close()
     with pytest.raises(LedgerCorrupt, match="no signature"):
         Ledger.open(path.with_name("plain"), seal=seal)
@@ -434,7 +440,7 @@ def test_a_signer_that_fails_leaves_nothing_behind(path, seal):
 
     with Ledger.create(path, BUDGET, seal=seal):
         pass
-    with Ledger.open(path, seal=Seal(verify=seal.verify, sign=broken)) as book:
+    with Ledger.open(path, seal=HeadSigner(verify=seal.verify, sign=broken)) as book:
         with pytest.raises(OSError, match="pulled out"):
             book.reserve(0, {"a": SEEN})
         assert book.subjects() == []
@@ -472,7 +478,7 @@ def old(path):
 def test_a_file_of_schema_1_is_brought_here_with_its_chain_and_its_costs(old):
     with Ledger.open(old, BUDGET) as book:
         assert book.verify(OLD_HEAD).head.seq == 8
-        assert (book.keeper, book.policy) == (Keeper.SERVER, "fixed plan")
+        assert (book.keeper, book.policy) == (LedgerOwner.SERVER, "fixed plan")
         for kind in Book:
             for basis in ("held", "realised"):
                 assert book.spent("a", kind, basis=basis) == {gaussian(2): 2, gaussian(3): 2}

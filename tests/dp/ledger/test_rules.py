@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import dp.ledger.rules
 from dp.accounting.accountant import ORDERS, conversion, epsilon_rdp, rdp
 from dp.accounting.events import (
-    Adjacency,
     GaussianEvent,
+    NeighboringRelation,
     NoSampling,
     PoissonSampling,
     ShuffledSampling,
@@ -21,7 +21,7 @@ from dp.accounting.events import (
 )
 from dp.accounting.filters import SCALE, GdpFilter, RenyiFilter, ZcdpFilter
 from dp.errors import BadParameter, BudgetExceeded, LedgerConflict, LedgerError, UnsoundEvent
-from dp.ledger.ledger import FIXED_PLAN, Book, Budget, Charge, Keeper, Ledger
+from dp.ledger.ledger import FIXED_PLAN, Book, Budget, Charge, Ledger, LedgerOwner
 
 BUDGET = Budget(epsilon=8, delta=1e-5)
 AT_8 = "RDP at order 8"
@@ -40,7 +40,7 @@ def gaussian(z, q=1.0, steps=1, **more):
 
 STEP = gaussian(4)
 DEAR, CHEAP = gaussian(0.8), gaussian(30)  # of DEAR one fits, two do not
-CLIENT = gaussian(4, unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT)
+CLIENT = gaussian(4, unit=Unit.CLIENT, adjacency=NeighboringRelation.ZERO_OUT)
 
 
 # What a policy is
@@ -128,7 +128,7 @@ def test_what_protects_another_unit_is_refused_beside_the_first_and_kept_apart(p
                 book.commit(0, {subject: event})
         assert book.head() == head
         assert book.filter_of("b").unit is Unit.CLIENT
-        assert book.filter_of("b").adjacency is Adjacency.ZERO_OUT
+        assert book.filter_of("b").adjacency is NeighboringRelation.ZERO_OUT
         book.abort(0, ["a"])
         book.reserve(1, {"a": CLIENT})
 
@@ -213,7 +213,7 @@ def test_a_clients_own_filter_frees_budget_only_on_evidence(path):
     # To zCDP sampling is nothing: what RDP calls dearer at every order is cheaper here.
     reserved, real = gaussian(2, 0.5), gaussian(2.0001)
     assert (rdp(real) > rdp(reserved)).all()
-    with Ledger.create(path, BUDGET, policy="zCDP", keeper=Keeper.CLIENT) as book:
+    with Ledger.create(path, BUDGET, policy="zCDP", keeper=LedgerOwner.CLIENT) as book:
         for number, lower in enumerate((CHEAP, real)):
             book.reserve(number, {"me": reserved})
             with pytest.raises(LedgerConflict, match="cannot forge"):
@@ -230,7 +230,7 @@ def test_without_the_evidence_the_server_spends_a_clients_budget_again_and_again
     whole = dp.ledger.rules._Filtered.weigh
     trusting = lambda *args: whole(*args)._replace(lower=False)  # noqa: E731
     monkeypatch.setattr(dp.ledger.rules._Filtered, "weigh", trusting)
-    with Ledger.create(path, BUDGET, policy="zCDP", keeper=Keeper.CLIENT) as book:
+    with Ledger.create(path, BUDGET, policy="zCDP", keeper=LedgerOwner.CLIENT) as book:
         for number in range(5):
             book.reserve(number, {"me": DEAR})
             book.commit(number, {"me": CHEAP})

@@ -7,8 +7,8 @@ from scipy import stats
 from dp.accounting import accountant
 from dp.accounting.accountant import ORDERS, epsilon_pld, epsilon_rdp, has_pld, rdp
 from dp.accounting.events import (
-    Adjacency,
     DiscreteGaussianEvent,
+    NeighboringRelation,
     NoSampling,
     PoissonSampling,
     SkellamEvent,
@@ -20,7 +20,7 @@ from dp.noise.lanes import REDRAW_BIAS, Lanes, rounded_norm
 from dp.noise.mechanisms import DistributedNoise
 
 DELTA = 1e-5
-CLIENT = {"sampling": NoSampling(), "unit": Unit.CLIENT, "adjacency": Adjacency.ZERO_OUT}
+CLIENT = {"sampling": NoSampling(), "unit": Unit.CLIENT, "adjacency": NeighboringRelation.ZERO_OUT}
 
 
 def scale_at_four(bits, entries, clients=100):
@@ -139,7 +139,7 @@ def test_an_event_of_integer_noise_has_one_text_and_no_loss_distribution():
         epsilon_pld({event: 1}, DELTA)
     replaced = DiscreteGaussianEvent(
         shares=2, share_variance=9, l2=1, l1=1, entries=1, sampling=NoSampling(),
-        adjacency=Adjacency.REPLACE_ONE,
+        adjacency=NeighboringRelation.REPLACE_ONE,
     )  # fmt: skip
     with pytest.raises(UnsoundEvent, match="replacement"):
         epsilon_rdp({replaced: 1}, DELTA)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.bonawitz.graph import Complete, Harary, Plan, as_fraction, draw, plan
+from protocols.bonawitz.graph import Complete, GraphPlan, Harary, as_fraction, draw, plan_graph
 from protocols.errors import ParameterError
 from protocols.testing import insecure_entropy
 
@@ -19,7 +19,7 @@ quick = settings(max_examples=60, derandomize=True, deadline=None)
 def planned(
     clients: int, corrupt: object, dropout: object, *, active: bool = False
 ) -> tuple[int | None, int]:
-    found = plan(clients, corrupt, dropout, active=active)  # type: ignore[arg-type]  # any number
+    found = plan_graph(clients, corrupt, dropout, active=active)  # type: ignore[arg-type]  # any number
     return found.degree, found.threshold
 
 
@@ -107,7 +107,7 @@ def test_two_sets_of_holders_never_both_open_a_client(
     clients: int, corrupt: str, dropout: str, active: bool
 ) -> None:
     try:
-        found = plan(clients, corrupt, dropout, active=active)
+        found = plan_graph(clients, corrupt, dropout, active=active)
     except ParameterError:
         return
     bad = floor(Fraction(corrupt) * clients)
@@ -143,9 +143,9 @@ def test_a_decimal_is_the_number_that_is_written() -> None:
 @pytest.mark.parametrize("value", ["", "a", "1/0", "nan", "inf", float("nan"), -0.1, 1, 1.5, "1"])
 def test_what_is_no_fraction_below_one_is_refused(value: float | str) -> None:
     with pytest.raises(ParameterError, match="corrupt"):
-        plan(100, value, 0.1, active=False)
+        plan_graph(100, value, 0.1, active=False)
     with pytest.raises(ParameterError, match="dropout"):
-        plan(100, 0.1, value, active=False)
+        plan_graph(100, 0.1, value, active=False)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_where_less_than_a_tenth_is_left_no_graph_is_planned(
 ) -> None:
     for clients in (10, 1000, 10**5):
         with pytest.raises(ParameterError, match="leave less than a tenth"):
-            plan(clients, corrupt, dropout, active=active)
+            plan_graph(clients, corrupt, dropout, active=active)
 
 
 def test_exactly_a_tenth_left_is_no_reason_to_refuse() -> None:
@@ -173,13 +173,13 @@ def test_exactly_a_tenth_left_is_no_reason_to_refuse() -> None:
 
 def test_a_complete_graph_that_dropouts_bring_below_its_threshold_is_refused() -> None:
     with pytest.raises(ParameterError, match="a threshold of 6 is needed and 5 would be left"):
-        plan(10, 0.4, 0.5, active=False)
+        plan_graph(10, 0.4, 0.5, active=False)
 
 
 @pytest.mark.parametrize("clients", [0, 1, -3])
 def test_one_client_is_no_graph(clients: int) -> None:
     with pytest.raises(ParameterError, match="at least 2 can sum"):
-        plan(clients, 0, 0, active=False)
+        plan_graph(clients, 0, 0, active=False)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_where_nobody_is_corrupt_a_client_still_keeps_the_two_neighbours_that_it
     assert planned(clients, 0.05, Fraction(1, clients), active=active)[0] == 4
 
 
-def order_of(found: Plan) -> tuple[float, int]:
+def order_of(found: GraphPlan) -> tuple[float, int]:
     return (float("inf") if found.degree is None else found.degree, found.threshold)
 
 
@@ -222,11 +222,11 @@ def test_who_fears_more_never_gets_a_smaller_degree_or_threshold(
     def rate(value: int) -> Fraction:
         return Fraction(value, 100)
 
-    base = plan(clients, rate(corrupt), rate(dropout), active=active)
-    liar = plan(clients, rate(corrupt), rate(dropout), active=True)
+    base = plan_graph(clients, rate(corrupt), rate(dropout), active=active)
+    liar = plan_graph(clients, rate(corrupt), rate(dropout), active=True)
     others = [
-        plan(clients, rate(corrupt + more), rate(dropout), active=active),
-        plan(clients, rate(corrupt), rate(dropout + more), active=active),
+        plan_graph(clients, rate(corrupt + more), rate(dropout), active=active),
+        plan_graph(clients, rate(corrupt), rate(dropout + more), active=active),
         liar,
     ]
     for other in others:
@@ -291,7 +291,7 @@ def test_a_client_that_stands_twice_in_the_circle_is_refused() -> None:
 
 
 def test_in_a_complete_graph_all_are_neighbours_and_hold_their_own_shares() -> None:
-    graph = draw([5, 1, 9], Plan(degree=None, threshold=2), insecure_entropy(0))
+    graph = draw([5, 1, 9], GraphPlan(degree=None, threshold=2), insecure_entropy(0))
     assert isinstance(graph, Complete)
     assert graph.neighbours(1) == {5, 9}
     assert graph.holders(5) == (1, 5, 9)
@@ -299,7 +299,7 @@ def test_in_a_complete_graph_all_are_neighbours_and_hold_their_own_shares() -> N
 
 def test_every_distance_on_the_circle_is_as_likely_as_every_other() -> None:
     clients, draws = 9, 4000
-    plan_of_two = Plan(degree=2, threshold=2)
+    plan_of_two = GraphPlan(degree=2, threshold=2)
     entropy = insecure_entropy("circle")
     first = np.zeros((clients, clients), np.int64)
     met = np.zeros((clients, clients), np.int64)
@@ -319,7 +319,7 @@ def test_every_distance_on_the_circle_is_as_likely_as_every_other() -> None:
 
 
 def test_the_order_in_which_clients_came_says_nothing_about_the_circle() -> None:
-    wanted = Plan(degree=2, threshold=2)
+    wanted = GraphPlan(degree=2, threshold=2)
     one = draw([3, 1, 2, 7, 5], wanted, insecure_entropy(4))
     other = draw([7, 5, 3, 2, 1], wanted, insecure_entropy(4))
     assert {c: one.neighbours(c) for c in (1, 2, 3, 5, 7)} == {
@@ -334,5 +334,5 @@ def test_the_circle_takes_sixteen_bytes_a_client() -> None:
         asked.append(size)
         return insecure_entropy(len(asked))(size)
 
-    draw(range(11), Plan(degree=4, threshold=2), entropy)
+    draw(range(11), GraphPlan(degree=4, threshold=2), entropy)
     assert asked == [16] * 11

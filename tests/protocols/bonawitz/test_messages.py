@@ -25,7 +25,7 @@ from protocols.bonawitz.messages import (
 )
 from protocols.errors import DecodeError
 from protocols.secrets import Secret
-from protocols.wire import Header, open_checksum, seal_checksum
+from protocols.wire import Header, with_checksum, without_checksum
 
 Message: TypeAlias = Any
 
@@ -116,10 +116,10 @@ def test_one_bit_more_or_less_is_another_message_or_none(
     if kind in CHECKED:
         with pytest.raises(DecodeError):
             decode(message, bytes(changed))
-        body = bytearray(open_checksum(message.to_bytes()))
+        body = bytearray(without_checksum(message.to_bytes()))
         bit %= 8 * len(body)
         body[bit // 8] ^= 1 << bit % 8
-        decode_or_refuse(message, seal_checksum(bytes(body)))
+        decode_or_refuse(message, with_checksum(bytes(body)))
     else:
         decode_or_refuse(message, bytes(changed))
 
@@ -132,11 +132,11 @@ def test_bytes_cut_out_put_in_or_overwritten_are_no_second_encoding(
 ) -> None:
     message = data.draw(MESSAGES[kind])
     whole = message.to_bytes()
-    body = bytes(open_checksum(whole)) if kind in CHECKED else whole
+    body = bytes(without_checksum(whole)) if kind in CHECKED else whole
     begin = data.draw(st.integers(0, len(body)))
     end = data.draw(st.integers(begin, min(len(body), begin + 40)))
     changed = body[:begin] + data.draw(st.binary(max_size=40)) + body[end:]
-    decode_or_refuse(message, seal_checksum(changed) if kind in CHECKED else changed)
+    decode_or_refuse(message, with_checksum(changed) if kind in CHECKED else changed)
     decode_or_refuse(message, changed)
 
 
@@ -150,10 +150,10 @@ def test_a_message_cut_anywhere_is_refused(kind: type[Message], data: st.DataObj
         with pytest.raises(DecodeError):
             decode(message, whole[:size])
     if kind in CHECKED:  # also where the cut has a checksum of its own
-        body = bytes(open_checksum(whole))
+        body = bytes(without_checksum(whole))
         for size in range(len(body)):
             with pytest.raises(DecodeError):
-                decode(message, seal_checksum(body[:size]))
+                decode(message, with_checksum(body[:size]))
 
 
 @KINDS
@@ -168,7 +168,7 @@ def test_a_message_with_a_tail_is_refused(
         decode(message, whole + tail)
     if kind in CHECKED:
         with pytest.raises(DecodeError, match="left over"):
-            decode(message, seal_checksum(bytes(open_checksum(whole)) + tail))
+            decode(message, with_checksum(bytes(without_checksum(whole)) + tail))
 
 
 @KINDS
@@ -180,7 +180,7 @@ def test_noise_is_refused(kind: type[Message], noise: bytes, data: st.DataObject
         decode(message, noise)
     head = bytes([message.TYPE]) + HEADER.to_bytes()
     decode_or_refuse(message, head + noise)
-    decode_or_refuse(message, seal_checksum(head + noise))
+    decode_or_refuse(message, with_checksum(head + noise))
 
 
 @KINDS
@@ -211,9 +211,9 @@ def test_a_message_of_another_type_is_refused(kind: type[Message], data: st.Data
                 decode(message, stranger.to_bytes())
             if kind in CHECKED:
                 body = stranger.to_bytes()
-                body = bytes(open_checksum(body)) if other in CHECKED else body
+                body = bytes(without_checksum(body)) if other in CHECKED else body
                 with pytest.raises(DecodeError, match="message type"):
-                    decode(message, seal_checksum(body))
+                    decode(message, with_checksum(body))
 
 
 def test_every_type_has_a_number_of_its_own() -> None:
@@ -273,7 +273,7 @@ def test_a_client_listed_twice_or_out_of_order_is_refused(
 ) -> None:
     data = listed(kind.TYPE, about, [number.to_bytes(4, "big") + value for number in clients])
     with pytest.raises(DecodeError, match="twice, or out of order"):
-        kind.from_bytes(seal_checksum(data) if kind in CHECKED else data, expect=HEADER)
+        kind.from_bytes(with_checksum(data) if kind in CHECKED else data, expect=HEADER)
 
 
 @pytest.mark.parametrize(("kind", "about", "value"), LISTS, ids=[k.__name__ for k, _, _ in LISTS])
@@ -283,7 +283,7 @@ def test_a_count_that_is_not_that_of_the_entries_is_refused(
 ) -> None:
     data = listed(kind.TYPE, about, [bytes([0, 0, 0, n]) + value for n in (1, 2)], count)
     with pytest.raises(DecodeError):
-        kind.from_bytes(seal_checksum(data) if kind in CHECKED else data, expect=HEADER)
+        kind.from_bytes(with_checksum(data) if kind in CHECKED else data, expect=HEADER)
 
 
 @pytest.mark.parametrize(("index", "count"), [(1, 4), (0, 3), (0, 5), (0, FRAME_WORDS)])

@@ -24,7 +24,7 @@ from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.prg import Suite
 from protocols.secrets import Secret
 from protocols.testing import BurnInMemory, answered, insecure_entropy, insecure_identities, played
-from protocols.wire import open_checksum, seal_checksum
+from protocols.wire import with_checksum, without_checksum
 
 PARAMS = Params(clients=5, threshold=3, words=6, suite=Suite.CHACHA20)
 RATES = Rates(corrupt=0.1, dropout=0.1)  # 12 clients: 4 neighbours, a threshold of 2, or 3
@@ -261,11 +261,11 @@ def test_a_record_that_was_changed_or_cut_is_refused(case: Case, data: st.DataOb
 @given(st.data())
 @settings(max_examples=25, derandomize=True, deadline=None)
 def test_a_record_changed_on_purpose_is_decoded_or_refused(case: Case, data: st.DataObject) -> None:
-    body = bytearray(open_checksum(led_to(case)[0].into_record().expose()))
+    body = bytearray(without_checksum(led_to(case)[0].into_record().expose()))
     place = data.draw(st.integers(0, len(body) - 1))
     body[place] = data.draw(st.integers(0, 255))
     end = data.draw(st.one_of(st.just(len(body)), st.integers(0, len(body))))
-    forged = Secret(seal_checksum(bytes(body[:end])))
+    forged = Secret(with_checksum(bytes(body[:end])))
     try:
         state = restore(forged, burn=BurnInMemory())
     except DecodeError:
@@ -275,19 +275,19 @@ def test_a_record_changed_on_purpose_is_decoded_or_refused(case: Case, data: st.
 
 @STAGES
 def test_a_record_of_another_version_is_refused(case: Case) -> None:
-    body = bytearray(open_checksum(led_to(case)[0].into_record().expose()))
+    body = bytearray(without_checksum(led_to(case)[0].into_record().expose()))
     assert RECORD.endswith(b"2")
     body[len(RECORD) - 1] = ord("1")
     with pytest.raises(DecodeError, match="not a client state of this version"):
-        restore(Secret(seal_checksum(bytes(body))), burn=BurnInMemory())
+        restore(Secret(with_checksum(bytes(body))), burn=BurnInMemory())
 
 
 @pytest.mark.parametrize("number", [0, 5, 255])
 def test_a_record_of_no_stage_is_refused(number: int) -> None:
-    body = bytearray(open_checksum(led_to(("complete", 1))[0].into_record().expose()))
+    body = bytearray(without_checksum(led_to(("complete", 1))[0].into_record().expose()))
     body[len(RECORD)] = number
     with pytest.raises(DecodeError, match=f"no client state has stage {number}"):
-        restore(Secret(seal_checksum(bytes(body))), burn=BurnInMemory())
+        restore(Secret(with_checksum(bytes(body))), burn=BurnInMemory())
 
 
 @STAGES
@@ -319,7 +319,7 @@ def test_records_have_the_sizes_of_what_they_hold(mode: str) -> None:
 @STAGES
 def test_a_record_that_lists_a_client_twice_or_out_of_order_is_refused(case: Case) -> None:
     record = led_to(case)[0].into_record()
-    body = bytes(open_checksum(record.expose()))
+    body = bytes(without_checksum(record.expose()))
     lists = {1: [], 2: [4 + 64], 3: [4, 4 + 64], 4: [4, 4 + 64]}[case[1]]
     if MODES[case[0]].active:
         lists = [*lists, 4 + 32]
@@ -333,11 +333,11 @@ def test_a_record_that_lists_a_client_twice_or_out_of_order_is_refused(case: Cas
             for swapped in (two + one, one + one):
                 forged = body[:begin] + swapped + body[begin + 2 * size :]
                 try:
-                    state = restore(Secret(seal_checksum(forged)), burn=BurnInMemory())
+                    state = restore(Secret(with_checksum(forged)), burn=BurnInMemory())
                 except DecodeError as error:
                     refused += "twice, or out of order" in str(error)
                 else:
-                    assert state.into_record() == Secret(seal_checksum(forged))
+                    assert state.into_record() == Secret(with_checksum(forged))
     assert refused >= 2 * len(lists)
 
 

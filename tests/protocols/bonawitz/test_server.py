@@ -39,7 +39,7 @@ from protocols.primitives.prg import Mask, Masks, Suite
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
 from protocols.testing import BurnInMemory, insecure_entropy, played
-from protocols.wire import open_checksum, seal_checksum
+from protocols.wire import with_checksum, without_checksum
 
 WORDS = FRAME_WORDS + 5  # two frames, the second of 6 words
 PARAMS = Params(clients=5, threshold=3, words=WORDS)
@@ -180,7 +180,7 @@ def test_shares_that_are_not_one_box_for_each_peer_are_refused(change: str) -> N
 
 
 def changed_frame(frame: bytes, **changed: int) -> bytes:
-    body = open_checksum(frame)
+    body = without_checksum(frame)
     count = (len(body) - 29) // 8
     index = int.from_bytes(body[25:29], "big")
     message = MaskedFrame.from_bytes(frame, expect=HEADER, index=index, count=count)
@@ -188,8 +188,8 @@ def changed_frame(frame: bytes, **changed: int) -> bytes:
 
 
 def lengthened(frame: bytes, words: int) -> bytes:
-    body = bytes(open_checksum(frame))
-    return seal_checksum(body + bytes(8 * words) if words > 0 else body[: 8 * words])
+    body = bytes(without_checksum(frame))
+    return with_checksum(body + bytes(8 * words) if words > 0 else body[: 8 * words])
 
 
 def test_a_vector_that_is_not_all_frames_of_one_client_leaves_no_trace() -> None:
@@ -207,7 +207,7 @@ def test_a_vector_that_is_not_all_frames_of_one_client_leaves_no_trace() -> None
         "reordered": [second, first],
         "too long": [first, lengthened(second, 1)],
         "too short": [first, lengthened(second, -1)],
-        "half a word": [first, seal_checksum(bytes(open_checksum(second)) + b"1234")],
+        "half a word": [first, with_checksum(bytes(without_checksum(second)) + b"1234")],
         "of two clients": [first, frames[4][1]],
         "the first of another": [frames[4][0], second],
         "of a client that has answered": frames[2],
@@ -227,8 +227,8 @@ def test_a_vector_that_is_not_all_frames_of_one_client_leaves_no_trace() -> None
 def test_frames_of_another_round_are_refused() -> None:
     vectors, frames = Round().at_vectors()
     header = replace(AGREEMENT, round=3).header
-    body = bytes(open_checksum(frames[0][1]))
-    other = seal_checksum(body[:1] + header.to_bytes() + body[21:])
+    body = bytes(without_checksum(frames[0][1]))
+    other = with_checksum(body[:1] + header.to_bytes() + body[21:])
     with pytest.raises(DecodeError, match="another session or round"):
         vectors.receive([frames[0][0], other])
 

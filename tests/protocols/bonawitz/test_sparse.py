@@ -27,7 +27,7 @@ from protocols.bonawitz import (
     join,
     restore,
 )
-from protocols.bonawitz.graph import Complete, Harary, Plan
+from protocols.bonawitz.graph import Complete, GraphPlan, Harary
 from protocols.bonawitz.messages import Roster, ShareBoxes, Survivors
 from protocols.entropy import system
 from protocols.errors import (
@@ -237,7 +237,9 @@ def test_the_graph_is_sparse_and_each_client_is_told_of_its_neighbours_alone(
     one = Round(agreement_of(params))
     rosters, _ = one.at_rosters()
     planned = params.plan(20)
-    assert planned == Plan(degree=8 if params.active else 6, threshold=6 if params.active else 3)
+    assert planned == GraphPlan(
+        degree=8 if params.active else 6, threshold=6 if params.active else 3
+    )
     digests = set()
     for client, message in rosters.items():
         roster = Roster.from_bytes(message, expect=one.agreement.header, signed=params.active)

@@ -30,7 +30,7 @@ from protocols.errors import (
 )
 from protocols.secrets import Secret
 from protocols.testing import BurnInMemory, insecure_entropy, played_key, small_threshold
-from protocols.wire import open_checksum, seal_checksum
+from protocols.wire import with_checksum, without_checksum
 
 HOLDERS = (2, 3, 5, 7)
 PARAMS = small_threshold(entries=100)
@@ -361,9 +361,9 @@ def test_a_holder_comes_out_of_its_record_as_it_went_in() -> None:
 
 def test_a_record_that_was_changed_is_refused() -> None:
     record = holder().into_record().expose()
-    body = bytes(open_checksum(record))
-    for bad in (record[:-1], b"\1" + record[1:], b"", seal_checksum(body + b"\0")):
+    body = bytes(without_checksum(record))
+    for bad in (record[:-1], b"\1" + record[1:], b"", with_checksum(body + b"\0")):
         with pytest.raises(DecodeError):
             restore(Secret(bad), burn=BurnInMemory())
     with pytest.raises(DecodeError, match="not a holder's state"):
-        restore(Secret(seal_checksum(b"x" * len(body))), burn=BurnInMemory())
+        restore(Secret(with_checksum(b"x" * len(body))), burn=BurnInMemory())

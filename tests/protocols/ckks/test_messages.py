@@ -28,7 +28,7 @@ from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import Ring
 from protocols.errors import DecodeError, ParameterError
 from protocols.secrets import Secret
-from protocols.wire import Header, Reader, open_checksum, seal_checksum
+from protocols.wire import Header, Reader, with_checksum, without_checksum
 
 Message: TypeAlias = Any
 
@@ -148,13 +148,13 @@ def test_no_byte_can_be_missing_or_too_many(kind: type[Message]) -> None:
     @each(kind)
     def claim(message: Message) -> None:
         data = message.to_bytes()
-        body = bytes(open_checksum(data))
+        body = bytes(without_checksum(data))
         for bad in (data[:-1], data + b"\0", b"", data[:20]):
             with pytest.raises(DecodeError):
                 decode(message, bad)
         for bad in (body[:-1], body + b"\0", body[: len(body) // 2], b""):
             with pytest.raises(DecodeError):
-                decode(message, seal_checksum(bad))
+                decode(message, with_checksum(bad))
 
 
 @KINDS
@@ -179,12 +179,12 @@ def test_what_a_forger_changed_is_refused_or_is_the_only_encoding_of_something_e
     @given(st.data())
     def claim(source: st.DataObject) -> None:
         message = source.draw(MESSAGES[kind])
-        body = bytearray(open_checksum(message.to_bytes()))
+        body = bytearray(without_checksum(message.to_bytes()))
         begin = source.draw(st.integers(0, min(len(body), 150) - 1))  # where the fields are
         if source.draw(st.booleans()):
             begin = len(body) - 1 - begin
         body[begin : begin + source.draw(st.integers(0, 9))] = source.draw(st.binary(max_size=9))
-        data = seal_checksum(bytes(body))
+        data = with_checksum(bytes(body))
         try:
             found = decode(message, data)
         except DecodeError:
@@ -202,9 +202,9 @@ def test_messages_of_another_session_round_or_type_are_refused(kind: type[Messag
         for other in (Header(bytes(16), 3), Header(HEADER.session, 4)):
             with pytest.raises(DecodeError, match="another session or round"):
                 decode(message, data, other)
-        retyped = bytes([message.TYPE ^ 0x40]) + bytes(open_checksum(data))[1:]
+        retyped = bytes([message.TYPE ^ 0x40]) + bytes(without_checksum(data))[1:]
         with pytest.raises(DecodeError, match="message type"):
-            decode(message, seal_checksum(retyped))
+            decode(message, with_checksum(retyped))
 
 
 @pytest.mark.parametrize("kind", [Frame, SharedSum, Request], ids=lambda kind: kind.__name__)
@@ -228,14 +228,14 @@ def test_a_party_listed_twice_or_out_of_order_is_refused(kind: type[Message]) ->
             if len(found) < 2:
                 continue
             numbers = [number.to_bytes(4, "big") for number in sorted(found)[:2]]
-            body = bytes(open_checksum(message.to_bytes()))
+            body = bytes(without_checksum(message.to_bytes()))
             places = [body.find(number, 25) for number in numbers]
             if body.count(numbers[0]) > 1 or body.count(numbers[1]) > 1:
                 continue
             twice = bytearray(body)
             twice[places[1] : places[1] + 4] = numbers[0]
             with pytest.raises(DecodeError, match="twice, or out of order"):
-                decode(message, seal_checksum(bytes(twice)))
+                decode(message, with_checksum(bytes(twice)))
 
 
 @pytest.mark.parametrize(

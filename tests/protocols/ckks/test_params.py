@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from protocols.ckks import Model, Params, Ring, plan
+from protocols.ckks import Model, Params, Ring, plan_parameters
 from protocols.ckks.microsoft_seal import Context, Key, PublicKey, context
 from protocols.ckks.noise import gaussian
 from protocols.ckks.params import MAX_BITS, error_variance, norm_bound, smudging
@@ -352,7 +352,7 @@ def test_what_is_planned_reaches_its_precision(
     model: Model, clients: int, entries: int, clip: float, bits: float, decryptions: int
 ) -> None:
     precision = clip * 2**-bits
-    params = plan(
+    params = plan_parameters(
         model=model,
         clients=clients,
         entries=entries,
@@ -368,21 +368,25 @@ def test_what_is_planned_reaches_its_precision(
 
 
 def test_the_planner_finds_the_threshold_setting() -> None:
-    found = plan(
+    found = plan_parameters(
         model=Model.THRESHOLD, clients=100, entries=10**6, clip=1.0, precision=2**-14.4, holders=5
     )
     assert found == THRESHOLD
 
 
 def test_the_planner_counts_whole_chunks_and_of_equal_uploads_takes_the_least_work() -> None:
-    found = plan(model=Model.SHARED_KEY, clients=10, entries=10**6, clip=1.0, precision=2.0**-14)
+    found = plan_parameters(
+        model=Model.SHARED_KEY, clients=10, entries=10**6, clip=1.0, precision=2.0**-14
+    )
     # Degree 16384 saves seeds and fills its last chunk with zeros; 30 + 30 bits are one prime more.
     assert found.ring == Ring(degree=4096, prime_bits=(60,))
 
 
 def test_more_precision_never_costs_fewer_bytes() -> None:
     sizes = [
-        plan(model=Model.SHARED_KEY, clients=100, entries=10**6, clip=1.0, precision=2.0**-bits)
+        plan_parameters(
+            model=Model.SHARED_KEY, clients=100, entries=10**6, clip=1.0, precision=2.0**-bits
+        )
         for bits in range(2, 24, 3)
     ]
     assert [params.vector_size for params in sizes] == sorted(p.vector_size for p in sizes)
@@ -391,12 +395,14 @@ def test_more_precision_never_costs_fewer_bytes() -> None:
 
 def test_an_unreachable_precision_is_refused_with_the_best_there_is() -> None:
     with pytest.raises(ParameterError, match=r"the best reach [0-9.]+e-"):
-        plan(model=Model.SHARED_KEY, clients=100, entries=10**6, clip=1.0, precision=1e-30)
+        plan_parameters(
+            model=Model.SHARED_KEY, clients=100, entries=10**6, clip=1.0, precision=1e-30
+        )
 
 
 def test_a_refusal_that_no_ring_can_heal_is_the_planners_too() -> None:
     with pytest.raises(ParameterError, match=r"outside .30"):
-        plan(
+        plan_parameters(
             model=Model.SHARED_KEY,
             clients=100,
             entries=10**6,

@@ -36,7 +36,7 @@ from protocols.errors import (
 from protocols.primitives.agree import PrivateKey
 from protocols.secrets import Secret
 from protocols.testing import BurnInMemory, PlayedKey, insecure_entropy, played_key, small_threshold
-from protocols.wire import open_checksum, seal_checksum
+from protocols.wire import with_checksum, without_checksum
 
 HOLDERS, ME = (2, 3, 5, 7), 3
 CLIENTS = (1, 4)
@@ -300,11 +300,11 @@ def test_a_record_that_was_changed_or_cut_is_refused(stage: int, data: st.DataOb
 @given(st.data())
 @settings(max_examples=50, derandomize=True, deadline=None)
 def test_a_record_changed_on_purpose_is_decoded_or_refused(stage: int, data: st.DataObject) -> None:
-    body = bytearray(open_checksum(PLAYED.records[stage, ME].expose()))
+    body = bytearray(without_checksum(PLAYED.records[stage, ME].expose()))
     place = data.draw(st.integers(0, min(len(body), 600) - 1))
     body[place] = data.draw(st.integers(0, 255))
     end = data.draw(st.one_of(st.just(len(body)), st.integers(0, len(body))))
-    forged = Secret(seal_checksum(bytes(body[:end])))
+    forged = Secret(with_checksum(bytes(body[:end])))
     try:
         state = restore(forged, burn=BurnInMemory())
     except DecodeError:
@@ -315,14 +315,14 @@ def test_a_record_changed_on_purpose_is_decoded_or_refused(stage: int, data: st.
 
 
 def body_of(stage: int) -> bytes:
-    return bytes(open_checksum(PLAYED.records[stage, ME].expose()))
+    return bytes(without_checksum(PLAYED.records[stage, ME].expose()))
 
 
 @STAGES
 def test_a_record_of_another_version_is_refused(stage: int) -> None:
     other = b"secagg ckks state 1" + body_of(stage)[len(RECORD) :]
     with pytest.raises(DecodeError, match="not a holder's state of this version"):
-        restore(Secret(seal_checksum(other)), burn=BurnInMemory())
+        restore(Secret(with_checksum(other)), burn=BurnInMemory())
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 6, 255])
@@ -330,21 +330,21 @@ def test_a_record_of_no_stage_is_refused(number: int) -> None:
     body = bytearray(body_of(4))
     body[len(RECORD)] = number
     with pytest.raises(DecodeError, match=f"no holder's state has stage {number}"):
-        restore(Secret(seal_checksum(bytes(body))), burn=BurnInMemory())
+        restore(Secret(with_checksum(bytes(body))), burn=BurnInMemory())
 
 
 def test_a_record_of_a_holder_under_a_shared_key_is_refused() -> None:
     shared = replace(AGREEMENT, params=SHARED_PARAMS)
     body = body_of(4).replace(AGREEMENT.to_bytes(), shared.to_bytes())
     with pytest.raises(DecodeError, match="a shared key has no holders"):
-        restore(Secret(seal_checksum(body)), burn=BurnInMemory())
+        restore(Secret(with_checksum(body)), burn=BurnInMemory())
 
 
 def test_a_record_whose_roster_lacks_its_holder_is_refused() -> None:
     number = len(RECORD) + 1 + len(AGREEMENT.to_bytes())
     body = body_of(5)[:number] + (4).to_bytes(4, "big") + body_of(5)[number + 4 :]
     with pytest.raises(DecodeError, match="a roster without holder 4"):
-        restore(Secret(seal_checksum(body)), burn=BurnInMemory())
+        restore(Secret(with_checksum(body)), burn=BurnInMemory())
 
 
 def test_openings_of_another_key_end_no_record() -> None:

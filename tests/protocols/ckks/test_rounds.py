@@ -30,7 +30,7 @@ from protocols.errors import (
 )
 from protocols.secrets import Secret
 from protocols.testing import BurnInMemory, played_key
-from protocols.wire import open_checksum, seal_checksum
+from protocols.wire import with_checksum, without_checksum
 
 CLIENTS = (1, 4, 6, 9)
 HOLDERS = (2, 3, 5, 7)
@@ -388,7 +388,7 @@ def test_an_answer_is_a_function_of_the_state_and_the_request() -> None:
 
 
 def rerequest_seconds() -> bytes:
-    return bytes(open_checksum(asked()))[-THRESHOLD.partial_size :]
+    return bytes(without_checksum(asked()))[-THRESHOLD.partial_size :]
 
 
 def test_another_ciphertext_gets_other_noise() -> None:
@@ -498,11 +498,11 @@ def test_any_change_of_a_message_on_its_way_into_a_step_is_refused_with_a_typed_
     @settings(max_examples=25, derandomize=True, deadline=None)
     @given(st.data())
     def claim(source: st.DataObject) -> None:
-        body = bytearray(open_checksum(good))
+        body = bytearray(without_checksum(good))
         begin = source.draw(st.integers(0, heads[what] - 1))
         new = source.draw(st.binary(max_size=heads[what] - begin))
         body[begin : begin + len(new)] = new
-        data = seal_checksum(bytes(body[: len(body) - source.draw(st.integers(0, 3))]))
+        data = with_checksum(bytes(body[: len(body) - source.draw(st.integers(0, 3))]))
         if data == good:
             return
         with pytest.raises(RemoteProtocolError):

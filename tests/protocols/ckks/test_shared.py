@@ -27,7 +27,7 @@ from protocols.errors import (
 )
 from protocols.secrets import Secret
 from protocols.testing import BurnInMemory
-from protocols.wire import open_checksum, seal_checksum
+from protocols.wire import with_checksum, without_checksum
 
 CLIENTS = (1, 4, 6, 9)
 ENTRIES = 2500  # two chunks, the second in part
@@ -187,12 +187,12 @@ def test_a_round_opens_one_sum_and_the_same_again_to_the_same_numbers() -> None:
 
 def test_a_sum_larger_than_its_summands_can_make_it_is_refused() -> None:
     message, sent, key = summed()
-    found = bytearray(open_checksum(message))
+    found = bytearray(without_checksum(message))
     begin = len(found) - 2 * SHARED.partial_size
     found[begin : begin + 600] = bytes(600)
     with pytest.raises(RemoteProtocolError, match="some key, upload or partial"):
         open_sum(
-            agreed(SHARED), 1, key, seal_checksum(bytes(found)), burn=BurnInMemory(), sent=sent[1]
+            agreed(SHARED), 1, key, with_checksum(bytes(found)), burn=BurnInMemory(), sent=sent[1]
         )
 
 
@@ -224,11 +224,11 @@ def test_any_change_of_a_sum_on_its_way_is_refused_with_a_typed_error() -> None:
     @settings(max_examples=25, derandomize=True, deadline=None)
     @given(st.data())
     def claim(source: st.DataObject) -> None:
-        body = bytearray(open_checksum(good))
+        body = bytearray(without_checksum(good))
         begin = source.draw(st.integers(0, 52))  # behind it others are as good
         new = source.draw(st.binary(max_size=53 - begin))
         body[begin : begin + len(new)] = new
-        data = seal_checksum(bytes(body[: len(body) - source.draw(st.integers(0, 3))]))
+        data = with_checksum(bytes(body[: len(body) - source.draw(st.integers(0, 3))]))
         if data == good:
             return
         with pytest.raises(RemoteProtocolError):

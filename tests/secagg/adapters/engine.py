@@ -13,19 +13,19 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 from numpy.typing import NDArray
 
-from secagg.adapters.flower import Mean, secure_mod
+from secagg.adapters.flower import WeightedMean, secure_mod
 from secagg.adapters.testing import LocalGrid
-from secagg.nodes.node import new_home
-from secagg.nodes.policy import Policy
+from secagg.nodes.node import new_folder
+from secagg.nodes.policy import NodePolicy
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
-OPEN = Policy(
+OPEN = NodePolicy(
     privacy=("none", "example", "client"),
     protocols=("bonawitz", "threshold-ckks"),
     minimum_cohort=2,
 )
-MEAN = Mean(clip=0.1, max_weight=100, train_metrics={"loss": 1.0})
+MEAN = WeightedMean(clip=0.1, max_weight=100, train_metrics={"loss": 1.0})
 START = {"w": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "b": np.linspace(0.1, 1, 4)}
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -69,7 +69,7 @@ class Program:
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     def app(
-        self, home: Path | None, policy: Policy | None = OPEN, action: str = "default"
+        self, home: Path | None, policy: NodePolicy | None = OPEN, action: str = "default"
     ) -> ClientApp:
         """A ``ClientApp``; with our mod if it has a home."""
         made = ClientApp(mods=[] if home is None else [secure_mod(home, policy=policy)])
@@ -94,11 +94,11 @@ def programs(count: int) -> dict[int, Program]:
 def grid_of(
     nodes: Mapping[int, Program],
     root: Path | None,
-    policy: Policy | None = OPEN,
+    policy: NodePolicy | None = OPEN,
     action: str = "default",
 ) -> LocalGrid:
     """All nodes under our mod, each with a home in ``root``; without one, a plain grid."""
-    homes = {node: new_home(root / str(node)) if root else None for node in nodes}
+    homes = {node: new_folder(root / str(node)) if root else None for node in nodes}
     return LocalGrid({node: each.app(homes[node], policy, action) for node, each in nodes.items()})
 
 

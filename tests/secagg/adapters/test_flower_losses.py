@@ -9,11 +9,11 @@ from engine import MEAN, START, Program, arrays_of, fit, grid_of, is_mean_of, pr
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from secagg.adapters.flower import Cohort, Mean, SecureGrid
+from secagg.adapters.flower import SecureGrid, SumSettings, WeightedMean
 from secagg.stage import UNSIGNED
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
-LOSSY = Cohort(dropout="0.3")
+LOSSY = SumSettings(dropout="0.3")
 VICTIM = 103
 STAGES = [stage.value for stage in UNSIGNED]
 
@@ -48,7 +48,7 @@ def test_also_under_threshold_ckks(stage: str, way: str, folder: Path) -> None:
     nodes = programs(5)
     grid = grid_of(nodes, folder)
     setattr(grid, way, only(VICTIM, stage))
-    secured = SecureGrid(grid, MEAN, Cohort(protocol="threshold-ckks"), deadline=DEADLINE)
+    secured = SecureGrid(grid, MEAN, SumSettings(protocol="threshold-ckks"), deadline=DEADLINE)
     result = fit(secured)
     if stage == "reveal":  # who holds a key and has answered must answer again
         assert secured.history[0].failure
@@ -124,7 +124,9 @@ def test_a_node_without_its_context_is_lost(stage: str, protocol: str, folder: P
         return False
 
     grid.lost = restarts
-    secured = SecureGrid(grid, MEAN, Cohort(protocol=protocol, dropout="0.3"), deadline=DEADLINE)
+    secured = SecureGrid(
+        grid, MEAN, SumSettings(protocol=protocol, dropout="0.3"), deadline=DEADLINE
+    )
     result = fit(secured)
     errors = [reply for reply in grid.seen if reply.has_error()]
     assert [error.metadata.src_node_id for error in errors] == [VICTIM]
@@ -283,6 +285,8 @@ def test_an_error_that_a_program_replies_stays_at_its_node(folder: Path) -> None
 
 def test_weights_of_zero_everywhere_make_no_mean(folder: Path) -> None:
     nodes = {node: Program(node=node, examples=0) for node in (100, 101, 102)}
-    secured = SecureGrid(grid_of(nodes, folder), Mean(clip=1, max_weight=1), deadline=DEADLINE)
+    secured = SecureGrid(
+        grid_of(nodes, folder), WeightedMean(clip=1, max_weight=1), deadline=DEADLINE
+    )
     fit(secured)
     assert secured.history[0].failure

@@ -17,8 +17,8 @@ from dp.ledger.ledger import Ledger
 from secagg.adapters.flower import NoisySum, SecureGrid
 from secagg.adapters.testing import LocalGrid, stage_of
 from secagg.errors import ConfigError
-from secagg.nodes.node import SUBJECT, new_home
-from secagg.nodes.policy import Policy
+from secagg.nodes.node import SUBJECT, new_folder
+from secagg.nodes.policy import NodePolicy
 from secagg.planning import NoiseWishes, SumWishes, plan_noise
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
@@ -52,7 +52,7 @@ class Trial:
         self,
         folder: Path,
         *,
-        policies: dict[int, Policy] | None = None,
+        policies: dict[int, NodePolicy] | None = None,
         example: bool = False,
         faint: bool = False,
     ) -> None:
@@ -65,7 +65,7 @@ class Trial:
             budget, mechanism = AMPLE, replace(mechanism, **FAINT)
             common = replace(POLICY, maximum_epsilon=AMPLE.epsilon)
         apps = {
-            node: each.app(new_home(folder / str(node)), (policies or {}).get(node, common))
+            node: each.app(new_folder(folder / str(node)), (policies or {}).get(node, common))
             for node, each in self.nodes.items()
         }
         self.grid = LocalGrid(apps)

@@ -12,14 +12,14 @@ from flwr.clientapp import ClientApp
 
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
-from secagg.adapters.flower import Cohort, SecureGrid, secure_mod
+from secagg.adapters.flower import SecureGrid, SumSettings, secure_mod
 from secagg.adapters.testing import LocalGrid
 from secagg.nodes.identities import Identity, Roster, create_identity, sign_roster
-from secagg.nodes.node import new_home
-from secagg.nodes.policy import TEMPLATE, Policy
+from secagg.nodes.node import new_folder
+from secagg.nodes.policy import TEMPLATE, NodePolicy
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
-LOSSY = Cohort(dropout="0.3")
+LOSSY = SumSettings(dropout="0.3")
 STUBBORN = 103
 
 
@@ -30,11 +30,11 @@ def key(name: str) -> SigningKey:
 SERVER = key("server")
 
 
-def grid_under(policies: dict[int, Policy], folder: Path, count: int = 5) -> LocalGrid:
+def grid_under(policies: dict[int, NodePolicy], folder: Path, count: int = 5) -> LocalGrid:
     nodes = programs(count)
     return LocalGrid(
         {
-            node: each.app(new_home(folder / str(node)), policies.get(node, OPEN))
+            node: each.app(new_folder(folder / str(node)), policies.get(node, OPEN))
             for node, each in nodes.items()
         }
     )
@@ -58,7 +58,7 @@ def reasons(grid: LocalGrid) -> dict[int, str]:
     ],
     ids=["privacy", "protocols", "cohort", "threshold", "active", "server"],
 )
-def test_who_refuses_says_why_and_is_left_out(policy: Policy, line: str, folder: Path) -> None:
+def test_who_refuses_says_why_and_is_left_out(policy: NodePolicy, line: str, folder: Path) -> None:
     nodes = programs(5)
     grid = grid_under({STUBBORN: policy}, folder)
     secured = SecureGrid(grid, MEAN, LOSSY, deadline=DEADLINE)
@@ -84,9 +84,9 @@ def test_where_all_refuse_there_is_no_sum(folder: Path) -> None:
 def test_a_pinned_server_signs_every_proposal(folder: Path) -> None:
     pinned = {node: replace(OPEN, server=SERVER.public) for node in programs(4)}
     grid = grid_under(pinned, folder, 4)
-    signing = Cohort(identity=SERVER)
+    signing = SumSettings(identity=SERVER)
     assert is_mean_of(programs(4).values(), fit(SecureGrid(grid, MEAN, signing, deadline=DEADLINE)))
-    another = SecureGrid(grid, MEAN, Cohort(identity=key("another")), deadline=DEADLINE)
+    another = SecureGrid(grid, MEAN, SumSettings(identity=key("another")), deadline=DEADLINE)
     fit(another)
     assert another.history[0].failure
     assert set(reasons(grid)) == set(programs(4))
@@ -111,13 +111,13 @@ class Signed:
         policy = replace(OPEN, operator=self.operator.key.public, active=True)
         apps = {}
         for node, each in NODES.items():
-            home = new_home(root / str(node))
+            home = new_folder(root / str(node))
             os.link(root / f"{node}.key", home / "identity.key")
             (home / "roster.json").write_bytes(self.roster)
             apps[node] = each.app(home, policy)
         self.grid = LocalGrid(apps)
         read = Roster.read(self.roster, operator=self.operator.key.public)
-        cohort = Cohort(roster=read, dropout="0.3")
+        cohort = SumSettings(roster=read, dropout="0.3")
         self.secured = SecureGrid(self.grid, MEAN, cohort, deadline=DEADLINE)
 
     def sign(self, operator: Identity) -> bytes:
@@ -202,7 +202,7 @@ def test_the_nodes_own_configuration_says_where_its_folder_is(folder: Path) -> N
     nodes = programs(3)
     apps, configs = {}, {}
     for node, each in nodes.items():
-        home = new_home(folder / str(node))
+        home = new_folder(folder / str(node))
         lines = TEMPLATE.replace('privacy = ["example", "client"]', 'privacy = ["none"]')
         lines = lines.replace("minimum_cohort = 3", "minimum_cohort = 2")
         (home / "policy.toml").write_text(lines, encoding="utf-8")
@@ -228,7 +228,7 @@ def test_without_a_folder_a_node_says_how_to_name_one(config: Any, folder: Path)
 
 def test_the_policy_of_a_new_folder_refuses_sums_without_noise(folder: Path) -> None:
     nodes = programs(4)
-    grid = LocalGrid({n: each.app(new_home(folder / str(n)), None) for n, each in nodes.items()})
+    grid = LocalGrid({n: each.app(new_folder(folder / str(n)), None) for n, each in nodes.items()})
     fit(SecureGrid(grid, MEAN, LOSSY, deadline=DEADLINE))
     assert len(reasons(grid)) == 4
     assert all("this node's policy refuses (" in each for each in reasons(grid).values())
@@ -236,7 +236,7 @@ def test_the_policy_of_a_new_folder_refuses_sums_without_noise(folder: Path) -> 
 
 def test_a_policy_that_cannot_be_read_is_not_shown_to_the_server(folder: Path) -> None:
     nodes = programs(4)
-    grid = LocalGrid({n: each.app(new_home(folder / str(n)), None) for n, each in nodes.items()})
+    grid = LocalGrid({n: each.app(new_folder(folder / str(n)), None) for n, each in nodes.items()})
     (folder / "101" / "policy.toml").write_text('secret_ward = "7b"\n', encoding="utf-8")
     fit(SecureGrid(grid, MEAN, LOSSY, deadline=DEADLINE))
     assert "this node cannot take part (ConfigError)" in reasons(grid)[101]

@@ -11,10 +11,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from hypothesis import strategies as st
 
-from secagg.adapters.flower import Cohort, Mean, SecureGrid, digest, secure_mod
+from secagg.adapters.flower import SecureGrid, SumSettings, WeightedMean, digest, secure_mod
 from secagg.adapters.testing import LocalGrid, carried
 from secagg.errors import ConfigError, InputError
-from secagg.nodes.node import new_home
+from secagg.nodes.node import new_folder
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
 
@@ -31,7 +31,7 @@ def test_a_program_without_the_mod_fails_before_it_has_seen_a_model(folder: Path
     nodes = programs(5)
     grid = grid_of(nodes, folder)
     grid.apps = {**grid.apps, 104: nodes[104].app(None)}
-    secured = SecureGrid(grid, MEAN, Cohort(dropout="0.3"), deadline=DEADLINE)
+    secured = SecureGrid(grid, MEAN, SumSettings(dropout="0.3"), deadline=DEADLINE)
     fit(secured)
     assert set(secured.history[0].survivors) == {100, 101, 102, 103}
     assert not any(
@@ -56,7 +56,7 @@ def test_one_that_trains_on_nothing_has_replied_in_clear_and_is_not_read(folder:
     app = ClientApp()
     app.train()(stubborn)
     grid.apps = {**grid.apps, 104: app}
-    secured = SecureGrid(grid, MEAN, Cohort(dropout="0.3"), deadline=DEADLINE)
+    secured = SecureGrid(grid, MEAN, SumSettings(dropout="0.3"), deadline=DEADLINE)
     replies = list(secured.send_and_receive(messages(grid.apps), timeout=DEADLINE))
     assert set(secured.history[0].survivors) == {100, 101, 102, 103}
     assert [reply.metadata.src_node_id for reply in replies] == [100]
@@ -69,7 +69,7 @@ def test_one_that_trains_on_nothing_has_replied_in_clear_and_is_not_read(folder:
 @pytest.mark.parametrize("kind", ["train", "evaluate", "query"])
 def test_a_node_with_the_mod_refuses_a_plain_message_by_its_type(kind: str, folder: Path) -> None:
     program = Program(node=100)
-    grid = LocalGrid({100: program.app(new_home(folder / "100"))})
+    grid = LocalGrid({100: program.app(new_folder(folder / "100"))})
     grid.apps[100].query()(stubborn)
     (reply,) = grid.send_and_receive(messages([100], kind))
     assert f"this {kind} message asks for a plain reply" in reply.error.reason
@@ -87,7 +87,7 @@ def test_a_request_with_a_model_of_its_own_is_not_trained_on(folder: Path) -> No
         return False
 
     grid.lost = swapped
-    secured = SecureGrid(grid, MEAN, Cohort(dropout="0.3"), deadline=DEADLINE)
+    secured = SecureGrid(grid, MEAN, SumSettings(dropout="0.3"), deadline=DEADLINE)
     fit(secured)
     (error,) = [reply for reply in grid.seen if reply.has_error()]
     assert "the model that came is not the one that was proposed" in error.error.reason
@@ -104,7 +104,7 @@ def test_a_request_of_another_type_than_proposed_is_not_trained_on(folder: Path)
         return False
 
     grid.lost = swapped
-    fit(SecureGrid(grid, MEAN, Cohort(dropout="0.3"), deadline=DEADLINE))
+    fit(SecureGrid(grid, MEAN, SumSettings(dropout="0.3"), deadline=DEADLINE))
     (error,) = [reply for reply in grid.seen if reply.has_error()]
     assert "the message is of another type than the proposal" in error.error.reason
 
@@ -132,7 +132,7 @@ def test_a_request_that_is_none_is_refused(spoil: dict[str, Any], folder: Path) 
         return False
 
     grid.lost = spoilt
-    secured = SecureGrid(grid, MEAN, Cohort(dropout="0.3"), deadline=DEADLINE)
+    secured = SecureGrid(grid, MEAN, SumSettings(dropout="0.3"), deadline=DEADLINE)
     fit(secured)
     assert set(secured.history[0].survivors) == {100, 102, 103}
     (error,) = [reply for reply in grid.seen if reply.has_error()]
@@ -159,7 +159,9 @@ def test_an_answer_that_is_none_counts_as_none(folder: Path) -> None:
                         spoil(reply.content)
                 return found
 
-        secured = SecureGrid(Spoiling(grid.apps), MEAN, Cohort(dropout="0.3"), deadline=DEADLINE)
+        secured = SecureGrid(
+            Spoiling(grid.apps), MEAN, SumSettings(dropout="0.3"), deadline=DEADLINE
+        )
         fit(secured)
         assert set(secured.history[0].survivors) == {100, 101, 102, 103}
 
@@ -193,7 +195,7 @@ def test_evaluate_in_clear_reaches_programs_whose_train_alone_has_the_mod(folder
         mod = secure_mod(lambda context: folder / str(context.node_id))
         apps[node].train(mods=[mod])(each.train)
         apps[node].evaluate()(each.evaluate)
-        policy = new_home(folder / str(node)) / "policy.toml"
+        policy = new_folder(folder / str(node)) / "policy.toml"
         lines = 'privacy = ["none"]\nminimum_cohort = 2\n'
         policy.write_text(lines, encoding="utf-8")
     secured = SecureGrid(LocalGrid(apps), MEAN, clear=["evaluate"])
@@ -260,7 +262,7 @@ def test_the_rest_of_a_grid_passes_through(folder: Path) -> None:
 
 
 def test_evaluations_are_summed_without_arrays_coming_back(folder: Path) -> None:
-    mean = Mean(clip=0.1, max_weight=100, evaluate_metrics={"accuracy": 1.0})
+    mean = WeightedMean(clip=0.1, max_weight=100, evaluate_metrics={"accuracy": 1.0})
     nodes = programs(3)
     secured = SecureGrid(grid_of(nodes, folder), mean)
     (reply,) = secured.send_and_receive(messages(nodes, "evaluate"), timeout=DEADLINE)

@@ -1,6 +1,6 @@
 """Strategies that average, unchanged, give under a SecureGrid what they give over a plain grid.
 
-Tolerance: ``Mean`` promises each mean within a step times max_weight over the mean weight of
+Tolerance: ``WeightedMean`` promises each mean within a step times max_weight over the mean weight of
 the true one. None of these strategies, as set here, makes more than 6 of such an error over
 three rounds (FedAvgM's momentum: 1 + 1.9 + 2.7), and the programs feed none of it back. On top
 come a few roundings of the arrays' own type, which the plain grid makes too.
@@ -27,14 +27,14 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from secagg.adapters.flower import Cohort, Mean, SecureGrid
+from secagg.adapters.flower import SecureGrid, SumSettings, WeightedMean
 from secagg.errors import InputError
 from secagg.vectors.quantize import FixedPoint
 
 NODES, ROUNDS = 4, 3
 BITS = 19  # 21, a third of a word, less two for four nodes
 CLIP, MAX_WEIGHT, MEAN_WEIGHT = 0.1, 40, 25
-MEAN = Mean(
+MEAN = WeightedMean(
     clip=CLIP,
     max_weight=MAX_WEIGHT,
     train_metrics={"loss": 1.0},
@@ -109,8 +109,8 @@ def both(
     make: Callable[[], Strategy],
     root: Path,
     *,
-    mean: Mean = MEAN,
-    cohort: Cohort | None = None,
+    mean: WeightedMean = MEAN,
+    cohort: SumSettings | None = None,
     nodes: dict[int, Program] | None = None,
     action: str = "default",
     start: dict[str, Any] = START,
@@ -162,8 +162,8 @@ def test_arrays_keep_their_order(folder: Path) -> None:
 
 
 def test_gives_it_under_threshold_ckks(folder: Path) -> None:
-    mean = Mean(clip=CLIP, max_weight=MAX_WEIGHT, evaluate_metrics={})
-    plain, secured = both(FedAvg, folder, mean=mean, cohort=Cohort(protocol="threshold-ckks"))
+    mean = WeightedMean(clip=CLIP, max_weight=MAX_WEIGHT, evaluate_metrics={})
+    plain, secured = both(FedAvg, folder, mean=mean, cohort=SumSettings(protocol="threshold-ckks"))
     own = CLIP * 2**-14 * MAX_WEIGHT / MEAN_WEIGHT  # secagg.rounds.ckks.PRECISION, of the range
     close(plain, secured, own)
 
@@ -172,14 +172,16 @@ def test_weights_under_another_name(folder: Path) -> None:
     nodes = programs(NODES)
     for each in nodes.values():
         each.weighted_by = "tokens"
-    mean = Mean(clip=CLIP, max_weight=MAX_WEIGHT, weighted_by="tokens", evaluate_metrics={})
+    mean = WeightedMean(clip=CLIP, max_weight=MAX_WEIGHT, weighted_by="tokens", evaluate_metrics={})
     plain, secured = both(lambda: FedAvg(weighted_by_key="tokens"), folder, mean=mean, nodes=nodes)
     close(plain, secured)
     assert all(not metrics for metrics in secured.train_metrics_clientapp.values())
 
 
 def test_metrics_that_nobody_named_stay_on_their_nodes(folder: Path) -> None:
-    secured = SecureGrid(grid_of(programs(3), folder), Mean(clip=CLIP, max_weight=MAX_WEIGHT))
+    secured = SecureGrid(
+        grid_of(programs(3), folder), WeightedMean(clip=CLIP, max_weight=MAX_WEIGHT)
+    )
     result = run(FedAvg(fraction_evaluate=0), secured)
     assert [dict(metrics) for metrics in result.train_metrics_clientapp.values()] == [{}] * ROUNDS
 
@@ -279,7 +281,7 @@ def test_cohorts_that_change_from_round_to_round_give_their_own_mean(folder: Pat
             means.append((self.arrays, arrays_of(arrays)))
             return arrays, metrics
 
-    mean = Mean(clip=CLIP, max_weight=70, evaluate_metrics={"accuracy": 1.0})
+    mean = WeightedMean(clip=CLIP, max_weight=70, evaluate_metrics={"accuracy": 1.0})
     secured = SecureGrid(grid_of(nodes, folder), mean)
     strategy = Checking(fraction_train=0.6, fraction_evaluate=0.5)
     strategy.start(secured, record(START), num_rounds=5, timeout=5)

@@ -10,7 +10,7 @@ import pytest
 import secagg.adapters.testing
 from protocols.errors import TooFewSurvivors
 from secagg.adapters.testing import Machines, carry
-from secagg.nodes.coordinator import Cohort, Coordinator, Mean
+from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
 from secagg.nodes.proposal import Contribution, Proposal
 from secagg.stage import Stage
 
@@ -23,7 +23,9 @@ def work(node: int, proposal: Proposal) -> Contribution:
 
 
 def machines(folder: Path) -> tuple[Coordinator, Machines]:
-    return Coordinator(Mean(clip=1.0, max_weight=1), Cohort()), Machines(folder, NODES, work)
+    return Coordinator(WeightedMean(clip=1.0, max_weight=1), SumSettings()), Machines(
+        folder, NODES, work
+    )
 
 
 @pytest.mark.parametrize("stage", [Stage.MASK, Stage.REVEAL])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dp.accounting.events import Unit
-from dp.empirical import toss
+from dp.empirical import include_canaries
 from secagg.attacks import membership as shadows
 from secagg.attacks.inversion import invert_gradients
 from secagg.attacks.membership import RATES, Membership, Models, membership
@@ -77,7 +77,7 @@ def test_shadow_models_are_trained_as_the_library_trains(privacy: str) -> None:
         privacy=privacy, clients=clients, epsilon=1000.0, rounds=5, dropout=0.0, learning_rate=4.0
     )
     pool = shadows._pool(200, each=10 if privacy == "client" else 1, seed=0)
-    coins = toss(pool.units, entropy=fixed(4))
+    coins = include_canaries(pool.units, entropy=fixed(4))
     theirs = shadows._trained(config, pool, coins)
     (own,) = shadows._shadowed(config, pool, coins[None], fixed(5))
     size = np.linalg.norm(own)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dp.accounting.events import Adjacency, GaussianEvent, NoSampling, Unit
+from dp.accounting.events import GaussianEvent, NeighboringRelation, NoSampling, Unit
 from dp.empirical import from_cosines, lower_bound
 from dp.ledger.ledger import Budget, Ledger
 from secagg.audit.evidence import SCHEMA, evidence, measured, read
@@ -102,8 +102,8 @@ def test_without_evidence_nothing_is_said(audit: Run, ledger: Path) -> None:
 def test_a_bound_on_another_unit_or_another_neighbourhood_is_refused(
     audit: Run, tmp_path: Path
 ) -> None:
-    clients = charged(tmp_path / "c", unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT)
-    replaced = charged(tmp_path / "r", budget=9.0, adjacency=Adjacency.REPLACE_ONE)
+    clients = charged(tmp_path / "c", unit=Unit.CLIENT, adjacency=NeighboringRelation.ZERO_OUT)
+    replaced = charged(tmp_path / "r", budget=9.0, adjacency=NeighboringRelation.REPLACE_ONE)
     for ledger in (clients, replaced):
         code, out, err = audit(ledger, "--evidence", written(tmp_path, WEAK))
         assert (code, out) == (2, "")

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dp.accounting.events import Adjacency, GaussianEvent, NoSampling, PoissonSampling, Unit
+from dp.accounting.events import (
+    GaussianEvent,
+    NeighboringRelation,
+    NoSampling,
+    PoissonSampling,
+    Unit,
+)
 from dp.ledger.ledger import Budget, Ledger
 from secagg.audit.page import page
 from secagg.audit.report import audit
@@ -23,7 +29,7 @@ def client(noise: float) -> GaussianEvent:
         noise_multiplier=noise,
         sampling=NoSampling(),
         unit=Unit.CLIENT,
-        adjacency=Adjacency.ZERO_OUT,
+        adjacency=NeighboringRelation.ZERO_OUT,
     )
 
 

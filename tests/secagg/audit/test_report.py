@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from dp.accounting.accountant import ReportedDelta, epsilon_pld, epsilon_rdp, reported_delta
 from dp.accounting.events import (
-    Adjacency,
     Event,
     GaussianEvent,
+    NeighboringRelation,
     NoSampling,
     PoissonSampling,
     SkellamEvent,
@@ -25,7 +25,7 @@ from dp.accounting.events import (
 from dp.accounting.filters import GdpFilter
 from dp.errors import BadParameter, LedgerCorrupt, PrivacyError
 from dp.ledger.books import Verified
-from dp.ledger.ledger import Book, Budget, Charge, Head, Keeper, Ledger, Protection, Seal
+from dp.ledger.ledger import Book, Budget, Charge, Head, HeadSigner, Ledger, LedgerOwner, Protection
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.audit import report as audits
@@ -47,7 +47,7 @@ def client(noise: float = 20.0) -> GaussianEvent:
         noise_multiplier=noise,
         sampling=NoSampling(),
         unit=Unit.CLIENT,
-        adjacency=Adjacency.ZERO_OUT,
+        adjacency=NeighboringRelation.ZERO_OUT,
     )
 
 
@@ -58,7 +58,7 @@ def skellam(variance: float) -> SkellamEvent:
         l1=1000.0,
         sampling=NoSampling(),
         unit=Unit.CLIENT,
-        adjacency=Adjacency.ZERO_OUT,
+        adjacency=NeighboringRelation.ZERO_OUT,
     )
 
 
@@ -317,7 +317,9 @@ def test_under_a_filter_the_whole_budget_is_what_is_spent() -> None:
         None,
         (),
     )
-    one = GdpFilter(epsilon=2.0, delta=1e-5, unit=Unit.CLIENT, adjacency=Adjacency.ZERO_OUT)
+    one = GdpFilter(
+        epsilon=2.0, delta=1e-5, unit=Unit.CLIENT, adjacency=NeighboringRelation.ZERO_OUT
+    )
     spent = one.spend(replace(event, steps=3)).spent
     assert section.subjects[0].share == spent / one.capacity
 
@@ -342,10 +344,10 @@ def test_an_unknown_policy_is_refused() -> None:
 
 
 def _reservation(number: int, charges: Mapping[str, Event]) -> Any:
-    from dp.ledger.records import Record
+    from dp.ledger.records import Entry
 
     both = {name: Charge(server=event) for name, event in charges.items()}
-    return Record(
+    return Entry(
         seq=number + 1,
         action="reserve",
         round=number,
@@ -406,8 +408,8 @@ def test_a_delta_of_one_over_n_is_refused(
 
 
 def test_the_report_says_whose_word_it_is(tmp_path: Path) -> None:
-    result = audit(charged(tmp_path / "own", keeper=Keeper.CLIENT))
-    assert result.keeper is Keeper.CLIENT
+    result = audit(charged(tmp_path / "own", keeper=LedgerOwner.CLIENT))
+    assert result.keeper is LedgerOwner.CLIENT
     assert any(
         row.item == "Who keeps the ledger" and "A client." in row.text for row in result.rows
     )
@@ -497,7 +499,7 @@ def test_a_chain_computed_anew_is_found_by_a_kept_head_or_a_signed_one(
 
 def test_a_signed_head_is_checked_with_its_key(tmp_path: Path) -> None:
     key, other = (SigningKey(Secret(bytes([n] * 32))) for n in (1, 2))
-    signing = Seal(
+    signing = HeadSigner(
         verify=seal_of(key.public).verify, sign=lambda message: key.sign(SEAL_LABEL, message)
     )
     path = charged(tmp_path / "ledger", seal=signing)

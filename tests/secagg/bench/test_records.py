@@ -16,7 +16,7 @@ from secagg.bench import records as bench
 from secagg.bench.compare import Verdict, compare
 from secagg.bench.costs import Case, cases
 from secagg.bench.measure import machine
-from secagg.bench.records import Measurement, Point, Record, sweep
+from secagg.bench.records import Measurement, Measurements, Point, sweep
 from secagg.errors import ConfigError
 
 MACHINE = machine()
@@ -33,9 +33,9 @@ def sampled(rng: np.random.Generator, factor: float = 1.0, noise: float = 0.1) -
     )
 
 
-def record(seed: int, factors: dict[int, float] | None = None, noise: float = 0.1) -> Record:
+def record(seed: int, factors: dict[int, float] | None = None, noise: float = 0.1) -> Measurements:
     rng, factors = np.random.default_rng(seed), factors or {}
-    return Record(
+    return Measurements(
         kind="quick",
         machine=MACHINE,
         measurements=tuple(
@@ -69,7 +69,7 @@ def test_a_cost_that_halved_is_better_and_no_regression() -> None:
 @pytest.mark.parametrize(("bound", "verdict"), [(False, Verdict.SAME), (True, Verdict.WORSE)])
 def test_what_is_made_of_its_reference_may_rise_less(bound: bool, verdict: Verdict) -> None:
     before, after = (
-        Record(
+        Measurements(
             kind="quick",
             machine=MACHINE,
             measurements=(replace(sampled(rng, factor, 0.001), bound=bound, ratios=tuple(ratios)),),
@@ -94,7 +94,9 @@ def test_too_few_samples_judge_nothing() -> None:
 
 def test_one_byte_more_is_a_regression_and_one_less_is_none() -> None:
     point, measured = bench.session(TINY, 1)
-    before = Record(kind="costs", machine=MACHINE, points=(point,), measurements=tuple(measured))
+    before = Measurements(
+        kind="costs", machine=MACHINE, points=(point,), measurements=tuple(measured)
+    )
     for change, names in ((1, ["complete 4 x 10 -10%: bytes_up"]), (-1, [])):
         cost = replace(point.cost, bytes_up=point.cost.bytes_up + change)
         assert compare(before, replace(before, points=(Point(cost=cost),))).regressions == names
@@ -108,7 +110,7 @@ def test_what_only_one_has_is_named_and_nothing_shared_is_refused() -> None:
     )
     assert (found.missing, found.new) == (("cost 29 / aes",), ("cost 0 / aes",))
     with pytest.raises(ConfigError, match="share no measurement"):
-        compare(one, Record(kind="quick", machine=MACHINE))
+        compare(one, Measurements(kind="quick", machine=MACHINE))
     with pytest.raises(ConfigError, match="out of range"):
         compare(one, other, confidence=1.0)
 
@@ -117,7 +119,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     chosen, _ = cases(["complete", "plain", "ckks"], [4], [10], [0.0], lanes=2)
     for _, written in sweep(chosen, bench.start("costs"), rounds=2, notes=["a note"]):
         written.write(tmp_path / "record")
-    read = Record.read(tmp_path / "record")
+    read = Measurements.read(tmp_path / "record")
     assert json.loads(json.dumps(read.as_dict())) == json.loads((tmp_path / "record").read_text())
     assert [point.key for point in read.points] == chosen
     assert read.notes == ("a note",)
@@ -162,7 +164,7 @@ def test_a_file_of_another_make_is_refused(
     path = tmp_path_factory.mktemp("bench") / "record"
     path.write_text(json.dumps(GOOD | {name: value}))
     try:
-        found = Record.read(path)
+        found = Measurements.read(path)
     except ConfigError:
         return
     assert found.as_dict() == GOOD | {name: value}  # of the same type, so it is one
@@ -174,14 +176,14 @@ def test_a_file_of_another_make_is_refused(
 def test_what_is_no_record_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "record").write_bytes(data)
     with pytest.raises(ConfigError):
-        Record.read(tmp_path / "record")
+        Measurements.read(tmp_path / "record")
     with pytest.raises(ConfigError):
-        Record.read(tmp_path / "nothing")
+        Measurements.read(tmp_path / "nothing")
 
 
 def test_a_point_that_cannot_be_is_refused(tmp_path: Path) -> None:
     point, _ = bench.session(TINY, 1)
-    good = Record(kind="costs", machine=MACHINE, points=(point,)).as_dict()
+    good = Measurements(kind="costs", machine=MACHINE, points=(point,)).as_dict()
     for wrong in (
         {"clients": 1},
         {"protocol": "hope"},
@@ -193,7 +195,7 @@ def test_a_point_that_cannot_be_is_refused(tmp_path: Path) -> None:
         data["points"][0] |= wrong
         (tmp_path / "record").write_text(json.dumps(data))
         with pytest.raises(ConfigError):
-            Record.read(tmp_path / "record")
+            Measurements.read(tmp_path / "record")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_a_measurement_that_cannot_be_is_refused(tmp_path: Path, wrong: dict[str
     data["measurements"] = [data["measurements"][0] | wrong]
     (tmp_path / "record").write_text(json.dumps(data))
     with pytest.raises(ConfigError):
-        Record.read(tmp_path / "record")
+        Measurements.read(tmp_path / "record")
 
 
 @pytest.mark.slow

@@ -22,12 +22,12 @@ from dp.accounting.events import GaussianEvent, NoSampling, Unit
 from dp.empirical import LowerBound
 from dp.ledger.ledger import Budget, Ledger
 from secagg.attacks import suite as bench
-from secagg.attacks.canaries import Audited, client_cosines, one_run
+from secagg.attacks.canaries import EmpiricalAudit, client_cosines, one_run
 from secagg.attacks.charts import _png, sheet
 from secagg.attacks.inversion import Inversion, Picture, invert_gradients
 from secagg.attacks.membership import Membership, Models
 from secagg.attacks.page import NOT_PRIVACY, audit_sentence, drawings, page
-from secagg.attacks.suite import BROKEN, Found, Plan
+from secagg.attacks.suite import BROKEN, AttackSuite, Found
 from secagg.audit.evidence import read
 from secagg.cli import attack as cli_attack
 from secagg.errors import ConfigError
@@ -54,7 +54,7 @@ def tiny() -> Any:
 @pytest.fixture(scope="module")
 def found(tiny: None) -> Found:
     """Everything, as small as it gets."""
-    carried = Found(plan=Plan(quick=True))
+    carried = Found(plan=AttackSuite(quick=True))
     for job in carried.plan.jobs():
         carried.carry_out(job)
     return carried
@@ -100,7 +100,7 @@ def test_what_was_found_comes_back_from_its_file(found: Found) -> None:
     held = json.loads(json.dumps(found.as_dict()))
     back = Found.from_dict(held)
     assert back.as_dict() == held
-    for kind in (Membership, Audited):
+    for kind in (Membership, EmpiricalAudit):
         assert [one for one in back.results if isinstance(one, kind)] == [
             one for one in found.results if isinstance(one, kind)
         ]
@@ -117,9 +117,13 @@ def test_what_was_found_comes_back_from_its_file(found: Found) -> None:
 
 
 def test_one_part_alone_comes_back(found: Found) -> None:
-    for part, kind in (("membership", Membership), ("audit", Audited), ("inversion", Inversion)):
+    for part, kind in (
+        ("membership", Membership),
+        ("audit", EmpiricalAudit),
+        ("inversion", Inversion),
+    ):
         alone = Found(
-            plan=Plan(parts=(part,)),
+            plan=AttackSuite(parts=(part,)),
             results=[one for one in found.results if isinstance(one, kind)],
             seconds={part: 1.0},
         )
@@ -205,7 +209,7 @@ def test_a_result_that_contradicts_itself_is_refused_alone_too() -> None:
     data = json.loads(KEPT.read_text())
     picture = data["inversion"][0]["pictures"][0]
     for read_back, held, odd in (
-        (Audited.from_dict, data["audits"][0], {"refuted": True}),
+        (EmpiricalAudit.from_dict, data["audits"][0], {"refuted": True}),
         (Inversion.from_dict, data["inversion"][0], {"recovered": 19}),
         (Picture.from_dict, picture, {"recovered": False}),
         (Picture.from_dict, picture, {"psnr": 20.0}),
@@ -303,7 +307,7 @@ def test_bounds_are_rounded_down_and_labelled() -> None:
         method="one run",
         counts={"canaries": 1000, "guesses": 100, "correct": 80},
     )
-    one = Audited(audited="local", found=bound, stated=2.001, noise_multiplier=4.0, steps=4)
+    one = EmpiricalAudit(audited="local", found=bound, stated=2.001, noise_multiplier=4.0, steps=4)
     said = audit_sentence(one)
     assert said.startswith("local: lower bound 1.23 (80 of 100 guesses right")
     assert said.endswith("stated 2.01, at delta 1e-5: not refuted")
@@ -312,7 +316,7 @@ def test_bounds_are_rounded_down_and_labelled() -> None:
 def test_a_mechanism_that_says_more_than_it_keeps_exits_1(
     secagg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lying(mechanism: Any, budget: Budget, *, noise_share: float) -> Audited:
+    def lying(mechanism: Any, budget: Budget, *, noise_share: float) -> EmpiricalAudit:
         share = BROKEN if mechanism == "local" else noise_share
         return replace(one_run(mechanism, budget, noise_share=share), noise_share=noise_share)
 

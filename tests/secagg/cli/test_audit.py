@@ -11,7 +11,7 @@ import pytest
 
 from dp.accounting.accountant import epsilon_pld
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling
-from dp.ledger.ledger import Budget, Head, Ledger, Seal
+from dp.ledger.ledger import Budget, Head, HeadSigner, Ledger
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.audit.report import SEAL_LABEL, seal_of
@@ -28,7 +28,7 @@ def audit(secagg: Run) -> Run:
     return partial(secagg, "audit")
 
 
-def charged(path: Path, *, seal: Seal | None = None, rounds: int = 4) -> Head:
+def charged(path: Path, *, seal: HeadSigner | None = None, rounds: int = 4) -> Head:
     with Ledger.create(path, Budget(epsilon=2, delta=1e-5), seal=seal) as book:
         for number in range(rounds):
             book.reserve(number, {"a": SAMPLED, "[bold]b": SAMPLED})
@@ -105,7 +105,7 @@ def test_a_kept_head_is_checked(audit: Run, tmp_path: Path) -> None:
 
 
 def test_a_signed_head_is_checked_by_hex_or_file(audit: Run, tmp_path: Path) -> None:
-    sign = Seal(
+    sign = HeadSigner(
         verify=seal_of(KEY.public).verify, sign=lambda message: KEY.sign(SEAL_LABEL, message)
     )
     charged(tmp_path / "ledger", seal=sign)

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
-from dp.accounting.calibrate import most_steps, noise_multiplier
+from dp.accounting.calibrate import max_steps, noise_multiplier
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling
 
 Run = Callable[..., tuple[int, str, str]]
@@ -63,8 +63,8 @@ def test_a_budget_gives_noise_and_with_noise_it_gives_steps(epsilon: Run) -> Non
     code, out, _ = epsilon("--epsilon", 1, "--noise-multiplier", 2.4, *PLAN, "--json")
     steps = json.loads(out)
     assert (code, steps["question"]) == (0, "steps")
-    assert steps["rdp"] == most_steps(**fixed, noise_multiplier=2.4) >= 100
-    assert steps["pld"] == most_steps(**fixed, noise_multiplier=2.4, **by_pld)
+    assert steps["rdp"] == max_steps(**fixed, noise_multiplier=2.4) >= 100
+    assert steps["pld"] == max_steps(**fixed, noise_multiplier=2.4, **by_pld)
 
 
 def test_the_table_labels_bounds_and_rounds_them_up(epsilon: Run) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dp.accounting.events import GaussianEvent, NoSampling
-from dp.ledger.ledger import Keeper, Ledger
-from secagg.nodes.policy import Policy
+from dp.ledger.ledger import Ledger, LedgerOwner
+from secagg.nodes.policy import NodePolicy
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -41,9 +41,11 @@ def test_nothing_is_overwritten(node: Run, tmp_path: Path) -> None:
 def test_what_was_spent_is_shown_as_a_part_of_the_budget(node: Run, tmp_path: Path) -> None:
     home = tmp_path / "node"
     node("new", home)
-    policy = Policy.read(home / "policy.toml")
+    policy = NodePolicy.read(home / "policy.toml")
     path = home / "ledger.sqlite"
-    with Ledger.create(path, policy.budget, keeper=Keeper.CLIENT, policy=policy.filter) as ledger:
+    with Ledger.create(
+        path, policy.budget, keeper=LedgerOwner.CLIENT, policy=policy.filter
+    ) as ledger:
         ledger.reserve(0, {"this node": GaussianEvent(noise_multiplier=2.0, sampling=NoSampling())})
         share = ledger.filter_of("this node").share
     code, out, _ = node("show", home)

@@ -14,14 +14,14 @@ from dp.noise.mechanisms import DistributedNoise
 from secagg.adapters import testing
 from secagg.adapters.testing import ANYTHING
 from secagg.nodes.coordinator import (
-    Cohort,
     Coordinator,
-    Finished,
-    Mean,
+    FinishedSum,
     NoisySum,
+    SumSettings,
+    WeightedMean,
 )
 from secagg.nodes.identities import Roster, create_identity, sign_roster
-from secagg.nodes.policy import Policy
+from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Average, Contribution, Proposal
 from secagg.vectors.arrays import Shapes
 
@@ -29,7 +29,7 @@ MODEL = bytes(range(32))
 SHAPES: Shapes = (("weight", (2, 2)), ("bias", ()))
 ENTRIES = 5
 MAX_WEIGHT = 100
-MEAN = Mean(clip=1.0, max_weight=MAX_WEIGHT, train_metrics={"loss": 10.0})
+MEAN = WeightedMean(clip=1.0, max_weight=MAX_WEIGHT, train_metrics={"loss": 10.0})
 
 
 def some_work(node: int, proposal: Proposal) -> Contribution:
@@ -51,7 +51,7 @@ class Machines(testing.Machines):
 carry = partial(testing.carry, shapes=SHAPES)
 
 
-def check_mean(finished: Finished, machines: Machines) -> None:
+def check_mean(finished: FinishedSum, machines: Machines) -> None:
     """The result is the survivors' mean, within the bound that ``secagg.nodes.proposal`` states."""
     average, result = finished.proposal.content, finished.result
     assert isinstance(average, Average)
@@ -104,7 +104,7 @@ def noisy(path: Path, mechanism: DistributedNoise, **more: object) -> NoisySum:
     return NoisySum(mechanism=mechanism, ledger=ledger, **more)  # type: ignore[arg-type]  # as above
 
 
-def signing(machines: Machines, *, skip: int = 1) -> tuple[Roster, Policy]:
+def signing(machines: Machines, *, skip: int = 1) -> tuple[Roster, NodePolicy]:
     """Give every node an identity and the operator's roster, of other numbers than the server's."""
     operator = create_identity(machines.folder / "operator.key", "operator")
     count, members = len(machines.ids), {}
@@ -114,11 +114,11 @@ def signing(machines: Machines, *, skip: int = 1) -> tuple[Roster, Policy]:
     signed = sign_roster(operator, members)
     for node in machines.ids:
         (machines.home(node) / "roster.json").write_bytes(signed)
-    policy = Policy(
+    policy = NodePolicy(
         privacy=ANYTHING.privacy, examples=50, active=True, operator=operator.key.public
     )
     return Roster.read(signed, operator=operator.key.public), policy
 
 
-def mean_of(cohort: Cohort | None = None) -> Coordinator:
-    return Coordinator(MEAN, cohort or Cohort())
+def mean_of(cohort: SumSettings | None = None) -> Coordinator:
+    return Coordinator(MEAN, cohort or SumSettings())

@@ -24,9 +24,9 @@ from dp.ledger.ledger import State
 from protocols.errors import LocalProtocolError, TooFewSurvivors
 from secagg.errors import ConfigError, IdentityError, RefusedError
 from secagg.nodes import coordinator as coordinators
-from secagg.nodes.coordinator import Cohort, Coordinator, Mean
+from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
 from secagg.nodes.node import Node
-from secagg.nodes.policy import Policy
+from secagg.nodes.policy import NodePolicy
 from secagg.stage import UNSIGNED, Stage
 
 SIX = tuple(range(100, 106))
@@ -79,7 +79,7 @@ def test_a_hundred_nodes_sum_in_the_sparse_graph_of_the_planner(folder: Path) ->
 def test_a_cohort_that_signs_sums_by_its_roster(folder: Path) -> None:
     machines = Machines(folder, SIX)
     roster, machines.policy = signing(machines)
-    coordinator = mean_of(Cohort(roster=roster))
+    coordinator = mean_of(SumSettings(roster=roster))
     for lost in ({}, {104: Stage.SIGN}, {101: Stage.REVEAL, 100: Stage.SHARE}):
         finished = carry(coordinator, machines, lost=lost)
         assert not machines.errors
@@ -96,13 +96,13 @@ def test_a_node_with_another_roster_or_no_identity_takes_no_part(folder: Path) -
     data = (other.home(1) / "roster.json").read_bytes()
     (machines.home(103) / "roster.json").write_bytes(data)
     with pytest.raises(IdentityError, match="not signed by the operator"):
-        carry(mean_of(Cohort(roster=roster)), machines)
+        carry(mean_of(SumSettings(roster=roster)), machines)
     with pytest.raises(RefusedError, match="roster is not this node's"):
         Node(machines.home(100), machines.policy).identity(old.digest)
 
 
 def test_a_key_of_threshold_holders_opens_a_sum(folder: Path) -> None:
-    machines, ckks = Machines(folder, SIX), Cohort(protocol="threshold-ckks")
+    machines, ckks = Machines(folder, SIX), SumSettings(protocol="threshold-ckks")
     coordinator = Coordinator(MEAN, ckks)
     for lost in ({}, {105: Stage.MASK, 101: Stage.MASK}):
         finished = carry(coordinator, machines, lost=lost)
@@ -114,7 +114,7 @@ def test_a_key_of_threshold_holders_opens_a_sum(folder: Path) -> None:
     assert [set(*json.loads(line).values()) for line in kept[:2]] == [set("012345"), set("0234")]
 
 
-def check_mean_of_reals(finished: coordinators.Finished, machines: Machines) -> None:
+def check_mean_of_reals(finished: coordinators.FinishedSum, machines: Machines) -> None:
     there = [machines.brought[node] for node in finished.survivors]
     weight = sum(each.weight for each in there)
     mean = sum(each.weight * np.clip(each.vector, -1, 1) for each in there) / weight
@@ -127,7 +127,7 @@ def check_mean_of_reals(finished: coordinators.Finished, machines: Machines) -> 
 def test_noise_on_clients_is_in_the_sum_and_in_both_books(folder: Path) -> None:
     machines, mechanism = Machines(folder, SIX), noise_of(6)
     summed = noisy(folder / "server.sqlite", mechanism)
-    coordinator = Coordinator(summed, Cohort())
+    coordinator = Coordinator(summed, SumSettings())
     finished = carry(coordinator, machines, lost={105: Stage.MASK})
     norms = {node: np.linalg.norm(machines.brought[node].vector) for node in SIX[:5]}
     total = sum(machines.brought[node].vector / max(1.0, norms[node]) for node in SIX[:5])
@@ -148,7 +148,7 @@ def test_noise_on_clients_is_in_the_sum_and_in_both_books(folder: Path) -> None:
 def test_two_servers_of_one_ledger_charge_twice(folder: Path) -> None:
     summed = noisy(folder / "server.sqlite", noise_of(6))
     for name in ("one", "other"):
-        carry(Coordinator(summed, Cohort()), Machines(folder / name, SIX))
+        carry(Coordinator(summed, SumSettings()), Machines(folder / name, SIX))
     assert len(summed.ledger.reservations()) == 12
 
 
@@ -156,7 +156,7 @@ def test_noise_on_examples_moves_the_model_by_their_public_number(folder: Path) 
     machines = Machines(folder, SIX)
     mechanism = noise_of(6, unit=Unit.EXAMPLE, batch=64)
     summed = noisy(folder / "server.sqlite", mechanism, sampling_rate=0.5, learning_rate=0.1)
-    finished = carry(Coordinator(summed, Cohort()), machines)
+    finished = carry(Coordinator(summed, SumSettings()), machines)
     batch = 0.5 * 6 * 50
     assert np.allclose(finished.model_update, -0.1 / batch * finished.result.vector)
     with machines.books(100) as books:
@@ -171,27 +171,27 @@ def test_nodes_that_do_not_say_how_many_examples_end_the_sum_unasked(folder: Pat
         noise_of(6, unit=Unit.EXAMPLE, batch=64),
         learning_rate=0.1,
     )
-    machines.policy = Policy(examples=None, minimum_cohort=2)
+    machines.policy = NodePolicy(examples=None, minimum_cohort=2)
     with pytest.raises(TooFewSurvivors):
-        carry(Coordinator(summed, Cohort()), machines)
+        carry(Coordinator(summed, SumSettings()), machines)
     assert all(isinstance(error, RefusedError) for error in machines.errors)
     assert summed.ledger.reservations() == []
 
 
 def test_a_node_whose_budget_is_spent_sends_nothing(folder: Path) -> None:
     machines = Machines(folder, SIX)
-    machines.policy = Policy(minimum_cohort=2, maximum_epsilon=0.1)
+    machines.policy = NodePolicy(minimum_cohort=2, maximum_epsilon=0.1)
     summed = noisy(folder / "server.sqlite", noise_of(6))
     with pytest.raises(BudgetExceeded):
-        carry(Coordinator(summed, Cohort()), machines)
+        carry(Coordinator(summed, SumSettings()), machines)
     assert not machines.brought  # nothing was computed
 
 
 def test_a_changed_budget_does_not_open_the_old_ledger(folder: Path) -> None:
     machines = Machines(folder, SIX)
-    coordinator = Coordinator(noisy(folder / "server.sqlite", noise_of(6)), Cohort())
+    coordinator = Coordinator(noisy(folder / "server.sqlite", noise_of(6)), SumSettings())
     carry(coordinator, machines)
-    machines.policy = Policy(minimum_cohort=2, maximum_epsilon=100.0)
+    machines.policy = NodePolicy(minimum_cohort=2, maximum_epsilon=100.0)
     with pytest.raises(TooFewSurvivors):
         carry(coordinator, machines)
     assert "another budget" in str(machines.errors[0])
@@ -204,11 +204,11 @@ def test_evaluations_are_summed_only_by_name(folder: Path) -> None:
     machines = Machines(folder, SIX)
     with pytest.raises(ConfigError, match="evaluate_metrics="):
         carry(mean_of(), machines, purpose="evaluate", shapes=())
-    named = Mean(clip=1.0, max_weight=MAX_WEIGHT, evaluate_metrics={"loss": 10.0})
-    finished = carry(Coordinator(named, Cohort()), machines, purpose="evaluate", shapes=())
+    named = WeightedMean(clip=1.0, max_weight=MAX_WEIGHT, evaluate_metrics={"loss": 10.0})
+    finished = carry(Coordinator(named, SumSettings()), machines, purpose="evaluate", shapes=())
     check_mean(finished, machines)
     assert finished.result.vector.size == 0
-    noise = Coordinator(noisy(folder / "server.sqlite", noise_of(6)), Cohort())
+    noise = Coordinator(noisy(folder / "server.sqlite", noise_of(6)), SumSettings())
     with pytest.raises(ConfigError, match="a release beside the noise"):
         carry(noise, machines, purpose="evaluate", shapes=())
 
@@ -221,18 +221,18 @@ def test_one_node_two_of_one_name_or_more_than_the_noise_is_for_are_refused(
         carry(mean_of(), machines, nodes=[100])
     with pytest.raises(ConfigError, match="named twice"):
         carry(mean_of(), machines, nodes=[100, 100, 101])
-    noise = Coordinator(noisy(folder / "server.sqlite", noise_of(5)), Cohort())
+    noise = Coordinator(noisy(folder / "server.sqlite", noise_of(5)), SumSettings())
     with pytest.raises(ConfigError, match="at most 5 nodes, 6 were named"):
         carry(noise, machines)
 
 
 def test_cohorts_and_sums_that_contradict_themselves_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="unknown protocol"):
-        Cohort(protocol="plain")
+        SumSettings(protocol="plain")
     machines = Machines(folder, SIX)
     roster, _ = signing(machines)
     with pytest.raises(ConfigError, match="nothing is signed under threshold-ckks"):
-        Cohort(protocol="threshold-ckks", roster=roster)
+        SumSettings(protocol="threshold-ckks", roster=roster)
     with pytest.raises(ConfigError, match="needs a learning_rate"):
         noisy(folder / "a.sqlite", noise_of(6), learning_rate=1.0)
     assert ANYTHING.minimum_cohort == 2

@@ -21,9 +21,9 @@ from dp.ledger.ledger import State
 from protocols import bonawitz
 from protocols.errors import RemoteProtocolError, TooFewSurvivors
 from secagg.errors import ConfigError, IdentityError, NodeError
-from secagg.nodes.coordinator import Cohort, Coordinator
-from secagg.nodes.node import Node, Request, new_home
-from secagg.nodes.policy import Policy
+from secagg.nodes.coordinator import Coordinator, SumSettings
+from secagg.nodes.node import Node, Request, new_folder
+from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Contribution, Proposal
 from secagg.rounds.parties import NO_STATE
 from secagg.stage import Stage
@@ -108,11 +108,11 @@ def test_a_node_that_lost_the_key_of_its_state_is_back_after_one_sum(folder: Pat
 def test_a_folder_that_is_missing_or_taken_is_an_error(folder: Path) -> None:
     with pytest.raises(NodeError, match="secagg node new"):
         Node(folder / "none")
-    home = new_home(folder / "home")
+    home = new_folder(folder / "home")
     assert home.stat().st_mode & 0o077 == 0
-    assert Node(home).policy == Policy()
+    assert Node(home).policy == NodePolicy()
     with pytest.raises(NodeError, match="cannot make"):
-        new_home(home)
+        new_folder(home)
     (home / "policy.toml").unlink()
     with pytest.raises(ConfigError, match="no policy at"):
         Node(home)
@@ -125,7 +125,7 @@ def test_a_program_that_fails_gives_its_charge_back(folder: Path) -> None:
         return Contribution(vector=np.zeros(proposal.entries), metrics={})
 
     machines = Machines(folder, SIX, work=fails)
-    finished = carry(Coordinator(noisy(folder / "s.sqlite", noise_of(6)), Cohort()), machines)
+    finished = carry(Coordinator(noisy(folder / "s.sqlite", noise_of(6)), SumSettings()), machines)
     assert finished.survivors == SIX[1:]
     with machines.books(100) as books:
         assert [entry.state for entry in books.reservations()] == [State.ABORTED]
@@ -134,7 +134,7 @@ def test_a_program_that_fails_gives_its_charge_back(folder: Path) -> None:
 def test_sums_of_two_servers_are_two_charges(folder: Path) -> None:
     machines = Machines(folder, SIX)
     for server in ("server", "other"):
-        carry(Coordinator(noisy(folder / server, noise_of(6)), Cohort()), machines)
+        carry(Coordinator(noisy(folder / server, noise_of(6)), SumSettings()), machines)
     with machines.books(100) as books:
         assert len(books.reservations()) == 2
 
@@ -196,7 +196,7 @@ def test_keys_that_are_not_the_nodes_count_as_none(folder: Path, keys: str) -> N
 def test_keys_that_are_signed_are_never_asked_for_ahead(folder: Path) -> None:
     machines = Machines(folder, SIX)
     roster, machines.policy = signing(machines)
-    carry(mean_of(Cohort(roster=roster)), machines)
+    carry(mean_of(SumSettings(roster=roster)), machines)
     request, state = (
         machines.requests[100, Stage.REVEAL],
         machines.before[100, Stage.REVEAL],

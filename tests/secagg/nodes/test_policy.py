@@ -9,10 +9,10 @@ import pytest
 from between import ANYTHING, ENTRIES, MEAN, MODEL, SHAPES, noise_of
 
 from dp.accounting.events import Unit
-from dp.ledger.rules import policy as named_policy
+from dp.ledger.rules import composition_rule as named_policy
 from secagg.errors import ConfigError, RefusedError
-from secagg.nodes.coordinator import Cohort
-from secagg.nodes.policy import TEMPLATE, Policy
+from secagg.nodes.coordinator import SumSettings
+from secagg.nodes.policy import TEMPLATE, NodePolicy
 from secagg.nodes.proposal import Average, Noise, Proposal
 from secagg.vectors.layout import Layout
 
@@ -30,7 +30,7 @@ def proposed(
     content = content or MEAN.content("train", clients)
     segments = content.segments() if isinstance(content, Noise) else content.segments(ENTRIES)
 
-    class Signed(Cohort):
+    class Signed(SumSettings):
         @property
         def active(self) -> bool:
             return active
@@ -102,22 +102,22 @@ def test_what_keeps_every_line_is_not_refused(proposal: Proposal) -> None:
 def test_the_template_says_the_defaults_and_every_line(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(TEMPLATE)
-    assert Policy.read(path) == Policy()
+    assert NodePolicy.read(path) == NodePolicy()
     said = tomllib.loads(TEMPLATE)
     hidden = {line[2:].split(" ")[0] for line in TEMPLATE.splitlines() if line.startswith("# ")}
-    assert said.keys() | hidden >= {item.name for item in fields(Policy)}
+    assert said.keys() | hidden >= {item.name for item in fields(NodePolicy)}
     assert said == {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in ((item.name, item.default) for item in fields(Policy))
+        for name, value in ((item.name, item.default) for item in fields(NodePolicy))
         if name in said
     }
 
 
 def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no policy at .*`secagg node new` writes one"):
-        Policy.read(tmp_path / "policy.toml")
+        NodePolicy.read(tmp_path / "policy.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
-        Policy.read(tmp_path)
+        NodePolicy.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_wrong_line_is_an_error_that_names_it(tmp_path: Path, text: str, told:
     path = tmp_path / "policy.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=told) as error:
-        Policy.read(path)
+        NodePolicy.read(path)
     assert str(path) in str(error.value)
 
 
@@ -168,13 +168,13 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
-        Policy.read(path)
+        NodePolicy.read(path)
 
 
 def test_keys_are_read_from_hexadecimal(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(f'operator = "{KEY.hex()}"\nserver = "{KEY.hex()}"\nactive = true\n')
-    assert Policy.read(path) == Policy(operator=KEY, server=KEY, active=True)
+    assert NodePolicy.read(path) == NodePolicy(operator=KEY, server=KEY, active=True)
 
 
 # Its filter
@@ -187,7 +187,7 @@ def test_keys_are_read_from_hexadecimal(tmp_path: Path) -> None:
 def test_the_ledgers_filter_is_at_the_order_that_suits_the_budget(
     epsilon: float, delta: float, order: int
 ) -> None:
-    policy = Policy(maximum_epsilon=epsilon, delta=delta)
+    policy = NodePolicy(maximum_epsilon=epsilon, delta=delta)
     assert policy.filter == f"RDP at order {order}"
     assert named_policy(policy.filter).text == policy.filter
     assert (policy.budget.epsilon, policy.budget.delta) == (epsilon, delta)

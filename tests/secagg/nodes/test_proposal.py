@@ -13,7 +13,7 @@ from dp.errors import NonFiniteGradient
 from protocols import bonawitz, ckks
 from protocols.errors import DecodeError
 from secagg.errors import ConfigError, InputError
-from secagg.nodes.coordinator import Cohort
+from secagg.nodes.coordinator import SumSettings
 from secagg.nodes.proposal import MAX_DIMENSIONS, MAX_SIZE, Average, Contribution, Noise, Proposal
 from secagg.vectors.arrays import flat, shapes_of, unflat
 from secagg.vectors.layout import Layout
@@ -34,7 +34,7 @@ OWN = Contribution(
 def proposal_of(content: Average | Noise, protocol: str = "bonawitz", **more: Any) -> Proposal:
     minimum = content.mechanism.minimum_survivors if isinstance(content, Noise) else None
     segments = content.segments() if isinstance(content, Noise) else content.segments(ENTRIES)
-    params = Cohort(protocol=protocol).params(6, Layout(segments=segments, clients=6), minimum)
+    params = SumSettings(protocol=protocol).params(6, Layout(segments=segments, clients=6), minimum)
     given: dict[str, Any] = {
         "purpose": "train",
         "session": bytes(16),

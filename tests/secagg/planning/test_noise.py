@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dp.accounting.accountant import epsilon_rdp
-from dp.accounting.calibrate import least_noise
-from dp.accounting.events import Cover, HiddenPoissonSampling, NoSampling, Unit
+from dp.accounting.calibrate import calibrate_noise
+from dp.accounting.events import CohortSecrecy, HiddenPoissonSampling, NoSampling, Unit
 from dp.errors import BadParameter, PrivacyError
 from dp.noise.lanes import WRAP_FAILURE
 from dp.noise.mechanisms import DistributedNoise
@@ -112,7 +112,7 @@ def test_the_deviation_of_the_mean_is_that_of_the_sum_over_the_public_divisor() 
 
 def test_coins_of_clients_are_amplified_only_where_all_take_part() -> None:
     advice = advise(**CLIENTS, participation=0.5)
-    assert advice.sampling == HiddenPoissonSampling(rate=0.5, cover=Cover.ALL_TAKE_PART)
+    assert advice.sampling == HiddenPoissonSampling(rate=0.5, cover=CohortSecrecy.ALL_TAKE_PART)
     assert advise(**CLIENTS).sampling == NoSampling()
     assert advice.mechanism.noise_multiplier < advise(**CLIENTS).mechanism.noise_multiplier
 
@@ -147,7 +147,7 @@ def test_lanes_that_are_too_narrow_are_not_blamed_on_the_budget() -> None:
         )
 
     with pytest.raises(PrivacyError, match="no noise multiplier"):
-        least_noise(lambda z: at(z).event(steps=20), epsilon=4, delta=1e-4)
+        calibrate_noise(lambda z: at(z).event(steps=20), epsilon=4, delta=1e-4)
     with pytest.raises(ConfigError, match=r"bits 8: .*take more bits"):
         advise(**CLIENTS, bits=8)
 

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
-from dp.ledger.description import Statement
+from dp.ledger.description import SystemDescription
 from protocols.bonawitz import Rates
-from protocols.ckks import Agreement, Model, plan
+from protocols.ckks import Agreement, Model, plan_parameters
 from protocols.ckks.keys import CollectiveKey
 from protocols.entropy import system
 from protocols.errors import LocalProtocolError, ParameterError, TooFewSurvivors
@@ -30,7 +30,7 @@ from secagg import (
     FixedPoint,
     InputError,
     Layout,
-    Noised,
+    NoisyIntegers,
     Plain,
     Segment,
     Stage,
@@ -244,11 +244,11 @@ def test_noised_integers_are_exact_while_the_sums_error_is_below_half_a_unit(
     exact, clients = 9, 4
     assert clients * TOLERANCE < 2.0**-exact
     shares, total = noised(exact)
-    found = aggregate(shares, codec=Noised(bits=exact), protocol=under(protocol))
+    found = aggregate(shares, codec=NoisyIntegers(bits=exact), protocol=under(protocol))
     np.testing.assert_array_equal(found.sum, total)
 
     shares, total = noised(24)
-    found = aggregate(shares, codec=Noised(bits=24), protocol=under(protocol))
+    found = aggregate(shares, codec=NoisyIntegers(bits=24), protocol=under(protocol))
     off = np.abs(found.sum - total)
     assert 0 < off.max() <= clients * TOLERANCE * 2**23
 
@@ -264,7 +264,7 @@ def test_integers_decode_to_the_nearest(bits: int, share: float, error: float) -
     integer = int(share * (one - 1))
     layout = Layout(
         segments=(
-            Segment(name="noised", entries=1, codec=Noised(bits=bits)),
+            Segment(name="noised", entries=1, codec=NoisyIntegers(bits=bits)),
             Segment(name="count", entries=1, codec=Count(maximum=one)),
         ),
         clients=2,
@@ -280,7 +280,10 @@ def test_integers_decode_to_the_nearest(bits: int, share: float, error: float) -
 def test_a_weight_beside_noised_integers_is_refused_here_too(protocol: str) -> None:
     with pytest.raises(InputError, match="release of their own"):
         aggregate(
-            noised(9)[0], codec=Noised(bits=9), weights=[1, 2, 3, 4], protocol=under(protocol)
+            noised(9)[0],
+            codec=NoisyIntegers(bits=9),
+            weights=[1, 2, 3, 4],
+            protocol=under(protocol),
         )
 
 
@@ -335,7 +338,7 @@ def test_a_precision_that_no_parameters_have_is_refused(protocol: str) -> None:
 def test_a_client_sends_the_predicted_ciphertexts_and_their_frames(protocol: str) -> None:
     clients, entries = 7, 10_000
     shared = protocol == SHARED
-    params = plan(
+    params = plan_parameters(
         model=Model.SHARED_KEY if shared else Model.THRESHOLD,
         clients=clients,
         entries=entries,
@@ -400,13 +403,13 @@ def test_without_tenseal_there_is_one_clear_error_and_nothing_is_begun(
 # --- secagg train ---
 
 
-def books(path: Path) -> tuple[float, Statement]:
+def books(path: Path) -> tuple[float, SystemDescription]:
     """The delta of the ledger's budget, and what was stated last."""
     with sqlite3.connect(path) as connection:
         rows = connection.execute("select body from records order by seq")
         records = [json.loads(body) for (body,) in rows]
     said = [record["statement"] for record in records if record["action"] == "state"]
-    return records[0]["budget"]["delta"], Statement.from_json(said[-1])
+    return records[0]["budget"]["delta"], SystemDescription.from_json(said[-1])
 
 
 def test_a_training_without_privacy_learns_as_under_plain(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from secagg import (
     Bonawitz,
     FixedPoint,
     InputError,
-    Noised,
+    NoisyIntegers,
     Plain,
     RangeError,
     Stage,
@@ -211,10 +211,10 @@ def test_importing_secagg_loads_no_framework() -> None:
 
 def test_noised_integers_are_summed_exactly_and_no_weight_may_stand_beside_them() -> None:
     shares = [np.array([client, -(2**40), 7]) for client in range(4)]
-    result = aggregate(shares, codec=Noised(bits=64), dropouts={2: "mask"})
+    result = aggregate(shares, codec=NoisyIntegers(bits=64), dropouts={2: "mask"})
     assert result.sum.tolist() == [4, -3 * 2**40, 21]
     with pytest.raises(InputError, match="release of their own"):
-        aggregate(shares, codec=Noised(bits=64), weights=[1, 2, 3, 4])
+        aggregate(shares, codec=NoisyIntegers(bits=64), weights=[1, 2, 3, 4])
 
 
 def test_seconds_in_which_a_vector_is_made_are_no_cost_of_the_protocol() -> None:

@@ -17,8 +17,8 @@ from secagg.errors import NodeError
 from secagg.rounds import BonawitzClient, CkksClient, MemoryBurn, SharedCkksClient
 from secagg.rounds.parties import NO_STATE
 from secagg.rounds.relay import (
-    Ask,
     Relay,
+    StageRequests,
     Total,
     advance,
     relay_bonawitz,
@@ -62,7 +62,7 @@ def carry(relay: Relay, make: Make) -> tuple[Total, list[tuple[int, Stage]]]:
     """Every answer by a party that is made for it, from the record of the one before."""
     records: dict[int, Secret | None] = dict.fromkeys(CLIENTS)
     asked = []
-    while isinstance(ask := advance(relay), Ask):
+    while isinstance(ask := advance(relay), StageRequests):
         for client, request in ask.requests.items():
             party = make(client, records[client])
             ask.receive(party.answer(ask.stage, request))
@@ -132,12 +132,12 @@ def test_a_holder_that_is_known_to_be_gone_is_not_asked_to_open() -> None:
     np.testing.assert_allclose(total.values, 1.5, atol=6 * 2**-12)
 
 
-def first(relay: Relay, make: Make, until: Stage) -> tuple[Ask, dict[int, Any]]:
+def first(relay: Relay, make: Make, until: Stage) -> tuple[StageRequests, dict[int, Any]]:
     parties: dict[int, Any] = {client: make(client, None) for client in CLIENTS}
-    while isinstance(ask := advance(relay), Ask) and ask.stage is not until:
+    while isinstance(ask := advance(relay), StageRequests) and ask.stage is not until:
         for client, request in ask.requests.items():
             ask.receive(parties[client].answer(ask.stage, request))
-    assert isinstance(ask, Ask)
+    assert isinstance(ask, StageRequests)
     return ask, parties
 
 
@@ -181,12 +181,12 @@ def test_keys_of_a_record_answer_under_what_became_known_since() -> None:
     assert record is not None
     relay, make = of_masks(known)
     ask = advance(relay)
-    assert isinstance(ask, Ask)
+    assert isinstance(ask, StageRequests)
     ask.receive([keys])
     for client in CLIENTS[1:]:
         ask.receive(make(client, None).answer(Stage.ADVERTISE, b""))
     ask = advance(relay)
-    assert isinstance(ask, Ask)
+    assert isinstance(ask, StageRequests)
     party = BonawitzClient.from_record(record, known, WORDS[0], burn=MemoryBurn())
     assert ask.receive(party.answer(Stage.SHARE, ask.requests[0])) == 0
 
@@ -201,12 +201,12 @@ def test_a_copy_of_a_record_answers_no_second_request() -> None:
     requests = []
     for relay in relays:  # the peers' keys differ
         ask = advance(relay)
-        assert isinstance(ask, Ask)
+        assert isinstance(ask, StageRequests)
         ask.receive([keys])
         for client in CLIENTS[1:]:
             ask.receive(BonawitzClient(agreement, client, WORDS[0]).answer(Stage.ADVERTISE, b""))
         ask = advance(relay)
-        assert isinstance(ask, Ask)
+        assert isinstance(ask, StageRequests)
         requests.append(ask.requests[0])
     kept = record.expose()
     for request, refused in zip(requests, (False, True), strict=True):
@@ -245,7 +245,7 @@ def test_under_a_shared_key_the_server_gets_uploads_and_every_client_opens_the_s
     }
     relay = relay_shared_ckks(agreement, CLIENTS, key=key.digest)
     ask = advance(relay)
-    assert isinstance(ask, Ask)
+    assert isinstance(ask, StageRequests)
     for client in CLIENTS[:-1]:
         ask.receive(parties[client].answer(ask.stage, ask.requests[client]))
     message = advance(relay)

@@ -24,7 +24,7 @@ from secagg.training import modes
 from secagg.training.data import Examples, Federation
 from secagg.training.modes import Client, mode
 from secagg.training.settings import TrainingConfig
-from secagg.vectors.layout import Noised, Segment
+from secagg.vectors.layout import NoisyIntegers, Segment
 from secagg.vectors.vector import flatten
 
 SEED = bytes(range(32))
@@ -293,7 +293,7 @@ def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(privacy: 
     chosen = mode(settings(privacy), data, linear(data))
     (segment,) = chosen.layout.segments
     assert (segment.name, segment.weighted) == ("update", False)
-    assert isinstance(segment.codec, Noised)
+    assert isinstance(segment.codec, NoisyIntegers)
     assert segment.entries == chosen.mechanism.size
     integers = chosen.mechanism.encode(np.zeros(chosen._entries), seed=SEED)
     with pytest.raises(InputError, match="weight 2"):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from secagg.errors import ConfigError, InputError, RangeError
-from secagg.vectors.layout import Count, Layout, Noised, Segment
+from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.packing import lane_bits
 from secagg.vectors.quantize import FixedPoint
 
@@ -329,7 +329,7 @@ SEGMENTS = st.builds(
     Segment,
     name=st.text("ab", min_size=1, max_size=2),
     entries=st.integers(0, 3),
-    codec=st.builds(Noised, bits=st.integers(2, 4)),
+    codec=st.builds(NoisyIntegers, bits=st.integers(2, 4)),
 )
 LAYOUTS = st.builds(
     Layout,
@@ -416,7 +416,7 @@ def test_every_lane_count_is_reached_by_some_layout():
 def test_noised_totals_decode_exactly_though_one_client_is_far_outside(data, bits, clients):
     """Only the total must fit its lane: one client's integers may wrap, and cancel again."""
     entries = data.draw(st.integers(1, 9))
-    made = layout(segment(entries=entries, codec=Noised(bits=bits)), clients=clients)
+    made = layout(segment(entries=entries, codec=NoisyIntegers(bits=bits)), clients=clients)
     any_int = hnp.arrays(np.int64, entries, elements=st.integers(-(2**62), 2**62))
     shares = [data.draw(any_int) for _ in range(clients - 1)]
     half = 2 ** (bits - 1)
@@ -427,31 +427,31 @@ def test_noised_totals_decode_exactly_though_one_client_is_far_outside(data, bit
 
 
 def test_a_noised_total_outside_wraps_and_nothing_raises():
-    made = layout(segment(entries=1, codec=Noised(bits=64)), clients=2)
+    made = layout(segment(entries=1, codec=NoisyIntegers(bits=64)), clients=2)
     words = made.encode({"update": np.array([2**63 - 1])})
     assert made.decode(words + np.uint64(1))["update"] == -(2**63)
 
 
 def test_noised_integers_are_never_weighted():
     with pytest.raises(ConfigError, match="scale the noise"):
-        segment(codec=Noised(bits=16), weighted=True)
+        segment(codec=NoisyIntegers(bits=16), weighted=True)
 
 
 @pytest.mark.parametrize("values", [[0.5], [True], np.array([1], np.int32), np.array([1], "u8")])
 def test_noised_integers_are_int64_and_nothing_else(values):
     with pytest.raises(InputError):
-        layout(segment(entries=1, codec=Noised(bits=16))).encode({"update": values})
+        layout(segment(entries=1, codec=NoisyIntegers(bits=16))).encode({"update": values})
 
 
 @pytest.mark.parametrize("bits", [1, 65, 16.0, True])
 def test_bits_of_a_noised_total_are_2_to_64(bits):
     with pytest.raises(ConfigError, match="bits"):
-        Noised(bits=bits)
+        NoisyIntegers(bits=bits)
 
 
 def test_lanes_too_narrow_for_the_noised_total_are_refused():
     with pytest.raises(RangeError, match="20 bits does not fit a 16-bit lane"):
-        layout(segment(codec=Noised(bits=20), lanes=4))
+        layout(segment(codec=NoisyIntegers(bits=20), lanes=4))
 
 
 @given(rounds())
@@ -474,7 +474,7 @@ def test_reals_add_up_to_the_weighted_totals(case):
 def test_noised_integers_come_back_exactly_from_a_sum_that_is_off_by_less_than_half(
     data, bits, clients
 ):
-    made = layout(segment(entries=3, codec=Noised(bits=bits)), clients=clients)
+    made = layout(segment(entries=3, codec=NoisyIntegers(bits=bits)), clients=clients)
     half = 2 ** (bits - 1)
     any_int = hnp.arrays(np.int64, 3, elements=st.integers(-(2**62), 2**62))
     shares = [data.draw(any_int) for _ in range(clients - 1)]
@@ -487,7 +487,7 @@ def test_noised_integers_come_back_exactly_from_a_sum_that_is_off_by_less_than_h
 
 def test_reals_refuse_what_words_refuse():
     made = layout(
-        segment("u", 2), segment("n", 1, Count(maximum=3)), segment("x", 1, Noised(bits=4))
+        segment("u", 2), segment("n", 1, Count(maximum=3)), segment("x", 1, NoisyIntegers(bits=4))
     )
     good = {"u": [0.5, -2.0], "n": [3], "x": [-8]}
     assert made.encode_reals(good).tolist() == [0.5, -1.0, 1.0, -1.0]
