@@ -61,7 +61,7 @@ def test_a_round(benchmark: BenchmarkFixture, pool: Pool, protocol: str, workers
 
     def carry() -> Any:
         params = settings.params(layout, CLIENTS)
-        agreement = Agreement(params=params, session=system(SESSION_SIZE), public=bytes(32))
+        agreement = Agreement(params=params, session=system(SESSION_SIZE), public_digest=bytes(32))
         chunks = pool.map if workers > 1 else in_turn
         return run_ckks(agreement, dict(enumerate(vectors)), chunks=chunks)
 

@@ -189,7 +189,7 @@ def in_functions(nodes: int, entries: int) -> dict[str, dict[str, float]]:
                 )
                 middle = time.process_time()
                 states[node] = answer.state
-                under_way.take(ask, node, answer)
+                under_way.receive(ask, node, answer)
                 client += middle - begin
                 server += time.process_time() - middle
             found[ask.stage.value] = {"clients": client, "server": server}

@@ -95,7 +95,7 @@ def burn_nothing(session: bytes, stage: int, request: bytes) -> bool:
 
 def agreement_of(params: Params) -> Agreement:
     """Round 1 of a made-up session, whose id and public digest are zero."""
-    return Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+    return Agreement(params=params, session=bytes(16), round=1, public_digest=bytes(32))
 
 
 Stage = Literal["roster", "boxes", "survivors", "signatures", "sum"]

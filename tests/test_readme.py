@@ -17,7 +17,7 @@ def test_the_readmes_sizes_are_those_of_a_round() -> None:
         params=Params(clients=clients, threshold=4, words=words),
         session=bytes(16),
         round=0,
-        public=bytes(32),
+        public_digest=bytes(32),
     )
     costs = run_bonawitz(agreement, dict.fromkeys(range(clients), np.zeros(words, np.uint64))).costs
 

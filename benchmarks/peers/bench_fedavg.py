@@ -77,7 +77,7 @@ def masked() -> Timed:
             params=Params(clients=CLIENTS, threshold=majority(CLIENTS), words=LAYOUT.words),
             session=system(SESSION_SIZE),
             round=0,
-            public=bytes(32),
+            public_digest=bytes(32),
         ),
         dict.fromkeys(range(CLIENTS), words),
         dict.fromkeys(range(GONE), Stage.MASK),

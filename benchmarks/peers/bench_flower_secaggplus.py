@@ -143,7 +143,7 @@ class Case:
         return round(WEIGHT / MAX_WEIGHT * self.levels) / self.levels
 
 
-RATES = Rates(corrupt="0.05", dropout="0.33")  # plans 28 neighbours for 100 clients
+RATES = Rates(corrupt_fraction="0.05", dropout="0.33")  # plans 28 neighbours for 100 clients
 
 CASES = pytest.mark.parametrize(
     "case",
@@ -183,7 +183,7 @@ class Ours:
             ),
             session=system(16),
             round=1,
-            public=hashlib.sha256(self.layout.to_bytes()).digest(),
+            public_digest=hashlib.sha256(self.layout.to_bytes()).digest(),
         )
         words = self.encode()
         joined = [

@@ -59,7 +59,7 @@ THRESHOLD = Params(
     scale_half_bits=115,
     holders=HOLDERS,
     threshold=4,
-    corrupt=1,
+    max_corrupt=1,
 )
 
 

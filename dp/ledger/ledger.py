@@ -206,7 +206,7 @@ class Ledger(Reader):
             check_seal(connection, seal.verify)
         self._seal = seal
 
-    def state(self, statement: SystemDescription) -> None:
+    def declare(self, statement: SystemDescription) -> None:
         """Write down what the keeper states about the system; the last one stands.
 
         Stating the same again changes nothing. Raises ``BadParameter`` where the delta of a

@@ -62,7 +62,7 @@ class DistributedNoise:
     """One sum of clients' vectors with noise that no single party knows.
 
     Formal guarantee: for whoever sees sums of ``encode`` alone and knows or lacks the shares
-    of at most ``corrupt`` survivors, the release is as private as ``event(survivors=m)``
+    of at most ``uncounted_shares`` survivors, the release is as private as ``event(survivors=m)``
     says. For examples that holds up to ``rounding_failure`` a step, which is added to delta,
     and in both cases up to ``sampler_error`` for every one of ``draws``.
 
@@ -77,7 +77,7 @@ class DistributedNoise:
       noise_multiplier: z, of the sum of the shares of minimum_survivors - corrupt clients.
       clients: most that one sum may hold.
       minimum_survivors: least that one sum may hold; the protocol must enforce it.
-      corrupt: survivors whose shares count for nothing; at least 1, as a client that sees
+      uncounted_shares: survivors whose shares count for nothing; at least 1, as a client that sees
         the result knows its own.
       bits: width of a lane of the sum, which holds [-2^(bits-1), 2^(bits-1) - 1].
       scale: integers per unit of the vector. None takes the largest whose lanes hold, and
@@ -97,7 +97,7 @@ class DistributedNoise:
     noise_multiplier: float
     clients: int
     minimum_survivors: int
-    corrupt: int = 1
+    uncounted_shares: int = 1
     bits: int = 16
     scale: float | None = None
     noise: Noise = "skellam"
@@ -115,7 +115,7 @@ class DistributedNoise:
             )
         integer("clients", self.clients, 2, MAX_CLIENTS)
         integer("minimum_survivors", self.minimum_survivors, 2, self.clients)
-        integer("corrupt", self.corrupt, 1, self.minimum_survivors - 1)
+        integer("corrupt", self.uncounted_shares, 1, self.minimum_survivors - 1)
         integer("bits", self.bits, MIN_BITS, MAX_BITS)
         if self.noise not in ("skellam", "discrete_gaussian"):
             raise BadParameter(f"noise is {self.noise!r}, not 'skellam' or 'discrete_gaussian'")
@@ -145,47 +145,51 @@ class DistributedNoise:
         return padded_size(self.entries)
 
     @property
-    def step(self) -> float:
+    def resolution(self) -> float:
         """What one unit of an integer is worth: 1 / scale."""
         return 1 / (self.scale or math.nan)  # a number since construction
 
     @property
-    def share_deviation(self) -> float:
+    def share_stddev(self) -> float:
         """sigma_l, of one client's noise, in the vector's unit."""
-        return self.noise_multiplier * self.clip / math.sqrt(self.minimum_survivors - self.corrupt)
+        return (
+            self.noise_multiplier
+            * self.clip
+            / math.sqrt(self.minimum_survivors - self.uncounted_shares)
+        )
 
     @property
     def share_variance(self) -> float:
         """(scale sigma_l)^2, what the sampler draws, in squared integers."""
-        return (self.share_deviation / self.step) ** 2
+        return (self.share_stddev / self.resolution) ** 2
 
     @property
-    def rounded_l2(self) -> float:
+    def rounded_l2_sensitivity(self) -> float:
         """D2, the L2 norm of what one unit adds to the rotated integers."""
-        return self._lanes.l2(1 / self.step)
+        return self._lanes.l2(1 / self.resolution)
 
     @property
-    def indicator_step(self) -> int:
+    def indicator_resolution(self) -> int:
         """k: a client whose bit is 1 adds k, one whose bit is 0 takes k away."""
-        return self._lanes.indicator_step(1 / self.step)
+        return self._lanes.indicator_step(1 / self.resolution)
 
     @property
-    def l2(self) -> float:
+    def l2_sensitivity(self) -> float:
         """What one unit adds to the L2 norm of all integers; see ``rounding_failure``."""
         if not self.indicator_share:
-            return self.rounded_l2
-        return math.hypot(self.rounded_l2, self.indicator_step) * (1 + 2.0**-50)
+            return self.rounded_l2_sensitivity
+        return math.hypot(self.rounded_l2_sensitivity, self.indicator_resolution) * (1 + 2.0**-50)
 
     @property
-    def l1(self) -> float:
+    def l1_sensitivity(self) -> float:
         """D1 = D2 min(sqrt d, D2), as no integer is above its square; and k."""
-        most = self.rounded_l2
-        return most * min(math.sqrt(self._padded), most) + self.indicator_step
+        most = self.rounded_l2_sensitivity
+        return most * min(math.sqrt(self._padded), most) + self.indicator_resolution
 
     @property
-    def looseness(self) -> float:
+    def sensitivity_inflation(self) -> float:
         """D2 / (scale C): by how much rounding stretches what one unit adds."""
-        return self.rounded_l2 * self.step / self.clip
+        return self.rounded_l2_sensitivity * self.resolution / self.clip
 
     @property
     def rounding_failure(self) -> float:
@@ -200,7 +204,7 @@ class DistributedNoise:
     @property
     def draws(self) -> int:
         """Entries drawn for one sum by clients whose shares count: times ``sampler_error``."""
-        return (self.clients - self.corrupt) * self.size
+        return (self.clients - self.uncounted_shares) * self.size
 
     @property
     def wrap_probability(self) -> float:
@@ -208,21 +212,21 @@ class DistributedNoise:
 
         For vectors that do not depend on the rotation's seed.
         """
-        return math.exp(min(self._lanes.log_wrap(1 / self.step), 0.0))
+        return math.exp(min(self._lanes.log_wrap(1 / self.resolution), 0.0))
 
-    def deviation(self, survivors: int) -> float:
+    def stddev(self, survivors: int) -> float:
         """At most this is the standard deviation of an entry of the decoded sum.
 
         Noise of ``survivors`` shares, z C sqrt(survivors / (minimum_survivors - corrupt)), and
         rounding of at most step / 2 each.
         """
-        return math.sqrt(survivors * (self.share_deviation**2 + self.step**2 / 4))
+        return math.sqrt(survivors * (self.share_stddev**2 + self.resolution**2 / 4))
 
-    def indicator_deviation(self, survivors: int) -> float:
+    def indicator_stddev(self, survivors: int) -> float:
         """Of the noise in the sum of b - 1/2; sigma_b of [ATMR21]."""
         if not self.indicator_share:
             raise BadParameter("no indicator travels without an indicator_share")
-        return math.sqrt(survivors * self.share_variance) / (2 * self.indicator_step)
+        return math.sqrt(survivors * self.share_variance) / (2 * self.indicator_resolution)
 
     def encode(
         self,
@@ -259,10 +263,10 @@ class DistributedNoise:
         norm = _norm(values)
         limit = self.batch * self.clip
         factor = limit / norm if norm > limit else 1.0
-        rotated = forward(values, seed=seed, scale=factor / self.step)
+        rotated = forward(values, seed=seed, scale=factor / self.resolution)
         integers = self._rounded(rotated, entropy)
         if self.indicator_share:
-            said = 0 if indicator is None else self.indicator_step * (1 if indicator else -1)
+            said = 0 if indicator is None else self.indicator_resolution * (1 if indicator else -1)
             integers = np.append(integers, said)
         integers += _sampler(self.noise, self.share_variance).sample(self.size, entropy=entropy)
         return integers
@@ -279,7 +283,8 @@ class DistributedNoise:
         """
         self._check_total(total)
         result: NDArray[np.float64] = np.asarray(
-            backward(total[: self._padded], self.entries, seed=seed, scale=self.step), np.float64
+            backward(total[: self._padded], self.entries, seed=seed, scale=self.resolution),
+            np.float64,
         )
         return result
 
@@ -288,7 +293,7 @@ class DistributedNoise:
         self._check_total(total)
         if not self.indicator_share:
             raise BadParameter("no indicator travels without an indicator_share")
-        return float(total[-1]) / (2 * self.indicator_step)
+        return float(total[-1]) / (2 * self.indicator_resolution)
 
     def event(
         self, *, survivors: int | None = None, sampling: Sampling = _ALL, steps: int = 1
@@ -312,8 +317,8 @@ class DistributedNoise:
         if self.noise == "skellam":
             return SkellamEvent(
                 variance=shares * self.share_variance * (1 - 2.0**-50),
-                l2=self.l2,
-                l1=self.l1,
+                l2=self.l2_sensitivity,
+                l1=self.l1_sensitivity,
                 sampling=sampling,
                 steps=steps,
                 unit=self.unit,
@@ -322,8 +327,8 @@ class DistributedNoise:
         return DiscreteGaussianEvent(
             shares=shares,
             share_variance=self.share_variance,
-            l2=self.l2,
-            l1=self.l1,
+            l2=self.l2_sensitivity,
+            l1=self.l1_sensitivity,
             entries=self.size,
             sampling=sampling,
             steps=steps,
@@ -331,7 +336,7 @@ class DistributedNoise:
             adjacency=adjacency,
         )
 
-    def trusted_server(
+    def central_equivalent(
         self, *, survivors: int | None = None, sampling: Sampling = _ALL, steps: int = 1
     ) -> GaussianEvent:
         """A trusted server's float Gaussian of the same deviation: for comparison alone.
@@ -339,7 +344,7 @@ class DistributedNoise:
         Never the price of a release of this mechanism.
         """
         like = self.event(survivors=survivors, sampling=sampling, steps=steps)
-        ratio = self._shares(survivors) / (self.minimum_survivors - self.corrupt)
+        ratio = self._shares(survivors) / (self.minimum_survivors - self.uncounted_shares)
         return GaussianEvent(
             noise_multiplier=self.noise_multiplier * math.sqrt(ratio),
             sampling=sampling,
@@ -356,7 +361,7 @@ class DistributedNoise:
             size=self._padded,
             clip=self.clip,
             batch=self.batch,
-            share_deviation=self.share_deviation,
+            share_deviation=self.share_stddev,
             skellam=self.noise == "skellam",
             redrawn=self.unit is Unit.CLIENT,
             indicator_share=self.indicator_share,
@@ -372,17 +377,17 @@ class DistributedNoise:
         if survivors is None:
             survivors = self.minimum_survivors
         integer("survivors", survivors, self.minimum_survivors, self.clients)
-        return survivors - self.corrupt
+        return survivors - self.uncounted_shares
 
     @property
     def _fraction(self) -> int:
         """Bits after the point that rounding sees: as many as a float64 of this norm has."""
-        return fraction(self.batch * self.clip / self.step)
+        return fraction(self.batch * self.clip / self.resolution)
 
     @property
     def _norm_allowed(self) -> float:
         """Of a client's vector before it is cut to ``_fraction`` bits and rounded."""
-        c = self.clip / self.step
+        c = self.clip / self.resolution
         return c * (1 - NORM_ERROR) - math.sqrt(self._padded) * 2.0 ** -(self._fraction + 1)
 
     def _checked(self, vector: ArrayLike) -> Floats:
@@ -401,7 +406,7 @@ class DistributedNoise:
 
     def _rounded(self, rotated: Floats, entropy: Entropy) -> NDArray[np.int64]:
         """Stochastically, each entry up or down by its fraction; redrawn where D2 asks for it."""
-        redraw, factor, most = self.unit is Unit.CLIENT, 1.0, self.rounded_l2
+        redraw, factor, most = self.unit is Unit.CLIENT, 1.0, self.rounded_l2_sensitivity
         if redraw and (norm := _norm(rotated)) > self._norm_allowed:
             factor = self._norm_allowed / norm
         integers = np.empty(len(rotated), np.int64)

@@ -115,7 +115,7 @@ class AwaitRoster(Client):
     keys: Once[Keys]
     public: PublicKeys
 
-    def under(self, agreement: Agreement) -> "AwaitRoster":
+    def rebind(self, agreement: Agreement) -> "AwaitRoster":
         """The same keys, where they were advertised before everything public was known.
 
         An honest-but-curious server may so have the keys of its next session with the last

@@ -21,11 +21,11 @@ class Rates:
     """What a sparse graph is planned for, as decimals or fractions.
 
     Attributes:
-      corrupt: fraction of the clients that work with the server.
+      corrupt_fraction: fraction of the clients that work with the server.
       dropout: fraction that vanishes after the keys are in.
     """
 
-    corrupt: Fraction | float | str
+    corrupt_fraction: Fraction | float | str
     dropout: Fraction | float | str
 
     def __post_init__(self) -> None:
@@ -33,7 +33,7 @@ class Rates:
             object.__setattr__(self, name, as_fraction(name, getattr(self, name)))
 
     def to_bytes(self) -> bytes:
-        return opaque(str(self.corrupt).encode()) + opaque(str(self.dropout).encode())
+        return opaque(str(self.corrupt_fraction).encode()) + opaque(str(self.dropout).encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Params:
       words: uint64 words of an input vector, m there.
       suite: the cipher that expands masks.
       active: the server may lie: identities, signed keys, signed survivors.
-      corrupt: with ``active`` and ``threshold``: clients that may work with the
+      max_corrupt: with ``active`` and ``threshold``: clients that may work with the
         server, n_C; by default a third of ``clients``, whoever is in the roster.
     """
 
@@ -63,7 +63,7 @@ class Params:
     words: int
     suite: Suite = Suite.AES_128_CTR
     active: bool = False
-    corrupt: int | None = None
+    max_corrupt: int | None = None
 
     def __post_init__(self) -> None:
         check_integer("clients", self.clients, 2)
@@ -73,10 +73,12 @@ class Params:
             check_integer("threshold", self.threshold, 2, min(self.clients, ORDER))
         check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)
         check_integer("words", self.words, 1, MAX_WORDS - 1)
-        if self.corrupt is not None:
-            check_integer("corrupt", self.corrupt, 0, self.clients - 1)
+        if self.max_corrupt is not None:
+            check_integer("corrupt", self.max_corrupt, 0, self.clients - 1)
             if not self.active or self.rates is not None:
-                raise ParameterError(f"corrupt {self.corrupt} needs active=True and a threshold")
+                raise ParameterError(
+                    f"corrupt {self.max_corrupt} needs active=True and a threshold"
+                )
         self.plan(self.clients)
 
     def plan(self, size: int) -> GraphPlan:
@@ -86,7 +88,7 @@ class Params:
           ParameterError: no graph keeps what is promised.
         """
         chosen = (
-            plan_graph(size, self.rates.corrupt, self.rates.dropout, active=self.active)
+            plan_graph(size, self.rates.corrupt_fraction, self.rates.dropout, active=self.active)
             if self.rates is not None
             else GraphPlan(degree=None, threshold=self.threshold or 0)
         )
@@ -99,8 +101,8 @@ class Params:
         if not self.active:
             return 0
         if self.rates is not None:
-            return int(as_fraction("corrupt", self.rates.corrupt) * size)
-        return self.clients // 3 if self.corrupt is None else self.corrupt
+            return int(as_fraction("corrupt", self.rates.corrupt_fraction) * size)
+        return self.clients // 3 if self.max_corrupt is None else self.max_corrupt
 
     def needed(self, plan: GraphPlan) -> int:
         """Survivors without whom nothing is released."""
@@ -114,7 +116,7 @@ class Params:
             + u32(self.minimum_survivors)
             + u64(self.words)
             + bytes([self.suite, self.active])
-            + u32(NO_CORRUPT if self.corrupt is None else self.corrupt)
+            + u32(NO_CORRUPT if self.max_corrupt is None else self.max_corrupt)
             + opaque(rates)
         )
 
@@ -132,7 +134,7 @@ class Params:
                 words=words,
                 suite=_suite(suite),
                 active=bool(active),
-                corrupt=None if corrupt == NO_CORRUPT else corrupt,
+                max_corrupt=None if corrupt == NO_CORRUPT else corrupt,
             )
         except (ParameterError, UnicodeDecodeError) as error:
             raise DecodeError(str(error)) from None
@@ -146,7 +148,7 @@ NO_CORRUPT = 2**32 - 1  # on the wire: the default
 
 def _rates(data: bytes) -> Rates:
     reader = Reader(data)
-    rates = Rates(corrupt=reader.opaque().decode(), dropout=reader.opaque().decode())
+    rates = Rates(corrupt_fraction=reader.opaque().decode(), dropout=reader.opaque().decode())
     reader.finish()
     return rates
 
@@ -165,7 +167,7 @@ class Agreement:
     Attributes:
       session: 16 random bytes, never used twice.
       round: the round's number in its session.
-      public: SHA-256 over whatever else the application made public for this
+      public_digest: SHA-256 over whatever else the application made public for this
         round: the model's bytes, clip, scale, rotation seed, layout of the vector.
         Clients who were told different things then do not cancel, and nobody
         learns anything (arXiv 2111.07380 is the attack).
@@ -174,18 +176,18 @@ class Agreement:
     params: Params
     session: bytes
     round: int
-    public: bytes
+    public_digest: bytes
 
     def __post_init__(self) -> None:
         Header(self.session, self.round)
-        check_size("public", self.public, DIGEST_SIZE)
+        check_size("public", self.public_digest, DIGEST_SIZE)
 
     @property
     def header(self) -> Header:
         return Header(self.session, self.round)
 
     def to_bytes(self) -> bytes:
-        return self.header.to_bytes() + self.params.to_bytes() + self.public
+        return self.header.to_bytes() + self.params.to_bytes() + self.public_digest
 
     @classmethod
     def read(cls, reader: Reader) -> Self:
@@ -194,7 +196,7 @@ class Agreement:
             session=session,
             round=round_number,
             params=Params.read(reader),
-            public=reader.take(DIGEST_SIZE),
+            public_digest=reader.take(DIGEST_SIZE),
         )
 
     def advertise(self, client: ClientId) -> bytes:

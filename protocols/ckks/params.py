@@ -113,7 +113,7 @@ class Params:
       decryptions: sums that may be opened under one key.
       holders: of shares of the threshold key, P; 0 for a shared key.
       threshold: holders who decrypt together, t; 0 for a shared key.
-      corrupt: holders that may work with the server, n_C.
+      max_corrupt: holders that may work with the server, n_C.
     """
 
     model: Model
@@ -127,7 +127,7 @@ class Params:
     decryptions: int = 1
     holders: int = 0
     threshold: int = 0
-    corrupt: int = 0
+    max_corrupt: int = 0
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -167,19 +167,19 @@ class Params:
 
     def _check_holders(self) -> None:
         if self.model is Model.SHARED_KEY:
-            if self.holders or self.threshold or self.corrupt:
+            if self.holders or self.threshold or self.max_corrupt:
                 raise ParameterError("a shared key has neither holders nor a threshold")
             return
         if self.flooding is None:
             raise ParameterError("a threshold decryption is flooded: the server sees its result")
-        if not 2 <= self.holders <= ORDER or not 0 <= self.corrupt < self.holders:
+        if not 2 <= self.holders <= ORDER or not 0 <= self.max_corrupt < self.holders:
             raise ParameterError(
-                f"{self.holders} holders of whom {self.corrupt} corrupt: 2 to {ORDER}, not all"
+                f"{self.holders} holders of whom {self.max_corrupt} corrupt: 2 to {ORDER}, not all"
             )
-        needed = majority(self.holders, self.corrupt)
+        needed = majority(self.holders, self.max_corrupt)
         if not needed <= self.threshold <= self.holders:
             raise ParameterError(
-                f"threshold {self.threshold} of {self.holders} holders, {self.corrupt} corrupt, "
+                f"threshold {self.threshold} of {self.holders} holders, {self.max_corrupt} corrupt, "
                 f"is outside [{needed}, {self.holders}]: two sets of holders could both answer"
             )
 
@@ -283,7 +283,7 @@ class Params:
                 bytes([len(ring.prime_bits), *ring.prime_bits, ring.special_bits]),
                 u32(self.scale_half_bits),
                 bytes([self.flooding or 0]),
-                *map(u32, (self.holders, self.threshold, self.corrupt)),
+                *map(u32, (self.holders, self.threshold, self.max_corrupt)),
             )
         )
 
@@ -311,7 +311,7 @@ class Params:
                 flooding=reader.u8() or None,
                 holders=reader.u32(),
                 threshold=reader.u32(),
-                corrupt=reader.u32(),
+                max_corrupt=reader.u32(),
             )
         except ValueError as error:  # ParameterError is one, and so is an unknown model
             raise DecodeError(str(error)) from None
@@ -356,7 +356,7 @@ def plan_parameters(
     decryptions: int = 1,
     holders: int = 0,
     threshold: int | None = None,
-    corrupt: int | None = None,
+    max_corrupt: int | None = None,
     minimum_survivors: int = 2,
 ) -> Params:
     """The parameters with the shortest upload whose ``mean_error()`` is at most ``precision``.
@@ -364,13 +364,13 @@ def plan_parameters(
     Args:
       precision: in the unit of ``clip``, for the mean of all ``clients``.
       threshold: by default the smallest majority.
-      corrupt: by default a third of ``holders``.
+      max_corrupt: by default a third of ``holders``.
       others: as in :class:`Params`.
 
     Raises:
       ParameterError: none reach it; the message holds the best that can be had.
     """
-    bad = holders // 3 if corrupt is None else corrupt
+    bad = holders // 3 if max_corrupt is None else max_corrupt
     majority_of = majority(holders, bad) if model is Model.THRESHOLD else 0
     best: Params | None = None
     refusal = ParameterError("no ring")
@@ -388,7 +388,7 @@ def plan_parameters(
                 decryptions=decryptions,
                 holders=holders,
                 threshold=majority_of if threshold is None else threshold,
-                corrupt=bad,
+                max_corrupt=bad,
             )
             params = replace(draft, scale_half_bits=draft.largest_scale_half_bits)
         except ParameterError as error:
@@ -417,14 +417,14 @@ class Agreement:
     Attributes:
       session: 16 random bytes, never used twice. Keys are the session's.
       round: the opening's index under its key, below ``params.decryptions``.
-      public: SHA-256 over whatever else the application made public for this round. An
+      public_digest: SHA-256 over whatever else the application made public for this round. An
         upload of somebody who was told otherwise is refused by an honest server.
     """
 
     params: Params
     session: bytes
     round: int = 0
-    public: bytes
+    public_digest: bytes
 
     def __post_init__(self) -> None:
         Header(self.session, self.round)
@@ -432,7 +432,7 @@ class Agreement:
             raise ParameterError(
                 f"round {self.round}: the key opens {self.params.decryptions} sums"
             )
-        check_size("public", self.public, DIGEST_SIZE)
+        check_size("public", self.public_digest, DIGEST_SIZE)
 
     @property
     def header(self) -> Header:
@@ -444,7 +444,7 @@ class Agreement:
         return Header(self.session, 0)
 
     def to_bytes(self) -> bytes:
-        return self.header.to_bytes() + self.params.to_bytes() + self.public
+        return self.header.to_bytes() + self.params.to_bytes() + self.public_digest
 
     @classmethod
     def read(cls, reader: Reader) -> Self:
@@ -452,7 +452,7 @@ class Agreement:
         session, round_number = reader.take(SESSION_SIZE), reader.u32()
         params, public = Params.read(reader), reader.take(DIGEST_SIZE)
         try:
-            return cls(params=params, session=session, round=round_number, public=public)
+            return cls(params=params, session=session, round=round_number, public_digest=public)
         except ParameterError as error:
             raise DecodeError(str(error)) from None
 

@@ -161,11 +161,11 @@ class SecureGrid(Grid):
         cohort: SumSettings | None = None,
         *,
         deadline: float = 60.0,
-        clear: Sequence[str] = (),
+        allow_plaintext: Sequence[str] = (),
     ) -> None:
-        if strange := set(clear) - {"evaluate", "query"}:
+        if strange := set(allow_plaintext) - {"evaluate", "query"}:
             raise ConfigError(f"clear {sorted(strange)}: only evaluate and query may pass in clear")
-        self._grid, self._deadline, self._clear = grid, deadline, frozenset(clear)
+        self._grid, self._deadline, self._clear = grid, deadline, frozenset(allow_plaintext)
         self._coordinator = Coordinator(summed, cohort or SumSettings())
         self.history: list[SumReport] = []
 
@@ -271,7 +271,7 @@ class SecureGrid(Grid):
                     if reply.metadata.src_node_id != node:
                         raise RemoteProtocolError("another node's answer")
                     stage.bytes_up += _size(reply.content)
-                    under_way.take(ask, node, _read_answer(reply.content))
+                    under_way.receive(ask, node, _read_answer(reply.content))
                     stage.answered += 1
                 except (RemoteProtocolError, InputError) as error:
                     _log.warning("secagg: node %d at %s: %s", node, ask.stage, error)
@@ -330,7 +330,7 @@ def _ask_of(
             "client": request.client,
             "message": request.message,
             "signature": request.signature,
-            "following": request.following,
+            "following": request.next_session,
         }
     )
     ttl = like.metadata.ttl if limit is None else min(like.metadata.ttl, limit)
@@ -496,7 +496,7 @@ def _size(content: RecordDict) -> int:
 def _answer(answer: Answer) -> RecordDict:
     joined = b"".join(map(opaque, answer.messages))
     messages = Array(dtype="uint8", shape=(len(joined),), stype=RECORD, data=joined)
-    beside = ConfigRecord({"following": answer.following, "examples": answer.examples})
+    beside = ConfigRecord({"following": answer.next_keys, "examples": answer.examples})
     return RecordDict({RECORD: beside, FRAMES: ArrayRecord({"messages": messages})})
 
 
@@ -511,7 +511,7 @@ def _read_answer(content: RecordDict) -> Answer:
     reader, messages = Reader(frames["messages"].data), list[bytes]()
     while reader.left:
         messages.append(reader.opaque())
-    return Answer(messages=tuple(messages), state=None, following=following, examples=examples)
+    return Answer(messages=tuple(messages), state=None, next_keys=following, examples=examples)
 
 
 def _read_request(record: ConfigRecord) -> Request:

@@ -146,7 +146,7 @@ def carry(
                 continue
             try:
                 answer = machines.answer(node, change(node, under_way.request(ask, node)))
-                under_way.take(ask, node, answer)
+                under_way.receive(ask, node, answer)
             except ImpersonationError:
                 raise
             except (ProtocolError, RefusedError, NodeError) as error:

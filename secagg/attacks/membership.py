@@ -336,11 +336,11 @@ def _shadowed(config: TrainingConfig, pool: _Pool, coins: Flags, entropy: Entrop
     )
     how = mode(config, whole, nn.Linear(pool.features.shape[-1] - 1, pool.classes))
     if isinstance(how, Client):
-        noise = how.mechanism.deviation(config.clients)
+        noise = how.mechanism.stddev(config.clients)
         return _descend_clients(config, pool, coins, noise, entropy)
     noise = math.sqrt(config.clients) * how.noise_multiplier * config.clip
     if isinstance(how, Distributed):
-        noise = how.mechanism.deviation(config.clients)
+        noise = how.mechanism.stddev(config.clients)
     return _descend(
         pool,
         coins,

@@ -93,7 +93,7 @@ class Case:
     """What a point is measured at; see ``Cost``.
 
     Attributes:
-      corrupt: fraction of the clients that a sparse graph is planned for.
+      corrupt_fraction: fraction of the clients that a sparse graph is planned for.
     """
 
     protocol: str
@@ -101,7 +101,7 @@ class Case:
     entries: int
     lanes: int = 3
     dropout: float = 0.1
-    corrupt: float = 0.05
+    corrupt_fraction: float = 0.05
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -139,7 +139,7 @@ class Case:
         """Of a session with masks, and of a plain one."""
         words, active = word_count(self.entries, self.lanes), self.protocol == "active"
         if self.protocol == "sparse" or (active and self.clients > SPARSE_ABOVE):
-            rates = Rates(corrupt=self.corrupt, dropout=self.dropout)
+            rates = Rates(corrupt_fraction=self.corrupt_fraction, dropout=self.dropout)
             return Params(clients=self.clients, rates=rates, words=words, active=active)
         if self.protocol == PLAIN:
             return Params(clients=self.clients, threshold=2, words=words)
@@ -275,7 +275,7 @@ def plot(points: Sequence[Cost]) -> bytes:
 
 
 def _agreement(params: Params) -> Agreement:
-    return Agreement(params=params, session=system(SESSION_SIZE), round=0, public=bytes(32))
+    return Agreement(params=params, session=system(SESSION_SIZE), round=0, public_digest=bytes(32))
 
 
 _Found: TypeAlias = dict[str, Any]
@@ -296,7 +296,7 @@ def _whole(case: Case, clients: int | None = None) -> Callable[[Now], _Found]:
             protocol = Ckks(model=MODELS[case.protocol], minimum_survivors=2)
             params = protocol.params(case.layout, len(there))
             agreement = ckks.Agreement(
-                params=params, session=system(SESSION_SIZE), public=bytes(32)
+                params=params, session=system(SESSION_SIZE), public_digest=bytes(32)
             )
             return run_ckks(agreement, inputs, dropouts, now=now)
         masked = run_plain if case.protocol == PLAIN else run_bonawitz

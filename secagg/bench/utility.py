@@ -137,7 +137,7 @@ class Case:
             settings["privacy"] = "client" if self.mode == FEW_CLIENTS else self.mode
         if self.epsilon is not None:
             settings["epsilon"] = self.epsilon
-        return TrainingConfig(data=self.data, seed=self.seed, judge=self.judge, **settings)
+        return TrainingConfig(data=self.data, seed=self.seed, evaluate_on=self.judge, **settings)
 
 
 def run(case: Case) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def run(case: Case) -> dict[str, Any]:
     began = time.perf_counter()
     torch.set_num_threads(1)
     config = case.config()
-    federation = _federation(config.data, config.clients, config.seed, config.judge)
+    federation = _federation(config.data, config.clients, config.seed, config.evaluate_on)
     model = torch.nn.Linear(federation.judged_by.features.shape[1], federation.classes)
     with torch.no_grad():
         model.weight.zero_()
@@ -205,7 +205,7 @@ def federated(
             config.clients, config.dropout, seed=config.seed, round_number=number
         )
         agreement = Agreement(
-            params=params, session=system(SESSION_SIZE), round=number, public=bytes(32)
+            params=params, session=system(SESSION_SIZE), round=number, public_digest=bytes(32)
         )
         start, seed = flatten(model).clone(), system(SEED_SIZE)
         inputs = {

@@ -167,15 +167,19 @@ def _add_noise(table: Table, advice: NoiseAdvice) -> None:
     """Rows below those of the sum."""
     mechanism, rounds = advice.mechanism, advice.sum.rounds
     survivors, unit = advice.expected_survivors, mechanism.unit.value
-    counted = f"{mechanism.minimum_survivors:,} - {mechanism.corrupt:,} shares"
+    counted = f"{mechanism.minimum_survivors:,} - {mechanism.uncounted_shares:,} shares"
     table.add_section()
     for name, value, words in (
         ("noise", f"{mechanism.noise_multiplier:.4g} x clip", f"from {counted}"),
-        ("of one client", f"{mechanism.share_deviation:.4g}", "deviation of an entry"),
-        ("in the sum", f"{mechanism.deviation(survivors):.4g}", f"{survivors:,} survivors"),
+        ("of one client", f"{mechanism.share_stddev:.4g}", "deviation of an entry"),
+        ("in the sum", f"{mechanism.stddev(survivors):.4g}", f"{survivors:,} survivors"),
         ("in the mean", f"{advice.mean_deviation:.3g}", "the same, an entry"),
         ("scale", f"{mechanism.scale:.6g}", "integers per unit, after a rotation"),
-        ("rounding", f"{mechanism.looseness:.5f}", f"x one {unit}, at most, in the price"),
+        (
+            "rounding",
+            f"{mechanism.sensitivity_inflation:.5f}",
+            f"x one {unit}, at most, in the price",
+        ),
         ("lanes cost", f"{advice.more_noise:.2%}", "more noise than the widest would"),
         (
             "epsilon",

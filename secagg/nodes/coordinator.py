@@ -172,7 +172,7 @@ class SumSettings:
     """
 
     protocol: str = BONAWITZ
-    corrupt: Fraction | float | str = "0.05"
+    corrupt_fraction: Fraction | float | str = "0.05"
     dropout: Fraction | float | str = "0.1"
     roster: Roster | None = None
     minimum_survivors: int | None = None
@@ -196,17 +196,17 @@ class SumSettings:
         asked = self.minimum_survivors if minimum is None else minimum
         if self.protocol != BONAWITZ:
             return Ckks(minimum_survivors=asked or None).params(layout, clients)
-        corrupt, dropout = Fraction(self.corrupt), Fraction(self.dropout)
+        corrupt, dropout = Fraction(self.corrupt_fraction), Fraction(self.dropout)
         chosen = choose_graph(clients, corrupt, dropout, active=self.active)
         sparse = chosen.degree is not None
         return bonawitz.Params(
             clients=clients,
             threshold=None if sparse else chosen.threshold,
-            rates=bonawitz.Rates(corrupt=corrupt, dropout=dropout) if sparse else None,
+            rates=bonawitz.Rates(corrupt_fraction=corrupt, dropout=dropout) if sparse else None,
             minimum_survivors=asked or fewest(clients, dropout, chosen),
             words=layout.words,
             active=self.active,
-            corrupt=int(corrupt * clients) if self.active and not sparse else None,
+            max_corrupt=int(corrupt * clients) if self.active and not sparse else None,
         )
 
 
@@ -251,11 +251,11 @@ class Coordinator:
             purpose=purpose,
             session=self.session,
             params=self.cohort.params(most, Layout(segments=segments, clients=most), minimum),
-            model=model,
+            model_digest=model,
             seed=system(SEED_SIZE),
             shapes=shapes,
             content=content,
-            roster=self.cohort.roster.digest if self.cohort.roster else b"",
+            roster_digest=self.cohort.roster.digest if self.cohort.roster else b"",
         )
         for node in nodes:
             self.numbers.setdefault(node, len(self.numbers))
@@ -374,7 +374,7 @@ class RunningSum:
             client=self._clients[node],
             message=ask.requests[self._clients[node]],
             signature=self._signature,
-            following=self._coordinator.session if self._asks_ahead(ask) else b"",
+            next_session=self._coordinator.session if self._asks_ahead(ask) else b"",
         )
 
     def _asks_ahead(self, ask: StageRequests) -> bool:
@@ -382,7 +382,7 @@ class RunningSum:
         cohort = self._coordinator.cohort
         return ask.stage is Stage.REVEAL and cohort.protocol == BONAWITZ and not cohort.active
 
-    def take(self, ask: StageRequests, node: NodeId, answer: Answer) -> None:
+    def receive(self, ask: StageRequests, node: NodeId, answer: Answer) -> None:
         """Hand in an answer.
 
         Raises:
@@ -400,8 +400,8 @@ class RunningSum:
         self._learned[node] = sender
         if answer.examples > 0:
             self._examples[node] = answer.examples
-        if answer.following and self._asks_ahead(ask):
-            self._coordinator.advertised[node] = answer.following
+        if answer.next_keys and self._asks_ahead(ask):
+            self._coordinator.advertised[node] = answer.next_keys
 
     def _model_update(
         self, vector: NDArray[np.float64], survivors: Sequence[NodeId]

@@ -60,7 +60,7 @@ class Request:
       client: the number that the server gave the node; a signing cohort has its own.
       message: of the protocol; empty at the first stage.
       signature: of the server over the proposal, if it has an identity.
-      following: with the last stage, the next session, for which the node is asked to
+      next_session: with the last stage, the next session, for which the node is asked to
         advertise keys at once; empty if it is not.
     """
 
@@ -69,7 +69,7 @@ class Request:
     client: int
     message: bytes
     signature: bytes = b""
-    following: bytes = b""
+    next_session: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +79,13 @@ class Answer:
     Attributes:
       messages: of the protocol; several frames of one vector, otherwise one.
       state: to be kept for the node until the next request, sealed; ``None``: nothing.
-      following: keys for the next session, if they were asked for.
+      next_keys: keys for the next session, if they were asked for.
       examples: the node's public number of examples, where noise hides examples.
     """
 
     messages: tuple[bytes, ...]
     state: bytes | None
-    following: bytes = b""
+    next_keys: bytes = b""
     examples: int = 0
 
 
@@ -109,7 +109,7 @@ class _Vector:
     charge: Key | None = None
 
     def __call__(self) -> Any:
-        if self.model != self.proposal.model:
+        if self.model != self.proposal.model_digest:
             raise NodeError("the model that came is not the one that was proposed")
         self.charge = self.node.reserve(self.proposal)
         return self.proposal.encode(self.compute(self.proposal))
@@ -174,7 +174,7 @@ class Node:
         return Answer(
             messages=messages,
             state=self._close(after.record, after.charge) if after.record else None,
-            following=following,
+            next_keys=following,
             examples=examples or 0,
         )
 
@@ -192,7 +192,7 @@ class Node:
             return BonawitzClient.from_record(record, agreement, vector, burn=burn)
         if not agreement.params.active or request.stage is not Stage.ADVERTISE:
             return BonawitzClient(agreement, me, vector)
-        key, me, identities = self.identity(vector.proposal.roster)
+        key, me, identities = self.identity(vector.proposal.roster_digest)
         return BonawitzClient(agreement, me, vector, identity=key, identities=identities)
 
     def _check_server(self, request: Request) -> None:
@@ -294,14 +294,14 @@ class Node:
 def _keys_ahead(request: Request, proposal: Proposal) -> tuple[bytes, _Kept]:
     """Keys for the next session, if they are asked for, and what waits there with them."""
     params = proposal.params
-    if not request.following or isinstance(params, ckks.Params):
+    if not request.next_session or isinstance(params, ckks.Params):
         return b"", _Kept()
     if params.active:
         raise NodeError("signed keys are not advertised before everything public is known")
-    if len(request.following) != SESSION_SIZE:
-        raise DecodeError(f"a session of {len(request.following)} bytes")
+    if len(request.next_session) != SESSION_SIZE:
+        raise DecodeError(f"a session of {len(request.next_session)} bytes")
     unknown = bonawitz.Agreement(
-        params=params, session=request.following, round=0, public=bytes(DIGEST_SIZE)
+        params=params, session=request.next_session, round=0, public_digest=bytes(DIGEST_SIZE)
     )
     keys, state = bonawitz.join(unknown, request.client)
     return keys, _Kept(record=state.into_record())

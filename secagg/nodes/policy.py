@@ -49,7 +49,7 @@ class NodePolicy:
       minimum_threshold: fewest clients (CKKS: key holders) who can open one together.
       privacy: what noise must hide: "example", "client"; "none" allows sums without noise.
       maximum_epsilon, delta: of everything that the node ever joins.
-      corrupt: fraction of a cohort that may work with the server, a decimal. Threshold, graph
+      corrupt_fraction: fraction of a cohort that may work with the server, a decimal. Threshold, graph
         and noise must be made for as many; of a CKKS key, ``minimum_threshold`` says it.
       active: whether it joins only cohorts that sign.
       operator: whose signature on the roster of identities counts.
@@ -66,7 +66,7 @@ class NodePolicy:
     privacy: tuple[str, ...] = ("example", "client")
     maximum_epsilon: float = 8.0
     delta: float = 1e-5
-    corrupt: Fraction | float | str = 0.05
+    corrupt_fraction: Fraction | float | str = 0.05
     active: bool = False
     operator: bytes | None = None
     server: bytes | None = None
@@ -86,7 +86,7 @@ class NodePolicy:
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
                 raise ConfigError(f"{name} {value!r} is not a number")
         Budget(epsilon=self.maximum_epsilon, delta=self.delta)
-        object.__setattr__(self, "corrupt", as_fraction("corrupt", self.corrupt))
+        object.__setattr__(self, "corrupt", as_fraction("corrupt", self.corrupt_fraction))
         for name in ("operator", "server"):
             key = getattr(self, name)
             if key is not None and (not isinstance(key, bytes) or len(key) != VERIFY_KEY_SIZE):
@@ -159,7 +159,7 @@ class NodePolicy:
                 f"minimum_threshold {self.minimum_threshold}",
                 f"{threshold} clients would open a sum",
             )
-        corrupt = int(Fraction(self.corrupt) * params.clients)
+        corrupt = int(Fraction(self.corrupt_fraction) * params.clients)
         if (stands := _stands(proposal)) < corrupt:
             _refuse("corrupt", f"the sum stands {stands} of {params.clients}, not {corrupt}")
         if unit not in self.privacy:
@@ -189,12 +189,12 @@ def _stands(proposal: Proposal) -> int:
     stands = params.clients
     if isinstance(params, bonawitz.Params):
         if params.rates is not None:
-            stands = int(Fraction(params.rates.corrupt) * params.clients)
+            stands = int(Fraction(params.rates.corrupt_fraction) * params.clients)
         elif params.active:
             stands = params.corrupted(params.clients)
         else:
             stands = (params.threshold or 0) - 1
-    return min(stands, noise.mechanism.corrupt) if noise else stands
+    return min(stands, noise.mechanism.uncounted_shares) if noise else stands
 
 
 def _refuse(line: str, found: str) -> None:

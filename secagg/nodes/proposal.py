@@ -164,9 +164,9 @@ class Proposal:
       purpose: what the engine calls it, such as "train".
       session: 16 random bytes, of this sum alone.
       params: of ``protocols.bonawitz`` or of threshold ``protocols.ckks``.
-      model: SHA-256 of what clients compute on, which comes later than this does.
+      model_digest: SHA-256 of what clients compute on, which comes later than this does.
       seed: of the rotation before noise is added; 32 bytes, public.
-      roster: digest of the roster of identities where clients sign, empty where they do not.
+      roster_digest: digest of the roster of identities where clients sign, empty where they do not.
       shapes: of the arrays of an update, by name, in order; none where only metrics are asked.
       content: what is summed.
 
@@ -177,20 +177,20 @@ class Proposal:
     purpose: str
     session: bytes
     params: Params
-    model: bytes
+    model_digest: bytes
     seed: bytes
     shapes: Shapes
     content: Average | Noise
-    roster: bytes = b""
+    roster_digest: bytes = b""
 
     def __post_init__(self) -> None:
         Header(self.session, 0)
         if not (self.purpose.isascii() and self.purpose.isprintable() and self.purpose):
             raise ConfigError(f"purpose is {self.purpose!r:.40}, expected a printable word")
-        if len(self.model) != DIGEST_SIZE or len(self.seed) != DIGEST_SIZE:
+        if len(self.model_digest) != DIGEST_SIZE or len(self.seed) != DIGEST_SIZE:
             raise ConfigError(f"model and seed have {DIGEST_SIZE} bytes each")
         signs = isinstance(self.params, bonawitz.Params) and self.params.active
-        if len(self.roster) != DIGEST_SIZE * signs:
+        if len(self.roster_digest) != DIGEST_SIZE * signs:
             raise ConfigError("where clients sign, and only there, a roster's digest is proposed")
         if len(dict(self.shapes)) < len(self.shapes):
             raise ConfigError("an array is named twice")
@@ -242,9 +242,9 @@ class Proposal:
         public = hashlib.sha256(self.to_bytes()).digest()
         if isinstance(self.params, bonawitz.Params):
             return bonawitz.Agreement(
-                params=self.params, session=self.session, round=0, public=public
+                params=self.params, session=self.session, round=0, public_digest=public
             )
-        return ckks.Agreement(params=self.params, session=self.session, public=public)
+        return ckks.Agreement(params=self.params, session=self.session, public_digest=public)
 
     def encode(self, own: Contribution) -> NDArray[np.uint64] | NDArray[np.float64]:
         """A client's vector: words, or reals for CKKS.
@@ -327,9 +327,9 @@ class Proposal:
             "protocol": self.protocol,
             "session": self.session.hex(),
             "params": self.params.to_bytes().hex(),
-            "model": self.model.hex(),
+            "model": self.model_digest.hex(),
             "seed": self.seed.hex(),
-            "roster": self.roster.hex(),
+            "roster": self.roster_digest.hex(),
             "shapes": self.shapes,
             "noise" if isinstance(self.content, Noise) else "average": content,
         }
@@ -379,9 +379,9 @@ class Proposal:
             purpose=said["purpose"],
             session=bytes.fromhex(said["session"]),
             params=params,
-            model=bytes.fromhex(said["model"]),
+            model_digest=bytes.fromhex(said["model"]),
             seed=bytes.fromhex(said["seed"]),
-            roster=bytes.fromhex(said["roster"]),
+            roster_digest=bytes.fromhex(said["roster"]),
             shapes=tuple((str(name), _shape(shape)) for name, shape in said["shapes"]),
             content=content,
         )

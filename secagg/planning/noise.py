@@ -55,7 +55,7 @@ class NoiseWishes:
       examples: of all clients together; only of ``distributed``, and needed there.
       batch: most examples of one client, ``None`` if they are dealt out evenly.
       sampling_rate: with which an example is in a batch; only of ``distributed``.
-      participation: with which a client brings its update; only of ``client``.
+      client_sampling_rate: with which a client brings its update; only of ``client``.
       minimum_survivors: fewest clients that may be summed. ``None``: so many that few runs lose
         a round; never below a complete graph's threshold.
       noise_corrupt: clients whose shares of noise count for nothing; ``None`` for those
@@ -68,7 +68,7 @@ class NoiseWishes:
     examples: int | None = None
     batch: int | None = None
     sampling_rate: float = 1.0
-    participation: float = 1.0
+    client_sampling_rate: float = 1.0
     minimum_survivors: int | None = None
     noise_corrupt: int | None = None
 
@@ -86,14 +86,14 @@ class NoiseWishes:
                     f"sampling_rate {self.sampling_rate}: of privacy client it changes no price"
                 )
             coins = HiddenPoissonSampling(
-                rate=self.participation, cover=CohortSecrecy.ALL_TAKE_PART
+                rate=self.client_sampling_rate, cover=CohortSecrecy.ALL_TAKE_PART
             )
             return Unit.CLIENT, clients, coins if coins.rate < 1 else NoSampling()
         if self.privacy != "distributed":
             raise ConfigError(f"unknown privacy {self.privacy!r}; known: distributed, client")
-        if self.participation != 1:
+        if self.client_sampling_rate != 1:
             raise ConfigError(
-                f"participation {self.participation}: only clients of privacy client toss for it"
+                f"participation {self.client_sampling_rate}: only clients of privacy client toss for it"
             )
         if self.examples is None:
             raise ConfigError("examples is missing: delta must be below one over their number")
@@ -156,7 +156,7 @@ class NoiseAdvice:
         """
         survivors = self.expected_survivors
         units = self.units * survivors / self.sum.clients * self.rate
-        return self.mechanism.deviation(survivors) / units
+        return self.mechanism.stddev(survivors) / units
 
     @property
     def trusts_count(self) -> bool:
@@ -190,13 +190,13 @@ class NoiseAdvice:
                 "rate": self.rate,
                 "batch": mechanism.batch,
                 "noise_multiplier": mechanism.noise_multiplier,
-                "corrupt": mechanism.corrupt,
+                "corrupt": mechanism.uncounted_shares,
                 "expected_survivors": self.expected_survivors,
                 "scale": mechanism.scale,
-                "share_deviation": mechanism.share_deviation,
-                "sum_deviation": mechanism.deviation(self.expected_survivors),
+                "share_deviation": mechanism.share_stddev,
+                "sum_deviation": mechanism.stddev(self.expected_survivors),
                 "mean_deviation": self.mean_deviation,
-                "looseness": mechanism.looseness,
+                "looseness": mechanism.sensitivity_inflation,
                 "more_noise": self.more_noise,
                 "sampler_error": mechanism.sampler_error,
                 "trusts_count": self.trusts_count,
@@ -236,7 +236,7 @@ class _Chosen:
             noise_multiplier=noise,
             clients=self.wishes.clients,
             minimum_survivors=self.minimum_survivors,
-            corrupt=self.corrupt,
+            uncounted_shares=self.corrupt,
             bits=bits,
             unit=self.unit,
             batch=self.batch,
@@ -317,7 +317,7 @@ def calibrate_shared_noise(
         )
     except CalibrationError:
         calibrate_noise(
-            lambda z: at(z).trusted_server(sampling=sampling, steps=steps),
+            lambda z: at(z).central_equivalent(sampling=sampling, steps=steps),
             epsilon=epsilon,
             delta=delta,
         )
@@ -417,4 +417,4 @@ def _calibrate(chosen: _Chosen, delta: float) -> tuple[DistributedNoise, float]:
 
 def _more_noise(found: DistributedNoise, widest: DistributedNoise) -> float:
     survivors = widest.minimum_survivors
-    return found.deviation(survivors) / widest.deviation(survivors) - 1
+    return found.stddev(survivors) / widest.stddev(survivors) - 1

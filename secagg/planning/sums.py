@@ -78,7 +78,7 @@ class SumWishes:
 
     Attributes:
       clients: n, from 2.
-      corrupt: fraction of them that may work with the server, a decimal or fraction.
+      corrupt_fraction: fraction of them that may work with the server, a decimal or fraction.
       dropout: fraction of them that may vanish after the keys are in.
       active: the server may lie about who is alive.
       entries: of each client's vector.
@@ -94,7 +94,7 @@ class SumWishes:
     """
 
     clients: int
-    corrupt: Fraction | float | str = "0.05"
+    corrupt_fraction: Fraction | float | str = "0.05"
     dropout: Fraction | float | str = "0.1"
     active: bool = False
     entries: int = 10**6
@@ -111,7 +111,7 @@ class SumWishes:
     @property
     def rates(self) -> tuple[Fraction, Fraction]:
         """``corrupt`` and ``dropout``, exact; ``ParameterError`` if one is no fraction."""
-        return as_fraction("corrupt", self.corrupt), as_fraction("dropout", self.dropout)
+        return as_fraction("corrupt", self.corrupt_fraction), as_fraction("dropout", self.dropout)
 
     @property
     def graph(self) -> GraphPlan:
@@ -135,7 +135,7 @@ class Advice:
 
     Attributes:
       clients: n, who advertise keys.
-      corrupt: fraction of them that may work with the server.
+      corrupt_fraction: fraction of them that may work with the server.
       dropout: fraction of them that may vanish after the keys are in.
       active: the server may lie.
       entries: of each client's vector.
@@ -167,7 +167,7 @@ class Advice:
     """
 
     clients: int
-    corrupt: Fraction
+    corrupt_fraction: Fraction
     dropout: Fraction
     active: bool
     entries: int
@@ -224,17 +224,21 @@ class Advice:
         return Params(
             clients=self.clients,
             threshold=None if sparse else self.threshold,
-            rates=Rates(corrupt=self.corrupt, dropout=self.dropout) if sparse else None,
+            rates=Rates(corrupt_fraction=self.corrupt_fraction, dropout=self.dropout)
+            if sparse
+            else None,
             minimum_survivors=self.minimum_survivors,
             words=self.words,
             active=self.active,
-            corrupt=int(self.corrupt * self.clients) if self.active and not sparse else None,
+            max_corrupt=int(self.corrupt_fraction * self.clients)
+            if self.active and not sparse
+            else None,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every attribute and property, bytes by stage under ``traffic``."""
         traffic = {stage.value: asdict(cost) for stage, cost in self.traffic.items()}
-        rates = {"corrupt": float(self.corrupt), "dropout": float(self.dropout)}
+        rates = {"corrupt": float(self.corrupt_fraction), "dropout": float(self.dropout)}
         return {name: getattr(self, name) for name in _SHOWN} | rates | {"traffic": traffic}
 
 
@@ -273,7 +277,7 @@ def plan_sum(
     )
     advice = Advice(
         clients=clients,
-        corrupt=corrupt,
+        corrupt_fraction=corrupt,
         dropout=dropout,
         active=active,
         entries=entries,
@@ -342,7 +346,7 @@ def _segment(
             codec=NoisyIntegers(bits=mechanism.bits),
             lanes=wishes.lanes,
         )
-        return mechanism.entries, mechanism.clip, mechanism.bits, mechanism.step, noised
+        return mechanism.entries, mechanism.clip, mechanism.bits, mechanism.resolution, noised
     codec = FixedPoint(clip=wishes.clip, bits=BITS if wishes.bits is None else wishes.bits)
     plain = Segment(name="update", entries=wishes.entries, codec=codec, lanes=wishes.lanes)
     return wishes.entries, codec.clip, codec.bits, codec.step, plain

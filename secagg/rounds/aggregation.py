@@ -78,7 +78,7 @@ class Bonawitz:
             suite=self.suite,
         )
         agreement = bonawitz.Agreement(
-            params=params, session=system(SESSION_SIZE), round=round_number, public=public
+            params=params, session=system(SESSION_SIZE), round=round_number, public_digest=public
         )
         return run_bonawitz(agreement, inputs, dropouts)
 
@@ -137,7 +137,9 @@ class Ckks:
         """
         require(next(name for name, model in MODELS.items() if model is self.model))
         params = self.params(layout, len(inputs))
-        agreement = ckks.Agreement(params=params, session=system(SESSION_SIZE), public=public)
+        agreement = ckks.Agreement(
+            params=params, session=system(SESSION_SIZE), public_digest=public
+        )
         return run_ckks(agreement, inputs, dropouts)
 
 
@@ -169,7 +171,7 @@ class Plain:
             clients=layout.clients, threshold=needed, minimum_survivors=needed, words=layout.words
         )
         agreement = bonawitz.Agreement(
-            params=params, session=system(SESSION_SIZE), round=round_number, public=public
+            params=params, session=system(SESSION_SIZE), round=round_number, public_digest=public
         )
         return run_plain(agreement, inputs, dropouts)
 

@@ -90,7 +90,7 @@ class BonawitzClient(Party):
         """
         state = bonawitz.restore(record, burn=burn)
         if isinstance(state, bonawitz.AwaitRoster):
-            state = state.under(agreement)
+            state = state.rebind(agreement)
         elif state.agreement != agreement:
             raise NodeError("our state is of another proposal")
         party = cls(agreement, state.me, vector)

@@ -48,18 +48,18 @@ def _mechanism(config: TrainingConfig, mechanism: DistributedNoise | None) -> st
     )
     return (
         f"Skellam noise in shares on {clipped}, rotated and rounded to integers; the shares "
-        f"of any {config.minimum_survivors} survivors, {config.corrupt} of them not counted, add "
+        f"of any {config.minimum_survivors} survivors, {config.uncounted_shares} of them not counted, add "
         "up to the noise that was reserved"
     )
 
 
 def _sampling(config: TrainingConfig) -> str:
     if config.privacy == "client":
-        if config.participation == 1:
+        if config.client_sampling_rate == 1:
             return "none: every client that is there brings its update"
         return (
             "every client takes part and adds its noise, and brings its update by a secret coin "
-            f"of its own, of probability {config.participation:g}; nobody sees the coin"
+            f"of its own, of probability {config.client_sampling_rate:g}; nobody sees the coin"
         )
     if config.sampling_rate == 1:
         return "none: every example is in every batch"
@@ -84,7 +84,7 @@ def _trusted(config: TrainingConfig) -> tuple[str, ...]:
     return (
         own,
         sums,
-        f"all but {config.corrupt} of the survivors of a round, to have added their noise and to "
+        f"all but {config.uncounted_shares} of the survivors of a round, to have added their noise and to "
         "keep it to themselves",
     )
 

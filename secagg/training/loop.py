@@ -288,7 +288,7 @@ class _Books:
         else:
             self._ledger = Ledger.create(folder.ledger, budget)
         if stated := mode.statement():
-            self._ledger.state(stated)
+            self._ledger.declare(stated)
 
     @property
     def unit(self) -> str:
@@ -396,9 +396,9 @@ def _federation(config: TrainingConfig) -> Federation:
     return federate(
         config.data,
         clients=config.clients,
-        split=config.split,
+        split=config.partition,
         seed=config.seed,
-        judge=config.judge,
+        judge=config.evaluate_on,
     )
 
 

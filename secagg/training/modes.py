@@ -305,7 +305,7 @@ class Distributed(_Shared):
             noise_multiplier=noise,
             clients=config.clients,
             minimum_survivors=config.minimum_survivors,
-            corrupt=config.corrupt,
+            uncounted_shares=config.uncounted_shares,
             bits=config.bits,
             unit=Unit.EXAMPLE,
             batch=max(self._sizes),
@@ -319,7 +319,7 @@ class Client(_Shared):
     """
 
     def __init__(self, config: TrainingConfig, federation: Federation, model: nn.Module) -> None:
-        rate = config.participation
+        rate = config.client_sampling_rate
         self.sampling = (
             HiddenPoissonSampling(rate=rate, cover=CohortSecrecy.ALL_TAKE_PART)
             if rate < 1
@@ -332,7 +332,7 @@ class Client(_Shared):
     def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
         clip, below = self.state["clip"], None
         update: NDArray[Any] = np.zeros(self._entries, np.float32)
-        if _coin(self._config.participation):
+        if _coin(self._config.client_sampling_rate):
             update, _ = self._clients[client].update(start)
             norm = float(np.linalg.norm(update.astype(np.float64)))
             if not math.isfinite(norm):
@@ -343,7 +343,7 @@ class Client(_Shared):
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         clip = self.state["clip"]
-        expected = len(survivors) * self._config.participation
+        expected = len(survivors) * self._config.client_sampling_rate
         update = clip / expected * self.mechanism.decode(sums[UPDATE], seed=seed)
         below = self.mechanism.decode_indicator(sums[UPDATE]) / expected + 0.5
         moved = CLIP_RATE * (min(max(below, 0.0), 1.0) - CLIP_QUANTILE)
@@ -358,7 +358,7 @@ class Client(_Shared):
             noise_multiplier=noise,
             clients=config.clients,
             minimum_survivors=config.minimum_survivors,
-            corrupt=config.corrupt,
+            uncounted_shares=config.uncounted_shares,
             bits=config.bits,
             unit=Unit.CLIENT,
             indicator_share=CLIP_SHARE,

@@ -412,7 +412,7 @@ def _promise(run: _Run) -> Markup:
         threshold="t" if run.threshold is None else str(run.threshold),
         needed="the needed number of" if run.needed is None else str(run.needed),
         bound=run.bound,
-        corrupt=str(run.config.get("corrupt", 1)),
+        uncounted_shares=str(run.config.get("corrupt", 1)),
     )
     kept = promise.protects_from()
     nothing = [("Nothing", "These settings protect nobody.")]

@@ -53,7 +53,7 @@ class TrainingConfig:
     )
     clients: int = _setting(20, "Number of clients.", "clients that take part")
     rounds: int = _setting(_BY_PRIVACY, f"Rounds of training.{_CHOSEN}", "rounds of training")
-    split: str = _setting(
+    partition: str = _setting(
         "iid",
         "How examples are dealt out: iid, or dirichlet:ALPHA for clients that differ.",
         "how the examples are dealt out to the clients",
@@ -74,7 +74,7 @@ class TrainingConfig:
         "noise is shared out, the most that lose a round in few runs]",
         "clients refuse to help open a sum of fewer",
     )
-    corrupt: int = _setting(
+    uncounted_shares: int = _setting(
         1,
         "Clients whose share of the noise counts for nothing.",
         "clients whose share of the noise counts for nothing",
@@ -116,7 +116,7 @@ class TrainingConfig:
     sampling_rate: float = _setting(
         1.0, "Probability that an example is in a batch.", "chance of each example to be in a batch"
     )
-    participation: float = _setting(
+    client_sampling_rate: float = _setting(
         1.0,
         "Probability that a client, by its own secret coin, brings its update.",
         "chance of each client, by its own coin, to bring its update",
@@ -126,7 +126,7 @@ class TrainingConfig:
         "Of data split, initialisation and simulated dropouts; never of keys or noise.",
         "fixes split and initialisation; never keys or noise",
     )
-    judge: str = _setting(
+    evaluate_on: str = _setting(
         "test",
         "Accuracy on: test, or validation for choosing settings.",
         "the part of the data that accuracy is measured on",
@@ -138,9 +138,9 @@ class TrainingConfig:
             self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_PRIVACY)
         _one_of("data", self.data, DATASETS)
         _one_of("protocol", self.protocol, PROTOCOL_NAMES)
-        _one_of("judge", self.judge, JUDGES)
+        _one_of("judge", self.evaluate_on, JUDGES)
         _one_of("privacy", self.privacy, PRIVACY)
-        parse_split(self.split)
+        parse_split(self.partition)
         _between("clients", self.clients, 2, 1000)
         _between("dropout", self.dropout, 0.0, 1.0)
         for name, value in _DEFAULTS[self.privacy].items():
@@ -162,7 +162,7 @@ class TrainingConfig:
         _between("bits", self.bits, 4, 32)
         _between("local_steps", self.local_steps, 1, 1000)
         _between("sampling_rate", self.sampling_rate, 1e-6, 1.0)
-        _between("participation", self.participation, 1e-6, 1.0)
+        _between("participation", self.client_sampling_rate, 1e-6, 1.0)
         _between("seed", self.seed, 0, 2**63 - 1)
         _between("learning_rate", self.learning_rate, 1e-9, 1e6)
         if 2 * self.threshold <= self.clients:
@@ -177,9 +177,9 @@ class TrainingConfig:
     def _check_mode(self) -> None:
         """What one privacy mode can do and another cannot."""
         if self.privacy in NOISED:
-            if not 1 <= self.corrupt < self.minimum_survivors:
+            if not 1 <= self.uncounted_shares < self.minimum_survivors:
                 raise ConfigError(
-                    f"corrupt {self.corrupt} is outside [1, {self.minimum_survivors - 1}]: "
+                    f"corrupt {self.uncounted_shares} is outside [1, {self.minimum_survivors - 1}]: "
                     f"the shares of minimum_survivors {self.minimum_survivors} less those must "
                     "make up the noise, and who sees the result knows its own"
                 )
@@ -188,15 +188,17 @@ class TrainingConfig:
                     "protocol plain shows every client's vector, and its one share of noise hides "
                     "little; take bonawitz, or privacy local"
                 )
-        elif self.corrupt != 1:
-            raise ConfigError(f"corrupt {self.corrupt}: privacy {self.privacy} shares no noise out")
+        elif self.uncounted_shares != 1:
+            raise ConfigError(
+                f"corrupt {self.uncounted_shares}: privacy {self.privacy} shares no noise out"
+            )
         if self.privacy == "distributed" and self.local_steps != 1:
             raise ConfigError(
                 f"local_steps {self.local_steps}: privacy distributed sums every step; leave it 1"
             )
-        if self.privacy != "client" and self.participation != 1.0:
+        if self.privacy != "client" and self.client_sampling_rate != 1.0:
             raise ConfigError(
-                f"participation {self.participation}: only clients of privacy client toss for it"
+                f"participation {self.client_sampling_rate}: only clients of privacy client toss for it"
             )
 
     def _fill(self, name: str, value: Any) -> None:

@@ -24,7 +24,7 @@ class ThreatTable:
       threshold: shares that rebuild a secret.
       needed: survivors without whom nothing is released.
       bound: the epsilon and delta that hold.
-      corrupt: clients whose share of the noise counts for nothing.
+      uncounted_shares: clients whose share of the noise counts for nothing.
     """
 
     protocol: str
@@ -32,7 +32,7 @@ class ThreatTable:
     threshold: str
     needed: str
     bound: str
-    corrupt: str = "1"
+    uncounted_shares: str = "1"
 
     @property
     def private(self) -> bool:
@@ -215,7 +215,7 @@ class ThreatTable:
             "to float32 with the update; the bound is proven for exact Gaussian noise.",
         )
         shares = (
-            f"More than {self.corrupt} of the clients, if they tell or leave out their noise",
+            f"More than {self.uncounted_shares} of the clients, if they tell or leave out their noise",
             "The noise of a sum is made of the survivors' shares. Those that somebody knows hide "
             "nothing from him, and nobody checks that a client added its own.",
         )

@@ -30,8 +30,8 @@ from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
 from protocols.testing import agreement_of, played
 
-ACTIVE = Params(clients=20, rates=Rates(corrupt=0.05, dropout=0.1), words=3, active=True)
-TRUSTED = Params(clients=20, rates=Rates(corrupt=0.1, dropout=0.1), words=3)
+ACTIVE = Params(clients=20, rates=Rates(corrupt_fraction=0.05, dropout=0.1), words=3, active=True)
+TRUSTED = Params(clients=20, rates=Rates(corrupt_fraction=0.1, dropout=0.1), words=3)
 
 
 def input_of(n: int) -> NDArray[np.uint64]:

@@ -21,7 +21,7 @@ from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
 from protocols.testing import BurnInMemory, agreement_of, played, unmasked
 
-AGREEMENT = agreement_of(Params(clients=3, threshold=2, words=4, active=True, corrupt=0))
+AGREEMENT = agreement_of(Params(clients=3, threshold=2, words=4, active=True, max_corrupt=0))
 HEADER = AGREEMENT.header
 CLIENTS, PEERS, VICTIM = (1, 2, 3), (1, 2), 3
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)

@@ -30,7 +30,7 @@ from protocols.testing import burn_nothing, played_key, small_threshold
 HOLDERS, LAST = (1, 2, 3, 4), 4
 PARAMS = small_threshold()
 RING = PARAMS.ring
-AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
+AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public_digest=bytes(32))
 OWN = Secret(b"known to the last speaker alone!")
 PRIVATE = np.linspace(-1, 1, RING.degree)
 

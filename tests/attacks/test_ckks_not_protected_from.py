@@ -40,7 +40,7 @@ RING = SHARED.ring
 
 
 def agreed(params: Params) -> Agreement:
-    return Agreement(params=params, session=bytes(16), public=bytes(32))
+    return Agreement(params=params, session=bytes(16), public_digest=bytes(32))
 
 
 def vector(client: int) -> NDArray[np.float64]:

@@ -29,7 +29,7 @@ PARAMS = small_threshold(scale_half_bits=94, decryptions=2)
 
 
 def agreed(index: int = 0) -> Agreement:
-    return Agreement(params=PARAMS, session=bytes(16), round=index, public=bytes(32))
+    return Agreement(params=PARAMS, session=bytes(16), round=index, public_digest=bytes(32))
 
 
 def vector(client: int) -> Any:

@@ -31,7 +31,7 @@ HOLDERS, LAST = (1, 2, 3, 4), 4
 HONEST = HOLDERS[:-1]
 PARAMS = small_threshold()
 RING = PARAMS.ring
-AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
+AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public_digest=bytes(32))
 HEADER = AGREEMENT.key_header
 OWN = Secret(b"known to the last speaker alone!")
 PRIVATE = np.linspace(-1, 1, RING.degree)

@@ -35,7 +35,7 @@ SETS = [frozenset(HOLDERS) - {gone} for gone in HOLDERS]
 
 
 def agreed(index: int = 0) -> Agreement:
-    return Agreement(params=PARAMS, session=bytes(16), round=index, public=bytes(32))
+    return Agreement(params=PARAMS, session=bytes(16), round=index, public_digest=bytes(32))
 
 
 @functools.cache

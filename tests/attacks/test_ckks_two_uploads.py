@@ -21,7 +21,7 @@ from protocols.testing import BurnInMemory, small_ckks
 
 VICTIM, OTHERS = 1, (2, 3)
 PARAMS = small_ckks(clients=3, minimum_survivors=3, scale_half_bits=97)
-AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public=bytes(32))
+AGREEMENT = Agreement(params=PARAMS, session=bytes(16), public_digest=bytes(32))
 
 
 def vector(seed: int) -> NDArray[np.float64]:

@@ -38,7 +38,7 @@ BARE = replace(FLOODED, flooding=None)
 class Played:
     def __init__(self, params: Params) -> None:
         self.params = params
-        self.agreement = Agreement(params=params, session=bytes(16), public=bytes(32))
+        self.agreement = Agreement(params=params, session=bytes(16), public_digest=bytes(32))
         self.key = SharedKey(self.agreement, Secret(os.urandom(32)))
         collect = CollectUploads(self.agreement, self.key.digest, (1, 2))
         self.sent = {}

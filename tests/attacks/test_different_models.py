@@ -24,9 +24,9 @@ from protocols.testing import insecure_entropy, insecure_identities, played, pub
 VICTIM, CLIENTS = 1, (1, 2, 3, 4)
 MODEL, DEAD_MODEL = hashlib.sha256(b"model").digest(), hashlib.sha256(b"dead model").digest()
 AGREED = Agreement(
-    params=Params(clients=4, threshold=3, words=3), session=bytes(16), round=1, public=MODEL
+    params=Params(clients=4, threshold=3, words=3), session=bytes(16), round=1, public_digest=MODEL
 )
-SIGNED = replace(AGREED, params=replace(AGREED.params, active=True, corrupt=0))
+SIGNED = replace(AGREED, params=replace(AGREED.params, active=True, max_corrupt=0))
 IDENTITIES = insecure_identities(CLIENTS)
 PUBLICS = publics_of(IDENTITIES)
 
@@ -41,7 +41,7 @@ UPDATES = {number: update_of(number, MODEL) for number in CLIENTS}
 
 def model_of(shown: Callable[[int], bytes], agreed: Agreement = AGREED) -> dict[int, Agreement]:
     """What each client agrees to, where the server shows client ``c`` the model ``shown(c)``."""
-    return {number: replace(agreed, public=shown(number)) for number in CLIENTS}
+    return {number: replace(agreed, public_digest=shown(number)) for number in CLIENTS}
 
 
 def attack(shown: Callable[[int], bytes], agreed: Agreement = AGREED) -> Sum:
@@ -143,7 +143,7 @@ def shown_by_a_liar(shown: Callable[[int], bytes]) -> dict[int, Any]:
     """The clients, each with what it makes of the roster; the server looks at no signature."""
     entries, states = {}, {}
     for number in CLIENTS:
-        agreement = replace(SIGNED, public=shown(number))
+        agreement = replace(SIGNED, public_digest=shown(number))
         message, states[number] = join(
             agreement,
             number,
@@ -166,7 +166,7 @@ def test_where_keys_are_signed_no_client_shares_anything_with_who_saw_another_mo
 def test_a_server_turns_away_keys_signed_for_another_model() -> None:
     collect = CollectKeys(SIGNED, PUBLICS)
     message, _ = join(
-        replace(SIGNED, public=DEAD_MODEL),
+        replace(SIGNED, public_digest=DEAD_MODEL),
         2,
         insecure_entropy(2),
         identity=IDENTITIES[2],

@@ -83,12 +83,12 @@ def deviation_against(plan: DistributedNoise, survivors: int, known: int) -> flo
 def test_noise_shares_lost_to_dropouts() -> None:
     wanted: dict[str, Any] = {"entries": 20_000, "clip": 1.0, "noise_multiplier": 2.0, "bits": 21}
     sampled = 6 / math.sqrt(2 * 20_000)  # six deviations of a deviation of so many draws
-    kept = DistributedNoise(**wanted, clients=20, minimum_survivors=12, corrupt=2)
+    kept = DistributedNoise(**wanted, clients=20, minimum_survivors=12, uncounted_shares=2)
     assert deviation_against(kept, 12, known=2) > 2.0 * (1 - sampled)
     with pytest.raises(BadParameter, match="survivors is 11"):
         kept.event(survivors=11)
     # The rule removed: shares as if nobody dropped out or talked, and 12 survive.
-    naive = DistributedNoise(**wanted, clients=20, minimum_survivors=20, corrupt=1)
+    naive = DistributedNoise(**wanted, clients=20, minimum_survivors=20, uncounted_shares=1)
     assert deviation_against(naive, 12, known=2) < 2.0 * math.sqrt(10 / 19) * (1 + sampled)
 
 

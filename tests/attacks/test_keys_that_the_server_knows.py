@@ -38,7 +38,7 @@ from protocols.wire import u32
 
 VICTIM, PEERS = 2, (1, 3, 4)
 ACTIVE = Params(clients=4, threshold=3, words=4, active=True)
-NOW = Agreement(params=ACTIVE, session=bytes(range(16)), round=7, public=bytes(32))
+NOW = Agreement(params=ACTIVE, session=bytes(range(16)), round=7, public_digest=bytes(32))
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 IDENTITIES = insecure_identities((VICTIM, *PEERS))
 PUBLICS = publics_of(IDENTITIES)
@@ -131,7 +131,7 @@ def invented_clients() -> dict[int, Known]:
 EARLIER = {
     "round": replace(NOW, round=6),
     "session": replace(NOW, session=bytes(16)),
-    "model": replace(NOW, public=b"x" * 32),
+    "model": replace(NOW, public_digest=b"x" * 32),
     "params": replace(NOW, params=replace(ACTIVE, minimum_survivors=3)),
 }
 REPLAYS = pytest.mark.parametrize("earlier", EARLIER.values(), ids=EARLIER.keys())

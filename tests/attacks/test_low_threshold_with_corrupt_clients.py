@@ -75,7 +75,7 @@ def attack(
 
 
 def params(threshold: int, corrupt: int | None, clients: int = 6) -> Params:
-    return Params(clients=clients, threshold=threshold, words=3, active=True, corrupt=corrupt)
+    return Params(clients=clients, threshold=threshold, words=3, active=True, max_corrupt=corrupt)
 
 
 def all_read(stolen: dict[int, NDArray[np.uint64]]) -> bool:

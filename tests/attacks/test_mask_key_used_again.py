@@ -94,7 +94,7 @@ def test_join_draws_new_keys_each_time() -> None:
 
 def test_an_identity_outlives_a_round_and_the_keys_that_it_signs_do_not() -> None:
     identity = SigningKey(Secret(bytes(32)))
-    params = replace(FIRST.params, active=True, corrupt=0)
+    params = replace(FIRST.params, active=True, max_corrupt=0)
     drawn, signatures, asked = set(), set(), []
 
     def entropy(size: int) -> bytes:

@@ -24,7 +24,7 @@ DEAD = bytes(32)  # digest of a model on which every gradient is 0
 
 
 def dead_or_alive(node: int, proposal: Proposal) -> Contribution:
-    if proposal.model == MODEL:
+    if proposal.model_digest == MODEL:
         return some_work(node, proposal)
     return Contribution(vector=np.zeros(proposal.entries), metrics={"loss": 0.0})
 
@@ -39,7 +39,7 @@ def dead_for_others(node: int, request: Request) -> Request:
     if node == VICTIM:
         return request
     said = Proposal.from_bytes(request.proposal)
-    return replace(request, proposal=replace(said, model=DEAD).to_bytes())
+    return replace(request, proposal=replace(said, model_digest=DEAD).to_bytes())
 
 
 def unbind(monkeypatch: pytest.MonkeyPatch) -> None:

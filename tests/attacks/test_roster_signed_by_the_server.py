@@ -21,7 +21,7 @@ from secagg.nodes import identities
 from secagg.nodes.identities import Identity, Roster, sign_roster
 
 PARAMS = Params(clients=4, threshold=3, words=4, active=True)
-AGREEMENT = Agreement(params=PARAMS, session=bytes(16), round=1, public=bytes(32))
+AGREEMENT = Agreement(params=PARAMS, session=bytes(16), round=1, public_digest=bytes(32))
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 NOTHING = np.zeros(4, np.uint64)
 

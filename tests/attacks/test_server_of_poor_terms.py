@@ -98,7 +98,7 @@ def test_the_policy_that_a_new_node_has_refuses_sums_without_noise(folder: Path)
 
 def test_a_low_threshold_is_not_hidden_behind_a_large_cohort_that_never_comes() -> None:
     """A sparse graph is planned for who is there, and its threshold is theirs."""
-    rates = bonawitz.Rates(corrupt="0.05", dropout="0.1")
+    rates = bonawitz.Rates(corrupt_fraction="0.05", dropout="0.1")
     content = MEAN.content("train", 1000)
     words = Layout(segments=content.segments(ENTRIES), clients=1000).words
 
@@ -108,7 +108,7 @@ def test_a_low_threshold_is_not_hidden_behind_a_large_cohort_that_never_comes() 
             purpose="train",
             session=bytes(16),
             params=params,
-            model=MODEL,
+            model_digest=MODEL,
             seed=bytes(32),
             shapes=SHAPES,
             content=content,
@@ -129,18 +129,18 @@ def test_a_graph_planned_for_fewer_corrupt_clients_than_a_node_reckons_with_is_r
     words = Layout(segments=content.segments(ENTRIES), clients=1000).words
 
     def proposed(corrupt: str) -> Proposal:
-        rates = bonawitz.Rates(corrupt=corrupt, dropout="0.1")
+        rates = bonawitz.Rates(corrupt_fraction=corrupt, dropout="0.1")
         return Proposal(
             purpose="train",
             session=bytes(16),
             params=bonawitz.Params(
                 clients=1000, rates=rates, minimum_survivors=700, words=words, active=active
             ),
-            model=MODEL,
+            model_digest=MODEL,
             seed=bytes(32),
             shapes=SHAPES,
             content=content,
-            roster=bytes(32 if active else 0),
+            roster_digest=bytes(32 if active else 0),
         )
 
     policy = replace(ANYTHING, operator=OTHER.public)

@@ -29,7 +29,7 @@ from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
 from protocols.testing import agreement_of, insecure_entropy, insecure_identities, publics_of
 
-PARAMS = Params(clients=20, rates=Rates(corrupt=0.1, dropout=0.1), words=4, active=True)
+PARAMS = Params(clients=20, rates=Rates(corrupt_fraction=0.1, dropout=0.1), words=4, active=True)
 VICTIM, CORRUPT = 5, (3, 8)
 PRIVATE = np.array([7, 0, 2**64 - 1, 2**32], np.uint64)
 IDENTITIES = insecure_identities(range(20))

@@ -32,8 +32,8 @@ from protocols.secrets import Secret
 from protocols.testing import insecure_entropy, insecure_identities, played, publics_of
 
 CLIENTS, HONEST, CORRUPT, SUMMED = range(1, 7), range(1, 6), 6, (1, 2)
-PARAMS = Params(clients=6, threshold=4, words=3, active=True, corrupt=1)  # 2 * 4 > 6 + 1
-LAST = Agreement(params=PARAMS, session=bytes(16), round=9, public=bytes(32))
+PARAMS = Params(clients=6, threshold=4, words=3, active=True, max_corrupt=1)  # 2 * 4 > 6 + 1
+LAST = Agreement(params=PARAMS, session=bytes(16), round=9, public_digest=bytes(32))
 INPUTS = {n: np.full(3, 10**n, np.uint64) for n in CLIENTS}
 SHOWN = {1: {1, 2, 3, 6}, 2: {1, 2, 4, 6}, 3: {1, 2, 3, 6}, 4: {1, 2, 4, 6}, 5: {1, 2, 5, 6}}
 IDENTITIES = insecure_identities(CLIENTS)

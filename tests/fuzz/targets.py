@@ -33,7 +33,7 @@ WORDS = 3
 ROUNDS = {
     "complete": Params(clients=3, threshold=2, words=WORDS),
     "active": Params(clients=4, threshold=3, words=WORDS, active=True),
-    "sparse": Params(clients=5, rates=Rates(corrupt=0, dropout=0), words=WORDS),
+    "sparse": Params(clients=5, rates=Rates(corrupt_fraction=0, dropout=0), words=WORDS),
 }
 DECODERS: dict[str, tuple[str, str, Callable[..., Any]]] = {  # of a round: a message, its decoder
     "Advertise": ("complete", "advertise", Advertise.from_bytes),
@@ -75,7 +75,7 @@ class Round:
 
     def __init__(self, params: Params) -> None:
         self.agreement = Agreement(
-            params=params, session=fixed(16, of=99), round=7, public=bytes(32)
+            params=params, session=fixed(16, of=99), round=7, public_digest=bytes(32)
         )
         self.sent: dict[str, bytes] = {}
         self.records: dict[str, bytes] = {}

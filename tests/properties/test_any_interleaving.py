@@ -56,7 +56,9 @@ class AnyInterleaving(RuleBasedStateMachine):
     @initialize(suite=st.sampled_from(list(Suite)), minimum=st.integers(2, 4), seed=st.integers())
     def begin(self, suite: Suite, minimum: int, seed: int) -> None:
         params = replace(self.PARAMS, minimum_survivors=minimum, suite=suite)
-        self.agreement = Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+        self.agreement = Agreement(
+            params=params, session=bytes(16), round=1, public_digest=bytes(32)
+        )
         self.clients = range(params.clients)
         self.inputs: dict[int, NDArray[np.uint64]] = {
             client: np.frombuffer(
@@ -253,13 +255,15 @@ class AnyInterleavingSigned(AnyInterleaving):
 class AnyInterleavingSparse(AnyInterleaving):
     """Four neighbours of ten clients, and a threshold of two."""
 
-    PARAMS = Params(clients=10, rates=Rates(corrupt=0.1, dropout=0.1), words=WORDS)
+    PARAMS = Params(clients=10, rates=Rates(corrupt_fraction=0.1, dropout=0.1), words=WORDS)
 
 
 class AnyInterleavingSparseSigned(AnyInterleaving):
     """Four neighbours of ten clients, a threshold of three, and a server that may lie."""
 
-    PARAMS = Params(clients=10, rates=Rates(corrupt=0.1, dropout=0.1), words=WORDS, active=True)
+    PARAMS = Params(
+        clients=10, rates=Rates(corrupt_fraction=0.1, dropout=0.1), words=WORDS, active=True
+    )
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,11 @@ def built(draw: st.DrawFn, content: Average | Noise, shapes: Shapes, clients: in
         purpose=draw(st.text(string.ascii_letters + " .", min_size=1)),
         session=draw(st.binary(min_size=16, max_size=16)),
         params=cohort.params(clients, Layout(segments=segments, clients=clients), minimum),
-        model=draw(st.binary(min_size=32, max_size=32)),
+        model_digest=draw(st.binary(min_size=32, max_size=32)),
         seed=draw(st.binary(min_size=32, max_size=32)),
         shapes=shapes,
         content=content,
-        roster=bytes(32 if kind == "signed" else 0),
+        roster_digest=bytes(32 if kind == "signed" else 0),
     )
 
 
@@ -209,7 +209,7 @@ def test_the_mean_is_within_the_stated_bound(given_sum: Any, data: Any) -> None:
         purpose="train",
         session=bytes(16),
         params=SumSettings().params(6, layout, None),
-        model=bytes(32),
+        model_digest=bytes(32),
         seed=bytes(32),
         shapes=shapes,
         content=average,

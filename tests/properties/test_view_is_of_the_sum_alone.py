@@ -21,7 +21,7 @@ from protocols.testing import agreement_of, masked_words, played
 
 ORDER = 4
 COMPLETE = Params(clients=4, threshold=3, words=1)
-RING = Params(clients=5, rates=Rates(corrupt=0, dropout=0), words=1)  # two neighbours each
+RING = Params(clients=5, rates=Rates(corrupt_fraction=0, dropout=0), words=1)  # two neighbours each
 Client = int
 Signed = list[tuple[bytes, bool]]  # labels of a client's masks, and whether it subtracts them
 

@@ -13,7 +13,7 @@ from protocols.ckks import Model, Ring
 from protocols.errors import ParameterError
 from protocols.wire import Header
 
-PAIRS = bonawitz.Params(clients=4, threshold=3, words=5, active=True, corrupt=1)
+PAIRS = bonawitz.Params(clients=4, threshold=3, words=5, active=True, max_corrupt=1)
 SHARED = ckks.Params(
     model=Model.SHARED_KEY,
     clients=4,
@@ -72,10 +72,10 @@ def test_rounds_and_clients_are_numbered_in_integers(value: Any) -> None:
     with pytest.raises(ParameterError, match="round"):
         Header(bytes(16), value)
     agreement = bonawitz.Agreement(
-        params=replace(PAIRS, active=False, corrupt=None),
+        params=replace(PAIRS, active=False, max_corrupt=None),
         session=bytes(16),
         round=0,
-        public=bytes(32),
+        public_digest=bytes(32),
     )
     with pytest.raises(ParameterError, match="client"):
         join(agreement, value)

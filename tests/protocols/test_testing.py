@@ -17,7 +17,7 @@ from protocols.testing import (
 )
 
 COMPLETE = Params(clients=5, threshold=4, words=3)
-RATES = Rates(corrupt="0.1", dropout="0.1")
+RATES = Rates(corrupt_fraction="0.1", dropout="0.1")
 ROUNDS = pytest.mark.parametrize(
     "params",
     [
@@ -83,7 +83,7 @@ def test_a_key_that_was_played_answers_one_set_of_boxes() -> None:
 def _ckks_agreement():
     from protocols.ckks.params import Agreement
 
-    return Agreement(params=small_threshold(), session=bytes(16), public=bytes(32))
+    return Agreement(params=small_threshold(), session=bytes(16), public_digest=bytes(32))
 
 
 def test_entropy_of_one_seed_is_the_same_and_of_two_is_not() -> None:

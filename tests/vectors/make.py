@@ -18,7 +18,7 @@ from script import SCRIPTS, Script, script
 from protocols.bonawitz import Rates
 from protocols.primitives.prg import Suite
 
-RATES = Rates(corrupt="0.1", dropout="0.3")
+RATES = Rates(corrupt_fraction="0.1", dropout="0.3")
 SOME = [0, 1, 2, 3, 5, 8, 13, 2**31, 2**32 - 1]
 A_CLIENT = "a client drops out at every stage."
 

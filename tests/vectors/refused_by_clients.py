@@ -25,7 +25,7 @@ TWO_OF_THREE = (
     RemoteProtocolError,
     "2 clients have signed the survivors that we signed, 3 needed",
 )
-SPARSE = Rates(corrupt="0", dropout="0.3")  # of 8: degree 4, threshold 2
+SPARSE = Rates(corrupt_fraction="0", dropout="0.3")  # of 8: degree 4, threshold 2
 
 
 # The roster.
@@ -314,7 +314,7 @@ def refuses_survivor_that_never_shared(run: Script) -> None:
     "Sparse graph, active server: too few neighbours alive to be signed.",
     after="vectors",
     clients=8,
-    rates=Rates(corrupt="0", dropout="0.2"),
+    rates=Rates(corrupt_fraction="0", dropout="0.2"),
     active=True,
 )
 def refuses_too_few_neighbours_alive_active(run: Script) -> None:

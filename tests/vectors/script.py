@@ -91,7 +91,7 @@ class Script:
 
     @staticmethod
     def _agreement(params: Params, round_number: int, public: bytes) -> Agreement:
-        return Agreement(params=params, session=SESSION, round=round_number, public=public)
+        return Agreement(params=params, session=SESSION, round=round_number, public_digest=public)
 
     @property
     def _long(self) -> bool:
@@ -262,12 +262,13 @@ class Script:
             "params": {
                 "clients": params.clients,
                 "threshold": params.threshold,
-                "rates": rates and {"corrupt": str(rates.corrupt), "dropout": str(rates.dropout)},
+                "rates": rates
+                and {"corrupt": str(rates.corrupt_fraction), "dropout": str(rates.dropout)},
                 "minimum_survivors": params.minimum_survivors,
                 "words": params.words,
                 "suite": int(params.suite),
                 "active": params.active,
-                "corrupt": params.corrupt,
+                "corrupt": params.max_corrupt,
             },
             "session": SESSION.hex(),
             "round": self.agreement.round,

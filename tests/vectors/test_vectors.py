@@ -70,7 +70,7 @@ class Player:
             params=self.params,
             session=bytes.fromhex(self.script["session"]),
             round=self.script["round"],
-            public=bytes.fromhex(public),
+            public_digest=bytes.fromhex(public),
         )
 
     def _input(self, of: dict[str, Any]) -> NDArray[np.uint64]:

@@ -157,14 +157,14 @@ def test_the_last_statement_stands_and_a_change_is_seen(path):
     changed = replace(STATEMENT, scope="this run and the one before")
     with Ledger.create(path, BUDGET) as book:
         assert (book.statement(), book.statements()) == (None, [])
-        book.state(STATEMENT)
+        book.declare(STATEMENT)
         head = book.head()
-        book.state(STATEMENT)
+        book.declare(STATEMENT)
         assert book.head() == head
         book.reserve(0, {"a": STEP})
-        book.state(changed)
+        book.declare(changed)
         assert book.statement() == changed
-        book.state(STATEMENT)
+        book.declare(STATEMENT)
     with Ledger.open(path, read_only=True) as book:
         assert book.statements() == [STATEMENT, changed, STATEMENT]
         actions = [record.action for record in book.records()]
@@ -176,12 +176,12 @@ def test_a_statement_is_refused_where_one_unit_of_them_may_be_published_whole(pa
     with Ledger.create(path, BUDGET) as book:
         for units in (100_000, 99_000):  # 2^-20 / 6.9 of flooding is on top
             with pytest.raises(BadParameter, match=f"1/{units}"):
-                book.state(replace(STATEMENT, unit_count=units))
+                book.declare(replace(STATEMENT, unit_count=units))
         assert book.statements() == []
         book.set_budgets({"a": Budget(epsilon=1, delta=1e-3)})
         with pytest.raises(BadParameter, match="1/1000"):
-            book.state(STATEMENT)
-        book.state(replace(STATEMENT, unit_count=100))
+            book.declare(STATEMENT)
+        book.declare(replace(STATEMENT, unit_count=100))
         with pytest.raises(BadParameter, match="1/100"):
             book.set_budgets({"b": Budget(epsilon=1, delta=0.01)})
         assert book.budget_of("b") == BUDGET
@@ -198,7 +198,7 @@ def test_a_statement_is_refused_where_one_unit_of_them_may_be_published_whole(pa
 )
 def test_an_edited_statement_is_found(path, edit):
     with Ledger.create(path, BUDGET) as book:
-        book.state(STATEMENT)
+        book.declare(STATEMENT)
         head = book.head()
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("UPDATE records SET body = replace(body, ?, ?) WHERE seq = 1", edit)
@@ -288,7 +288,7 @@ def test_who_reads_only_writes_nothing_and_is_refused_what_would(path, seal):
             lambda: reader.commit(0, ["a"]),
             lambda: reader.abort(0, ["a"]),
             lambda: reader.set_budgets({"b": BUDGET}),
-            lambda: reader.state(STATEMENT),
+            lambda: reader.declare(STATEMENT),
             lambda: reader.seal(seal),
         ):
             with pytest.raises(LedgerError, match="read only"):
@@ -388,7 +388,7 @@ def test_a_file_of_schema_2_is_read_as_it_is_and_brought_here_only_to_be_written
         if read_only:
             assert files(path.parent) == before
         else:
-            book.state(STATEMENT)
+            book.declare(STATEMENT)
             book.commit(1, {"a": sampled(4)})
             actions = [record.action for record in book.records()]
             assert actions[-4:] == ["abort", "migrate", "state", "commit"]

@@ -22,7 +22,7 @@ def test_a_sum_errs_by_its_noise_within_three_per_cent(bits, shape, noise):
         noise_multiplier=1.0,
         clients=CLIENTS,
         minimum_survivors=MINIMUM,
-        corrupt=CORRUPT,
+        uncounted_shares=CORRUPT,
         bits=bits,
         noise=noise,
     )

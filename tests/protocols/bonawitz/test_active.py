@@ -38,13 +38,13 @@ CLIENTS = range(6)
 ME = 2
 WORDS = np.arange(4, dtype=np.uint64)
 COMPLETE = Params(clients=6, threshold=5, words=4, active=True)  # 2 * 5 > 6 + 2
-SPARSE = Params(clients=12, rates=Rates(corrupt=0.1, dropout=0.1), words=4, active=True)
+SPARSE = Params(clients=12, rates=Rates(corrupt_fraction=0.1, dropout=0.1), words=4, active=True)
 IDENTITIES = insecure_identities(range(13))
 BOTH = pytest.mark.parametrize("params", [COMPLETE, SPARSE], ids=["complete", "sparse"])
 
 
 def agreement_of(params: Params) -> Agreement:
-    return Agreement(params=params, session=bytes(range(16)), round=2, public=bytes(32))
+    return Agreement(params=params, session=bytes(range(16)), round=2, public_digest=bytes(32))
 
 
 AGREEMENT = agreement_of(COMPLETE)
@@ -132,7 +132,7 @@ def test_a_number_of_corrupt_clients_that_means_nothing_is_refused(change: Any) 
 def test_a_third_may_be_corrupt_where_nothing_else_was_agreed() -> None:
     assert COMPLETE.corrupted(6) == 2
     assert COMPLETE.corrupted(5) == COMPLETE.clients // 3
-    assert replace(COMPLETE, corrupt=0).corrupted(6) == 0
+    assert replace(COMPLETE, max_corrupt=0).corrupted(6) == 0
     assert replace(COMPLETE, active=False).corrupted(6) == 0
     assert SPARSE.corrupted(12) == 1
 
@@ -214,7 +214,7 @@ def test_keys_without_a_signature_are_no_message_here_and_with_one_nowhere_else(
 def test_a_threshold_too_low_for_the_corrupt_is_refused(
     threshold: int, corrupt: int | None
 ) -> None:
-    one = Round(replace(COMPLETE, threshold=threshold, corrupt=corrupt))
+    one = Round(replace(COMPLETE, threshold=threshold, max_corrupt=corrupt))
     one.at_roster()
     with pytest.raises(RemoteProtocolError, match=f"threshold {threshold} is no majority of 6"):
         one.states[ME].on_roster(one.rosters[ME])
@@ -224,7 +224,7 @@ def test_a_threshold_too_low_for_the_corrupt_is_refused(
 def test_the_lowest_threshold_above_the_corrupt_is_enough(
     threshold: int, corrupt: int | None
 ) -> None:
-    one = Round(replace(COMPLETE, threshold=threshold, corrupt=corrupt))
+    one = Round(replace(COMPLETE, threshold=threshold, max_corrupt=corrupt))
     one.at_roster()
     one.states[ME].on_roster(one.rosters[ME])
 

@@ -37,7 +37,7 @@ from protocols.testing import insecure_entropy, played
 from protocols.wire import Header
 
 PARAMS = Params(clients=6, threshold=3, minimum_survivors=4, words=4)
-AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=2, public=bytes(32))
+AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=2, public_digest=bytes(32))
 HEADER = AGREEMENT.header
 CLIENTS = range(5)
 ME = 2

@@ -14,13 +14,13 @@ from protocols.primitives.shamir import ORDER
 from protocols.wire import Reader, opaque
 
 PARAMS = Params(clients=10, threshold=6, minimum_survivors=7, words=100)
-AGREEMENT = Agreement(params=PARAMS, session=bytes(16), round=1, public=bytes(32))
+AGREEMENT = Agreement(params=PARAMS, session=bytes(16), round=1, public_digest=bytes(32))
 ROSTER = bytes(range(32))
 quick = settings(max_examples=60, derandomize=True, deadline=None)
 
 
 def sparse(corrupt: str, dropout: str) -> Params:
-    rates = Rates(corrupt=corrupt, dropout=dropout)
+    rates = Rates(corrupt_fraction=corrupt, dropout=dropout)
     return dataclasses.replace(PARAMS, threshold=None, rates=rates)
 
 
@@ -34,12 +34,12 @@ def some_params(draw: st.DrawFn) -> Params:
     return Params(
         clients=clients,
         threshold=None if sparse else draw(st.integers(2, clients)),
-        rates=Rates(corrupt=draw(percent), dropout=draw(percent)) if sparse else None,
+        rates=Rates(corrupt_fraction=draw(percent), dropout=draw(percent)) if sparse else None,
         minimum_survivors=draw(st.integers(2, clients)),
         words=draw(st.integers(1, MAX_WORDS - 1)),
         suite=draw(st.sampled_from(list(Suite))),
         active=active,
-        corrupt=draw(st.one_of(st.none(), corrupt)),
+        max_corrupt=draw(st.one_of(st.none(), corrupt)),
     )
 
 
@@ -97,9 +97,14 @@ def test_numbers_that_promise_nothing_are_refused(change: dict[str, int]) -> Non
     "change",
     [
         {"threshold": None},
-        {"rates": Rates(corrupt=0, dropout=0)},
-        {"threshold": None, "rates": Rates(corrupt=0.5, dropout=0.5)},
-        {"threshold": None, "rates": Rates(corrupt=0, dropout=0), "active": True, "corrupt": 1},
+        {"rates": Rates(corrupt_fraction=0, dropout=0)},
+        {"threshold": None, "rates": Rates(corrupt_fraction=0.5, dropout=0.5)},
+        {
+            "threshold": None,
+            "rates": Rates(corrupt_fraction=0, dropout=0),
+            "active": True,
+            "corrupt": 1,
+        },
     ],
     ids=["neither", "both", "infeasible", "corrupt-twice"],
 )
@@ -161,8 +166,8 @@ def test_a_suite_that_does_not_exist_is_refused() -> None:
         {"params": dataclasses.replace(PARAMS, words=101)},
         {"params": dataclasses.replace(PARAMS, suite=Suite.CHACHA20)},
         {"params": dataclasses.replace(PARAMS, active=True)},
-        {"params": dataclasses.replace(PARAMS, active=True, corrupt=0)},
-        {"params": dataclasses.replace(PARAMS, active=True, corrupt=3)},
+        {"params": dataclasses.replace(PARAMS, active=True, max_corrupt=0)},
+        {"params": dataclasses.replace(PARAMS, active=True, max_corrupt=3)},
         {"params": sparse("0.1", "0.1")},
         {"params": sparse("0.1", "0.11")},
         {"params": sparse("0.11", "0.1")},

@@ -27,15 +27,15 @@ from protocols.testing import BurnInMemory, answered, insecure_entropy, insecure
 from protocols.wire import with_checksum, without_checksum
 
 PARAMS = Params(clients=5, threshold=3, words=6, suite=Suite.CHACHA20)
-RATES = Rates(corrupt=0.1, dropout=0.1)  # 12 clients: 4 neighbours, a threshold of 2, or 3
+RATES = Rates(corrupt_fraction=0.1, dropout=0.1)  # 12 clients: 4 neighbours, a threshold of 2, or 3
 MODES = {
     "complete": PARAMS,
-    "complete-active": replace(PARAMS, active=True, corrupt=0),
+    "complete-active": replace(PARAMS, active=True, max_corrupt=0),
     "sparse": Params(clients=12, rates=RATES, words=6),
     "sparse-active": Params(clients=12, rates=RATES, words=6, active=True),
 }
 AGREEMENTS = {
-    mode: Agreement(params=params, session=bytes(range(16)), round=2, public=bytes(32))
+    mode: Agreement(params=params, session=bytes(range(16)), round=2, public_digest=bytes(32))
     for mode, params in MODES.items()
 }
 AGREEMENT = AGREEMENTS["complete"]

@@ -43,7 +43,7 @@ from protocols.wire import with_checksum, without_checksum
 
 WORDS = FRAME_WORDS + 5  # two frames, the second of 6 words
 PARAMS = Params(clients=5, threshold=3, words=WORDS)
-AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=2, public=bytes(32))
+AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=2, public_digest=bytes(32))
 HEADER = AGREEMENT.header
 CLIENTS = range(5)
 LOW_ORDER = bytes(32)

@@ -169,10 +169,10 @@ def rounds(draw: st.DrawFn) -> Round:
         rates=draw(
             st.sampled_from(
                 [
-                    Rates(corrupt="0", dropout="0"),
-                    Rates(corrupt="0", dropout="0.1"),
-                    Rates(corrupt="0.05", dropout="0.1"),
-                    Rates(corrupt="0.05", dropout="0.2"),
+                    Rates(corrupt_fraction="0", dropout="0"),
+                    Rates(corrupt_fraction="0", dropout="0.1"),
+                    Rates(corrupt_fraction="0.05", dropout="0.1"),
+                    Rates(corrupt_fraction="0.05", dropout="0.2"),
                 ]
             )
         ),
@@ -209,7 +209,7 @@ def test_any_dropouts_give_the_exact_sum_or_too_few() -> None:
     assert min(ended["sum"], ended["too few"]) >= 10
 
 
-RING = Params(clients=20, rates=Rates(corrupt="0.1", dropout="0.1"), words=WORDS)
+RING = Params(clients=20, rates=Rates(corrupt_fraction="0.1", dropout="0.1"), words=WORDS)
 ACTIVE_RING = replace(RING, active=True)
 BOTH = pytest.mark.parametrize("params", [RING, ACTIVE_RING], ids=["curious", "active"])
 
@@ -269,7 +269,7 @@ def test_client_numbers_and_counts_between_sparse_and_complete() -> None:
 
 
 def test_a_roster_for_which_there_is_no_graph_releases_nothing() -> None:
-    params = Params(clients=9, rates=Rates(corrupt="0.4", dropout="0.5"), words=WORDS)
+    params = Params(clients=9, rates=Rates(corrupt_fraction="0.4", dropout="0.5"), words=WORDS)
     assert params.plan(9).degree is None
     one = Round(agreement_of(params), {8: ADVERTISE})
     with pytest.raises(TooFewSurvivors, match="threshold of 5 is needed and 4 would be left"):
@@ -406,7 +406,7 @@ def test_fewer_clients_than_the_minimum_are_refused() -> None:
 
 
 def test_a_size_for_which_there_is_no_graph_is_the_servers_fault() -> None:
-    params = Params(clients=9, rates=Rates(corrupt="0.4", dropout="0.5"), words=WORDS)
+    params = Params(clients=9, rates=Rates(corrupt_fraction="0.4", dropout="0.5"), words=WORDS)
     one = Round(agreement_of(params))
     rosters, _ = one.at_rosters()
     roster = Roster.from_bytes(rosters[ME], expect=one.agreement.header)

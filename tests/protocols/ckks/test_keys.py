@@ -34,7 +34,7 @@ from protocols.wire import with_checksum, without_checksum
 
 HOLDERS = (2, 3, 5, 7)
 PARAMS = small_threshold(entries=100)
-AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), public=bytes(32))
+AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), public_digest=bytes(32))
 SHARED_PARAMS = Params(
     model=Model.SHARED_KEY,
     clients=4,
@@ -44,7 +44,7 @@ SHARED_PARAMS = Params(
     scale_half_bits=40,
     flooding=None,
 )
-SHARED = Agreement(params=SHARED_PARAMS, session=bytes(range(16)), public=bytes(32))
+SHARED = Agreement(params=SHARED_PARAMS, session=bytes(range(16)), public_digest=bytes(32))
 
 
 class Making:

@@ -53,7 +53,7 @@ THRESHOLD = Params(
     flooding=30,
     holders=4,
     threshold=3,
-    corrupt=1,
+    max_corrupt=1,
 )
 quick = settings(max_examples=20, derandomize=True, deadline=None)
 
@@ -300,7 +300,7 @@ def test_an_agreement_is_decoded_again_and_every_field_changes_the_context(
     index: int, session: bytes, public: bytes
 ) -> None:
     params = replace(SHARED, decryptions=6)
-    agreement = Agreement(params=params, session=session, round=index, public=public)
+    agreement = Agreement(params=params, session=session, round=index, public_digest=public)
     reader = Reader(agreement.to_bytes())
     assert Agreement.read(reader) == agreement
     reader.finish()
@@ -309,7 +309,7 @@ def test_an_agreement_is_decoded_again_and_every_field_changes_the_context(
         replace(agreement, params=replace(params, clip=2.0)),
         replace(agreement, session=bytes(15) + b"\1" + session[16:]),
         replace(agreement, round=(index + 1) % 6),
-        replace(agreement, public=hashlib.sha256(public).digest()),
+        replace(agreement, public_digest=hashlib.sha256(public).digest()),
     ]
     contexts = {other.context(CONTEXT) for other in others} | {agreement.context(bytes(32))}
     assert agreement.context(CONTEXT) not in contexts
@@ -318,8 +318,10 @@ def test_an_agreement_is_decoded_again_and_every_field_changes_the_context(
 
 def test_a_round_beyond_the_decryptions_of_the_key_cannot_be_agreed_upon() -> None:
     with pytest.raises(ParameterError, match="the key opens 1 sums"):
-        Agreement(params=SHARED, session=bytes(16), round=1, public=bytes(32))
-    late = bytearray(Agreement(params=SHARED, session=bytes(16), public=bytes(32)).to_bytes())
+        Agreement(params=SHARED, session=bytes(16), round=1, public_digest=bytes(32))
+    late = bytearray(
+        Agreement(params=SHARED, session=bytes(16), public_digest=bytes(32)).to_bytes()
+    )
     late[19] = 1
     with pytest.raises(DecodeError, match="the key opens 1 sums"):
         Agreement.read(Reader(bytes(late)))

@@ -40,7 +40,7 @@ THRESHOLD = Params(
     scale_half_bits=115,
     holders=5,
     threshold=4,
-    corrupt=1,
+    max_corrupt=1,
 )
 quick = settings(max_examples=40, derandomize=True, deadline=None)
 

@@ -42,9 +42,9 @@ HOLDERS, ME = (2, 3, 5, 7), 3
 CLIENTS = (1, 4)
 ENTRIES = 100
 PARAMS = small_threshold(entries=ENTRIES, scale_half_bits=94, decryptions=2)
-AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=1, public=bytes(32))
+AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), round=1, public_digest=bytes(32))
 HEADER = AGREEMENT.key_header
-SHARED_PARAMS = replace(PARAMS, model=Model.SHARED_KEY, holders=0, threshold=0, corrupt=0)
+SHARED_PARAMS = replace(PARAMS, model=Model.SHARED_KEY, holders=0, threshold=0, max_corrupt=0)
 
 
 def vector(client: int) -> NDArray[np.float64]:

@@ -60,7 +60,7 @@ SECRET = Secret(bytes(range(32)))
 
 def agreed(params: Params, index: int = 0) -> Agreement:
     public = hashlib.sha256(b"model %d" % index).digest()
-    return Agreement(params=params, session=bytes(range(16)), round=index, public=public)
+    return Agreement(params=params, session=bytes(range(16)), round=index, public_digest=public)
 
 
 def vector(client: int) -> NDArray[np.float64]:
@@ -264,7 +264,7 @@ def test_uploads_under_other_parameters_keys_rounds_and_sessions_are_refused() -
     for refusal, frames in {
         "another session or round": made.frames(1, index=1),
         "another context": list(
-            encrypt(replace(agreed(THRESHOLD), public=bytes(32)), 1, made.key, vector(1))
+            encrypt(replace(agreed(THRESHOLD), public_digest=bytes(32)), 1, made.key, vector(1))
         ),
     }.items():
         with pytest.raises(DecodeError, match=refusal):

@@ -55,7 +55,7 @@ SECRET = Secret(bytes(range(32)))
 
 def agreed(params: Params, index: int = 0) -> Agreement:
     public = hashlib.sha256(b"model %d" % index).digest()
-    return Agreement(params=params, session=bytes(range(16)), round=index, public=public)
+    return Agreement(params=params, session=bytes(range(16)), round=index, public_digest=public)
 
 
 def vector(client: int) -> NDArray[np.float64]:

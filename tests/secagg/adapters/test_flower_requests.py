@@ -184,7 +184,7 @@ def test_query_passes_only_if_that_is_meant(folder: Path) -> None:
         SecureGrid(grid, MEAN).send_and_receive(messages(grid.apps, "query"))
     assert not grid.sent
     asked = messages(grid.apps, "query")
-    assert len(list(SecureGrid(grid, MEAN, clear=["query"]).send_and_receive(asked))) == 2
+    assert len(list(SecureGrid(grid, MEAN, allow_plaintext=["query"]).send_and_receive(asked))) == 2
 
 
 def test_evaluate_in_clear_reaches_programs_whose_train_alone_has_the_mod(folder: Path) -> None:
@@ -198,7 +198,7 @@ def test_evaluate_in_clear_reaches_programs_whose_train_alone_has_the_mod(folder
         policy = new_folder(folder / str(node)) / "policy.toml"
         lines = 'privacy = ["none"]\nminimum_cohort = 2\n'
         policy.write_text(lines, encoding="utf-8")
-    secured = SecureGrid(LocalGrid(apps), MEAN, clear=["evaluate"])
+    secured = SecureGrid(LocalGrid(apps), MEAN, allow_plaintext=["evaluate"])
     result = fit(secured, fraction_evaluate=1.0)
     assert set(result.evaluate_metrics_clientapp[1]) == {"accuracy"}
     assert [report.purpose for report in secured.history] == ["train"]
@@ -207,7 +207,7 @@ def test_evaluate_in_clear_reaches_programs_whose_train_alone_has_the_mod(folder
 @pytest.mark.parametrize("clear", [["train"], ["query", "train"], ["system"]], ids=str)
 def test_nothing_else_may_pass_in_clear(clear: list[str]) -> None:
     with pytest.raises(ConfigError, match="only evaluate and query"):
-        SecureGrid(LocalGrid({}), MEAN, clear=clear)
+        SecureGrid(LocalGrid({}), MEAN, allow_plaintext=clear)
 
 
 @pytest.mark.parametrize("kind", ["train", "train.other", "evaluate", "query"])
@@ -221,7 +221,7 @@ def test_protected_messages_are_not_pushed(kind: str, folder: Path) -> None:
 def test_what_may_pass_is_pushed_and_pulled() -> None:
     app = ClientApp()
     app.query("size")(stubborn)
-    secured = SecureGrid(LocalGrid({100: app}), MEAN, clear=["query"])
+    secured = SecureGrid(LocalGrid({100: app}), MEAN, allow_plaintext=["query"])
     names = list(secured.push_messages(messages([100], "query.size")))
     assert len(list(secured.pull_messages(names))) == 1
 

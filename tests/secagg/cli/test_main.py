@@ -87,7 +87,7 @@ def test_bonawitz_and_plain_give_the_same_model_up_to_quantisation(
         return masked
 
     monkeypatch.setattr("secagg.rounds.aggregation.run_bonawitz", both)
-    config = TrainingConfig(clients=9, rounds=3, dropout=0.2, split=split, seed=2)
+    config = TrainingConfig(clients=9, rounds=3, dropout=0.2, partition=split, seed=2)
     assert len(list(training.Training.start(config, tmp_path / "run"))) == 3
     assert len(compared) == 3
 

@@ -22,7 +22,7 @@ def advise(secagg: Run) -> Run:
 def test_json_is_the_advice_of_the_library(advise: Run) -> None:
     code, out, err = advise(*CLIENTS, *BUDGET, "--participation", "0.5", "--json")
     found = json.loads(out)
-    noise = NoiseWishes(epsilon=4.0, delta=1e-4, privacy="client", participation=0.5)
+    noise = NoiseWishes(epsilon=4.0, delta=1e-4, privacy="client", client_sampling_rate=0.5)
     expected = plan_noise(WISHES, noise, measure=False).as_dict()
     for measured in ("client_milliseconds", "server_milliseconds"):
         assert found.pop(measured) > 0
@@ -37,9 +37,9 @@ def test_people_are_told_noise_looseness_and_what_can_go_wrong(advise: Run) -> N
     mechanism = advice.mechanism
     for row in (
         f"{mechanism.noise_multiplier:.4g} x clip",
-        f"from {mechanism.minimum_survivors} - {mechanism.corrupt} shares",
+        f"from {mechanism.minimum_survivors} - {mechanism.uncounted_shares} shares",
         f"{mechanism.scale:.6g}",
-        f"{mechanism.looseness:.5f}",
+        f"{mechanism.sensitivity_inflation:.5f}",
         "a lane wraps",
         "2^-96.0",
         "4.000",

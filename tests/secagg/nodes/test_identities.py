@@ -383,7 +383,7 @@ def test_a_roster_is_json_and_what_join_wants() -> None:
         params=Params(clients=3, threshold=3, words=1, active=True),
         session=bytes(16),
         round=0,
-        public=bytes(32),
+        public_digest=bytes(32),
     )
     roster, mine = Roster.read(ROSTER, operator=BOSS), identity_of("hospital-1")
     me = roster.number_of(mine.key.public)

@@ -182,7 +182,7 @@ def test_keys_that_are_not_the_nodes_count_as_none(folder: Path, keys: str) -> N
                 params=bonawitz.Params(clients=2, threshold=2, words=1),
                 session=bytes(16),
                 round=0,
-                public=bytes(32),
+                public_digest=bytes(32),
             ),
             0,
         )[0],

@@ -42,11 +42,11 @@ def proposed(
         purpose="train",
         session=bytes(16),
         params=params,
-        model=MODEL,
+        model_digest=MODEL,
         seed=bytes(32),
         shapes=SHAPES,
         content=content,
-        roster=bytes(32 if active else 0),
+        roster_digest=bytes(32 if active else 0),
     )
 
 

@@ -139,7 +139,7 @@ def test_what_is_not_the_one_encoding_of_a_proposal_is_not_decoded(data: bytes) 
 def test_the_hash_of_a_proposal_is_what_parties_agree_upon() -> None:
     one, other = PLAIN.agreement(), replace(PLAIN, seed=bytes(31) + b"\1").agreement()
     assert (one.session, one.params) == (other.session, other.params)
-    assert one.public != other.public
+    assert one.public_digest != other.public_digest
     assert isinstance(one, bonawitz.Agreement)
     assert isinstance(proposal_of(AVERAGE, "threshold-ckks").agreement(), ckks.Agreement)
 
@@ -164,10 +164,10 @@ def test_parts_that_contradict_each_other_are_no_proposal(
 
 
 def test_noise_in_a_sparse_graph_that_signs_is_no_proposal() -> None:
-    rates = bonawitz.Rates(corrupt="0.05", dropout="0.1")
+    rates = bonawitz.Rates(corrupt_fraction="0.05", dropout="0.1")
     params = replace(NOISED.params, threshold=None, rates=rates, active=True)
     with pytest.raises(ConfigError, match="in a sparse graph nobody counts survivors"):
-        replace(NOISED, params=params, roster=bytes(32))
+        replace(NOISED, params=params, roster_digest=bytes(32))
 
 
 def test_a_sampling_rate_is_of_examples_alone() -> None:

@@ -92,21 +92,21 @@ def test_every_advice_can_be_built_and_keeps_its_promises(
     assert advice.epsilon_planned <= epsilon
     assert mechanism.wrap_probability <= WRAP_FAILURE
     assert advice.sum.threshold <= mechanism.minimum_survivors <= clients
-    assert mechanism.corrupt >= max(1, int(advice.sum.corrupt * clients))
+    assert mechanism.uncounted_shares >= max(1, int(advice.sum.corrupt_fraction * clients))
     assert mechanism.minimum_survivors <= advice.expected_survivors <= clients
     params = advice.sum.params()
     assert params.minimum_survivors == mechanism.minimum_survivors
     assert json.loads(json.dumps(advice.as_dict(), allow_nan=False)) == advice.as_dict()
-    Agreement(params=params, session=bytes(16), round=1, public=bytes(32))
+    Agreement(params=params, session=bytes(16), round=1, public_digest=bytes(32))
 
 
 def test_the_deviation_of_the_mean_is_that_of_the_sum_over_the_public_divisor() -> None:
     clients, examples = advise(**CLIENTS, participation=0.5), advise(**EXAMPLES, sampling_rate=0.1)
     assert clients.expected_survivors == 54
-    assert clients.mean_deviation == clients.mechanism.deviation(54) / (54 * 0.5)
+    assert clients.mean_deviation == clients.mechanism.stddev(54) / (54 * 0.5)
     per_client = 1437 / 20
     assert examples.mean_deviation == pytest.approx(
-        examples.mechanism.deviation(18) / (18 * per_client * 0.1)
+        examples.mechanism.stddev(18) / (18 * per_client * 0.1)
     )
 
 
@@ -128,8 +128,8 @@ def test_in_a_sparse_graph_the_servers_count_is_trusted_and_its_failure_is_in_de
 def test_shares_that_count_for_nothing_are_made_up_for_by_the_others() -> None:
     few = advise(**CLIENTS, minimum_survivors=50)
     many = advise(**CLIENTS, minimum_survivors=50, noise_corrupt=20)
-    assert few.mechanism.corrupt == 3
-    ratio = many.mechanism.share_deviation / few.mechanism.share_deviation
+    assert few.mechanism.uncounted_shares == 3
+    ratio = many.mechanism.share_stddev / few.mechanism.share_stddev
     assert ratio == pytest.approx(math.sqrt((50 - 3) / (50 - 20)), rel=1e-3)
 
 
@@ -141,7 +141,7 @@ def test_lanes_that_are_too_narrow_are_not_blamed_on_the_budget() -> None:
             noise_multiplier=noise,
             clients=60,
             minimum_survivors=47,
-            corrupt=3,
+            uncounted_shares=3,
             bits=8,
             unit=Unit.CLIENT,
         )

@@ -90,7 +90,7 @@ def test_the_bytes_are_those_of_a_real_round(
     )
     assert advice.graph == ("complete" if complete_below else "sparse")
     agreement = Agreement(
-        params=advice.params(), session=bytes(range(16)), round=3, public=bytes(32)
+        params=advice.params(), session=bytes(range(16)), round=3, public_digest=bytes(32)
     )
     inputs = dict.fromkeys(range(clients), np.zeros(advice.words, np.uint64))
     costs = run_bonawitz(agreement, inputs).costs
@@ -118,7 +118,9 @@ def test_a_round_with_the_advised_parameters_gives_the_sum_with_the_planned_drop
     assert (layout.words, layout.lanes) == (advice.words, (advice.lanes,))
     values = {client: np.full(entries, client / clients) for client in range(clients)}
     gone = dict.fromkeys(range(int(advice.dropout * clients)), Stage.MASK)
-    agreement = Agreement(params=advice.params(), session=bytes(16), round=0, public=bytes(32))
+    agreement = Agreement(
+        params=advice.params(), session=bytes(16), round=0, public_digest=bytes(32)
+    )
     outcome = run_bonawitz(
         agreement, {client: layout.encode({"u": value}) for client, value in values.items()}, gone
     )

@@ -66,7 +66,7 @@ def play(
 ) -> Outcome:
     """A round whose costs are timed, or whose chunks are worked on, as ``how`` says."""
     params = protocol.params(layout, len(inputs))
-    agreement = Agreement(params=params, session=system(SESSION_SIZE), public=bytes(32))
+    agreement = Agreement(params=params, session=system(SESSION_SIZE), public_digest=bytes(32))
     return run_ckks(agreement, inputs, dropouts, **how)
 
 
@@ -292,7 +292,8 @@ def test_a_weight_beside_noised_integers_is_refused_here_too(protocol: str) -> N
 
 @both
 @pytest.mark.parametrize(
-    "options", [{"threshold": 2}, {"rates": Rates(corrupt=0.1, dropout=0.1)}, {"active": True}]
+    "options",
+    [{"threshold": 2}, {"rates": Rates(corrupt_fraction=0.1, dropout=0.1)}, {"active": True}],
 )
 def test_what_only_masks_have_is_refused(protocol: str, options: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="unexpected keyword"):

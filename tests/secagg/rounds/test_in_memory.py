@@ -29,7 +29,7 @@ def agreement(clients: int, words: int, **params: int) -> Agreement:
         params=Params(clients=clients, threshold=clients // 2 + 1, words=words, **params),
         session=bytes(16),
         round=1,
-        public=digest(b"public"),
+        public_digest=digest(b"public"),
     )
 
 
@@ -112,7 +112,7 @@ def test_a_tensor_comes_back_as_a_tensor_of_its_kind(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("stage", Stage)
-@pytest.mark.parametrize("rates", [None, Rates(corrupt=0.05, dropout=0.2)])
+@pytest.mark.parametrize("rates", [None, Rates(corrupt_fraction=0.05, dropout=0.2)])
 def test_signed_and_sparse_rounds_give_the_same_sum(stage: Stage, rates: Rates | None) -> None:
     gone = {3: stage, 8: stage}
     result = aggregate([[0.5]] * 60, protocol=Bonawitz(rates=rates, active=True), dropouts=gone)
@@ -121,7 +121,7 @@ def test_signed_and_sparse_rounds_give_the_same_sum(stage: Stage, rates: Rates |
 
 
 def test_in_a_sparse_graph_a_client_hears_of_its_neighbours_alone() -> None:
-    graph = Bonawitz(rates=Rates(corrupt="0.05", dropout="0.33"))
+    graph = Bonawitz(rates=Rates(corrupt_fraction="0.05", dropout="0.33"))
     sparse = aggregate([[0.5]] * 100, protocol=graph).costs
     complete = aggregate([[0.5]] * 100).costs
     assert sparse[Stage.SHARE].bytes_up == 45 + 96 * 28

@@ -46,12 +46,12 @@ class Asked:
 
 def masked(*, active: bool = False) -> bonawitz.Agreement:
     params = bonawitz.Params(clients=6, threshold=5 if active else 4, words=3, active=active)
-    return bonawitz.Agreement(params=params, session=bytes(16), round=0, public=bytes(32))
+    return bonawitz.Agreement(params=params, session=bytes(16), round=0, public_digest=bytes(32))
 
 
 def sealed(model: ckks.Model = ckks.Model.THRESHOLD) -> ckks.Agreement:
     params = Ckks(model=model).params(LAYOUT, len(CLIENTS))
-    return ckks.Agreement(params=params, session=bytes(16), public=bytes(32))
+    return ckks.Agreement(params=params, session=bytes(16), public_digest=bytes(32))
 
 
 WORDS = {client: Asked(np.full(3, client + 1, np.uint64)) for client in CLIENTS}
@@ -169,13 +169,16 @@ def test_a_stage_that_is_not_next_is_refused(
 def test_a_record_answers_under_its_own_agreement() -> None:
     relay, make = of_masks(masked())
     _, parties = first(relay, make, Stage.MASK)
-    other = replace(masked(), public=bytes(range(32)))
+    other = replace(masked(), public_digest=bytes(range(32)))
     with pytest.raises(NodeError, match="of another proposal"):
         BonawitzClient.from_record(parties[0].into_record(), other, WORDS[0], burn=MemoryBurn())
 
 
 def test_keys_of_a_record_answer_under_what_became_known_since() -> None:
-    known, early = replace(masked(), public=bytes(range(32))), BonawitzClient(masked(), 0, WORDS[0])
+    known, early = (
+        replace(masked(), public_digest=bytes(range(32))),
+        BonawitzClient(masked(), 0, WORDS[0]),
+    )
     (keys,) = early.answer(Stage.ADVERTISE, b"")
     record = early.into_record()
     assert record is not None

@@ -211,8 +211,8 @@ def test_a_client_whose_update_becomes_zeros_moves_the_integers_by_at_most_l2(
             silent = chosen.layout.decode(chosen.words(client, start, SEED))["update"]
         assert not silent.any()
         norm = math.sqrt(sum(int(x) ** 2 for x in brought))
-        assert 0 < norm <= chosen.mechanism.l2
-        assert sum(abs(int(x)) for x in brought) <= chosen.mechanism.l1
+        assert 0 < norm <= chosen.mechanism.l2_sensitivity
+        assert sum(abs(int(x)) for x in brought) <= chosen.mechanism.l1_sensitivity
 
 
 def test_a_client_that_brings_nothing_sends_as_much_and_its_whole_share_of_noise(
