@@ -270,11 +270,10 @@ def _footer(found: Found) -> Markup:
         f"{' --quick' if plan.quick else ''}{only}"
     )
     spent = ", ".join(f"{part} {duration(1000 * each)}" for part, each in found.seconds.items())
-    texts = (
+    return parts.footer(
         f"Made by: {command}",
         "The seed is of data and models; keys, noise and coins are the system's, so numbers of "
         "another run differ.",
         f"It took: {spent}.",
         "This page loads nothing and runs no script.",
     )
-    return parts.footer(texts)

@@ -323,13 +323,12 @@ def _states(audit: Audit) -> Markup:
 
 def _footer(audit: Audit) -> Markup:
     listed = ", ".join(f"{name} {number}" for name, number in audit.versions.items())
-    texts = (
+    return parts.footer(
         f"Made with {listed}.",
         f"The chain ends at {audit.head_text}. Keep this elsewhere, and give it with --head next "
         "time.",
         "This page loads nothing and runs no script.",
     )
-    return parts.footer(texts)
 
 
 def _drawn(rounds: Sequence[Round]) -> Sequence[Round]:

@@ -115,8 +115,6 @@ def _footer(record: Measurements) -> Markup:
     one = record.machine
     versions = ", ".join(f"{name} {version}" for name, version in one["libraries"].items())
     return parts.footer(
-        (
-            f"{one['python']}, {one['openssl']}, {one['system']}; {versions}",
-            f"Load {one['load'][0]} at the start; measured in {record.seconds:.0f} s.",
-        )
+        f"{one['python']}, {one['openssl']}, {one['system']}; {versions}",
+        f"Load {one['load'][0]} at the start; measured in {record.seconds:.0f} s.",
     )

@@ -76,6 +76,6 @@ def items(texts: Iterable[str]) -> Markup:
     return tag("ul", *(tag("li", text) for text in texts))
 
 
-def footer(texts: Iterable[str]) -> Markup:
+def footer(*texts: str) -> Markup:
     """A line each."""
     return tag("footer", *(tag("p", text) for text in texts))

@@ -498,7 +498,7 @@ def _footer(run: _Run) -> Markup:
     if run.versions:
         listed = ", ".join(f"{name} {version}" for name, version in run.versions.items())
         lines.insert(0, f"Made with {listed}.")
-    return parts.footer(lines)
+    return parts.footer(*lines)
 
 
 def _gaps(values: Iterable[float | None]) -> list[float]:
