@@ -361,7 +361,7 @@ def small_threshold(**changed: Any) -> "CkksParams":
     """The same for a key of four holders, of whom three open a sum and one may be corrupt."""
     from protocols.ckks.params import Model
 
-    holders = {"model": Model.THRESHOLD, "holders": 4, "threshold": 3, "corrupt": 1}
+    holders = {"model": Model.THRESHOLD, "holders": 4, "threshold": 3, "max_corrupt": 1}
     return small_ckks(**holders | changed)
 
 

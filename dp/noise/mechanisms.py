@@ -115,7 +115,7 @@ class DistributedNoise:
             )
         integer("clients", self.clients, 2, MAX_CLIENTS)
         integer("minimum_survivors", self.minimum_survivors, 2, self.clients)
-        integer("corrupt", self.uncounted_shares, 1, self.minimum_survivors - 1)
+        integer("uncounted_shares", self.uncounted_shares, 1, self.minimum_survivors - 1)
         integer("bits", self.bits, MIN_BITS, MAX_BITS)
         if self.noise not in ("skellam", "discrete_gaussian"):
             raise BadParameter(f"noise is {self.noise!r}, not 'skellam' or 'discrete_gaussian'")

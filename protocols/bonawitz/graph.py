@@ -112,7 +112,7 @@ def plan_graph(
     Raises:
       ParameterError: no graph keeps the promise, the complete one included.
     """
-    g, d = as_fraction("corrupt", corrupt), as_fraction("dropout", dropout)
+    g, d = as_fraction("corrupt_fraction", corrupt), as_fraction("dropout", dropout)
     if clients < 2:
         raise ParameterError(f"{clients} clients: at least 2 can sum")
     if g + (2 * d if active else d) > MOST_LOST:

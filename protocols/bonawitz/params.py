@@ -29,7 +29,7 @@ class Rates:
     dropout: Fraction | float | str
 
     def __post_init__(self) -> None:
-        for name in ("corrupt", "dropout"):
+        for name in ("corrupt_fraction", "dropout"):
             object.__setattr__(self, name, as_fraction(name, getattr(self, name)))
 
     def to_bytes(self) -> bytes:
@@ -74,7 +74,7 @@ class Params:
         check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)
         check_integer("words", self.words, 1, MAX_WORDS - 1)
         if self.max_corrupt is not None:
-            check_integer("corrupt", self.max_corrupt, 0, self.clients - 1)
+            check_integer("max_corrupt", self.max_corrupt, 0, self.clients - 1)
             if not self.active or self.rates is not None:
                 raise ParameterError(
                     f"corrupt {self.max_corrupt} needs active=True and a threshold"
@@ -101,7 +101,7 @@ class Params:
         if not self.active:
             return 0
         if self.rates is not None:
-            return int(as_fraction("corrupt", self.rates.corrupt_fraction) * size)
+            return int(as_fraction("corrupt_fraction", self.rates.corrupt_fraction) * size)
         return self.clients // 3 if self.max_corrupt is None else self.max_corrupt
 
     def needed(self, plan: GraphPlan) -> int:
@@ -180,7 +180,7 @@ class Agreement:
 
     def __post_init__(self) -> None:
         Header(self.session, self.round)
-        check_size("public", self.public_digest, DIGEST_SIZE)
+        check_size("public_digest", self.public_digest, DIGEST_SIZE)
 
     @property
     def header(self) -> Header:

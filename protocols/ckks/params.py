@@ -157,7 +157,7 @@ class Params:
     def _check_counts(self) -> None:
         for name in ("clients", "entries", "decryptions", "scale_half_bits"):
             check_integer(name, getattr(self, name), 1)
-        for name in ("holders", "threshold", "corrupt"):
+        for name in ("holders", "threshold", "max_corrupt"):
             check_integer(name, getattr(self, name), 0)
         if self.clients < 2:
             raise ParameterError(f"{self.clients} clients: at least 2 can sum")
@@ -432,7 +432,7 @@ class Agreement:
             raise ParameterError(
                 f"round {self.round}: the key opens {self.params.decryptions} sums"
             )
-        check_size("public", self.public_digest, DIGEST_SIZE)
+        check_size("public_digest", self.public_digest, DIGEST_SIZE)
 
     @property
     def header(self) -> Header:

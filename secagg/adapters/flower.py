@@ -330,7 +330,7 @@ def _ask_of(
             "client": request.client,
             "message": request.message,
             "signature": request.signature,
-            "following": request.next_session,
+            "next_session": request.next_session,
         }
     )
     ttl = like.metadata.ttl if limit is None else min(like.metadata.ttl, limit)
@@ -496,7 +496,7 @@ def _size(content: RecordDict) -> int:
 def _answer(answer: Answer) -> RecordDict:
     joined = b"".join(map(opaque, answer.messages))
     messages = Array(dtype="uint8", shape=(len(joined),), stype=RECORD, data=joined)
-    beside = ConfigRecord({"following": answer.next_keys, "examples": answer.examples})
+    beside = ConfigRecord({"next_keys": answer.next_keys, "examples": answer.examples})
     return RecordDict({RECORD: beside, FRAMES: ArrayRecord({"messages": messages})})
 
 
@@ -505,7 +505,7 @@ def _read_answer(content: RecordDict) -> Answer:
     frames = content.array_records.get(FRAMES)
     if beside is None or frames is None or "messages" not in frames:
         raise InputError("its app has no secure_mod: this is a plain reply, and was not read")
-    following, examples = beside.get("following"), beside.get("examples")
+    following, examples = beside.get("next_keys"), beside.get("examples")
     if not isinstance(following, bytes) or type(examples) is not int:
         raise RemoteProtocolError("an answer lacks a field")
     reader, messages = Reader(frames["messages"].data), list[bytes]()
@@ -519,7 +519,8 @@ def _read_request(record: ConfigRecord) -> Request:
         stage = Stage(str(record["stage"]))
     except (KeyError, ValueError):
         raise RemoteProtocolError("the server's request names no stage") from None
-    named = {name: record.get(name) for name in ("proposal", "message", "signature", "following")}
+    names = ("proposal", "message", "signature", "next_session")
+    named = {name: record.get(name) for name in names}
     client = record.get("client")
     if not all(isinstance(value, bytes) for value in named.values()) or type(client) is not int:
         raise RemoteProtocolError("the server's request lacks a field")

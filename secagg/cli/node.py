@@ -52,7 +52,7 @@ def show(*, home: Path, as_json: bool) -> None:
         name: value.hex() if isinstance(value, bytes) else value
         for name, value in asdict(here.policy).items()
     }
-    said["corrupt"] = float(said["corrupt"])
+    said["corrupt_fraction"] = float(said["corrupt_fraction"])
     said["filter"] = here.policy.filter
     said |= {"sums": 0, "spent": 0.0}
     if (path := home / "ledger.sqlite").exists():

@@ -19,7 +19,7 @@ from secagg.training.settings import NOISED
     epilog="""\b
 Examples:
   secagg plan --clients 1000
-  secagg plan --clients 1000 --corrupt 0.33 --dropout 0.05 --active
+  secagg plan --clients 1000 --corrupt-fraction 0.33 --dropout 0.05 --active
   secagg plan --clients 100 --entries 124000000 --bits 14 --rounds 50 --json
   secagg plan --clients 100 --epsilon 2 --delta 1e-5 --examples 60000 --rounds 100
   secagg plan --clients 500 --epsilon 4 --delta 1e-4 --privacy client --rounds 20
@@ -27,7 +27,7 @@ Examples:
 )
 @click.option("--clients", type=int, required=True, help="Number of clients that start a round.")
 @click.option(
-    "--corrupt", default="0.05", show_default=True, help="Fraction that may work with the server."
+    "--corrupt-fraction", default="0.05", show_default=True, help="Fraction that may work with the server."
 )
 @click.option("--dropout", default="0.1", show_default=True, help="Fraction that may vanish.")
 @click.option("--active", is_flag=True, help="The server may lie about who is alive.")
@@ -61,7 +61,7 @@ Examples:
 @click.option("--batch", type=int, help="Most examples of one client.  [default: dealt out evenly]")
 @click.option("--sampling-rate", type=float, help="Probability that an example is in a batch.")
 @click.option(
-    "--participation",
+    "--client-sampling-rate",
     type=float,
     help="Probability that a client, by its own secret coin, brings its update.",
 )
@@ -71,9 +71,9 @@ Examples:
     help="Clients refuse to open a sum of fewer.  [default: the most that lose few rounds]",
 )
 @click.option(
-    "--noise-corrupt",
+    "--uncounted-shares",
     type=int,
-    help="Clients whose share of the noise counts for nothing.  [default: the corrupt, at least 1]",
+    help="Clients whose share of the noise counts for nothing.  [default: the corrupt ones, at least 1]",
 )
 @JSON
 def plan(*, as_json: bool, **wanted: Any) -> None:

@@ -184,7 +184,7 @@ class SumSettings:
             raise ConfigError(f"unknown protocol {self.protocol!r}; known: {', '.join(PROTOCOLS)}")
         if self.roster is not None and self.protocol != BONAWITZ:
             raise ConfigError(f"nothing is signed under {self.protocol}; leave the roster out")
-        for name in ("corrupt", "dropout"):
+        for name in ("corrupt_fraction", "dropout"):
             object.__setattr__(self, name, as_fraction(name, getattr(self, name)))
 
     @property

@@ -31,7 +31,7 @@ minimum_threshold = 2        # of them must answer before a sum opens, at least
 privacy = ["example", "client"]  # what noise must hide; "none" allows sums without noise
 maximum_epsilon = 8.0        # over all sums that this node ever joins
 delta = 1e-5
-corrupt = 0.05               # of a cohort may work with the server; sums must stand as many
+corrupt_fraction = 0.05      # of a cohort may work with the server; sums must stand as many
 active = false               # true: only cohorts that sign, against a server that lies
 # operator = "..."           # public key of who signs the roster; needed by an active cohort
 # server = "..."             # public key of the server; proposals that it did not sign are refused
@@ -86,7 +86,7 @@ class NodePolicy:
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
                 raise ConfigError(f"{name} {value!r} is not a number")
         Budget(epsilon=self.maximum_epsilon, delta=self.delta)
-        object.__setattr__(self, "corrupt", as_fraction("corrupt", self.corrupt_fraction))
+        object.__setattr__(self, "corrupt_fraction", as_fraction("corrupt_fraction", self.corrupt_fraction))
         for name in ("operator", "server"):
             key = getattr(self, name)
             if key is not None and (not isinstance(key, bytes) or len(key) != VERIFY_KEY_SIZE):
@@ -161,7 +161,7 @@ class NodePolicy:
             )
         corrupt = int(Fraction(self.corrupt_fraction) * params.clients)
         if (stands := _stands(proposal)) < corrupt:
-            _refuse("corrupt", f"the sum stands {stands} of {params.clients}, not {corrupt}")
+            _refuse("corrupt_fraction", f"the sum stands {stands} of {params.clients}, not {corrupt}")
         if unit not in self.privacy:
             hides = "sums without noise" if unit == "none" else f"noise that hides one {unit}"
             _refuse("privacy", f"the server proposes {hides}")

@@ -327,9 +327,9 @@ class Proposal:
             "protocol": self.protocol,
             "session": self.session.hex(),
             "params": self.params.to_bytes().hex(),
-            "model": self.model_digest.hex(),
+            "model_digest": self.model_digest.hex(),
             "seed": self.seed.hex(),
-            "roster": self.roster_digest.hex(),
+            "roster_digest": self.roster_digest.hex(),
             "shapes": self.shapes,
             "noise" if isinstance(self.content, Noise) else "average": content,
         }
@@ -379,9 +379,9 @@ class Proposal:
             purpose=said["purpose"],
             session=bytes.fromhex(said["session"]),
             params=params,
-            model_digest=bytes.fromhex(said["model"]),
+            model_digest=bytes.fromhex(said["model_digest"]),
             seed=bytes.fromhex(said["seed"]),
-            roster_digest=bytes.fromhex(said["roster"]),
+            roster_digest=bytes.fromhex(said["roster_digest"]),
             shapes=tuple((str(name), _shape(shape)) for name, shape in said["shapes"]),
             content=content,
         )

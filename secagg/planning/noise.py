@@ -58,7 +58,7 @@ class NoiseWishes:
       client_sampling_rate: with which a client brings its update; only of ``client``.
       minimum_survivors: fewest clients that may be summed. ``None``: so many that few runs lose
         a round; never below a complete graph's threshold.
-      noise_corrupt: clients whose shares of noise count for nothing; ``None`` for those
+      uncounted_shares: clients whose shares of noise count for nothing; ``None`` for those
         that may work with the server, at least 1.
     """
 
@@ -70,7 +70,7 @@ class NoiseWishes:
     sampling_rate: float = 1.0
     client_sampling_rate: float = 1.0
     minimum_survivors: int | None = None
-    noise_corrupt: int | None = None
+    uncounted_shares: int | None = None
 
     def units(self, clients: int) -> tuple[Unit, int, Design]:
         """Whom the noise hides, how many of them there are, and how they get into a sum.
@@ -190,13 +190,13 @@ class NoiseAdvice:
                 "rate": self.rate,
                 "batch": mechanism.batch,
                 "noise_multiplier": mechanism.noise_multiplier,
-                "corrupt": mechanism.uncounted_shares,
+                "uncounted_shares": mechanism.uncounted_shares,
                 "expected_survivors": self.expected_survivors,
                 "scale": mechanism.scale,
-                "share_deviation": mechanism.share_stddev,
+                "share_stddev": mechanism.share_stddev,
                 "sum_deviation": mechanism.stddev(self.expected_survivors),
                 "mean_deviation": self.mean_deviation,
-                "looseness": mechanism.sensitivity_inflation,
+                "sensitivity_inflation": mechanism.sensitivity_inflation,
                 "more_noise": self.more_noise,
                 "sampler_error": mechanism.sampler_error,
                 "trusts_count": self.trusts_count,
@@ -343,10 +343,10 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
             f"than {wishes.complete_below} clients, who share with everybody"
         )
     known = int(corrupt * clients)
-    silent = max(1, known) if noise.noise_corrupt is None else noise.noise_corrupt
+    silent = max(1, known) if noise.uncounted_shares is None else noise.uncounted_shares
     if silent < max(1, known):
         raise ConfigError(
-            f"noise_corrupt {silent}: {known} corrupt clients know their shares of the noise, and "
+            f"uncounted_shares {silent}: {known} corrupt clients know their shares of the noise, and "
             "whoever sees the result its own; set at least "
             f"{max(1, known)}"
         )
@@ -359,7 +359,7 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
     elif not sparse:
         minimum = max(minimum, graph.threshold)
     if silent >= minimum:
-        raise ConfigError(f"noise_corrupt {silent} leaves no noise of minimum_survivors {minimum}")
+        raise ConfigError(f"uncounted_shares {silent} leaves no noise of minimum_survivors {minimum}")
     batch = noise.batch
     if unit is Unit.CLIENT:
         if batch is not None:

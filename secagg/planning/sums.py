@@ -64,7 +64,7 @@ graph took 14 (measured, one core).
 BITS = 16  # of a quantised entry, where nobody says otherwise
 PLAIN_BYTES = 4  # an entry of a plain fp32 vector
 _SHOWN: Final = (
-    *("clients", "corrupt", "dropout", "active", "entries", "clip", "bits", "rounds"),
+    *("clients", "corrupt_fraction", "dropout", "active", "entries", "clip", "bits", "rounds"),
     *("graph", "degree", "threshold", "minimum_survivors", "lanes", "lane_bits", "words", "step"),
     *("bytes_up_per_client", "bytes_down_per_client", "bits_per_entry", "expansion", "traffic"),
     *("client_milliseconds", "server_milliseconds", "p_insecure", "p_failure"),
@@ -111,7 +111,7 @@ class SumWishes:
     @property
     def rates(self) -> tuple[Fraction, Fraction]:
         """``corrupt`` and ``dropout``, exact; ``ParameterError`` if one is no fraction."""
-        return as_fraction("corrupt", self.corrupt_fraction), as_fraction("dropout", self.dropout)
+        return as_fraction("corrupt_fraction", self.corrupt_fraction), as_fraction("dropout", self.dropout)
 
     @property
     def graph(self) -> GraphPlan:
@@ -238,7 +238,7 @@ class Advice:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every attribute and property, bytes by stage under ``traffic``."""
         traffic = {stage.value: asdict(cost) for stage, cost in self.traffic.items()}
-        rates = {"corrupt": float(self.corrupt_fraction), "dropout": float(self.dropout)}
+        rates = {"corrupt_fraction": float(self.corrupt_fraction), "dropout": float(self.dropout)}
         return {name: getattr(self, name) for name in _SHOWN} | rates | {"traffic": traffic}
 
 

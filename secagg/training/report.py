@@ -193,7 +193,7 @@ def _headline(run: _Run) -> Markup:
     else:
         sentences = [f"{who} stood ready, and no round was finished"]
     lost = sum(run.lost)
-    split = f", split {run.config['split']}" if "split" in run.config else ""
+    split = f", split {run.config['partition']}" if "partition" in run.config else ""
     about = f"Data: {run.config.get('data', 'unknown')}{split}. "
     if lost:
         about += f"{counted(lost, 'round')} lost to too few survivors: nothing came out of them. "
@@ -412,7 +412,7 @@ def _promise(run: _Run) -> Markup:
         threshold="t" if run.threshold is None else str(run.threshold),
         needed="the needed number of" if run.needed is None else str(run.needed),
         bound=run.bound,
-        uncounted_shares=str(run.config.get("corrupt", 1)),
+        uncounted_shares=str(run.config.get("uncounted_shares", 1)),
     )
     kept = promise.protects_from()
     nothing = [("Nothing", "These settings protect nobody.")]

@@ -138,7 +138,7 @@ class TrainingConfig:
             self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_PRIVACY)
         _one_of("data", self.data, DATASETS)
         _one_of("protocol", self.protocol, PROTOCOL_NAMES)
-        _one_of("judge", self.evaluate_on, JUDGES)
+        _one_of("evaluate_on", self.evaluate_on, JUDGES)
         _one_of("privacy", self.privacy, PRIVACY)
         parse_split(self.partition)
         _between("clients", self.clients, 2, 1000)
@@ -162,7 +162,7 @@ class TrainingConfig:
         _between("bits", self.bits, 4, 32)
         _between("local_steps", self.local_steps, 1, 1000)
         _between("sampling_rate", self.sampling_rate, 1e-6, 1.0)
-        _between("participation", self.client_sampling_rate, 1e-6, 1.0)
+        _between("client_sampling_rate", self.client_sampling_rate, 1e-6, 1.0)
         _between("seed", self.seed, 0, 2**63 - 1)
         _between("learning_rate", self.learning_rate, 1e-9, 1e6)
         if 2 * self.threshold <= self.clients:
@@ -179,7 +179,7 @@ class TrainingConfig:
         if self.privacy in NOISED:
             if not 1 <= self.uncounted_shares < self.minimum_survivors:
                 raise ConfigError(
-                    f"corrupt {self.uncounted_shares} is outside [1, {self.minimum_survivors - 1}]: "
+                    f"uncounted_shares {self.uncounted_shares} is outside [1, {self.minimum_survivors - 1}]: "
                     f"the shares of minimum_survivors {self.minimum_survivors} less those must "
                     "make up the noise, and who sees the result knows its own"
                 )
@@ -190,7 +190,7 @@ class TrainingConfig:
                 )
         elif self.uncounted_shares != 1:
             raise ConfigError(
-                f"corrupt {self.uncounted_shares}: privacy {self.privacy} shares no noise out"
+                f"uncounted_shares {self.uncounted_shares}: privacy {self.privacy} shares no noise out"
             )
         if self.privacy == "distributed" and self.local_steps != 1:
             raise ConfigError(

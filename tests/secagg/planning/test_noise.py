@@ -127,7 +127,7 @@ def test_in_a_sparse_graph_the_servers_count_is_trusted_and_its_failure_is_in_de
 
 def test_shares_that_count_for_nothing_are_made_up_for_by_the_others() -> None:
     few = advise(**CLIENTS, minimum_survivors=50)
-    many = advise(**CLIENTS, minimum_survivors=50, noise_corrupt=20)
+    many = advise(**CLIENTS, minimum_survivors=50, uncounted_shares=20)
     assert few.mechanism.uncounted_shares == 3
     ratio = many.mechanism.share_stddev / few.mechanism.share_stddev
     assert ratio == pytest.approx(math.sqrt((50 - 3) / (50 - 20)), rel=1e-3)
@@ -169,10 +169,10 @@ def test_no_scale_is_planned_whose_noise_no_sampler_draws() -> None:
         ({"bits": 64}, BadParameter, "bits is 64"),
         ({"delta": 1 / 60}, BadParameter, "below 1/60 for 60 units"),
         ({"delta": 1e-40}, ConfigError, "used up"),
-        ({"minimum_survivors": 40, "noise_corrupt": 40}, ConfigError, "leaves no noise"),
+        ({"minimum_survivors": 40, "uncounted_shares": 40}, ConfigError, "leaves no noise"),
         ({"minimum_survivors": 61}, BadParameter, "minimum_survivors is 61"),
-        ({"noise_corrupt": 0}, ConfigError, "noise_corrupt 0"),
-        ({"noise_corrupt": 2}, ConfigError, "3 corrupt clients know"),
+        ({"uncounted_shares": 0}, ConfigError, "uncounted_shares 0"),
+        ({"uncounted_shares": 2}, ConfigError, "3 corrupt clients know"),
         ({"participation": 0.0}, BadParameter, "rate"),
         ({"sampling_rate": 0.5}, ConfigError, "sampling_rate 0.5"),
         ({"examples": 1000}, ConfigError, "examples 1000"),
