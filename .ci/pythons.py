@@ -30,6 +30,7 @@ EXTRAS: Final = {  # what runs with it beside a sum under masks
     "flower": "import secagg.adapters.flower",
 }
 SUM: Final = "import secagg; print(secagg.__file__, secagg.aggregate([[0.5]] * 3).weight)"
+PACKAGES: Final = ("secagg", "dp", "protocols")
 TEST_TOOLS: Final = ("pytest", "hypothesis", "pytest-xdist")
 BUILD_TOOLS: Final = ("hatchling", "hatch-fancy-pypi-readme", "twine")
 # Not beside the base package: libraries of the extras, peers, and what builds.
@@ -71,7 +72,11 @@ def main() -> int:
     failures = 0 if there else 1
     with tempfile.TemporaryDirectory(prefix="secagg-") as folder:
         place = Path(folder)
-        wheel, source = build(place)
+        try:
+            wheel, source = build(place)
+        except Failed as failure:
+            say("build", f"FAILED\n{failure}")
+            return 1
         for version, python in there.items():
             for extra in asked.extra or EXTRAS:
                 failures += not tried(version, python, extra, wheel, source, place)
@@ -90,7 +95,7 @@ def pythons_named() -> list[str]:
 
 def find(version: str) -> Path | None:
     """An interpreter of this version that starts: pyenv leaves names on the path that do not."""
-    for candidate in candidates(version):
+    for candidate in _candidates(version):
         probe = [candidate, "-c", "import sys; print('{}.{}'.format(*sys.version_info[:2]))"]
         done = subprocess.run(probe, capture_output=True, text=True, check=False)
         if done.returncode == 0 and done.stdout.strip() == version:
@@ -98,7 +103,7 @@ def find(version: str) -> Path | None:
     return None
 
 
-def candidates(version: str) -> Iterator[Path]:
+def _candidates(version: str) -> Iterator[Path]:
     """What may be this Python: on the path, and of pyenv."""
     if on_path := shutil.which(f"python{version}"):
         yield Path(on_path)
@@ -107,17 +112,20 @@ def candidates(version: str) -> Iterator[Path]:
 
 
 def build(place: Path) -> tuple[Path, Path]:
-    """The wheel, and the folder of the unpacked sdist."""
+    """The wheel, and the folder of the unpacked sdist without its packages."""
     python = environment(Path(sys.executable), place / "build")
     pip(python, *BUILD_TOOLS)
     dist = place / "dist"
-    run(python, "-m", "hatchling", "build", "--directory", dist, cwd=ROOT)
+    run(python.with_name("hatchling"), "build", "--directory", dist, cwd=ROOT)
     (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     run(python, "-m", "twine", "check", "--strict", wheel, sdist, cwd=place)
     say("build", f"{wheel.name} and {sdist.name} pass twine check")
     with tarfile.open(sdist) as archive:
         archive.extractall(place / "source", filter="data")
-    return wheel, place / "source" / sdist.name.removesuffix(".tar.gz")
+    source = place / "source" / sdist.name.removesuffix(".tar.gz")
+    for package in PACKAGES:
+        shutil.rmtree(source / package)  # what its tests import is then the wheel's
+    return wheel, source
 
 
 def tried(version: str, python: Path, extra: str, wheel: Path, source: Path, place: Path) -> bool:
@@ -130,7 +138,8 @@ def tried(version: str, python: Path, extra: str, wheel: Path, source: Path, pla
         printed = run(own, "-c", f"{SUM}\n{EXTRAS[extra]}", cwd=place).splitlines()
         if not (printed[0].startswith(str(home)) and printed[0].endswith(" 3")):
             raise Failed(f"another package, or another sum: {printed[0]}")
-        if (said := run(own.with_name("secagg"), "--version", cwd=place).strip()) not in wheel.name:
+        said = run(own.with_name("secagg"), "--version", cwd=place).strip()
+        if said != wheel.name.split("-")[1]:
             raise Failed(f"secagg --version says {said!r}, the wheel is {wheel.name}")
         summary = tested(own, source) if extra == BASE else []
     except Failed as failure:
@@ -146,7 +155,7 @@ def tested(python: Path, source: Path) -> list[str]:
     """Run the sdist's tests on the installed wheel; the last lines that they print."""
     pip(python, *TEST_TOOLS)
     words = ("-q", "-n", "auto", "-m", "not slow", f"--without={','.join(WITHOUT)}")
-    lines = run(python, "-P", "-m", "pytest", *words, cwd=source).splitlines()
+    lines = run(python, "-m", "pytest", *words, cwd=source).splitlines()
     return [line for line in lines if re.match(r"\d+ (files|tests) left out|\d+ passed", line)]
 
 
@@ -163,12 +172,12 @@ def pip(python: Path, *requirements: str) -> None:
 
 
 def run(program: Path, *words: str | Path, cwd: Path) -> str:
-    """What it prints; nothing of this source tree is on its path."""
+    """What it prints. The tree that this file lies in is not on its path."""
     settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [program, *words],
         cwd=cwd,
-        env=settings | {"PYTHONSAFEPATH": "1"},
+        env=settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
