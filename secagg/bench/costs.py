@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols import ckks
-from protocols.bonawitz import Agreement, CollectKeys, Params, Rates, join
+from protocols.bonawitz import Agreement, Params, Rates
 from protocols.entropy import system
 from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
 from protocols.primitives.shamir import majority
@@ -30,6 +30,8 @@ from secagg.rounds.aggregation import Ckks
 from secagg.rounds.attendance import Costs, Now
 from secagg.rounds.ckks import CKKS, HOLDERS, MODELS, PRECISION, require
 from secagg.rounds.in_memory import Outcome, run_bonawitz, run_ckks, run_plain
+from secagg.rounds.parties import BonawitzClient
+from secagg.rounds.relay import relay_bonawitz
 from secagg.stage import Stage
 from secagg.vectors.layout import Layout, Segment
 from secagg.vectors.packing import word_count
@@ -375,24 +377,18 @@ def _one_client(words: int, neighbours: int, now: Now) -> tuple[int, float, floa
     """One client's frames among as many peers, and the server's time to take them."""
     size = neighbours + 1
     params = Params(clients=size, threshold=majority(size), words=words)
-    agreement = _agreement(params)
-    keys, states = CollectKeys(agreement), {}
-    for client in range(size):
-        message, states[client] = join(agreement, client)
-        keys.receive(message)
-    rosters, shares = keys.close()
-    sharing = {}
-    for client in range(size):
-        message, sharing[client] = states[client].on_roster(rosters[client])
-        shares.receive(message)
-    boxes, vectors = shares.close()
-    part = np.zeros(2**15, np.uint64)
+    agreement, part = _agreement(params), np.zeros(2**15, np.uint64)
     full, rest = divmod(words, len(part))
     parts = (part[: len(part) if index < full else rest] for index in range(full + 1))
+    clients = [BonawitzClient(agreement, client, lambda: parts) for client in range(size)]
+    relay = relay_bonawitz(agreement, range(size))
+    while (ask := next(relay)).stage is not Stage.MASK:
+        for client, request in ask.requests.items():
+            ask.receive(clients[client].answer(ask.stage, request))
     began = now()
-    frames = list(sharing[0].on_boxes(boxes[0], parts)[0])
+    frames = clients[0].answer(Stage.MASK, ask.requests[0])
     masked = now()
-    vectors.receive(frames)
+    ask.receive(frames)
     return sum(map(len, frames)), masked - began, now() - masked
 
 

@@ -37,13 +37,11 @@ from torch.nn import functional
 from dp.accounting.calibrate import noise_multiplier
 from dp.accounting.events import PoissonSampling
 from dp.sgd import LocalDpSgd
-from protocols.bonawitz import Agreement, Params
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
-from protocols.wire import SESSION_SIZE
 from secagg.errors import ConfigError
 from secagg.files import write_atomically
-from secagg.rounds.in_memory import run_plain
+from secagg.rounds.aggregation import Plain, run_protocol
 from secagg.training.data import Federation, federate, simulated_dropouts
 from secagg.training.loop import SEED_SIZE
 from secagg.training.modes import judge, mode
@@ -194,18 +192,10 @@ def federated(
 ) -> tuple[float, int]:
     """The rounds of ``secagg train``, summed in the open; returns noise multiplier and losses."""
     how, lost = mode(config, federation, model), 0
-    params = Params(
-        clients=config.clients,
-        threshold=config.threshold,
-        minimum_survivors=config.minimum_survivors,
-        words=how.layout.words,
-    )
+    protocol = Plain(minimum_survivors=config.minimum_survivors)
     for number in range(1, config.rounds + 1):
         gone = simulated_dropouts(
             config.clients, config.dropout, seed=config.seed, round_number=number
-        )
-        agreement = Agreement(
-            params=params, session=system(SESSION_SIZE), round=number, public_digest=bytes(32)
         )
         start, seed = flatten(model).clone(), system(SEED_SIZE)
         inputs = {
@@ -213,11 +203,11 @@ def federated(
             for client in range(config.clients)
         }
         try:
-            outcome = run_plain(agreement, inputs, gone)
+            outcome = run_protocol(protocol, how.layout, inputs, gone, public=bytes(32))
         except TooFewSurvivors:
             lost += 1
             continue
-        moved = how.moved(how.layout.decode(outcome.values), outcome.survivors, seed)
+        moved = how.moved(outcome.sums(how.layout), outcome.survivors, seed)
         unflatten(start + moved.to(start.dtype), model)
     return how.noise_multiplier, lost
 

@@ -27,7 +27,10 @@ Examples:
 )
 @click.option("--clients", type=int, required=True, help="Number of clients that start a round.")
 @click.option(
-    "--corrupt-fraction", default="0.05", show_default=True, help="Fraction that may work with the server."
+    "--corrupt-fraction",
+    default="0.05",
+    show_default=True,
+    help="Fraction that may work with the server.",
 )
 @click.option("--dropout", default="0.1", show_default=True, help="Fraction that may vanish.")
 @click.option("--active", is_flag=True, help="The server may lie about who is alive.")

@@ -28,12 +28,7 @@ from protocols import bonawitz
 from protocols.bonawitz import ClientId
 from protocols.bonawitz.graph import as_fraction
 from protocols.entropy import system
-from protocols.errors import (
-    LocalProtocolError,
-    ProtocolError,
-    RemoteProtocolError,
-    TooFewSurvivors,
-)
+from protocols.errors import LocalProtocolError, ProtocolError, RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE, Expand, expand
 from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE

@@ -185,15 +185,13 @@ class Node:
         agreement, me, burn = vector.proposal.agreement(), request.client, vector.burn
         if isinstance(agreement, ckks.Agreement):
             opens = partial(self._keep_summands, vector.proposal)
-            if record is None:
-                return CkksClient(agreement, me, vector, burn=burn, opens=opens)
-            return CkksClient.from_record(record, agreement, me, vector, burn=burn, opens=opens)
-        if record is not None:
-            return BonawitzClient.from_record(record, agreement, vector, burn=burn)
-        if not agreement.params.active or request.stage is not Stage.ADVERTISE:
-            return BonawitzClient(agreement, me, vector)
-        key, me, identities = self.identity(vector.proposal.roster_digest)
-        return BonawitzClient(agreement, me, vector, identity=key, identities=identities)
+            holder = CkksClient(agreement, me, vector, burn=burn, opens=opens)
+            return holder.from_record(record) if record else holder
+        key, identities = None, None
+        if agreement.params.active and request.stage is Stage.ADVERTISE:
+            key, me, identities = self.identity(vector.proposal.roster_digest)
+        party = BonawitzClient(agreement, me, vector, identity=key, identities=identities)
+        return party.from_record(record, burn=burn) if record else party
 
     def _check_server(self, request: Request) -> None:
         if self.policy.server is None:

@@ -86,7 +86,9 @@ class NodePolicy:
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
                 raise ConfigError(f"{name} {value!r} is not a number")
         Budget(epsilon=self.maximum_epsilon, delta=self.delta)
-        object.__setattr__(self, "corrupt_fraction", as_fraction("corrupt_fraction", self.corrupt_fraction))
+        object.__setattr__(
+            self, "corrupt_fraction", as_fraction("corrupt_fraction", self.corrupt_fraction)
+        )
         for name in ("operator", "server"):
             key = getattr(self, name)
             if key is not None and (not isinstance(key, bytes) or len(key) != VERIFY_KEY_SIZE):
@@ -161,7 +163,9 @@ class NodePolicy:
             )
         corrupt = int(Fraction(self.corrupt_fraction) * params.clients)
         if (stands := _stands(proposal)) < corrupt:
-            _refuse("corrupt_fraction", f"the sum stands {stands} of {params.clients}, not {corrupt}")
+            _refuse(
+                "corrupt_fraction", f"the sum stands {stands} of {params.clients}, not {corrupt}"
+            )
         if unit not in self.privacy:
             hides = "sums without noise" if unit == "none" else f"noise that hides one {unit}"
             _refuse("privacy", f"the server proposes {hides}")

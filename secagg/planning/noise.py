@@ -359,7 +359,9 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
     elif not sparse:
         minimum = max(minimum, graph.threshold)
     if silent >= minimum:
-        raise ConfigError(f"uncounted_shares {silent} leaves no noise of minimum_survivors {minimum}")
+        raise ConfigError(
+            f"uncounted_shares {silent} leaves no noise of minimum_survivors {minimum}"
+        )
     batch = noise.batch
     if unit is Unit.CLIENT:
         if batch is not None:

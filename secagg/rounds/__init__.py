@@ -8,7 +8,6 @@ the rounds under CKKS share; ``masking`` and ``spool`` are for large sums.
 
 from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
 from secagg.rounds.burns import BurnFile, MemoryBurn
-from secagg.rounds.in_memory import run_bonawitz, run_ckks, run_plain
 from secagg.rounds.parties import BonawitzClient, CkksClient, SharedCkksClient
 
 __all__ = [
@@ -22,7 +21,4 @@ __all__ = [
     "Plain",
     "SharedCkksClient",
     "aggregate",
-    "run_bonawitz",
-    "run_ckks",
-    "run_plain",
 ]

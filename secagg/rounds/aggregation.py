@@ -5,7 +5,7 @@ As everywhere in this room such a sum measures; it protects nothing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,13 @@ from protocols.primitives.shamir import majority
 from protocols.wire import SESSION_SIZE, digest
 from secagg.errors import InputError
 from secagg.rounds.attendance import Costs
-from secagg.rounds.ckks import CKKS, FLOODING, HOLDERS, MODELS, PRECISION, require
+from secagg.rounds.ckks import CKKS, FLOODING, HOLDERS, PRECISION
 from secagg.rounds.in_memory import Dropouts, Outcome, run_bonawitz, run_ckks, run_plain
 from secagg.stage import Stage
 from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint
 
 Codec: TypeAlias = FixedPoint | NoisyIntegers
-Inputs: TypeAlias = Mapping[ClientId, Any]
 
 PROTOCOL_NAMES: Final = ("bonawitz", "plain", *CKKS)
 
@@ -45,42 +44,26 @@ class Bonawitz:
       suite: the cipher that makes the masks.
     """
 
-    REALS: ClassVar[bool] = False
-
     threshold: int | None = None
     rates: Rates | None = None
     active: bool = False
     minimum_survivors: int | None = None
     suite: Suite = Suite.AES_128_CTR
 
-    def run(
-        self,
-        layout: Layout,
-        inputs: Inputs,
-        dropouts: Dropouts | None = None,
-        *,
-        public: bytes,
-        round_number: int = 0,
-    ) -> Outcome:
-        """A round among at most ``layout.clients``; ``public`` digests what else they know."""
+    def params(self, layout: Layout) -> bonawitz.Params:
+        """What protects a sum of at most ``layout.clients``."""
         clients, threshold, minimum = layout.clients, self.threshold, self.minimum_survivors
         if self.rates is None and threshold is None:
             threshold = majority(clients, clients // 3 if self.active else 0)
-        if minimum is None:
-            minimum = threshold or majority(clients)
-        params = bonawitz.Params(
+        return bonawitz.Params(
             clients=clients,
             threshold=threshold,
             rates=self.rates,
             active=self.active,
-            minimum_survivors=minimum,
+            minimum_survivors=(threshold or majority(clients)) if minimum is None else minimum,
             words=layout.words,
             suite=self.suite,
         )
-        agreement = bonawitz.Agreement(
-            params=params, session=system(SESSION_SIZE), round=round_number, public_digest=public
-        )
-        return run_bonawitz(agreement, inputs, dropouts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +77,6 @@ class Ckks:
       flooding, precision: as in ``protocols.ckks.plan``.
       minimum_survivors: clients open no sum of fewer; default a majority of the clients.
     """
-
-    REALS: ClassVar[bool] = True
 
     model: ckks.Model = ckks.Model.THRESHOLD
     holders: int = HOLDERS
@@ -121,27 +102,6 @@ class Ckks:
             minimum_survivors=majority(layout.clients) if minimum is None else minimum,
         )
 
-    def run(
-        self,
-        layout: Layout,
-        inputs: Inputs,
-        dropouts: Dropouts | None = None,
-        *,
-        public: bytes,
-        round_number: int = 0,
-    ) -> Outcome:
-        """As in ``Bonawitz``; a key of one sum knows only round 0.
-
-        Raises:
-          MissingExtraError: tenseal is not installed.
-        """
-        require(next(name for name, model in MODELS.items() if model is self.model))
-        params = self.params(layout, len(inputs))
-        agreement = ckks.Agreement(
-            params=params, session=system(SESSION_SIZE), public_digest=public
-        )
-        return run_ckks(agreement, inputs, dropouts)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plain:
@@ -151,29 +111,41 @@ class Plain:
       minimum_survivors: there is no sum of fewer; default a majority of the clients.
     """
 
-    REALS: ClassVar[bool] = False
-
     minimum_survivors: int | None = None
 
-    def run(
-        self,
-        layout: Layout,
-        inputs: Inputs,
-        dropouts: Dropouts | None = None,
-        *,
-        public: bytes,
-        round_number: int = 0,
-    ) -> Outcome:
-        """As in ``Bonawitz``."""
+    def params(self, layout: Layout) -> bonawitz.Params:
+        """The same words and the same minimum as under masks, which nobody makes."""
         minimum = self.minimum_survivors
         needed = majority(layout.clients) if minimum is None else minimum
-        params = bonawitz.Params(
-            clients=layout.clients, threshold=needed, minimum_survivors=needed, words=layout.words
-        )
-        agreement = bonawitz.Agreement(
-            params=params, session=system(SESSION_SIZE), round=round_number, public_digest=public
-        )
-        return run_plain(agreement, inputs, dropouts)
+        return Bonawitz(threshold=needed).params(layout)
+
+
+Protocol: TypeAlias = Bonawitz | Ckks | Plain
+
+
+def run_protocol(
+    protocol: Protocol,
+    layout: Layout,
+    inputs: Mapping[ClientId, Any],
+    dropouts: Dropouts | None = None,
+    *,
+    public: bytes,
+    round_number: int = 0,
+) -> Outcome:
+    """One round among at most ``layout.clients``, in a session of its own.
+
+    Args:
+      inputs, dropouts: as in ``run_bonawitz`` and ``run_ckks``.
+      public: SHA-256 over whatever else the clients agree upon.
+      round_number: on the messages of masks.
+    """
+    own: dict[str, Any] = {"session": system(SESSION_SIZE), "public_digest": public}
+    if isinstance(protocol, Ckks):
+        params = protocol.params(layout, len(inputs))
+        return run_ckks(ckks.Agreement(params=params, **own), inputs, dropouts)
+    agreement = bonawitz.Agreement(params=protocol.params(layout), round=round_number, **own)
+    run = run_plain if isinstance(protocol, Plain) else run_bonawitz
+    return run(agreement, inputs, dropouts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +173,7 @@ def aggregate(
     weights: Sequence[int] | None = None,
     codec: Codec | Mapping[str, Codec] = FixedPoint(clip=1.0, bits=16),
     dropouts: Mapping[int, Stage | str] | None = None,
-    protocol: Bonawitz | Ckks | Plain = Bonawitz(),
+    protocol: Protocol = Bonawitz(),
 ) -> Aggregate:
     """Sum the clients' updates under a protocol, all parties in this process.
 
@@ -226,11 +198,11 @@ def aggregate(
       TooFewSurvivors: fewer are left than the protocol's settings say.
       MissingExtraError: the protocol needs tenseal, which is not installed.
     """
-    if not isinstance(protocol, Bonawitz | Ckks | Plain):
+    if not isinstance(protocol, Protocol):
         raise InputError(f"unknown protocol {protocol!r}; known: Bonawitz(), Ckks(), Plain()")
     named = _named(updates, weights)
     layout = _layout(named, weights, codec)
-    into = layout.encode_reals if protocol.REALS else layout.encode
+    into = layout.encode_reals if isinstance(protocol, Ckks) else layout.encode
     vectors = {}
     for client, update in enumerate(named):
         own, weight = {name: _flat(value) for name, value in update.items()}, 1
@@ -238,7 +210,8 @@ def aggregate(
             own[WEIGHT] = [weight := weights[client]]
         vectors[client] = into(own, weight=weight)
     stages = {client: _stage(stage) for client, stage in (dropouts or {}).items()}
-    outcome = protocol.run(layout, vectors, stages, public=digest(layout.to_bytes()))
+    public = digest(layout.to_bytes())
+    outcome = run_protocol(protocol, layout, vectors, stages, public=public)
     sums = outcome.sums(layout)
     weight = int(sums.pop(WEIGHT)[0]) if weights is not None else len(outcome.survivors)
     if not weight:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from protocols.bonawitz import ClientId
 from secagg.errors import InputError
@@ -69,18 +69,11 @@ class Meter:
         self._now, self._paused = now, 0.0
 
     @contextmanager
-    def client(self, stage: Stage) -> Iterator[None]:
-        """Add what the block takes to the clients' seconds."""
-        begin = self._now() - self._paused
+    def time(self, stage: Stage, who: Literal["client", "server"]) -> Iterator[None]:
+        """Add what the block takes to ``client_seconds`` or ``server_seconds``."""
+        begin, cost, name = self._now() - self._paused, self.costs[stage], f"{who}_seconds"
         yield
-        self.costs[stage].client_seconds += self._now() - self._paused - begin
-
-    @contextmanager
-    def server(self, stage: Stage) -> Iterator[None]:
-        """Add what the block takes to the server's seconds."""
-        begin = self._now() - self._paused
-        yield
-        self.costs[stage].server_seconds += self._now() - self._paused - begin
+        setattr(cost, name, getattr(cost, name) + self._now() - self._paused - begin)
 
     def count(self, stage: Stage, messages: Sequence[bytes], *, answering: bytes = b"") -> None:
         """Count what one client sent, and what it had been sent to make it."""

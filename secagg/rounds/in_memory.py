@@ -28,14 +28,8 @@ from protocols.secrets import Secret
 from secagg.errors import ConfigError, InputError
 from secagg.rounds.attendance import Costs, DropoutSchedule, Meter, Now
 from secagg.rounds.burns import MemoryBurn
-from secagg.rounds.parties import (
-    BonawitzClient,
-    CkksClient,
-    Party,
-    Reals,
-    SharedCkksClient,
-    Words,
-)
+from secagg.rounds.ckks import MODELS, require
+from secagg.rounds.parties import BonawitzClient, CkksClient, Party, Reals, SharedCkksClient, Words
 from secagg.rounds.relay import (
     Found,
     StageRequests,
@@ -78,7 +72,7 @@ def run(
     """Carry every message between a relay and its parties; returns what the relay does."""
     stage = Stage.ADVERTISE
     while True:
-        with meter.server(stage):
+        with meter.time(stage, "server"):
             ask = advance(relay)
         if not isinstance(ask, StageRequests):
             return ask
@@ -87,10 +81,10 @@ def run(
             if client not in ask.requests:
                 continue
             request = ask.requests[client]
-            with meter.client(stage):
+            with meter.time(stage, "client"):
                 messages = parties[client].answer(stage, request)
             meter.count(stage, messages, answering=request)
-            with meter.server(stage):
+            with meter.time(stage, "server"):
                 ask.receive(messages)
 
 
@@ -158,7 +152,9 @@ def run_ckks(
 
     Raises:
       TooFewSurvivors: nothing was opened.
+      MissingExtraError: tenseal is not installed.
     """
+    require(next(name for name, model in MODELS.items() if model is agreement.params.model))
     present, meter = DropoutSchedule(inputs, dropouts), Meter(UNSIGNED, now)
     sources = {client: meter.source(given) for client, given in inputs.items()}
     if agreement.params.model is Model.SHARED_KEY:
@@ -205,7 +201,7 @@ def _run_shared(
     if not left:
         raise TooFewSurvivors("no client is left to open the sum")
     # Every client opens it to the same numbers: one of them is measured.
-    with meter.client(Stage.REVEAL):
+    with meter.time(Stage.REVEAL, "client"):
         opened = parties[left[0]].open(message)
     meter.costs[Stage.REVEAL].client_seconds *= len(left)
     meter.count(Stage.REVEAL, (), answering=message)
@@ -228,7 +224,7 @@ def run_plain(
     for client in survivors:
         words = meter.source(inputs[client])()
         meter.count(Stage.MASK, [words.tobytes()])
-        with meter.server(Stage.MASK):
+        with meter.time(Stage.MASK, "server"):
             total += words
     needed = params.needed(params.plan(len(inputs)))
     if len(survivors) < needed:

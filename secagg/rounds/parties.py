@@ -7,6 +7,7 @@ stages. Where every message meets a fresh process, ``into_record`` moves that st
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias
 
 import numpy as np
@@ -49,40 +50,28 @@ class Party(ABC):
         """
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class BonawitzClient(Party):
     """A client of ``protocols.bonawitz``.
 
-    Args:
+    Attributes:
       vector: gives ``params.words`` words, in one array or in parts.
       identity, identities: against an active server, as in ``protocols.bonawitz.join``.
     """
 
-    def __init__(
-        self,
-        agreement: bonawitz.Agreement,
-        me: ClientId,
-        vector: Callable[[], Words | Iterable[Words]],
-        *,
-        entropy: Entropy = system,
-        identity: SigningKey | None = None,
-        identities: Identities | None = None,
-    ) -> None:
-        self._agreement, self._me, self._vector = agreement, me, vector
-        self._entropy, self._identity, self._identities = entropy, identity, identities
-        self._state: BonawitzState | None = None
+    agreement: bonawitz.Agreement
+    me: ClientId
+    vector: Callable[[], Words | Iterable[Words]]
+    _: KW_ONLY
+    entropy: Entropy = system
+    identity: SigningKey | None = None
+    identities: Identities | None = None
+    _state: "BonawitzState | None" = field(default=None, init=False)
 
-    @classmethod
-    def from_record(
-        cls,
-        record: Secret,
-        agreement: bonawitz.Agreement,
-        vector: Callable[[], Words | Iterable[Words]],
-        *,
-        burn: Burn,
-    ) -> Self:
-        """The party whose state ``record`` is.
+    def from_record(self, record: Secret, *, burn: Burn) -> Self:
+        """This party in the state that ``record`` holds.
 
-        Keys that were advertised before everything public was known answer under ``agreement``.
+        Keys that were advertised before everything public was known answer under our agreement.
 
         Raises:
           NodeError: the record is of another agreement.
@@ -90,27 +79,26 @@ class BonawitzClient(Party):
         """
         state = bonawitz.restore(record, burn=burn)
         if isinstance(state, bonawitz.AwaitRoster):
-            state = state.rebind(agreement)
-        elif state.agreement != agreement:
+            state = state.rebind(self.agreement)
+        elif state.agreement != self.agreement:
             raise NodeError("our state is of another proposal")
-        party = cls(agreement, state.me, vector)
-        party._state = state
-        return party
+        self._state = state
+        return self
 
     def answer(self, stage: Stage, request: bytes) -> Messages:
         match stage, self._state:
             case Stage.ADVERTISE, _:
                 message, self._state = bonawitz.join(
-                    self._agreement,
-                    self._me,
-                    self._entropy,
-                    identity=self._identity,
-                    identities=self._identities,
+                    self.agreement,
+                    self.me,
+                    self.entropy,
+                    identity=self.identity,
+                    identities=self.identities,
                 )
             case Stage.SHARE, bonawitz.AwaitRoster() as state:
                 message, self._state = state.on_roster(request)
             case Stage.MASK, bonawitz.AwaitBoxes() as state:
-                parts, after = state.on_boxes(request, self._vector())
+                parts, after = state.on_boxes(request, self.vector())
                 frames = tuple(parts)
                 self._state = after
                 return frames
@@ -129,10 +117,11 @@ class BonawitzClient(Party):
         return self._state.into_record() if self._state else None
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class CkksClient(Party):
     """A client of threshold ``protocols.ckks``; the first ones also hold the key.
 
-    Args:
+    Attributes:
       vector: gives ``params.entries`` reals.
       burn: durable, where the state may move into a record.
       opens: told whose uploads a sum is said to be of, by number and digest, before an answer
@@ -140,50 +129,35 @@ class CkksClient(Party):
       chunks: another way to work through the chunks of a vector. It sees the keys.
     """
 
-    def __init__(
-        self,
-        agreement: "CkksAgreement",
-        me: ClientId,
-        vector: Callable[[], Reals],
-        *,
-        burn: Burn,
-        opens: Callable[[Mapping[ClientId, bytes]], None] = lambda _: None,
-        entropy: Entropy = system,
-        chunks: "Chunks" = map,
-    ) -> None:
-        self._agreement, self._me, self._vector = agreement, me, vector
-        self._burn, self._opens, self._entropy, self._chunks = burn, opens, entropy, chunks
-        self._state: CkksState | Secret | None = None
+    agreement: "CkksAgreement"
+    me: ClientId
+    vector: Callable[[], Reals]
+    _: KW_ONLY
+    burn: Burn
+    opens: Callable[[Mapping[ClientId, bytes]], None] = lambda _: None
+    entropy: Entropy = system
+    chunks: "Chunks" = map
+    _state: "CkksState | Secret | None" = field(default=None, init=False)
 
-    @classmethod
-    def from_record(
-        cls,
-        record: Secret,
-        agreement: "CkksAgreement",
-        me: ClientId,
-        vector: Callable[[], Reals],
-        *,
-        burn: Burn,
-        opens: Callable[[Mapping[ClientId, bytes]], None] = lambda _: None,
-    ) -> Self:
-        """The party whose state ``record`` is; it is read at a stage that needs it."""
-        party = cls(agreement, me, vector, burn=burn, opens=opens)
-        party._state = record
-        return party
+    def from_record(self, record: Secret) -> Self:
+        """This party in the state that ``record`` holds, which is read at a stage that needs it."""
+        self._state = record
+        return self
 
     def answer(self, stage: Stage, request: bytes) -> Messages:
         from protocols.ckks import client as ckks
 
+        if stage is Stage.ADVERTISE:
+            message, self._state = ckks.generate(self.agreement, self.me, self.entropy)
+            return (message,)
         if stage is Stage.MASK:
             return self._upload(request)
-        match stage, self._state if stage is Stage.ADVERTISE else self._restored():
-            case Stage.ADVERTISE, _:
-                message, self._state = ckks.generate(self._agreement, self._me, self._entropy)
+        match stage, self._restored():
             case Stage.SHARE, ckks.AwaitRoster() as state:
                 message, self._state = state.on_roster(request)
             case Stage.REVEAL, ckks.Holder() as state:
-                message, summands = state.on_request(self._agreement, request, chunks=self._chunks)
-                self._opens(summands)
+                message, summands = state.on_request(self.agreement, request, chunks=self.chunks)
+                self.opens(summands)
                 self._state = None
             case _, state:
                 _refuse(stage, state)
@@ -196,15 +170,14 @@ class CkksClient(Party):
 
         opened, boxes = read_openings(request)
         holder: ckks.Holder | None = None
-        if boxes:
-            state = self._restored()
-            if not isinstance(state, ckks.AwaitOpenings):
-                _refuse(Stage.MASK, state)
-            holder, key = state.on_openings(opened, boxes, burn=self._burn)
+        if not boxes:
+            key = CollectiveKey.from_bytes(self.agreement, opened)
+        elif isinstance(state := self._restored(), ckks.AwaitOpenings):
+            holder, key = state.on_openings(opened, boxes, burn=self.burn)
         else:
-            key = CollectiveKey.from_bytes(self._agreement, opened)
-        own = (self._agreement, self._me, key, self._vector())
-        frames = tuple(ckks.encrypt(*own, burn=self._burn, chunks=self._chunks))
+            _refuse(Stage.MASK, state)
+        own = (self.agreement, self.me, key, self.vector())
+        frames = tuple(ckks.encrypt(*own, burn=self.burn, chunks=self.chunks))
         self._state = holder
         return frames
 
@@ -212,7 +185,7 @@ class CkksClient(Party):
         from protocols.ckks.client import restore
 
         if isinstance(self._state, Secret):
-            self._state = restore(self._state, burn=self._burn)
+            self._state = restore(self._state, burn=self.burn)
         return self._state
 
     def into_record(self) -> Secret | None:
@@ -221,33 +194,29 @@ class CkksClient(Party):
         return state.into_record() if state else None
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class SharedCkksClient(Party):
     """A client of ``protocols.ckks`` with the key that all clients share, and no server has.
 
-    It answers at the mask stage alone, and opens the sum for itself. Args as in ``CkksClient``.
+    It answers at the mask stage alone, and opens the sum for itself.
     """
 
-    def __init__(
-        self,
-        agreement: "CkksAgreement",
-        me: ClientId,
-        vector: Callable[[], Reals],
-        key: "SharedKey",
-        *,
-        burn: Burn,
-        chunks: "Chunks" = map,
-    ) -> None:
-        self._agreement, self._me, self._vector, self._key = agreement, me, vector, key
-        self._burn, self._chunks = burn, chunks
-        self._sent: bytes | None = None  # the digest of our upload
+    agreement: "CkksAgreement"
+    me: ClientId
+    vector: Callable[[], Reals]
+    key: "SharedKey"
+    _: KW_ONLY
+    burn: Burn
+    chunks: "Chunks" = map
+    _sent: bytes | None = field(default=None, init=False)  # the digest of our upload
 
     def answer(self, stage: Stage, request: bytes) -> Messages:
         from protocols.ckks.client import encrypt
 
         if stage is not Stage.MASK:
             raise NodeError(f"asked for stage {stage} under a shared key")
-        own = (self._agreement, self._me, self._key, self._vector())
-        upload = encrypt(*own, burn=self._burn, chunks=self._chunks)
+        own = (self.agreement, self.me, self.key, self.vector())
+        upload = encrypt(*own, burn=self.burn, chunks=self.chunks)
         frames = tuple(upload)
         self._sent = upload.digest
         return frames
@@ -256,8 +225,8 @@ class SharedCkksClient(Party):
         """The sum of the round; see ``protocols.ckks.client.open_sum``."""
         from protocols.ckks.client import open_sum
 
-        own = (self._agreement, self._me, self._key, message)
-        return open_sum(*own, burn=self._burn, sent=self._sent, chunks=self._chunks)
+        own = (self.agreement, self.me, self.key, message)
+        return open_sum(*own, burn=self.burn, sent=self._sent, chunks=self.chunks)
 
 
 def _refuse(stage: Stage, state: object) -> NoReturn:

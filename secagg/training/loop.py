@@ -35,7 +35,7 @@ from secagg.audit.page import page
 from secagg.audit.report import audit
 from secagg.errors import ConfigError, RunError
 from secagg.files import write_atomically
-from secagg.rounds.aggregation import Bonawitz, Ckks, Plain
+from secagg.rounds.aggregation import Bonawitz, Ckks, Plain, Protocol, run_protocol
 from secagg.rounds.attendance import StageCost
 from secagg.rounds.ckks import MODELS, require
 from secagg.rounds.in_memory import Outcome
@@ -253,7 +253,7 @@ class Training:
             seed,
             json.dumps([config.as_dict(), self._mode.state], sort_keys=True).encode(),
         )
-        brought = self._mode.reals if protocol.REALS else self._mode.words
+        brought = self._mode.reals if isinstance(protocol, Ckks) else self._mode.words
         seconds = []
 
         def train(client: int) -> Any:
@@ -264,7 +264,9 @@ class Training:
 
         inputs = {client: lambda client=client: train(client) for client in members}
         try:
-            outcome = protocol.run(layout, inputs, gone, public=public, round_number=number)
+            outcome = run_protocol(
+                protocol, layout, inputs, gone, public=public, round_number=number
+            )
         except TooFewSurvivors:
             return None, sum(seconds)
         return outcome, sum(seconds)
@@ -360,7 +362,7 @@ class _Books:
         return dict(zip(self.FINAL, values, strict=True))
 
 
-def _protocol(config: TrainingConfig) -> Bonawitz | Ckks | Plain:
+def _protocol(config: TrainingConfig) -> Protocol:
     minimum = config.minimum_survivors
     match config.protocol:
         case "bonawitz":

@@ -77,12 +77,11 @@ def of_masks(agreement: bonawitz.Agreement) -> tuple[Relay, Make]:
     identities = {c: key.public for c, key in keys.items()} if agreement.params.active else None
 
     def make(client: int, record: Secret | None) -> BonawitzClient:
-        if record is not None:
-            return BonawitzClient.from_record(record, agreement, WORDS[client], burn=burn)
         identity = keys[client] if agreement.params.active else None
-        return BonawitzClient(
+        party = BonawitzClient(
             agreement, client, WORDS[client], identity=identity, identities=identities
         )
+        return party.from_record(record, burn=burn) if record else party
 
     return relay_bonawitz(agreement, CLIENTS, identities=identities), make
 
@@ -91,9 +90,8 @@ def of_keys(agreement: ckks.Agreement, **options: Any) -> tuple[Relay, Make]:
     burn = MemoryBurn()
 
     def make(client: int, record: Secret | None) -> CkksClient:
-        if record is not None:
-            return CkksClient.from_record(record, agreement, client, REALS[client], burn=burn)
-        return CkksClient(agreement, client, REALS[client], burn=burn)
+        party = CkksClient(agreement, client, REALS[client], burn=burn)
+        return party.from_record(record) if record else party
 
     return relay_threshold_ckks(agreement, CLIENTS, **options), make
 
@@ -171,7 +169,7 @@ def test_a_record_answers_under_its_own_agreement() -> None:
     _, parties = first(relay, make, Stage.MASK)
     other = replace(masked(), public_digest=bytes(range(32)))
     with pytest.raises(NodeError, match="of another proposal"):
-        BonawitzClient.from_record(parties[0].into_record(), other, WORDS[0], burn=MemoryBurn())
+        BonawitzClient(other, 0, WORDS[0]).from_record(parties[0].into_record(), burn=MemoryBurn())
 
 
 def test_keys_of_a_record_answer_under_what_became_known_since() -> None:
@@ -190,7 +188,7 @@ def test_keys_of_a_record_answer_under_what_became_known_since() -> None:
         ask.receive(make(client, None).answer(Stage.ADVERTISE, b""))
     ask = advance(relay)
     assert isinstance(ask, StageRequests)
-    party = BonawitzClient.from_record(record, known, WORDS[0], burn=MemoryBurn())
+    party = BonawitzClient(known, 0, WORDS[0]).from_record(record, burn=MemoryBurn())
     assert ask.receive(party.answer(Stage.SHARE, ask.requests[0])) == 0
 
 
@@ -213,7 +211,7 @@ def test_a_copy_of_a_record_answers_no_second_request() -> None:
         requests.append(ask.requests[0])
     kept = record.expose()
     for request, refused in zip(requests, (False, True), strict=True):
-        copy = BonawitzClient.from_record(Secret(kept), agreement, WORDS[0], burn=burn)
+        copy = BonawitzClient(agreement, 0, WORDS[0]).from_record(Secret(kept), burn=burn)
         if refused:
             with pytest.raises(RemoteProtocolError, match="was answered for another request"):
                 copy.answer(Stage.SHARE, request)
