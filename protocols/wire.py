@@ -62,7 +62,7 @@ def opaque(value: bytes) -> bytes:
 
 
 def digest(*public: bytes) -> bytes:
-    """SHA-256 over any number of byte strings; for ``Agreement.public``."""
+    """SHA-256 over any number of byte strings; for ``Agreement.public_digest``."""
     return hashlib.sha256(b"".join(map(opaque, public))).digest()
 
 

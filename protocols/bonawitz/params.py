@@ -77,7 +77,7 @@ class Params:
             check_integer("max_corrupt", self.max_corrupt, 0, self.clients - 1)
             if not self.active or self.rates is not None:
                 raise ParameterError(
-                    f"corrupt {self.max_corrupt} needs active=True and a threshold"
+                    f"max_corrupt {self.max_corrupt} needs active=True and a threshold"
                 )
         self.plan(self.clients)
 

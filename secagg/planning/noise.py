@@ -93,7 +93,7 @@ class NoiseWishes:
             raise ConfigError(f"unknown privacy {self.privacy!r}; known: distributed, client")
         if self.client_sampling_rate != 1:
             raise ConfigError(
-                f"participation {self.client_sampling_rate}: only clients of privacy client toss for it"
+                f"client_sampling_rate {self.client_sampling_rate}: only clients of privacy client toss for it"
             )
         if self.examples is None:
             raise ConfigError("examples is missing: delta must be below one over their number")

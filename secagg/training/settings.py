@@ -17,7 +17,7 @@ PRIVACY = ("distributed", "client", "local", "none")
 NOISED = ("distributed", "client")  # the noise is in the integers that are summed
 
 _BY_PRIVACY: Final[Any] = None  # stands for the value below, until the settings are complete
-# Chosen on the validation part of digits' training examples, `--judge validation`.
+# Chosen on the validation part of digits' training examples, `--evaluate-on validation`.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "distributed": {"rounds": 40, "local_steps": 1, "clip": 0.25, "learning_rate": 32.0},
     "client": {"rounds": 20, "local_steps": 2, "clip": 1.0, "learning_rate": 4.0},
@@ -198,7 +198,7 @@ class TrainingConfig:
             )
         if self.privacy != "client" and self.client_sampling_rate != 1.0:
             raise ConfigError(
-                f"participation {self.client_sampling_rate}: only clients of privacy client toss for it"
+                f"client_sampling_rate {self.client_sampling_rate}: only clients of privacy client toss for it"
             )
 
     def _fill(self, name: str, value: Any) -> None:

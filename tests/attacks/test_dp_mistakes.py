@@ -105,7 +105,7 @@ def test_weighting_after_the_clip() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mechanisms, "_sampler", lambda noise, variance: Silent())
         one = plan.encode(np.ones(plan.entries), seed=SEED)
-    assert np.linalg.norm(one) <= plan.l2 < np.linalg.norm(weight * one)
+    assert np.linalg.norm(one) <= plan.l2_sensitivity < np.linalg.norm(weight * one)
     assert isinstance(Segment(name="update", entries=1, codec=NoisyIntegers(bits=21)), Segment)
 
 
@@ -276,7 +276,7 @@ def test_an_epsilon_names_whom_it_hides(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mechanisms, "_sampler", lambda noise, variance: Silent())
         whole_client = plan.encode(np.full(plan.entries, 1e3), seed=SEED)
-    assert np.linalg.norm(whole_client) > 4 * plan.l2
+    assert np.linalg.norm(whole_client) > 4 * plan.l2_sensitivity
 
 
 # Delta of one over the number of units
@@ -300,7 +300,7 @@ def test_delta_of_one_over_n(
 
 @NOISED
 def test_the_rate_is_fixed_whoever_survives(privacy: str) -> None:
-    name = "sampling_rate" if privacy == "distributed" else "participation"
+    name = "sampling_rate" if privacy == "distributed" else "client_sampling_rate"
     run = chosen(privacy, **{name: 0.5})
     assert {run.event(survivors).sampling.rate for survivors in (None, 4, 5, 6)} == {0.5}
 
@@ -375,7 +375,7 @@ def test_empty_batches_and_cohorts_topped_up(monkeypatch: pytest.MonkeyPatch) ->
 
     tosses = []
     monkeypatch.setattr(modes, "_coin", lambda rate: tosses.append(rate) or False)
-    run = chosen("client", participation=0.25)
+    run = chosen("client", client_sampling_rate=0.25)
     sums = run.layout.decode(np.sum([run.words(c, start, SEED) for c in range(6)], axis=0))
     assert tosses == [0.25] * 6
     assert not run.moved(sums, range(6), SEED).any()

@@ -78,7 +78,7 @@ def refusals(folder: Path, policy: NodePolicy, cohort: SumSettings) -> set[str]:
         ("privacy", {"privacy": ("example", "client")}),
         ("minimum_cohort 4", {"minimum_cohort": 4}),
         ("minimum_threshold 3", {"minimum_threshold": 3}),
-        ("corrupt", {"corrupt": "2/3"}),
+        ("corrupt_fraction", {"corrupt_fraction": "2/3"}),
         ("active", {"active": True, "operator": OTHER.public}),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_graph_planned_for_fewer_corrupt_clients_than_a_node_reckons_with_is_r
     policy.check(proposed("0.05"))
     with pytest.raises(RefusedError, match="the sum stands 10 of 1000, not 50"):
         policy.check(proposed("0.01"))
-    replace(policy, corrupt=0.01).check(proposed("0.01"))
+    replace(policy, corrupt_fraction=0.01).check(proposed("0.01"))
 
 
 # Whose proposal it is

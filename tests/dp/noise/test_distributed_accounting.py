@@ -96,7 +96,7 @@ def test_an_event_is_priced_by_the_shares_that_were_there(noise):
             mechanism.event(survivors=survivors)
     more_corrupt = plan(noise=noise, corrupt=20)
     # More noise a share, so that what is left counts the same.
-    assert more_corrupt.share_deviation > mechanism.share_deviation
+    assert more_corrupt.share_stddev > mechanism.share_stddev
     assert epsilon_rdp({more_corrupt.event(): 1}, DELTA) == pytest.approx(reserved, rel=1e-3)
 
 
@@ -104,9 +104,9 @@ def test_an_event_is_priced_by_the_shares_that_were_there(noise):
 def test_rounding_is_never_dropped_from_the_price(noise):
     for bits in (10, 12, 16):
         mechanism = plan(bits=bits, noise=noise)
-        assert mechanism.looseness > 1
+        assert mechanism.sensitivity_inflation > 1
         price = epsilon_rdp({mechanism.event(): 1}, DELTA)
-        assert price > epsilon_rdp({mechanism.trusted_server(): 1}, DELTA)
+        assert price > epsilon_rdp({mechanism.central_equivalent(): 1}, DELTA)
 
 
 def test_a_sum_of_few_narrow_discrete_gaussians_pays_tau():
@@ -159,7 +159,7 @@ def test_examples_are_amplified_and_their_rounding_may_fail():
     sampled = mechanism.event(sampling=PoissonSampling(rate=0.05), steps=10)
     assert epsilon_rdp({sampled: 1}, DELTA) < epsilon_rdp({mechanism.event(steps=10): 1}, DELTA) / 2
     assert (mechanism.rounding_failure, plan().rounding_failure) == (2.0**-60, 0.0)
-    assert mechanism.l2 > plan(scale=mechanism.scale).l2
+    assert mechanism.l2_sensitivity > plan(scale=mechanism.scale).l2_sensitivity
 
 
 @pytest.mark.parametrize("noise", ["skellam", "discrete_gaussian"])

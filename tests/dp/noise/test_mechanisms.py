@@ -92,8 +92,8 @@ def test_no_rounded_vector_is_longer_than_is_priced(entries, length, dtype, bits
         encoded = plan.encode(vector, seed=SEED)
     assert encoded.dtype == np.int64
     assert encoded.shape == (plan.size,)
-    assert math.isqrt(sum(int(x) ** 2 for x in encoded)) <= plan.l2
-    assert sum(abs(int(x)) for x in encoded) <= plan.l1
+    assert math.isqrt(sum(int(x) ** 2 for x in encoded)) <= plan.l2_sensitivity
+    assert sum(abs(int(x)) for x in encoded) <= plan.l1_sensitivity
 
 
 def test_a_rotated_vector_is_shortened_again_whatever_float32_made_of_it(no_noise, monkeypatch):
@@ -116,13 +116,13 @@ def test_rounding_is_redrawn_until_it_is_short_enough(no_noise, monkeypatch):
     rounded, norms = mechanisms._round, []
 
     def watched(*arguments):
-        norms.append(plan.l2 + 1 if len(norms) < 3 else rounded(*arguments))
+        norms.append(plan.l2_sensitivity + 1 if len(norms) < 3 else rounded(*arguments))
         return norms[-1]
 
     monkeypatch.setattr(mechanisms, "_round", watched)
     plan.encode(normal(1000), seed=SEED)
     assert len(norms) >= 4
-    assert norms[-1] <= plan.l2
+    assert norms[-1] <= plan.l2_sensitivity
 
 
 def test_the_rounded_sum_of_a_batch_is_never_redrawn(no_noise, monkeypatch):
@@ -151,7 +151,7 @@ def test_one_example_moves_a_rounded_batch_by_what_is_priced(no_noise):
         example /= np.linalg.norm(example)
         one = plan.encode(batch, seed=SEED, **fixed)
         other = plan.encode(batch + example, seed=SEED, **fixed)
-        assert np.linalg.norm(one - other) <= plan.l2
+        assert np.linalg.norm(one - other) <= plan.l2_sensitivity
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -253,11 +253,11 @@ def test_vector_and_bit_together_stay_within_the_norms_that_are_priced(entries, 
         patch.setattr(mechanisms, "_sampler", lambda noise, variance: Silent())
         integers = plan.encode(length * normal(entries, seed), seed=SEED, indicator=bit)
     assert integers.shape == (plan.size,)
-    assert np.linalg.norm(integers) <= plan.l2
-    assert np.abs(integers).sum() <= plan.l1
-    assert abs(integers[-1]) == plan.indicator_step > 0
-    assert plan.indicator_step**2 <= 0.1 * plan.rounded_l2**2
-    assert plan.l2 > plan.rounded_l2
+    assert np.linalg.norm(integers) <= plan.l2_sensitivity
+    assert np.abs(integers).sum() <= plan.l1_sensitivity
+    assert abs(integers[-1]) == plan.indicator_resolution > 0
+    assert plan.indicator_resolution**2 <= 0.1 * plan.rounded_l2_sensitivity**2
+    assert plan.l2_sensitivity > plan.rounded_l2_sensitivity
 
 
 def test_bits_add_up_and_who_says_nothing_adds_nothing(no_noise):
@@ -272,7 +272,7 @@ def test_the_noise_of_the_bits_is_what_the_mechanism_says():
     plan = mechanism(3, **BITS)
     found = [plan.decode_indicator(plan.encode(np.zeros(3), seed=SEED)) for _ in range(2000)]
     # A sample deviation of 2,000 draws is off by 10 % less than once in 10^9.
-    assert np.std(found) == pytest.approx(plan.indicator_deviation(1), rel=0.1)
+    assert np.std(found) == pytest.approx(plan.indicator_stddev(1), rel=0.1)
 
 
 def test_a_bit_costs_what_splitting_the_noise_costs():
@@ -280,9 +280,9 @@ def test_a_bit_costs_what_splitting_the_noise_costs():
     plan = mechanism(
         clients=10, minimum_survivors=8, bits=30, noise_multiplier=2.0, indicator_share=0.2
     )
-    update = math.sqrt(plan.event().variance) / plan.rounded_l2
-    sigma = plan.indicator_deviation(8 - 1)
-    joint = math.sqrt(plan.event().variance) / plan.l2
+    update = math.sqrt(plan.event().variance) / plan.rounded_l2_sensitivity
+    sigma = plan.indicator_stddev(8 - 1)
+    joint = math.sqrt(plan.event().variance) / plan.l2_sensitivity
     assert joint**-2 == pytest.approx(update**-2 + (2 * sigma) ** -2, rel=1e-9)
 
 

@@ -103,7 +103,7 @@ def test_numbers_that_promise_nothing_are_refused(change: dict[str, int]) -> Non
             "threshold": None,
             "rates": Rates(corrupt_fraction=0, dropout=0),
             "active": True,
-            "corrupt": 1,
+            "max_corrupt": 1,
         },
     ],
     ids=["neither", "both", "infeasible", "corrupt-twice"],

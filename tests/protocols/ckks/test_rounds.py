@@ -54,7 +54,7 @@ def planned(**changed: Any) -> Params:
 
 
 SHARED = planned(model=Model.SHARED_KEY)
-THRESHOLD = planned(model=Model.THRESHOLD, holders=4, threshold=3, corrupt=1)
+THRESHOLD = planned(model=Model.THRESHOLD, holders=4, threshold=3, max_corrupt=1)
 SECRET = Secret(bytes(range(32)))
 
 

@@ -119,7 +119,7 @@ def test_a_request_of_another_type_than_proposed_is_not_trained_on(folder: Path)
         {"proposal": b"{}"},
         {"message": 0},
         {"signature": ""},
-        {"following": 1.0},
+        {"next_session": 1.0},
     ],
     ids=str,
 )
@@ -142,7 +142,7 @@ def test_a_request_that_is_none_is_refused(spoil: dict[str, Any], folder: Path) 
 def test_an_answer_that_is_none_counts_as_none(folder: Path) -> None:
     grid = grid_of(programs(5), folder)
     spoils: list[Any] = [
-        lambda content: content["secagg"].pop("following"),
+        lambda content: content["secagg"].pop("next_session"),
         lambda content: content["secagg"].update({"examples": 1.5}),
         lambda content: content.pop("secagg"),
         lambda content: content.pop("secagg.frames"),

@@ -48,7 +48,7 @@ def test_every_mode_trains_to_more_than_chance(
         {"privacy": "distributed", "sampling_rate": 0.1},
         {"privacy": "distributed", "sampling_rate": 1.0},
         {"privacy": "local", "sampling_rate": 0.1},
-        {"privacy": "client", "participation": 0.5},
+        {"privacy": "client", "client_sampling_rate": 0.5},
     ],
 )
 def test_a_plan_spends_its_epsilon_and_no_more(settings: dict[str, Any]) -> None:

@@ -278,7 +278,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(secagg: Run, tmp_path: Path
         (["--privacy", "client", "--minimum-survivors", "12", "--corrupt", "12"], "corrupt 12"),
         (["--privacy", "client", "--delta", "0.06"], "delta"),
         (["--privacy", "local", "--corrupt", "2"], "corrupt 2"),
-        (["--participation", "0.5"], "participation 0.5"),
+        (["--client-sampling-rate", "0.5"], "client_sampling_rate 0.5"),
         (["--privacy", "trust-me"], "unknown privacy"),
         (["--data", "imagenet"], "unknown data"),
         (["--split", "dirichlet:-1"], "split"),

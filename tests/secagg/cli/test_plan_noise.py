@@ -20,7 +20,7 @@ def advise(secagg: Run) -> Run:
 
 
 def test_json_is_the_advice_of_the_library(advise: Run) -> None:
-    code, out, err = advise(*CLIENTS, *BUDGET, "--participation", "0.5", "--json")
+    code, out, err = advise(*CLIENTS, *BUDGET, "--client-sampling-rate", "0.5", "--json")
     found = json.loads(out)
     noise = NoiseWishes(epsilon=4.0, delta=1e-4, privacy="client", client_sampling_rate=0.5)
     expected = plan_noise(WISHES, noise, measure=False).as_dict()
@@ -63,7 +63,7 @@ def test_a_given_width_is_kept_and_its_price_shown(advise: Run) -> None:
     found = json.loads(out)
     assert (code, found["bits"]) == (0, 16)
     assert found["noise"]["more_noise"] > 0.01
-    assert found["noise"]["looseness"] > 1.01
+    assert found["noise"]["sensitivity_inflation"] > 1.01
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_given_width_is_kept_and_its_price_shown(advise: Run) -> None:
         ((*CLIENTS, *BUDGET, "--minimum-survivors", "40", "--noise-corrupt", "40"), "no noise"),
         ((*CLIENTS, *BUDGET, "--privacy", "none"), "unknown privacy"),
         ((*EXAMPLES, "--epsilon", "4", "--delta", "1e-3"), "below 1/1437"),
-        ((*EXAMPLES, *BUDGET, "--participation", "0.5"), "participation 0.5"),
+        ((*EXAMPLES, *BUDGET, "--client-sampling-rate", "0.5"), "client_sampling_rate 0.5"),
         ((*EXAMPLES, *BUDGET, "--sampling-rate", "0"), "rate"),
         ((*EXAMPLES, *BUDGET, "--batch", "-1"), "batch is -1"),
         (("--clients", "20", *BUDGET), "examples is missing"),

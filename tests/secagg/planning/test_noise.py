@@ -101,7 +101,7 @@ def test_every_advice_can_be_built_and_keeps_its_promises(
 
 
 def test_the_deviation_of_the_mean_is_that_of_the_sum_over_the_public_divisor() -> None:
-    clients, examples = advise(**CLIENTS, participation=0.5), advise(**EXAMPLES, sampling_rate=0.1)
+    clients, examples = advise(**CLIENTS, client_sampling_rate=0.5), advise(**EXAMPLES, sampling_rate=0.1)
     assert clients.expected_survivors == 54
     assert clients.mean_deviation == clients.mechanism.stddev(54) / (54 * 0.5)
     per_client = 1437 / 20
@@ -111,7 +111,7 @@ def test_the_deviation_of_the_mean_is_that_of_the_sum_over_the_public_divisor() 
 
 
 def test_coins_of_clients_are_amplified_only_where_all_take_part() -> None:
-    advice = advise(**CLIENTS, participation=0.5)
+    advice = advise(**CLIENTS, client_sampling_rate=0.5)
     assert advice.sampling == HiddenPoissonSampling(rate=0.5, cover=CohortSecrecy.ALL_TAKE_PART)
     assert advise(**CLIENTS).sampling == NoSampling()
     assert advice.mechanism.noise_multiplier < advise(**CLIENTS).mechanism.noise_multiplier
@@ -173,7 +173,7 @@ def test_no_scale_is_planned_whose_noise_no_sampler_draws() -> None:
         ({"minimum_survivors": 61}, BadParameter, "minimum_survivors is 61"),
         ({"uncounted_shares": 0}, ConfigError, "uncounted_shares 0"),
         ({"uncounted_shares": 2}, ConfigError, "3 corrupt clients know"),
-        ({"participation": 0.0}, BadParameter, "rate"),
+        ({"client_sampling_rate": 0.0}, BadParameter, "rate"),
         ({"sampling_rate": 0.5}, ConfigError, "sampling_rate 0.5"),
         ({"examples": 1000}, ConfigError, "examples 1000"),
         ({"batch": 5}, ConfigError, "batch 5"),
@@ -197,7 +197,7 @@ def test_what_cannot_be_kept_is_refused_by_name(
     [
         ({"examples": None}, "examples is missing"),
         ({"examples": 19}, "fewer than 20 clients"),
-        ({"participation": 0.5}, "participation 0.5"),
+        ({"client_sampling_rate": 0.5}, "client_sampling_rate 0.5"),
         ({"delta": 1e-3}, "below 1/1437 for 1437 units"),
         ({"batch": 0}, "batch"),
         ({"sampling_rate": 0.0}, "rate"),

@@ -109,7 +109,7 @@ def test_distributed_without_its_noise_is_full_batch_descent_on_clipped_examples
         assert float(gradient.norm()) > 0
         expected = -0.7 * gradient / (8 * len(members))
         # Rounding moves an entry of each client by less than a step, the rotation mixes them.
-        size, step = chosen.mechanism.size, chosen.mechanism.step
+        size, step = chosen.mechanism.size, chosen.mechanism.resolution
         error = 0.7 / (8 * len(members)) * len(members) * step * math.sqrt(size)
         assert float((moved - expected).norm()) <= error + 1e-6 * float(expected.norm())
         position = position + moved.float()
@@ -266,7 +266,7 @@ def test_clients_are_scaled_back_by_the_clip_of_the_round() -> None:
     start, members = flatten(model).clone(), [0, 1, 2, 3, 4]
     moved = chosen.moved(summed(chosen, members, start), members, SEED)
     mean = np.mean([chosen._clients[client].update(start)[0] for client in members], axis=0)
-    step = 1e3 * chosen.mechanism.step
+    step = 1e3 * chosen.mechanism.resolution
     assert np.linalg.norm(moved.numpy() - mean) <= step * math.sqrt(chosen.mechanism.size)
 
 
@@ -304,7 +304,7 @@ def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(privacy: 
 
 @pytest.mark.parametrize("privacy", ["distributed", "client"])
 def test_a_lower_rate_needs_less_noise(privacy: str) -> None:
-    data, rate = federation(), "sampling_rate" if privacy == "distributed" else "participation"
+    data, rate = federation(), "sampling_rate" if privacy == "distributed" else "client_sampling_rate"
     whole, half = (
         mode(settings(privacy, **{rate: value}), data, linear(data)) for value in (1.0, 0.25)
     )
@@ -424,8 +424,8 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
         ("distributed", {"protocol": "plain"}, "shows every client's vector"),
         ("client", {"protocol": "plain"}, "shows every client's vector"),
         ("distributed", {"sampling_rate": 0.0}, "sampling_rate 0"),
-        ("client", {"participation": 0.0}, "participation 0"),
-        ("distributed", {"participation": 0.5}, "participation 0.5"),
+        ("client", {"client_sampling_rate": 0.0}, "client_sampling_rate 0"),
+        ("distributed", {"client_sampling_rate": 0.5}, "client_sampling_rate 0.5"),
     ],
 )
 def test_settings_that_cannot_be_kept_are_refused_by_name_before_there_is_a_run(
