@@ -189,7 +189,7 @@ def test_a_client_without_identity_is_refused_by_clients_and_turned_away_by_the_
 
 
 @pytest.mark.parametrize(
-    "change", [{"round": 1}, {"session": bytes(16)}, {"public": b"x" * 32}], ids=str
+    "change", [{"round": 1}, {"session": bytes(16)}, {"public_digest": b"x" * 32}], ids=str
 )
 def test_a_server_turns_away_keys_that_were_signed_for_another_round(change: Any) -> None:
     elsewhere = replace(AGREEMENT, **change)
