@@ -37,7 +37,7 @@ else:
 
 ANYTHING: Final = NodePolicy(
     protocols=("bonawitz", "threshold-ckks"),
-    privacy=("none", "example", "client"),
+    allow_no_noise=True,
     minimum_cohort=2,
     examples=50,
 )

@@ -152,7 +152,7 @@ def _print(found: "Found") -> None:
         for one in (one for group in found.membership for one in group):
             rate = one.rates[0]
             table.add_row(
-                one.privacy if one.epsilon is None else f"{one.privacy}, {bound(one.epsilon)}",
+                one.mode if one.epsilon is None else f"{one.mode}, {bound(one.epsilon)}",
                 f"{one.pool:,}",
                 one.attack,
                 f"{one.auc:.3f}",

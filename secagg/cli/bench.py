@@ -222,7 +222,7 @@ Examples:
 @_file("--svg", "svg", "Draw all runs.")
 @click.option("--draw", is_flag=True, help="Run nothing: print and draw what the file holds.")
 def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> None:
-    """Accuracy against epsilon for every privacy mode: mean, least and most of several seeds.
+    """Accuracy against epsilon for every mode of noise: mean, least and most of several seeds.
 
     Settings are searched on validation examples first. The full sweep trains on digits and
     Fashion-MNIST (make data); neither search nor choice is in any epsilon.

@@ -83,7 +83,7 @@ def _noise(config: Mapping[str, Any]) -> NoisySum:
     noise = NoiseWishes(
         epsilon=epsilon,
         delta=delta,
-        privacy="distributed",
+        unit="example",
         examples=int(config["patients"]),
         batch=int(config["largest"]),
         minimum_survivors=3,

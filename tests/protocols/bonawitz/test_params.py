@@ -135,7 +135,8 @@ def test_the_check_word_fits_behind_the_longest_vector() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"session": bytes(15)}, {"round": -1}, {"round": 2**32}, {"public_digest": bytes(31)}]
+    "change",
+    [{"session": bytes(15)}, {"round": -1}, {"round": 2**32}, {"public_digest": bytes(31)}],
 )
 def test_an_agreement_that_does_not_fit_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):

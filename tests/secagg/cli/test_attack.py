@@ -389,7 +389,7 @@ def test_the_page_in_docs_says_what_the_kept_run_found() -> None:
     assert held["plan"] == whole
     text = (ROOT / "docs/privacy/attacks.md").read_text()
     for one in held["membership"]:
-        where = f"| {one['privacy']} | {one['pool']:,} | {one['attack']} | {one['auc']:.3f} |"
+        where = f"| {one['mode']} | {one['pool']:,} | {one['attack']} | {one['auc']:.3f} |"
         assert f"{where} {percent(one['rates'][0]['true_positive_rate'])} |" in text
     for one in held["audits"]:
         found = one["found"]["epsilon"]
