@@ -61,7 +61,9 @@ Examples:
     help=f"Whom the noise hides: {' or '.join(UNITS)}.  [default: {UNITS[0]}]",
 )
 @click.option("--examples", type=int, help="Number of examples of all clients; for unit example.")
-@click.option("--batch", type=int, help="Most examples of one client.  [default: dealt out evenly]")
+@click.option(
+    "--max-batch", type=int, help="Most examples of one client.  [default: dealt out evenly]"
+)
 @click.option("--sampling-rate", type=float, help="Probability that an example is in a batch.")
 @click.option(
     "--client-sampling-rate",

@@ -51,10 +51,10 @@ class NoiseWishes:
       epsilon: of one unit, over all rounds.
       delta: all that may fail is inside it; below one over the number of units.
       unit: whom the noise hides, ``example`` or ``client``.
-      examples: of all clients together; only of ``distributed``, and needed there.
-      batch: most examples of one client, ``None`` if they are dealt out evenly.
-      sampling_rate: with which an example is in a batch; only of ``distributed``.
-      client_sampling_rate: with which a client brings its update; only of ``client``.
+      examples: of all clients together; only for unit ``example``, and needed there.
+      max_batch: most examples of one client, ``None`` if they are dealt out evenly.
+      sampling_rate: with which an example is in a batch; only for unit ``example``.
+      client_sampling_rate: with which a client brings its update; only for unit ``client``.
       minimum_survivors: fewest clients that may be summed. ``None``: so many that few runs lose
         a round; never below a complete graph's threshold.
       uncounted_shares: clients whose shares of noise count for nothing; ``None`` for those
@@ -65,7 +65,7 @@ class NoiseWishes:
     delta: float
     unit: str = "example"
     examples: int | None = None
-    batch: int | None = None
+    max_batch: int | None = None
     sampling_rate: float = 1.0
     client_sampling_rate: float = 1.0
     minimum_survivors: int | None = None
@@ -360,10 +360,10 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
         raise ConfigError(
             f"uncounted_shares {silent} leaves no noise of minimum_survivors {minimum}"
         )
-    batch = noise.batch
+    batch = noise.max_batch
     if unit is Unit.CLIENT:
         if batch is not None:
-            raise ConfigError(f"batch {batch}: only sums with unit example have batches")
+            raise ConfigError(f"max_batch {batch}: only sums with unit example have batches")
         batch = 1
     elif batch is None:
         batch = -(-units // clients)

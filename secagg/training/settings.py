@@ -198,7 +198,8 @@ class TrainingConfig:
                 raise ConfigError(
                     f"uncounted_shares {self.uncounted_shares} is outside "
                     f"[1, {self.minimum_survivors - 1}]: the shares of minimum_survivors "
-                    f"{self.minimum_survivors} less those must make up the noise, and who sees the result knows its own"
+                    f"{self.minimum_survivors} less those must make up the noise, and whoever "
+                    "sees the result knows its own"
                 )
             if self.protocol == "plain":
                 raise ConfigError(

@@ -85,7 +85,7 @@ def _noise(config: Mapping[str, Any]) -> NoisySum:
         delta=delta,
         unit="example",
         examples=int(config["patients"]),
-        batch=int(config["largest"]),
+        max_batch=int(config["largest"]),
         minimum_survivors=3,
     )
     advice = plan_noise(wishes, noise, measure=False)

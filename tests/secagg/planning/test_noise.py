@@ -179,7 +179,7 @@ def test_no_scale_is_planned_whose_noise_no_sampler_draws() -> None:
         ({"client_sampling_rate": 0.0}, BadParameter, "rate"),
         ({"sampling_rate": 0.5}, ConfigError, "sampling_rate 0.5"),
         ({"examples": 1000}, ConfigError, "examples 1000"),
-        ({"batch": 5}, ConfigError, "batch 5"),
+        ({"max_batch": 5}, ConfigError, "max_batch 5"),
         ({"unit": "record"}, ConfigError, "unknown unit 'record'"),
         ({"epsilon": 0.0}, BadParameter, "epsilon"),
         ({"rounds": 0}, ConfigError, "rounds 0"),
@@ -202,7 +202,7 @@ def test_what_cannot_be_kept_is_refused_by_name(
         ({"examples": 19}, "fewer than 20 clients"),
         ({"client_sampling_rate": 0.5}, "client_sampling_rate 0.5"),
         ({"delta": 1e-3}, "below 1/1437 for 1437 units"),
-        ({"batch": 0}, "batch"),
+        ({"max_batch": 0}, "batch"),
         ({"sampling_rate": 0.0}, "rate"),
     ],
 )
