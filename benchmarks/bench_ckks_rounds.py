@@ -143,7 +143,7 @@ def _error(params: Params, generator: np.random.Generator) -> NDArray[np.float64
         total = add(total, ciphertext, primes)
     opened = total[0]
     for key in keys:
-        noise = gaussian(ring.degree, params.smudging, system) if params.flooding else None
+        noise = gaussian(ring.degree, params.flooding_stddev, system) if params.flooding else None
         opened = add(opened, key.partial(total[1], noise), primes)
     error: NDArray[np.float64] = ((made.decode(opened) - truth) / MANY).astype(np.float64)
     return error

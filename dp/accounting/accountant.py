@@ -389,7 +389,7 @@ def _gaussian(event: GaussianEvent) -> Vector:
 
 def _skellam(event: SkellamEvent) -> Vector:
     """[AKL21, Thm 3.5] at orders 0, 1, 2, ..., the first two without meaning."""
-    a, l2, l1, mu = _K, event.l2, event.l1, event.variance
+    a, l2, l1, mu = _K, event.l2_sensitivity, event.l1_sensitivity, event.variance
     excess = np.minimum(
         ((2 * a - 1) * l2 / mu * l2 + 6 * l1 / mu) / (4 * mu), np.float64(3 * l1) / (2 * mu)
     )
@@ -402,7 +402,7 @@ def _discrete_gaussian(event: DiscreteGaussianEvent) -> Vector:
     a, d = _K, np.float64(event.entries)
     tau = _distance_of_sum(event.shares, event.share_variance)
     root = math.sqrt(event.shares) * math.sqrt(event.share_variance)
-    l2, l1 = np.float64(event.l2) / root, np.float64(event.l1) / root
+    l2, l1 = np.float64(event.l2_sensitivity) / root, np.float64(event.l1_sensitivity) / root
     price: Vector = np.minimum(
         a / 2 * np.square(l2) + tau * d,
         a

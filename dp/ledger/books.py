@@ -97,7 +97,7 @@ class Reservation:
       charge: what was reserved.
       minimum_survivors: below so many, the release does not happen and no commit does.
       survivors: how many there were, if the commit said so.
-      realised: what was released instead, ``None`` while that is what was reserved.
+      actual: what was released instead, ``None`` while that is what was reserved.
     """
 
     round: int
@@ -107,7 +107,7 @@ class Reservation:
     minimum_survivors: int
     state: State
     survivors: int | None
-    realised: Charge | None
+    actual: Charge | None
 
 
 def number(name: str, value: int) -> int:

@@ -14,7 +14,7 @@ against whoever gets the model: charge it everyone eligible. A plain event in pl
 
 What may be chosen from earlier outputs is the policy, fixed at creation: nothing under
 "fixed plan", every parameter under a filter, ``dp.ledger.rules``. ``commit`` may say what noise
-was realised. A higher price counts at once. A lower one is what a report may show; it
+the sum really had. A higher price counts at once. A lower one is what a report may show; it
 frees budget under a filter alone. In a client's own ledger a price is lowered only on
 evidence that the server cannot forge.
 
@@ -314,24 +314,24 @@ class Ledger(Reader):
     ) -> None:
         """Close reservations whose release happened, with what was released if that differs.
 
-        A mapping gives each subject's realised events, for the books it was reserved in.
+        A mapping gives each subject's actual events, for the books it was reserved in.
         Where one costs more than was reserved, admission counts it from now on, be the
         budget passed or not; under a fixed plan it does if it costs more at any order. Where
-        it costs less, the reserved price stays for admission and ``basis="realised"`` shows
-        the lower one; under a filter what was realised takes its place. A client's ledger
+        it costs less, the reserved price stays for admission and ``basis="actual"`` shows
+        the lower one; under a filter the actual event takes its place. A client's ledger
         takes a lower price only with ``evidence``, something the caller has checked and the
         server cannot forge, such as the survivors' signatures over their set; the record
         keeps its SHA-256. Repeating a call changes nothing.
 
         Raises ``LedgerConflict``, and closes none, if one was aborted, never reserved or
         committed otherwise, if ``survivors`` are below the reserved minimum or not given
-        where there is one (leave the reservation open, it stays spent), if a realised
+        where there is one (leave the reservation open, it stays spent), if an actual
         charge is for other books, or lower without evidence; ``UnsoundEvent`` as ``reserve``.
         """
         key = key_of(round_number, attempt)
         if survivors is not None:
             survivors = number("survivors", survivors)
-        realised = charges_of(subjects) if isinstance(subjects, Mapping) else {}
+        actual = charges_of(subjects) if isinstance(subjects, Mapping) else {}
         wanted = subject_names(subjects)
         with self._file.transaction() as connection:
             held = self._closing(connection, "commit", State.COMMITTED, key, wanted)
@@ -345,9 +345,9 @@ class Ledger(Reader):
                         f"needs {before.minimum_survivors} survivors, had {survivors}: nothing "
                         "may be released, and the reservation stands",
                     )
-                real = _fitted(before, realised.get(before.subject, before.charge))
+                real = _fitted(before, actual.get(before.subject, before.charge))
                 if before.state is State.COMMITTED:
-                    if (real, survivors) != (before.realised or before.charge, before.survivors):
+                    if (real, survivors) != (before.actual or before.charge, before.survivors):
                         _conflict(before, "is committed with other events or survivors")
                 elif real != before.charge:
                     weighed = self._weigh(before, real, evidence)
@@ -489,7 +489,7 @@ class Ledger(Reader):
     def _weigh(
         self, before: Reservation, real: Charge, evidence: bytes | None
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Books in which admission counts what was realised, and no longer what was reserved.
+        """Books in which admission counts the actual event, and no longer the reserved one.
 
         As the policy says. In a client's ledger what costs less needs evidence.
         """
@@ -518,7 +518,7 @@ def _place(path: str | PathLike[str]) -> Path:
 
 def _fitted(before: Reservation, real: Charge) -> Charge:
     if real.events().keys() != before.charge.events().keys():
-        _conflict(before, "is reserved in other books than those realised")
+        _conflict(before, "is reserved in other books than the actual event")
     return real
 
 

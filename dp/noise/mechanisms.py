@@ -317,8 +317,8 @@ class DistributedNoise:
         if self.noise == "skellam":
             return SkellamEvent(
                 variance=shares * self.share_variance * (1 - 2.0**-50),
-                l2=self.l2_sensitivity,
-                l1=self.l1_sensitivity,
+                l2_sensitivity=self.l2_sensitivity,
+                l1_sensitivity=self.l1_sensitivity,
                 sampling=sampling,
                 steps=steps,
                 unit=self.unit,
@@ -327,8 +327,8 @@ class DistributedNoise:
         return DiscreteGaussianEvent(
             shares=shares,
             share_variance=self.share_variance,
-            l2=self.l2_sensitivity,
-            l1=self.l1_sensitivity,
+            l2_sensitivity=self.l2_sensitivity,
+            l1_sensitivity=self.l1_sensitivity,
             entries=self.size,
             sampling=sampling,
             steps=steps,

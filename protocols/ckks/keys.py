@@ -174,7 +174,7 @@ class SharedKey:
         same, and the mean of their results says no more than one of them.
         """
         about = self._agreement.label(b"flood", hashlib.sha256(ciphertexts).digest())
-        deviation = self._agreement.params.smudging
+        deviation = self._agreement.params.flooding_stddev
         return _Open(*self._parts(), self._secret.expose(), about, deviation)
 
     def _parts(self) -> tuple[Ring, float, bytes, bytes]:
@@ -308,7 +308,7 @@ def partial(
         _holder_label(agreement, holder),
         noise.expose() if noise else b"",
         agreement.label(b"smudge", hashlib.sha256(seconds).digest()),
-        params.smudging if noise else 0.0,
+        params.flooding_stddev if noise else 0.0,
     )
     size = residues.size(params.ring.degree, params.ring.primes)
     return chunks(work, enumerate(split(seconds, size)))

@@ -83,7 +83,7 @@ def norm_bound(degree: int, variance: float) -> float:
     return math.sqrt(degree * variance * (1 + excess))
 
 
-def smudging(flooding: int, opened: int, norm: float) -> float:
+def flooding_stddev(flooding: int, opened: int, norm: float) -> float:
     """Deviation of each coefficient of the noise that a holder adds: sqrt(12 tau) 2^(s/2) T.
 
     [LMSS22], for s bits after tau opened ciphertexts whose errors have L2 norms up to T.
@@ -141,9 +141,10 @@ class Params:
             raise ParameterError(
                 f"flooding for {self.flooding} bits is outside [{MIN_FLOODING}, {MAX_FLOODING}]"
             )
-        if self.smudging > MAX_DEVIATION:
+        if self.flooding_stddev > MAX_DEVIATION:
             raise ParameterError(
-                f"flooding needs a deviation of 2**{math.log2(self.smudging):.1f}, above 2**50"
+                f"flooding needs a standard deviation of 2**{math.log2(self.flooding_stddev):.1f}, "
+                "above 2**50"
             )
         if not _LEAST_SCALE <= self.scale_half_bits < 2 * self.ring.modulus.bit_length():
             raise ParameterError(f"scale 2**({self.scale_half_bits}/2) does not fit the primes")
@@ -205,17 +206,17 @@ class Params:
         return self.clients * error_variance(self.ring, self.model, self.holders)
 
     @property
-    def smudging(self) -> float:
+    def flooding_stddev(self) -> float:
         """Deviation of the noise that each holder alone adds, sigma; 0 without flooding."""
         if self.flooding is None:
             return 0.0
         norm = norm_bound(self.ring.degree, self.sum_variance)
-        return smudging(self.flooding, self.opened, norm)
+        return flooding_stddev(self.flooding, self.opened, norm)
 
     @property
     def result_deviation(self) -> float:
-        """Deviation of a coefficient of an opened sum, all holders smudging, rounding too."""
-        floods = max(self.holders, 1) * self.smudging**2
+        """Deviation of a coefficient of an opened sum, all holders flooding, rounding too."""
+        floods = max(self.holders, 1) * self.flooding_stddev**2
         rounding = self.clients**2 / 12  # equal vectors are rounded equally
         return math.sqrt(self.sum_variance + floods + rounding)
 

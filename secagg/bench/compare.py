@@ -21,7 +21,7 @@ from secagg.errors import ConfigError
 
 TOLERANCE: Final = 0.10
 BOUND: Final = 0.05  # of what is made of its reference; see ``Measurement.bound``
-_COUNTED: Final = ("bytes_up", "bytes_down", "opener_up", "opener_down")
+_COUNTED: Final = ("bytes_up", "bytes_down", "decryptor_up", "decryptor_down")
 
 
 class Verdict(StrEnum):

@@ -276,7 +276,7 @@ class Training:
 class _Books:
     """What each client has spent, and whether it may go on."""
 
-    FINAL = ("epsilon", "accountant", "epsilon_rdp", "epsilon_realised")
+    FINAL = ("epsilon", "accountant", "epsilon_rdp", "epsilon_actual")
 
     def __init__(
         self, config: TrainingConfig, mode: Mode, folder: RunFolder, records: Sequence[RoundRecord]
@@ -335,8 +335,8 @@ class _Books:
         self._ledger.abort(number, quiet, attempt=attempt)
         if survivors is not None:
             event = _event(self._mode, survivors)
-            realised = dict.fromkeys(spoke, event)
-            self._ledger.commit(number, realised, attempt=attempt, survivors=survivors)
+            actual = dict.fromkeys(spoke, event)
+            self._ledger.commit(number, actual, attempt=attempt, survivors=survivors)
         elif not self._minimum:
             self._ledger.commit(number, spoke, attempt=attempt)
 
@@ -352,13 +352,13 @@ class _Books:
     def final(self) -> dict[str, Any]:
         """What the run is reported to have cost, and by which accountant."""
         accountant: Accountant = "pld" if has_pld(self._event) else "rdp"
-        held = self._ledger.epsilons(accountant)
-        realised = self._ledger.epsilons("rdp", basis="realised")
+        reserved = self._ledger.epsilons(accountant)
+        actual = self._ledger.epsilons("rdp", basis="actual")
         values = (
-            max(held.values(), default=0.0),
+            max(reserved.values(), default=0.0),
             accountant,
             self.epsilon(),
-            max(realised.values(), default=0.0),
+            max(actual.values(), default=0.0),
         )
         return dict(zip(self.FINAL, values, strict=True))
 

@@ -356,9 +356,9 @@ def test_a_commit_costs_what_the_shares_that_were_there_make_it_cost(
         held = {held.subject: held for held in ledger.reservations()}
         assert held["client-5"].state is State.ABORTED
         assert held["client-0"].state is State.COMMITTED
-        realised = ledger.spent("client-0", basis="realised")
+        actual = ledger.spent("client-0", basis="actual")
         reserved = ledger.spent("client-0")
-    assert dict(realised) == {run._mode.event(5): 1}
+    assert dict(actual) == {run._mode.event(5): 1}
     assert run._mode.event(5).variance > run._mode.event().variance
     assert dict(reserved) == {run._mode.event(): 1}
 
