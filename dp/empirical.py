@@ -87,7 +87,7 @@ class LowerBound:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, labelled as a bound; ``from_json`` reads it."""
+        """The bound as JSON, labelled as a bound; ``from_json`` reads it."""
         return {
             "kind": "bound",
             "method": self.method,
@@ -139,7 +139,7 @@ class Estimate:
         return _estimate(self.included, self.unobserved, self.canaries, delta, self.unit)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, labelled as an estimate; ``from_json`` reads it."""
+        """The estimate as JSON, labelled as an estimate; ``from_json`` reads it."""
         return {
             "kind": "estimate",
             "method": "canary cosines",
@@ -378,7 +378,7 @@ def normals(count: int, *, entropy: Entropy = os.urandom) -> Reals:
 
 
 def cosines(canaries: Reals, change: ArrayLike) -> Reals:
-    """Of each canary with the change of the model, or with one round's.
+    """The cosine of each canary with the change of the model, or with one round's.
 
     Raises ``BadParameter`` for a change of another length, one that is not finite, or none.
     """

@@ -372,7 +372,7 @@ def _rdp_of_step(event: Event) -> Vector:
 
 
 def _gaussian(event: GaussianEvent) -> Vector:
-    """At ``ORDERS``; sampling never costs more than no sampling, rounding included."""
+    """The price at ``ORDERS``; sampling never costs more than no sampling, rounding included."""
     q, z = _rate(event), event.noise_multiplier
     replaced = event.adjacency is NeighboringRelation.REPLACE_ONE
     if replaced:

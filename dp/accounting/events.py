@@ -23,7 +23,7 @@ _MOST_NORM: Final = 1e100  # of a variance too: their squares stay finite
 
 
 class Unit(Enum):
-    """Whose presence the guarantee hides."""
+    """The unit whose presence the guarantee hides."""
 
     EXAMPLE = "example"
     CLIENT = "client"

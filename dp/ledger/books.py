@@ -41,7 +41,7 @@ class HeadSigner:
 
 
 class LedgerOwner(Enum):
-    """Whose ledger it is, and so whose word lowers a price."""
+    """The owner of a ledger, whose word lowers a price."""
 
     SERVER = "server"
     CLIENT = "client"
@@ -56,7 +56,7 @@ class Protection(Enum):
 
     @property
     def sentence(self) -> str:
-        """For a report."""
+        """The protection in words, for a report."""
         return {
             Protection.NONE: "not tamper-evident: the chain shows accidents only",
             Protection.HEAD: "nothing was changed or lost up to the head that was kept elsewhere",
@@ -82,7 +82,7 @@ class Verified:
 
 
 class State(Enum):
-    """Where a reservation stands. ``OPEN`` and ``COMMITTED`` are spent, ``ABORTED`` is not."""
+    """The state of a reservation. ``OPEN`` and ``COMMITTED`` are spent, ``ABORTED`` is not."""
 
     OPEN = "open"
     COMMITTED = "committed"

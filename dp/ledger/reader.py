@@ -66,7 +66,7 @@ class Reader:
 
     @property
     def keeper(self) -> LedgerOwner:
-        """Whose ledger it is."""
+        """The owner of this ledger."""
         return self._keeper
 
     @property

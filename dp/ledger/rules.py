@@ -45,7 +45,7 @@ _UNCOUNTABLE: Final = 2**62  # steps, so that no sum of admitted ones passes int
 
 
 class EpsilonQuery(NamedTuple):
-    """Which number is wanted; ``book`` is ``None`` for the dearer of the two."""
+    """The number that is asked for; ``book`` is ``None`` for the dearer of the two."""
 
     accountant: Accountant
     book: Book | None
@@ -224,7 +224,7 @@ class _Filtered(CompositionRule):
 
 @lru_cache(maxsize=4096)
 def _cost(policy: _Filtered, event: Event) -> int:
-    """Of a one-step event, in the filter's units."""
+    """The cost of a one-step event, in the filter's units."""
     like = policy.make(epsilon=1.0, delta=0.5, unit=event.unit, adjacency=event.adjacency)
     cost = like.cost(event)
     return _ENDLESS if cost is None else min(cost, _ENDLESS)

@@ -215,7 +215,7 @@ class DistributedNoise:
         return math.exp(min(self._lanes.log_wrap(1 / self.resolution), 0.0))
 
     def stddev(self, survivors: int) -> float:
-        """At most this is the standard deviation of an entry of the decoded sum.
+        """An upper bound on the standard deviation of an entry of the decoded sum.
 
         Noise of ``survivors`` shares, z C sqrt(survivors / (minimum_survivors - corrupt)), and
         rounding of at most step / 2 each.
@@ -223,7 +223,7 @@ class DistributedNoise:
         return math.sqrt(survivors * (self.share_stddev**2 + self.resolution**2 / 4))
 
     def indicator_stddev(self, survivors: int) -> float:
-        """Of the noise in the sum of b - 1/2; sigma_b of [ATMR21]."""
+        """Standard deviation of the noise in the sum of b - 1/2; sigma_b of [ATMR21]."""
         if not self.indicator_share:
             raise BadParameter("no indicator travels without an indicator_share")
         return math.sqrt(survivors * self.share_variance) / (2 * self.indicator_resolution)
@@ -386,7 +386,7 @@ class DistributedNoise:
 
     @property
     def _norm_allowed(self) -> float:
-        """Of a client's vector before it is cut to ``_fraction`` bits and rounded."""
+        """The largest norm of a client's vector before it is cut to ``_fraction`` bits and rounded."""
         c = self.clip / self.resolution
         return c * (1 - NORM_ERROR) - math.sqrt(self._padded) * 2.0 ** -(self._fraction + 1)
 

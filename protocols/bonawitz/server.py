@@ -262,7 +262,7 @@ class CollectVectors(Collect[Agreement]):
 
     @property
     def alive(self) -> tuple[ClientId, ...]:
-        """Whose vectors are in, in order."""
+        """The clients whose vectors are in, in order."""
         return tuple(sorted(self._alive))
 
     def _part(self, index: int) -> NDArray[np.uint64]:
@@ -296,7 +296,7 @@ class CollectVectors(Collect[Agreement]):
         return message, self._reveals()
 
     def close_to_sign(self, burn: Burn | None = None) -> tuple[bytes, "CollectSignatures"]:
-        """As ``close``, where the clients sign the set before they reveal anything."""
+        """Close the stage as ``close`` does, for clients that sign the set before they reveal."""
         if not self.agreement.params.active:
             raise LocalProtocolError("nothing is signed in this round: close")
         message = self._name(burn)

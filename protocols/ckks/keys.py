@@ -248,7 +248,7 @@ class CollectiveKey:
 
 
 def common_seed(agreement: Agreement) -> bytes:
-    """Of a: bound to session and parameters, chosen by nobody."""
+    """The seed of a, bound to session and parameters, chosen by nobody."""
     return hashlib.sha256(VERSION + b" common " + agreement.key_context()).digest()
 
 

@@ -54,7 +54,7 @@ _DOUBLE: Final = 2.0**-52  # of the largest slot: what SEAL's transforms in doub
 
 
 class Model(IntEnum):
-    """Who can decrypt."""
+    """The key model: it says who can decrypt."""
 
     SHARED_KEY = 1  # every client alone; the server not
     THRESHOLD = 2  # enough of the holders together; nobody alone
@@ -442,7 +442,7 @@ class Agreement:
 
     @property
     def key_header(self) -> Header:
-        """Of the messages that make the key, before every round: they say round 0."""
+        """The header of the messages that make the key, before every round: they say round 0."""
         return Header(self.session, 0)
 
     def to_bytes(self) -> bytes:
@@ -467,5 +467,5 @@ class Agreement:
         return hashlib.sha256(VERSION + b" round " + self.to_bytes() + key).digest()
 
     def label(self, usage: bytes, about: bytes = b"") -> bytes:
-        """Of what is derived from a secret of the session; ``about`` is as long for every use."""
+        """The label of what is derived from a secret of the session; ``about`` has one length a use."""
         return b" ".join((VERSION, usage, b"")) + self.key_context() + about

@@ -88,7 +88,7 @@ class EmpiricalAudit:
         return isinstance(self.found, LowerBound) and self.found.epsilon > self.stated
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; ``found`` as ``dp.empirical.from_json`` reads it."""
+        """The audit as JSON; ``found`` as ``dp.empirical.from_json`` reads it."""
         return shown(self, _NAMES, found=self.found.as_dict())
 
     @classmethod

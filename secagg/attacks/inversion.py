@@ -86,7 +86,7 @@ class Picture:
         return self.rank == 1 and self.mse <= FOUND
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; pixels as 0 to 255, an infinite psnr is ``None``."""
+        """The picture as JSON; pixels as 0 to 255, an infinite psnr is ``None``."""
         psnr = self.psnr if math.isfinite(self.psnr) else None
         grey = {name: _grey(getattr(self, name)) for name in ("original", "reconstructed")}
         return shown(self, _OF_PICTURE, psnr=psnr, **grey)
@@ -137,7 +137,7 @@ class Inversion:
         return len(self.pictures)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON."""
         return shown(self, _NAMES, pictures=[picture.as_dict() for picture in self.pictures])
 
     @classmethod

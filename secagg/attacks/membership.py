@@ -79,7 +79,7 @@ class Rate:
     high: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON."""
         return shown(self, _OF_RATE, interval=[self.low, self.high])
 
     @classmethod
@@ -128,7 +128,7 @@ class Membership:
     accuracy: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON."""
         rates = [rate.as_dict() for rate in self.rates]
         roc = [list(point) for point in self.roc]
         return shown(self, _NAMES, unit=self.unit.value, roc=roc, rates=rates)

@@ -81,7 +81,7 @@ def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
 
 
 def seal_of(public: bytes) -> HeadSigner:
-    """For reading: checks a head signed by the owner of an Ed25519 key, under ``SEAL_LABEL``."""
+    """The signer that verifies heads by an Ed25519 public key, under ``SEAL_LABEL``."""
 
     def verify(message: bytes, signature: bytes) -> bool:
         try:
@@ -401,7 +401,7 @@ def _is_foreign(path: Path) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    """Of everything whose arithmetic or storage the numbers rest on."""
+    """The versions of everything whose arithmetic or storage the numbers rest on."""
     found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     for name in _LIBRARIES:
         try:

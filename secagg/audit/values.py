@@ -60,7 +60,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """Whose privacy it is, and its budget; a book is ``None`` if it was never charged there."""
+    """The subject of a guarantee and its budget; a book is ``None`` if never charged there."""
 
     name: str
     epsilon: float
@@ -81,7 +81,7 @@ class Subject:
 
     @property
     def share(self) -> float:
-        """Of its budget that is spent, in the book that costs more."""
+        """The fraction of its budget that is spent, in the book that costs more."""
         return max(account.share for account in self.accounts.values())
 
 

@@ -138,7 +138,7 @@ class Case:
 
     @property
     def params(self) -> Params:
-        """Of a session with masks, and of a plain one."""
+        """The parameters of a session with masks, and of a plain one."""
         words, active = word_count(self.entries, self.lanes), self.protocol == "active"
         if self.protocol == "sparse" or (active and self.clients > SPARSE_ABOVE):
             rates = Rates(corrupt_fraction=self.corrupt_fraction, dropout=self.dropout)

@@ -66,7 +66,7 @@ class Measurement:
 def measurement(
     name: str, reference: str, seconds: Sequence[float], ratios: Sequence[float], *, bound: bool
 ) -> Measurement:
-    """Of samples."""
+    """The measurement that samples give."""
     return Measurement(
         name=name,
         reference=reference,
@@ -108,7 +108,7 @@ class Measurements:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The record as JSON."""
         return {
             "schema": SCHEMA,
             "kind": self.kind,

@@ -127,7 +127,7 @@ class Case:
         return json.dumps(asdict(self), sort_keys=True)
 
     def config(self) -> TrainingConfig:
-        """As ``secagg train`` would be told; for ``central`` the mode is left to its default."""
+        """The settings for ``secagg train``; for ``central`` noise and unit are left to their defaults."""
         settings = COMMON[self.data] | self.settings
         if self.mode == "client":
             settings["clients"] = CLIENTS[self.data]
@@ -228,7 +228,7 @@ def searches() -> Iterator[Case]:
 
 
 def chosen(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each data set, mode and epsilon the candidate of the best mean over the search's seeds.
+    """The candidate of the best mean over the search's seeds, for each data set, mode and epsilon.
 
     ``validation`` is that mean. A line is left out while one of its candidates was not tried.
     """

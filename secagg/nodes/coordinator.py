@@ -151,7 +151,7 @@ class NoisySum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SumSettings:
-    """Who sums with whom, under what.
+    """The settings of a sum: how many clients, under which protocol and threshold.
 
     Attributes:
       protocol: "bonawitz" or "threshold-ckks".
@@ -187,7 +187,7 @@ class SumSettings:
         return self.roster is not None
 
     def params(self, clients: int, layout: Layout, minimum: int | None) -> Params:
-        """Of a sum of at most so many; ``minimum`` stands above the cohort's own."""
+        """The parameters of a sum of at most ``clients``; ``minimum`` stands above the cohort's own."""
         asked = self.minimum_survivors if minimum is None else minimum
         if self.protocol != BONAWITZ:
             return Ckks(minimum_survivors=asked or None).params(layout, clients)
@@ -358,7 +358,7 @@ class RunningSum:
         return ask
 
     def asked(self, ask: StageRequests) -> list[NodeId]:
-        """Whom to send a request."""
+        """The nodes to send a request to."""
         return [node for node, client in self._clients.items() if client in ask.requests]
 
     def request(self, ask: StageRequests, node: NodeId) -> Request:
@@ -428,7 +428,7 @@ class RunningSum:
         )
 
     def _commit(self, survivors: Sequence[NodeId]) -> None:
-        """At the noise of those who are left; for who was lost on the way it stays open."""
+        """Commit at the noise of the survivors; the reservations of lost nodes stay open."""
         summed, noise, key = self._coordinator.summed, self.proposal.noise, self._charged
         if isinstance(summed, NoisySum) and noise is not None and key is not None:
             left = len(survivors)

@@ -91,7 +91,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """Between two stages. Without a record a node keeps nothing, its charge neither."""
+    """The state between two stages. A CKKS client that holds no key share keeps its charge alone."""
 
     record: Secret | None = None
     charge: Key | None = None  # in our ledger
@@ -269,7 +269,7 @@ class Node:
                 ledger.commit(charge.round, [SUBJECT], attempt=charge.attempt)
 
     def _keep_summands(self, proposal: Proposal, summands: Mapping[int, bytes]) -> None:
-        """Whose uploads we helped to open: a sum that was none can be shown later."""
+        """Keep the digests of the uploads that we helped to open: evidence of a sum that was none."""
         line = {str(client): digest.hex() for client, digest in summands.items()}
         with (self.home / "summands.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({proposal.session.hex(): line}) + "\n")

@@ -107,7 +107,7 @@ class NodePolicy:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """From a TOML file.
+        """Read a policy from a TOML file.
 
         Raises:
           ConfigError: there is none, or it is not one of these.
@@ -188,7 +188,7 @@ class NodePolicy:
 
 
 def _threshold(params: Params) -> int:
-    """Of the smallest cohort, for that of a sparse graph grows with who is there."""
+    """The threshold of the smallest cohort; in a sparse graph it grows with the clients."""
     if not isinstance(params, bonawitz.Params):
         return params.threshold
     try:

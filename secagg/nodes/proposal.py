@@ -77,7 +77,7 @@ class Average:
             raise ConfigError(f"weighted_by is {self.weighted_by!r:.40}, expected a name")
 
     def segments(self, entries: int) -> tuple[Segment, ...]:
-        """Where everything lies in the vector."""
+        """The segments of the vector."""
         update = (
             Segment(name=UPDATE, entries=entries, codec=FixedPoint(clip=self.clip, bits=self.bits)),
             Segment(name=CLIPPED, entries=1, codec=Count(maximum=max(entries, 1))),
@@ -117,7 +117,7 @@ class Noise:
         return self.mechanism.event(survivors=survivors, sampling=sampling)
 
     def segments(self) -> tuple[Segment, ...]:
-        """Where everything lies in the vector."""
+        """The segments of the vector."""
         codec = NoisyIntegers(bits=self.mechanism.bits)
         return (Segment(name=UPDATE, entries=self.mechanism.size, codec=codec),)
 
@@ -226,7 +226,7 @@ class Proposal:
 
     @property
     def layout(self) -> Layout:
-        """Of the vector that each client brings."""
+        """The layout of the vector that each client brings."""
         content = self.content
         segments = (
             content.segments() if isinstance(content, Noise) else content.segments(self.entries)

@@ -1,4 +1,4 @@
-"""From a privacy budget to the noise, scale and lanes of a sum, and what can go wrong with them.
+"""The noise, scale and lanes of a sum for a privacy budget, and what can go wrong with them.
 
 ``plan_noise`` adds to ``secagg.planning.sums`` what ``dp.noise.DistributedNoise`` needs. Narrow
 lanes leave a small scale; rounding to it stretches what one unit adds (``looseness``), and
@@ -72,7 +72,7 @@ class NoiseWishes:
     uncounted_shares: int | None = None
 
     def units(self, clients: int) -> tuple[Unit, int, Design]:
-        """Whom the noise hides, how many of them there are, and how they get into a sum.
+        """The unit that the noise hides, how many there are, and how they get into a sum.
 
         Raises:
           ConfigError, BadParameter: the wishes contradict each other.
@@ -128,7 +128,7 @@ class NoiseAdvice:
 
     @property
     def rate(self) -> float:
-        """With which a unit is in a sum."""
+        """The probability with which a unit is in a sum."""
         return 1.0 if isinstance(self.sampling, NoSampling) else self.sampling.rate
 
     @property
@@ -149,7 +149,7 @@ class NoiseAdvice:
 
     @property
     def mean_deviation(self) -> float:
-        """Of an entry of the mean: of a batch's gradients, or of the updates that were brought.
+        """Standard deviation of an entry of the mean: of a batch's gradients, or of the updates.
 
         At the expected survivors; the divisor is the public one, of expected numbers.
         """
@@ -175,7 +175,7 @@ class NoiseAdvice:
         return min(1.0, self.sum.rounds * self.mechanism.wrap_probability)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: that of the sum, and all of the above under ``noise``."""
+        """The advice as JSON: that of the sum, and all of the above under ``noise``."""
         mechanism = self.mechanism
         return self.sum.as_dict() | {
             "noise": {

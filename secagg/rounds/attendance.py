@@ -1,4 +1,4 @@
-"""Who is there at each stage of a round, and what each stage costs."""
+"""The clients that are there at each stage of a round, and what each stage costs."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ Costs: TypeAlias = dict[Stage, StageCost]
 
 
 class DropoutSchedule:
-    """Who is still there at a stage."""
+    """The clients that are still there at each stage."""
 
     def __init__(
         self, inputs: Mapping[ClientId, object], dropouts: Mapping[ClientId, Stage] | None

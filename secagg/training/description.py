@@ -16,7 +16,7 @@ _DISCRETE = "int64 after rounding: noise and sums are exact integers"
 def statement(
     config: TrainingConfig, *, units: int, mechanism: DistributedNoise | None = None
 ) -> SystemDescription:
-    """For a private mode; with the ``mechanism`` where noise is shared out."""
+    """The description of a private run; with the ``mechanism`` for distributed noise."""
     return SystemDescription(
         unit_count=units,
         mechanism=_mechanism(config, mechanism),

@@ -295,7 +295,7 @@ class _Books:
 
     @property
     def unit(self) -> str:
-        """Whose presence is hidden."""
+        """The unit whose presence is hidden."""
         return self._event.unit.value
 
     def reserve(self, number: int, clients: list[int]) -> tuple[list[int], int]:

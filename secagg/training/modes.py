@@ -113,7 +113,7 @@ class Mode(ABC):
 
     @abstractmethod
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
-        """By how much the common model moves, from the decoded sum; advances ``state``."""
+        """The update of the common model, from the decoded sum; advances ``state``."""
 
     def event(self, survivors: int | None = None) -> Event | None:
         """What a round of so many survivors costs; of the fewest that may be, if unknown."""

@@ -247,7 +247,7 @@ class TrainingConfig:
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Self:
-        """From a TOML table or a command line; an unknown name is an error."""
+        """Make the settings of a TOML table or a command line; an unknown name is an error."""
         known = {item.name for item in fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise ConfigError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
