@@ -21,8 +21,8 @@ the same adjacency. What cannot be treated soundly raises ``UnsoundEvent``:
 
 ``SkellamEvent`` and ``DiscreteGaussianEvent`` have no PLD, know no replace one, and are
 amplified at integer orders by the same argument as a Gaussian, because their noise is
-symmetric about 0: docs/privacy/distributed-noise.md has the proof. One event that has
-RDP alone makes the whole composition's number RDP: ``reported_epsilon``.
+symmetric about 0: docs/privacy/distributed-noise.md has the proof. If any
+event has no PLD, the whole composition is reported by RDP: ``reported_epsilon``.
 
 An example belongs to one client, so disjoint clients cost the largest of their
 epsilons, and one person's data at several clients costs their joint composition.

@@ -67,7 +67,7 @@ class Protection(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """The end of a chain that was found sound, and what that is worth.
+    """Result of ``verify``: the last record, and the kinds of tampering that were looked for.
 
     Attributes:
       head: the last record.

@@ -314,10 +314,10 @@ class Ledger(Reader):
     ) -> None:
         """Close reservations whose release happened, with what was released if that differs.
 
-        A mapping gives each subject's actual events, for the books it was reserved in.
-        Where one costs more than was reserved, admission counts it from now on, be the
-        budget passed or not; under a fixed plan it does if it costs more at any order. Where
-        it costs less, the reserved price stays for admission and ``basis="actual"`` shows
+        A mapping gives each subject's actual events, for the books it was reserved in. If the
+        actual event costs more than the reserved one, the higher price counts from now on,
+        even if that exceeds the budget; under a fixed plan it does if it costs more at any
+        order. If it costs less, the reserved price stays for admission and ``basis="actual"`` shows
         the lower one; under a filter the actual event takes its place. A client's ledger
         takes a lower price only with ``evidence``, something the caller has checked and the
         server cannot forge, such as the survivors' signatures over their set; the record
@@ -363,8 +363,8 @@ class Ledger(Reader):
     def abort(self, round_number: int, subjects: Iterable[str], *, attempt: int = 0) -> None:
         """Take reservations back, **only if nothing of the release left the client**.
 
-        A masked vector that reached the server, a message that may have been sent, a
-        process whose end nobody saw: then leave the reservation open, it stays spent.
+        If anything may have been sent (for example the process was killed), do not abort:
+        leave the reservation open, it stays spent.
         Repeating the call changes nothing.
 
         Raises ``LedgerConflict``, and takes none back, if one was committed or never
@@ -489,9 +489,9 @@ class Ledger(Reader):
     def _weigh(
         self, before: Reservation, real: Charge, evidence: bytes | None
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Books in which admission counts the actual event, and no longer the reserved one.
+        """The books whose charge is replaced by the actual event, as the rule decides.
 
-        As the policy says. In a client's ledger what costs less needs evidence.
+        In a client's ledger what costs less needs evidence.
         """
         rising, falling = [], []
         for book, event in real.events().items():

@@ -53,7 +53,7 @@ class EpsilonQuery(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """What an actual event does to one book: is it added, does the reserved one go, is it less."""
+    """What an actual event does to one book: add it? remove the reserved one? is it cheaper?"""
 
     rising: bool
     falling: bool

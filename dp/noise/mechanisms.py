@@ -61,10 +61,10 @@ _ROUNDER: Final = 1.5 * 2.0**52
 class DistributedNoise:
     """One sum of clients' vectors with noise that no single party knows.
 
-    Formal guarantee: for whoever sees sums of ``encode`` alone and knows or lacks the shares
-    of at most ``uncounted_shares`` survivors, the release is as private as ``event(survivors=m)``
-    says. For examples that holds up to ``rounding_failure`` a step, which is added to delta,
-    and in both cases up to ``sampler_error`` for every one of ``draws``.
+    Formal guarantee, against anyone who sees only sums of ``encode`` and knows at most
+    ``uncounted_shares`` of the noise shares (or whose clients left them out): the release is
+    as private as ``event(survivors=m)`` says. Add to delta: ``rounding_failure`` per step
+    (unit example), and ``sampler_error * draws`` (both units).
 
     ``unit=Unit.CLIENT``: a client's update is clipped to C, and its rounding redrawn until
     its norm is at most D2. Neighbours are zero-out: the client adds its share either way.
@@ -386,7 +386,7 @@ class DistributedNoise:
 
     @property
     def _norm_allowed(self) -> float:
-        """The largest norm of a client's vector before it is cut to ``_fraction`` bits and rounded."""
+        """Largest norm of a client's vector before it is cut to ``_fraction`` bits, rounded."""
         c = self.clip / self.resolution
         return c * (1 - NORM_ERROR) - math.sqrt(self._padded) * 2.0 ** -(self._fraction + 1)
 

@@ -225,9 +225,9 @@ class CollectVectors(Collect[Agreement]):
         """Take all frames of one client; returns their sender.
 
         Each is read once and added at once. They may lie in a file: one is in
-        memory at a time. Where one turns out to be wrong, those before it are read
-        again and taken back, so that an upload that breaks off leaves no trace; if
-        that fails, this stage stays closed and its sum never comes out.
+        memory at a time. If a frame is invalid, the frames already added are read again
+        and subtracted, so a broken upload leaves no trace; if that fails, this stage
+        stays closed and its sum never comes out.
 
         Raises:
           RemoteProtocolError: frames missing, repeated, out of order, too long,

@@ -467,5 +467,5 @@ class Agreement:
         return hashlib.sha256(VERSION + b" round " + self.to_bytes() + key).digest()
 
     def label(self, usage: bytes, about: bytes = b"") -> bytes:
-        """The label of what is derived from a secret of the session; ``about`` has one length a use."""
+        """Label of a value derived from a session secret; ``about`` has one length per use."""
         return b" ".join((VERSION, usage, b"")) + self.key_context() + about

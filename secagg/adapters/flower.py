@@ -259,7 +259,7 @@ class SecureGrid(Grid):
         end = math.inf if limit is None else time.monotonic() + limit  # from when all were sent
         while waiting and time.monotonic() < end:
             for reply in self._grid.pull_messages(waiting):
-                # The engine's own errors come from no node; which of ours they are of, this says.
+                # Errors that Flower raises carry no node id; this tells which request failed.
                 if (node := waiting.pop(reply.metadata.reply_to_message_id, None)) is None:
                     _log.warning("secagg: a reply at %s that nobody was asked for", ask.stage)
                     continue

@@ -1,7 +1,7 @@
 """All attacks of this package carried out in one go: what ``secagg bench attack`` runs.
 
-Everything is done on digits, in this process, and nothing of it is anybody's training but its
-own. That a mechanism is broken on purpose, to see whether the audit finds it, is part of it.
+Everything is done in this process and uses only digits; no user data. One mechanism is broken
+on purpose, to see whether the audit finds it.
 """
 
 import time

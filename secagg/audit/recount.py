@@ -247,7 +247,7 @@ def _noise(event: Event) -> float:
 
 
 def _grouped(charges: Mapping[Any, Charge]) -> dict[Charge, list[Any]]:
-    """The subjects that were charged alike. Few charges are many times the same object, so ids go first."""
+    """Subjects by equal charge. Many charges are the same object, so ids go first."""
     by_id: dict[int, tuple[Charge, list[Any]]] = {}
     for who, charge in charges.items():
         by_id.setdefault(id(charge), (charge, []))[1].append(who)

@@ -127,7 +127,7 @@ class Case:
         return json.dumps(asdict(self), sort_keys=True)
 
     def config(self) -> TrainingConfig:
-        """The settings for ``secagg train``; for ``central`` noise and unit are left to their defaults."""
+        """Settings of ``secagg train``; ``central`` leaves noise and unit to their defaults."""
         settings = COMMON[self.data] | self.settings
         if self.mode == "client":
             settings["clients"] = CLIENTS[self.data]

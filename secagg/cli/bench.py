@@ -64,7 +64,7 @@ Examples:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Sessions a point; their median counts. From 6 on a ratio has an interval.",
+    help="Sessions a point; their median counts; with 6 or more a 95 % interval is shown.",
 )
 @_file("--json", "target", "File that is written after every point.")
 @click.option("--resume", is_flag=True, help="Keep the points in that file, measure the others.")

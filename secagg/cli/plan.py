@@ -73,7 +73,8 @@ Examples:
 @click.option(
     "--minimum-survivors",
     type=int,
-    help="Clients refuse to open a sum of fewer.  [default: the most that lose few rounds]",
+    help="Clients refuse to open a sum of fewer.  "
+    "[default: the largest minimum at which at most 5 % of runs lose a round]",
 )
 @click.option(
     "--uncounted-shares",

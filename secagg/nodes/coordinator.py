@@ -66,7 +66,7 @@ class WeightedMean:
         what is beyond is cut, and the sum says how many entries were.
       max_weight: the largest weight of a node, such as its number of examples. A mean is
         within a step of 2 clip / 2^bits, times max_weight over the mean weight, of the true one.
-      bits: of an entry; by default what lets three entries lie in a word.
+      bits: of an entry. Default: the most with which three entries fit a 64-bit word.
       weighted_by: the name of a node's weight.
       train_metrics, evaluate_metrics: the largest absolute value of each number that is
         averaged, by name; others stay on their nodes. ``None``: no sum of that kind.
@@ -187,7 +187,7 @@ class SumSettings:
         return self.roster is not None
 
     def params(self, clients: int, layout: Layout, minimum: int | None) -> Params:
-        """The parameters of a sum of at most ``clients``; ``minimum`` stands above the cohort's own."""
+        """The parameters of a sum of ``clients`` at most; ``minimum`` goes before the cohort's."""
         asked = self.minimum_survivors if minimum is None else minimum
         if self.protocol != BONAWITZ:
             return Ckks(minimum_survivors=asked or None).params(layout, clients)

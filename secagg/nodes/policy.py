@@ -32,7 +32,8 @@ units = ["example", "client"]  # whom the noise must hide, one of these
 allow_no_noise = false       # true: also sums without noise
 maximum_epsilon = 8.0        # over all sums that this node ever joins
 delta = 1e-5
-corrupt_fraction = 0.05      # of a cohort may work with the server; sums must stand as many
+corrupt_fraction = 0.05      # refuse sums that are not secure when this fraction of the
+                             # clients colludes with the server
 active = false               # true: only cohorts that sign, against a server that lies
 # operator = "..."           # public key of who signs the roster; needed by an active cohort
 # server = "..."             # public key of the server; proposals that it did not sign are refused

@@ -528,7 +528,7 @@ class _Speed:
         )
 
     def _server(self, words: int, left: int, *, active: bool) -> float:
-        """The work of the server: lists in and out, vectors in, and the masks that are still in the sum."""
+        """Work of the server: lists in and out, vectors in, and masks still in the sum."""
         n, lost = self._clients, self._clients - left
         pairs = lost * self._degree * left // n
         sets = 1 if self._complete else n  # of share holders, with Lagrange weights for each

@@ -76,7 +76,7 @@ class Meter:
         setattr(cost, name, getattr(cost, name) + self._now() - self._paused - begin)
 
     def count(self, stage: Stage, messages: Sequence[bytes], *, answering: bytes = b"") -> None:
-        """Count what one client sent, and what it had been sent to make it."""
+        """Record the bytes that one client sent and received in this stage."""
         cost = self.costs[stage]
         cost.bytes_up = max(cost.bytes_up, sum(map(len, messages)))
         cost.bytes_down = max(cost.bytes_down, len(answering))

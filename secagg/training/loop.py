@@ -301,7 +301,7 @@ class _Books:
     def reserve(self, number: int, clients: list[int]) -> tuple[list[int], int]:
         """Charge every client that can still pay; returns those, and the number of this attempt.
 
-        A round that was begun before, and whose end nobody saw, stays charged.
+        A round that was begun before and may have sent something stays charged.
         """
         paying = {_subject(client): client for client in clients}
         while paying:
@@ -327,8 +327,8 @@ class _Books:
     ) -> None:
         """Close the reservations: taken back for the silent, who sent nothing made of data.
 
-        For the others at the price of the noise that was in the sum. Shares of noise that
-        made no sum, as too few survived, may be seen one by one: that reservation stands.
+        For the others at the price of the noise that was in the sum. If too few survived, noisy
+        shares may be visible one by one, so the reservation stays open.
         """
         quiet = [_subject(client) for client in silent]
         spoke = [_subject(client) for client in clients if client not in silent]

@@ -77,8 +77,8 @@ class TrainingConfig:
     )
     minimum_survivors: int = _setting(
         _BY_MODE,
-        "Clients refuse to open a sum of fewer.  [default: the threshold; where "
-        "noise is shared out, the most that lose a round in few runs]",
+        "Clients refuse to open a sum of fewer.  [default: the threshold; with distributed "
+        "noise, the largest minimum at which at most 5 % of runs lose a round]",
         "clients refuse to help open a sum of fewer",
     )
     uncounted_shares: int = _setting(
@@ -114,7 +114,8 @@ class TrainingConfig:
     )
     clip: float = _setting(
         _BY_MODE,
-        f"L2 bound on one example's gradient; of client the first one on an update.{_CHOSEN}",
+        "L2 bound on one example's gradient; with unit client: initial L2 bound on an "
+        f"update.{_CHOSEN}",
         "largest norm that one example's gradient keeps, or at first a client's update",
     )
     bits: int = _setting(
