@@ -29,7 +29,7 @@ from protocols.bonawitz import ClientId
 from protocols.bonawitz.graph import as_fraction
 from protocols.entropy import system
 from protocols.errors import LocalProtocolError, ProtocolError, RemoteProtocolError, TooFewSurvivors
-from protocols.primitives.prg import SEED_SIZE, Expand, expand
+from protocols.primitives.prg import SEED_SIZE, Expand
 from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE
 from secagg.errors import ConfigError
@@ -38,6 +38,7 @@ from secagg.nodes.node import PROPOSED, Answer, Request
 from secagg.nodes.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result
 from secagg.planning.sums import choose_graph, fewest
 from secagg.rounds.aggregation import Ckks
+from secagg.rounds.masking import expand
 from secagg.rounds.relay import (
     Relay,
     StageRequests,

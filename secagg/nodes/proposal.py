@@ -37,7 +37,7 @@ from protocols.errors import DecodeError, ProtocolError
 from protocols.wire import Header, Reader
 from secagg.errors import ConfigError, InputError, SecaggError
 from secagg.vectors.arrays import Shapes
-from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
+from secagg.vectors.layout import MAX_ENTRIES, UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, refuse_non_finite
 
 VERSION: Final = 1
@@ -389,7 +389,7 @@ class Proposal:
 
 def _shape(shape: list[Any]) -> tuple[int, ...]:
     if len(shape) > MAX_DIMENSIONS or not all(
-        type(length) is int and 0 <= length < 2**35 for length in shape
+        type(length) is int and 0 <= length <= MAX_ENTRIES for length in shape
     ):
         raise DecodeError(f"a shape of {shape!r:.40}")
     return tuple(shape)

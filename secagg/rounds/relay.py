@@ -19,8 +19,9 @@ from protocols.bonawitz.messages import Advertise
 from protocols.ckks.params import Agreement as CkksAgreement
 from protocols.entropy import Entropy, system
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.prg import Expand, expand
+from protocols.primitives.prg import Expand
 from protocols.wire import Reader, opaque
+from secagg.rounds.masking import expand
 from secagg.stage import Stage
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from secagg.vectors.quantize import FixedPoint, as_vector, refuse_non_finite
 
 UPDATE, WEIGHT = "update", "weight"  # names of the segments that every sum has
 PART_WORDS = 2**15  # of a vector that is made in parts: a frame of protocols.bonawitz
-MAX_ENTRIES = 2**35  # what one seed masks, protocols.primitives.prg.MAX_WORDS
+MAX_ENTRIES = 2**33 - 9  # words of an input, one entry a word: protocols.primitives.prg.MAX_WORDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class Segment:
 
     Attributes:
       name: not empty.
-      entries: its length, 0 to 2^35.
+      entries: its length, 0 to 2^33 - 9.
       codec: ``FixedPoint`` for floats, ``Count`` for integers, ``NoisyIntegers`` for
         those with noise.
       weighted: whether a client's entries count ``weight`` times; never of ``NoisyIntegers``.
