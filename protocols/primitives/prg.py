@@ -161,7 +161,7 @@ def expand(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> No
 
 @cache
 def has_vaes() -> bool:
-    """Whether the processor encrypts several AES blocks at once; ``False`` where nothing says so."""
+    """Whether the processor encrypts several AES blocks at once; ``False`` if nothing says so."""
     try:
         return " vaes " in Path("/proc/cpuinfo").read_text("ascii", "replace")
     except OSError:

@@ -121,7 +121,7 @@ def keystream(seed: bytes, label: bytes, suite: Suite, count: int) -> bytes:
     """The first ``count`` bytes of a stream, from its definition."""
     info = bytes([suite]) + label
     if suite == Suite.AES_128_CTR:
-        material = expand(seed, info, 32)
+        material = expand(seed, info, 28)
         counter = modes.CTR(material[16:] + (2).to_bytes(4, "big"))
         return Cipher(algorithms.AES(material[:16]), counter).encryptor().update(bytes(count))
     material = expand(seed, info, 44)
