@@ -106,9 +106,9 @@ def test_the_deviation_of_the_mean_is_that_of_the_sum_over_the_public_divisor() 
         advise(**EXAMPLES, sampling_rate=0.1),
     )
     assert clients.expected_survivors == 54
-    assert clients.mean_deviation == clients.mechanism.stddev(54) / (54 * 0.5)
+    assert clients.mean_stddev == clients.mechanism.stddev(54) / (54 * 0.5)
     per_client = 1437 / 20
-    assert examples.mean_deviation == pytest.approx(
+    assert examples.mean_stddev == pytest.approx(
         examples.mechanism.stddev(18) / (18 * per_client * 0.1)
     )
 
