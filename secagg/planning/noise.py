@@ -2,8 +2,9 @@
 
 ``plan_noise`` adds to ``secagg.planning.sums`` what ``dp.noise.DistributedNoise`` needs. Narrow
 lanes leave a small scale; rounding to it stretches what one unit adds, by
-``sensitivity_inflation``, and more noise has to make up for that. So the narrowest lanes are taken, of 8 to 2 a word,
-with at most ``MORE_NOISE`` more noise in the sum than the widest would have.
+``sensitivity_inflation``, and more noise has to make up for that. So the narrowest lanes are
+taken, of 8 to 2 a word, with at most ``MORE_NOISE`` more noise in the sum than the widest
+would have.
 
 Refused: a sparse graph, a server that lies and shared noise at once. In a sparse graph a
 client cannot count the survivors whose noise it relies on; ``trusts_count`` says so.

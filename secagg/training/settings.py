@@ -9,7 +9,7 @@ from protocols.primitives.shamir import majority
 from secagg.errors import ConfigError
 from secagg.planning.survivors import likely_survivors
 from secagg.rounds.aggregation import PROTOCOL_NAMES
-from secagg.training.data import DATASETS, JUDGES, parse_split
+from secagg.training.data import DATASETS, EVALUATION_PARTS, parse_partition
 
 T = TypeVar("T")
 
@@ -137,8 +137,8 @@ class TrainingConfig:
     )
     seed: int = _setting(
         0,
-        "Of data split, initialisation and simulated dropouts; never of keys or noise.",
-        "fixes split and initialisation; never keys or noise",
+        "Seed of the partition, the initial model and simulated dropouts; never of keys or noise.",
+        "fixes partition and initial model; never keys or noise",
     )
     evaluate_on: str = _setting(
         "test",
@@ -152,13 +152,13 @@ class TrainingConfig:
             self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_MODE)
         _one_of("data", self.data, DATASETS)
         _one_of("protocol", self.protocol, PROTOCOL_NAMES)
-        _one_of("evaluate_on", self.evaluate_on, JUDGES)
+        _one_of("evaluate_on", self.evaluate_on, EVALUATION_PARTS)
         _one_of("noise", self.noise, NOISE)
         _one_of("unit", self.unit, UNITS)
         if (self.noise, self.unit) not in MODES.values():
             hint = "--noise distributed" if self.noise == "local" else "a unit needs noise"
             raise ConfigError(f"noise {self.noise} hides no {self.unit} as a whole; {hint}")
-        parse_split(self.partition)
+        parse_partition(self.partition)
         _between("clients", self.clients, 2, 1000)
         _between("dropout", self.dropout, 0.0, 1.0)
         for name, value in _DEFAULTS[self.mode].items():
@@ -259,7 +259,12 @@ class TrainingConfig:
 
 
 def noise_and_unit(mode: str) -> dict[str, Any]:
-    """The two settings that ``mode``, a name in ``MODES``, stands for."""
+    """The two settings that ``mode``, a name in ``MODES``, stands for.
+
+    Raises:
+      ConfigError: no such mode.
+    """
+    _one_of("mode", mode, MODES)
     noise, unit = MODES[mode]
     return {"noise": noise, "unit": unit}
 

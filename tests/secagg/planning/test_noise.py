@@ -49,7 +49,7 @@ def test_a_plan_is_what_the_same_training_does() -> None:
     from secagg.training.modes import mode
 
     config = TrainingConfig()
-    federation = federate(config.data, clients=20, split="iid", seed=0)
+    federation = federate(config.data, clients=20, partition="iid", seed=0)
     trained = mode(config, federation, _new_model(federation, 0))
     advice = advise(**EXAMPLES, clip=config.clip, bits=config.bits)
     assert advice.mechanism.minimum_survivors == config.minimum_survivors
