@@ -111,7 +111,7 @@ def test_the_largest_error_of_a_mean(
         opened=params.opened,
         entries=len(errors),
         deviation_bits=round(math.log2(errors.std()), 2),
-        expected_deviation_bits=round(math.log2(params.mean_deviation()), 2),
+        expected_deviation_bits=round(math.log2(params.mean_stddev()), 2),
         largest_bits=round(math.log2(largest), 2),
         expected_largest_bits=round(math.log2(params.mean_error()), 2),
     )

@@ -98,7 +98,9 @@ class HiddenPoissonSampling:
     def __post_init__(self) -> None:
         freeze_floats(self, "rate", most=1.0)
         if not isinstance(self.cover, CohortSecrecy):
-            raise BadParameter(f"cover is {self.cover!r}, not one of dp.accounting.events.Cover")
+            raise BadParameter(
+                f"cover is {self.cover!r}, not one of dp.accounting.events.CohortSecrecy"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

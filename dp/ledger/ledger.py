@@ -103,7 +103,7 @@ class Ledger(Reader):
 
     One object serves one thread of one process; others open the file for themselves.
     Every method raises ``LedgerBusy`` when another process holds the file for longer
-    than ``patience`` seconds, ``LedgerCorrupt`` when the file is damaged, ``LedgerError``
+    than ``timeout`` seconds, ``LedgerCorrupt`` when the file is damaged, ``LedgerError``
     when it cannot be read or written (disk full, read-only, moved). A write that raised
     happened wholly or not at all.
     """
@@ -117,7 +117,7 @@ class Ledger(Reader):
         keeper: LedgerOwner = LedgerOwner.SERVER,
         policy: str = FIXED_PLAN,
         seal: HeadSigner | None = None,
-        patience: float = 5.0,
+        timeout: float = 5.0,
     ) -> Self:
         """A new ledger at ``path``, with the same budget for every subject.
 
@@ -139,7 +139,7 @@ class Ledger(Reader):
             os.close(os.open(place, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise LedgerError(f"cannot create {place}: {error.strerror}") from error
-        ledger = cls(place, seal=seal, patience=patience)
+        ledger = cls(place, seal=seal, timeout=timeout)
         try:
             ledger._create(genesis)
             ledger._settle(budget)
@@ -155,7 +155,7 @@ class Ledger(Reader):
         budget: Budget | None = None,
         *,
         seal: HeadSigner | None = None,
-        patience: float = 5.0,
+        timeout: float = 5.0,
         read_only: bool = False,
     ) -> Self:
         """The ledger at ``path``; with ``budget`` given, only if that is its budget.
@@ -178,7 +178,7 @@ class Ledger(Reader):
         place = _place(path)
         if not place.exists():
             raise LedgerMissing(f"no ledger at {place}; create one")
-        ledger = cls(place, seal=seal, patience=patience, read_only=read_only)
+        ledger = cls(place, seal=seal, timeout=timeout, read_only=read_only)
         try:
             ledger._settle(budget)
         except BaseException:

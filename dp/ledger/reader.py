@@ -51,11 +51,11 @@ class Reader:
         path: str | PathLike[str],
         *,
         seal: HeadSigner | None = None,
-        patience: float = 5.0,
+        timeout: float = 5.0,
         read_only: bool = False,
     ) -> None:
         """Connect to an existing database; prefer ``create`` and ``open``."""
-        self._file = File(path, patience, read_only=read_only)
+        self._file = File(path, timeout, read_only=read_only)
         self._path = Path(path)
         self._seal = seal
 

@@ -322,7 +322,7 @@ def finish(opened: Iterable[Values], survivors: int, params: Params) -> Values:
         errors of honest parties: a key, an upload or a partial decryption was wrong.
     """
     values = np.concatenate(list(opened))[: params.entries] * params.clip
-    bound = survivors * (params.clip + _FAR * params.mean_deviation(survivors))
+    bound = survivors * (params.clip + _FAR * params.mean_stddev(survivors))
     if not bool((np.abs(values) <= bound).all()):
         raise RemoteProtocolError(
             f"an entry of the sum is above the {bound:.6g} that {survivors} summands can reach: "

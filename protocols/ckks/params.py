@@ -233,7 +233,7 @@ class Params:
             raise ParameterError("the flooding alone wraps around")
         return math.ceil(2 * math.log2(room / (self.clients * math.sqrt(2)))) - 1
 
-    def mean_deviation(self, survivors: int | None = None) -> float:
+    def mean_stddev(self, survivors: int | None = None) -> float:
         """Deviation of the error of an entry of the mean of ``survivors`` (default: all)."""
         count = self.clients if survivors is None else survivors
         slot = self.result_deviation * math.sqrt(self.ring.degree / 2) / self.scale
@@ -246,7 +246,7 @@ class Params:
         flooding and a shared key's errors. Those of a collective key are larger in the slots
         where its spectrum is, and lie 2**-20 and more below the flooding.
         """
-        return self.mean_deviation(survivors) * math.sqrt(2 * math.log(2 * self.entries))
+        return self.mean_stddev(survivors) * math.sqrt(2 * math.log(2 * self.entries))
 
     @property
     def flooding_delta(self) -> float:

@@ -505,13 +505,13 @@ def _read_answer(content: RecordDict) -> Answer:
     frames = content.array_records.get(FRAMES)
     if beside is None or frames is None or "messages" not in frames:
         raise InputError("its app has no secure_mod: this is a plain reply, and was not read")
-    following, examples = beside.get("next_keys"), beside.get("examples")
-    if not isinstance(following, bytes) or type(examples) is not int:
+    next_keys, examples = beside.get("next_keys"), beside.get("examples")
+    if not isinstance(next_keys, bytes) or type(examples) is not int:
         raise RemoteProtocolError("an answer lacks a field")
     reader, messages = Reader(frames["messages"].data), list[bytes]()
     while reader.left:
         messages.append(reader.opaque())
-    return Answer(messages=tuple(messages), state=None, next_keys=following, examples=examples)
+    return Answer(messages=tuple(messages), state=None, next_keys=next_keys, examples=examples)
 
 
 def _read_request(record: ConfigRecord) -> Request:

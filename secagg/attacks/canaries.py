@@ -222,8 +222,8 @@ def client_cosines(
         dropout=0.0,
         seed=seed,
     )
-    data: Federation = federate("digits", clients=clients - canaries, split="iid", seed=seed)
-    model = nn.Linear(data.judged_by.features.shape[1], data.classes)
+    data: Federation = federate("digits", clients=clients - canaries, partition="iid", seed=seed)
+    model = nn.Linear(data.evaluation.features.shape[1], data.classes)
     how = Client(config, data, model)
     planted = random_directions(canaries, how.mechanism.entries, entropy=entropy)
     position = flatten(model).mul(0).clone()

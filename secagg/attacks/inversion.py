@@ -193,7 +193,7 @@ def invert_gradients(
         )
     if not 1 <= alone <= clients:
         raise ConfigError(f"alone {alone} must be from 1 to {clients}")
-    data = federate("digits", clients=2, split="iid", seed=seed)
+    data = federate("digits", clients=2, partition="iid", seed=seed)
     digits = np.concatenate([part.features for part in data.clients]).astype(np.float64)
     labels = np.concatenate([part.labels for part in data.clients])[:clients]
     pictures = digits[:clients]

@@ -153,7 +153,7 @@ class Node:
         proposal = Proposal.from_bytes(request.proposal)
         self.policy.check(proposal)
         self._check_server(request)
-        kept, following = _Kept(), b""
+        kept, next_keys = _Kept(), b""
         with BurnFile(self.home / "burnt.sqlite") as burn:
             # The first stage needs no state, so a node that lost ``state.key`` can rejoin.
             if state and request.stage is not Stage.ADVERTISE:
@@ -167,14 +167,14 @@ class Node:
                 raise
             if request.stage is Stage.REVEAL:
                 self.settle(kept.charge)
-                following, after = _keys_ahead(request, proposal)
+                next_keys, after = _keys_ahead(request, proposal)
             else:
                 after = _Kept(record=party.into_record(), charge=kept.charge or vector.charge)
         examples = self.policy.examples if _hides_examples(proposal) else None
         return Answer(
             messages=messages,
             state=self._close(after.record, after.charge) if after.record else None,
-            next_keys=following,
+            next_keys=next_keys,
             examples=examples or 0,
         )
 

@@ -24,20 +24,20 @@ from secagg.nodes.proposal import PROTOCOLS, Params, Proposal
 UNITS: Final = ("example", "client")
 
 TEMPLATE: Final = """\
-# What this node agrees to. It refuses everything else, by the name of the line.
-protocols = ["bonawitz"]     # of "bonawitz", "threshold-ckks"
-minimum_cohort = 3           # clients in a sum, at least
-minimum_threshold = 2        # of them must answer before a sum opens, at least
-units = ["example", "client"]  # whom the noise must hide, one of these
-allow_no_noise = false       # true: also sums without noise
-maximum_epsilon = 8.0        # over all sums that this node ever joins
-delta = 1e-5
-corrupt_fraction = 0.05      # refuse sums that are not secure when this fraction of the
-                             # clients colludes with the server
-active = false               # true: only cohorts that sign, against a server that lies
-# operator = "..."           # public key of who signs the roster; needed by an active cohort
-# server = "..."             # public key of the server; proposals that it did not sign are refused
-# examples = 303             # how many examples the node has: public where noise hides examples
+# What this node agrees to. It refuses everything else, and the refusal names the line.
+protocols = ["bonawitz"]       # protocols it takes part in: "bonawitz", "threshold-ckks"
+minimum_cohort = 3             # refuse sums of fewer clients
+minimum_threshold = 2          # refuse sums that fewer clients can open together
+units = ["example", "client"]  # whom the noise of a sum may hide; it must hide one of these
+allow_no_noise = false         # true: take part in sums without noise too
+maximum_epsilon = 8.0          # budget for all sums that this node ever joins
+delta = 1e-5                   # probability that the bound maximum_epsilon fails
+corrupt_fraction = 0.05        # refuse sums that are not secure when this fraction of the
+                               # clients colludes with the server
+active = false                 # true: join only sums whose clients sign, safe if the server lies
+# operator = "..."             # public key that verifies the roster; active = true needs it
+# server = "..."               # public key of the server; refuse proposals that it did not sign
+# examples = 303               # number of examples on this node; noise on examples makes it public
 """
 
 

@@ -188,7 +188,7 @@ class Proposal:
         if not (self.purpose.isascii() and self.purpose.isprintable() and self.purpose):
             raise ConfigError(f"purpose is {self.purpose!r:.40}, expected a printable word")
         if len(self.model_digest) != DIGEST_SIZE or len(self.seed) != DIGEST_SIZE:
-            raise ConfigError(f"model and seed have {DIGEST_SIZE} bytes each")
+            raise ConfigError(f"model_digest and seed have {DIGEST_SIZE} bytes each")
         signs = isinstance(self.params, bonawitz.Params) and self.params.active
         if len(self.roster_digest) != DIGEST_SIZE * signs:
             raise ConfigError("where clients sign, and only there, a roster's digest is proposed")

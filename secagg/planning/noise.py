@@ -1,9 +1,10 @@
 """The noise, scale and lanes of a sum for a privacy budget, and what can go wrong with them.
 
 ``plan_noise`` adds to ``secagg.planning.sums`` what ``dp.noise.DistributedNoise`` needs. Narrow
-lanes leave a small scale; rounding to it stretches what one unit adds (``looseness``), and
-more noise has to make up for that. So the narrowest lanes are taken, of 8 to 2 a word,
-with at most ``MORE_NOISE`` more noise in the sum than the widest would have.
+lanes leave a small scale; rounding to it stretches what one unit adds, by
+``sensitivity_inflation``, and more noise has to make up for that. So the narrowest lanes are
+taken, of 8 to 2 a word, with at most ``MORE_NOISE`` more noise in the sum than the widest
+would have.
 
 Refused: a sparse graph, a server that lies and shared noise at once. In a sparse graph a
 client cannot count the survivors whose noise it relies on; ``trusts_count`` says so.
@@ -148,7 +149,7 @@ class NoiseAdvice:
         return self._epsilon(self.expected_survivors)
 
     @property
-    def mean_deviation(self) -> float:
+    def mean_stddev(self) -> float:
         """Standard deviation of an entry of the mean: of a batch's gradients, or of the updates.
 
         At the expected survivors; the divisor is the public one, of expected numbers.
@@ -193,8 +194,8 @@ class NoiseAdvice:
                 "expected_survivors": self.expected_survivors,
                 "scale": mechanism.scale,
                 "share_stddev": mechanism.share_stddev,
-                "sum_deviation": mechanism.stddev(self.expected_survivors),
-                "mean_deviation": self.mean_deviation,
+                "sum_stddev": mechanism.stddev(self.expected_survivors),
+                "mean_stddev": self.mean_stddev,
                 "sensitivity_inflation": mechanism.sensitivity_inflation,
                 "more_noise": self.more_noise,
                 "sampler_error": mechanism.sampler_error,

@@ -8,7 +8,7 @@ from secagg.training.settings import TrainingConfig
 _SIZES = "how many examples each client has and at which rate it samples them"
 _PUBLIC = (
     "who took part in a round and who was in its sum",
-    "the settings of the run, and the data set that the model is judged by",
+    "the settings of the run, and the data set that the model is evaluated on",
 )
 _DISCRETE = "int64 after rounding: noise and sums are exact integers"
 

@@ -41,7 +41,7 @@ from secagg.rounds.ckks import MODELS, require
 from secagg.rounds.in_memory import Outcome
 from secagg.stage import UNSIGNED, Stage
 from secagg.training.data import Federation, federate, simulated_dropouts
-from secagg.training.modes import Mode, judge, mode
+from secagg.training.modes import Mode, evaluate, mode
 from secagg.training.report import curves, report
 from secagg.training.runs import AUDIT, AUDIT_JSON, CURVES, METRICS, REPORT, RoundRecord, RunFolder
 from secagg.training.settings import TrainingConfig
@@ -148,7 +148,7 @@ class Training:
         """
         records = self._folder.metrics["rounds"]
         kept = [record for record in records if not record["lost"]]
-        accuracy, _ = judge(self.model, self._federation.judged_by)
+        accuracy, _ = evaluate(self.model, self._federation.evaluation)
         final = {
             "accuracy": accuracy,
             **(self._books.final() if self._books else dict.fromkeys(_Books.FINAL)),
@@ -222,7 +222,7 @@ class Training:
             sums = outcome.sums(self._mode.layout)
             moved = self._mode.moved(sums, outcome.survivors, seed)
             unflatten(start + moved.to(start.dtype), self.model)
-        accuracy, loss = judge(self.model, self._federation.judged_by)
+        accuracy, loss = evaluate(self.model, self._federation.evaluation)
         left = len(members) - len(gone)
         return {
             "round": number,
@@ -399,15 +399,15 @@ def _federation(config: TrainingConfig) -> Federation:
     return federate(
         config.data,
         clients=config.clients,
-        split=config.partition,
+        partition=config.partition,
         seed=config.seed,
-        judge=config.evaluate_on,
+        evaluate_on=config.evaluate_on,
     )
 
 
 def _new_model(federation: Federation, seed: int) -> torch.nn.Module:
     """Softmax regression. Its loss is convex: where it starts matters little."""
-    model = torch.nn.Linear(federation.judged_by.features.shape[1], federation.classes)
+    model = torch.nn.Linear(federation.evaluation.features.shape[1], federation.classes)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.weight.normal_(0.0, 0.01, generator=generator)

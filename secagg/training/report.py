@@ -194,8 +194,8 @@ def _headline(run: _Run) -> Markup:
     else:
         sentences = [f"{who} stood ready, and no round was finished"]
     lost = sum(run.lost)
-    split = f", split {run.config['partition']}" if "partition" in run.config else ""
-    about = f"Data: {run.config.get('data', 'unknown')}{split}. "
+    partition = f", partition {run.config['partition']}" if "partition" in run.config else ""
+    about = f"Data: {run.config.get('data', 'unknown')}{partition}. "
     if lost:
         about += f"{counted(lost, 'round')} lost to too few survivors: nothing came out of them. "
     about += (

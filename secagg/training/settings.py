@@ -9,7 +9,7 @@ from protocols.primitives.shamir import majority
 from secagg.errors import ConfigError
 from secagg.planning.survivors import likely_survivors
 from secagg.rounds.aggregation import PROTOCOL_NAMES
-from secagg.training.data import DATASETS, JUDGES, parse_split
+from secagg.training.data import DATASETS, EVALUATION_PARTS, parse_partition
 
 T = TypeVar("T")
 
@@ -83,8 +83,8 @@ class TrainingConfig:
     )
     uncounted_shares: int = _setting(
         1,
-        "Clients whose share of the noise counts for nothing.",
-        "clients whose share of the noise counts for nothing",
+        "Noise shares that may be known or missing, and so count for nothing.",
+        "noise shares that may be known or missing, and so count for nothing",
     )
     protocol: str = _setting(
         "bonawitz",
@@ -99,7 +99,7 @@ class TrainingConfig:
     )
     unit: str = _setting(
         "example",
-        "Whom the noise hides: example, or client (with distributed noise).",
+        "Whom the noise hides: example, or client (needs distributed noise).",
         "whom the noise hides",
     )
     epsilon: float = _setting(
@@ -120,29 +120,29 @@ class TrainingConfig:
     )
     bits: int = _setting(
         _BY_MODE,
-        f"Bits a quantised entry has; where noise is shared out, its sum.{_CHOSEN}",
+        f"Bits of a quantised entry; with distributed noise: of a sum.{_CHOSEN}",
         "bits of a quantised entry, or of a noised sum",
     )
-    learning_rate: float = _setting(_BY_MODE, f"Size of a step.{_CHOSEN}", "step size")
+    learning_rate: float = _setting(_BY_MODE, f"Step size of the training.{_CHOSEN}", "step size")
     local_steps: int = _setting(
-        _BY_MODE, f"Steps of a client a round.{_CHOSEN}", "batches a client takes in a round"
+        _BY_MODE, f"Steps of a client in each round.{_CHOSEN}", "batches a client takes in a round"
     )
     sampling_rate: float = _setting(
         1.0, "Probability that an example is in a batch.", "chance of each example to be in a batch"
     )
     client_sampling_rate: float = _setting(
         1.0,
-        "Probability that a client, by its own secret coin, brings its update.",
+        "Probability that a client, by its own secret coin, contributes its update.",
         "chance of each client, by its own coin, to bring its update",
     )
     seed: int = _setting(
         0,
-        "Of data split, initialisation and simulated dropouts; never of keys or noise.",
-        "fixes split and initialisation; never keys or noise",
+        "Seed of the partition, the initial model and simulated dropouts; never of keys or noise.",
+        "fixes partition and initial model; never keys or noise",
     )
     evaluate_on: str = _setting(
         "test",
-        "Accuracy on: test, or validation for choosing settings.",
+        "Examples that accuracy is measured on: test, or validation for choosing settings.",
         "the part of the data that accuracy is measured on",
     )
 
@@ -152,13 +152,13 @@ class TrainingConfig:
             self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_MODE)
         _one_of("data", self.data, DATASETS)
         _one_of("protocol", self.protocol, PROTOCOL_NAMES)
-        _one_of("evaluate_on", self.evaluate_on, JUDGES)
+        _one_of("evaluate_on", self.evaluate_on, EVALUATION_PARTS)
         _one_of("noise", self.noise, NOISE)
         _one_of("unit", self.unit, UNITS)
         if (self.noise, self.unit) not in MODES.values():
             hint = "--noise distributed" if self.noise == "local" else "a unit needs noise"
             raise ConfigError(f"noise {self.noise} hides no {self.unit} as a whole; {hint}")
-        parse_split(self.partition)
+        parse_partition(self.partition)
         _between("clients", self.clients, 2, 1000)
         _between("dropout", self.dropout, 0.0, 1.0)
         for name, value in _DEFAULTS[self.mode].items():
@@ -259,7 +259,12 @@ class TrainingConfig:
 
 
 def noise_and_unit(mode: str) -> dict[str, Any]:
-    """The two settings that ``mode``, a name in ``MODES``, stands for."""
+    """The two settings that ``mode``, a name in ``MODES``, stands for.
+
+    Raises:
+      ConfigError: no such mode.
+    """
+    _one_of("mode", mode, MODES)
     noise, unit = MODES[mode]
     return {"noise": noise, "unit": unit}
 

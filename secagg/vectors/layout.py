@@ -336,7 +336,7 @@ class Layout:
                 uint16 name_length;  opaque name[name_length];   /* UTF-8 */
                 uint64 entries;
                 uint8  weighted, lanes_asked_for, lanes;         /* 0 asked for: none */
-                uint8  codec;                        /* 1 FixedPoint, 2 Count, 3 Noised */
+                uint8  codec;                        /* 1 FixedPoint, 2 Count, 3 NoisyIntegers */
                 select (codec) {
                     case 1: float64 clip; uint8 bits; uint8 nearest;
                     case 2: uint64 maximum;

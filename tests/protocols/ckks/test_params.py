@@ -158,7 +158,7 @@ def test_predicted_errors_are_those_measured(params: Params) -> None:
     flooded = np.asarray(
         mean(made, total, keys, params.clients, params.flooding_stddev) - truth, float
     )
-    assert flooded.std() == pytest.approx(params.mean_deviation(), rel=0.05)
+    assert flooded.std() == pytest.approx(params.mean_stddev(), rel=0.05)
     assert np.abs(flooded).max() < params.mean_error()
 
 
@@ -167,7 +167,7 @@ def test_equal_clients_whose_roundings_add_up_stay_within_the_prediction() -> No
     vectors = clients_of(bare, 4)[:1] * 100
     made, total, keys = summed(bare, vectors)
     error = mean(made, total, keys, 100, 0) - vectors[0]
-    assert error.std() < 1.1 * bare.mean_deviation()
+    assert error.std() < 1.1 * bare.mean_stddev()
     assert np.abs(error).max() < bare.mean_error()
 
 

@@ -6,10 +6,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from between import ANYTHING, ENTRIES, MEAN, MODEL, SHAPES, noise_of
+from between import ENTRIES, MEAN, MODEL, SHAPES, noise_of
 
 from dp.accounting.events import Unit
 from dp.ledger.rules import composition_rule as named_policy
+from secagg.adapters.testing import ANYTHING
 from secagg.errors import ConfigError, RefusedError
 from secagg.nodes.coordinator import SumSettings
 from secagg.nodes.policy import TEMPLATE, NodePolicy
@@ -35,7 +36,7 @@ def proposed(
         def active(self) -> bool:
             return active
 
-    params = Signed(protocol=protocol, corrupt=Fraction(1, 6)).params(
+    params = Signed(protocol=protocol, corrupt_fraction=Fraction(1, 6)).params(
         clients, Layout(segments=segments, clients=clients), minimum
     )
     return Proposal(
@@ -123,7 +124,10 @@ def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("minimum_cohrt = 3", "unknown line 'minimum_cohrt'; known: active, corrupt, delta"),
+        (
+            "minimum_cohrt = 3",
+            "unknown line 'minimum_cohrt'; known: active, allow_no_noise, corrupt_fraction",
+        ),
         ("[server]\nkey = 3", "server|fromhex"),
         ('protocols = "bonawitz"', "protocols must be a list"),
         ("protocols = []", "must name some of bonawitz, threshold-ckks"),
@@ -142,9 +146,9 @@ def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) ->
         ('maximum_epsilon = "8"', "is not a number"),
         ("delta = 1", "delta"),
         ("delta = 0.0", "delta"),
-        ("corrupt = 1", "corrupt 1 is outside"),
-        ("corrupt = -0.1", "corrupt -0.1 is outside"),
-        ("corrupt = true", "corrupt 'True' is not a fraction"),
+        ("corrupt_fraction = 1", "corrupt_fraction 1 is outside"),
+        ("corrupt_fraction = -0.1", "corrupt_fraction -0.1 is outside"),
+        ("corrupt_fraction = true", "corrupt_fraction 'True' is not a fraction"),
         ("active = 1", "active 1 is neither true nor false"),
         ("active = true", "active needs operator"),
         ('operator = "abcd"', "operator is not a public key of 32 bytes"),
