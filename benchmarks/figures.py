@@ -248,7 +248,7 @@ def table_membership() -> str:
             for rate in one.rates
         )
         cells = (cell for pair in rates for cell in pair)
-        about = (one.privacy, f"{one.pool:,}", one.attack, f"{one.auc:.3f}")
+        about = (one.mode, f"{one.pool:,}", one.attack, f"{one.auc:.3f}")
         rows.append([*about, *cells, percent(one.accuracy)])
     return _table(
         "mode | pool | attack | area under the curve | true at 1 % | 95 % interval "

@@ -166,12 +166,12 @@ class DistributedNoise:
     @property
     def rounded_l2_sensitivity(self) -> float:
         """D2, the L2 norm of what one unit adds to the rotated integers."""
-        return self._lanes.l2(1 / self.resolution)
+        return self._lanes.l2_sensitivity(1 / self.resolution)
 
     @property
     def indicator_resolution(self) -> int:
         """k: a client whose bit is 1 adds k, one whose bit is 0 takes k away."""
-        return self._lanes.indicator_step(1 / self.resolution)
+        return self._lanes.indicator_resolution(1 / self.resolution)
 
     @property
     def l2_sensitivity(self) -> float:
@@ -361,7 +361,7 @@ class DistributedNoise:
             size=self._padded,
             clip=self.clip,
             batch=self.batch,
-            share_deviation=self.share_stddev,
+            share_stddev=self.share_stddev,
             skellam=self.noise == "skellam",
             redrawn=self.unit is Unit.CLIENT,
             indicator_share=self.indicator_share,

@@ -117,8 +117,8 @@ def plan_graph(
         raise ParameterError(f"{clients} clients: at least 2 can sum")
     if g + (2 * d if active else d) > MOST_LOST:
         raise ParameterError(
-            f"corrupt_fraction {float(g):g} and dropout {float(d):g}{' (twice: active)' if active else ''} "
-            f"leave less than a tenth; no graph is safe"
+            f"corrupt_fraction {float(g):g} and dropout {float(d):g}"
+            f"{' (twice: active)' if active else ''} leave less than a tenth; no graph is safe"
         )
     corrupted, dropped = int(g * clients), int(d * clients)
     for degree in range(2, clients - 1, 2):

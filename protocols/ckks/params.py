@@ -179,8 +179,9 @@ class Params:
         needed = majority(self.holders, self.max_corrupt)
         if not needed <= self.threshold <= self.holders:
             raise ParameterError(
-                f"threshold {self.threshold} of {self.holders} holders, {self.max_corrupt} corrupt, "
-                f"is outside [{needed}, {self.holders}]: two sets of holders could both answer"
+                f"threshold {self.threshold} of {self.holders} holders, {self.max_corrupt} "
+                f"corrupt, is outside [{needed}, {self.holders}]: two sets of holders could both "
+                "answer"
             )
 
     @property

@@ -66,7 +66,7 @@ class EmpiricalAudit:
     """What an audit found, beside what the mechanism was accounted at.
 
     Attributes:
-      audited: the privacy mode.
+      audited: the mode.
       found: a bound or an estimate; its ``delta`` is also that of ``stated``.
       stated: epsilon, by the accountant that the ledger admits by.
       noise_multiplier: of one step, for which ``stated`` holds.
@@ -188,7 +188,7 @@ def client_cosines(
     seed: int = 0,
     entropy: Entropy = system,
 ) -> EmpiricalAudit:
-    """Train on digits under ``privacy client`` with canary clients, and look for these [AKO+23].
+    """Train on digits with unit ``client`` and canary clients, and look for these [AKO+23].
 
     A canary's update is a random direction as long as the clip, round after round. The
     statistic is its cosine with the final change of the model. One that took no part would have
@@ -214,7 +214,7 @@ def client_cosines(
     if not 2 <= canaries < clients:
         raise ConfigError(f"canaries {canaries} must be from 2 to {clients - 1}")
     config = TrainingConfig(
-        privacy="client",
+        unit="client",
         clients=clients,
         rounds=rounds,
         epsilon=budget.epsilon,

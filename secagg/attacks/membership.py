@@ -37,7 +37,7 @@ from secagg.attacks.fields import Fields, shown
 from secagg.errors import ConfigError
 from secagg.pages.numbers import finite
 from secagg.training.data import Examples, Federation, federate
-from secagg.training.settings import PRIVACY, TrainingConfig
+from secagg.training.settings import MODES, TrainingConfig, noise_and_unit
 from secagg.vectors.vector import flatten
 
 Reals: TypeAlias = NDArray[np.float64]
@@ -54,7 +54,7 @@ BUDGET: Final = Budget(epsilon=2.0, delta=1e-4)
 CLIENTS: Final = 10  # whom the pool is dealt out to; as units, twice as many
 _OF_RATE: Final = ("false_positive_rate", "true_positive_rate", "interval")
 _NAMES: Final = (
-    *("attack", "privacy", "unit", "epsilon", "delta", "pool", "members", "others"),
+    *("attack", "mode", "unit", "epsilon", "delta", "pool", "members", "others"),
     *("auc", "roc", "rates", "accuracy"),
 )
 
@@ -99,11 +99,11 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """How one attack did on models of one privacy mode.
+    """How one attack did on models of one mode.
 
     Attributes:
       attack: of ``ATTACKS``.
-      privacy: the mode; "none" is trained until it overfits.
+      mode: of ``secagg.training.settings.MODES``; "none" is trained until it overfits.
       unit: whose presence was guessed.
       epsilon: of the training, with ``delta``; ``None`` without privacy.
       pool: examples that coins put in or out, each alone or a client's together.
@@ -115,7 +115,7 @@ class Membership:
     """
 
     attack: str
-    privacy: str
+    mode: str
     unit: Unit
     epsilon: float | None
     delta: float | None
@@ -141,12 +141,12 @@ class Membership:
           ConfigError: it is no such object, or one that no attack gives.
         """
         held = Fields(data, _NAMES)
-        privacy = held.text("privacy", PRIVACY)
-        private = privacy != "none"
+        mode = held.text("mode", tuple(MODES))
+        private = mode != "none"
         one = cls(
             attack=held.text("attack", ATTACKS),
-            privacy=privacy,
-            unit=Unit.CLIENT if privacy == "client" else Unit.EXAMPLE,
+            mode=mode,
+            unit=Unit.CLIENT if mode == "client" else Unit.EXAMPLE,
             epsilon=held.number("epsilon", 0, MAX_PAIRS) if private else None,
             delta=held.number("delta", 0, 1) if private else None,
             pool=held.whole("pool", 1, MAX_PAIRS),
@@ -164,7 +164,7 @@ class Membership:
 
 
 def membership(
-    privacy: str = "none",
+    mode: str = "none",
     budget: Budget = BUDGET,
     *,
     pool: int = 100,
@@ -173,10 +173,10 @@ def membership(
     seed: int = 0,
     entropy: Entropy = system,
 ) -> tuple[Membership, ...]:
-    """Attack models trained on digits under one privacy mode, in all three ways.
+    """Attack models trained on digits under one mode, in all three ways.
 
     Args:
-      privacy: one of ``secagg.training.settings.PRIVACY``; of ``client`` the units are clients.
+      mode: of ``secagg.training.settings.MODES``; with ``client`` the units are clients.
       budget: of the private ones' whole training.
       pool: examples, each, or each client's, in a model by a coin; a multiple of ``CLIENTS``, of
         ``client`` of twice as many.
@@ -188,7 +188,7 @@ def membership(
     Raises:
       ConfigError, PrivacyError: the settings cannot be kept, or are out of range.
     """
-    clients = 2 * CLIENTS if privacy == "client" else CLIENTS
+    clients = 2 * CLIENTS if mode == "client" else CLIENTS
     targets, shadows = models
     if targets < 1 or shadows < 16 or pool < clients or pool % clients:
         raise ConfigError(
@@ -198,18 +198,18 @@ def membership(
     if rounds is not None and rounds < 1:
         raise ConfigError(f"rounds {rounds} must be at least 1")
     some: dict[str, Any] = {} if rounds is None else {"rounds": rounds}
-    drawn = _pool(pool, each=pool // clients if privacy == "client" else 1, seed=seed)
+    drawn = _pool(pool, each=pool // clients if mode == "client" else 1, seed=seed)
     theirs, own = (
         include_canaries(count * drawn.units, entropy=entropy).reshape(count, -1)
         for count in models
     )
-    if privacy == "none":
+    if mode == "none":
         attacked, shadowed = (
             _descend(drawn, coins, **{**OVERFITTED, **some}) for coins in (theirs, own)
         )
     else:
         config = TrainingConfig(
-            privacy=privacy,
+            **noise_and_unit(mode),
             clients=clients,
             epsilon=budget.epsilon,
             delta=budget.delta,
@@ -222,14 +222,14 @@ def membership(
     offline, online = _lira(confidences, _seen(shadowed, drawn)[1], own)
     rows = _with_one(drawn.judged_by.features)
     accuracy = float(((rows @ attacked).argmax(-1) == drawn.judged_by.labels).mean())
-    private = privacy != "none"
+    private = mode != "none"
     return tuple(
         _judged(
             scores.ravel(),
             theirs.ravel(),
             attack=attack,
-            privacy=privacy,
-            unit=Unit.CLIENT if privacy == "client" else Unit.EXAMPLE,
+            mode=mode,
+            unit=Unit.CLIENT if mode == "client" else Unit.EXAMPLE,
             epsilon=budget.epsilon if private else None,
             delta=budget.delta if private else None,
             pool=pool,
@@ -295,7 +295,7 @@ def _trained(config: TrainingConfig, pool: _Pool, coins: Flags) -> Reals:
     from secagg.vectors.layout import UPDATE
 
     everyone = range(config.clients)
-    if config.privacy == "client":
+    if config.unit == "client":
         parts = [pool.of(np.array([c]), c) for c in everyone]
     else:
         parts = [
@@ -387,7 +387,7 @@ def _descend(
 def _descend_clients(
     config: TrainingConfig, pool: _Pool, coins: Flags, noise: float, entropy: Entropy
 ) -> Reals:
-    """The same under ``privacy client``: a unit is a client, and its update is clipped."""
+    """The same with unit ``client``: a unit is a client, and its update is clipped."""
     from secagg.training.modes import CLIP_QUANTILE, CLIP_RATE
 
     fixed = _with_one(pool.fixed.features[: pool.units])[:, None]

@@ -157,8 +157,8 @@ def _warnings(found: Found) -> Iterator[str]:
 def _cards(found: Found) -> Iterator[tuple[str, str]]:
     for group in found.membership:
         best = max(group, key=lambda one: one.auc)
-        if (best.privacy, group) in (("none", found.membership[0]), ("distributed", group)):
-            mode = "no privacy, overfitted" if best.privacy == "none" else best.privacy
+        if (best.mode, group) in (("none", found.membership[0]), ("distributed", group)):
+            mode = "no privacy, overfitted" if best.mode == "none" else best.mode
             yield short(round(best.auc, 3)), f"area under the curve, {mode}; 0.5 is guessing"
     for one in found.audits:
         if one.noise_share == 1:
@@ -190,7 +190,7 @@ def _membership(groups: Sequence[Sequence[Membership]]) -> Markup:
                 )
             ),
             percent(one.accuracy),
-            head="no privacy" if one.privacy == "none" else one.privacy,
+            head="no privacy" if one.mode == "none" else one.mode,
         )
         for group in groups
         for one in group

@@ -168,7 +168,7 @@ class Found:
         groups: dict[tuple[str, int], list[Membership]] = {}
         for one in self.results:
             if isinstance(one, Membership):
-                groups.setdefault((one.privacy, one.pool), []).append(one)
+                groups.setdefault((one.mode, one.pool), []).append(one)
         return tuple(map(tuple, groups.values()))
 
     @property
@@ -251,7 +251,7 @@ class Found:
         )
         for group in found.membership:
             if tuple(one.attack for one in group) != ATTACKS:
-                raise ConfigError(f"membership, {group[0].privacy}: must be {', '.join(ATTACKS)}")
+                raise ConfigError(f"membership, {group[0].mode}: must be {', '.join(ATTACKS)}")
         for views in found.inversions:
             if tuple(one.seen for one in views) != get_args(Seen):
                 raise ConfigError(f"inversion, {views[0].model}: must be {get_args(Seen)}")

@@ -1,4 +1,4 @@
-"""What attacks measured, beside what a ledger proves: ``secagg audit LEDGER --evidence FILE``.
+"""Results of attacks beside what a ledger proves: ``secagg audit --attack-results FILE``.
 
 The file is one JSON object: ``schema``, and ``results`` as ``dp.empirical`` writes them with
 ``as_dict``. Every epsilon is computed anew, at the ledger's delta, from the counts or the
@@ -109,13 +109,15 @@ def read(path: Path) -> tuple[LowerBound | Estimate, ...]:
     """
     data = load(path)
     if not isinstance(results := data.get("results"), list) or not results:
-        raise ConfigError(f"--evidence {path} holds no results")
+        raise ConfigError(f"--attack-results {path} holds no results")
     if len(results) > _MOST_RESULTS:
-        raise ConfigError(f"--evidence {path} holds {len(results):,} results, at most 100 are read")
+        raise ConfigError(
+            f"--attack-results {path} holds {len(results):,} results, at most 100 are read"
+        )
     try:
         return tuple(map(from_json, results))
     except BadParameter as error:
-        raise ConfigError(f"--evidence {path}: {error}") from error
+        raise ConfigError(f"--attack-results {path}: {error}") from error
 
 
 def measured(

@@ -197,8 +197,8 @@ _UNITS: Final = {
 }
 _ADJACENCIES: Final = {
     NeighboringRelation.ADD_OR_REMOVE: "Add or remove: one unit more or less.",
-    NeighboringRelation.ZERO_OUT: "Zero out: the unit's contribution becomes zeros. Who took part, and how "
-    "many survived, is public.",
+    NeighboringRelation.ZERO_OUT: "Zero out: the unit's contribution becomes zeros. Who took "
+    "part, and how many survived, is public.",
     NeighboringRelation.REPLACE_ONE: "Replace one: one unit becomes any other.",
 }
 _BOOKS: Final = {

@@ -325,7 +325,8 @@ def _footer(audit: Audit) -> Markup:
     listed = ", ".join(f"{name} {number}" for name, number in audit.versions.items())
     return parts.footer(
         f"Made with {listed}.",
-        f"The chain ends at {audit.head_text}. Keep this elsewhere, and give it with --head next "
+        f"The chain ends at {audit.head_text}. Keep this elsewhere, and give it with "
+        "--expected-head next "
         "time.",
         "This page loads nothing and runs no script.",
     )

@@ -299,7 +299,7 @@ def in_words(protection: Iterable[Protection], beside: str) -> list[str]:
 
 
 def head_text(head: Head) -> str:
-    """``SEQ:HASH``, as ``--head`` takes it."""
+    """``SEQ:HASH``, as ``--expected-head`` takes it."""
     return f"{head.seq}:{head.hash.hex()}"
 
 

@@ -1,4 +1,4 @@
-"""``secagg bench utility``: accuracy against epsilon, by privacy mode.
+"""``secagg bench utility``: accuracy against epsilon, by mode.
 
 Softmax regression from zeros on digits and Fashion-MNIST. First a search for settings on the
 validation part of the training examples, then five seeds of every case on the test examples.
@@ -45,7 +45,7 @@ from secagg.rounds.aggregation import Plain, run_protocol
 from secagg.training.data import Federation, federate, simulated_dropouts
 from secagg.training.loop import SEED_SIZE
 from secagg.training.modes import judge, mode
-from secagg.training.settings import TrainingConfig
+from secagg.training.settings import TrainingConfig, noise_and_unit
 from secagg.vectors.vector import flatten, unflatten
 
 Known: TypeAlias = dict[str, list[dict[str, Any]]]
@@ -132,7 +132,7 @@ class Case:
         if self.mode == "client":
             settings["clients"] = CLIENTS[self.data]
         if self.mode != "central":
-            settings["privacy"] = "client" if self.mode == FEW_CLIENTS else self.mode
+            settings |= noise_and_unit("client" if self.mode == FEW_CLIENTS else self.mode)
         if self.epsilon is not None:
             settings["epsilon"] = self.epsilon
         return TrainingConfig(data=self.data, seed=self.seed, evaluate_on=self.judge, **settings)

@@ -214,15 +214,15 @@ def compare(
 Examples:
   secagg bench utility --quick
   secagg bench utility --json utility.json --svg utility.svg    an hour and more; goes on
-  secagg bench utility --json utility.json --svg utility.svg --draw
+  secagg bench utility --from utility.json --svg utility.svg
 """
 )
 @click.option("--quick", "few", is_flag=True, help="Digits, two epsilons, two seeds, no search.")
 @_file("--json", "target", "File that is written after every run, and gone on with.")
 @_file("--svg", "svg", "Draw all runs.")
-@click.option("--draw", is_flag=True, help="Run nothing: print and draw what the file holds.")
-def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> None:
-    """Accuracy against epsilon for every privacy mode: mean, least and most of several seeds.
+@_file("--from", "source", "Run nothing: print and draw the runs in this file, which --json wrote.")
+def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | None) -> None:
+    """Accuracy against epsilon for every mode of noise: mean, least and most of several seeds.
 
     Settings are searched on validation examples first. The full sweep trains on digits and
     Fashion-MNIST (make data); neither search nor choice is in any epsilon.
@@ -232,11 +232,11 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> 
     from secagg.files import write_atomically
 
     _check_folders(target, svg)
-    if draw and (target is None or not target.exists()):
-        raise ConfigError("--draw needs --json, a file that is there")
-    if target is None and not few:
+    _check_source(source, target, few=few)
+    if source is None and target is None and not few:
         raise ConfigError("the full sweep takes more than an hour: it needs --json, to go on with")
-    known = study.read(target) if target is not None and target.exists() else study.empty()
+    held = source if source is not None else target
+    known = study.read(held) if held is not None and held.exists() else study.empty()
     if few and known["search"]:
         raise ConfigError(f"{target} is of a full sweep; --quick would drop most of its runs")
 
@@ -244,7 +244,7 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> 
         if target is not None:
             study.write(target, found)
 
-    if not draw:
+    if source is None:
         with progress() as bar:
             tasks: dict[str, TaskID] = {}
             for name, done, total in study.measure(known, save, few=few):
@@ -261,13 +261,13 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> 
 Examples:
   secagg bench paper --quick
   secagg bench paper --json paper.json
-  secagg bench paper --json paper.json --draw
+  secagg bench paper --from paper.json
 """
 )
 @click.option("--quick", "few", is_flag=True, help="20 clients, to see what it prints.")
 @_file("--json", "target", "File that is written after every point, and gone on with.")
-@click.option("--draw", is_flag=True, help="Measure nothing: print what the file holds.")
-def paper(*, few: bool, target: Path | None, draw: bool) -> None:
+@_file("--from", "source", "Measure nothing: print the points in this file, which --json wrote.")
+def paper(*, few: bool, target: Path | None, source: Path | None) -> None:
     """The tables of Bonawitz et al. 2017, section 7: communication, and running time.
 
     The paper's own factors stand beside ours; its seconds are of another machine.
@@ -276,12 +276,12 @@ def paper(*, few: bool, target: Path | None, draw: bool) -> None:
     from secagg.bench.paper import cases, expansions
 
     _check_folders(target)
+    _check_source(source, target, few=few)
     record = kept.start("paper")
-    if target is not None and target.exists():
-        record = _record(target, "paper", measured=not draw)
-    elif draw:
-        raise ConfigError("--draw needs --json, a file that is there")
-    if not draw:
+    held = source if source is not None else target
+    if held is not None and held.exists():
+        record = _record(held, "paper", measured=source is None)
+    if source is None:
         record = _swept(cases(quick=few), record, target, rounds=1)
     out = _console()
     headings = ("clients", "entries", "published", "its formula", "complete", "sparse")
@@ -296,6 +296,17 @@ def paper(*, few: bool, target: Path | None, draw: bool) -> None:
     out.print(table)
     out.print(_costs_table([point.cost for point in record.points]))
     _close(out, record)
+
+
+def _check_source(source: Path | None, target: Path | None, *, few: bool) -> None:
+    """Refuse a file that is not there, and options of a run beside ``--from``."""
+    if source is None:
+        return
+    if not source.exists():
+        raise ConfigError(f"--from {source} is no file that is there")
+    if target is not None or few:
+        other = "--quick" if few else "--json"
+        raise ConfigError(f"--from runs nothing and {other} is for a run; leave out one")
 
 
 def _cases(

@@ -12,7 +12,7 @@ from rich.table import Table
 from secagg.cli.screen import JSON
 from secagg.errors import ConfigError
 from secagg.planning import Advice, NoiseAdvice, NoiseWishes, SumWishes, plan_noise, plan_sum
-from secagg.training.settings import NOISED
+from secagg.training.settings import UNITS
 
 
 @click.command(
@@ -22,7 +22,7 @@ Examples:
   secagg plan --clients 1000 --corrupt-fraction 0.33 --dropout 0.05 --active
   secagg plan --clients 100 --entries 124000000 --bits 14 --rounds 50 --json
   secagg plan --clients 100 --epsilon 2 --delta 1e-5 --examples 60000 --rounds 100
-  secagg plan --clients 500 --epsilon 4 --delta 1e-4 --privacy client --rounds 20
+  secagg plan --clients 500 --epsilon 4 --delta 1e-4 --unit client --rounds 20
 """
 )
 @click.option("--clients", type=int, required=True, help="Number of clients that start a round.")
@@ -57,11 +57,13 @@ Examples:
 )
 @click.option("--delta", type=float, help="Below one over the number of examples, or clients.")
 @click.option(
-    "--privacy",
-    help=f"One of: {', '.join(NOISED)}; hides an example or a client.  [default: {NOISED[0]}]",
+    "--unit",
+    help=f"Whom the noise hides: {' or '.join(UNITS)}.  [default: {UNITS[0]}]",
 )
-@click.option("--examples", type=int, help="Number of examples of all clients; of distributed.")
-@click.option("--batch", type=int, help="Most examples of one client.  [default: dealt out evenly]")
+@click.option("--examples", type=int, help="Number of examples of all clients; for unit example.")
+@click.option(
+    "--max-batch", type=int, help="Most examples of one client.  [default: dealt out evenly]"
+)
 @click.option("--sampling-rate", type=float, help="Probability that an example is in a batch.")
 @click.option(
     "--client-sampling-rate",
@@ -76,7 +78,8 @@ Examples:
 @click.option(
     "--uncounted-shares",
     type=int,
-    help="Clients whose share of the noise counts for nothing.  [default: the corrupt ones, at least 1]",
+    help="Clients whose share of the noise counts for nothing.  [default: the corrupt ones, "
+    "at least 1]",
 )
 @JSON
 def plan(*, as_json: bool, **wanted: Any) -> None:

@@ -25,7 +25,7 @@ from protocols.primitives.sign import VERIFY_KEY_SIZE
 from secagg.errors import ConfigError, RefusedError
 from secagg.nodes.proposal import PROTOCOLS, Average, Noise, Params, Proposal
 
-PRIVACY: Final = ("none", "example", "client")
+UNITS: Final = ("example", "client")
 GRAPHS: Final = ("complete", "sparse")
 
 _LEAST: Final = {  # of the lines that are integers
@@ -48,7 +48,8 @@ minimum_cohort = 3           # clients in a sum, at least. It must be more than 
                              # to be hidden among
 maximum_cohort = 1000        # at most: planning and sharing among more costs this node minutes
 minimum_threshold = 2        # of them must answer before a sum opens, at least
-privacy = ["example", "client"]  # what noise must hide; "none" allows sums without noise
+units = ["example", "client"]  # whom the noise must hide, one of these
+allow_no_noise = false       # true: also sums without noise
 maximum_epsilon = 8.0        # over all sums that this node ever joins
 delta = 1e-5
 corrupt_fraction = 0.05      # of a cohort may work with the server; sums must stand as many. The
@@ -79,13 +80,14 @@ class NodePolicy:
       minimum_cohort, maximum_cohort: fewest clients in a sum, and most.
       minimum_threshold: fewest clients (CKKS: key holders) who can open one together, whatever
         number of clients comes.
-      privacy: what noise must hide: "example", "client"; "none" allows sums without noise.
+      units: whom noise must hide, one of these: "example", "client".
+      allow_no_noise: whether it also takes part in sums without noise.
       maximum_epsilon, delta: of everything that the node ever joins.
       corrupt_fraction: fraction of a cohort that may work with the server, a decimal. Threshold,
         graph and noise must be made for as many; of a CKKS key, ``minimum_threshold`` says it.
         The server picks the cohort out of the roster: where so many of the *roster* work with
         it, they can all be in one cohort.
-      sums_per_model: without noise: sums over one model, for one purpose, that a vector leaves for.
+      sums_per_model: sums without noise over one model, for one purpose, that it sends a vector to.
       active: whether it joins only cohorts that sign.
       operator: whose signature on the roster of identities counts.
       server: whose proposals it reads; ``None``: anybody's that the engine lets through.
@@ -102,7 +104,8 @@ class NodePolicy:
     minimum_cohort: int = 3
     maximum_cohort: int = 1000
     minimum_threshold: int = 2
-    privacy: tuple[str, ...] = ("example", "client")
+    units: tuple[str, ...] = ("example", "client")
+    allow_no_noise: bool = False
     maximum_epsilon: float = 8.0
     delta: float = 1e-5
     corrupt_fraction: Fraction | float | str = 0.05
@@ -116,8 +119,13 @@ class NodePolicy:
     metrics: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("protocols", PROTOCOLS), ("graphs", GRAPHS), ("privacy", PRIVACY)):
-            if not (given := getattr(self, name)) or set(given) - set(known):
+        for name, known, empty in (
+            ("protocols", PROTOCOLS, False),
+            ("graphs", GRAPHS, False),
+            ("units", UNITS, self.allow_no_noise is True),
+        ):
+            given = getattr(self, name)
+            if not (given or empty) or set(given) - set(known):
                 raise ConfigError(f"{name} {list(given)} must name some of {', '.join(known)}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
@@ -132,8 +140,9 @@ class NodePolicy:
             _check_bound("clip", self.clip)
         for name, most in (self.metrics or {}).items():
             _check_bound(f"metrics, {name!r},", most)
-        if type(self.active) is not bool:
-            raise ConfigError(f"active {self.active!r} is neither true nor false")
+        for name in ("active", "allow_no_noise"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ConfigError(f"{name} {value!r} is neither true nor false")
         for name in ("maximum_epsilon", "delta"):
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
                 raise ConfigError(f"{name} {value!r} is not a number")
@@ -172,7 +181,7 @@ class NodePolicy:
         if unknown := sorted(said.keys() - known):
             raise ConfigError(f"unknown line {unknown[0]!r}; known: {', '.join(sorted(known))}")
         values = dict(said)
-        for name in ("protocols", "graphs", "privacy"):
+        for name in ("protocols", "graphs", "units"):
             if name in values:
                 if not isinstance(values[name], list):
                     raise ConfigError(f"{name} must be a list")
@@ -225,7 +234,7 @@ class NodePolicy:
         """Raise ``RefusedError`` for the first line that ``proposal`` does not keep."""
         params = proposal.params
         self._check_size(params.clients)
-        unit = proposal.noise.mechanism.unit.value if proposal.noise else "none"
+        unit = proposal.noise.mechanism.unit.value if proposal.noise else None
         signs = isinstance(params, bonawitz.Params) and params.active
         if proposal.protocol not in self.protocols:
             _refuse("protocols", f"the server proposes {proposal.protocol}")
@@ -246,9 +255,10 @@ class NodePolicy:
             _refuse(
                 "corrupt_fraction", f"the sum stands {stands} of {params.clients}, not {corrupt}"
             )
-        if unit not in self.privacy:
-            hides = "sums without noise" if unit == "none" else f"noise that hides one {unit}"
-            _refuse("privacy", f"the server proposes {hides}")
+        if unit is None and not self.allow_no_noise:
+            _refuse("allow_no_noise", "the server proposes sums without noise")
+        if unit is not None and unit not in self.units:
+            _refuse("units", f"the server proposes noise that hides one {unit}")
         if unit == "example" and self.examples is None:
             _refuse("examples", "noise that hides examples needs their public number")
         self._check_bounds(proposal.content)

@@ -11,7 +11,7 @@ client cannot count the survivors whose noise it relies on; ``trusts_count`` say
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from dp.accounting.accountant import (
     GRAPH_FAILURE,
@@ -37,7 +37,6 @@ from secagg.planning.sums import Advice, SumWishes, fewest, plan_sum
 from secagg.planning.survivors import likely_survivors, p_round_lost
 from secagg.vectors.packing import lane_bits
 
-Privacy: TypeAlias = Literal["distributed", "client"]
 Design: TypeAlias = NoSampling | PoissonSampling | HiddenPoissonSampling
 
 MORE_NOISE: Final = 0.01  # of the deviation of a sum, for lanes narrower than the widest
@@ -51,11 +50,11 @@ class NoiseWishes:
     Attributes:
       epsilon: of one unit, over all rounds.
       delta: all that may fail is inside it; below one over the number of units.
-      privacy: ``distributed`` hides an example, ``client`` a client.
-      examples: of all clients together; only of ``distributed``, and needed there.
-      batch: most examples of one client, ``None`` if they are dealt out evenly.
-      sampling_rate: with which an example is in a batch; only of ``distributed``.
-      client_sampling_rate: with which a client brings its update; only of ``client``.
+      unit: whom the noise hides, ``example`` or ``client``.
+      examples: of all clients together; only for unit ``example``, and needed there.
+      max_batch: most examples of one client, ``None`` if they are dealt out evenly.
+      sampling_rate: with which an example is in a batch; only for unit ``example``.
+      client_sampling_rate: with which a client brings its update; only for unit ``client``.
       minimum_survivors: fewest clients that may be summed. ``None``: so many that few runs lose
         a round; never below a complete graph's threshold.
       uncounted_shares: clients whose shares of noise count for nothing; ``None`` for those
@@ -64,9 +63,9 @@ class NoiseWishes:
 
     epsilon: float
     delta: float
-    privacy: Privacy = "distributed"
+    unit: str = "example"
     examples: int | None = None
-    batch: int | None = None
+    max_batch: int | None = None
     sampling_rate: float = 1.0
     client_sampling_rate: float = 1.0
     minimum_survivors: int | None = None
@@ -78,22 +77,23 @@ class NoiseWishes:
         Raises:
           ConfigError, BadParameter: the wishes contradict each other.
         """
-        if self.privacy == "client":
+        if self.unit == "client":
             if self.examples is not None:
-                raise ConfigError(f"examples {self.examples}: privacy client hides clients")
+                raise ConfigError(f"examples {self.examples}: unit client hides clients")
             if self.sampling_rate != 1:
                 raise ConfigError(
-                    f"sampling_rate {self.sampling_rate}: of privacy client it changes no price"
+                    f"sampling_rate {self.sampling_rate}: with unit client it changes no price"
                 )
             coins = HiddenPoissonSampling(
                 rate=self.client_sampling_rate, cover=CohortSecrecy.ALL_TAKE_PART
             )
             return Unit.CLIENT, clients, coins if coins.rate < 1 else NoSampling()
-        if self.privacy != "distributed":
-            raise ConfigError(f"unknown privacy {self.privacy!r}; known: distributed, client")
+        if self.unit != "example":
+            raise ConfigError(f"unknown unit {self.unit!r}; known: example, client")
         if self.client_sampling_rate != 1:
             raise ConfigError(
-                f"client_sampling_rate {self.client_sampling_rate}: only clients of privacy client toss for it"
+                f"client_sampling_rate {self.client_sampling_rate}: it changes the price with "
+                "unit client alone"
             )
         if self.examples is None:
             raise ConfigError("examples is missing: delta must be below one over their number")
@@ -120,7 +120,6 @@ class NoiseAdvice:
 
     sum: Advice
     mechanism: DistributedNoise
-    privacy: Privacy
     epsilon: float
     delta: ReportedDelta
     units: int
@@ -180,7 +179,7 @@ class NoiseAdvice:
         mechanism = self.mechanism
         return self.sum.as_dict() | {
             "noise": {
-                "privacy": self.privacy,
+                "unit": self.mechanism.unit.value,
                 "epsilon": self.epsilon,
                 "epsilon_planned": self.epsilon_planned,
                 "epsilon_expected": self.epsilon_expected,
@@ -257,7 +256,7 @@ class _Chosen:
 def plan_noise(wishes: SumWishes, noise: NoiseWishes, *, measure: bool = True) -> NoiseAdvice:
     """Choose noise, scale and lanes that keep all rounds of a sum within a budget.
 
-    >>> wanted = NoiseWishes(epsilon=4, delta=1e-4, privacy="client")
+    >>> wanted = NoiseWishes(epsilon=4, delta=1e-4, unit="client")
     >>> advice = plan_noise(SumWishes(clients=60, entries=650, rounds=20), wanted, measure=False)
     >>> advice.mechanism.minimum_survivors, advice.epsilon_planned <= 4
     (47, True)
@@ -278,7 +277,6 @@ def plan_noise(wishes: SumWishes, noise: NoiseWishes, *, measure: bool = True) -
     return NoiseAdvice(
         sum=plan_sum(wishes, mechanism=mechanism, measure=measure),
         mechanism=mechanism,
-        privacy=noise.privacy,
         epsilon=noise.epsilon,
         delta=reported_delta(
             accountant=left,
@@ -346,8 +344,8 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
     silent = max(1, known) if noise.uncounted_shares is None else noise.uncounted_shares
     if silent < max(1, known):
         raise ConfigError(
-            f"uncounted_shares {silent}: {known} corrupt clients know their shares of the noise, and "
-            "whoever sees the result its own; set at least "
+            f"uncounted_shares {silent}: {known} corrupt clients know their shares of the noise, "
+            "and whoever sees the result its own; set at least "
             f"{max(1, known)}"
         )
     minimum = noise.minimum_survivors
@@ -362,10 +360,10 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
         raise ConfigError(
             f"uncounted_shares {silent} leaves no noise of minimum_survivors {minimum}"
         )
-    batch = noise.batch
+    batch = noise.max_batch
     if unit is Unit.CLIENT:
         if batch is not None:
-            raise ConfigError(f"batch {batch}: only privacy distributed sums examples")
+            raise ConfigError(f"max_batch {batch}: only sums with unit example have batches")
         batch = 1
     elif batch is None:
         batch = -(-units // clients)

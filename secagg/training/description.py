@@ -23,12 +23,12 @@ def statement(
         sampling=_sampling(config),
         trusted=_trusted(config),
         released=_released(config),
-        unaccounted=_PUBLIC if config.privacy == "client" else (_SIZES, *_PUBLIC),
+        unaccounted=_PUBLIC if config.mode == "client" else (_SIZES, *_PUBLIC),
         scope="every round of this run, for every client that took part in it; no other run",
         randomness=_randomness(config, mechanism),
         floating_point=_floats(config),
         assumptions=_assumptions(config),
-        rounded_sums=config.privacy == "distributed",
+        rounded_sums=config.mode == "distributed",
         sampler_error=mechanism.sampler_error if mechanism else 0.0,
         entries=mechanism.draws if mechanism else 0,
         flooding_bits=FLOODING if mechanism and config.protocol in CKKS else None,
@@ -43,18 +43,18 @@ def _mechanism(config: TrainingConfig, mechanism: DistributedNoise | None) -> st
         )
     clipped = (
         "gradients clipped an example at a time"
-        if config.privacy == "distributed"
+        if config.mode == "distributed"
         else "updates clipped to a norm that follows their median"
     )
     return (
         f"Skellam noise in shares on {clipped}, rotated and rounded to integers; the shares "
-        f"of any {config.minimum_survivors} survivors, {config.uncounted_shares} of them not counted, add "
-        "up to the noise that was reserved"
+        f"of any {config.minimum_survivors} survivors, {config.uncounted_shares} of them not "
+        "counted, add up to the noise that was reserved"
     )
 
 
 def _sampling(config: TrainingConfig) -> str:
-    if config.privacy == "client":
+    if config.mode == "client":
         if config.client_sampling_rate == 1:
             return "none: every client that is there brings its update"
         return (
@@ -71,7 +71,7 @@ def _sampling(config: TrainingConfig) -> str:
 
 def _trusted(config: TrainingConfig) -> tuple[str, ...]:
     own = "each client, with its own examples, its noise and its coins"
-    if config.privacy == "local":
+    if config.mode == "local":
         return (own,)
     sums = {
         "bonawitz": "the server, to follow the protocol: it may keep and study all that it sees; "
@@ -84,8 +84,8 @@ def _trusted(config: TrainingConfig) -> tuple[str, ...]:
     return (
         own,
         sums,
-        f"all but {config.uncounted_shares} of the survivors of a round, to have added their noise and to "
-        "keep it to themselves",
+        f"all but {config.uncounted_shares} of the survivors of a round, to have added their noise "
+        "and to keep it to themselves",
     )
 
 
@@ -98,7 +98,7 @@ def _released(config: TrainingConfig) -> tuple[str, ...]:
             "in it the noised number of clients whose update was below the clip",
         ),
     }
-    return (*noised[config.privacy], "the common model, which follows from these and adds nothing")
+    return (*noised[config.mode], "the common model, which follows from these and adds nothing")
 
 
 def _randomness(config: TrainingConfig, mechanism: DistributedNoise | None) -> str:
@@ -109,7 +109,7 @@ def _randomness(config: TrainingConfig, mechanism: DistributedNoise | None) -> s
         )
     batches = (
         "; batches: Mersenne Twister seeded likewise, not cryptographic"
-        if config.privacy == "distributed" and config.sampling_rate < 1
+        if config.mode == "distributed" and config.sampling_rate < 1
         else ""
     )
     return (
@@ -125,11 +125,11 @@ def _floats(config: TrainingConfig) -> str:
         "distributed": f"clipping, sums and rotation in float64, then {_DISCRETE}; gradients in "
         "float32 may depend in their last bits on the batch they are computed in",
         "client": f"training in float32, norms checked in float64, then {_DISCRETE}",
-    }[config.privacy]
+    }[config.mode]
 
 
 def _assumptions(config: TrainingConfig) -> tuple[str, ...]:
-    if config.privacy == "local":
+    if config.mode == "local":
         return ()
     if config.protocol == "bonawitz":
         return (

@@ -1,7 +1,7 @@
 """The main job: private federated training of a small model, all parties in this process.
 
 Each round every client that is there computes on its own examples, from the common model,
-what its privacy mode asks for (``secagg.training.modes``); the vectors are summed under the
+what its noise and unit ask for (``secagg.training.modes``); the vectors are summed under the
 protocol, and what comes of the sum moves the common model.
 
 Guarantee: the ledger counts a release as spent before it happens, and refuses the one that
@@ -44,7 +44,7 @@ from secagg.training.data import Federation, federate, simulated_dropouts
 from secagg.training.modes import Mode, judge, mode
 from secagg.training.report import curves, report
 from secagg.training.runs import AUDIT, AUDIT_JSON, CURVES, METRICS, REPORT, RoundRecord, RunFolder
-from secagg.training.settings import NOISED, TrainingConfig
+from secagg.training.settings import TrainingConfig
 from secagg.vectors.vector import flatten, unflatten
 
 SEED_SIZE = 32  # bytes, of what a round makes public before anybody trains
@@ -118,7 +118,8 @@ class Training:
         """One line on what is about to happen."""
         config = self.config
         privacy = (
-            f"{config.privacy} privacy, epsilon {config.epsilon:g} at delta {config.delta:g}"
+            f"{config.noise} noise that hides one {config.unit}, epsilon {config.epsilon:g} at "
+            f"delta {config.delta:g}"
             if self._books
             else "no differential privacy"
         )
@@ -282,7 +283,7 @@ class _Books:
     ) -> None:
         self._mode = mode
         self._event = _event(mode)
-        self._minimum = config.minimum_survivors if config.privacy in NOISED else 0
+        self._minimum = config.minimum_survivors if config.noise == "distributed" else 0
         budget = Budget(epsilon=config.epsilon, delta=mode.delta)
         if folder.ledger.exists():
             self._ledger = Ledger.open(folder.ledger, budget)

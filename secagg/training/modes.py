@@ -1,4 +1,4 @@
-"""What a client computes and a round releases, by privacy mode.
+"""What a client computes and a round releases, by where the noise is and whom it hides.
 
 | mode | hides | where the noise is |
 |---|---|---|
@@ -371,7 +371,7 @@ def mode(config: TrainingConfig, federation: Federation, model: nn.Module, done:
     Raises:
       ConfigError, PrivacyError: the settings cannot be kept.
     """
-    match config.privacy:
+    match config.mode:
         case "none":
             return Plain(config, federation, model)
         case "local":
@@ -380,8 +380,8 @@ def mode(config: TrainingConfig, federation: Federation, model: nn.Module, done:
             return Distributed(config, federation, model)
         case "client":
             return Client(config, federation, model)
-        case privacy:
-            raise ConfigError(f"unknown privacy {privacy!r}")
+        case other:
+            raise ConfigError(f"unknown mode {other!r}")
 
 
 class PlainSgd:

@@ -101,7 +101,8 @@ class Segment:
     Attributes:
       name: not empty.
       entries: its length, 0 to 2^35.
-      codec: ``FixedPoint`` for floats, ``Count`` for integers, ``NoisyIntegers`` for those with noise.
+      codec: ``FixedPoint`` for floats, ``Count`` for integers, ``NoisyIntegers`` for
+        those with noise.
       weighted: whether a client's entries count ``weight`` times; never of ``NoisyIntegers``.
       lanes: integers a word, 1 to 8; ``None`` for as few words as are safe.
 
@@ -232,7 +233,8 @@ class Layout:
 
         Raises:
           InputError: ``words`` is not uint64[words], or a total is larger than ``clients`` clients
-            can make it, so that this is no sum of such vectors. Never of a ``NoisyIntegers`` segment.
+            can make it, so that this is no sum of such vectors. Never of a ``NoisyIntegers``
+            segment.
         """
         if words.dtype != np.uint64 or words.shape != (self.words,):
             found = f"{words.dtype}{list(words.shape)}"
@@ -291,8 +293,8 @@ class Layout:
     def decode_reals(self, total: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """The totals in a sum of such vectors, by name: float64, as approximate as the sum is.
 
-        Integers of a ``Count`` or ``NoisyIntegers`` segment come back as the nearest int64, the latter
-        wrapped at their bits: exact as long as the sum's error is below half a unit,
+        Integers of a ``Count`` or ``NoisyIntegers`` segment come back as the nearest int64,
+        the latter wrapped at their bits: exact as long as the sum's error is below half a unit,
         1 / (2 maximum) or 2^-bits.
 
         Raises:

@@ -75,7 +75,7 @@ def refusals(folder: Path, policy: NodePolicy, cohort: SumSettings) -> set[str]:
 @pytest.mark.parametrize(
     ("line", "change"),
     [
-        ("privacy", {"privacy": ("example", "client")}),
+        ("allow_no_noise", {"allow_no_noise": False}),
         ("minimum_cohort 4", {"minimum_cohort": 4}),
         ("minimum_threshold 3", {"minimum_threshold": 3}),
         ("corrupt_fraction", {"corrupt_fraction": "2/3"}),
@@ -93,7 +93,7 @@ def test_poor_terms_are_refused_by_the_line_that_they_break(
 
 
 def test_the_policy_that_a_new_node_has_refuses_sums_without_noise(folder: Path) -> None:
-    assert refusals(folder, NodePolicy(minimum_cohort=2), SumSettings()) == {"privacy"}
+    assert refusals(folder, NodePolicy(minimum_cohort=2), SumSettings()) == {"allow_no_noise"}
 
 
 def test_a_low_threshold_is_not_hidden_behind_a_large_cohort_that_never_comes() -> None:

@@ -91,7 +91,7 @@ def test_books_never_say_less_than_was_released(folder: Path, schedule: list) ->
         result, survivors = finished.result, finished.survivors
         brought = [machines.brought[node].vector for node in survivors]
         total = sum(vector / max(1.0, float(np.linalg.norm(vector))) for vector in brought)
-        assert np.abs(result.vector - total).max() < 10 * MECHANISM.deviation(len(survivors))
+        assert np.abs(result.vector - total).max() < 10 * MECHANISM.stddev(len(survivors))
         for node in survivors:
             released[node].append(len(survivors))
 

@@ -52,8 +52,8 @@ def test_the_sum_comes_back_within_its_noise(entries, clients, noise, seed):
     error = plan.decode(total, seed=SEED) - sum(vectors)
     assert error.shape == (entries,)
     # Seven deviations in the norm's direction, and in each of its entries nine.
-    assert np.linalg.norm(error) <= plan.deviation(clients) * (math.sqrt(plan.size) + 7)
-    assert np.abs(error).max() <= 9 * plan.deviation(clients) + 1e-9
+    assert np.linalg.norm(error) <= plan.stddev(clients) * (math.sqrt(plan.size) + 7)
+    assert np.abs(error).max() <= 9 * plan.stddev(clients) + 1e-9
 
 
 @pytest.mark.parametrize("bits", [12, 14, 16, 18])
@@ -71,7 +71,7 @@ def test_the_error_of_a_sum_is_that_of_a_trusted_server(bits, shape):
     expected = math.sqrt(survivors / (80 - 1))
     # Five deviations of the estimate from 4,096 entries: 5 / sqrt(2 * 4096).
     assert np.sqrt(np.mean(error**2)) == pytest.approx(expected, rel=0.055)
-    assert plan.deviation(survivors) == pytest.approx(expected, rel=0.03)
+    assert plan.stddev(survivors) == pytest.approx(expected, rel=0.03)
 
 
 @settings(deadline=None, max_examples=50)
@@ -302,5 +302,5 @@ def test_lanes_hold_the_bits_of_all_clients_too():
     """With nine tenths of the sensitivity in the bit: one lane of n k, where others spread it."""
     with_bits = mechanism(4096, clients=1000, bits=20, indicator_share=0.9)
     assert with_bits.scale < mechanism(4096, clients=1000, bits=20).scale
-    assert 1000 * with_bits.indicator_step < 2**19
+    assert 1000 * with_bits.indicator_resolution < 2**19
     assert with_bits.wrap_probability <= mechanisms.WRAP_FAILURE

@@ -196,7 +196,7 @@ def test_evaluate_in_clear_reaches_programs_whose_train_alone_has_the_mod(folder
         apps[node].train(mods=[mod])(each.train)
         apps[node].evaluate()(each.evaluate)
         policy = new_folder(folder / str(node)) / "policy.toml"
-        lines = 'privacy = ["none"]\nminimum_cohort = 2\n'
+        lines = "units = []\nallow_no_noise = true\nminimum_cohort = 2\n"
         policy.write_text(lines, encoding="utf-8")
     secured = SecureGrid(LocalGrid(apps), MEAN, allow_plaintext=["evaluate"])
     result = fit(secured, fraction_evaluate=1.0)

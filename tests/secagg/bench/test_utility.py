@@ -45,10 +45,10 @@ def test_every_mode_trains_to_more_than_chance(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"privacy": "distributed", "sampling_rate": 0.1},
-        {"privacy": "distributed", "sampling_rate": 1.0},
-        {"privacy": "local", "sampling_rate": 0.1},
-        {"privacy": "client", "client_sampling_rate": 0.5},
+        {"noise": "distributed", "sampling_rate": 0.1},
+        {"noise": "distributed", "sampling_rate": 1.0},
+        {"noise": "local", "sampling_rate": 0.1},
+        {"unit": "client", "client_sampling_rate": 0.5},
     ],
 )
 def test_a_plan_spends_its_epsilon_and_no_more(settings: dict[str, Any]) -> None:

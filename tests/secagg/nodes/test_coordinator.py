@@ -131,7 +131,7 @@ def test_noise_on_clients_is_in_the_sum_and_in_both_books(folder: Path) -> None:
     finished = carry(coordinator, machines, lost={105: Stage.MASK})
     norms = {node: np.linalg.norm(machines.brought[node].vector) for node in SIX[:5]}
     total = sum(machines.brought[node].vector / max(1.0, norms[node]) for node in SIX[:5])
-    assert np.abs(finished.result.vector - total).max() < 8 * mechanism.deviation(5)
+    assert np.abs(finished.result.vector - total).max() < 8 * mechanism.stddev(5)
     assert np.allclose(finished.model_update, finished.result.vector / 5)
     (server,) = {entry.realised for entry in summed.ledger.reservations() if entry.realised}
     assert server.server == mechanism.event(survivors=5)

@@ -48,7 +48,7 @@ def test_the_command_gives_the_papers_degrees_and_thresholds(
     degree: int,
     threshold: int,
 ) -> None:
-    options = ["--clients", clients, "--corrupt", corrupt, "--dropout", dropout]
+    options = ["--clients", clients, "--corrupt-fraction", corrupt, "--dropout", dropout]
     code, out, err = secagg("plan", *options, *["--active"] * active, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     found = json.loads(out)
@@ -265,12 +265,12 @@ def test_what_cannot_be_is_a_typed_error(
         (["--clients", "-4"], "clients -4"),
         (["--clients", "100", "--dropout", "0.95"], "no graph is safe"),
         (["--clients", "100", "--dropout", "nan"], "nan"),
-        (["--clients", "100", "--corrupt", "-0.1"], "corrupt -0.1"),
+        (["--clients", "100", "--corrupt-fraction", "-0.1"], "corrupt_fraction -0.1"),
         (["--clients", "100", "--bits", "40"], "bits 40"),
         (["--clients", "100", "--clip", "0"], "clip 0"),
         (["--clients", "100", "--entries", "-1"], "entries -1"),
         (["--clients", "100", "--rounds", "0"], "rounds 0"),
-        (["--clients", "10", "--corrupt", "0.3", "--dropout", "0.6"], "needed"),
+        (["--clients", "10", "--corrupt-fraction", "0.3", "--dropout", "0.6"], "needed"),
         (["--clients", "100", "--nonsense"], "No such option"),
     ],
 )
@@ -315,7 +315,7 @@ def test_people_get_a_table_and_a_sentence(
 def test_help_has_examples(secagg: Run) -> None:
     code, out, _ = secagg("plan", "--help")
     assert code == 0
-    assert "secagg plan --clients 1000 --corrupt 0.33 --dropout 0.05 --active" in out
+    assert "secagg plan --clients 1000 --corrupt-fraction 0.33 --dropout 0.05 --active" in out
 
 
 @pytest.mark.parametrize("module", [sums, noise])

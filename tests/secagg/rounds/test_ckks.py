@@ -417,7 +417,7 @@ def test_a_training_without_privacy_learns_as_under_plain(tmp_path: Path) -> Non
     weights = {}
     for protocol in (*CKKS, "plain"):
         config = TrainingConfig(
-            clients=5, rounds=2, dropout=0.0, privacy="none", protocol=protocol, seed=3
+            clients=5, rounds=2, dropout=0.0, noise="none", protocol=protocol, seed=3
         )
         run = loop.Training.start(config, tmp_path / protocol)
         assert [record["survivors"] for record in run] == [5, 5]

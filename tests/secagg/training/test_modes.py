@@ -23,7 +23,7 @@ from secagg.training import loop as training
 from secagg.training import modes
 from secagg.training.data import Examples, Federation
 from secagg.training.modes import Client, mode
-from secagg.training.settings import TrainingConfig
+from secagg.training.settings import TrainingConfig, noise_and_unit
 from secagg.vectors.layout import NoisyIntegers, Segment
 from secagg.vectors.vector import flatten
 
@@ -47,9 +47,9 @@ def linear(data: Federation) -> torch.nn.Linear:
     return torch.nn.Linear(data.judged_by.features.shape[1], data.classes)
 
 
-def settings(privacy: str, **more: Any) -> TrainingConfig:
+def settings(mode_name: str, **more: Any) -> TrainingConfig:
     values = {"clients": 6, "rounds": 4, "dropout": 0.0, "minimum_survivors": 4, "delta": 1e-4}
-    return TrainingConfig(**(values | {"privacy": privacy} | more))
+    return TrainingConfig(**(values | noise_and_unit(mode_name) | more))
 
 
 def summed(chosen: modes.Mode, members: list[int], start: torch.Tensor) -> Mapping[str, Any]:
@@ -273,7 +273,7 @@ def test_clients_are_scaled_back_by_the_clip_of_the_round() -> None:
 def test_the_clip_survives_a_restart(tmp_path: Path) -> None:
     """All norms are above it, and there is hardly any noise: it rises in every round."""
     config = TrainingConfig(
-        privacy="client", clients=6, rounds=4, dropout=0.0, delta=1e-2, clip=1e-3, epsilon=1e3
+        unit="client", clients=6, rounds=4, dropout=0.0, delta=1e-2, clip=1e-3, epsilon=1e3
     )
     run = training.Training.start(config, tmp_path / "run")
     rounds = iter(run)
@@ -287,10 +287,10 @@ def test_the_clip_survives_a_restart(tmp_path: Path) -> None:
 # what travels
 
 
-@pytest.mark.parametrize("privacy", ["distributed", "client"])
-def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(privacy: str) -> None:
+@pytest.mark.parametrize("mode_name", ["distributed", "client"])
+def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(mode_name: str) -> None:
     data = federation()
-    chosen = mode(settings(privacy), data, linear(data))
+    chosen = mode(settings(mode_name), data, linear(data))
     (segment,) = chosen.layout.segments
     assert (segment.name, segment.weighted) == ("update", False)
     assert isinstance(segment.codec, NoisyIntegers)
@@ -302,11 +302,14 @@ def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(privacy: 
         Segment(name="update", entries=3, codec=segment.codec, weighted=True)
 
 
-@pytest.mark.parametrize("privacy", ["distributed", "client"])
-def test_a_lower_rate_needs_less_noise(privacy: str) -> None:
-    data, rate = federation(), "sampling_rate" if privacy == "distributed" else "client_sampling_rate"
+@pytest.mark.parametrize("mode_name", ["distributed", "client"])
+def test_a_lower_rate_needs_less_noise(mode_name: str) -> None:
+    data, rate = (
+        federation(),
+        "sampling_rate" if mode_name == "distributed" else "client_sampling_rate",
+    )
     whole, half = (
-        mode(settings(privacy, **{rate: value}), data, linear(data)) for value in (1.0, 0.25)
+        mode(settings(mode_name, **{rate: value}), data, linear(data)) for value in (1.0, 0.25)
     )
     assert half.noise_multiplier < 0.7 * whole.noise_multiplier
 
@@ -319,7 +322,7 @@ PLAN = {"clients": 6, "rounds": 3, "minimum_survivors": 4, "delta": 1e-4, "dropo
 
 @pytest.fixture(params=["distributed", "client"])
 def noised(request: pytest.FixtureRequest) -> TrainingConfig:
-    return TrainingConfig(**PLAN, privacy=request.param)
+    return TrainingConfig(**PLAN, **noise_and_unit(request.param))
 
 
 def drop(monkeypatch: pytest.MonkeyPatch, gone: Mapping[int, Stage]) -> None:
@@ -388,11 +391,11 @@ def test_a_round_that_is_tried_again_is_charged_again(
 # the fewest survivors
 
 
-@pytest.mark.parametrize("privacy", ["distributed", "client"])
+@pytest.mark.parametrize("mode_name", ["distributed", "client"])
 def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
-    privacy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    mode_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = TrainingConfig(**PLAN | {"minimum_survivors": 5}, privacy=privacy)
+    config = TrainingConfig(**PLAN | {"minimum_survivors": 5}, **noise_and_unit(mode_name))
     run = training.Training.start(config, tmp_path / "run")
     with pytest.raises(BadParameter, match="survivors is 4"):
         run._mode.event(4)
@@ -409,7 +412,7 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
 
 
 @pytest.mark.parametrize(
-    ("privacy", "changed", "words"),
+    ("mode_name", "changed", "words"),
     [
         ("distributed", {"bits": 8}, "bits 8.*take more bits"),
         ("client", {"bits": 8}, "bits 8.*take more bits"),
@@ -429,10 +432,12 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
     ],
 )
 def test_settings_that_cannot_be_kept_are_refused_by_name_before_there_is_a_run(
-    privacy: str, changed: dict[str, Any], words: str, tmp_path: Path
+    mode_name: str, changed: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises((ConfigError, BadParameter), match=words) as caught:
-        training.Training.start(TrainingConfig(privacy=privacy, **changed), tmp_path / "run")
+        training.Training.start(
+            TrainingConfig(**noise_and_unit(mode_name), **changed), tmp_path / "run"
+        )
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
