@@ -28,13 +28,13 @@ from secagg.nodes.proposal import PROTOCOLS, Average, Noise, Params, Proposal
 UNITS: Final = ("example", "client")
 GRAPHS: Final = ("complete", "sparse")
 
-_LEAST: Final = {  # of the lines that are integers
-    "minimum_cohort": 2,
-    "maximum_cohort": 2,
-    "minimum_threshold": 2,
-    "sums_per_model": 1,
-    "examples": 1,
-    "max_weight": 1,
+_LEAST: Final = {  # of the lines that are integers; whether there may be no such line
+    "minimum_cohort": (2, False),
+    "maximum_cohort": (2, False),
+    "minimum_threshold": (2, False),
+    "sums_per_model": (1, False),
+    "examples": (1, True),
+    "max_weight": (1, True),
 }
 
 TEMPLATE: Final = """\
@@ -125,11 +125,11 @@ class NodePolicy:
             ("units", UNITS, self.allow_no_noise is True),
         ):
             given = getattr(self, name)
-            if not (given or empty) or set(given) - set(known):
+            if not (given or empty) or any(each not in known for each in given):
                 raise ConfigError(f"{name} {list(given)} must name some of {', '.join(known)}")
-        for name, least in _LEAST.items():
+        for name, (least, optional) in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < least):
+            if not (optional and value is None) and (type(value) is not int or value < least):
                 raise ConfigError(f"{name} {value!r} is not an integer from {least}")
         if self.maximum_cohort < self.minimum_cohort:
             raise ConfigError(

@@ -142,7 +142,7 @@ def test_a_request_that_is_none_is_refused(spoil: dict[str, Any], folder: Path) 
 def test_an_answer_that_is_none_counts_as_none(folder: Path) -> None:
     grid = grid_of(programs(5), folder)
     spoils: list[Any] = [
-        lambda content: content["secagg"].pop("next_session"),
+        lambda content: content["secagg"].pop("next_keys"),
         lambda content: content["secagg"].update({"examples": 1.5}),
         lambda content: content.pop("secagg"),
         lambda content: content.pop("secagg.frames"),

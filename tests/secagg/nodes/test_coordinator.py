@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from between import (
-    ANYTHING,
     MAX_WEIGHT,
     MEAN,
     Machines,
@@ -22,6 +21,7 @@ from dp.accounting.events import Unit
 from dp.errors import BudgetExceeded
 from dp.ledger.ledger import State
 from protocols.errors import LocalProtocolError, TooFewSurvivors
+from secagg.adapters.testing import ANYTHING
 from secagg.errors import ConfigError, IdentityError, RefusedError
 from secagg.nodes import coordinator as coordinators
 from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
