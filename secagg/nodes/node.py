@@ -263,7 +263,8 @@ class Node:
         """The operator's roster in our folder, none older than one that we have read before."""
         path, seen, of = self.home / "roster.serial", 0, operator.hex()
         if path.exists():
-            serial, _, whose = read_file(path, _SERIAL_SIZE).decode(errors="replace").strip().partition(" of ")
+            said = read_file(path, _SERIAL_SIZE).decode(errors="replace").strip()
+            serial, _, whose = said.partition(" of ")
             if not serial.isdecimal():
                 raise IdentityError(f"{path} holds no serial: it was changed")
             seen = int(serial) if whose == of else 0
