@@ -42,7 +42,7 @@ class Header:
         return self.session + u32(self.round)
 
     def place(self, party: ClientId) -> bytes:
-        """Where a party's answers of this round stand in a burn store."""
+        """The key of a party's answers of this round in a burn store."""
         return self.to_bytes() + u32(party)
 
 

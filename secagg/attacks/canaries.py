@@ -88,7 +88,7 @@ class EmpiricalAudit:
         return isinstance(self.found, LowerBound) and self.found.epsilon > self.stated
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; ``found`` as ``dp.empirical.from_json`` reads it."""
+        """The audit as JSON; ``found`` as ``dp.empirical.from_json`` reads it."""
         return shown(self, _NAMES, found=self.found.as_dict())
 
     @classmethod
@@ -222,8 +222,8 @@ def client_cosines(
         dropout=0.0,
         seed=seed,
     )
-    data: Federation = federate("digits", clients=clients - canaries, split="iid", seed=seed)
-    model = nn.Linear(data.judged_by.features.shape[1], data.classes)
+    data: Federation = federate("digits", clients=clients - canaries, partition="iid", seed=seed)
+    model = nn.Linear(data.evaluation.features.shape[1], data.classes)
     how = Client(config, data, model)
     planted = random_directions(canaries, how.mechanism.entries, entropy=entropy)
     position = flatten(model).mul(0).clone()

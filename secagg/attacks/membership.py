@@ -79,7 +79,7 @@ class Rate:
     high: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON."""
         return shown(self, _OF_RATE, interval=[self.low, self.high])
 
     @classmethod
@@ -128,7 +128,7 @@ class Membership:
     accuracy: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON."""
         rates = [rate.as_dict() for rate in self.rates]
         roc = [list(point) for point in self.roc]
         return shown(self, _NAMES, unit=self.unit.value, roc=roc, rates=rates)
@@ -220,8 +220,8 @@ def membership(
         shadowed = _shadowed(config, drawn, own, entropy)
     losses, confidences = _seen(attacked, drawn)
     offline, online = _lira(confidences, _seen(shadowed, drawn)[1], own)
-    rows = _with_one(drawn.judged_by.features)
-    accuracy = float(((rows @ attacked).argmax(-1) == drawn.judged_by.labels).mean())
+    rows = _with_one(drawn.evaluation.features)
+    accuracy = float(((rows @ attacked).argmax(-1) == drawn.evaluation.labels).mean())
     private = mode != "none"
     return tuple(
         _judged(
@@ -251,7 +251,7 @@ class _Pool:
     features: Reals
     labels: NDArray[np.int64]
     fixed: Examples
-    judged_by: Examples
+    evaluation: Examples
     classes: int
 
     @property
@@ -271,7 +271,7 @@ class _Pool:
 
 
 def _pool(count: int, *, each: int, seed: int) -> _Pool:
-    federation = federate("digits", clients=2, split="iid", seed=seed)
+    federation = federate("digits", clients=2, partition="iid", seed=seed)
     rows = np.concatenate([c.features for c in federation.clients])
     labels = np.concatenate([c.labels for c in federation.clients])
     fixed = 2 * CLIENTS
@@ -282,7 +282,7 @@ def _pool(count: int, *, each: int, seed: int) -> _Pool:
         features=_with_one(rows[fixed : fixed + count]).reshape(count // each, each, -1),
         labels=labels[fixed : fixed + count].reshape(-1, each),
         fixed=Examples(features=rows[:fixed], labels=labels[:fixed]),
-        judged_by=federation.judged_by,
+        evaluation=federation.evaluation,
         classes=federation.classes,
     )
 
@@ -302,7 +302,7 @@ def _trained(config: TrainingConfig, pool: _Pool, coins: Flags) -> Reals:
             pool.of(units[coins[units]], c)
             for c, units in ((c, np.arange(c, pool.units, config.clients)) for c in everyone)
         ]
-    federation = Federation(clients=tuple(parts), judged_by=pool.judged_by, classes=pool.classes)
+    federation = Federation(clients=tuple(parts), evaluation=pool.evaluation, classes=pool.classes)
     model = nn.Linear(pool.features.shape[-1] - 1, pool.classes)
     how = mode(config, federation, model)
     position = flatten(model).mul(0).clone()
@@ -331,7 +331,7 @@ def _shadowed(config: TrainingConfig, pool: _Pool, coins: Flags, entropy: Entrop
 
     whole = Federation(
         clients=tuple(pool.of(np.arange(2), c) for c in range(config.clients)),
-        judged_by=pool.judged_by,
+        evaluation=pool.evaluation,
         classes=pool.classes,
     )
     how = mode(config, whole, nn.Linear(pool.features.shape[-1] - 1, pool.classes))

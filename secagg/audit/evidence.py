@@ -65,10 +65,10 @@ class Measured:
                 f"estimate, no bound: epsilon about {short(found.epsilon)} {where} "
                 f"(cosines of {found.canaries:,} canaries)"
             )
-        looks = f", one of {found.looks:,} tried" if found.looks > 1 else ""
+        comparisons = f", one of {found.comparisons:,} tried" if found.comparisons > 1 else ""
         return (
             f"lower bound: epsilon at least {at_least(found.epsilon)} {where} "
-            f"({found.method}, wrong with probability {short(found.significance)}{looks})"
+            f"({found.method}, wrong with probability {short(found.significance)}{comparisons})"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _table(section: "Section") -> Table:
         counted(len(section.rounds), "round"),
     )
     table = Table(title=f"one {unit}, {adjacency}: {subjects}, {rounds}", title_justify="left")
-    for name in ("book", "epsilon", "by", "delta", "RDP", "realised", "budget left, least"):
+    for name in ("book", "epsilon", "by", "delta", "RDP", "actual", "budget left, least"):
         table.add_column(name, justify="left" if name in ("book", "by") else "right")
     for book, report in section.books.items():
         left = min(
@@ -178,7 +178,7 @@ def _table(section: "Section") -> Table:
             report.accountant.upper(),
             as_delta(section.total_delta),
             bound(report.rdp),
-            bound(report.realised),
+            bound(report.actual),
             f"{int(1000 * left) / 10:g} %" if left >= 0 else "passed",
         )
     return table

@@ -64,7 +64,7 @@ Examples:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Sessions a point; their median counts. From 6 on a ratio has an interval.",
+    help="Sessions a point; their median counts; with 6 or more a 95 % interval is shown.",
 )
 @_file("--json", "target", "File that is written after every point.")
 @click.option("--resume", is_flag=True, help="Keep the points in that file, measure the others.")
@@ -384,7 +384,7 @@ def _print(found: "Comparison") -> None:
 
 def _costs_table(points: Sequence["Cost"]) -> Table:
     table = _table("a round, CPU time of one core", "protocol", "clients x entries", "lost")
-    for heading in ("client", "opener", "server", "sends", "is sent", "B/entry"):
+    for heading in ("client", "decryptor", "server", "sends", "is sent", "B/entry"):
         table.add_column(heading, justify="right", no_wrap=True)
     for point in points:
         table.add_row(
@@ -393,7 +393,7 @@ def _costs_table(points: Sequence["Cost"]) -> Table:
             f"{100 * point.dropout:g}%",
             *(
                 elapsed(seconds) if seconds else "–"
-                for seconds in (point.client_seconds, point.opener_seconds, point.server_seconds)
+                for seconds in (point.client_seconds, point.decryptor_seconds, point.server_seconds)
             ),
             size(point.bytes_up),
             size(point.bytes_down),

@@ -39,7 +39,8 @@ def keys() -> None:
     """Make identities, and sign who has which number.
 
     Against a server that may lie, clients sign. The operator, who is not the server, says whose
-    signature counts; a server that could say so would play every client but one.
+    signature counts. If the server chose the identities, it could impersonate every client except
+    the victim.
     """
 
 

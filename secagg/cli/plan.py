@@ -73,7 +73,8 @@ Examples:
 @click.option(
     "--minimum-survivors",
     type=int,
-    help="Clients refuse to open a sum of fewer.  [default: the most that lose few rounds]",
+    help="Clients refuse to open a sum of fewer.  "
+    "[default: the largest minimum at which at most 5 % of runs lose a round]",
 )
 @click.option(
     "--uncounted-shares",
@@ -179,7 +180,7 @@ def _add_noise(table: Table, advice: NoiseAdvice) -> None:
         ("noise", f"{mechanism.noise_multiplier:.4g} x clip", f"from {counted}"),
         ("of one client", f"{mechanism.share_stddev:.4g}", "deviation of an entry"),
         ("in the sum", f"{mechanism.stddev(survivors):.4g}", f"{survivors:,} survivors"),
-        ("in the mean", f"{advice.mean_deviation:.3g}", "the same, an entry"),
+        ("in the mean", f"{advice.mean_stddev:.3g}", "the same, an entry"),
         ("scale", f"{mechanism.scale:.6g}", "integers per unit, after a rotation"),
         (
             "rounding",

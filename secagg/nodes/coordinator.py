@@ -68,7 +68,7 @@ class WeightedMean:
         what is beyond is cut, and the sum says how many entries were.
       max_weight: the largest weight of a node, such as its number of examples. A mean is
         within a step of 2 clip / 2^bits, times max_weight over the mean weight, of the true one.
-      bits: of an entry; by default what lets three entries lie in a word.
+      bits: of an entry. Default: the most with which three entries fit a 64-bit word.
       weighted_by: the name of a node's weight.
       train_metrics, evaluate_metrics: the largest absolute value of each number that is
         averaged, by name; others stay on their nodes. ``None``: no sum of that kind.
@@ -153,7 +153,7 @@ class NoisySum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SumSettings:
-    """Who sums with whom, under what.
+    """The settings of a sum: how many clients, under which protocol and threshold.
 
     Attributes:
       protocol: "bonawitz" or "threshold-ckks".
@@ -189,7 +189,7 @@ class SumSettings:
         return self.roster is not None
 
     def params(self, clients: int, layout: Layout, minimum: int | None) -> Params:
-        """Of a sum of at most so many; ``minimum`` stands above the cohort's own."""
+        """The parameters of a sum of ``clients`` at most; ``minimum`` goes before the cohort's."""
         asked = self.minimum_survivors if minimum is None else minimum
         if self.protocol != BONAWITZ:
             return Ckks(minimum_survivors=asked or None).params(layout, clients)
@@ -363,7 +363,7 @@ class RunningSum:
         return ask
 
     def asked(self, ask: StageRequests) -> list[NodeId]:
-        """Whom to send a request."""
+        """The nodes to send a request to."""
         return [node for node, client in self._clients.items() if client in ask.requests]
 
     def request(self, ask: StageRequests, node: NodeId) -> Request:
@@ -455,7 +455,7 @@ class RunningSum:
         )
 
     def _commit(self, survivors: Sequence[NodeId]) -> None:
-        """At the noise of those who are left; for who was lost on the way it stays open."""
+        """Commit at the noise of the survivors; the reservations of lost nodes stay open."""
         summed, noise, key = self._coordinator.summed, self.proposal.noise, self._charged
         if isinstance(summed, NoisySum) and noise is not None and key is not None:
             left = len(survivors)

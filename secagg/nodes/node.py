@@ -108,7 +108,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """Between two stages. Without a record a node keeps nothing, its charge neither."""
+    """The state between two stages, with the charge in our ledger."""
 
     record: Secret | None = None
     charge: Key | None = None  # in our ledger
@@ -189,9 +189,9 @@ class Node:
             raise NodeError("the message is of another type than the proposal")
         if request.stage is Stage.MASK and model != proposal.model_digest:
             raise NodeError("the model that came is not the one that was proposed")
-        kept, following = _Kept(), b""
+        kept, next_keys = _Kept(), b""
         with BurnFile(self.home / "burnt.sqlite") as burn:
-            # The first stage needs none: who cannot open its state any more begins anew.
+            # The first stage needs no state, so a node that lost ``state.key`` can rejoin.
             if state and request.stage is not Stage.ADVERTISE:
                 kept = self._open(state)
             vector = _Vector(node=self, proposal=proposal, burn=burn, compute=compute)
@@ -204,14 +204,14 @@ class Node:
                 raise
             if request.stage is Stage.REVEAL:
                 self.settle(kept.charge)
-                following, after = _keys_ahead(request, proposal)
+                next_keys, after = _keys_ahead(request, proposal)
             else:
                 after = _Kept(record=party.into_record(), charge=kept.charge or vector.charge)
         tells = request.stage is Stage.MASK and _hides_examples(proposal)
         return Answer(
             messages=messages,
             state=self._close(after.record, after.charge) if after.record else None,
-            next_keys=following,
+            next_keys=next_keys,
             examples=(self.policy.examples or 0) if tells else 0,
         )
 
@@ -329,13 +329,13 @@ class Node:
             return ledger.reserve_next({SUBJECT: proposal.noise.event()})
 
     def settle(self, charge: Key | None) -> None:
-        """The sum was opened. How many were in it the server says, so the price stays."""
+        """Keep the reserved price: only the server says how many survived, and it may lie."""
         if charge:
             with self._ledger() as ledger:
                 ledger.commit(charge.round, [SUBJECT], attempt=charge.attempt)
 
     def _keep_summands(self, proposal: Proposal, summands: Mapping[int, bytes]) -> None:
-        """Whose uploads we helped to open: a sum that was none can be shown later."""
+        """Keep digests of the uploads that we helped to open: evidence against a false sum."""
         line = {str(client): digest.hex() for client, digest in summands.items()}
         with (self.home / "summands.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({proposal.session.hex(): line}) + "\n")

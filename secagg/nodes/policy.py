@@ -38,34 +38,34 @@ _LEAST: Final = {  # of the lines that are integers; whether there may be no suc
 }
 
 TEMPLATE: Final = """\
-# What this node agrees to. It refuses everything else, by the name of the line.
-protocols = ["bonawitz"]     # of "bonawitz", "threshold-ckks"
-graphs = ["complete"]        # who shares masks with whom. complete: all with all, and a node counts
-                             # for itself. "sparse" too: for cohorts of hundreds, in which a node
-                             # takes the server's word for how many survived
-minimum_cohort = 3           # clients in a sum, at least. It must be more than all of the roster
-                             # that may work together, and by as many honest ones as you want
-                             # to be hidden among
-maximum_cohort = 1000        # at most: planning and sharing among more costs this node minutes
-minimum_threshold = 2        # of them must answer before a sum opens, at least
-units = ["example", "client"]  # whom the noise must hide, one of these
-allow_no_noise = false       # true: also sums without noise
-maximum_epsilon = 8.0        # over all sums that this node ever joins
-delta = 1e-5
-corrupt_fraction = 0.05      # of a cohort may work with the server; sums must stand as many. The
-                             # server picks the cohort: it is not a fraction of the roster
-sums_per_model = 4           # without noise: sums that this node joins over one model, for rounds
-                             # that are lost are tried again. Two sums that differ by one node
-                             # give that node's update away
-active = false               # true: only cohorts that sign, against a server that lies
-# operator = "..."           # public key of who signs the roster; needed by an active cohort
-# server = "..."             # public key of the server; proposals that it did not sign are refused
-# examples = 303             # how many examples the node has: public where noise hides examples
+# What this node agrees to. It refuses everything else, and the refusal names the line.
+protocols = ["bonawitz"]       # protocols it takes part in: "bonawitz", "threshold-ckks"
+graphs = ["complete"]          # who shares masks with whom. "complete": everybody with everybody,
+                               # and the node counts for itself. "sparse": for hundreds of clients;
+                               # the node then believes the server about how many survived
+minimum_cohort = 3             # refuse sums of fewer clients. More than all clients of the whole
+                               # roster that may collude, by as many honest ones as shall hide you
+maximum_cohort = 1000          # refuse sums of more: planning and sharing take this node minutes
+minimum_threshold = 2          # refuse sums that fewer clients can open together
+units = ["example", "client"]  # whom the noise of a sum may hide; it must hide one of these
+allow_no_noise = false         # true: take part in sums without noise too
+maximum_epsilon = 8.0          # budget for all sums that this node ever joins
+delta = 1e-5                   # probability that the bound maximum_epsilon fails
+corrupt_fraction = 0.05        # refuse sums that are not secure when this fraction of their
+                               # clients colludes with the server. The server picks them from the
+                               # roster: think of a fraction of the roster that it may concentrate
+sums_per_model = 4             # without noise: join so many sums over one model, so that a lost
+                               # round is tried again. Two sums that differ by one node give its
+                               # update away
+active = false                 # true: join only sums whose clients sign, safe if the server lies
+# operator = "..."             # public key that verifies the roster; active = true needs it
+# server = "..."               # public key of the server; refuse requests that it did not sign
+# examples = 303               # number of examples on this node; noise on examples makes it public
 
-# Bounds that a server may not move: with such a line a proposal must say the very same.
-# clip = 0.5                 # of an update
-# max_weight = 500           # without noise: of a node
-# metrics = { loss = 10.0 }  # without noise: the only numbers beside an update, with their bounds
+# Bounds that the server may not move: refuse a sum that says another number.
+# clip = 0.5                   # of an update
+# max_weight = 500             # without noise: largest weight of a node
+# metrics = { loss = 10.0 }    # without noise: all numbers beside an update, and their bounds
 """
 
 
@@ -159,7 +159,7 @@ class NodePolicy:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """From a TOML file.
+        """Read a policy from a TOML file.
 
         Raises:
           ConfigError: there is none, or it is not one of these.

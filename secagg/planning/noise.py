@@ -1,9 +1,10 @@
-"""From a privacy budget to the noise, scale and lanes of a sum, and what can go wrong with them.
+"""The noise, scale and lanes of a sum for a privacy budget, and what can go wrong with them.
 
 ``plan_noise`` adds to ``secagg.planning.sums`` what ``dp.noise.DistributedNoise`` needs. Narrow
-lanes leave a small scale; rounding to it stretches what one unit adds (``looseness``), and
-more noise has to make up for that. So the narrowest lanes are taken, of 8 to 2 a word,
-with at most ``MORE_NOISE`` more noise in the sum than the widest would have.
+lanes leave a small scale; rounding to it stretches what one unit adds, by
+``sensitivity_inflation``, and more noise has to make up for that. So the narrowest lanes are
+taken, of 8 to 2 a word, with at most ``MORE_NOISE`` more noise in the sum than the widest
+would have.
 
 Refused: a sparse graph, a server that lies and shared noise at once. In a sparse graph a
 client cannot count the survivors whose noise it relies on; ``trusts_count`` says so.
@@ -72,7 +73,7 @@ class NoiseWishes:
     uncounted_shares: int | None = None
 
     def units(self, clients: int) -> tuple[Unit, int, Design]:
-        """Whom the noise hides, how many of them there are, and how they get into a sum.
+        """The unit that the noise hides, how many there are, and how they get into a sum.
 
         Raises:
           ConfigError, BadParameter: the wishes contradict each other.
@@ -128,7 +129,7 @@ class NoiseAdvice:
 
     @property
     def rate(self) -> float:
-        """With which a unit is in a sum."""
+        """The probability with which a unit is in a sum."""
         return 1.0 if isinstance(self.sampling, NoSampling) else self.sampling.rate
 
     @property
@@ -148,8 +149,8 @@ class NoiseAdvice:
         return self._epsilon(self.expected_survivors)
 
     @property
-    def mean_deviation(self) -> float:
-        """Of an entry of the mean: of a batch's gradients, or of the updates that were brought.
+    def mean_stddev(self) -> float:
+        """Standard deviation of an entry of the mean: of a batch's gradients, or of the updates.
 
         At the expected survivors; the divisor is the public one, of expected numbers.
         """
@@ -175,7 +176,7 @@ class NoiseAdvice:
         return min(1.0, self.sum.rounds * self.mechanism.wrap_probability)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: that of the sum, and all of the above under ``noise``."""
+        """The advice as JSON: that of the sum, and all of the above under ``noise``."""
         mechanism = self.mechanism
         return self.sum.as_dict() | {
             "noise": {
@@ -193,8 +194,8 @@ class NoiseAdvice:
                 "expected_survivors": self.expected_survivors,
                 "scale": mechanism.scale,
                 "share_stddev": mechanism.share_stddev,
-                "sum_deviation": mechanism.stddev(self.expected_survivors),
-                "mean_deviation": self.mean_deviation,
+                "sum_stddev": mechanism.stddev(self.expected_survivors),
+                "mean_stddev": self.mean_stddev,
                 "sensitivity_inflation": mechanism.sensitivity_inflation,
                 "more_noise": self.more_noise,
                 "sampler_error": mechanism.sampler_error,

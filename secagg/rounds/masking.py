@@ -7,7 +7,8 @@ mask can take it off: workers run on the server's side, or on the client's own m
 and as its own user. ``words`` never leave the caller; workers get seeds and make sums
 of masks, which the caller adds.
 
-More cores means processes: OpenSSL's ``update_into`` holds the interpreter's lock.
+Here more cores means processes. ``update_into`` releases the interpreter's lock, so jobs on
+threads run side by side too.
 """
 
 import mmap
@@ -135,7 +136,7 @@ def over(executor: Executor, *, parts: int) -> Expand:
     """Expand masks on any ``concurrent.futures.Executor``, in ``parts`` jobs.
 
     A process pool, or a cluster's (a Dask client's ``get_executor()``): its workers get
-    seeds, so it belongs to whoever may know them. Threads work and gain nothing. All parts
+    seeds, so it belongs to whoever may know them. Threads work too. All parts
     are in before ``words`` change, so the caller holds as much memory again, or
     ``parts`` times as much where many masks go over a short vector.
 

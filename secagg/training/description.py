@@ -8,7 +8,7 @@ from secagg.training.settings import TrainingConfig
 _SIZES = "how many examples each client has and at which rate it samples them"
 _PUBLIC = (
     "who took part in a round and who was in its sum",
-    "the settings of the run, and the data set that the model is judged by",
+    "the settings of the run, and the data set that the model is evaluated on",
 )
 _DISCRETE = "int64 after rounding: noise and sums are exact integers"
 
@@ -16,7 +16,7 @@ _DISCRETE = "int64 after rounding: noise and sums are exact integers"
 def statement(
     config: TrainingConfig, *, units: int, mechanism: DistributedNoise | None = None
 ) -> SystemDescription:
-    """For a private mode; with the ``mechanism`` where noise is shared out."""
+    """The description of a private run; with the ``mechanism`` for distributed noise."""
     return SystemDescription(
         unit_count=units,
         mechanism=_mechanism(config, mechanism),

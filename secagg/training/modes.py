@@ -93,7 +93,7 @@ class Mode(ABC):
     def __init__(self, config: TrainingConfig, federation: Federation) -> None:
         self._config = config
         self._sizes = [len(examples) for examples in federation.clients]
-        self._entries = (federation.judged_by.features.shape[1] + 1) * federation.classes
+        self._entries = (federation.evaluation.features.shape[1] + 1) * federation.classes
         self.state: State = {}
         self.delta = config.delta
 
@@ -113,7 +113,7 @@ class Mode(ABC):
 
     @abstractmethod
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
-        """By how much the common model moves, from the decoded sum; advances ``state``."""
+        """The update of the common model, from the decoded sum; advances ``state``."""
 
     def event(self, survivors: int | None = None) -> Event | None:
         """What a round of so many survivors costs; of the fewest that may be, if unknown."""
@@ -397,7 +397,7 @@ class PlainSgd:
         """The difference that training makes, and the accuracy before it on own examples."""
         config, model = self._config, self._model
         unflatten(start, model)
-        accuracy, _ = judge(model, self._examples)
+        accuracy, _ = evaluate(model, self._examples)
         expected = config.sampling_rate * len(self._labels)
         for _ in range(config.local_steps):
             batch = torch.rand(len(self._labels)) < config.sampling_rate
@@ -409,7 +409,7 @@ class PlainSgd:
         return (flatten(model) - start).numpy(), accuracy
 
 
-def judge(model: nn.Module, examples: Examples) -> tuple[float, float]:
+def evaluate(model: nn.Module, examples: Examples) -> tuple[float, float]:
     """Accuracy and mean loss."""
     features, labels = _tensors(examples)
     with torch.no_grad():

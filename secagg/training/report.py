@@ -194,8 +194,8 @@ def _headline(run: _Run) -> Markup:
     else:
         sentences = [f"{who} stood ready, and no round was finished"]
     lost = sum(run.lost)
-    split = f", split {run.config['partition']}" if "partition" in run.config else ""
-    about = f"Data: {run.config.get('data', 'unknown')}{split}. "
+    partition = f", partition {run.config['partition']}" if "partition" in run.config else ""
+    about = f"Data: {run.config.get('data', 'unknown')}{partition}. "
     if lost:
         about += f"{counted(lost, 'round')} lost to too few survivors: nothing came out of them. "
     about += (
@@ -219,7 +219,7 @@ def _audit_link(run: _Run) -> Markup:
     return tag(
         "p",
         "What the ledger proves, computed anew from its records, with the noise that was planned "
-        "and the noise that was realised: ",
+        "and the actual noise: ",
         link,
         ".",
     )
@@ -282,13 +282,13 @@ def _numbers(run: _Run) -> Markup:
 def _other_epsilons(run: _Run) -> Iterable[tuple[str, str]]:
     """What the final record holds beside the epsilon to quote."""
     final = run.final or {}
-    by_rdp, realised = finite(final.get("epsilon_rdp")), finite(final.get("epsilon_realised"))
+    by_rdp, actual = finite(final.get("epsilon_rdp")), finite(final.get("epsilon_actual"))
     if by_rdp is not None and final.get("accountant") == "pld":
         yield as_epsilon(by_rdp), "epsilon by RDP, by which the ledger admits"
-    if realised is not None and run.private and run.noise == "distributed":
+    if actual is not None and run.private and run.noise == "distributed":
         yield (
-            as_epsilon(realised),
-            "epsilon realised, by RDP: with the noise that was really in the sums, if no output "
+            as_epsilon(actual),
+            "actual epsilon, by RDP: with the noise that was really in the sums, if no output "
             "decided who dropped out. It frees no budget",
         )
 

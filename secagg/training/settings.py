@@ -9,7 +9,7 @@ from protocols.primitives.shamir import majority
 from secagg.errors import ConfigError
 from secagg.planning.survivors import likely_survivors
 from secagg.rounds.aggregation import PROTOCOL_NAMES
-from secagg.training.data import DATASETS, JUDGES, parse_split
+from secagg.training.data import DATASETS, EVALUATION_PARTS, parse_partition
 
 T = TypeVar("T")
 
@@ -77,8 +77,8 @@ class TrainingConfig:
     )
     minimum_survivors: int = _setting(
         _BY_MODE,
-        "Clients refuse to open a sum of fewer.  [default: the threshold; where "
-        "noise is shared out, the most that lose a round in few runs]",
+        "Clients refuse to open a sum of fewer.  [default: the threshold; with distributed "
+        "noise, the largest minimum at which at most 5 % of runs lose a round]",
         "clients refuse to help open a sum of fewer",
     )
     uncounted_shares: int = _setting(
@@ -114,7 +114,8 @@ class TrainingConfig:
     )
     clip: float = _setting(
         _BY_MODE,
-        f"L2 bound on one example's gradient; of client the first one on an update.{_CHOSEN}",
+        "L2 bound on one example's gradient; with unit client: initial L2 bound on an "
+        f"update.{_CHOSEN}",
         "largest norm that one example's gradient keeps, or at first a client's update",
     )
     bits: int = _setting(
@@ -136,8 +137,8 @@ class TrainingConfig:
     )
     seed: int = _setting(
         0,
-        "Of data split, initialisation and simulated dropouts; never of keys or noise.",
-        "fixes split and initialisation; never keys or noise",
+        "Seed of the partition, the initial model and simulated dropouts; never of keys or noise.",
+        "fixes partition and initial model; never keys or noise",
     )
     evaluate_on: str = _setting(
         "test",
@@ -151,13 +152,13 @@ class TrainingConfig:
             self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_MODE)
         _one_of("data", self.data, DATASETS)
         _one_of("protocol", self.protocol, PROTOCOL_NAMES)
-        _one_of("evaluate_on", self.evaluate_on, JUDGES)
+        _one_of("evaluate_on", self.evaluate_on, EVALUATION_PARTS)
         _one_of("noise", self.noise, NOISE)
         _one_of("unit", self.unit, UNITS)
         if (self.noise, self.unit) not in MODES.values():
             hint = "--noise distributed" if self.noise == "local" else "a unit needs noise"
             raise ConfigError(f"noise {self.noise} hides no {self.unit} as a whole; {hint}")
-        parse_split(self.partition)
+        parse_partition(self.partition)
         _between("clients", self.clients, 2, 1000)
         _between("dropout", self.dropout, 0.0, 1.0)
         for name, value in _DEFAULTS[self.mode].items():
@@ -247,7 +248,7 @@ class TrainingConfig:
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Self:
-        """From a TOML table or a command line; an unknown name is an error."""
+        """Make the settings of a TOML table or a command line; an unknown name is an error."""
         known = {item.name for item in fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise ConfigError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
@@ -258,7 +259,12 @@ class TrainingConfig:
 
 
 def noise_and_unit(mode: str) -> dict[str, Any]:
-    """The two settings that ``mode``, a name in ``MODES``, stands for."""
+    """The two settings that ``mode``, a name in ``MODES``, stands for.
+
+    Raises:
+      ConfigError: no such mode.
+    """
+    _one_of("mode", mode, MODES)
     noise, unit = MODES[mode]
     return {"noise": noise, "unit": unit}
 

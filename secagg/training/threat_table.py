@@ -48,7 +48,7 @@ class ThreatTable:
 
     @property
     def unit(self) -> str:
-        """Whose presence is hidden."""
+        """The unit whose presence is hidden."""
         return "client" if self.hidden == "client" else "example"
 
     def protects_from(self) -> Rows:

@@ -56,7 +56,7 @@ class Count:
         _check_integer("maximum", self.maximum, 1, 2**63 - 1)
 
     def encoder(self, vector: NDArray[Any], *, name: str = "vector") -> Block:
-        """As :meth:`FixedPoint.encoder`."""
+        """Encode as :meth:`FixedPoint.encoder` does."""
 
         def fill(span: slice, block: NDArray[np.int64]) -> None:
             entries = vector[span]
@@ -88,7 +88,7 @@ class NoisyIntegers:
         _check_integer("bits", self.bits, 2, 64)
 
     def encoder(self, vector: NDArray[Any], *, name: str = "vector") -> Block:
-        """As :meth:`FixedPoint.encoder`."""
+        """Encode as :meth:`FixedPoint.encoder` does."""
         if vector.dtype != np.int64:
             raise InputError(f"{name!r} holds {vector.dtype}, expected int64 with its noise in it")
         return _reader(vector)
@@ -130,7 +130,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where each segment lies, the same for all clients of a round.
+    """The place of each segment in the vector, the same for all clients of a round.
 
     Guarantee: the sum mod 2^64 of what at most ``clients`` clients encode decodes to the exact
     totals of their integers. Only clients that encode with this class are so bounded.
@@ -197,7 +197,7 @@ class Layout:
         weight: int = 1,
         entropy: Entropy = system,
     ) -> Iterator[NDArray[np.uint64]]:
-        """As :meth:`encode`, in parts of at most 2^15 words, for vectors larger than memory.
+        """Encode as :meth:`encode`, in parts of at most 2^15 words, for vectors larger than memory.
 
         Everything but the entries is checked at once, the entries as their part is made: a NaN
         raises in the middle, and no server adds half a vector.
@@ -336,7 +336,7 @@ class Layout:
                 uint16 name_length;  opaque name[name_length];   /* UTF-8 */
                 uint64 entries;
                 uint8  weighted, lanes_asked_for, lanes;         /* 0 asked for: none */
-                uint8  codec;                        /* 1 FixedPoint, 2 Count, 3 Noised */
+                uint8  codec;                        /* 1 FixedPoint, 2 Count, 3 NoisyIntegers */
                 select (codec) {
                     case 1: float64 clip; uint8 bits; uint8 nearest;
                     case 2: uint64 maximum;

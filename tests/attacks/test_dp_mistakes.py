@@ -49,8 +49,8 @@ def federation(seed: int = 1, clients: int = 6, each: int = 8) -> Federation:
         )
         for _ in range(clients)
     ]
-    judged_by = Examples(features=np.ones((4, 3), np.float32), labels=np.arange(4) % 2)
-    return Federation(clients=tuple(parts), judged_by=judged_by, classes=2)
+    evaluation = Examples(features=np.ones((4, 3), np.float32), labels=np.arange(4) % 2)
+    return Federation(clients=tuple(parts), evaluation=evaluation, classes=2)
 
 
 def chosen(mode_name: str, data: Federation | None = None, **more: Any) -> Any:
@@ -115,7 +115,7 @@ def test_weighting_after_the_clip() -> None:
 @NOISED
 def test_the_same_seed_for_noise(mode_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     same = federation().clients[0]
-    data = Federation(clients=(same,) * 6, judged_by=same, classes=2)
+    data = Federation(clients=(same,) * 6, evaluation=same, classes=2)
     start = torch.zeros(8)
 
     def noise(client: int) -> np.ndarray:

@@ -113,7 +113,7 @@ def check_books(
             entries = books.reservations()
         assert sum(entry.state is not State.ABORTED for entry in entries) == vectors
         assert {entry.charge.server for entry in entries} <= {MECHANISM.event()}
-        assert all(entry.realised is None for entry in entries)
+        assert all(entry.actual is None for entry in entries)
     else:
         assert vectors == 0
     held = [entry for entry in summed.ledger.reservations() if entry.subject == str(node)]
@@ -122,4 +122,4 @@ def check_books(
     committed = [entry for entry in held if entry.state is State.COMMITTED]
     assert [entry.survivors for entry in committed] == released
     for entry in committed:
-        assert (entry.realised or entry.charge).server == MECHANISM.event(survivors=entry.survivors)
+        assert (entry.actual or entry.charge).server == MECHANISM.event(survivors=entry.survivors)

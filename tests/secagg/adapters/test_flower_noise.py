@@ -112,8 +112,8 @@ def test_all_are_charged_before_a_vector_is_asked_for_and_committed_after(folder
         assert entry.state is State.COMMITTED
         assert entry.survivors == len(NODES)
         assert entry.charge.server == CLIENT.event()
-        assert entry.realised
-        assert entry.realised.server == CLIENT.event(survivors=len(NODES))
+        assert entry.actual
+        assert entry.actual.server == CLIENT.event(survivors=len(NODES))
 
 
 def test_who_is_lost_after_it_was_asked_stays_charged(folder: Path) -> None:

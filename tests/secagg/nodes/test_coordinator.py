@@ -137,14 +137,14 @@ def test_noise_on_clients_is_in_the_sum_and_in_both_books(folder: Path) -> None:
     total = sum(machines.brought[node].vector / max(1.0, norms[node]) for node in SIX[:5])
     assert np.abs(finished.result.vector - total).max() < 8 * mechanism.stddev(5)
     assert np.allclose(finished.model_update, finished.result.vector / 5)
-    (server,) = {entry.realised for entry in summed.ledger.reservations() if entry.realised}
+    (server,) = {entry.actual for entry in summed.ledger.reservations() if entry.actual}
     assert server.server == mechanism.event(survivors=5)
     states = {entry.subject: entry.state for entry in summed.ledger.reservations()}
     assert states == {str(node): State.COMMITTED for node in SIX[:5]} | {"105": State.OPEN}
     for node in SIX[:5]:
         with machines.books(node) as books:
             (entry,) = books.reservations()
-        assert (entry.state, entry.realised) == (State.COMMITTED, None)
+        assert (entry.state, entry.actual) == (State.COMMITTED, None)
         assert entry.charge.server == mechanism.event()
     assert not (machines.home(105) / "ledger.sqlite").exists()
 

@@ -49,7 +49,7 @@ def test_a_plan_is_what_the_same_training_does() -> None:
     from secagg.training.modes import mode
 
     config = TrainingConfig()
-    federation = federate(config.data, clients=20, split="iid", seed=0)
+    federation = federate(config.data, clients=20, partition="iid", seed=0)
     trained = mode(config, federation, _new_model(federation, 0))
     advice = advise(**EXAMPLES, clip=config.clip, bits=config.bits)
     assert advice.mechanism.minimum_survivors == config.minimum_survivors
@@ -106,9 +106,9 @@ def test_the_deviation_of_the_mean_is_that_of_the_sum_over_the_public_divisor() 
         advise(**EXAMPLES, sampling_rate=0.1),
     )
     assert clients.expected_survivors == 54
-    assert clients.mean_deviation == clients.mechanism.stddev(54) / (54 * 0.5)
+    assert clients.mean_stddev == clients.mechanism.stddev(54) / (54 * 0.5)
     per_client = 1437 / 20
-    assert examples.mean_deviation == pytest.approx(
+    assert examples.mean_stddev == pytest.approx(
         examples.mechanism.stddev(18) / (18 * per_client * 0.1)
     )
 

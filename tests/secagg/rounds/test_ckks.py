@@ -165,14 +165,14 @@ def test_any_small_round_gives_the_survivors_sum_or_says_who_is_missing(
     senders = left(Stage.ADVERTISE, Stage.SHARE, Stage.MASK)
     holders = min(HOLDERS, clients)
     committee = left(Stage.ADVERTISE, Stage.SHARE)[:holders]
-    openers = left(*UNSIGNED)
+    decryptors = left(*UNSIGNED)
     enough = len(senders) >= minimum
     if protocol == SHARED:
-        enough &= bool(openers)
+        enough &= bool(decryptors)
     else:
         enough &= len(committee) == holders
         threshold = (holders + holders // 3) // 2 + 1
-        enough &= len(set(committee) & set(openers)) >= threshold
+        enough &= len(set(committee) & set(decryptors)) >= threshold
 
     settings = under(protocol, minimum_survivors=minimum, flooding=30, precision=precision)
 

@@ -39,12 +39,12 @@ def federation(clients: int = 6, each: int = 8, features: int = 3, classes: int 
         )
         for _ in range(clients)
     ]
-    return Federation(clients=tuple(parts), judged_by=parts[0], classes=classes)
+    return Federation(clients=tuple(parts), evaluation=parts[0], classes=classes)
 
 
 def linear(data: Federation) -> torch.nn.Linear:
     torch.manual_seed(0)
-    return torch.nn.Linear(data.judged_by.features.shape[1], data.classes)
+    return torch.nn.Linear(data.evaluation.features.shape[1], data.classes)
 
 
 def settings(mode_name: str, **more: Any) -> TrainingConfig:
@@ -176,7 +176,12 @@ def test_distributed_updates_are_those_of_opacus_with_the_same_total_noise() -> 
     """
     data = federation()
     config = settings(
-        "distributed", clip=0.5, sampling_rate=0.5, epsilon=8.0, learning_rate=1.0, corrupt=2
+        "distributed",
+        clip=0.5,
+        sampling_rate=0.5,
+        epsilon=8.0,
+        learning_rate=1.0,
+        uncounted_shares=2,
     )
     chosen = mode(config, data, linear(data))
     start = flatten(linear(data)).clone()
@@ -356,9 +361,9 @@ def test_a_commit_costs_what_the_shares_that_were_there_make_it_cost(
         held = {held.subject: held for held in ledger.reservations()}
         assert held["client-5"].state is State.ABORTED
         assert held["client-0"].state is State.COMMITTED
-        realised = ledger.spent("client-0", basis="realised")
+        actual = ledger.spent("client-0", basis="actual")
         reserved = ledger.spent("client-0")
-    assert dict(realised) == {run._mode.event(5): 1}
+    assert dict(actual) == {run._mode.event(5): 1}
     assert run._mode.event(5).variance > run._mode.event().variance
     assert dict(reserved) == {run._mode.event(): 1}
 
@@ -420,8 +425,8 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
         ("distributed", {"delta": 1e-3}, "below 1/1437"),
         ("client", {"delta": 0.05}, "below 1/20"),
         ("distributed", {"delta": 1e-15}, "used up"),
-        ("distributed", {"corrupt": 13}, "corrupt 13 .*minimum_survivors 13"),
-        ("client", {"corrupt": 0}, "corrupt 0 "),
+        ("distributed", {"uncounted_shares": 13}, "uncounted_shares 13 .*minimum_survivors 13"),
+        ("client", {"uncounted_shares": 0}, "uncounted_shares 0 "),
         ("client", {"minimum_survivors": 21}, "minimum_survivors 21"),
         ("distributed", {"local_steps": 2}, "local_steps 2"),
         ("distributed", {"protocol": "plain"}, "shows every client's vector"),

@@ -43,7 +43,7 @@ def test_a_run_with_a_ledger_leaves_its_audit_and_the_report_links_to_it(
     books = section["books"].values()
     assert section["epsilon"] == final["epsilon"]
     assert max(book["rdp"] for book in books) == final["epsilon_rdp"]
-    assert max(book["realised"] for book in books) == final["epsilon_realised"]
+    assert max(book["actual"] for book in books) == final["epsilon_actual"]
     assert {book["accountant"] for book in books} == {final["accountant"]}
     page = (tmp_path / "run" / AUDIT).read_text()
     assert found["head"] in page
@@ -107,11 +107,11 @@ def test_the_report_shows_each_epsilon_under_its_name(tmp_path: Path) -> None:
     cards = dict(re.findall(r"<div><dt>(epsilon.*?)</dt><dd>(.*?)</dd></div>", page))
     assert list(cards) == [
         "epsilon spent, by RDP; the budget is 2.0",
-        "epsilon realised, by RDP: with the noise that was really in the sums, if no output "
+        "actual epsilon, by RDP: with the noise that was really in the sums, if no output "
         "decided who dropped out. It frees no budget",
     ]
-    spent, realised = map(float, cards.values())
-    assert realised < spent
+    spent, actual = map(float, cards.values())
+    assert actual < spent
 
     finished(tmp_path / "local", noise="local")
     page = (tmp_path / "local" / REPORT).read_text()
