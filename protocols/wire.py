@@ -83,6 +83,17 @@ def without_checksum(data: bytes | memoryview) -> memoryview:
     return body
 
 
+def sender_of(message: bytes | memoryview) -> ClientId:
+    """Who sent a client's message, by its own word: the field behind the header.
+
+    Raises:
+      DecodeError: it is too short to say.
+    """
+    reader = Reader(message)
+    reader.view(1 + HEADER_SIZE)
+    return reader.u32()
+
+
 class Reader:
     """Takes fields off the front of ``data``; short input raises ``DecodeError``."""
 

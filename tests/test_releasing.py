@@ -26,7 +26,7 @@ def metadata() -> ProjectMetadata:
 def test_the_row_of_this_version_is_what_the_code_writes(metadata: ProjectMetadata) -> None:
     row = re.search(rf"^\| {re.escape(metadata.version)} \| (.*) \|$", PAGE, re.MULTILINE)
     assert row is not None
-    labels = [BONAWITZ, CKKS, node.PROPOSED, bonawitz.RECORD, ckks.RECORD, node._STATE]
+    labels = [BONAWITZ, CKKS, node.REQUESTED, bonawitz.RECORD, ckks.RECORD, node._STATE]
     masks, sealed, proposed, client, holder, sealed_state = (
         f"`{text.decode()}`" for text in labels
     )

@@ -25,7 +25,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -117,6 +117,11 @@ class SumReport:
       nodes: that the strategy named.
       survivors: nodes in the sum; empty if it failed.
       clipped: share of all entries of the survivors' updates that the clip cut.
+      clamped: weights and metrics that were beyond their bounds, and cut to them.
+      failed: survivors whose work failed: they brought zeros, and no weight.
+      examples: where noise hides examples, how many each survivor says that it has.
+      sums_of_model: sums that were begun over this model, this one counted. Without noise, two
+        that differ by one node give that node's update away.
       stages: what each took.
       failure: why there was no sum.
     """
@@ -125,6 +130,10 @@ class SumReport:
     nodes: tuple[int, ...]
     survivors: tuple[int, ...] = ()
     clipped: float = 0.0
+    clamped: int = 0
+    failed: int = 0
+    examples: Mapping[int, int] = field(default_factory=dict)
+    sums_of_model: int = 1
     stages: list[StageReport] = field(default_factory=list)
     failure: str = ""
 
@@ -209,6 +218,7 @@ class SecureGrid(Grid):
         errors: list[Message] = []
         try:
             under_way = self._coordinator.begin(report.purpose, nodes, model=model, shapes=shapes)
+            report.sums_of_model = under_way.sums_of_model
             for ask in under_way.asks():
                 limit = timeout if ask.stage is Stage.MASK else self._deadline
                 errors += self._ask(under_way, ask, first, limit, report)
@@ -222,6 +232,20 @@ class SecureGrid(Grid):
             refusal = Error(code=REFUSED, reason=f"secagg: no sum, {error}")
             return [Message(refusal, reply_to=message) for message in sent]
         result, report.survivors = finished.result, finished.survivors
+        report.clamped, report.failed = result.clamped, result.failed
+        report.examples = finished.examples
+        if result.clamped or result.failed:
+            _log.warning(
+                "secagg: %d weights and metrics were beyond their bounds and cut; the work of %d "
+                "of %d nodes failed",
+                *(result.clamped, result.failed, len(report.survivors)),
+            )
+        if report.sums_of_model > 1 and finished.proposal.noise is None:
+            _log.warning(
+                "secagg: sum %d over one model: the nodes by which two of them differ are not "
+                "hidden from who compares them",
+                report.sums_of_model,
+            )
         if result.clipped:
             report.clipped = result.clipped / (finished.proposal.entries * len(report.survivors))
             _log.warning("secagg: the clip cut %.2g of all entries; raise it", report.clipped)
@@ -367,8 +391,6 @@ def secure_mod(home: Home | None = None, *, policy: NodePolicy | None = None) ->
         inner = RecordDict({name: each for name, each in content.items() if name != RECORD})
 
         def compute(proposal: Proposal) -> Contribution:
-            if proposal.purpose != message.metadata.message_type:
-                raise NodeError("the message is of another type than the proposal")
             return _compute(proposal, inner, message, context, call_next)
 
         kept = context.state.config_records.get(RECORD)
@@ -379,6 +401,7 @@ def secure_mod(home: Home | None = None, *, policy: NodePolicy | None = None) ->
                 state if isinstance(state, bytes) else None,
                 model=digest(inner),
                 compute=compute,
+                purpose=message.metadata.message_type,
             )
         except (RefusedError, NodeError, ProtocolError):
             raise

@@ -66,6 +66,8 @@ def show(*, home: Path, as_json: bool) -> None:
         click.echo(json.dumps(said))
         return
     for name, value in said.items():
+        if isinstance(value, dict):
+            value = tuple(f"{metric} {most:g}" for metric, most in value.items())
         listed = ", ".join(value) if isinstance(value, tuple) else value
         shown = f"{value:.1%} of the budget" if name == "spent" else listed
         click.echo(f"{name:18}{'-' if shown is None else shown}")

@@ -7,7 +7,6 @@ A ``Coordinator`` proposes, a ``Node`` answers out of a folder if its ``NodePoli
 from secagg.nodes.coordinator import (
     Coordinator,
     FinishedSum,
-    ImpersonationError,
     NoisySum,
     RunningSum,
     SumSettings,
@@ -34,7 +33,6 @@ __all__ = [
     "Coordinator",
     "FinishedSum",
     "Identity",
-    "ImpersonationError",
     "Node",
     "NodePolicy",
     "Noise",

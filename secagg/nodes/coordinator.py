@@ -8,13 +8,15 @@ Framework-free: an adapter carries requests and answers, and keeps the time. For
         under_way.take(ask, node, answer)       # as answers come, until the deadline
     under_way.finish()
 
-A node that does not answer a stage is gone for the rest of the sum. Where too few are left
+A node that does not answer a stage, or whose answer is none or in another's name, is gone for
+the rest of the sum. Where too few are left
 ``asks`` raises; nothing is released, what was charged stays charged, and the next sum works.
 """
 
 import math
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final, TypeAlias
 
@@ -28,13 +30,13 @@ from protocols import bonawitz
 from protocols.bonawitz import ClientId
 from protocols.bonawitz.graph import as_fraction
 from protocols.entropy import system
-from protocols.errors import LocalProtocolError, ProtocolError, RemoteProtocolError, TooFewSurvivors
+from protocols.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE, Expand
 from protocols.primitives.sign import SigningKey
-from protocols.wire import SESSION_SIZE
+from protocols.wire import SESSION_SIZE, sender_of
 from secagg.errors import ConfigError
 from secagg.nodes.identities import Roster
-from secagg.nodes.node import PROPOSED, Answer, Request
+from secagg.nodes.node import REQUESTED, Answer, Request
 from secagg.nodes.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result
 from secagg.planning.sums import choose_graph, fewest
 from secagg.rounds.aggregation import Ckks
@@ -206,10 +208,6 @@ class SumSettings:
         )
 
 
-class ImpersonationError(ProtocolError):
-    """A node spoke as another. Whose vector is whose is not known any more."""
-
-
 class Coordinator:
     """Begins one sum after the other. Not for threads."""
 
@@ -218,6 +216,8 @@ class Coordinator:
         self.numbers: dict[NodeId, ClientId] = {}  # for as long as this object lives
         self.session = system(SESSION_SIZE)  # of the next sum
         self.advertised: dict[NodeId, bytes] = {}  # keys of that session
+        self.examples: dict[NodeId, int] = {}  # what nodes said that they have; it stays
+        self.begun: Counter[tuple[str, bytes]] = Counter()  # sums, by purpose and model
 
     def begin(
         self, purpose: str, nodes: Sequence[NodeId], *, model: bytes, shapes: Shapes
@@ -253,6 +253,7 @@ class Coordinator:
             content=content,
             roster_digest=self.cohort.roster.digest if self.cohort.roster else b"",
         )
+        self.begun[purpose, model] += 1
         for node in nodes:
             self.numbers.setdefault(node, len(self.numbers))
         known = {node: keys for node, keys in self.advertised.items() if node in nodes}
@@ -273,12 +274,14 @@ class FinishedSum:
 
     Attributes:
       survivors: nodes in the result, in the order of ``result.survivors``.
+      examples: where noise hides examples, how many each survivor says that it has.
       model_update: by how much the model moves.
     """
 
     proposal: Proposal
     result: Result
     survivors: tuple[NodeId, ...]
+    examples: Mapping[NodeId, int]
     model_update: NDArray[np.float64]
 
 
@@ -287,6 +290,8 @@ class RunningSum:
 
     Attributes:
       proposal: of it.
+      sums_of_model: sums that this server began over this model for this purpose, this one
+        counted. Without noise, two that differ by one node give that node's update away.
     """
 
     def __init__(
@@ -298,10 +303,9 @@ class RunningSum:
     ) -> None:
         self._coordinator, self.proposal = coordinator, proposal
         cohort = coordinator.cohort
-        self._said = proposal.to_bytes()
-        self._signature = cohort.identity.sign(PROPOSED, self._said) if cohort.identity else b""
+        self._said, self._identity = proposal.to_bytes(), cohort.identity
+        self.sums_of_model = coordinator.begun[proposal.purpose, proposal.model_digest]
         self._clients = {node: coordinator.numbers[node] for node in nodes}
-        self._examples: dict[NodeId, int] = {}
         self._relay = self._begin({self._clients[node]: keys for node, keys in advertised.items()})
         self._learned: dict[NodeId, ClientId] = {}
         self._charged: Key | None = None  # where in our ledger
@@ -336,6 +340,7 @@ class RunningSum:
             proposal=self.proposal,
             result=result,
             survivors=survivors,
+            examples=self._examples_of(survivors),
             model_update=self._model_update(result.vector, survivors),
         )
 
@@ -364,14 +369,16 @@ class RunningSum:
 
     def request(self, ask: StageRequests, node: NodeId) -> Request:
         """What to send."""
-        return Request(
+        request = Request(
             stage=ask.stage,
             proposal=self._said,
             client=self._clients[node],
             message=ask.requests[self._clients[node]],
-            signature=self._signature,
             next_session=self._coordinator.session if self._asks_ahead(ask) else b"",
         )
+        if self._identity is None:
+            return request
+        return replace(request, signature=self._identity.sign(REQUESTED, request.signed()))
 
     def _asks_ahead(self, ask: StageRequests) -> bool:
         """Keys of the next sum come with the last answer, where nothing public is signed."""
@@ -382,22 +389,48 @@ class RunningSum:
         """Hand in an answer.
 
         Raises:
-          RemoteProtocolError: it counts as none.
-          ImpersonationError: it is another client's. The sum is at its end.
+          RemoteProtocolError: it counts as none, nothing of it was taken, and the sum goes on.
         """
-        if self._clients.get(node) not in ask.requests:
+        client = self._clients.get(node)
+        if client not in ask.requests:
             raise RemoteProtocolError(f"node {node} was not asked")
-        sender = ask.receive(answer.messages)
+        # A node that signs says its number here; its signature must be that number's.
         signs = self._coordinator.cohort.active and ask.stage is Stage.ADVERTISE
-        if not signs and sender != self._clients[node]:
-            raise ImpersonationError(
-                f"node {node} is client {self._clients[node]}, and spoke as {sender}"
-            )
-        self._learned[node] = sender
-        if answer.examples > 0:
-            self._examples[node] = answer.examples
+        for message in answer.messages:
+            if not signs and (sender := sender_of(message)) != client:
+                raise RemoteProtocolError(f"node {node} is client {client}, and spoke as {sender}")
+        tells = ask.stage is Stage.MASK and self._tells_examples
+        if tells:
+            self._check_examples(node, answer.examples)
+        self._learned[node] = ask.receive(answer.messages)
+        if tells:
+            self._coordinator.examples[node] = answer.examples
         if answer.next_keys and self._asks_ahead(ask):
             self._coordinator.advertised[node] = answer.next_keys
+
+    @property
+    def _tells_examples(self) -> bool:
+        """Whether the model moves by how many examples the nodes have."""
+        summed = self._coordinator.summed
+        return isinstance(summed, NoisySum) and summed.learning_rate is not None
+
+    def _check_examples(self, node: NodeId, examples: int) -> None:
+        """A number of its own choice would stop the model, or make it jump."""
+        summed = self._coordinator.summed
+        if not isinstance(summed, NoisySum):
+            return
+        rate, batch = summed.sampling_rate, summed.mechanism.batch
+        if type(examples) is not int or examples < 1 or round(examples * rate) > batch:
+            raise RemoteProtocolError(
+                f"node {node} says {examples!r:.20} examples; from 1 on they must make a batch of "
+                f"at most {batch} at rate {rate:g}"
+            )
+        if (before := self._coordinator.examples.get(node, examples)) != examples:
+            raise RemoteProtocolError(f"node {node} says {examples} examples, and {before} before")
+
+    def _examples_of(self, survivors: Sequence[NodeId]) -> dict[NodeId, int]:
+        said = self._coordinator.examples
+        return {node: said[node] for node in survivors} if self._tells_examples else {}
 
     def _model_update(
         self, vector: NDArray[np.float64], survivors: Sequence[NodeId]
@@ -407,7 +440,7 @@ class RunningSum:
             return vector
         if summed.learning_rate is None:  # clients' updates
             return vector / len(survivors)
-        examples = sum(self._examples[node] for node in survivors)
+        examples = sum(self._examples_of(survivors).values())
         return -summed.learning_rate / (summed.sampling_rate * examples) * vector
 
     # The books
@@ -417,14 +450,8 @@ class RunningSum:
         summed, noise = self._coordinator.summed, self.proposal.noise
         if not isinstance(summed, NoisySum) or noise is None:
             return
-        nodes = self.asked(ask)
-        if summed.learning_rate is not None and (silent := set(nodes) - self._examples.keys()):
-            raise TooFewSurvivors(
-                f"nodes {sorted(silent)} did not say how many examples they have: a line of "
-                "their policy"
-            )
         self._charged = summed.ledger.reserve_next(
-            {str(node): noise.event() for node in nodes},
+            {str(node): noise.event() for node in self.asked(ask)},
             minimum_survivors=noise.mechanism.minimum_survivors,
         )
 

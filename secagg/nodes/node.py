@@ -8,12 +8,19 @@ not be rolled back stays in the node's folder: the burn records, and the node's 
 |---|---|
 | ``policy.toml`` | what the node agrees to, ``secagg.nodes.policy`` |
 | ``state.key`` | seals the state between stages; made on first use |
-| ``burnt.sqlite`` | which stages were answered, for which request |
+| ``burnt.sqlite`` | which stages were answered, for which request; sums over each model |
 | ``ledger.sqlite`` | what this node has spent, against every server |
 | ``identity.key``, ``roster.json`` | of a cohort that signs, ``secagg.nodes.identities`` |
+| ``roster.serial`` | the highest serial of a roster that was read, and whose |
+
+What a refusal says, it says before the program of the application has seen a byte of data: the
+policy, then the message, then the price, and then the work. From there on a node answers
+whatever comes of it, and gives no charge back: work that failed brings zeros.
 """
 
+import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -34,8 +41,8 @@ from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, Reader, opaque, u64
-from secagg.errors import NodeError, RefusedError
-from secagg.files import read_file
+from secagg.errors import IdentityError, NodeError, RefusedError
+from secagg.files import read_file, write_atomically
 from secagg.nodes.identities import Roster, load_identity
 from secagg.nodes.policy import TEMPLATE, NodePolicy
 from secagg.nodes.proposal import DIGEST_SIZE, Contribution, Proposal
@@ -43,9 +50,13 @@ from secagg.rounds.burns import BurnFile
 from secagg.rounds.parties import BonawitzClient, CkksClient
 from secagg.stage import Stage
 
-PROPOSED: Final = b"secagg/1 proposal"  # label of a server's signature
+REQUESTED: Final = b"secagg/1 request"  # label of a server's signature
 SUBJECT: Final = "this node"  # in the node's ledger
+NOTHING: Final = "this node brings nothing to this sum; its log says why"
 _STATE: Final = b"secagg node state 2"
+_MODEL: Final = b"secagg node sums over a model"
+_SERIAL_SIZE: Final = 256  # bytes of roster.serial, at most
+_log = logging.getLogger("secagg")
 
 Compute: TypeAlias = Callable[[Proposal], Contribution]
 
@@ -59,7 +70,7 @@ class Request:
       proposal: ``Proposal.to_bytes()``.
       client: the number that the server gave the node; a signing cohort has its own.
       message: of the protocol; empty at the first stage.
-      signature: of the server over the proposal, if it has an identity.
+      signature: of the server over all the rest, if it has an identity.
       next_session: with the last stage, the next session, for which the node is asked to
         advertise keys at once; empty if it is not.
     """
@@ -71,6 +82,12 @@ class Request:
     signature: bytes = b""
     next_session: bytes = b""
 
+    def signed(self) -> bytes:
+        """What ``signature`` is over."""
+        numbers = f"{self.stage} {self.client}".encode()
+        fields = (numbers, self.proposal, self.message, self.next_session)
+        return b"".join(map(opaque, fields))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -80,7 +97,7 @@ class Answer:
       messages: of the protocol; several frames of one vector, otherwise one.
       state: to be kept for the node until the next request, sealed; ``None``: nothing.
       next_keys: keys for the next session, if they were asked for.
-      examples: the node's public number of examples, where noise hides examples.
+      examples: with the vector, where noise hides examples: the node's public number of them.
     """
 
     messages: tuple[bytes, ...]
@@ -99,20 +116,28 @@ class _Kept:
 
 @dataclass(slots=True, kw_only=True)
 class _Vector:
-    """What one answer sends, if the protocol asks for it: charged first, and then computed."""
+    """What one answer sends, if the protocol asks for it: charged first, and then computed.
+
+    The protocol asks once it has found the request good, and sends what it is given: whether
+    the work came to something, nobody can tell but by the sum.
+    """
 
     node: "Node"
     proposal: Proposal
     burn: BurnFile
-    model: bytes
     compute: Compute
     charge: Key | None = None
+    ran: bool = False
 
     def __call__(self) -> Any:
-        if self.model != self.proposal.model_digest:
-            raise NodeError("the model that came is not the one that was proposed")
+        self.node.count(self.proposal, self.burn)
         self.charge = self.node.reserve(self.proposal)
-        return self.proposal.encode(self.compute(self.proposal))
+        self.ran = True
+        try:
+            return self.proposal.encode(self.compute(self.proposal))
+        except Exception as error:  # noqa: BLE001  # which one it is would say something of the data
+            _log.warning("secagg: %s", NOTHING, exc_info=error)
+            return self.proposal.encode(None)
 
 
 class Node:
@@ -133,7 +158,13 @@ class Node:
         self.policy = policy or NodePolicy.read(home / "policy.toml")
 
     def answer(
-        self, request: Request, state: bytes | None, *, model: bytes, compute: Compute
+        self,
+        request: Request,
+        state: bytes | None,
+        *,
+        model: bytes,
+        compute: Compute,
+        purpose: str | None = None,
     ) -> Answer:
         """One stage.
 
@@ -141,41 +172,47 @@ class Node:
           state: what the last answer left.
           model: digest of what this request brought to compute on.
           compute: the program of the application; called at the mask stage alone, after the
-            price was written down.
+            price was written down. If it fails, the answer is that of one who brings nothing.
+          purpose: what the engine calls the request, if the proposal must call it the same.
 
         Raises:
           RefusedError: the policy does not allow it.
           BudgetExceeded: nor does what is left of the budget.
           ProtocolError: the request breaks a rule, or our state was used up.
-          NodeError: no state, or one of another stage.
+          NodeError: no state, or one of another stage; another model or purpose than proposed;
+            or, in the one text ``NOTHING``, whatever else went wrong once ``compute`` had run.
           IdentityError, RunError, LedgerError: a file in our folder cannot be used.
         """
-        proposal = Proposal.from_bytes(request.proposal)
-        self.policy.check(proposal)
         self._check_server(request)
+        proposal = self.policy.read_proposal(request.proposal)
+        if purpose is not None and proposal.purpose != purpose:
+            raise NodeError("the message is of another type than the proposal")
+        if request.stage is Stage.MASK and model != proposal.model_digest:
+            raise NodeError("the model that came is not the one that was proposed")
         kept, next_keys = _Kept(), b""
         with BurnFile(self.home / "burnt.sqlite") as burn:
             # The first stage needs no state, so a node that lost ``state.key`` can rejoin.
             if state and request.stage is not Stage.ADVERTISE:
                 kept = self._open(state)
-            vector = _Vector(node=self, proposal=proposal, burn=burn, model=model, compute=compute)
+            vector = _Vector(node=self, proposal=proposal, burn=burn, compute=compute)
             party = self._party(request, kept.record, vector)
             try:
                 messages = party.answer(request.stage, request.message)
-            except BaseException:
-                self.give_back(vector.charge)  # no frame of the vector leaves
+            except Exception as error:
+                if vector.ran:
+                    raise NodeError(NOTHING) from error
                 raise
             if request.stage is Stage.REVEAL:
                 self.settle(kept.charge)
                 next_keys, after = _keys_ahead(request, proposal)
             else:
                 after = _Kept(record=party.into_record(), charge=kept.charge or vector.charge)
-        examples = self.policy.examples if _hides_examples(proposal) else None
+        tells = request.stage is Stage.MASK and _hides_examples(proposal)
         return Answer(
             messages=messages,
             state=self._close(after.record, after.charge) if after.record else None,
             next_keys=next_keys,
-            examples=examples or 0,
+            examples=(self.policy.examples or 0) if tells else 0,
         )
 
     def _party(
@@ -190,6 +227,11 @@ class Node:
         key, identities = None, None
         if agreement.params.active and request.stage is Stage.ADVERTISE:
             key, me, identities = self.identity(vector.proposal.roster_digest)
+            if agreement.params.rates is not None and agreement.params.clients > len(identities):
+                raise RefusedError(
+                    f"the server proposes a sparse graph of {agreement.params.clients}, the roster "
+                    f"has {len(identities)}"
+                )
         party = BonawitzClient(agreement, me, vector, identity=key, identities=identities)
         return party.from_record(record, burn=burn) if record else party
 
@@ -197,10 +239,10 @@ class Node:
         if self.policy.server is None:
             return
         try:
-            verify(self.policy.server, PROPOSED, request.proposal, request.signature)
+            verify(self.policy.server, REQUESTED, request.signed(), request.signature)
         except ProtocolError:
             raise RefusedError(
-                "this node's policy refuses (server): the proposal lacks that server's signature"
+                "this node's policy refuses (server): the request lacks that server's signature"
             ) from None
 
     def identity(self, roster: bytes) -> tuple[SigningKey, int, Mapping[int, bytes]]:
@@ -208,7 +250,7 @@ class Node:
         operator = self.policy.operator
         if operator is None:
             raise RefusedError("this node's policy names no operator, who would sign the roster")
-        ours = Roster.read(self.home / "roster.json", operator=operator)
+        ours = self._roster(operator)
         if ours.digest != roster:
             raise RefusedError(
                 f"the server's roster is not this node's, of serial {ours.serial}: one of the two "
@@ -216,6 +258,20 @@ class Node:
             )
         key = load_identity(self.home / "identity.key").key
         return key, ours.number_of(key.public), ours.identities
+
+    def _roster(self, operator: bytes) -> Roster:
+        """The operator's roster in our folder, none older than one that we have read before."""
+        path, seen, of = self.home / "roster.serial", 0, operator.hex()
+        if path.exists():
+            said = read_file(path, _SERIAL_SIZE).decode(errors="replace").strip()
+            serial, _, whose = said.partition(" of ")
+            if not serial.isdecimal():
+                raise IdentityError(f"{path} holds no serial: it was changed")
+            seen = int(serial) if whose == of else 0
+        found = Roster.read(self.home / "roster.json", operator=operator, at_least=seen)
+        if found.serial > seen:
+            write_atomically(path, f"{found.serial} of {of}\n".encode())
+        return found
 
     # The state between stages
 
@@ -249,18 +305,28 @@ class Node:
 
     # The books
 
+    def count(self, proposal: Proposal, burn: BurnFile) -> None:
+        """Count a sum without noise among those over its model, before a vector leaves for it.
+
+        Raises:
+          RefusedError: there were as many as the policy allows.
+        """
+        if proposal.noise is not None:
+            return
+        about = opaque(proposal.purpose.encode()) + proposal.model_digest
+        place, most = hashlib.sha256(_MODEL + about).digest(), self.policy.sums_per_model
+        if not any(burn(place, number, proposal.session) for number in range(most)):
+            raise RefusedError(
+                f"this node's policy refuses (sums_per_model {most}): it has brought its update of "
+                "this model to as many sums"
+            )
+
     def reserve(self, proposal: Proposal) -> Key | None:
         """Charge this node for a sum, unless it is without noise; where the charge stands."""
         if proposal.noise is None:
             return None
         with self._ledger() as ledger:
             return ledger.reserve_next({SUBJECT: proposal.noise.event()})
-
-    def give_back(self, charge: Key | None) -> None:
-        """Nothing left this node."""
-        if charge:
-            with self._ledger() as ledger:
-                ledger.abort(charge.round, [SUBJECT], attempt=charge.attempt)
 
     def settle(self, charge: Key | None) -> None:
         """Keep the reserved price: only the server says how many survived, and it may lie."""

@@ -1,5 +1,7 @@
 """What a node agrees to: a file on the node, and a refusal by name of everything else.
 
+No line looks at the node's data: what is refused here says nothing of them.
+
 The policy is read from the node's own disk. It holds against a server that proposes what
 its operator never agreed to; not against program code that the server ships and the node
 runs, which can leave the policy out. Pin the programs too, where the engine can.
@@ -8,10 +10,12 @@ runs, which can leave the policy out. Pin the programs too, where the engine can
 import math
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 from dp.ledger.books import Budget
 from protocols import bonawitz
@@ -19,25 +23,49 @@ from protocols.bonawitz.graph import as_fraction
 from protocols.errors import ParameterError
 from protocols.primitives.sign import VERIFY_KEY_SIZE
 from secagg.errors import ConfigError, RefusedError
-from secagg.nodes.proposal import PROTOCOLS, Params, Proposal
+from secagg.nodes.proposal import PROTOCOLS, Average, Noise, Params, Proposal
 
 UNITS: Final = ("example", "client")
+GRAPHS: Final = ("complete", "sparse")
+
+_LEAST: Final = {  # of the lines that are integers; whether there may be no such line
+    "minimum_cohort": (2, False),
+    "maximum_cohort": (2, False),
+    "minimum_threshold": (2, False),
+    "sums_per_model": (1, False),
+    "examples": (1, True),
+    "max_weight": (1, True),
+}
 
 TEMPLATE: Final = """\
 # What this node agrees to. It refuses everything else, and the refusal names the line.
 protocols = ["bonawitz"]       # protocols it takes part in: "bonawitz", "threshold-ckks"
-minimum_cohort = 3             # refuse sums of fewer clients
+graphs = ["complete"]          # who shares masks with whom. "complete": everybody with everybody,
+                               # and the node counts for itself. "sparse": for hundreds of clients;
+                               # the node then believes the server about how many survived
+minimum_cohort = 3             # refuse sums of fewer clients. More than all clients of the whole
+                               # roster that may collude, by as many honest ones as shall hide you
+maximum_cohort = 1000          # refuse sums of more: planning and sharing take this node minutes
 minimum_threshold = 2          # refuse sums that fewer clients can open together
 units = ["example", "client"]  # whom the noise of a sum may hide; it must hide one of these
 allow_no_noise = false         # true: take part in sums without noise too
 maximum_epsilon = 8.0          # budget for all sums that this node ever joins
 delta = 1e-5                   # probability that the bound maximum_epsilon fails
-corrupt_fraction = 0.05        # refuse sums that are not secure when this fraction of the
-                               # clients colludes with the server
+corrupt_fraction = 0.05        # refuse sums that are not secure when this fraction of their
+                               # clients colludes with the server. The server picks them from the
+                               # roster: think of a fraction of the roster that it may concentrate
+sums_per_model = 4             # without noise: join so many sums over one model, so that a lost
+                               # round is tried again. Two sums that differ by one node give its
+                               # update away
 active = false                 # true: join only sums whose clients sign, safe if the server lies
 # operator = "..."             # public key that verifies the roster; active = true needs it
-# server = "..."               # public key of the server; refuse proposals that it did not sign
+# server = "..."               # public key of the server; refuse requests that it did not sign
 # examples = 303               # number of examples on this node; noise on examples makes it public
+
+# Bounds that the server may not move: refuse a sum that says another number.
+# clip = 0.5                   # of an update
+# max_weight = 500             # without noise: largest weight of a node
+# metrics = { loss = 10.0 }    # without noise: all numbers beside an update, and their bounds
 """
 
 
@@ -47,48 +75,71 @@ class NodePolicy:
 
     Attributes:
       protocols: that it takes part in.
-      minimum_cohort: fewest clients in a sum.
-      minimum_threshold: fewest clients (CKKS: key holders) who can open one together.
+      graphs: of pairwise masks: "complete", "sparse". In a sparse one a client takes the
+        server's word for how many there are.
+      minimum_cohort, maximum_cohort: fewest clients in a sum, and most.
+      minimum_threshold: fewest clients (CKKS: key holders) who can open one together, whatever
+        number of clients comes.
       units: whom noise must hide, one of these: "example", "client".
       allow_no_noise: whether it also takes part in sums without noise.
       maximum_epsilon, delta: of everything that the node ever joins.
-      corrupt_fraction: fraction of a cohort that may work with the server, a decimal.
-        Threshold, graph and noise must be made for as many; of a CKKS key,
-        ``minimum_threshold`` says it.
+      corrupt_fraction: fraction of a cohort that may work with the server, a decimal. Threshold,
+        graph and noise must be made for as many; of a CKKS key, ``minimum_threshold`` says it.
+        The server picks the cohort out of the roster: where so many of the *roster* work with
+        it, they can all be in one cohort.
+      sums_per_model: sums without noise over one model, for one purpose, that it sends a vector to.
       active: whether it joins only cohorts that sign.
       operator: whose signature on the roster of identities counts.
       server: whose proposals it reads; ``None``: anybody's that the engine lets through.
       examples: how many there are; public where noise hides examples, and needed then.
+      clip, max_weight, metrics: what a proposal must say, metrics by name; ``None``: what it
+        likes. With noise there is neither weight nor metric.
 
     Raises:
       ConfigError: a value out of range.
     """
 
     protocols: tuple[str, ...] = ("bonawitz",)
+    graphs: tuple[str, ...] = ("complete",)
     minimum_cohort: int = 3
+    maximum_cohort: int = 1000
     minimum_threshold: int = 2
     units: tuple[str, ...] = ("example", "client")
     allow_no_noise: bool = False
     maximum_epsilon: float = 8.0
     delta: float = 1e-5
     corrupt_fraction: Fraction | float | str = 0.05
+    sums_per_model: int = 4
     active: bool = False
     operator: bytes | None = None
     server: bytes | None = None
     examples: int | None = None
+    clip: float | None = None
+    max_weight: int | None = None
+    metrics: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         for name, known, empty in (
             ("protocols", PROTOCOLS, False),
+            ("graphs", GRAPHS, False),
             ("units", UNITS, self.allow_no_noise is True),
         ):
             given = getattr(self, name)
-            if not (given or empty) or set(given) - set(known):
+            if not (given or empty) or any(each not in known for each in given):
                 raise ConfigError(f"{name} {list(given)} must name some of {', '.join(known)}")
-        for name, least in (("minimum_cohort", 2), ("minimum_threshold", 2), ("examples", 1)):
+        for name, (least, optional) in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < least):
+            if not (optional and value is None) and (type(value) is not int or value < least):
                 raise ConfigError(f"{name} {value!r} is not an integer from {least}")
+        if self.maximum_cohort < self.minimum_cohort:
+            raise ConfigError(
+                f"maximum_cohort {self.maximum_cohort} is below minimum_cohort "
+                f"{self.minimum_cohort}"
+            )
+        if self.clip is not None:
+            _check_bound("clip", self.clip)
+        for name, most in (self.metrics or {}).items():
+            _check_bound(f"metrics, {name!r},", most)
         for name in ("active", "allow_no_noise"):
             if type(value := getattr(self, name)) is not bool:
                 raise ConfigError(f"{name} {value!r} is neither true nor false")
@@ -130,14 +181,21 @@ class NodePolicy:
         if unknown := sorted(said.keys() - known):
             raise ConfigError(f"unknown line {unknown[0]!r}; known: {', '.join(sorted(known))}")
         values = dict(said)
-        for name in ("protocols", "units"):
+        for name in ("protocols", "graphs", "units"):
             if name in values:
                 if not isinstance(values[name], list):
                     raise ConfigError(f"{name} must be a list")
                 values[name] = tuple(values[name])
+        if not isinstance(values.get("metrics", {}), dict):
+            raise ConfigError("metrics must be a table of names and bounds")
         for name in ("operator", "server"):
             if name in values:
-                values[name] = bytes.fromhex(values[name])
+                try:
+                    values[name] = bytes.fromhex(values[name])
+                except (ValueError, TypeError):
+                    raise ConfigError(
+                        f"{name} is not a public key of {VERIFY_KEY_SIZE} bytes in hexadecimal"
+                    ) from None
         return cls(**values)
 
     @property
@@ -154,13 +212,34 @@ class NodePolicy:
         best = 1 + 2 * math.log(1 / self.delta) / self.maximum_epsilon
         return f"RDP at order {min(max(round(best), 2), 256)}"
 
+    def read_proposal(self, data: bytes) -> Proposal:
+        """The proposal in ``data``, if all lines are kept.
+
+        Raises:
+          RefusedError: a line that is not; of the size, before anything is planned for it.
+          DecodeError: it is no proposal.
+        """
+        proposal = Proposal.from_bytes(data, sized=self._check_size)
+        self.check(proposal)
+        return proposal
+
+    def _check_size(self, clients: int) -> None:
+        if clients > self.maximum_cohort:
+            _refuse(
+                f"maximum_cohort {self.maximum_cohort}",
+                f"the server proposes a cohort of up to {clients}",
+            )
+
     def check(self, proposal: Proposal) -> None:
         """Raise ``RefusedError`` for the first line that ``proposal`` does not keep."""
         params = proposal.params
+        self._check_size(params.clients)
         unit = proposal.noise.mechanism.unit.value if proposal.noise else None
         signs = isinstance(params, bonawitz.Params) and params.active
         if proposal.protocol not in self.protocols:
             _refuse("protocols", f"the server proposes {proposal.protocol}")
+        if isinstance(params, bonawitz.Params) and params.rates is not None:
+            self._check_sparse(params)
         if params.minimum_survivors < self.minimum_cohort:
             _refuse(
                 f"minimum_cohort {self.minimum_cohort}",
@@ -182,20 +261,48 @@ class NodePolicy:
             _refuse("units", f"the server proposes noise that hides one {unit}")
         if unit == "example" and self.examples is None:
             _refuse("examples", "noise that hides examples needs their public number")
+        self._check_bounds(proposal.content)
         if self.active and not signs:
             _refuse("active", "the server proposes a cohort that does not sign")
         if signs and self.operator is None:
             _refuse("operator", "a cohort that signs needs a roster, and whose signature it has")
 
+    def _check_sparse(self, params: bonawitz.Params) -> None:
+        if "sparse" not in self.graphs:
+            _refuse("graphs", "the server proposes a sparse graph")
+        if params.active and 2 * params.minimum_survivors <= params.clients:
+            _refuse(
+                "graphs",
+                f"a sparse graph of {params.clients} against a server that lies opens no sum of "
+                f"{params.minimum_survivors}: more than half must be in it",
+            )
 
+    def _check_bounds(self, content: Average | Noise) -> None:
+        """What the server may not move."""
+        clip = content.clip if isinstance(content, Average) else content.mechanism.clip
+        if self.clip is not None and clip != self.clip:
+            _refuse(f"clip {self.clip:g}", f"the server proposes {clip:g}")
+        if not isinstance(content, Average):
+            return
+        if self.max_weight is not None and content.max_weight != self.max_weight:
+            _refuse(f"max_weight {self.max_weight}", f"the server proposes {content.max_weight}")
+        for name, most in content.metrics:
+            if self.metrics is not None and self.metrics.get(name) != most:
+                _refuse("metrics", f"the server proposes {name!r} within {most:g}")
+
+
+@lru_cache(maxsize=64)
 def _threshold(params: Params) -> int:
-    """The threshold of the smallest cohort; in a sparse graph it grows with the clients."""
+    """The least of all cohorts that may come: a graph is planned for those who are there."""
     if not isinstance(params, bonawitz.Params):
         return params.threshold
-    try:
-        return params.plan(params.minimum_survivors).threshold
-    except ParameterError:  # no graph for so few: a sum of them never begins
+    if params.rates is None:
         return params.plan(params.clients).threshold
+    found = []
+    for size in range(params.minimum_survivors, params.clients + 1):
+        with suppress(ParameterError):  # no graph for so many: a sum of them never begins
+            found.append(params.plan(size).threshold)
+    return min(found)
 
 
 def _stands(proposal: Proposal) -> int:
@@ -212,5 +319,10 @@ def _stands(proposal: Proposal) -> int:
     return min(stands, noise.mechanism.uncounted_shares) if noise else stands
 
 
-def _refuse(line: str, found: str) -> None:
+def _check_bound(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} {value!r} is not a number above 0")
+
+
+def _refuse(line: str, found: str) -> NoReturn:
     raise RefusedError(f"this node's policy refuses ({line}): {found}")

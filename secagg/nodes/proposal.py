@@ -5,18 +5,19 @@ mask, box and signature: clients who were shown different ones do not cancel. No
 knows an engine; ``secagg.adapters`` carry the bytes.
 
 What a client brings is one vector. Without noise its segments are the update, the number of
-its entries that the clip cut, the weight, and the metrics that the server named. Update and
-metrics are multiplied by weight / max_weight before they are rounded, so that a lane need
-not hold the weight: the weighted mean is within step * max_weight * survivors / total weight
-of the true one. Under CKKS all numbers are approximate, weight and count too: within 2^-14 of
-their range for every survivor. With noise the noised vector is all there is: any other number
-would be a release of its own.
+its entries that the clip cut, the weight, how many numbers were cut to their bounds, whether
+the work failed, and the metrics that the server named. Nothing that a client computed is refused:
+a refusal would tell the server of it. Update and metrics are multiplied by weight / max_weight
+before they are rounded, so that a lane need not hold the weight: the weighted mean is within
+step * max_weight * survivors / total weight of the true one. Under CKKS all numbers are
+approximate, weight and counts too: within 2^-14 of their range for every survivor. With noise the
+noised vector is all there is: any other number would be a release of its own.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self, TypeAlias
 
@@ -35,7 +36,7 @@ from dp.noise.mechanisms import DistributedNoise
 from protocols import bonawitz, ckks
 from protocols.errors import DecodeError, ProtocolError
 from protocols.wire import Header, Reader
-from secagg.errors import ConfigError, InputError, SecaggError
+from secagg.errors import ConfigError, InputError, RefusedError, SecaggError
 from secagg.vectors.arrays import Shapes
 from secagg.vectors.layout import MAX_ENTRIES, UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, refuse_non_finite
@@ -44,7 +45,9 @@ VERSION: Final = 1
 BONAWITZ: Final = "bonawitz"
 THRESHOLD_CKKS: Final = "threshold-ckks"
 PROTOCOLS: Final = (BONAWITZ, THRESHOLD_CKKS)
-CLIPPED: Final = "clipped"
+CLIPPED: Final = "clipped"  # entries of an update
+CLAMPED: Final = "clamped"  # weight and metrics
+FAILED: Final = "failed"
 METRIC: Final = "metric "  # before a metric's name, in the name of its segment
 METRIC_BITS: Final = 32
 DIGEST_SIZE: Final = 32  # bytes, SHA-256
@@ -61,7 +64,7 @@ class Average:
     Attributes:
       clip: of an entry of the update.
       bits: of an entry before the sum.
-      max_weight: of one client; it refuses to bring more.
+      max_weight: of one client; more is cut to it.
       weighted_by: the name of the weight among a program's metrics.
       metrics: by name, the largest absolute value of each number beside the update.
     """
@@ -86,8 +89,15 @@ class Average:
             Segment(name=METRIC + name, entries=1, codec=FixedPoint(clip=most, bits=METRIC_BITS))
             for name, most in self.metrics
         )
-        weight = Segment(name=WEIGHT, entries=1, codec=Count(maximum=self.max_weight))
-        return (*(update if entries else ()), weight, *metrics)
+        counts = (
+            Segment(name=name, entries=1, codec=Count(maximum=most))
+            for name, most in (
+                (WEIGHT, self.max_weight),
+                (CLAMPED, 1 + len(self.metrics)),
+                (FAILED, 1),
+            )
+        )
+        return (*(update if entries else ()), *counts, *metrics)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +157,9 @@ class Result:
       weight: total; with noise the number of survivors.
       metrics: weighted means, by name.
       clipped: entries of all updates that the clip cut; 0 with noise.
+      clamped: weights and metrics that were beyond their bounds, and cut to them; a metric that
+        is missing or no number counts as 0, and here.
+      failed: clients whose work failed. They brought zeros, and no weight.
     """
 
     survivors: tuple[int, ...]
@@ -154,6 +167,8 @@ class Result:
     weight: int
     metrics: Mapping[str, float]
     clipped: int
+    clamped: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,32 +261,46 @@ class Proposal:
             )
         return ckks.Agreement(params=self.params, session=self.session, public_digest=public)
 
-    def encode(self, own: Contribution) -> NDArray[np.uint64] | NDArray[np.float64]:
+    def encode(self, own: Contribution | None) -> NDArray[np.uint64] | NDArray[np.float64]:
         """A client's vector: words, or reals for CKKS.
 
+        ``None`` is work that failed: zeros, and no weight; with noise zeros and the share. Whoever
+        answers for a client brings that in place of any error, which would tell of its data.
+
+        | weight or metric         | becomes                              |
+        |--------------------------|--------------------------------------|
+        | beyond its bound         | the bound, counted as clamped        |
+        | a metric missing or NaN  | 0, counted as clamped                |
+
         Raises:
-          InputError: not finite, another length, a metric missing or beyond what was named
-            for it, a weight out of range.
-          NonFiniteGradient: with noise, not finite.
+          InputError: not finite, another length, a weight that is no integer.
         """
+        if own is None:
+            own = Contribution(vector=np.zeros(self.entries), weight=0, metrics={})
+            return self._encoded(own, failed=True)
+        return self._encoded(own, failed=False)
+
+    def _encoded(
+        self, own: Contribution, *, failed: bool
+    ) -> NDArray[np.uint64] | NDArray[np.float64]:
         if own.vector.shape != (self.entries,):
             raise InputError(f"an update of shape {own.vector.shape}, expected ({self.entries},)")
         values: dict[str, Any]
         if isinstance(self.content, Noise):
             values = {UPDATE: self.content.mechanism.encode(own.vector, seed=self.seed)}
         else:
-            values = self._weighted(self.content, own)
+            values = self._weighted(self.content, own) | {FAILED: int(failed)}
+            values[CLAMPED] *= not failed
         layout = self.layout
         return layout.encode(values) if self.protocol == BONAWITZ else layout.encode_reals(values)
 
     def _weighted(self, average: Average, own: Contribution) -> dict[str, Any]:
-        if type(own.weight) is not int or not 1 <= own.weight <= average.max_weight:
-            raise InputError(
-                f"this client's weight is no integer in [1, {average.max_weight}]: "
-                "the server's max_weight must hold the largest"
-            )
-        part = own.weight / average.max_weight
-        values: dict[str, Any] = {WEIGHT: own.weight}
+        if type(own.weight) is not int:
+            raise InputError("this client's weight is no integer")
+        weight = min(max(own.weight, 0), average.max_weight)
+        clamped = int(weight != own.weight)
+        part = weight / average.max_weight
+        values: dict[str, Any] = {WEIGHT: weight}
         if self.entries:
             # In float64: the rounding of a narrower product can be above a step.
             clipped = np.array(own.vector, np.float64)
@@ -280,12 +309,11 @@ class Proposal:
             values[CLIPPED] = int(np.count_nonzero(clipped != own.vector))
             values[UPDATE] = np.multiply(clipped, part, out=clipped)
         for name, most in average.metrics:
-            if (value := own.metrics.get(name)) is None:
-                raise InputError(f"the metric {name!r}, which the server names, is missing")
-            if not abs(value) <= most:  # NaN too
-                raise InputError(f"the metric {name!r} is beyond the {most:g} named for it")
-            values[METRIC + name] = value * part
-        return values
+            value = own.metrics.get(name, math.nan)
+            held = 0.0 if math.isnan(value) else min(max(value, -most), most)
+            clamped += int(held != value)
+            values[METRIC + name] = held * part
+        return values | {CLAMPED: clamped}
 
     def decode(self, total: NDArray[Any], survivors: tuple[int, ...]) -> Result:
         """What a sum says: uint64 words, or float64 of CKKS.
@@ -300,9 +328,12 @@ class Proposal:
             return Result(
                 survivors=survivors, vector=vector, weight=len(survivors), metrics={}, clipped=0
             )
-        weight = int(sums[WEIGHT][0])
+        weight, failed = int(sums[WEIGHT][0]), int(sums[FAILED][0])
         if weight < 1:
-            raise InputError("the survivors' weights are all 0; there is no mean")
+            raise InputError(
+                f"the survivors' weights are all 0, there is no mean: the work of {failed} of "
+                f"{len(survivors)} failed, and their own logs say why"
+            )
         one = self.content.max_weight / weight
         return Result(
             survivors=survivors,
@@ -310,6 +341,8 @@ class Proposal:
             weight=weight,
             metrics={name: float(sums[METRIC + name][0]) * one for name, _ in self.content.metrics},
             clipped=int(sums[CLIPPED][0]) if self.entries else 0,
+            clamped=int(sums[CLAMPED][0]),
+            failed=failed,
         )
 
     def to_bytes(self) -> bytes:
@@ -336,8 +369,12 @@ class Proposal:
         return json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes, *, sized: Callable[[int], None] = lambda _: None) -> Self:
         """Inverse of :meth:`to_bytes`.
+
+        Args:
+          sized: is told for how many clients it is, before anything is planned for so many: that
+            is work. May raise ``RefusedError``.
 
         Raises:
           DecodeError: not a proposal, or one in another encoding.
@@ -346,8 +383,10 @@ class Proposal:
             raise DecodeError(f"a proposal of {len(data)} bytes, at most {MAX_SIZE}")
         try:
             said = json.loads(data)
-            proposal = cls._read(said)
+            proposal = cls._read(said, sized)
             same = proposal.to_bytes() == data
+        except RefusedError:
+            raise
         except (
             *(ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError),
             *(SecaggError, PrivacyError, ProtocolError),
@@ -358,10 +397,13 @@ class Proposal:
         return proposal
 
     @classmethod
-    def _read(cls, said: dict[str, Any]) -> Self:
+    def _read(cls, said: dict[str, Any], sized: Callable[[int], None]) -> Self:
         if said["version"] != VERSION:
             raise DecodeError(f"a proposal of version {said['version']!r:.20}, we know {VERSION}")
-        reader = Reader(bytes.fromhex(said["params"]))
+        encoded = bytes.fromhex(said["params"])
+        if said["protocol"] == BONAWITZ:  # whose graph is planned; its first field is the clients
+            sized(Reader(encoded).u32())
+        reader = Reader(encoded)
         params: Params = (bonawitz.Params if said["protocol"] == BONAWITZ else ckks.Params).read(
             reader
         )

@@ -6,7 +6,7 @@ stages. Where every message meets a fresh process, ``into_record`` moves that st
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias
 
@@ -55,7 +55,8 @@ class BonawitzClient(Party):
     """A client of ``protocols.bonawitz``.
 
     Attributes:
-      vector: gives ``params.words`` words, in one array or in parts.
+      vector: gives ``params.words`` words, in one array or in parts. It is asked once the boxes
+        were found good and the answer was burnt: what it computes cannot end in a refusal.
       identity, identities: against an active server, as in ``protocols.bonawitz.join``.
     """
 
@@ -98,7 +99,7 @@ class BonawitzClient(Party):
             case Stage.SHARE, bonawitz.AwaitRoster() as state:
                 message, self._state = state.on_roster(request)
             case Stage.MASK, bonawitz.AwaitBoxes() as state:
-                parts, after = state.on_boxes(request, self.vector())
+                parts, after = state.on_boxes(request, self._parts())
                 frames = tuple(parts)
                 self._state = after
                 return frames
@@ -111,6 +112,10 @@ class BonawitzClient(Party):
             case _:
                 _refuse(stage, self._state)
         return (message,)
+
+    def _parts(self) -> Iterator[Words]:
+        vector = self.vector()
+        yield from (vector,) if isinstance(vector, np.ndarray) else vector
 
     def into_record(self) -> Secret | None:
         """Move the state out, to be kept until the next request; ``None``: there is none."""

@@ -5,8 +5,10 @@ a correct sum; so it does with a threshold that its own clients reach. What a no
 a file of its own, and whose proposals it reads may be a line of it.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from between import (
 )
 
 from protocols import bonawitz
-from protocols.errors import DecodeError, ProtocolError, TooFewSurvivors
+from protocols.errors import DecodeError, ParameterError, ProtocolError, TooFewSurvivors
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.adapters.testing import ANYTHING
@@ -33,6 +35,7 @@ from secagg.nodes.coordinator import Coordinator, SumSettings
 from secagg.nodes.node import Request
 from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Proposal
+from secagg.stage import Stage
 from secagg.vectors.layout import Layout
 
 NODES, VICTIM, OURS = (100, 101, 102), 100, 101
@@ -121,6 +124,53 @@ def test_a_low_threshold_is_not_hidden_behind_a_large_cohort_that_never_comes() 
         policy.check(proposed(3))
 
 
+def test_no_cohort_that_may_come_has_a_threshold_below_the_nodes() -> None:
+    """Where no graph is planned for the fewest, one for some more may be of two neighbours."""
+    rates = bonawitz.Rates(corrupt_fraction="0.1", dropout="0.5")
+    content = MEAN.content("train", 20)
+    words = Layout(segments=content.segments(ENTRIES), clients=20).words
+    params = bonawitz.Params(clients=20, rates=rates, minimum_survivors=4, words=words)
+    proposal = Proposal(
+        purpose="train",
+        session=bytes(16),
+        params=params,
+        model_digest=MODEL,
+        seed=bytes(32),
+        shapes=SHAPES,
+        content=content,
+    )
+    with pytest.raises(ParameterError):
+        params.plan(4)
+    least = []
+    for size in range(4, 21):
+        with suppress(ParameterError):
+            least.append(params.plan(size).threshold)
+    assert min(least) < params.plan(20).threshold
+    replace(ANYTHING, minimum_threshold=min(least), corrupt_fraction=0).check(proposal)
+    policy = replace(ANYTHING, minimum_threshold=min(least) + 1, corrupt_fraction=0)
+    with pytest.raises(RefusedError, match="minimum_threshold"):
+        policy.check(proposal)
+
+
+def test_a_cohort_above_the_nodes_maximum_is_refused_before_it_is_planned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds of planning, or minutes of sharing, for a few bytes of a server's."""
+    machines = Machines(folder, NODES, policy=ANYTHING)
+    said = carry(mean_of(), machines).proposal.to_bytes()
+    params = Proposal.from_bytes(said).params.to_bytes()
+    huge = said.replace(params.hex().encode(), (b"\xff" * 4 + params[4:]).hex().encode())
+    request = replace(machines.requests[VICTIM, Stage.ADVERTISE], proposal=huge)
+
+    def planned(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("protocols.bonawitz.params.plan_graph", planned)
+    monkeypatch.setattr(bonawitz.Params, "plan", planned)
+    with pytest.raises(RefusedError, match="maximum_cohort 1000"):
+        machines.ask(VICTIM, request, None)
+
+
 @pytest.mark.parametrize("active", [False, True])
 def test_a_graph_planned_for_fewer_corrupt_clients_than_a_node_reckons_with_is_refused(
     active: bool,
@@ -184,6 +234,28 @@ def test_a_signature_is_of_one_proposal(folder: Path) -> None:
     with pytest.raises(ProtocolError):  # the honest part of this server knows of no such seed
         carry(mean_of(SumSettings(identity=SERVER)), machines, change=changed_seed)
     assert set(machines.brought) == set(NODES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"client": 7},
+        {"message": b"another"},
+        {"next_session": bytes(16)},
+        {"stage": Stage.REVEAL},
+        {"signature": b""},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_signature_is_of_the_whole_request(folder: Path, change: dict[str, Any]) -> None:
+    """Who carries messages may not even spoil them."""
+    policy = replace(ANYTHING, server=SERVER.public)
+    machines = Machines(folder, NODES, policy=policy)
+    carry(mean_of(SumSettings(identity=SERVER)), machines)
+    request, state = machines.requests[VICTIM, Stage.SHARE], machines.before[VICTIM, Stage.SHARE]
+    assert machines.ask(VICTIM, request, state).messages
+    with pytest.raises(RefusedError, match=r"\(server\)"):
+        machines.ask(VICTIM, replace(request, **change), state)
 
 
 # Noise that is none

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["protocols"]):
+with atheris.instrument_imports(include=["protocols", "secagg.nodes"]):
     from targets import targets
 
 

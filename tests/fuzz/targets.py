@@ -1,13 +1,18 @@
-"""What to throw bytes at: every decoder, and every step of client and server that receives some.
+"""What to throw bytes at: every decoder, and every step that receives some, of both layers.
+
+Below: client and server of the protocol. Above: what a node and a coordinator read.
 
 A target is called with any bytes and returns, or raises ``AssertionError`` or
 whatever slipped through: that is a finding. Decoders may refuse with
 ``DecodeError``, or give a value that encodes to the very same bytes. Steps may
-refuse with ``RemoteProtocolError``.
+refuse with ``RemoteProtocolError``; a node with its own errors too, a file's reader with its.
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +29,19 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
 )
-from protocols.errors import DecodeError, RemoteProtocolError
+from protocols.errors import DecodeError, ProtocolError, RemoteProtocolError
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from protocols.wire import with_checksum, without_checksum
+from secagg.adapters.testing import ANYTHING, Machines
+from secagg.errors import ConfigError, IdentityError, NodeError, RefusedError
+from secagg.nodes.coordinator import Coordinator, RunningSum, SumSettings, WeightedMean
+from secagg.nodes.identities import Identity, sign_roster
+from secagg.nodes.identities import Roster as SignedRoster
+from secagg.nodes.policy import TEMPLATE, NodePolicy
+from secagg.nodes.proposal import Contribution
+from secagg.rounds.relay import StageRequests
+from secagg.stage import UNSIGNED, Stage
 
 WORDS = 3
 ROUNDS = {
@@ -253,9 +267,156 @@ def record(kind: str, awaits: str) -> Target:
     return Target([stripped(round_of(kind).records[awaits])], attempt)
 
 
+# Between machines
+
+NODES = (100, 101, 102)
+SHAPES = (("weight", (2,)),)
+OPERATOR = Identity("operator", SigningKey(Secret(fixed(32, of=70))))
+MEAN = WeightedMean(clip=1.0, max_weight=9, train_metrics={"loss": 1.0})
+
+
+class Sums:
+    """Three nodes in folders of their own; the same session over and over."""
+
+    def __init__(self) -> None:
+        memory = "/dev/shm"  # noqa: S108  # files are synced often; nothing there is reused
+        self._folder = tempfile.TemporaryDirectory(dir=memory if Path(memory).is_dir() else None)
+        self.machines = Machines(
+            Path(self._folder.name),
+            NODES,
+            work=lambda *_: Contribution(vector=np.ones(2), metrics={"loss": 0.5}),
+        )
+        under_way, ask = self.until(Stage.REVEAL)
+        for node in NODES:
+            self.machines.answer(node, under_way.request(ask, node))
+        self.answers, self.before = dict(self.machines.answers), dict(self.machines.before)
+        self.requests = dict(self.machines.requests)
+
+    def until(self, stage: Stage) -> tuple[RunningSum, StageRequests]:
+        """A sum at a stage at which nobody has answered yet."""
+        self.forget()
+        coordinator = Coordinator(MEAN, SumSettings())
+        coordinator.session = fixed(16, of=80)
+        under_way = coordinator.begin("train", NODES, model=self.machines.model, shapes=SHAPES)
+        for ask in under_way.asks():
+            if ask.stage is stage:
+                return under_way, ask
+            for node in NODES:
+                answer = self.machines.answer(node, under_way.request(ask, node))
+                under_way.receive(ask, node, answer)
+        raise AssertionError(stage)
+
+    def forget(self) -> None:
+        """Burn records would refuse the second request before it is read."""
+        for node in NODES:
+            for file in self.machines.home(node).glob("burnt.sqlite*"):
+                file.unlink()
+
+
+@cache
+def sums() -> Sums:
+    return Sums()
+
+
+def node_step(stage: Stage, field: str) -> Target:
+    """A request, or the state that comes back with it, with one field changed."""
+    played = sums()
+    request, state = played.requests[NODES[0], stage], played.before[NODES[0], stage]
+
+    def attempt(data: bytes) -> bool:
+        played.forget()
+        changed = request if field == "state" else replace(request, **{field: data})
+        try:
+            played.machines.ask(NODES[0], changed, data if field == "state" else state)
+        except (ProtocolError, RefusedError, NodeError):
+            return False
+        return True
+
+    return Target([state if field == "state" else getattr(request, field)], attempt)
+
+
+def coordinator_step(stage: Stage) -> Target:
+    played = sums()
+    at = [played.until(stage)]
+    good = played.answers[NODES[0], stage]
+
+    def attempt(data: bytes) -> bool:
+        under_way, ask = at[0]
+        try:
+            under_way.receive(ask, NODES[0], replace(good, messages=(data,)))
+        except RemoteProtocolError:
+            return False
+        at[0] = played.until(stage)
+        return True
+
+    return Target([stripped(good.messages[0])], attempt)
+
+
+def proposal() -> Target:
+    def attempt(data: bytes) -> bool:
+        try:
+            found = ANYTHING.read_proposal(data)
+        except (DecodeError, RefusedError):
+            return False
+        if found.to_bytes() != data:
+            raise AssertionError("a proposal has a second encoding")
+        return True
+
+    return Target([sums().requests[NODES[0], Stage.SHARE].proposal], attempt)
+
+
+def roster() -> Target:
+    members = {c: (f"n{c}", SigningKey(Secret(fixed(32, of=71 + c))).public) for c in range(3)}
+    signed = sign_roster(OPERATOR, members)
+
+    def attempt(data: bytes) -> bool:
+        taken = False
+        for read in (
+            SignedRoster.claimed_operator,  # parses what nobody signed
+            partial(SignedRoster.read, operator=OPERATOR.key.public),
+        ):
+            try:
+                read(data)
+                taken = read is not SignedRoster.claimed_operator
+            except IdentityError:
+                continue
+        if taken and data != signed:
+            raise AssertionError("a roster that the operator did not sign was taken")
+        return taken
+
+    return Target([signed], attempt)
+
+
+def policy() -> Target:
+    path = Path(sums().machines.folder) / "policy.toml"
+
+    def attempt(data: bytes) -> bool:
+        path.write_bytes(data)
+        try:
+            NodePolicy.read(path)
+        except ConfigError:
+            return False
+        return True
+
+    lines = TEMPLATE.replace("# ex", "ex").replace("# clip", "clip").replace("# m", "m")
+    return Target([lines.encode()], attempt)
+
+
+def targets_between_machines() -> dict[str, Target]:
+    found = {"proposal": proposal(), "roster": roster(), "policy": policy()}
+    found["node.proposal"] = node_step(Stage.SHARE, "proposal")
+    for stage in UNSIGNED:
+        found[f"coordinator.{stage}"] = coordinator_step(stage)
+        if stage is not Stage.ADVERTISE:
+            found[f"node.{stage}.message"] = node_step(stage, "message")
+            found[f"node.{stage}.state"] = node_step(stage, "state")
+    return found
+
+
 def targets() -> dict[str, Target]:
     """Every entry point by name."""
-    found = {f"decode.{name}": decoding(*how) for name, how in DECODERS.items()}
+    found = targets_between_machines()
+    found |= {f"decode.{name}": decoding(*how) for name, how in DECODERS.items()}
     for kind in ROUNDS:
         played = round_of(kind)
         found |= {f"client.{kind}.{name}": client_step(kind, name) for name in played.records}

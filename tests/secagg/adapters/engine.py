@@ -23,7 +23,9 @@ logging.getLogger("flwr").setLevel(logging.ERROR)
 OPEN = NodePolicy(
     allow_no_noise=True,
     protocols=("bonawitz", "threshold-ckks"),
+    graphs=("complete", "sparse"),
     minimum_cohort=2,
+    sums_per_model=1000,
 )
 MEAN = WeightedMean(clip=0.1, max_weight=100, train_metrics={"loss": 1.0})
 START = {"w": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "b": np.linspace(0.1, 1, 4)}

@@ -57,7 +57,7 @@ def reasons(grid: LocalGrid) -> dict[int, str]:
         (replace(OPEN, minimum_cohort=5), "minimum_cohort 5): the server would open sums of"),
         (replace(OPEN, minimum_threshold=5), "minimum_threshold 5): "),
         (replace(OPEN, active=True, operator=SERVER.public), "active): the server proposes a coh"),
-        (replace(OPEN, server=SERVER.public), "(server): the proposal lacks that server's signat"),
+        (replace(OPEN, server=SERVER.public), "(server): the request lacks that server's signat"),
     ],
     ids=["noise", "protocols", "cohort", "threshold", "active", "server"],
 )

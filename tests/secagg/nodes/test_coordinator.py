@@ -1,6 +1,9 @@
 """Whole sums between a coordinator and nodes: what comes of them, and what they cost."""
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from between import (
     MAX_WEIGHT,
     MEAN,
+    SHAPES,
     Machines,
     carry,
     check_mean,
@@ -20,11 +24,11 @@ from between import (
 from dp.accounting.events import Unit
 from dp.errors import BudgetExceeded
 from dp.ledger.ledger import State
-from protocols.errors import LocalProtocolError, TooFewSurvivors
+from protocols.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors
 from secagg.adapters.testing import ANYTHING
 from secagg.errors import ConfigError, IdentityError, RefusedError
 from secagg.nodes import coordinator as coordinators
-from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
+from secagg.nodes.coordinator import Coordinator, FinishedSum, SumSettings, WeightedMean
 from secagg.nodes.node import Node
 from secagg.nodes.policy import NodePolicy
 from secagg.stage import UNSIGNED, Stage
@@ -162,6 +166,45 @@ def test_noise_on_examples_moves_the_model_by_their_public_number(folder: Path) 
     with machines.books(100) as books:
         (entry,) = books.reservations()
     assert entry.charge.server.sampling.rate == 0.5
+
+
+def told(folder: Path, says: Callable[[int, int], int], sums: int = 2) -> list[FinishedSum]:
+    """Sums of noise on examples, in which node 100 says how many it has, by sum and truth."""
+    machines, mechanism = Machines(folder, SIX), noise_of(6, unit=Unit.EXAMPLE, batch=64)
+    summed = noisy(folder / "server.sqlite", mechanism, sampling_rate=0.5, learning_rate=0.1)
+    coordinator, done = Coordinator(summed, SumSettings()), []
+    for number in range(sums):
+        under_way = coordinator.begin("train", SIX, model=machines.model, shapes=SHAPES)
+        for ask in under_way.asks():
+            for node in under_way.asked(ask):
+                answer = machines.answer(node, under_way.request(ask, node))
+                assert bool(answer.examples) is (ask.stage is Stage.MASK)
+                said = says(number, answer.examples) if node == 100 else answer.examples
+                with suppress(RemoteProtocolError):
+                    under_way.receive(ask, node, replace(answer, examples=said))
+        done.append(under_way.finish())
+    return done
+
+
+def test_how_many_examples_a_node_has_is_told_with_its_vector_and_in_the_result(
+    folder: Path,
+) -> None:
+    (finished,) = told(folder, lambda _, true: true or 7, sums=1)  # at other stages it is not read
+    assert finished.examples == dict.fromkeys(SIX, 50)
+
+
+@pytest.mark.parametrize("said", [0, -1, 130, 2**62])
+def test_a_number_of_examples_that_would_stop_or_blow_up_the_model_is_left_out(
+    folder: Path, said: int
+) -> None:
+    (finished,) = told(folder, lambda _, true: said if true else 0, sums=1)
+    assert finished.survivors == SIX[1:]
+    assert finished.examples == dict.fromkeys(SIX[1:], 50)
+
+
+def test_a_number_of_examples_stays_from_sum_to_sum(folder: Path) -> None:
+    first, second = told(folder, lambda number, true: true and (50, 60)[number])
+    assert (first.survivors, second.survivors) == (SIX, SIX[1:])
 
 
 def test_nodes_that_do_not_say_how_many_examples_end_the_sum_unasked(folder: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_folder_that_is_missing_or_taken_is_an_error(folder: Path) -> None:
         Node(home)
 
 
-def test_a_program_that_fails_gives_its_charge_back(folder: Path) -> None:
+def test_a_program_that_fails_brings_its_noise_and_stays_charged(folder: Path) -> None:
     def fails(node: int, proposal: Proposal) -> Contribution:
         if node == 100:
             raise NodeError("out of memory")
@@ -126,9 +126,10 @@ def test_a_program_that_fails_gives_its_charge_back(folder: Path) -> None:
 
     machines = Machines(folder, SIX, work=fails)
     finished = carry(Coordinator(noisy(folder / "s.sqlite", noise_of(6)), SumSettings()), machines)
-    assert finished.survivors == SIX[1:]
+    assert finished.survivors == SIX
+    assert not machines.errors
     with machines.books(100) as books:
-        assert [entry.state for entry in books.reservations()] == [State.ABORTED]
+        assert [entry.state for entry in books.reservations()] == [State.COMMITTED]
 
 
 def test_sums_of_two_servers_are_two_charges(folder: Path) -> None:

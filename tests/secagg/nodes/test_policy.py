@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from between import ENTRIES, MEAN, MODEL, SHAPES, noise_of
+from between import ENTRIES, MAX_WEIGHT, MEAN, MODEL, SHAPES, noise_of
 
 from dp.accounting.events import Unit
 from dp.ledger.rules import composition_rule as named_policy
@@ -73,6 +73,16 @@ REFUSED = {
     "units": (noised(), {"units": ("example",)}),
     "units ": (noised(Unit.EXAMPLE), {"units": ("client",)}),
     "examples": (noised(Unit.EXAMPLE), {"examples": None}),
+    "graphs": (proposed(clients=100), {"graphs": ("complete",)}),
+    "graphs ": (proposed(clients=200, minimum=100, active=True), {"operator": KEY}),
+    "maximum_cohort 5": (proposed(), {"maximum_cohort": 5}),
+    "clip 0.5": (proposed(), {"clip": 0.5}),
+    "clip 2": (noised(), {"clip": 2.0}),
+    "max_weight 99": (proposed(), {"max_weight": MAX_WEIGHT - 1}),
+    "max_weight 101": (proposed(), {"max_weight": MAX_WEIGHT + 1}),
+    "metrics": (proposed(), {"metrics": {}}),
+    "metrics ": (proposed(), {"metrics": {"loss": 9.0}}),
+    "metrics  ": (proposed(), {"metrics": {"accuracy": 10.0}}),
     "active": (proposed(), {"active": True, "operator": KEY}),
     "active ": (proposed(protocol="threshold-ckks"), {"active": True, "operator": KEY}),
     "operator": (proposed(active=True), {}),
@@ -124,15 +134,33 @@ def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (
-            "minimum_cohrt = 3",
-            "unknown line 'minimum_cohrt'; known: active, allow_no_noise, corrupt_fraction",
-        ),
+        ("minimum_cohrt = 3", "unknown line 'minimum_cohrt'; known: active, allow_no_noise"),
         ("[server]\nkey = 3", "server|fromhex"),
         ('protocols = "bonawitz"', "protocols must be a list"),
         ("protocols = []", "must name some of bonawitz, threshold-ckks"),
         ('protocols = ["plain"]', "must name some of"),
-        ("protocols = [[1]]", "unhashable"),
+        ("protocols = [[1]]", "protocols .* must name some of"),
+        ("graphs = []", "graphs .* must name some of complete, sparse"),
+        ('graphs = ["star"]', "graphs .* must name some of"),
+        ('graphs = "complete"', "graphs must be a list"),
+        ("maximum_cohort = 1", "maximum_cohort 1 is not an integer from 2"),
+        ("maximum_cohort = 5.0", "maximum_cohort 5.0 is not an integer"),
+        ("maximum_cohort = 2", "maximum_cohort 2 is below minimum_cohort 3"),
+        ("sums_per_model = 0", "sums_per_model 0 is not an integer from 1"),
+        ("sums_per_model = true", "sums_per_model True is not an integer"),
+        ("max_weight = 0", "max_weight 0 is not an integer from 1"),
+        ("max_weight = 1.5", "max_weight 1.5 is not an integer"),
+        ("clip = 0", "clip 0 is not a number above 0"),
+        ("clip = -0.5", "clip -0.5 is not a number"),
+        ("clip = nan", "clip nan is not a number"),
+        ("clip = inf", "clip inf is not a number"),
+        ("clip = true", "clip True is not a number"),
+        ('clip = "1"', "clip '1' is not a number"),
+        ("metrics = 3", "metrics must be a table"),
+        ('metrics = ["loss"]', "metrics must be a table"),
+        ("metrics = { loss = 0 }", "metrics, 'loss', 0 is not a number above 0"),
+        ('metrics = { loss = "10" }', "metrics, 'loss', '10' is not a number"),
+        ("metrics = { loss = inf }", "metrics, 'loss', inf is not a number"),
         ('units = ["nothing"]', "must name some of example, client"),
         ("units = 1", "units must be a list"),
         ("minimum_cohort = 1", "minimum_cohort 1 is not an integer from 2"),
@@ -152,8 +180,8 @@ def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) ->
         ("active = 1", "active 1 is neither true nor false"),
         ("active = true", "active needs operator"),
         ('operator = "abcd"', "operator is not a public key of 32 bytes"),
-        ('server = "key"', "hexadecimal"),
-        ("server = 3", "fromhex"),
+        ('server = "key"', "server is not a public key of 32 bytes in hexadecimal"),
+        ("server = 3", "server is not a public key"),
         ("examples = 0", "examples 0 is not an integer from 1"),
         ("examples = -3.5", "examples -3.5 is not"),
         ("delta = ", "cannot be read"),

@@ -145,6 +145,8 @@ def test_the_vector_is_asked_for_when_a_good_request_came_and_not_before(
 ) -> None:
     sources: Mapping[int, Asked] = WORDS if half is of_masks else REALS
     ask, parties = first(*half(masked() if half is of_masks else sealed()), Stage.MASK)
+    with pytest.raises(RemoteProtocolError):
+        parties[0].answer(Stage.MASK, ask.requests[0][:-1])
     assert sources[0].times == 0
     parties[0].answer(Stage.MASK, ask.requests[0])
     assert sources[0].times == 1
@@ -262,7 +264,7 @@ def test_under_a_shared_key_the_server_gets_uploads_and_every_client_opens_the_s
         parties[0].answer(Stage.REVEAL, message)
 
 
-def test_an_array_of_another_length_leaves_the_party_where_it_was() -> None:
+def test_an_array_of_another_length_is_an_error_and_the_party_answers_no_more() -> None:
     ask, parties = first(*of_masks(masked()), Stage.MASK)
     WORDS[0].vector, whole = np.ones(2, np.uint64), WORDS[0].vector
     try:
@@ -270,4 +272,5 @@ def test_an_array_of_another_length_leaves_the_party_where_it_was() -> None:
             parties[0].answer(Stage.MASK, ask.requests[0])
     finally:
         WORDS[0].vector = whole
-    assert parties[0].into_record() is not None
+    with pytest.raises(LocalProtocolError, match="was already answered"):
+        parties[0].answer(Stage.MASK, ask.requests[0])
