@@ -136,7 +136,7 @@ def subject_name(name: str) -> str:
     if name != name.strip():
         raise BadParameter(f"subject {name!r:.80} begins or ends with a blank")
     if not is_normalized("NFC", name):
-        raise BadParameter(f"subject {ascii(name):.80} is not in Unicode's NFC; normalize it")
+        raise BadParameter(f"subject {name!a:.80} is not in Unicode's NFC; normalize it")
     return name
 
 

@@ -35,7 +35,7 @@ from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, Reader, opaque, u64
 from secagg.errors import NodeError, RefusedError
-from secagg.files import read_file
+from secagg.files import FolderLock, read_file
 from secagg.nodes.identities import Roster, load_identity
 from secagg.nodes.policy import TEMPLATE, NodePolicy
 from secagg.nodes.proposal import DIGEST_SIZE, Contribution, Proposal
@@ -148,13 +148,14 @@ class Node:
           BudgetExceeded: nor does what is left of the budget.
           ProtocolError: the request breaks a rule, or our state was used up.
           NodeError: no state, or one of another stage.
-          IdentityError, RunError, LedgerError: a file in our folder cannot be used.
+          IdentityError, RunError, LedgerError: a file in our folder cannot be used, or another
+            process is just answering from there.
         """
         proposal = Proposal.from_bytes(request.proposal)
         self.policy.check(proposal)
         self._check_server(request)
         kept, following = _Kept(), b""
-        with BurnFile(self.home / "burnt.sqlite") as burn:
+        with FolderLock(self.home), BurnFile(self.home / "burnt.sqlite") as burn:
             # The first stage needs none: who cannot open its state any more begins anew.
             if state and request.stage is not Stage.ADVERTISE:
                 kept = self._open(state)
