@@ -1,15 +1,21 @@
-"""Files written whole or not at all, and files of keys that nobody else may have touched."""
+"""Files written whole or not at all, keys that nobody else may have touched, and locks."""
 
 import errno
+import fcntl
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from shlex import quote
+from types import TracebackType
+from typing import Final, Self
 
 from secagg.errors import IdentityError, RunError
+
+LOCK = ".lock"  # in a folder that one process works in; stays when it ends
 
 _NO_SPACE = "free some space there"
 _NO_RIGHT = "choose a folder that you may write"
@@ -140,6 +146,90 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class FolderLock:
+    """One process at a time works in a folder; several locks of one process are one.
+
+    Held until ``close``, or until the process ends however it ends. Advisory: it stops those
+    who ask for it, and nobody else.
+
+    Raises:
+      RunError: another process holds it; the message names that one. Or the folder cannot be
+        written, or lies where files cannot be locked.
+    """
+
+    __slots__ = ("_place",)
+
+    def __init__(self, folder: Path) -> None:
+        self._place: tuple[int, int] | None = None
+        try:
+            file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC)
+            about = os.fstat(file)
+            place = (about.st_dev, about.st_ino)
+            with _MUTEX:
+                # A second descriptor of one file is locked out by the first, of our own too.
+                if place in _HELD:
+                    _HELD[place][1] += 1
+                    os.close(file)
+                else:
+                    _lock(file, folder)
+                    _HELD[place] = [file, 1]
+        except (OSError, ValueError) as error:
+            raise cannot("lock", folder, error) from error
+        self._place = place
+
+    def close(self) -> None:
+        """Give the folder to the next process. Closing twice is harmless."""
+        place, self._place = self._place, None
+        with _MUTEX:
+            if place not in _HELD:  # after a fork nothing is held
+                return
+            _HELD[place][1] -= 1
+            if not _HELD[place][1]:
+                os.close(_HELD.pop(place)[0])
+
+    __del__ = close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+_HELD: Final[dict[tuple[int, int] | None, list[int]]] = {}  # descriptor, locks on it
+_MUTEX: Final = threading.RLock()  # a lock may be collected while another is made
+
+
+def _lock(file: int, folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(file, 20, 0).decode("ascii", "replace").strip()
+        os.close(file)
+        who = f" (pid {holder})" if holder.isdigit() else ""
+        raise RunError(f"another process{who} works in {str(folder)!r}") from None
+    except OSError:
+        os.close(file)
+        raise
+    os.ftruncate(file, 0)
+    os.pwrite(file, str(os.getpid()).encode(), 0)
+
+
+def _forget() -> None:
+    """A forked child holds no lock, and does not keep its parent's."""
+    for file, _ in _HELD.values():
+        os.close(file)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def cannot(verb: str, path: Path, error: OSError | ValueError) -> RunError:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
+from unicodedata import is_normalized
 
 from dp.accounting.accountant import check_delta
 from dp.accounting.events import Event
@@ -131,6 +132,11 @@ def subject_name(name: str) -> str:
     """The name of a subject, or ``BadParameter``."""
     if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_SUBJECT and name.isprintable()):
         raise BadParameter(f"subject is {name!r:.80}, must be 1 to 256 printable characters")
+    # Two spellings that print alike would have a budget each.
+    if name != name.strip():
+        raise BadParameter(f"subject {name!r:.80} begins or ends with a blank")
+    if not is_normalized("NFC", name):
+        raise BadParameter(f"subject {name!a:.80} is not in Unicode's NFC; normalize it")
     return name
 
 

@@ -35,7 +35,8 @@ No clock is read: a record says in which order, not when.
 
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from itertools import islice
 from os import PathLike
@@ -43,7 +44,13 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from dp.accounting.events import Event
-from dp.errors import BadParameter, LedgerConflict, LedgerError, LedgerMissing
+from dp.errors import (
+    BadParameter,
+    LedgerConflict,
+    LedgerCorrupt,
+    LedgerError,
+    LedgerMissing,
+)
 from dp.ledger.books import (
     Budget,
     HeadSigner,
@@ -61,7 +68,7 @@ from dp.ledger.books import (
 )
 from dp.ledger.description import SystemDescription
 from dp.ledger.migrations import migrate_1_to_2, migrate_2_to_3
-from dp.ledger.reader import APPLICATION_ID, SCHEMA_VERSION, Reader
+from dp.ledger.reader import APPLICATION_ID, SCHEMA_VERSION, UNFINISHED, Reader
 from dp.ledger.records import (
     Book,
     Charge,
@@ -69,9 +76,12 @@ from dp.ledger.records import (
     Head,
     append,
     check_chain,
+    check_schema,
     check_seal,
+    holds,
     is_sealed,
     make_tables,
+    sealed_from,
     statements,
     write_seal,
 )
@@ -108,6 +118,8 @@ class Ledger(Reader):
     happened wholly or not at all.
     """
 
+    _added: Head | None = None
+
     @classmethod
     def create(
         cls,
@@ -123,7 +135,8 @@ class Ledger(Reader):
 
         ``policy`` is one of those of ``dp.ledger.rules``, for good. With ``seal`` its head is
         signed from the first record on. Raises ``LedgerConflict`` if the file exists and
-        holds anything. An empty file, left by a process killed while creating, is taken over.
+        holds anything. A file of no bytes is taken over; one that has some and no table is
+        ``LedgerCorrupt``: a process may have been killed while creating it, or it is a copy.
         """
         if seal is not None and seal.sign is None:
             raise BadParameter("seal has no sign; a sealed ledger is created by who can sign")
@@ -199,6 +212,7 @@ class Ledger(Reader):
             raise BadParameter("seal has no sign")
         with self._file.transaction() as connection:
             self._version(connection)
+            self._check_schema(connection)
             if is_sealed(connection):
                 raise LedgerConflict(f"{self._path} is signed already")
             check_chain(connection, None)
@@ -212,7 +226,7 @@ class Ledger(Reader):
         Stating the same again changes nothing. Raises ``BadParameter`` where the delta of a
         single round would reach 1 / ``unit_count``, at the budget's delta or a subject's own.
         """
-        with self._file.transaction() as connection:
+        with self._writing() as connection:
             for budget in {self._budget, *self._accounts.budgets(connection).values()}:
                 statement.delta(budget.delta, rounds=1, steps=1)
             if next(statements(connection), None) != statement:
@@ -228,7 +242,7 @@ class Ledger(Reader):
         contradicts the statement.
         """
         wanted = {subject_name(subject): budget for subject, budget in budgets.items()}
-        with self._file.transaction() as connection:
+        with self._writing() as connection:
             groups: dict[Budget, list[str]] = {}
             for subject, budget in wanted.items():
                 if self._accounts.budget_of(connection, subject) == budget:
@@ -268,7 +282,7 @@ class Ledger(Reader):
         key = key_of(round_number, attempt)
         minimum = number("minimum survivors", minimum_survivors)
         wanted = charges_of(charges)
-        with self._file.transaction() as connection:
+        with self._writing() as connection:
             held = self._accounts.held(connection, key, wanted)
             for subject, before in held.items():
                 if before.state is State.ABORTED:
@@ -298,7 +312,7 @@ class Ledger(Reader):
             number("round", round_number)
         if not wanted:
             raise BadParameter("charges is empty, and nothing would hold the key")
-        with self._file.transaction() as connection:
+        with self._writing() as connection:
             key = self._accounts.free_key(connection, round_number)
             self._charge(connection, key, wanted, minimum)
         return key
@@ -333,7 +347,7 @@ class Ledger(Reader):
             survivors = number("survivors", survivors)
         actual = charges_of(subjects) if isinstance(subjects, Mapping) else {}
         wanted = subject_names(subjects)
-        with self._file.transaction() as connection:
+        with self._writing() as connection:
             held = self._closing(connection, "commit", State.COMMITTED, key, wanted)
             groups: dict[tuple[Charge, tuple[tuple[str, ...], ...]], list[str]] = {}
             for before in held:
@@ -372,7 +386,7 @@ class Ledger(Reader):
         """
         key = key_of(round_number, attempt)
         wanted = subject_names(subjects)
-        with self._file.transaction() as connection:
+        with self._writing() as connection:
             held = self._closing(connection, "abort", State.ABORTED, key, wanted)
             self._close_open(connection, key, {"action": "abort"}, held)
 
@@ -388,13 +402,15 @@ class Ledger(Reader):
 
         with self._file.translated():
             refuse_content()  # before the journal's mode of a stranger's file is touched
+            if not self._file.is_void:
+                raise LedgerCorrupt(UNFINISHED)
             self._file.make_durable()
-        with self._file.transaction() as connection:
+        with self._writing() as connection:
             refuse_content()
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             make_tables(connection)
-            self._sign(connection, append(connection, genesis))
+            self._append(connection, genesis, first=True)
         self._file.sync_folder()
 
     def _settle(self, budget: Budget | None) -> None:
@@ -421,18 +437,40 @@ class Ledger(Reader):
                 if sealed:
                     self._check_signer(connection)
                 head = migrate_2_to_3(connection)
+                check_schema(connection)
                 if sealed:
                     self._sign(connection, head)
 
-    def _append(self, connection: sqlite3.Connection, data: dict[str, Any]) -> None:
-        """One record more, if what it continues is what the seal says."""
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction, and once it ended a look whether the file kept what it added."""
+        self._added = None
+        with self._file.transaction() as connection:
+            yield connection
+        if self._added is not None:
+            with self._file.snapshot() as connection:
+                if not holds(connection, self._added):
+                    raise LedgerCorrupt(
+                        f"record {self._added.seq} was written and is not there: something in the "
+                        "file, or another program, took it away"
+                    )
+
+    def _append(
+        self, connection: sqlite3.Connection, data: dict[str, Any], *, first: bool = False
+    ) -> None:
+        """One record more, if the file is ours and what it continues is what the seal says."""
         self._version(connection)  # another process may have migrated the file meanwhile
-        self._check_signer(connection)
-        self._sign(connection, append(connection, data))
+        self._check_schema(connection)
+        if not first:
+            self._check_signer(connection)
+        self._added = append(connection, data)
+        self._sign(connection, self._added)
 
     def _check_signer(self, connection: sqlite3.Connection) -> None:
         self._check_seal(connection)
         if is_sealed(connection) and (self._seal is None or self._seal.sign is None):
+            if sealed_from(connection) is None:
+                raise LedgerCorrupt("carries a signature, and no record says that it is signed")
             raise LedgerError(
                 f"the head of {self._path} is signed; open it with its seal to write, or read_only"
             )

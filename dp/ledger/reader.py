@@ -28,6 +28,8 @@ from dp.ledger.records import (
     Entry,
     Head,
     check_chain,
+    check_end,
+    check_schema,
     check_seal,
     genesis_of,
     head_of,
@@ -40,6 +42,10 @@ from dp.ledger.storage import File
 
 SCHEMA_VERSION: Final = 3
 OLDEST_READ: Final = 2  # the same tables; schema 1 is read after its migration alone
+UNFINISHED: Final = (
+    "holds no table: making it was not finished, or it was copied without its log, the "
+    "'-wal' file beside it. What was spent is unknown; remove it only if nothing ever was"
+)
 APPLICATION_ID: Final = 0x64704C67  # "dpLg", in the header of the file
 
 
@@ -58,6 +64,7 @@ class Reader:
         self._file = File(path, timeout, read_only=read_only)
         self._path = Path(path)
         self._seal = seal
+        self._schema_seen: int | None = None
 
     @property
     def budget(self) -> Budget:
@@ -223,6 +230,7 @@ class Reader:
         """
         with self._file.snapshot() as connection:
             last = check_chain(connection, head)
+            check_end(connection)
             self._check_seal(connection)
             since = None if self._seal is None else sealed_from(connection)
         stands = ((Protection.HEAD, head), (Protection.SIGNATURE, self._seal))
@@ -257,6 +265,8 @@ class Reader:
                     f"{self._path} has schema {schema}, which is read after it was brought to "
                     f"schema {SCHEMA_VERSION}: open a copy of it without read_only, once"
                 )
+            self._check_schema(connection)
+            check_end(connection)
             genesis = genesis_of(connection).data
             try:
                 self._budget = Budget(**genesis["budget"])
@@ -275,8 +285,10 @@ class Reader:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION_ID:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if not tables:
+            if not tables and self._file.is_void:
                 raise LedgerMissing(f"{self._path} is empty; create the ledger")
+            if not tables:
+                raise LedgerCorrupt(UNFINISHED)
             raise LedgerCorrupt("is a SQLite file, but no ledger")
         if not 1 <= version <= SCHEMA_VERSION:
             raise LedgerError(
@@ -284,6 +296,13 @@ class Reader:
                 "use the version of secagg that wrote it, or a newer one"
             )
         return int(version)
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        """Once for every state of the schema: SQLite counts its changes."""
+        (state,) = connection.execute("PRAGMA schema_version").fetchone()
+        if state != self._schema_seen:
+            check_schema(connection)
+            self._schema_seen = state
 
     def _check_seal(self, connection: sqlite3.Connection) -> None:
         if self._seal is not None:

@@ -4,7 +4,8 @@ A record is canonical JSON (keys sorted, no blanks), one a change of the books:
 
     hash = SHA-256(label | seq, 8 bytes | hash of the record before, 32 bytes | body)
 
-The accounts (all other tables but ``seal``) change through ``_fold`` alone, when a
+The file holds these tables, and nothing else: ``check_schema``. The accounts (all other
+tables but ``seal``) change through ``_fold`` alone, when a
 record is written and again when ``check_chain`` replays the chain: they say what the
 records say, down to the numbers that stand for names.
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from hashlib import sha256
 from itertools import zip_longest
 from json import dumps, loads
@@ -51,12 +53,24 @@ CREATE TABLE spent (
   PRIMARY KEY (subject, book, event)
 ) WITHOUT ROWID
 """
+_KEYS: Final = {  # what a record of each action may say
+    "create": {"budget", "keeper", "policy", "sealed"},
+    "migrate": {"schema"},
+    "seal": set[str](),
+    "state": {"statement"},
+    "budget": {"budgets"},
+    "reserve": {"round", "attempt", "minimum", "charges"},
+    "commit": {"round", "attempt", "subjects", "survivors", "realised", "evidence"},
+    "abort": {"round", "attempt", "subjects"},
+}
 _FOLDED: Final = {  # what verify compares
     "events": "id",
     "subjects": "id",
     "charges": "round, attempt, subject",
     "spent": "subject, book, event",
 }
+
+_OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
 
 # JOIN order is fixed, so that a batch costs what it holds and not what the file holds.
 _SUBJECTS: Final = (
@@ -226,8 +240,7 @@ def replay(connection: sqlite3.Connection, into: sqlite3.Connection, kept: Head 
         if kept is not None and seq == kept.seq and digest != kept.hash:
             raise LedgerCorrupt(f"record {seq} is not the one whose hash was kept")
         record = parse(seq, body, digest)
-        if not body.startswith(_start(record.action)):
-            raise LedgerCorrupt(f"record {seq} is not written as a record is")
+        _check_text(seq, body, record.data)
         try:
             if (record.action == "create") != (seq == 0):
                 raise ValueError("a chain is created once, by its first record")
@@ -248,6 +261,7 @@ def check_chain(connection: sqlite3.Connection, kept: Head | None) -> Head:
 
     Raises ``LedgerCorrupt`` naming the first thing that is wrong.
     """
+    check_schema(connection)
     (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if state != "ok":
         raise LedgerCorrupt(f"SQLite finds {state}")
@@ -296,6 +310,79 @@ def make_tables(connection: sqlite3.Connection, *, records: bool = True) -> None
         connection.execute(statement)
 
 
+@cache
+def _schema() -> frozenset[tuple[str, str, str, str | None]]:
+    """Every row of ``sqlite_schema`` in a ledger, without where it lies."""
+    with closing(sqlite3.connect(":memory:")) as made:
+        make_tables(made)
+        return frozenset(made.execute(_OBJECTS))
+
+
+def check_schema(connection: sqlite3.Connection) -> None:
+    """Raise ``LedgerCorrupt`` unless the file has our tables and nothing else.
+
+    A trigger runs in the process of whoever writes, and may take back what was written.
+    """
+    found, ours = list(connection.execute(_OBJECTS)), _schema()
+    names = {(kind, name) for kind, name, _, _ in ours}
+    for row in found:
+        kind, name = row[:2]
+        if row not in ours:
+            what = "is not as a ledger's" if (kind, name) in names else "is of no ledger"
+            raise LedgerCorrupt(f"its {kind} {name!r} {what}")
+    for kind, name, _, _ in sorted(ours - set(found), key=str):
+        raise LedgerCorrupt(f"its {kind} {name!r} is missing")
+    if len(found) != len(ours):
+        raise LedgerCorrupt("one of its tables stands there twice")
+
+
+def check_end(connection: sqlite3.Connection) -> None:
+    """What one look shows: the first record, and the last as it follows from the one before.
+
+    Raises ``LedgerCorrupt``. ``check_chain`` reads all of them.
+    """
+    rows = connection.execute(
+        "SELECT seq, body, hash FROM records ORDER BY seq DESC LIMIT 2"
+    ).fetchall()
+    genesis = genesis_of(connection)
+    seq, body, digest = rows[0]
+    before = rows[1][2] if len(rows) > 1 else _NO_HASH
+    if seq != (rows[1][0] + 1 if len(rows) > 1 else 0):
+        raise LedgerCorrupt(f"the record before {seq} is missing")
+    if not isinstance(body, str) or digest != _hash(seq, before, body):
+        raise LedgerCorrupt(f"record {seq} breaks the chain: edited, moved, or one was lost")
+    last = parse(seq, body, digest)
+    _check_text(seq, body, last.data)
+    signed = connection.execute("SELECT 1 FROM seal").fetchone() is not None
+    if signed and sealed_from(connection) is None:
+        raise LedgerCorrupt("carries a signature, and no record says that it is signed")
+    if not signed and genesis.data.get("sealed") is True:
+        raise LedgerCorrupt("was signed from the start, and its signature was removed")
+
+
+def holds(connection: sqlite3.Connection, head: Head) -> bool:
+    """Whether a record is there as it was written."""
+    row = connection.execute("SELECT hash FROM records WHERE seq = ?", (head.seq,)).fetchone()
+    return row == (head.hash,)
+
+
+def _text(data: Mapping[str, Any]) -> str:
+    """A record's one text."""
+    return dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _check_text(seq: int, body: str, data: Mapping[str, Any]) -> None:
+    """Raise ``LedgerCorrupt`` for a second spelling, and for what no record says."""
+    try:
+        ours = _text(data) == body
+    except ValueError:  # NaN, or half a character
+        ours = False
+    if not ours:
+        raise LedgerCorrupt(f"record {seq} is not written as a record is")
+    if unknown := data.keys() - _KEYS.get(data["action"], data.keys()) - {"action"}:
+        raise LedgerCorrupt(f"record {seq} says {min(unknown)!r:.80}, which no record does")
+
+
 def _hash(seq: int, previous: bytes, body: str) -> bytes:
     return sha256(_LABEL + seq.to_bytes(8, "big") + previous + body.encode()).digest()
 
@@ -308,7 +395,7 @@ def head_of(connection: sqlite3.Connection) -> Head:
 
 def append(connection: sqlite3.Connection, data: dict[str, Any]) -> Head:
     """Add one record to the chain and to the accounts, inside the caller's transaction."""
-    body = dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    body = _text(data)
     last = head_of(connection)
     head = Head(seq=last.seq + 1, hash=_hash(last.seq + 1, last.hash, body))
     connection.execute("INSERT INTO records VALUES (?, ?, ?)", (head.seq, body, head.hash))

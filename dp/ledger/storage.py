@@ -6,6 +6,7 @@ settings back. SQLite's errors become ours, with the path before them.
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -59,6 +60,7 @@ class File:
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         with self.translated():
             self._connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
+            _harden(self._connection)
         self._place = self._look()
 
     @property
@@ -138,6 +140,11 @@ class File:
         except OSError as error:
             raise LedgerError(f"cannot sync the folder of {self.path}: {error}") from error
 
+    @property
+    def is_void(self) -> bool:
+        """Whether the file has no byte: nothing was ever written there."""
+        return self._stamp()[1] == 0
+
     def close(self) -> None:
         """Closing twice is harmless."""
         connection, self._connection = self._connection, None
@@ -158,3 +165,11 @@ class File:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+def _harden(connection: sqlite3.Connection) -> None:
+    """Nothing that a file brings along runs, where Python can say so; its schema is checked too."""
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER, False)
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_VIEW, False)
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)

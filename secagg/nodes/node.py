@@ -42,7 +42,7 @@ from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, Reader, opaque, u64
 from secagg.errors import IdentityError, NodeError, RefusedError
-from secagg.files import read_file, write_atomically
+from secagg.files import FolderLock, read_file, write_atomically
 from secagg.nodes.identities import Roster, load_identity
 from secagg.nodes.policy import TEMPLATE, NodePolicy
 from secagg.nodes.proposal import DIGEST_SIZE, Contribution, Proposal
@@ -181,7 +181,8 @@ class Node:
           ProtocolError: the request breaks a rule, or our state was used up.
           NodeError: no state, or one of another stage; another model or purpose than proposed;
             or, in the one text ``NOTHING``, whatever else went wrong once ``compute`` had run.
-          IdentityError, RunError, LedgerError: a file in our folder cannot be used.
+          IdentityError, RunError, LedgerError: a file in our folder cannot be used, or another
+            process is just answering from there.
         """
         self._check_server(request)
         proposal = self.policy.read_proposal(request.proposal)
@@ -190,7 +191,7 @@ class Node:
         if request.stage is Stage.MASK and model != proposal.model_digest:
             raise NodeError("the model that came is not the one that was proposed")
         kept, next_keys = _Kept(), b""
-        with BurnFile(self.home / "burnt.sqlite") as burn:
+        with FolderLock(self.home), BurnFile(self.home / "burnt.sqlite") as burn:
             # The first stage needs no state, so a node that lost ``state.key`` can rejoin.
             if state and request.stage is not Stage.ADVERTISE:
                 kept = self._open(state)

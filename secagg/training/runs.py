@@ -28,7 +28,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from secagg.errors import ConfigError, RunError
-from secagg.files import cannot, sync_folder, temporary, write_atomically
+from secagg.files import (
+    LOCK,
+    FolderLock,
+    cannot,
+    sync_folder,
+    temporary,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -60,14 +67,14 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, "Keys"
 class RunFolder:
     """The folder of one run. Make one with ``create`` or ``open``.
 
-    Only one process may write to a folder at a time; nothing here checks that.
+    The folder is locked as long as the object lives: a second process is refused.
 
     Attributes:
       path: the folder.
       config: the settings, without those that are ``None``.
     """
 
-    __slots__ = ("_final", "_rounds", "_versions", "config", "path")
+    __slots__ = ("_final", "_lock", "_rounds", "_versions", "config", "path")
 
     def __init__(
         self,
@@ -76,6 +83,7 @@ class RunFolder:
         *,
         versions: dict[str, str],
     ) -> None:
+        self._lock: FolderLock | None = None
         self.path = path
         self.config = config
         self._versions = versions
@@ -101,15 +109,19 @@ class RunFolder:
 
         Raises:
           ConfigError: a setting is not finite, or not a str, int, float, bool or ``None``.
-          RunError: the folder is not empty, is no folder, or cannot be written. Then no file of
-            a new run is left in it.
+          RunError: the folder is not empty, is no folder, cannot be written, or another process
+            works in it. Then no file of a new run is left in it.
         """
         folder = Path(path)
         settings: dict[str, Setting] = {k: v for k, v in config.items() if v is not None}
         toml = _to_toml(settings).encode()
         run = cls(folder, settings, versions=dict(versions or {}))
         metrics = run._encode([], None)
-        made = _prepare(folder, overwrite=overwrite)
+        made = _make(folder)
+        _check_free(folder, overwrite=overwrite)  # before a lock is put into it
+        run._lock = FolderLock(folder)
+        _check_free(folder, overwrite=overwrite)
+        _remove_run(folder)
         try:
             write_atomically(folder / CONFIG, toml)
             write_atomically(folder / METRICS, metrics)
@@ -119,6 +131,7 @@ class RunFolder:
             with suppress(RunError, OSError):
                 _remove_run(folder)
                 if made:
+                    (folder / LOCK).unlink(missing_ok=True)
                     folder.rmdir()
             if isinstance(error, OSError):
                 raise cannot("write", folder, error) from error
@@ -134,6 +147,7 @@ class RunFolder:
         """
         folder = Path(path)
         run = cls(folder, _read_config(folder / CONFIG), versions={})
+        run._lock = FolderLock(folder)
         run.load()
         return run
 
@@ -263,17 +277,25 @@ class RunFolder:
         return metrics
 
 
-def _prepare(folder: Path, *, overwrite: bool) -> bool:
-    """Make ``folder`` exist and hold no run; true if it was not there."""
+def _make(folder: Path) -> bool:
+    """Make ``folder`` exist; true if it was not there."""
     try:
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        found = {entry.name for entry in folder.iterdir()}
     except FileExistsError as error:
         raise RunError(f"{folder} is a file; choose another folder with --out") from error
     except (OSError, ValueError) as error:
         raise cannot("make", folder, error) from error
-    if found - {temporary(folder / name).name for name in _FILES}:
+    return made
+
+
+def _check_free(folder: Path, *, overwrite: bool) -> None:
+    """Raise ``RunError`` unless ``folder`` is empty, or holds a run that is to be replaced."""
+    try:
+        found = {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        raise cannot("read", folder, error) from error
+    if found - {LOCK} - {temporary(folder / name).name for name in _FILES}:
         if not overwrite:
             raise RunError(
                 f"{folder} is not empty; continue the run in it with --resume, replace it with "
@@ -284,8 +306,6 @@ def _prepare(folder: Path, *, overwrite: bool) -> bool:
                 f"{folder} does not look like a run, so --overwrite removes nothing; "
                 "choose another folder with --out"
             )
-    _remove_run(folder)
-    return made
 
 
 def _remove_run(folder: Path) -> None:

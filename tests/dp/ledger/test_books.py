@@ -457,6 +457,7 @@ def test_the_policy_is_stored_and_an_unknown_one_is_refused(path, ledger):
         Ledger.create(path.with_name("other"), BUDGET, policy="anything goes")
     assert not path.with_name("other").exists()
     raw(path, "UPDATE records SET body = replace(body, 'fixed plan', 'tomorrow') WHERE seq = 0")
+    rechain(path)
     with pytest.raises(LedgerError, match="tomorrow"):
         Ledger.open(path)
 

@@ -5,6 +5,7 @@ import sqlite3
 
 import numpy as np
 import pytest
+from behind import rechain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,6 +73,7 @@ def test_an_unknown_policy_is_refused_on_creating_and_on_opening(path, text):
     with connection:
         connection.execute("UPDATE records SET body = replace(body, 'zCDP', ?)", (f"{text}",))
     connection.close()
+    rechain(path)
     with pytest.raises(LedgerError, match="policy unknown here"):
         Ledger.open(path)
 

@@ -90,7 +90,12 @@ def test_the_key_of_the_state_is_its_owners_alone(folder: Path) -> None:
         machines.ask(100, request, None)
     key.unlink()
     machines.ask(100, request, None)
-    assert sorted(os.listdir(machines.home(100))) == ["burnt.sqlite", "policy.toml", "state.key"]
+    assert sorted(os.listdir(machines.home(100))) == [
+        ".lock",
+        "burnt.sqlite",
+        "policy.toml",
+        "state.key",
+    ]
 
 
 def test_a_node_that_lost_the_key_of_its_state_is_back_after_one_sum(folder: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secagg.errors import ConfigError, RunError
-from secagg.files import write_atomically
+from secagg.files import LOCK, write_atomically
 from secagg.training import runs
 from secagg.training.runs import RunFolder
 
@@ -54,7 +54,7 @@ def assert_one_line(error: BaseException) -> None:
 
 
 def names(path: Path) -> set[str]:
-    return {entry.name for entry in path.iterdir()}
+    return {entry.name for entry in path.iterdir()} - {LOCK}
 
 
 # write_atomically
