@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from between import (
-    ANYTHING,
     ENTRIES,
     MEAN,
     MODEL,
@@ -28,6 +27,7 @@ from protocols import bonawitz
 from protocols.errors import DecodeError, ProtocolError, TooFewSurvivors
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
+from secagg.adapters.testing import ANYTHING
 from secagg.errors import RefusedError
 from secagg.nodes.coordinator import Coordinator, SumSettings
 from secagg.nodes.node import Request
