@@ -156,8 +156,11 @@ class TrainingConfig:
         _one_of("noise", self.noise, NOISE)
         _one_of("unit", self.unit, UNITS)
         if (self.noise, self.unit) not in MODES.values():
-            hint = "--noise distributed" if self.noise == "local" else "a unit needs noise"
-            raise ConfigError(f"noise {self.noise} hides no {self.unit} as a whole; {hint}")
+            hides = "nobody" if self.noise == "none" else "one example"
+            raise ConfigError(
+                f"unit {self.unit}: noise {self.noise} hides {hides}; take noise distributed, or "
+                "leave unit out"
+            )
         parse_partition(self.partition)
         _between("clients", self.clients, 2, 1000)
         _between("dropout", self.dropout, 0.0, 1.0)
