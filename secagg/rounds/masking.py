@@ -12,6 +12,7 @@ More cores means processes: OpenSSL's ``update_into`` holds the interpreter's lo
 
 import mmap
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -266,7 +267,8 @@ class MaskPool:
     def _run(self, jobs: list[Job], words: Words, added: list[int]) -> None:
         """Add what the workers send; ``added`` tells how many words of each job are in."""
         for pipe, job in zip(self._pipes, jobs, strict=False):  # fewer jobs than workers
-            pipe.send(job)
+            # send() pickles into a buffer that its traceback keeps, and Python 3.13 complains of.
+            pipe.send_bytes(pickle.dumps(job))
         numbers = {pipe: number for number, pipe in enumerate(self._pipes[: len(jobs)])}
         while numbers:
             ready = wait(list(numbers))
