@@ -57,7 +57,6 @@ FEW_CLIENTS: Final = "client-20"  # ``client`` among as few clients as the other
 MODES: Final = ("central", "distributed", "local", "client", FEW_CLIENTS, "none")
 PROCESSES: Final = 2
 TICKS: Final = (0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # of accuracy
-PHYSICAL_BATCH: Final = 256  # examples whose gradients are in memory at once
 
 # Settings are searched at the epsilon on the right, and used at that on the left.
 SEARCHED_AT: Final = {1.0: 1.0, 2.0: 1.0, 4.0: 4.0, 8.0: 4.0}
@@ -181,7 +180,6 @@ def central(
         clip=config.clip,
         noise_multiplier=noise,
         sampling_rate=config.sampling_rate,
-        physical_batch=PHYSICAL_BATCH,
     )
     unflatten(party.run(flatten(model).clone(), config.rounds), model)
     return noise, 0
