@@ -9,9 +9,9 @@ from one released step (tests/attacks/test_predictable_noise.py). Every batch an
 takes 32 fresh bytes of ``entropy``, so that nothing here repeats in a fork, a copy or a pickle.
 
 **Noise is in integers.** Each clipped gradient is cut towards 0 on a grid g, a power of two. No
-entry grows, so one example moves the sum of integers by at most ``clip`` / g in the L2 norm, whatever
-the number of examples and the order of the sum. ``dp.noise.BinnedGaussianSampler`` makes of that a
-Gaussian mechanism, floating point and all: docs/privacy/gaussian-noise.md.
+entry grows, so one example moves the sum of integers by at most ``clip`` / g in the L2 norm,
+whatever the number of examples and the order of the sum. ``dp.noise.BinnedGaussianSampler`` makes
+of that a Gaussian mechanism, floating point and all: docs/privacy/gaussian-noise.md.
 
 **An example is computed alone.** In a batch, its float32 gradient moves with the other examples, in
 the last bits by itself and by any amount under a model that somebody chose for it. Then what
@@ -360,7 +360,7 @@ class LocalDpSgd(_PerExample):
         z, n = self._event.noise_multiplier, len(self._inputs)
         step = self._learning_rate * self._clip * (n + _REACH * z) / (self._rate * n)
         most = min(torch.finfo(kind).max for kind in (dtype, *(p.dtype for p in self._trained)))
-        if float(position.abs().max()) + steps * step > most / 4:
+        if float(position.abs().max()) + steps * step > most * (1 - 2.0**-6):  # roundings below
             raise NonFiniteGradient(
                 f"{steps} steps may take the parameters out of their type's range; "
                 "lower learning_rate"

@@ -125,9 +125,8 @@ class Mode(ABC):
         """What the ledger says beside its numbers."""
         return None
 
-    def _check_whole_delta(self, stated: SystemDescription) -> None:
+    def _check_whole_delta(self, stated: SystemDescription, *, steps: int) -> None:
         config = self._config
-        steps = config.rounds * config.local_steps
         whole = stated.delta(self.delta, rounds=config.rounds, steps=steps)
         if whole.total > config.delta:
             raise ConfigError(
@@ -197,7 +196,7 @@ class Local(Mode):
         ]
         if any(client.event(config.local_steps) != self._at(z) for client in self._clients):
             raise ConfigError("an optimizer would release something else than the ledger charges")
-        self._check_whole_delta(self.statement())
+        self._check_whole_delta(self.statement(), steps=config.rounds * config.local_steps)
         tail = NOISE_TAIL * z * config.clip / min(self._sizes)
         codec = FixedPoint(clip=_largest_entry(config, config.clip + tail), bits=config.bits)
         self.layout = Layout(
@@ -256,7 +255,7 @@ class _Shared(Mode):
             steps=config.rounds,
         )
         self.mechanism = self._at(self.noise_multiplier)
-        self._check_whole_delta(self.statement())
+        self._check_whole_delta(self.statement(), steps=config.rounds)
         self.layout = Layout(
             segments=(
                 Segment(
