@@ -111,7 +111,7 @@ def test_the_largest_error_of_a_mean(
         opened=params.opened,
         entries=len(errors),
         deviation_bits=round(math.log2(errors.std()), 2),
-        expected_deviation_bits=round(math.log2(params.mean_deviation()), 2),
+        expected_deviation_bits=round(math.log2(params.mean_stddev()), 2),
         largest_bits=round(math.log2(largest), 2),
         expected_largest_bits=round(math.log2(params.mean_error()), 2),
     )
@@ -143,7 +143,7 @@ def _error(params: Params, generator: np.random.Generator) -> NDArray[np.float64
         total = add(total, ciphertext, primes)
     opened = total[0]
     for key in keys:
-        noise = gaussian(ring.degree, params.smudging, system) if params.flooding else None
+        noise = gaussian(ring.degree, params.flooding_stddev, system) if params.flooding else None
         opened = add(opened, key.partial(total[1], noise), primes)
     error: NDArray[np.float64] = ((made.decode(opened) - truth) / MANY).astype(np.float64)
     return error

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from protocols.primitives.prg import CHUNK_WORDS, SEED_SIZE, Mask, Suite
 from protocols.secrets import Secret
 from secagg.bench.measure import Clock, Interleaved, median_interval
-from secagg.rounds.masking import MaskPool, serial
+from secagg.rounds.masking import serial, threads
 
 WORDS = 10**6
 AES = Suite.AES_128_CTR
@@ -73,18 +72,11 @@ def raw() -> Iterator[Raw]:
     raw.close()
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[MaskPool]:
-    with MaskPool(2) as pool:
-        yield pool
-
-
 @pytest.mark.parametrize(("count", "words"), [(30, WORDS), (100, WORDS), (30, 10 * WORDS)])
-def test_two_processes(
+def test_two_threads(
     interleaved: Measure,
     benchmark: BenchmarkFixture,
     raw: Raw,
-    pool: MaskPool,
     count: int,
     words: int,
 ) -> None:
@@ -95,12 +87,12 @@ def test_two_processes(
             "raw": lambda: raw.make(count * words, 1),
             "raw_two": lambda: raw.make(count * words, 2),
             "serial": lambda: serial(vector, masks, AES),
-            "pool": lambda: pool(vector, masks, AES),
+            "threads": lambda: threads(2)(vector, masks, AES),
         },
-        "pool",
+        "threads",
         clock=Clock.WALL,
     )
-    raw_speedup, speedup = found.ratios("raw", "raw_two"), found.ratios("serial", "pool")
+    raw_speedup, speedup = found.ratios("raw", "raw_two"), found.ratios("serial", "threads")
     both = [one / other for one, other in zip(speedup, raw_speedup, strict=True)]
     benchmark.extra_info |= {
         "raw_gigabytes_a_second": round(8 * count * words / found.median("raw") / 1e9, 2),
@@ -119,26 +111,18 @@ def some(count: int) -> list[Mask]:
 
 
 @pytest.mark.parametrize("count", [100, 1000, 10_000])
-def test_short_vectors(
-    interleaved: Measure, benchmark: BenchmarkFixture, pool: MaskPool, count: int
-) -> None:
+def test_short_vectors(interleaved: Measure, benchmark: BenchmarkFixture, count: int) -> None:
     """Where opening the streams is the work: 1,000 words, cut by masks."""
     masks, vector = some(count), np.zeros(1000, np.uint64)
     found = interleaved(
         {
             "serial": lambda: serial(vector, masks, AES),
-            "pool": lambda: pool(vector, masks, AES),
+            "threads": lambda: threads(2)(vector, masks, AES),
         },
-        "pool",
+        "threads",
         clock=Clock.WALL,
     )
     benchmark.extra_info |= {
         "serial_us_a_mask": round(1e6 * found.median("serial") / count, 2),
-        "speedup": found.ratio("serial", "pool").as_dict(),
+        "speedup": found.ratio("serial", "threads").as_dict(),
     }
-
-
-def test_start(benchmark: BenchmarkFixture) -> None:
-    """Two fresh interpreters that import numpy, cryptography and this package."""
-    pedantic: Any = benchmark.pedantic  # it comes without types
-    pedantic(lambda: MaskPool(2).close(), rounds=5)

@@ -58,7 +58,7 @@ def recorded() -> Recorded:
 def session(case: Case) -> Contender:
     def carry() -> Timed:
         cost = measure(case)
-        client = cost.client_seconds + cost.opener_seconds
+        client = cost.client_seconds + cost.decryptor_seconds
         return Timed(seconds={"client": client, "server": cost.server_seconds}, result=cost)
 
     return carry

@@ -59,7 +59,7 @@ def over_clients() -> bytes:
     chosen = [p for p in costs() if (p.entries, p.dropout) == tuple(AT.values())]
     for place, protocol in enumerate(PROTOCOLS):
         line = sorted(
-            (p.clients, p.client_seconds + p.opener_seconds)
+            (p.clients, p.client_seconds + p.decryptor_seconds)
             for p in chosen
             if p.protocol == protocol != PLAIN
         )
@@ -127,7 +127,9 @@ def table_costs() -> str:
     chosen = [p for p in costs() if (p.clients, p.entries) == tuple(SHOWN.values())]
     order = sorted(chosen, key=lambda p: (PROTOCOLS.index(p.protocol), p.dropout))
     rows = [_row(p, f"{100 * p.dropout:g}") for p in order]
-    return _table("protocol | lost, % | client | opener | server | sends | is sent | B/entry", rows)
+    return _table(
+        "protocol | lost, % | client | decryptor | server | sends | is sent | B/entry", rows
+    )
 
 
 def table_clients() -> str:
@@ -135,7 +137,7 @@ def table_clients() -> str:
     order = sorted(chosen, key=lambda p: (PROTOCOLS.index(p.protocol), p.clients))
     rows = [_row(p, f"{p.clients:,}", p.neighbours or "–") for p in order if p.protocol != PLAIN]
     return _table(
-        "protocol | clients | neighbours | client | opener | server | sends | is sent | B/entry",
+        "protocol | clients | neighbours | client | decryptor | server | sends | is sent | B/entry",
         rows,
     )
 
@@ -248,7 +250,7 @@ def table_membership() -> str:
             for rate in one.rates
         )
         cells = (cell for pair in rates for cell in pair)
-        about = (one.privacy, f"{one.pool:,}", one.attack, f"{one.auc:.3f}")
+        about = (one.mode, f"{one.pool:,}", one.attack, f"{one.auc:.3f}")
         rows.append([*about, *cells, percent(one.accuracy)])
     return _table(
         "mode | pool | attack | area under the curve | true at 1 % | 95 % interval "
@@ -323,7 +325,7 @@ def filled(page: str) -> str:
 
 
 def _row(point: Cost, *about: object) -> list[str]:
-    parts = (point.client_seconds, point.opener_seconds, point.server_seconds)
+    parts = (point.client_seconds, point.decryptor_seconds, point.server_seconds)
     return [
         point.protocol + ("" if point.whole else " (sampled)"),
         *map(str, about),

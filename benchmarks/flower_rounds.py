@@ -91,7 +91,7 @@ def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
         (home / str(context.node_id)).mkdir(exist_ok=True, parents=True)
         return home / str(context.node_id)
 
-    secure = secure_mod(home_of, policy=NodePolicy(privacy=("none",)))
+    secure = secure_mod(home_of, policy=NodePolicy(units=(), allow_no_noise=True))
 
     def where_asked(message: Message, context: Context, call_next: Any) -> Message:
         """Plain rounds pass, so that both kinds run in one session."""
@@ -168,7 +168,7 @@ def in_functions(nodes: int, entries: int) -> dict[str, dict[str, float]]:
         parties = []
         for number in range(nodes):
             (home := Path(folder) / str(number)).mkdir()
-            parties.append(Node(home, NodePolicy(privacy=("none",))))
+            parties.append(Node(home, NodePolicy(units=(), allow_no_noise=True)))
         coordinator = Coordinator(WeightedMean(clip=0.1, max_weight=10), SumSettings())
         states: dict[int, bytes | None] = dict.fromkeys(range(nodes))
         shapes = (("w", (entries,)),)

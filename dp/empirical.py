@@ -64,7 +64,7 @@ class LowerBound:
       unit: whose presence was guessed.
       method: "one run" or "many runs".
       counts: what was counted, from which alone the bound follows.
-      looks: how many bounds were tried of which this is one, paid for by Bonferroni.
+      comparisons: how many bounds were tried of which this is one, paid for by Bonferroni.
     """
 
     epsilon: float
@@ -73,7 +73,7 @@ class LowerBound:
     unit: Unit
     method: Method
     counts: Mapping[str, int]
-    looks: int = 1
+    comparisons: int = 1
 
     def at(self, delta: float) -> "LowerBound":
         """The bound from the same counts at a delta that was not chosen by them."""
@@ -82,12 +82,12 @@ class LowerBound:
             *self.counts.values(),
             delta=delta,
             significance=self.significance,
-            looks=self.looks,
+            comparisons=self.comparisons,
             unit=self.unit,
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, labelled as a bound; ``from_json`` reads it."""
+        """The bound as JSON, labelled as a bound; ``from_json`` reads it."""
         return {
             "kind": "bound",
             "method": self.method,
@@ -95,7 +95,7 @@ class LowerBound:
             "epsilon": self.epsilon,
             "delta": self.delta,
             "significance": self.significance,
-            "looks": self.looks,
+            "comparisons": self.comparisons,
             "counts": dict(self.counts),
         }
 
@@ -139,7 +139,7 @@ class Estimate:
         return _estimate(self.included, self.unobserved, self.canaries, delta, self.unit)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, labelled as an estimate; ``from_json`` reads it."""
+        """The estimate as JSON, labelled as an estimate; ``from_json`` reads it."""
         return {
             "kind": "estimate",
             "method": "canary cosines",
@@ -209,7 +209,7 @@ def lower_bound(
     *,
     delta: float,
     significance: float = 0.05,
-    looks: int = 1,
+    comparisons: int = 1,
     unit: Unit = Unit.EXAMPLE,
 ) -> LowerBound:
     """What ``correct`` of ``guesses`` proves of one run with ``canaries`` fair coins [SNJ23].
@@ -219,7 +219,7 @@ def lower_bound(
 
         P[B >= v] + 2 m delta max_{1<=i<=v} P[v - i <= B < v] / i
 
-    and the bound is the largest eps at which that is below the significance, over ``looks``.
+    and the bound is the largest eps at which that is below the significance, over ``comparisons``.
 
     Args:
       canaries: all coins that were tossed, m, guessed about or not; at most 2^20.
@@ -227,7 +227,7 @@ def lower_bound(
       correct: of those.
       delta: at which epsilon is bounded; not chosen by the outcome.
       significance: the chance of error that is accepted.
-      looks: bounds that were tried on the same run, this one included.
+      comparisons: bounds that were tried on the same run, this one included.
       unit: what one canary is.
 
     Raises:
@@ -237,7 +237,7 @@ def lower_bound(
     integer("guesses", guesses, 0, canaries)
     integer("correct", correct, 0, guesses)
     check_delta(delta)
-    level = _level(significance, looks) * (1 - _ERROR)
+    level = _level(significance, comparisons) * (1 - _ERROR)
 
     def rejected(epsilon: float) -> bool:
         return _chance(epsilon, canaries, guesses, correct, delta) < level
@@ -249,7 +249,7 @@ def lower_bound(
         unit=unit,
         method="one run",
         counts=dict(zip(_COUNTS["one run"], (canaries, guesses, correct), strict=True)),
-        looks=looks,
+        comparisons=comparisons,
     )
 
 
@@ -276,7 +276,7 @@ def best_lower_bound(
             found.correct,
             delta=delta,
             significance=significance,
-            looks=len(counts),
+            comparisons=len(counts),
             unit=unit,
         )
         for found in tried
@@ -293,7 +293,7 @@ def from_rates(
     *,
     delta: float,
     significance: float = 0.05,
-    looks: int = 1,
+    comparisons: int = 1,
     unit: Unit = Unit.EXAMPLE,
 ) -> LowerBound:
     """What the rates of a test over independent runs prove [JUO20, NST+21].
@@ -309,13 +309,13 @@ def from_rates(
     Args:
       true_positives: of ``positives`` independent runs with the canary, those called "in".
       false_positives: of ``negatives`` runs without it, likewise.
-      delta, significance, looks, unit: as of ``lower_bound``.
+      delta, significance, comparisons, unit: as of ``lower_bound``.
 
     Raises:
       BadParameter: an argument is out of range.
     """
     check_delta(delta)
-    level = _level(significance, looks) / 2
+    level = _level(significance, comparisons) / 2
     tested = (true_positives, positives, false_positives, negatives)
     low = clopper_pearson_low(*tested[:2], level)
     high = clopper_pearson_high(*tested[2:], level)
@@ -330,7 +330,7 @@ def from_rates(
         unit=unit,
         method="many runs",
         counts=dict(zip(_COUNTS["many runs"], tested, strict=True)),
-        looks=looks,
+        comparisons=comparisons,
     )
 
 
@@ -378,7 +378,7 @@ def normals(count: int, *, entropy: Entropy = os.urandom) -> Reals:
 
 
 def cosines(canaries: Reals, change: ArrayLike) -> Reals:
-    """Of each canary with the change of the model, or with one round's.
+    """The cosine of each canary with the change of the model, or with one round's.
 
     Raises ``BadParameter`` for a change of another length, one that is not finite, or none.
     """
@@ -458,7 +458,7 @@ def _parsed(data: Mapping[str, Any]) -> LowerBound | Estimate:
                 *(counts[name] for name in names),
                 delta=delta,
                 significance=data["significance"],
-                looks=data["looks"],
+                comparisons=data["comparisons"],
                 unit=unit,
             )
         case "estimate", "canary cosines":
@@ -582,11 +582,11 @@ def _statistics(name: str, values: ArrayLike) -> Reals:
     return found
 
 
-def _level(significance: float, looks: int) -> float:
-    integer("looks", looks, 1, MOST)
+def _level(significance: float, comparisons: int) -> float:
+    integer("comparisons", comparisons, 1, MOST)
     if positive_float("significance", significance, below=1.0) < 1e-100:
         raise BadParameter(f"significance is {significance!r}, must be in [1e-100, 1)")
-    return significance / looks
+    return significance / comparisons
 
 
 def _bytes(entropy: Entropy, size: int) -> bytes:

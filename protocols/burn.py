@@ -6,7 +6,8 @@ from typing import Protocol
 class Burn(Protocol):
     """A durable set of answered stages, kept where a restored copy of a state cannot roll it back.
 
-    A host that has no such store, or rolls it back, opens its own party or its peers.
+    Without such a store, or if it is rolled back, the server can read this party's input
+    or a peer's.
     """
 
     def __call__(self, session: bytes, stage: int, request: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Where randomness comes in: a function from a count to that many random bytes.
+"""The source of randomness: a function from a count to that many random bytes.
 
 Protocols take one as an argument. ``system`` is the default everywhere; tests
 and vectors hand in a counting one.

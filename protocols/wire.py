@@ -42,7 +42,7 @@ class Header:
         return self.session + u32(self.round)
 
     def place(self, party: ClientId) -> bytes:
-        """Where a party's answers of this round stand in a burn store."""
+        """The key of a party's answers of this round in a burn store."""
         return self.to_bytes() + u32(party)
 
 
@@ -62,7 +62,7 @@ def opaque(value: bytes) -> bytes:
 
 
 def digest(*public: bytes) -> bytes:
-    """SHA-256 over any number of byte strings; for ``Agreement.public``."""
+    """SHA-256 over any number of byte strings; for ``Agreement.public_digest``."""
     return hashlib.sha256(b"".join(map(opaque, public))).digest()
 
 

@@ -116,7 +116,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """Where ``write_atomically`` writes before it renames."""
+    """The file that ``write_atomically`` writes before it renames it."""
     # One fixed name: what a killed process left is replaced by the next write.
     return path.with_name(f".{path.name}.tmp")
 

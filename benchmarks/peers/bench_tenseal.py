@@ -129,13 +129,13 @@ def test_encryption_to_bytes(
 
 
 def test_partial_decryption(interleaved: Measure, benchmark: BenchmarkFixture) -> None:
-    """One chunk by one holder: decode, smudge, decrypt, encode."""
+    """One chunk by one holder: decode, flood, decrypt, encode."""
     public, keys = collective()
     ring = THRESHOLD.ring
     wire = pack_ciphertext(public.encrypt(values()[: ring.degree]), ring)
 
     def answer() -> bytes:
-        noise = gaussian(ring.degree, THRESHOLD.smudging, os.urandom)
+        noise = gaussian(ring.degree, THRESHOLD.flooding_stddev, os.urandom)
         return pack(keys[0].partial(unpack_ciphertext(wire, ring)[1], noise), ring.primes)
 
     found = interleaved({"answer": answer}, "answer", beside="aes", sizes={"up": len(answer())})

@@ -21,8 +21,8 @@ the same adjacency. What cannot be treated soundly raises ``UnsoundEvent``:
 
 ``SkellamEvent`` and ``DiscreteGaussianEvent`` have no PLD, know no replace one, and are
 amplified at integer orders by the same argument as a Gaussian, because their noise is
-symmetric about 0: docs/privacy/distributed-noise.md has the proof. One event that has
-RDP alone makes the whole composition's number RDP: ``reported_epsilon``.
+symmetric about 0: docs/privacy/distributed-noise.md has the proof. If any
+event has no PLD, the whole composition is reported by RDP: ``reported_epsilon``.
 
 An example belongs to one client, so disjoint clients cost the largest of their
 epsilons, and one person's data at several clients costs their joint composition.
@@ -372,7 +372,7 @@ def _rdp_of_step(event: Event) -> Vector:
 
 
 def _gaussian(event: GaussianEvent) -> Vector:
-    """At ``ORDERS``; sampling never costs more than no sampling, rounding included."""
+    """The price at ``ORDERS``; sampling never costs more than no sampling, rounding included."""
     q, z = _rate(event), event.noise_multiplier
     replaced = event.adjacency is NeighboringRelation.REPLACE_ONE
     if replaced:
@@ -389,7 +389,7 @@ def _gaussian(event: GaussianEvent) -> Vector:
 
 def _skellam(event: SkellamEvent) -> Vector:
     """[AKL21, Thm 3.5] at orders 0, 1, 2, ..., the first two without meaning."""
-    a, l2, l1, mu = _K, event.l2, event.l1, event.variance
+    a, l2, l1, mu = _K, event.l2_sensitivity, event.l1_sensitivity, event.variance
     excess = np.minimum(
         ((2 * a - 1) * l2 / mu * l2 + 6 * l1 / mu) / (4 * mu), np.float64(3 * l1) / (2 * mu)
     )
@@ -402,7 +402,7 @@ def _discrete_gaussian(event: DiscreteGaussianEvent) -> Vector:
     a, d = _K, np.float64(event.entries)
     tau = _distance_of_sum(event.shares, event.share_variance)
     root = math.sqrt(event.shares) * math.sqrt(event.share_variance)
-    l2, l1 = np.float64(event.l2) / root, np.float64(event.l1) / root
+    l2, l1 = np.float64(event.l2_sensitivity) / root, np.float64(event.l1_sensitivity) / root
     price: Vector = np.minimum(
         a / 2 * np.square(l2) + tau * d,
         a

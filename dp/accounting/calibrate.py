@@ -70,7 +70,7 @@ def calibrate_noise(
 ) -> float:
     """The least z for which the whole plan ``event(z)`` costs at most ``epsilon``.
 
-    Above the least one by a factor of at most 1 + 1e-6 (RDP) or 1 + 1e-4 (PLD), never
+    At most 1e-6 (RDP) or 1e-4 (PLD), relative, above the smallest sufficient z, and never
     below it, where more noise never costs more. At least 2^-6, which no sensible budget asks
     for.
 

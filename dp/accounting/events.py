@@ -18,11 +18,12 @@ from dp.checks import freeze_floats, integer
 from dp.errors import BadParameter
 
 MAX_STEPS: Final = 2**53  # the largest count that a double still tells from its neighbour
+_KEYS: Final = {"l2_sensitivity": "l2", "l1_sensitivity": "l1"}  # stored texts never change
 _MOST_NORM: Final = 1e100  # of a variance too: their squares stay finite
 
 
 class Unit(Enum):
-    """Whose presence the guarantee hides."""
+    """The unit whose presence the guarantee hides."""
 
     EXAMPLE = "example"
     CLIENT = "client"
@@ -97,7 +98,9 @@ class HiddenPoissonSampling:
     def __post_init__(self) -> None:
         freeze_floats(self, "rate", most=1.0)
         if not isinstance(self.cover, CohortSecrecy):
-            raise BadParameter(f"cover is {self.cover!r}, not one of dp.accounting.events.Cover")
+            raise BadParameter(
+                f"cover is {self.cover!r}, not one of dp.accounting.events.CohortSecrecy"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +175,7 @@ class _Release:
 
     def to_json(self) -> str:
         """The one text of this event: keys sorted, no blanks, shortest decimals."""
-        data = {item.name: getattr(self, item.name) for item in fields(self)}
+        data = {_KEYS.get(item.name, item.name): getattr(self, item.name) for item in fields(self)}
         data["kind"] = self.KIND
         data["sampling"] = {"design": self.sampling.DESIGN} | {
             name: getattr(self.sampling, name) for name in self.sampling.__slots__
@@ -208,18 +211,18 @@ class SkellamEvent(_Release):
 
     Attributes:
       variance: of the noise in one entry of the sum; mu in [AKL21].
-      l2: bound on the L2 norm of one unit's contribution; Delta_2 there.
-      l1: bound on its L1 norm; Delta_1 there.
+      l2_sensitivity: bound on the L2 norm of one unit's contribution; Delta_2 there.
+      l1_sensitivity: bound on its L1 norm; Delta_1 there.
     """
 
     KIND: ClassVar[str] = "skellam"
 
     variance: float
-    l2: float
-    l1: float
+    l2_sensitivity: float
+    l1_sensitivity: float
 
     def __post_init__(self) -> None:
-        freeze_floats(self, "variance", "l2", "l1", most=_MOST_NORM)
+        freeze_floats(self, "variance", "l2_sensitivity", "l1_sensitivity", most=_MOST_NORM)
         _check(self)
 
 
@@ -232,8 +235,8 @@ class DiscreteGaussianEvent(_Release):
     Attributes:
       shares: independent draws added to one entry that nobody knows; n in [KLS21].
       share_variance: parameter S^2 of each draw, slightly above its variance.
-      l2: bound on the L2 norm of one unit's contribution.
-      l1: bound on its L1 norm.
+      l2_sensitivity: bound on the L2 norm of one unit's contribution.
+      l1_sensitivity: bound on its L1 norm.
       entries: of the sum, padding included; d there.
     """
 
@@ -241,12 +244,12 @@ class DiscreteGaussianEvent(_Release):
 
     shares: int
     share_variance: float
-    l2: float
-    l1: float
+    l2_sensitivity: float
+    l1_sensitivity: float
     entries: int
 
     def __post_init__(self) -> None:
-        freeze_floats(self, "share_variance", "l2", "l1", most=_MOST_NORM)
+        freeze_floats(self, "share_variance", "l2_sensitivity", "l1_sensitivity", most=_MOST_NORM)
         integer("shares", self.shares, 1, MAX_STEPS)
         integer("entries", self.entries, 1, MAX_STEPS)
         _check(self)
@@ -307,6 +310,9 @@ def _parse(data: Any) -> Event:
     if "cover" in sampling:
         sampling["cover"] = CohortSecrecy(sampling["cover"])
     values["sampling"] = _DESIGNS[sampling.pop("design")](**sampling)
+    for name, key in _KEYS.items():
+        if key in values:
+            values[name] = values.pop(key)
     values["unit"] = Unit(values["unit"])
     values["adjacency"] = NeighboringRelation(values["adjacency"])
     return _KINDS[values.pop("kind")](**values)

@@ -80,7 +80,7 @@ class Filter(ABC):
 
     @abstractmethod
     def _price(self, event: Event) -> float:
-        """Of one step, in the currency; inf where unbounded."""
+        """The price of one step, in the currency; inf where unbounded."""
 
     def cost(self, event: Event) -> int | None:
         """What ``event`` would add to ``spent``; ``None`` if more than any filter holds.

@@ -95,9 +95,9 @@ class Accounts:
             book = Book.RELEASE if number else Book.SERVER
             mine = found.setdefault(name, {})
             if held:
-                mine.setdefault((book, "held"), {})[self._event(connection, event)] = held
+                mine.setdefault((book, "reserved"), {})[self._event(connection, event)] = held
             if realised:
-                mine.setdefault((book, "realised"), {})[self._event(connection, event)] = realised
+                mine.setdefault((book, "actual"), {})[self._event(connection, event)] = realised
         return found
 
     def admit(self, connection: sqlite3.Connection, charges: Mapping[Charge, list[str]]) -> None:
@@ -172,7 +172,7 @@ class Accounts:
                 minimum_survivors=minimum,
                 state=State(state),
                 survivors=survivors,
-                realised=None if real == [None, None] else self._charge(connection, *real),
+                actual=None if real == [None, None] else self._charge(connection, *real),
             )
             for at, name, attempt, *reserved, minimum, state, survivors, a, b in rows
             for real in [[a, b]]

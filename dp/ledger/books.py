@@ -41,7 +41,7 @@ class HeadSigner:
 
 
 class LedgerOwner(Enum):
-    """Whose ledger it is, and so whose word lowers a price."""
+    """The owner of a ledger, whose word lowers a price."""
 
     SERVER = "server"
     CLIENT = "client"
@@ -56,7 +56,7 @@ class Protection(Enum):
 
     @property
     def sentence(self) -> str:
-        """For a report."""
+        """The protection in words, for a report."""
         return {
             Protection.NONE: "not tamper-evident: the chain shows accidents only",
             Protection.HEAD: "nothing was changed or lost up to the head that was kept elsewhere",
@@ -67,7 +67,7 @@ class Protection(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """The end of a chain that was found sound, and what that is worth.
+    """Result of ``verify``: the last record, and the kinds of tampering that were looked for.
 
     Attributes:
       head: the last record.
@@ -82,7 +82,7 @@ class Verified:
 
 
 class State(Enum):
-    """Where a reservation stands. ``OPEN`` and ``COMMITTED`` are spent, ``ABORTED`` is not."""
+    """The state of a reservation. ``OPEN`` and ``COMMITTED`` are spent, ``ABORTED`` is not."""
 
     OPEN = "open"
     COMMITTED = "committed"
@@ -97,7 +97,7 @@ class Reservation:
       charge: what was reserved.
       minimum_survivors: below so many, the release does not happen and no commit does.
       survivors: how many there were, if the commit said so.
-      realised: what was released instead, ``None`` while that is what was reserved.
+      actual: what was released instead, ``None`` while that is what was reserved.
     """
 
     round: int
@@ -107,7 +107,7 @@ class Reservation:
     minimum_survivors: int
     state: State
     survivors: int | None
-    realised: Charge | None
+    actual: Charge | None
 
 
 def number(name: str, value: int) -> int:

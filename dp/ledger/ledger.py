@@ -14,7 +14,7 @@ against whoever gets the model: charge it everyone eligible. A plain event in pl
 
 What may be chosen from earlier outputs is the policy, fixed at creation: nothing under
 "fixed plan", every parameter under a filter, ``dp.ledger.rules``. ``commit`` may say what noise
-was realised. A higher price counts at once. A lower one is what a report may show; it
+the sum really had. A higher price counts at once. A lower one is what a report may show; it
 frees budget under a filter alone. In a client's own ledger a price is lowered only on
 evidence that the server cannot forge.
 
@@ -103,7 +103,7 @@ class Ledger(Reader):
 
     One object serves one thread of one process; others open the file for themselves.
     Every method raises ``LedgerBusy`` when another process holds the file for longer
-    than ``patience`` seconds, ``LedgerCorrupt`` when the file is damaged, ``LedgerError``
+    than ``timeout`` seconds, ``LedgerCorrupt`` when the file is damaged, ``LedgerError``
     when it cannot be read or written (disk full, read-only, moved). A write that raised
     happened wholly or not at all.
     """
@@ -117,7 +117,7 @@ class Ledger(Reader):
         keeper: LedgerOwner = LedgerOwner.SERVER,
         policy: str = FIXED_PLAN,
         seal: HeadSigner | None = None,
-        patience: float = 5.0,
+        timeout: float = 5.0,
     ) -> Self:
         """A new ledger at ``path``, with the same budget for every subject.
 
@@ -139,7 +139,7 @@ class Ledger(Reader):
             os.close(os.open(place, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise LedgerError(f"cannot create {place}: {error.strerror}") from error
-        ledger = cls(place, seal=seal, patience=patience)
+        ledger = cls(place, seal=seal, timeout=timeout)
         try:
             ledger._create(genesis)
             ledger._settle(budget)
@@ -155,7 +155,7 @@ class Ledger(Reader):
         budget: Budget | None = None,
         *,
         seal: HeadSigner | None = None,
-        patience: float = 5.0,
+        timeout: float = 5.0,
         read_only: bool = False,
     ) -> Self:
         """The ledger at ``path``; with ``budget`` given, only if that is its budget.
@@ -178,7 +178,7 @@ class Ledger(Reader):
         place = _place(path)
         if not place.exists():
             raise LedgerMissing(f"no ledger at {place}; create one")
-        ledger = cls(place, seal=seal, patience=patience, read_only=read_only)
+        ledger = cls(place, seal=seal, timeout=timeout, read_only=read_only)
         try:
             ledger._settle(budget)
         except BaseException:
@@ -314,24 +314,24 @@ class Ledger(Reader):
     ) -> None:
         """Close reservations whose release happened, with what was released if that differs.
 
-        A mapping gives each subject's realised events, for the books it was reserved in.
-        Where one costs more than was reserved, admission counts it from now on, be the
-        budget passed or not; under a fixed plan it does if it costs more at any order. Where
-        it costs less, the reserved price stays for admission and ``basis="realised"`` shows
-        the lower one; under a filter what was realised takes its place. A client's ledger
+        A mapping gives each subject's actual events, for the books it was reserved in. If the
+        actual event costs more than the reserved one, the higher price counts from now on,
+        even if that exceeds the budget; under a fixed plan it does if it costs more at any
+        order. If it costs less, the reserved price stays for admission and ``basis="actual"`` shows
+        the lower one; under a filter the actual event takes its place. A client's ledger
         takes a lower price only with ``evidence``, something the caller has checked and the
         server cannot forge, such as the survivors' signatures over their set; the record
         keeps its SHA-256. Repeating a call changes nothing.
 
         Raises ``LedgerConflict``, and closes none, if one was aborted, never reserved or
         committed otherwise, if ``survivors`` are below the reserved minimum or not given
-        where there is one (leave the reservation open, it stays spent), if a realised
+        where there is one (leave the reservation open, it stays spent), if an actual
         charge is for other books, or lower without evidence; ``UnsoundEvent`` as ``reserve``.
         """
         key = key_of(round_number, attempt)
         if survivors is not None:
             survivors = number("survivors", survivors)
-        realised = charges_of(subjects) if isinstance(subjects, Mapping) else {}
+        actual = charges_of(subjects) if isinstance(subjects, Mapping) else {}
         wanted = subject_names(subjects)
         with self._file.transaction() as connection:
             held = self._closing(connection, "commit", State.COMMITTED, key, wanted)
@@ -345,9 +345,9 @@ class Ledger(Reader):
                         f"needs {before.minimum_survivors} survivors, had {survivors}: nothing "
                         "may be released, and the reservation stands",
                     )
-                real = _fitted(before, realised.get(before.subject, before.charge))
+                real = _fitted(before, actual.get(before.subject, before.charge))
                 if before.state is State.COMMITTED:
-                    if (real, survivors) != (before.realised or before.charge, before.survivors):
+                    if (real, survivors) != (before.actual or before.charge, before.survivors):
                         _conflict(before, "is committed with other events or survivors")
                 elif real != before.charge:
                     weighed = self._weigh(before, real, evidence)
@@ -363,8 +363,8 @@ class Ledger(Reader):
     def abort(self, round_number: int, subjects: Iterable[str], *, attempt: int = 0) -> None:
         """Take reservations back, **only if nothing of the release left the client**.
 
-        A masked vector that reached the server, a message that may have been sent, a
-        process whose end nobody saw: then leave the reservation open, it stays spent.
+        If anything may have been sent (for example the process was killed), do not abort:
+        leave the reservation open, it stays spent.
         Repeating the call changes nothing.
 
         Raises ``LedgerConflict``, and takes none back, if one was committed or never
@@ -489,9 +489,9 @@ class Ledger(Reader):
     def _weigh(
         self, before: Reservation, real: Charge, evidence: bytes | None
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Books in which admission counts what was realised, and no longer what was reserved.
+        """The books whose charge is replaced by the actual event, as the rule decides.
 
-        As the policy says. In a client's ledger what costs less needs evidence.
+        In a client's ledger what costs less needs evidence.
         """
         rising, falling = [], []
         for book, event in real.events().items():
@@ -518,7 +518,7 @@ def _place(path: str | PathLike[str]) -> Path:
 
 def _fitted(before: Reservation, real: Charge) -> Charge:
     if real.events().keys() != before.charge.events().keys():
-        _conflict(before, "is reserved in other books than those realised")
+        _conflict(before, "is reserved in other books than the actual event")
     return real
 
 

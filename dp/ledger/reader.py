@@ -51,11 +51,11 @@ class Reader:
         path: str | PathLike[str],
         *,
         seal: HeadSigner | None = None,
-        patience: float = 5.0,
+        timeout: float = 5.0,
         read_only: bool = False,
     ) -> None:
         """Connect to an existing database; prefer ``create`` and ``open``."""
-        self._file = File(path, patience, read_only=read_only)
+        self._file = File(path, timeout, read_only=read_only)
         self._path = Path(path)
         self._seal = seal
 
@@ -66,7 +66,7 @@ class Reader:
 
     @property
     def keeper(self) -> LedgerOwner:
-        """Whose ledger it is."""
+        """The owner of this ledger."""
         return self._keeper
 
     @property
@@ -80,7 +80,7 @@ class Reader:
         accountant: Accountant = "rdp",
         *,
         book: Book | None = None,
-        basis: Basis = "held",
+        basis: Basis = "reserved",
     ) -> float:
         """What may be stated of ``subject`` at its budget's delta, open reservations included.
 
@@ -88,11 +88,11 @@ class Reader:
 
         | policy | accountant, basis | what it is |
         |---|---|---|
-        | fixed plan | rdp, held | what was spent, the number that admission uses |
-        | fixed plan | rdp, realised | with realised noise: true if no output decided who was lost |
-        | fixed plan | pld, held | tighter, for a report |
-        | fixed plan | pld, realised | refused where it differs: it needs a plan fixed in advance |
-        | a filter | rdp, either | the whole budget; ``inf`` if a realised price passed it |
+        | fixed plan | rdp, reserved | what was spent, the number that admission uses |
+        | fixed plan | rdp, actual | with actual noise: true if no output decided who was lost |
+        | fixed plan | pld, reserved | tighter, for a report |
+        | fixed plan | pld, actual | refused where it differs: it needs a plan fixed in advance |
+        | a filter | rdp, either | the whole budget; ``inf`` if an actual price passed it |
         | a filter | pld, either | refused: ``UnsoundEvent`` |
 
         Why a filter states the budget, ``dp.ledger.rules`` says.
@@ -105,7 +105,7 @@ class Reader:
         )
 
     def epsilons(
-        self, accountant: Accountant = "rdp", *, book: Book | None = None, basis: Basis = "held"
+        self, accountant: Accountant = "rdp", *, book: Book | None = None, basis: Basis = "reserved"
     ) -> dict[str, float]:
         """``epsilon`` of every subject that was ever reserved for, by name."""
         with self._file.snapshot() as connection:
@@ -126,7 +126,7 @@ class Reader:
         with self._file.snapshot() as connection:
             budget = self._accounts.budget_of(connection, subject_name(subject))
             found = self._accounts.spent(connection, subject)
-        return self._policy.filter_of(found.get(subject, {}).get((book, "held"), {}), budget)
+        return self._policy.filter_of(found.get(subject, {}).get((book, "reserved"), {}), budget)
 
     def filters(self, book: Book = Book.SERVER) -> dict[str, Filter]:
         """``filter_of`` of every subject that has one, by name."""
@@ -136,14 +136,16 @@ class Reader:
         pairs = (
             (
                 name,
-                self._policy.filter_of(spent.get((book, "held"), {}), own.get(name, self._budget)),
+                self._policy.filter_of(
+                    spent.get((book, "reserved"), {}), own.get(name, self._budget)
+                ),
             )
             for name, spent in found.items()
         )
         return {name: stands for name, stands in pairs if stands is not None}
 
     def spent(
-        self, subject: str, book: Book = Book.SERVER, *, basis: Basis = "held"
+        self, subject: str, book: Book = Book.SERVER, *, basis: Basis = "reserved"
     ) -> dict[Event, int]:
         """The composition charged to ``subject``: one-step events, and how many steps of each."""
         with self._file.snapshot() as connection:
@@ -151,7 +153,7 @@ class Reader:
         return found.get(subject, {}).get((book, basis), {})
 
     def compositions(
-        self, book: Book = Book.SERVER, *, basis: Basis = "held"
+        self, book: Book = Book.SERVER, *, basis: Basis = "reserved"
     ) -> dict[str, dict[Event, int]]:
         """``spent`` of every subject that was ever reserved for, by name."""
         with self._file.snapshot() as connection:

@@ -9,7 +9,7 @@
 Under a filter what was spent depends on the outputs, so it is no guarantee by itself:
 only the (epsilon, delta) that was fixed before the first release is one [FZ21, WRRW22].
 It is stated as soon as anything was charged, and ``Ledger.filter_of`` says how much
-of the currency is gone. Where a realised price passed the capacity after the fact
+of the currency is gone. Where an actual price passed the capacity after the fact
 nothing finite was promised, and epsilon is infinite.
 
 A price may depend on all earlier releases and on who was lost, never on its own output.
@@ -35,7 +35,7 @@ from dp.ledger import admission
 from dp.ledger.books import Budget
 from dp.ledger.records import Book
 
-Basis: TypeAlias = Literal["held", "realised"]
+Basis: TypeAlias = Literal["reserved", "actual"]
 Spent: TypeAlias = dict[tuple[Book, Basis], dict[Event, int]]
 Alike: TypeAlias = tuple[frozenset[tuple[Event, int]], Budget]  # costs the same
 
@@ -45,7 +45,7 @@ _UNCOUNTABLE: Final = 2**62  # steps, so that no sum of admitted ones passes int
 
 
 class EpsilonQuery(NamedTuple):
-    """Which number is wanted; ``book`` is ``None`` for the dearer of the two."""
+    """The number that is asked for; ``book`` is ``None`` for the dearer of the two."""
 
     accountant: Accountant
     book: Book | None
@@ -53,7 +53,7 @@ class EpsilonQuery(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """What a realised event does to one book: is it added, does the reserved one go, is it less."""
+    """What an actual event does to one book: add it? remove the reserved one? is it cheaper?"""
 
     rising: bool
     falling: bool
@@ -104,7 +104,7 @@ class CompositionRule(ABC):
 
     @abstractmethod
     def _refuse(
-        self, held: Mapping[Event, int], asked: Mapping[Event, int], by: Accountant
+        self, reserved: Mapping[Event, int], asked: Mapping[Event, int], by: Accountant
     ) -> None:
         """Raise ``UnsoundEvent`` where that accountant has no answer under this policy."""
 
@@ -114,14 +114,14 @@ class CompositionRule(ABC):
         """What may be stated for a subject; ``known`` spares pricing what was priced before."""
         for name, value, choices in (
             ("accountant", ask.accountant, ("rdp", "pld")),
-            ("basis", ask.basis, ("held", "realised")),
+            ("basis", ask.basis, ("reserved", "actual")),
         ):
             if value not in choices:
                 raise BadParameter(f"{name} is {value!r}, must be one of {choices}")
         most = 0.0
         for book in Book if ask.book is None else (ask.book,):
             composition = spent.get((book, ask.basis), {})
-            self._refuse(spent.get((book, "held"), {}), composition, ask.accountant)
+            self._refuse(spent.get((book, "reserved"), {}), composition, ask.accountant)
             alike = (frozenset(composition.items()), budget)
             if composition and alike not in known:
                 known[alike] = self._statable(composition, budget, ask.accountant)
@@ -158,12 +158,12 @@ class _FixedPlan(CompositionRule):
         return (admission.epsilon if by == "rdp" else epsilon_pld)(composition, budget.delta)
 
     def _refuse(
-        self, held: Mapping[Event, int], asked: Mapping[Event, int], by: Accountant
+        self, reserved: Mapping[Event, int], asked: Mapping[Event, int], by: Accountant
     ) -> None:
-        if by == "pld" and asked != held:
+        if by == "pld" and asked != reserved:
             raise UnsoundEvent(
                 "noise that depends on who was lost was not fixed in advance, so it has no "
-                "privacy loss distribution; ask by 'rdp', or for what is held"
+                "privacy loss distribution; ask by 'rdp', or for what is reserved"
             )
 
 
@@ -213,7 +213,7 @@ class _Filtered(CompositionRule):
         return budget.epsilon if stands is None or stands.spent <= self.limit(budget) else inf
 
     def _refuse(
-        self, held: Mapping[Event, int], asked: Mapping[Event, int], by: Accountant
+        self, reserved: Mapping[Event, int], asked: Mapping[Event, int], by: Accountant
     ) -> None:
         if by == "pld":
             raise UnsoundEvent(
@@ -224,7 +224,7 @@ class _Filtered(CompositionRule):
 
 @lru_cache(maxsize=4096)
 def _cost(policy: _Filtered, event: Event) -> int:
-    """Of a one-step event, in the filter's units."""
+    """The cost of a one-step event, in the filter's units."""
     like = policy.make(epsilon=1.0, delta=0.5, unit=event.unit, adjacency=event.adjacency)
     cost = like.cost(event)
     return _ENDLESS if cost is None else min(cost, _ENDLESS)

@@ -32,7 +32,7 @@ class File:
     """A connection to an existing database file, of one process and thread."""
 
     def __init__(
-        self, path: str | PathLike[str], patience: float, *, read_only: bool = False
+        self, path: str | PathLike[str], timeout: float, *, read_only: bool = False
     ) -> None:
         """Connect; nothing is read, and nothing made, before the first statement.
 
@@ -58,9 +58,7 @@ class File:
                 )
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         with self.translated():
-            self._connection = sqlite3.connect(
-                uri, uri=True, timeout=patience, isolation_level=None
-            )
+            self._connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
         self._place = self._look()
 
     @property

@@ -34,7 +34,7 @@ class Lanes:
       size: entries of a rotated vector, d.
       clip: C, most that one unit adds to the L2 norm, in the vector's unit.
       batch: units in one client's vector, at most.
-      share_deviation: sigma_l, of one client's noise, in the vector's unit.
+      share_stddev: sigma_l, of one client's noise, in the vector's unit.
       skellam: whether the noise is Skellam; otherwise a discrete Gaussian.
       redrawn: whether a client's rounding is redrawn until its norm is at most D2.
       indicator_share: part of D2^2 that a client's bit takes; 0 for none.
@@ -45,12 +45,12 @@ class Lanes:
     size: int
     clip: float
     batch: int
-    share_deviation: float
+    share_stddev: float
     skellam: bool
     redrawn: bool
     indicator_share: float
 
-    def l2(self, scale: float) -> float:
+    def l2_sensitivity(self, scale: float) -> float:
         """D2, the L2 norm of what one unit adds to the rotated integers."""
         c, beta = self.clip * scale, REDRAW_BIAS
         if not self.redrawn:
@@ -60,18 +60,18 @@ class Lanes:
             c += 2 * self.batch * c * (FLOAT64_ERROR + NORM_ERROR) + math.sqrt(self.size) * cut
         return rounded_norm(c, self.size, beta)
 
-    def indicator_step(self, scale: float) -> int:
+    def indicator_resolution(self, scale: float) -> int:
         """k, which a client's bit adds or takes away; 0 where none travels."""
         if not self.indicator_share:
             return 0
-        return max(int(math.sqrt(self.indicator_share) * self.l2(scale)), 1)
+        return max(int(math.sqrt(self.indicator_share) * self.l2_sensitivity(scale)), 1)
 
     def log_wrap(self, scale: float) -> float:
         """Logarithm of a bound on P[some lane wraps]: over all lanes and both sides."""
         n = self.clients
         longest = scale * self.batch * self.clip
         signal = (n * longest) ** 2 / self.size
-        noise = n * (scale * self.share_deviation) ** 2
+        noise = n * (scale * self.share_stddev) ** 2
         float_error = longest * entry_error(self.size) + 2.0 ** -(fraction(longest) + 1)
         edge = 2.0 ** (self.bits - 1)
         room = edge - n * float_error
@@ -83,7 +83,7 @@ class Lanes:
             log_tail(room - n, signal, noise, skellam=self.skellam),
         )
         found = math.log(2 * self.size) + tail
-        if said := self.indicator_step(scale):
+        if said := self.indicator_resolution(scale):
             of_bit = log_tail(edge - n * said, 0, noise, skellam=self.skellam)
             found = float(np.logaddexp(found, math.log(2) + of_bit))
         return found
@@ -106,7 +106,7 @@ class Lanes:
                 f"{self.bits}-bit lanes are too narrow for {self.clients} clients and their noise: "
                 "P[wrap] is above 2**-40 a round at every scale"
             )
-        return min(found, math.sqrt(MAX_VARIANCE) / self.share_deviation * (1 - 2.0**-40))
+        return min(found, math.sqrt(MAX_VARIANCE) / self.share_stddev * (1 - 2.0**-40))
 
     def balanced_scale(self, k: float) -> float:
         """The scale at which k deviations of an entry of the sum reach the end of its lane.
@@ -118,7 +118,7 @@ class Lanes:
         n = self.clients
         square = 2.0 ** (2 * self.bits) - n * k**2
         longest = self.batch * self.clip
-        spread = math.sqrt((longest * n) ** 2 / self.size + n * self.share_deviation**2)
+        spread = math.sqrt((longest * n) ** 2 / self.size + n * self.share_stddev**2)
         return math.sqrt(max(square, 0.0)) / (2 * k * spread)
 
 

@@ -61,10 +61,10 @@ _ROUNDER: Final = 1.5 * 2.0**52
 class DistributedNoise:
     """One sum of clients' vectors with noise that no single party knows.
 
-    Formal guarantee: for whoever sees sums of ``encode`` alone and knows or lacks the shares
-    of at most ``uncounted_shares`` survivors, the release is as private as ``event(survivors=m)``
-    says. For examples that holds up to ``rounding_failure`` a step, which is added to delta,
-    and in both cases up to ``sampler_error`` for every one of ``draws``.
+    Formal guarantee, against anyone who sees only sums of ``encode`` and knows at most
+    ``uncounted_shares`` of the noise shares (or whose clients left them out): the release is
+    as private as ``event(survivors=m)`` says. Add to delta: ``rounding_failure`` per step
+    (unit example), and ``sampler_error * draws`` (both units).
 
     ``unit=Unit.CLIENT``: a client's update is clipped to C, and its rounding redrawn until
     its norm is at most D2. Neighbours are zero-out: the client adds its share either way.
@@ -166,12 +166,12 @@ class DistributedNoise:
     @property
     def rounded_l2_sensitivity(self) -> float:
         """D2, the L2 norm of what one unit adds to the rotated integers."""
-        return self._lanes.l2(1 / self.resolution)
+        return self._lanes.l2_sensitivity(1 / self.resolution)
 
     @property
     def indicator_resolution(self) -> int:
         """k: a client whose bit is 1 adds k, one whose bit is 0 takes k away."""
-        return self._lanes.indicator_step(1 / self.resolution)
+        return self._lanes.indicator_resolution(1 / self.resolution)
 
     @property
     def l2_sensitivity(self) -> float:
@@ -215,7 +215,7 @@ class DistributedNoise:
         return math.exp(min(self._lanes.log_wrap(1 / self.resolution), 0.0))
 
     def stddev(self, survivors: int) -> float:
-        """At most this is the standard deviation of an entry of the decoded sum.
+        """An upper bound on the standard deviation of an entry of the decoded sum.
 
         Noise of ``survivors`` shares, z C sqrt(survivors / (minimum_survivors - corrupt)), and
         rounding of at most step / 2 each.
@@ -223,7 +223,7 @@ class DistributedNoise:
         return math.sqrt(survivors * (self.share_stddev**2 + self.resolution**2 / 4))
 
     def indicator_stddev(self, survivors: int) -> float:
-        """Of the noise in the sum of b - 1/2; sigma_b of [ATMR21]."""
+        """Standard deviation of the noise in the sum of b - 1/2; sigma_b of [ATMR21]."""
         if not self.indicator_share:
             raise BadParameter("no indicator travels without an indicator_share")
         return math.sqrt(survivors * self.share_variance) / (2 * self.indicator_resolution)
@@ -317,8 +317,8 @@ class DistributedNoise:
         if self.noise == "skellam":
             return SkellamEvent(
                 variance=shares * self.share_variance * (1 - 2.0**-50),
-                l2=self.l2_sensitivity,
-                l1=self.l1_sensitivity,
+                l2_sensitivity=self.l2_sensitivity,
+                l1_sensitivity=self.l1_sensitivity,
                 sampling=sampling,
                 steps=steps,
                 unit=self.unit,
@@ -327,8 +327,8 @@ class DistributedNoise:
         return DiscreteGaussianEvent(
             shares=shares,
             share_variance=self.share_variance,
-            l2=self.l2_sensitivity,
-            l1=self.l1_sensitivity,
+            l2_sensitivity=self.l2_sensitivity,
+            l1_sensitivity=self.l1_sensitivity,
             entries=self.size,
             sampling=sampling,
             steps=steps,
@@ -361,7 +361,7 @@ class DistributedNoise:
             size=self._padded,
             clip=self.clip,
             batch=self.batch,
-            share_deviation=self.share_stddev,
+            share_stddev=self.share_stddev,
             skellam=self.noise == "skellam",
             redrawn=self.unit is Unit.CLIENT,
             indicator_share=self.indicator_share,
@@ -386,7 +386,7 @@ class DistributedNoise:
 
     @property
     def _norm_allowed(self) -> float:
-        """Of a client's vector before it is cut to ``_fraction`` bits and rounded."""
+        """Largest norm of a client's vector before it is cut to ``_fraction`` bits, rounded."""
         c = self.clip / self.resolution
         return c * (1 - NORM_ERROR) - math.sqrt(self._padded) * 2.0 ** -(self._fraction + 1)
 

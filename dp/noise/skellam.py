@@ -208,7 +208,7 @@ def _pi() -> Decimal:
 
 
 def _sin_cos(angle: Decimal) -> tuple[Decimal, Decimal]:
-    """By their series; for angles below 1."""
+    """Sine and cosine by their series; for angles below 1."""
     term, n = Decimal(1), 0
     found = [Decimal(0), Decimal(0)]  # cosine, sine
     while abs(term) > Decimal(10) ** -90:

@@ -118,8 +118,8 @@ class AwaitRoster(Client):
     def rebind(self, agreement: Agreement) -> "AwaitRoster":
         """The same keys, where they were advertised before everything public was known.
 
-        An honest-but-curious server may so have the keys of its next session with the last
-        answer of this one. This state is then used up. What we agree to enters every label,
+        Lets an honest-but-curious server collect keys for the next session together with the
+        last answer of this one. This state is then used up. What we agree to enters every label,
         and the burn record of the next answer: one set of keys answers under one agreement.
 
         Raises:
@@ -138,10 +138,10 @@ class AwaitRoster(Client):
         Raises:
           RemoteProtocolError: our own keys are missing or changed; two clients
             have one key, or one has a key of low order, or a signature is not
-            that of its identity; there are too few clients to be hidden among, too
-            many for the lanes, or so many that two sets of holders that share no
-            honest one could both reach the threshold; in a sparse graph, another
-            number of neighbours than planned.
+            that of its identity; there are too few clients to be hidden among, or too
+            many for the lanes; the threshold is no majority of the honest share
+            holders, so two disjoint groups could both reach it; in a sparse graph, there
+            is another number of neighbours than planned.
         """
         params = self.agreement.params
         roster = Roster.from_bytes(message, expect=self.agreement.header, signed=params.active)
@@ -361,7 +361,8 @@ class _Holder(Client):
     def _check_alive(self, alive: frozenset[ClientId]) -> None:
         params = self.agreement.params
         plan = params.plan(self.size)
-        # Somebody who masks with us, and we not with it, is cut off from us and counted with us.
+        # A neighbour whose boxes never reached us may still have masked with us: it counts as a
+        # survivor, but we hold no share of it.
         strangers = alive & self.silent if plan.degree else alive - self.peers
         if strangers:
             raise RemoteProtocolError(f"named as alive, never shared: {sorted(strangers)}")

@@ -1,4 +1,4 @@
-"""Who shares masks and secrets with whom: everybody, or k neighbours [BBG+20].
+"""The graph of clients that share masks and secrets: complete, or k neighbours [BBG+20].
 
 In a random Harary graph the clients stand in a circle in random order, and each
 has the k/2 on either side of it for neighbours. ``plan_graph`` chooses k and the
@@ -54,7 +54,7 @@ class Complete:
         return frozenset(self._clients) - {client}
 
     def holders(self, _: ClientId) -> tuple[ClientId, ...]:
-        """Who holds shares of a client's secrets; holder i has share number i + 1."""
+        """The clients that hold shares of a client's secrets; holder i has share number i + 1."""
         return self._clients
 
 
@@ -81,7 +81,7 @@ class Harary:
         )
 
     def holders(self, client: ClientId) -> tuple[ClientId, ...]:
-        """Who holds shares of a client's secrets; holder i has share number i + 1."""
+        """The clients that hold shares of a client's secrets; holder i has share number i + 1."""
         return tuple(sorted(self.neighbours(client)))
 
 
@@ -117,8 +117,8 @@ def plan_graph(
         raise ParameterError(f"{clients} clients: at least 2 can sum")
     if g + (2 * d if active else d) > MOST_LOST:
         raise ParameterError(
-            f"corrupt {float(g):g} and dropout {float(d):g}{' (twice: active)' if active else ''} "
-            f"leave less than a tenth; no graph is safe"
+            f"corrupt_fraction {float(g):g} and dropout {float(d):g}"
+            f"{' (twice: active)' if active else ''} leave less than a tenth; no graph is safe"
         )
     corrupted, dropped = int(g * clients), int(d * clients)
     for degree in range(2, clients - 1, 2):

@@ -45,10 +45,10 @@ class Params:
       threshold: complete graph: shares that rebuild a secret; t in [BIK+17].
       rates: instead of a threshold: the graph is planned for these and for the
         number of clients that advertise; see ``protocols.bonawitz.graph``.
-      minimum_survivors: each client refuses to help open a sum of fewer. In a
-        sparse graph a client cannot count them and takes the server's word; with
-        ``active`` too it is what keeps a server from inventing a small roster, and
-        so a small graph: set it above half of ``clients``.
+      minimum_survivors: each client refuses to help open a sum of fewer. In a sparse
+        graph a client sees its neighbours only, so it cannot verify this number.
+        Against a malicious server set it above half of ``clients``: it then keeps the
+        server from inventing a small roster, and so a small graph.
       words: uint64 words of an input vector, m there.
       suite: the cipher that expands masks.
       active: the server may lie: identities, signed keys, signed survivors.
@@ -77,7 +77,7 @@ class Params:
             check_integer("max_corrupt", self.max_corrupt, 0, self.clients - 1)
             if not self.active or self.rates is not None:
                 raise ParameterError(
-                    f"corrupt {self.max_corrupt} needs active=True and a threshold"
+                    f"max_corrupt {self.max_corrupt} needs active=True and a threshold"
                 )
         self.plan(self.clients)
 

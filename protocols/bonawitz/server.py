@@ -225,9 +225,9 @@ class CollectVectors(Collect[Agreement]):
         """Take all frames of one client; returns their sender.
 
         Each is read once and added at once. They may lie in a file: one is in
-        memory at a time. Where one turns out to be wrong, those before it are read
-        again and taken back, so that an upload that breaks off leaves no trace; if
-        that fails, this stage stays closed and its sum never comes out.
+        memory at a time. If a frame is invalid, the frames already added are read again
+        and subtracted, so a broken upload leaves no trace; if that fails, this stage
+        stays closed and its sum never comes out.
 
         Raises:
           RemoteProtocolError: frames missing, repeated, out of order, too long,
@@ -262,7 +262,7 @@ class CollectVectors(Collect[Agreement]):
 
     @property
     def alive(self) -> tuple[ClientId, ...]:
-        """Whose vectors are in, in order."""
+        """The clients whose vectors are in, in order."""
         return tuple(sorted(self._alive))
 
     def _part(self, index: int) -> NDArray[np.uint64]:
@@ -296,7 +296,7 @@ class CollectVectors(Collect[Agreement]):
         return message, self._reveals()
 
     def close_to_sign(self, burn: Burn | None = None) -> tuple[bytes, "CollectSignatures"]:
-        """As ``close``, where the clients sign the set before they reveal anything."""
+        """Close the stage as ``close`` does, for clients that sign the set before they reveal."""
         if not self.agreement.params.active:
             raise LocalProtocolError("nothing is signed in this round: close")
         message = self._name(burn)

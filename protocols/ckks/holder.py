@@ -8,8 +8,8 @@
 A message that breaks a rule raises ``RemoteProtocolError``, and no answer leaves.
 A holder opens its commitment to one roster, takes one set of boxes, and opens one
 ciphertext a round; the first request answered fixes for the whole session which holders
-are alive. Who answered is in that set, and shares of its key are given for none: a key is
-decrypted with, or rebuilt.
+are alive. A holder that answered is named alive, so nobody hands out shares of its key: a
+key is either used or rebuilt, never both.
 
 An answer is a function of the holder's secrets and the request. Its noise is as good as
 fresh: a generator's output under a key that never leaves the holder, another for every

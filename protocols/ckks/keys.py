@@ -174,7 +174,7 @@ class SharedKey:
         same, and the mean of their results says no more than one of them.
         """
         about = self._agreement.label(b"flood", hashlib.sha256(ciphertexts).digest())
-        deviation = self._agreement.params.smudging
+        deviation = self._agreement.params.flooding_stddev
         return _Open(*self._parts(), self._secret.expose(), about, deviation)
 
     def _parts(self) -> tuple[Ring, float, bytes, bytes]:
@@ -248,7 +248,7 @@ class CollectiveKey:
 
 
 def common_seed(agreement: Agreement) -> bytes:
-    """Of a: bound to session and parameters, chosen by nobody."""
+    """The seed of a, bound to session and parameters, chosen by nobody."""
     return hashlib.sha256(VERSION + b" common " + agreement.key_context()).digest()
 
 
@@ -308,7 +308,7 @@ def partial(
         _holder_label(agreement, holder),
         noise.expose() if noise else b"",
         agreement.label(b"smudge", hashlib.sha256(seconds).digest()),
-        params.smudging if noise else 0.0,
+        params.flooding_stddev if noise else 0.0,
     )
     size = residues.size(params.ring.degree, params.ring.primes)
     return chunks(work, enumerate(split(seconds, size)))
@@ -322,7 +322,7 @@ def finish(opened: Iterable[Values], survivors: int, params: Params) -> Values:
         errors of honest parties: a key, an upload or a partial decryption was wrong.
     """
     values = np.concatenate(list(opened))[: params.entries] * params.clip
-    bound = survivors * (params.clip + _FAR * params.mean_deviation(survivors))
+    bound = survivors * (params.clip + _FAR * params.mean_stddev(survivors))
     if not bool((np.abs(values) <= bound).all()):
         raise RemoteProtocolError(
             f"an entry of the sum is above the {bound:.6g} that {survivors} summands can reach: "

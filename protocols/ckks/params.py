@@ -54,7 +54,7 @@ _DOUBLE: Final = 2.0**-52  # of the largest slot: what SEAL's transforms in doub
 
 
 class Model(IntEnum):
-    """Who can decrypt."""
+    """The key model: it says who can decrypt."""
 
     SHARED_KEY = 1  # every client alone; the server not
     THRESHOLD = 2  # enough of the holders together; nobody alone
@@ -83,7 +83,7 @@ def norm_bound(degree: int, variance: float) -> float:
     return math.sqrt(degree * variance * (1 + excess))
 
 
-def smudging(flooding: int, opened: int, norm: float) -> float:
+def flooding_stddev(flooding: int, opened: int, norm: float) -> float:
     """Deviation of each coefficient of the noise that a holder adds: sqrt(12 tau) 2^(s/2) T.
 
     [LMSS22], for s bits after tau opened ciphertexts whose errors have L2 norms up to T.
@@ -141,9 +141,10 @@ class Params:
             raise ParameterError(
                 f"flooding for {self.flooding} bits is outside [{MIN_FLOODING}, {MAX_FLOODING}]"
             )
-        if self.smudging > MAX_DEVIATION:
+        if self.flooding_stddev > MAX_DEVIATION:
             raise ParameterError(
-                f"flooding needs a deviation of 2**{math.log2(self.smudging):.1f}, above 2**50"
+                f"flooding needs a standard deviation of 2**{math.log2(self.flooding_stddev):.1f}, "
+                "above 2**50"
             )
         if not _LEAST_SCALE <= self.scale_half_bits < 2 * self.ring.modulus.bit_length():
             raise ParameterError(f"scale 2**({self.scale_half_bits}/2) does not fit the primes")
@@ -179,8 +180,9 @@ class Params:
         needed = majority(self.holders, self.max_corrupt)
         if not needed <= self.threshold <= self.holders:
             raise ParameterError(
-                f"threshold {self.threshold} of {self.holders} holders, {self.max_corrupt} corrupt, "
-                f"is outside [{needed}, {self.holders}]: two sets of holders could both answer"
+                f"threshold {self.threshold} of {self.holders} holders, {self.max_corrupt} "
+                f"corrupt, is outside [{needed}, {self.holders}]: two sets of holders could both "
+                "answer"
             )
 
     @property
@@ -204,17 +206,17 @@ class Params:
         return self.clients * error_variance(self.ring, self.model, self.holders)
 
     @property
-    def smudging(self) -> float:
+    def flooding_stddev(self) -> float:
         """Deviation of the noise that each holder alone adds, sigma; 0 without flooding."""
         if self.flooding is None:
             return 0.0
         norm = norm_bound(self.ring.degree, self.sum_variance)
-        return smudging(self.flooding, self.opened, norm)
+        return flooding_stddev(self.flooding, self.opened, norm)
 
     @property
     def result_deviation(self) -> float:
-        """Deviation of a coefficient of an opened sum, all holders smudging, rounding too."""
-        floods = max(self.holders, 1) * self.smudging**2
+        """Deviation of a coefficient of an opened sum, all holders flooding, rounding too."""
+        floods = max(self.holders, 1) * self.flooding_stddev**2
         rounding = self.clients**2 / 12  # equal vectors are rounded equally
         return math.sqrt(self.sum_variance + floods + rounding)
 
@@ -231,7 +233,7 @@ class Params:
             raise ParameterError("the flooding alone wraps around")
         return math.ceil(2 * math.log2(room / (self.clients * math.sqrt(2)))) - 1
 
-    def mean_deviation(self, survivors: int | None = None) -> float:
+    def mean_stddev(self, survivors: int | None = None) -> float:
         """Deviation of the error of an entry of the mean of ``survivors`` (default: all)."""
         count = self.clients if survivors is None else survivors
         slot = self.result_deviation * math.sqrt(self.ring.degree / 2) / self.scale
@@ -244,7 +246,7 @@ class Params:
         flooding and a shared key's errors. Those of a collective key are larger in the slots
         where its spectrum is, and lie 2**-20 and more below the flooding.
         """
-        return self.mean_deviation(survivors) * math.sqrt(2 * math.log(2 * self.entries))
+        return self.mean_stddev(survivors) * math.sqrt(2 * math.log(2 * self.entries))
 
     @property
     def flooding_delta(self) -> float:
@@ -440,7 +442,7 @@ class Agreement:
 
     @property
     def key_header(self) -> Header:
-        """Of the messages that make the key, before every round: they say round 0."""
+        """The header of the messages that make the key, before every round: they say round 0."""
         return Header(self.session, 0)
 
     def to_bytes(self) -> bytes:
@@ -465,5 +467,5 @@ class Agreement:
         return hashlib.sha256(VERSION + b" round " + self.to_bytes() + key).digest()
 
     def label(self, usage: bytes, about: bytes = b"") -> bytes:
-        """Of what is derived from a secret of the session; ``about`` is as long for every use."""
+        """Label of a value derived from a session secret; ``about`` has one length per use."""
         return b" ".join((VERSION, usage, b"")) + self.key_context() + about

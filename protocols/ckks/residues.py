@@ -50,7 +50,7 @@ def is_prime(number: int) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def ntt_primes(degree: int, bits: tuple[int, ...]) -> tuple[int, ...]:
-    """For each of ``bits`` the largest prime of that size, 1 modulo 2 ``degree``, not yet taken.
+    """The largest prime for each of ``bits``, 1 modulo 2 ``degree``, that is not yet taken.
 
     Raises:
       ParameterError: there is none.

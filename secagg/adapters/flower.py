@@ -259,7 +259,7 @@ class SecureGrid(Grid):
         end = math.inf if limit is None else time.monotonic() + limit  # from when all were sent
         while waiting and time.monotonic() < end:
             for reply in self._grid.pull_messages(waiting):
-                # The engine's own errors come from no node; which of ours they are of, this says.
+                # Errors that Flower raises carry no node id; this tells which request failed.
                 if (node := waiting.pop(reply.metadata.reply_to_message_id, None)) is None:
                     _log.warning("secagg: a reply at %s that nobody was asked for", ask.stage)
                     continue
@@ -505,13 +505,13 @@ def _read_answer(content: RecordDict) -> Answer:
     frames = content.array_records.get(FRAMES)
     if beside is None or frames is None or "messages" not in frames:
         raise InputError("its app has no secure_mod: this is a plain reply, and was not read")
-    following, examples = beside.get("next_keys"), beside.get("examples")
-    if not isinstance(following, bytes) or type(examples) is not int:
+    next_keys, examples = beside.get("next_keys"), beside.get("examples")
+    if not isinstance(next_keys, bytes) or type(examples) is not int:
         raise RemoteProtocolError("an answer lacks a field")
     reader, messages = Reader(frames["messages"].data), list[bytes]()
     while reader.left:
         messages.append(reader.opaque())
-    return Answer(messages=tuple(messages), state=None, next_keys=following, examples=examples)
+    return Answer(messages=tuple(messages), state=None, next_keys=next_keys, examples=examples)
 
 
 def _read_request(record: ConfigRecord) -> Request:

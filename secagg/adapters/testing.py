@@ -1,7 +1,7 @@
 """Engines of one process: try an app, a policy or an adapter, and lose whom you like.
 
     machines = Machines(folder, ids=(1, 2, 3), work=update_of)      # each node in its own folder
-    done = carry(Coordinator(Mean(...), Cohort()), machines, lost={3: Stage.MASK})
+    done = carry(Coordinator(WeightedMean(...), SumSettings()), machines, lost={3: Stage.MASK})
     done.result                                                     # the mean of the others
 
     grid = LocalGrid({1: app, 2: app, 3: app}, lost=lambda node, stage: node == 3)   # Flower
@@ -37,7 +37,7 @@ else:
 
 ANYTHING: Final = NodePolicy(
     protocols=("bonawitz", "threshold-ckks"),
-    privacy=("none", "example", "client"),
+    allow_no_noise=True,
     minimum_cohort=2,
     examples=50,
 )

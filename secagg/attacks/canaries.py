@@ -66,7 +66,7 @@ class EmpiricalAudit:
     """What an audit found, beside what the mechanism was accounted at.
 
     Attributes:
-      audited: the privacy mode.
+      audited: the mode.
       found: a bound or an estimate; its ``delta`` is also that of ``stated``.
       stated: epsilon, by the accountant that the ledger admits by.
       noise_multiplier: of one step, for which ``stated`` holds.
@@ -88,7 +88,7 @@ class EmpiricalAudit:
         return isinstance(self.found, LowerBound) and self.found.epsilon > self.stated
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; ``found`` as ``dp.empirical.from_json`` reads it."""
+        """The audit as JSON; ``found`` as ``dp.empirical.from_json`` reads it."""
         return shown(self, _NAMES, found=self.found.as_dict())
 
     @classmethod
@@ -188,7 +188,7 @@ def client_cosines(
     seed: int = 0,
     entropy: Entropy = system,
 ) -> EmpiricalAudit:
-    """Train on digits under ``privacy client`` with canary clients, and look for these [AKO+23].
+    """Train on digits with unit ``client`` and canary clients, and look for these [AKO+23].
 
     A canary's update is a random direction as long as the clip, round after round. The
     statistic is its cosine with the final change of the model. One that took no part would have
@@ -214,7 +214,7 @@ def client_cosines(
     if not 2 <= canaries < clients:
         raise ConfigError(f"canaries {canaries} must be from 2 to {clients - 1}")
     config = TrainingConfig(
-        privacy="client",
+        unit="client",
         clients=clients,
         rounds=rounds,
         epsilon=budget.epsilon,
@@ -222,8 +222,8 @@ def client_cosines(
         dropout=0.0,
         seed=seed,
     )
-    data: Federation = federate("digits", clients=clients - canaries, split="iid", seed=seed)
-    model = nn.Linear(data.judged_by.features.shape[1], data.classes)
+    data: Federation = federate("digits", clients=clients - canaries, partition="iid", seed=seed)
+    model = nn.Linear(data.evaluation.features.shape[1], data.classes)
     how = Client(config, data, model)
     planted = random_directions(canaries, how.mechanism.entries, entropy=entropy)
     position = flatten(model).mul(0).clone()

@@ -79,7 +79,7 @@ def curves(group: Sequence[Membership]) -> Drawing:
             tag("text", one.attack, x=at + 26, y=low),
         ]
     areas = ", ".join(f"{one.attack} {short(one.auc)}" for one in group)
-    mode = "no privacy" if first.privacy == "none" else first.privacy
+    mode = "no privacy" if first.mode == "none" else first.mode
     size = f"pool of {first.pool:,}"
     return Drawing(
         title=f"{mode[0].upper()}{mode[1:]}, {size}",

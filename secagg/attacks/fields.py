@@ -12,7 +12,7 @@ _AGREES: Final = 1e-6  # relative; two machines differ in the last digits of an 
 
 
 def shown(one: object, names: Iterable[str], **made: Any) -> dict[str, Any]:
-    """For JSON: the attributes of these names; ``made`` are those that JSON has otherwise."""
+    """The attributes of these names as JSON; ``made`` are those that JSON shows otherwise."""
     return {name: made[name] if name in made else getattr(one, name) for name in names}
 
 

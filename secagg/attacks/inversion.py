@@ -86,7 +86,7 @@ class Picture:
         return self.rank == 1 and self.mse <= FOUND
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; pixels as 0 to 255, an infinite psnr is ``None``."""
+        """The picture as JSON; pixels as 0 to 255, an infinite psnr is ``None``."""
         psnr = self.psnr if math.isfinite(self.psnr) else None
         grey = {name: _grey(getattr(self, name)) for name in ("original", "reconstructed")}
         return shown(self, _OF_PICTURE, psnr=psnr, **grey)
@@ -137,7 +137,7 @@ class Inversion:
         return len(self.pictures)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON."""
         return shown(self, _NAMES, pictures=[picture.as_dict() for picture in self.pictures])
 
     @classmethod
@@ -193,7 +193,7 @@ def invert_gradients(
         )
     if not 1 <= alone <= clients:
         raise ConfigError(f"alone {alone} must be from 1 to {clients}")
-    data = federate("digits", clients=2, split="iid", seed=seed)
+    data = federate("digits", clients=2, partition="iid", seed=seed)
     digits = np.concatenate([part.features for part in data.clients]).astype(np.float64)
     labels = np.concatenate([part.labels for part in data.clients])[:clients]
     pictures = digits[:clients]

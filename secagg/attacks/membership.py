@@ -37,7 +37,7 @@ from secagg.attacks.fields import Fields, shown
 from secagg.errors import ConfigError
 from secagg.pages.numbers import finite
 from secagg.training.data import Examples, Federation, federate
-from secagg.training.settings import PRIVACY, TrainingConfig
+from secagg.training.settings import MODES, TrainingConfig, noise_and_unit
 from secagg.vectors.vector import flatten
 
 Reals: TypeAlias = NDArray[np.float64]
@@ -54,7 +54,7 @@ BUDGET: Final = Budget(epsilon=2.0, delta=1e-4)
 CLIENTS: Final = 10  # whom the pool is dealt out to; as units, twice as many
 _OF_RATE: Final = ("false_positive_rate", "true_positive_rate", "interval")
 _NAMES: Final = (
-    *("attack", "privacy", "unit", "epsilon", "delta", "pool", "members", "others"),
+    *("attack", "mode", "unit", "epsilon", "delta", "pool", "members", "others"),
     *("auc", "roc", "rates", "accuracy"),
 )
 
@@ -79,7 +79,7 @@ class Rate:
     high: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON."""
         return shown(self, _OF_RATE, interval=[self.low, self.high])
 
     @classmethod
@@ -99,11 +99,11 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """How one attack did on models of one privacy mode.
+    """How one attack did on models of one mode.
 
     Attributes:
       attack: of ``ATTACKS``.
-      privacy: the mode; "none" is trained until it overfits.
+      mode: of ``secagg.training.settings.MODES``; "none" is trained until it overfits.
       unit: whose presence was guessed.
       epsilon: of the training, with ``delta``; ``None`` without privacy.
       pool: examples that coins put in or out, each alone or a client's together.
@@ -115,7 +115,7 @@ class Membership:
     """
 
     attack: str
-    privacy: str
+    mode: str
     unit: Unit
     epsilon: float | None
     delta: float | None
@@ -128,7 +128,7 @@ class Membership:
     accuracy: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON."""
         rates = [rate.as_dict() for rate in self.rates]
         roc = [list(point) for point in self.roc]
         return shown(self, _NAMES, unit=self.unit.value, roc=roc, rates=rates)
@@ -141,12 +141,12 @@ class Membership:
           ConfigError: it is no such object, or one that no attack gives.
         """
         held = Fields(data, _NAMES)
-        privacy = held.text("privacy", PRIVACY)
-        private = privacy != "none"
+        mode = held.text("mode", tuple(MODES))
+        private = mode != "none"
         one = cls(
             attack=held.text("attack", ATTACKS),
-            privacy=privacy,
-            unit=Unit.CLIENT if privacy == "client" else Unit.EXAMPLE,
+            mode=mode,
+            unit=Unit.CLIENT if mode == "client" else Unit.EXAMPLE,
             epsilon=held.number("epsilon", 0, MAX_PAIRS) if private else None,
             delta=held.number("delta", 0, 1) if private else None,
             pool=held.whole("pool", 1, MAX_PAIRS),
@@ -164,7 +164,7 @@ class Membership:
 
 
 def membership(
-    privacy: str = "none",
+    mode: str = "none",
     budget: Budget = BUDGET,
     *,
     pool: int = 100,
@@ -173,10 +173,10 @@ def membership(
     seed: int = 0,
     entropy: Entropy = system,
 ) -> tuple[Membership, ...]:
-    """Attack models trained on digits under one privacy mode, in all three ways.
+    """Attack models trained on digits under one mode, in all three ways.
 
     Args:
-      privacy: one of ``secagg.training.settings.PRIVACY``; of ``client`` the units are clients.
+      mode: of ``secagg.training.settings.MODES``; with ``client`` the units are clients.
       budget: of the private ones' whole training.
       pool: examples, each, or each client's, in a model by a coin; a multiple of ``CLIENTS``, of
         ``client`` of twice as many.
@@ -188,7 +188,7 @@ def membership(
     Raises:
       ConfigError, PrivacyError: the settings cannot be kept, or are out of range.
     """
-    clients = 2 * CLIENTS if privacy == "client" else CLIENTS
+    clients = 2 * CLIENTS if mode == "client" else CLIENTS
     targets, shadows = models
     if targets < 1 or shadows < 16 or pool < clients or pool % clients:
         raise ConfigError(
@@ -198,18 +198,18 @@ def membership(
     if rounds is not None and rounds < 1:
         raise ConfigError(f"rounds {rounds} must be at least 1")
     some: dict[str, Any] = {} if rounds is None else {"rounds": rounds}
-    drawn = _pool(pool, each=pool // clients if privacy == "client" else 1, seed=seed)
+    drawn = _pool(pool, each=pool // clients if mode == "client" else 1, seed=seed)
     theirs, own = (
         include_canaries(count * drawn.units, entropy=entropy).reshape(count, -1)
         for count in models
     )
-    if privacy == "none":
+    if mode == "none":
         attacked, shadowed = (
             _descend(drawn, coins, **{**OVERFITTED, **some}) for coins in (theirs, own)
         )
     else:
         config = TrainingConfig(
-            privacy=privacy,
+            **noise_and_unit(mode),
             clients=clients,
             epsilon=budget.epsilon,
             delta=budget.delta,
@@ -220,16 +220,16 @@ def membership(
         shadowed = _shadowed(config, drawn, own, entropy)
     losses, confidences = _seen(attacked, drawn)
     offline, online = _lira(confidences, _seen(shadowed, drawn)[1], own)
-    rows = _with_one(drawn.judged_by.features)
-    accuracy = float(((rows @ attacked).argmax(-1) == drawn.judged_by.labels).mean())
-    private = privacy != "none"
+    rows = _with_one(drawn.evaluation.features)
+    accuracy = float(((rows @ attacked).argmax(-1) == drawn.evaluation.labels).mean())
+    private = mode != "none"
     return tuple(
         _judged(
             scores.ravel(),
             theirs.ravel(),
             attack=attack,
-            privacy=privacy,
-            unit=Unit.CLIENT if privacy == "client" else Unit.EXAMPLE,
+            mode=mode,
+            unit=Unit.CLIENT if mode == "client" else Unit.EXAMPLE,
             epsilon=budget.epsilon if private else None,
             delta=budget.delta if private else None,
             pool=pool,
@@ -251,7 +251,7 @@ class _Pool:
     features: Reals
     labels: NDArray[np.int64]
     fixed: Examples
-    judged_by: Examples
+    evaluation: Examples
     classes: int
 
     @property
@@ -271,7 +271,7 @@ class _Pool:
 
 
 def _pool(count: int, *, each: int, seed: int) -> _Pool:
-    federation = federate("digits", clients=2, split="iid", seed=seed)
+    federation = federate("digits", clients=2, partition="iid", seed=seed)
     rows = np.concatenate([c.features for c in federation.clients])
     labels = np.concatenate([c.labels for c in federation.clients])
     fixed = 2 * CLIENTS
@@ -282,7 +282,7 @@ def _pool(count: int, *, each: int, seed: int) -> _Pool:
         features=_with_one(rows[fixed : fixed + count]).reshape(count // each, each, -1),
         labels=labels[fixed : fixed + count].reshape(-1, each),
         fixed=Examples(features=rows[:fixed], labels=labels[:fixed]),
-        judged_by=federation.judged_by,
+        evaluation=federation.evaluation,
         classes=federation.classes,
     )
 
@@ -295,14 +295,14 @@ def _trained(config: TrainingConfig, pool: _Pool, coins: Flags) -> Reals:
     from secagg.vectors.layout import UPDATE
 
     everyone = range(config.clients)
-    if config.privacy == "client":
+    if config.unit == "client":
         parts = [pool.of(np.array([c]), c) for c in everyone]
     else:
         parts = [
             pool.of(units[coins[units]], c)
             for c, units in ((c, np.arange(c, pool.units, config.clients)) for c in everyone)
         ]
-    federation = Federation(clients=tuple(parts), judged_by=pool.judged_by, classes=pool.classes)
+    federation = Federation(clients=tuple(parts), evaluation=pool.evaluation, classes=pool.classes)
     model = nn.Linear(pool.features.shape[-1] - 1, pool.classes)
     how = mode(config, federation, model)
     position = flatten(model).mul(0).clone()
@@ -331,7 +331,7 @@ def _shadowed(config: TrainingConfig, pool: _Pool, coins: Flags, entropy: Entrop
 
     whole = Federation(
         clients=tuple(pool.of(np.arange(2), c) for c in range(config.clients)),
-        judged_by=pool.judged_by,
+        evaluation=pool.evaluation,
         classes=pool.classes,
     )
     how = mode(config, whole, nn.Linear(pool.features.shape[-1] - 1, pool.classes))
@@ -387,7 +387,7 @@ def _descend(
 def _descend_clients(
     config: TrainingConfig, pool: _Pool, coins: Flags, noise: float, entropy: Entropy
 ) -> Reals:
-    """The same under ``privacy client``: a unit is a client, and its update is clipped."""
+    """The same with unit ``client``: a unit is a client, and its update is clipped."""
     from secagg.training.modes import CLIP_QUANTILE, CLIP_RATE
 
     fixed = _with_one(pool.fixed.features[: pool.units])[:, None]

@@ -46,7 +46,8 @@ LIMITS: Final = {
     "audit": (
         "A bound below the stated epsilon does not prove that epsilon: so many guesses, all right, "
         "could not show more than is shown where the noise is missing.",
-        "Audited are clipping, noise and accounting of one composition of steps, in this process. "
+        "The audit covers clipping, noise and accounting of one composition of steps, in this "
+        "process. "
         "Not the network, not the sampling of batches, not a ledger's own training.",
         "Noise of half the size is missed more often than it is found.",
     ),
@@ -157,8 +158,8 @@ def _warnings(found: Found) -> Iterator[str]:
 def _cards(found: Found) -> Iterator[tuple[str, str]]:
     for group in found.membership:
         best = max(group, key=lambda one: one.auc)
-        if (best.privacy, group) in (("none", found.membership[0]), ("distributed", group)):
-            mode = "no privacy, overfitted" if best.privacy == "none" else best.privacy
+        if (best.mode, group) in (("none", found.membership[0]), ("distributed", group)):
+            mode = "no privacy, overfitted" if best.mode == "none" else best.mode
             yield short(round(best.auc, 3)), f"area under the curve, {mode}; 0.5 is guessing"
     for one in found.audits:
         if one.noise_share == 1:
@@ -190,7 +191,7 @@ def _membership(groups: Sequence[Sequence[Membership]]) -> Markup:
                 )
             ),
             percent(one.accuracy),
-            head="no privacy" if one.privacy == "none" else one.privacy,
+            head="no privacy" if one.mode == "none" else one.mode,
         )
         for group in groups
         for one in group

@@ -1,7 +1,7 @@
 """All attacks of this package carried out in one go: what ``secagg bench attack`` runs.
 
-Everything is done on digits, in this process, and nothing of it is anybody's training but its
-own. That a mechanism is broken on purpose, to see whether the audit finds it, is part of it.
+Everything is done in this process and uses only digits; no user data. One mechanism is broken
+on purpose, to see whether the audit finds it.
 """
 
 import time
@@ -90,7 +90,7 @@ class AttackSuite:
             raise ConfigError(f"parts {self.parts} must be some of {', '.join(PARTS)}")
 
     def jobs(self) -> Iterator[Job]:
-        """In the order of ``PARTS``."""
+        """The jobs in the order of ``PARTS``."""
         budget = Budget(epsilon=self.epsilon, delta=self.delta)
         if "membership" in self.parts:
             for (mode, pool), models in (_QUICK if self.quick else _WHOLE).items():
@@ -117,7 +117,7 @@ class AttackSuite:
                 )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The plan as JSON."""
         return shown(self, _OF_PLAN, parts=list(self.parts))
 
     @classmethod
@@ -168,7 +168,7 @@ class Found:
         groups: dict[tuple[str, int], list[Membership]] = {}
         for one in self.results:
             if isinstance(one, Membership):
-                groups.setdefault((one.privacy, one.pool), []).append(one)
+                groups.setdefault((one.mode, one.pool), []).append(one)
         return tuple(map(tuple, groups.values()))
 
     @property
@@ -200,7 +200,7 @@ class Found:
         return tuple(one.audited for one in self.audits if one.noise_share == 1 and one.refuted)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, as ``secagg.audit.evidence`` reads it.
+        """All results as JSON that ``secagg.audit.evidence`` reads.
 
         ``results`` holds what says something of the library as it is: no mechanism that was
         broken on purpose.
@@ -251,7 +251,7 @@ class Found:
         )
         for group in found.membership:
             if tuple(one.attack for one in group) != ATTACKS:
-                raise ConfigError(f"membership, {group[0].privacy}: must be {', '.join(ATTACKS)}")
+                raise ConfigError(f"membership, {group[0].mode}: must be {', '.join(ATTACKS)}")
         for views in found.inversions:
             if tuple(one.seen for one in views) != get_args(Seen):
                 raise ConfigError(f"inversion, {views[0].model}: must be {get_args(Seen)}")

@@ -1,4 +1,4 @@
-"""What attacks measured, beside what a ledger proves: ``secagg audit LEDGER --evidence FILE``.
+"""Results of attacks beside what a ledger proves: ``secagg audit --attack-results FILE``.
 
 The file is one JSON object: ``schema``, and ``results`` as ``dp.empirical`` writes them with
 ``as_dict``. Every epsilon is computed anew, at the ledger's delta, from the counts or the
@@ -65,10 +65,10 @@ class Measured:
                 f"estimate, no bound: epsilon about {short(found.epsilon)} {where} "
                 f"(cosines of {found.canaries:,} canaries)"
             )
-        looks = f", one of {found.looks:,} tried" if found.looks > 1 else ""
+        comparisons = f", one of {found.comparisons:,} tried" if found.comparisons > 1 else ""
         return (
             f"lower bound: epsilon at least {at_least(found.epsilon)} {where} "
-            f"({found.method}, wrong with probability {short(found.significance)}{looks})"
+            f"({found.method}, wrong with probability {short(found.significance)}{comparisons})"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,13 +109,15 @@ def read(path: Path) -> tuple[LowerBound | Estimate, ...]:
     """
     data = load(path)
     if not isinstance(results := data.get("results"), list) or not results:
-        raise ConfigError(f"--evidence {path} holds no results")
+        raise ConfigError(f"--attack-results {path} holds no results")
     if len(results) > _MOST_RESULTS:
-        raise ConfigError(f"--evidence {path} holds {len(results):,} results, at most 100 are read")
+        raise ConfigError(
+            f"--attack-results {path} holds {len(results):,} results, at most 100 are read"
+        )
     try:
         return tuple(map(from_json, results))
     except BadParameter as error:
-        raise ConfigError(f"--evidence {path}: {error}") from error
+        raise ConfigError(f"--attack-results {path}: {error}") from error
 
 
 def measured(

@@ -115,12 +115,13 @@ def describe(event: Event) -> str:
     elif isinstance(event, DiscreteGaussianEvent):
         noise = (
             f"{event.shares} shares of discrete Gaussian noise of variance "
-            f"{event.share_variance:.6g} at L2 norm {event.l2:.6g}, L1 norm {event.l1:.6g}"
+            f"{event.share_variance:.6g} at L2 sensitivity {event.l2_sensitivity:.6g}, "
+            f"L1 sensitivity {event.l1_sensitivity:.6g}"
         )
     else:
         noise = (
-            f"Skellam noise of variance {event.variance:.6g} at L2 norm {event.l2:.6g}, "
-            f"L1 norm {event.l1:.6g}"
+            f"Skellam noise of variance {event.variance:.6g} at L2 sensitivity "
+            f"{event.l2_sensitivity:.6g}, L1 sensitivity {event.l1_sensitivity:.6g}"
         )
     values = (getattr(event.sampling, name) for name in event.sampling.__slots__)
     details = ", ".join(
@@ -186,7 +187,7 @@ def _capital(text: str) -> str:
 
 
 _KEEPERS: Final = {
-    LedgerOwner.SERVER: "The server. What was charged, and what noise was realised, is its word.",
+    LedgerOwner.SERVER: "The server. What was charged, and how much noise there was, is its word.",
     LedgerOwner.CLIENT: "A client. What was charged is its word; a lower price was taken only on "
     "evidence that the server cannot forge.",
 }
@@ -197,8 +198,8 @@ _UNITS: Final = {
 }
 _ADJACENCIES: Final = {
     NeighboringRelation.ADD_OR_REMOVE: "Add or remove: one unit more or less.",
-    NeighboringRelation.ZERO_OUT: "Zero out: the unit's contribution becomes zeros. Who took part, and how "
-    "many survived, is public.",
+    NeighboringRelation.ZERO_OUT: "Zero out: the unit's contribution becomes zeros. Who took "
+    "part, and how many survived, is public.",
     NeighboringRelation.REPLACE_ONE: "Replace one: one unit becomes any other.",
 }
 _BOOKS: Final = {

@@ -108,17 +108,17 @@ def _section(audit: Audit, section: Section) -> Markup:
 def _numbers(section: Section) -> Markup:
     values = []
     for book, report in section.books.items():
-        realised = (
+        actual = (
             ""
-            if report.realised in (None, report.rdp)
-            else f"; with the noise that was realised, by RDP: {bound(report.realised)}"
+            if report.actual in (None, report.rdp)
+            else f"; with the actual noise, by RDP: {bound(report.actual)}"
         )
         held = (
             ""
             if report.rdp is None or report.accountant == "rdp"
             else (f"; by RDP, which admits: {bound(report.rdp)}")
         )
-        label = f"epsilon, {book.value} book, by {report.accountant.upper()}{held}{realised}"
+        label = f"epsilon, {book.value} book, by {report.accountant.upper()}{held}{actual}"
         values.append((bound(report.epsilon), label))
     of = "of the whole system" if section.reported else "of the accountant alone"
     values.append((as_delta(section.total_delta), f"delta {of}"))
@@ -224,7 +224,7 @@ def _noise(rounds: Sequence[Round]) -> Markup:
     drawn = _drawn(rounds)
     series = {
         "planned": [_known(row.planned) for row in drawn],
-        "realised": [row.realised for row in drawn],
+        "actual": [row.actual for row in drawn],
     }
     ends = [
         f"{name} {short(min(known))} to {short(max(known))}"
@@ -235,7 +235,7 @@ def _noise(rounds: Sequence[Round]) -> Markup:
         f"Noise by round, {'; '.join(ends)}", [row.number for row in drawn], series, short
     )
     detail = join("least of a round, over one unit's bound", parts.legend(series, inside=True))
-    return parts.figure("Noise planned and realised", detail, chart)
+    return parts.figure("Noise reserved and actual", detail, chart)
 
 
 def _people(rounds: Sequence[Round]) -> Markup:
@@ -269,7 +269,7 @@ def _subjects(section: Section) -> Markup:
     names = ["Subject"]
     for book, report in section.books.items():
         by = "" if report.rdp is None else " by RDP"
-        names += [f"Epsilon{by}, {book.value}", "realised", "steps"]
+        names += [f"Epsilon{by}, {book.value}", "actual", "steps"]
     names += ["Budget", "delta", "left"]
     rows = [_person(section, subject) for subject in shown]
     return parts.folded(note, parts.table(names, rows, "rounds people"))
@@ -282,7 +282,7 @@ def _person(section: Section, subject: Subject) -> Markup:
         if account is None:
             cells += ["–", "–", "–"]
         else:
-            cells += [bound(account.epsilon), bound(account.realised), f"{account.steps:,}"]
+            cells += [bound(account.epsilon), bound(account.actual), f"{account.steps:,}"]
     left = (
         "passed" if subject.over else f"{max(math.floor(1000 * (1 - subject.share)), 0) / 10:g} %"
     )
@@ -325,7 +325,8 @@ def _footer(audit: Audit) -> Markup:
     listed = ", ".join(f"{name} {number}" for name, number in audit.versions.items())
     return parts.footer(
         f"Made with {listed}.",
-        f"The chain ends at {audit.head_text}. Keep this elsewhere, and give it with --head next "
+        f"The chain ends at {audit.head_text}. Keep this elsewhere, and give it with "
+        "--expected-head next "
         "time.",
         "This page loads nothing and runs no script.",
     )

@@ -23,7 +23,7 @@ Kind: TypeAlias = tuple[Unit, NeighboringRelation]
 Counts: TypeAlias = NDArray[np.int64]
 Key: TypeAlias = tuple[int, int]  # round and attempt
 
-BASES: Final[tuple[Basis, ...]] = ("held", "realised")
+BASES: Final[tuple[Basis, ...]] = ("reserved", "actual")
 _NONE: Final[Counts] = np.zeros((0, len(Book), 0), np.int64)
 MAX_SNAPSHOTS: Final = 100  # rounds at which everybody is priced; beyond, every second is dropped
 
@@ -38,7 +38,7 @@ class Round:
       minimum: the most survivors that any reservation asked for.
       survivors: as the last commit said, ``None`` where none did.
       planned: the least noise that was reserved, deviation over the bound of one unit.
-      realised: the least noise that was committed.
+      actual: the least noise that was committed.
     """
 
     number: int
@@ -48,7 +48,7 @@ class Round:
     minimum: int = 0
     survivors: int | None = None
     planned: float = math.inf
-    realised: float | None = None
+    actual: float | None = None
 
     @property
     def open(self) -> int:
@@ -79,14 +79,14 @@ class Recount:
     _stride: int = 1
 
     @property
-    def held(self) -> Counts:
+    def reserved(self) -> Counts:
         """Steps that admission counts: subjects, books (server first), events."""
-        return self._counts["held"][: len(self.names), :, : len(self.events)]
+        return self._counts["reserved"][: len(self.names), :, : len(self.events)]
 
     @property
-    def realised(self) -> Counts:
+    def actual(self) -> Counts:
         """Steps of what was released, with reservations that are open still."""
-        return self._counts["realised"][: len(self.names), :, : len(self.events)]
+        return self._counts["actual"][: len(self.names), :, : len(self.events)]
 
     def budgets(self) -> Vector:
         """Epsilon and delta of every subject."""
@@ -108,7 +108,7 @@ class Recount:
 
     def finish(self) -> None:
         """The last round has ended."""
-        if (self.held < 0).any() or (self.realised < 0).any():
+        if (self.reserved < 0).any() or (self.actual < 0).any():
             raise LedgerCorrupt("more was taken back from a subject than it was charged")
         if self._current is not None:
             self.snapshots.append((self._current, self.price(self)))
@@ -139,11 +139,11 @@ class Recount:
     def _reserve(self, record: Entry, key: Key) -> None:
         if key[0] != self._current:
             self._round_ended(key[0])
-        held = self._open.setdefault(key, {})
+        open_ = self._open.setdefault(key, {})
         for charge, names in _grouped(record.charges).items():
             subjects = [self.names.setdefault(name, len(self.names)) for name in names]
             for subject in subjects:
-                if held.setdefault(subject, charge) is not charge:
+                if open_.setdefault(subject, charge) is not charge:
                     raise ValueError("a subject is reserved twice")
             for book, event in charge.events().items():
                 kind = (event.unit, event.adjacency)
@@ -163,10 +163,10 @@ class Recount:
             groups = _grouped({subject: reserved.pop(self.names[subject]) for subject in names})
             for charge, group in groups.items():
                 subjects = [self.names[name] for name in group]
-                self._count("realised", subjects, charge, -1)
-                self._count("realised", subjects, real, 1)
-                self._count("held", subjects, charge, -1, among=falling)
-                self._count("held", subjects, real, 1, among=rising)
+                self._count("actual", subjects, charge, -1)
+                self._count("actual", subjects, real, 1)
+                self._count("reserved", subjects, charge, -1, among=falling)
+                self._count("reserved", subjects, real, 1, among=rising)
             self._committed(key[0], real, len(names), record)
         for charge, group in _grouped(reserved).items():
             self._committed(key[0], charge, len(group), record)
@@ -177,14 +177,14 @@ class Recount:
             if (survivors := record.data.get("survivors")) is not None:
                 row.survivors = survivors
             noise = noise_of(charge)
-            row.realised = noise if row.realised is None else min(row.realised, noise)
+            row.actual = noise if row.actual is None else min(row.actual, noise)
 
     def _close(self, key: Key, names: Iterable[str]) -> dict[Charge, list[int]]:
         """What the subjects hold under a key, and hold no longer."""
-        held = self._open[key]
+        open_ = self._open[key]
         subjects = [self.names[name] for name in names]
-        closed = _grouped({subject: held.pop(subject) for subject in subjects})
-        if not held:
+        closed = _grouped({subject: open_.pop(subject) for subject in subjects})
+        if not open_:
             del self._open[key]
         return closed
 
@@ -205,7 +205,7 @@ class Recount:
                 self._counts[basis][subjects, book.number, at] += sign * event.steps
 
     def _grow(self) -> None:
-        rows, _, columns = self._counts["held"].shape
+        rows, _, columns = self._counts["reserved"].shape
         if len(self.names) <= rows and len(self.events) <= columns:
             return
         rows = rows if len(self.names) <= rows else 2 * len(self.names)
@@ -242,12 +242,12 @@ def _noise(event: Event) -> float:
     if isinstance(event, GaussianEvent):
         return event.noise_multiplier
     if isinstance(event, SkellamEvent):
-        return math.sqrt(event.variance) / event.l2
-    return math.sqrt(event.shares * event.share_variance) / event.l2
+        return math.sqrt(event.variance) / event.l2_sensitivity
+    return math.sqrt(event.shares * event.share_variance) / event.l2_sensitivity
 
 
 def _grouped(charges: Mapping[Any, Charge]) -> dict[Charge, list[Any]]:
-    """Who was charged alike. Few charges are many times the same object, so ids go first."""
+    """Subjects by equal charge. Many charges are the same object, so ids go first."""
     by_id: dict[int, tuple[Charge, list[Any]]] = {}
     for who, charge in charges.items():
         by_id.setdefault(id(charge), (charge, []))[1].append(who)

@@ -81,7 +81,7 @@ def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
 
 
 def seal_of(public: bytes) -> HeadSigner:
-    """For reading: checks a head signed by the owner of an Ed25519 key, under ``SEAL_LABEL``."""
+    """The signer that verifies heads by an Ed25519 public key, under ``SEAL_LABEL``."""
 
     def verify(message: bytes, signature: bytes) -> bool:
         try:
@@ -170,7 +170,7 @@ class _Pricer:
         events, budgets = list(recount.events), recount.budgets()
         shown = np.zeros((len(recount.names), len(Book)))
         for chosen in _alike(budgets):
-            flat = recount.held[chosen].reshape(-1, len(events))
+            flat = recount.reserved[chosen].reshape(-1, len(events))
             price = (
                 [used / full for used, full in self.used(flat, events, budgets[chosen[0]])]
                 if self.filtered
@@ -237,11 +237,11 @@ def _sections(
             rounds=rounds,
             series={book: tuple(_series(recount, book, members[book])) for book in books},
             events=tuple(
-                Evidence(event=event, steps=steps_held)
-                for event, steps_held in zip(
-                    events, recount.held.max(axis=(0, 1), initial=0).tolist(), strict=True
+                Evidence(event=event, steps=steps_reserved)
+                for event, steps_reserved in zip(
+                    events, recount.reserved.max(axis=(0, 1), initial=0).tolist(), strict=True
                 )
-                if steps_held and (event.unit, event.adjacency) == kind
+                if steps_reserved and (event.unit, event.adjacency) == kind
             ),
         )
 
@@ -254,21 +254,23 @@ def _accounts(
     events: Sequence[Event],
     budgets: Vector,
 ) -> Iterator[tuple[int, Account]]:
-    held, realised = (counts[chosen, book.number] for counts in (recount.held, recount.realised))
+    reserved, actual = (
+        counts[chosen, book.number] for counts in (recount.reserved, recount.actual)
+    )
     mine = budgets[chosen]
     for alike in _alike(mine):
         epsilon, delta = mine[alike[0]].tolist()
-        steps = held[alike].sum(axis=1).tolist()
+        steps = reserved[alike].sum(axis=1).tolist()
         places = [chosen[at] for at in alike]
         if pricer.filtered:
-            used = pricer.used(held[alike], events, mine[alike[0]])
+            used = pricer.used(reserved[alike], events, mine[alike[0]])
             for at, count, (spent, capacity) in zip(places, steps, used, strict=True):
                 whole = epsilon if count else 0.0
                 yield (
                     at,
                     Account(
                         epsilon=whole if spent <= capacity else math.inf,
-                        realised=None,
+                        actual=None,
                         share=spent / capacity,
                         over=spent > capacity,
                         steps=count,
@@ -276,16 +278,17 @@ def _accounts(
                 )
             continue
         prices = (
-            admission.epsilons(counts[alike], events, delta).tolist() for counts in (held, realised)
+            admission.epsilons(counts[alike], events, delta).tolist()
+            for counts in (reserved, actual)
         )
-        for at, count, by_held, by_realised in zip(places, steps, *prices, strict=True):
+        for at, count, by_reserved, by_actual in zip(places, steps, *prices, strict=True):
             yield (
                 at,
                 Account(
-                    epsilon=by_held,
-                    realised=by_realised,
-                    share=by_held / epsilon,
-                    over=not by_held <= epsilon,
+                    epsilon=by_reserved,
+                    actual=by_actual,
+                    share=by_reserved / epsilon,
+                    over=not by_reserved <= epsilon,
                     steps=count,
                 ),
             )
@@ -308,13 +311,13 @@ def _book(
             accountant="filter",
             why="parameters may follow from earlier outputs, so the whole budget is what is spent",
             rdp=None,
-            realised=None,
+            actual=None,
             dearest=names[dearest],
             curve=(),
         )
     compositions = [
         (_composition(recount, row), delta)
-        for row, delta in _maximal(recount.held[chosen, book.number], budgets[chosen, 1])
+        for row, delta in _maximal(recount.reserved[chosen, book.number], budgets[chosen, 1])
     ]
     lacking = next((e for c, _ in compositions for e in c if not has_pld(e)), None)
     work = sum(len(composition) for composition, _ in compositions)
@@ -334,14 +337,14 @@ def _book(
             why = str(error)
     units = len(recount.names)
     deltas = tuple(delta for delta in DELTAS if delta * units < 1)
-    one = _composition(recount, recount.held[dearest, book.number])
+    one = _composition(recount, recount.reserved[dearest, book.number])
     along = epsilon_curve(one, deltas, accountant="pld" if accountant == "pld" else "rdp")
     return BookReport(
         epsilon=epsilon,
         accountant=accountant,
         why=why,
         rdp=largest,
-        realised=max(accounts[at][book].realised or 0.0 for at in chosen),
+        actual=max(accounts[at][book].actual or 0.0 for at in chosen),
         dearest=names[dearest],
         curve=tuple(zip(deltas, along, strict=True)),
     )
@@ -398,7 +401,7 @@ def _is_foreign(path: Path) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    """Of everything whose arithmetic or storage the numbers rest on."""
+    """The versions of everything whose arithmetic or storage the numbers rest on."""
     found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     for name in _LIBRARIES:
         try:

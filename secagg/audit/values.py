@@ -45,14 +45,14 @@ class Account:
     Attributes:
       epsilon: by RDP, as admission counts; under a filter the budget once anything was charged,
         and infinite once it is passed.
-      realised: the same with the noise that was released; ``None`` under a filter.
+      actual: the same with the noise that was released; ``None`` under a filter.
       share: of the budget that is spent: epsilon over epsilon, or of the filter's capacity.
       over: whether the budget is passed.
       steps: how many noisy sums.
     """
 
     epsilon: float
-    realised: float | None
+    actual: float | None
     share: float
     over: bool
     steps: int
@@ -60,7 +60,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """Whose privacy it is, and its budget; a book is ``None`` if it was never charged there."""
+    """The subject of a guarantee and its budget; a book is ``None`` if never charged there."""
 
     name: str
     epsilon: float
@@ -81,7 +81,7 @@ class Subject:
 
     @property
     def share(self) -> float:
-        """Of its budget that is spent, in the book that costs more."""
+        """The fraction of its budget that is spent, in the book that costs more."""
         return max(account.share for account in self.accounts.values())
 
 
@@ -93,8 +93,8 @@ class BookReport:
       epsilon: what may be printed: nobody here spent more.
       accountant: "pld", "rdp", or the filter's name, whose budget epsilon then is.
       why: why it is that accountant.
-      rdp: the largest by RDP, held; ``None`` under a filter.
-      realised: the largest by RDP with the noise that was released, likewise.
+      rdp: the largest by RDP, of what was reserved; ``None`` under a filter.
+      actual: the largest by RDP with the noise that was released, likewise.
       dearest: the subject with the largest share of its budget.
       curve: (delta, epsilon) of the dearest subject; empty under a filter.
     """
@@ -103,7 +103,7 @@ class BookReport:
     accountant: str
     why: str
     rdp: float | None
-    realised: float | None
+    actual: float | None
     dearest: str
     curve: tuple[tuple[float, float], ...]
 
@@ -248,7 +248,7 @@ class Audit:
                     "accountant": report.accountant,
                     "why": report.why,
                     "rdp": _finite(report.rdp),
-                    "realised": _finite(report.realised),
+                    "actual": _finite(report.actual),
                     "dearest": report.dearest,
                     "curve": [[delta, _finite(epsilon)] for delta, epsilon in report.curve],
                     "series": [
@@ -275,7 +275,7 @@ class Audit:
                     **{
                         book.value: {
                             "epsilon": _finite(account.epsilon),
-                            "realised": _finite(account.realised),
+                            "actual": _finite(account.actual),
                             "share": _finite(account.share),
                             "steps": account.steps,
                         }
@@ -299,7 +299,7 @@ def in_words(protection: Iterable[Protection], beside: str) -> list[str]:
 
 
 def head_text(head: Head) -> str:
-    """``SEQ:HASH``, as ``--head`` takes it."""
+    """``SEQ:HASH``, as ``--expected-head`` takes it."""
     return f"{head.seq}:{head.hash.hex()}"
 
 

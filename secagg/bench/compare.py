@@ -21,11 +21,11 @@ from secagg.errors import ConfigError
 
 TOLERANCE: Final = 0.10
 BOUND: Final = 0.05  # of what is made of its reference; see ``Measurement.bound``
-_COUNTED: Final = ("bytes_up", "bytes_down", "opener_up", "opener_down")
+_COUNTED: Final = ("bytes_up", "bytes_down", "decryptor_up", "decryptor_down")
 
 
 class Verdict(StrEnum):
-    """Of one measurement."""
+    """The verdict on one measurement."""
 
     WORSE = "worse"
     BETTER = "better"
@@ -83,7 +83,7 @@ class Comparison:
         return sum(change.verdict is not Verdict.UNJUDGED for change in self.changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The comparison as JSON."""
         return asdict(self) | {"schema": 1, "regressions": self.regressions}
 
 

@@ -55,7 +55,7 @@ class Cost:
 
     A client is one that stays to the end. Where only some clients open the sum (the holders
     of a threshold key; under a shared key every client does for itself), what that takes is
-    an opener's, on top of a client's; under masks all clients do all of it, and an opener's
+    a decryptor's, on top of a client's; under masks all clients do all of it, and a decryptor's
     is 0.
 
     Attributes:
@@ -76,17 +76,17 @@ class Cost:
     neighbours: int
     threshold: int
     client_seconds: float
-    opener_seconds: float
+    decryptor_seconds: float
     server_seconds: float
     bytes_up: int
     bytes_down: int
-    opener_up: int
-    opener_down: int
+    decryptor_up: int
+    decryptor_down: int
     whole: bool
 
     @property
     def bytes_per_entry(self) -> float:
-        """Sent by one client, without what an opener sends."""
+        """Sent by one client, without what a decryptor sends."""
         return self.bytes_up / self.entries
 
 
@@ -138,7 +138,7 @@ class Case:
 
     @property
     def params(self) -> Params:
-        """Of a session with masks, and of a plain one."""
+        """The parameters of a session with masks, and of a plain one."""
         words, active = word_count(self.entries, self.lanes), self.protocol == "active"
         if self.protocol == "sparse" or (active and self.clients > SPARSE_ABOVE):
             rates = Rates(corrupt_fraction=self.corrupt_fraction, dropout=self.dropout)
@@ -228,9 +228,9 @@ def plot(points: Sequence[Cost]) -> bytes:
 
     mpl.rcParams["svg.hashsalt"] = "costs"
     panels: list[tuple[str, Callable[[Cost], float]]] = [
-        ("a client, CPU seconds", lambda point: point.client_seconds + point.opener_seconds),
+        ("a client, CPU seconds", lambda point: point.client_seconds + point.decryptor_seconds),
         ("the server, CPU seconds", lambda point: point.server_seconds),
-        ("a client sends, MB", lambda point: (point.bytes_up + point.opener_up) / 1e6),
+        ("a client sends, MB", lambda point: (point.bytes_up + point.decryptor_up) / 1e6),
     ]
     values = {
         name: sorted({getattr(point, name) for point in points})
@@ -333,7 +333,7 @@ def _found(case: Case, costs: Costs, clients: int, survivors: int) -> _Found:
     sending = [s for s in costs if case.protocol not in CKKS or s not in _OPENING]
     opening = [s for s in costs if s not in sending]
     present = {Stage.ADVERTISE: clients, Stage.SHARE: clients}
-    openers = survivors if case.protocol == CKKS[0] else min(HOLDERS, clients)
+    decryptors = survivors if case.protocol == CKKS[0] else min(HOLDERS, clients)
 
     def total(name: str, stages: Sequence[Stage]) -> Any:
         return sum(getattr(costs[stage], name) for stage in stages)
@@ -342,12 +342,12 @@ def _found(case: Case, costs: Costs, clients: int, survivors: int) -> _Found:
         "client_seconds": sum(
             costs[stage].client_seconds / present.get(stage, survivors) for stage in sending
         ),
-        "opener_seconds": total("client_seconds", opening) / openers,
+        "decryptor_seconds": total("client_seconds", opening) / decryptors,
         "server_seconds": total("server_seconds", tuple(costs)),
         "bytes_up": total("bytes_up", sending),
         "bytes_down": total("bytes_down", sending),
-        "opener_up": total("bytes_up", opening),
-        "opener_down": total("bytes_down", opening),
+        "decryptor_up": total("bytes_up", opening),
+        "decryptor_down": total("bytes_down", opening),
     }
 
 
@@ -398,7 +398,7 @@ def _scaled(case: Case, now: Now) -> _Found:
     found, alive = _whole(case, few)(now), case.clients - case.gone
     found["server_seconds"] *= alive / few
     whole, part = _short(replace(case, entries=1), now), _whole(replace(case, entries=1), few)(now)
-    for name in ("bytes_up", "bytes_down", "opener_up", "opener_down"):
+    for name in ("bytes_up", "bytes_down", "decryptor_up", "decryptor_down"):
         found[name] += whole[name] - part[name]
     return found
 

@@ -65,7 +65,7 @@ class Interval:
     confidence: float
 
     def as_dict(self) -> dict[str, float]:
-        """For JSON."""
+        """The measurement as JSON."""
         return asdict(self)
 
 
@@ -145,7 +145,7 @@ class Interleaved:
         return median_interval(self.ratios(name, unit), confidence)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The measurement as JSON."""
         return {
             "clock": self.clock.value,
             "seconds": {name: list(kept) for name, kept in self.seconds.items()},

@@ -60,7 +60,7 @@ def _size(points: Sequence[Point], clients: int, entries: int) -> Markup:
             title, unit, bars(f"{title}, {about}", names, stacks, short, each="under")
         )
 
-    client = [1e3 * (p.cost.client_seconds + p.cost.opener_seconds) for p in chosen]
+    client = [1e3 * (p.cost.client_seconds + p.cost.decryptor_seconds) for p in chosen]
     server = [1e3 * p.cost.server_seconds for p in chosen]
     return join(
         tag("h3", about),
@@ -75,11 +75,20 @@ def _size(points: Sequence[Point], clients: int, entries: int) -> Markup:
 
 
 def _table(points: Sequence[Point]) -> Markup:
-    headings = ("protocol", "neighbours", "client", "opener", "server", "sends", "is sent", "peak")
+    headings = (
+        "protocol",
+        "neighbours",
+        "client",
+        "decryptor",
+        "server",
+        "sends",
+        "is sent",
+        "peak",
+    )
     rows = []
     for point in points:
         cost = point.cost
-        seconds = (cost.client_seconds, cost.opener_seconds, cost.server_seconds)
+        seconds = (cost.client_seconds, cost.decryptor_seconds, cost.server_seconds)
         cells = (
             cost.protocol + ("" if cost.whole else " (sampled)"),
             f"{cost.neighbours:,}" if cost.neighbours else "–",

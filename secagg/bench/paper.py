@@ -51,7 +51,7 @@ class Expansion:
 
 
 def expansions() -> list[Expansion]:
-    """At the paper's sizes."""
+    """The expansion at the paper's sizes."""
     return [
         Expansion(
             clients=clients,

@@ -66,7 +66,7 @@ class Measurement:
 def measurement(
     name: str, reference: str, seconds: Sequence[float], ratios: Sequence[float], *, bound: bool
 ) -> Measurement:
-    """Of samples."""
+    """The measurement that samples give."""
     return Measurement(
         name=name,
         reference=reference,
@@ -108,7 +108,7 @@ class Measurements:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The record as JSON."""
         return {
             "schema": SCHEMA,
             "kind": self.kind,
@@ -216,7 +216,7 @@ def beside_exchanges(case: Case, rounds: int, kept: list[Cost]) -> Interleaved:
 def _timed(case: Case, kept: list[Cost]) -> Timed:
     cost = measure(case)
     kept.append(cost)
-    client = cost.client_seconds + cost.opener_seconds
+    client = cost.client_seconds + cost.decryptor_seconds
     return Timed(seconds={"client": client, "server": cost.server_seconds})
 
 
@@ -239,7 +239,7 @@ def name_of(case: Case) -> str:
 
 def middle(costs: Sequence[Cost]) -> Cost:
     """Medians of the seconds; bytes are the same in all."""
-    names = ("client_seconds", "opener_seconds", "server_seconds")
+    names = ("client_seconds", "decryptor_seconds", "server_seconds")
     return replace(
         costs[0], **{name: median(getattr(cost, name) for cost in costs) for name in names}
     )

@@ -1,4 +1,4 @@
-"""``secagg bench utility``: accuracy against epsilon, by privacy mode.
+"""``secagg bench utility``: accuracy against epsilon, by mode.
 
 Softmax regression from zeros on digits and Fashion-MNIST. First a search for settings on the
 validation part of the training examples, then five seeds of every case on the test examples.
@@ -44,8 +44,8 @@ from secagg.files import write_atomically
 from secagg.rounds.aggregation import Plain, run_protocol
 from secagg.training.data import Federation, federate, simulated_dropouts
 from secagg.training.loop import SEED_SIZE
-from secagg.training.modes import judge, mode
-from secagg.training.settings import TrainingConfig
+from secagg.training.modes import evaluate, mode
+from secagg.training.settings import TrainingConfig, noise_and_unit
 from secagg.vectors.vector import flatten, unflatten
 
 Known: TypeAlias = dict[str, list[dict[str, Any]]]
@@ -117,7 +117,7 @@ class Case:
     mode: str
     epsilon: float | None
     seed: int
-    judge: str
+    evaluate_on: str
     settings: dict[str, Any]
 
     @property
@@ -126,19 +126,21 @@ class Case:
         return json.dumps(asdict(self), sort_keys=True)
 
     def config(self) -> TrainingConfig:
-        """As ``secagg train`` would be told; for ``central`` the mode is left to its default."""
+        """Settings of ``secagg train``; ``central`` leaves noise and unit to their defaults."""
         settings = COMMON[self.data] | self.settings
         if self.mode == "client":
             settings["clients"] = CLIENTS[self.data]
         if self.mode != "central":
-            settings["privacy"] = "client" if self.mode == FEW_CLIENTS else self.mode
+            settings |= noise_and_unit("client" if self.mode == FEW_CLIENTS else self.mode)
         if self.epsilon is not None:
             settings["epsilon"] = self.epsilon
-        return TrainingConfig(data=self.data, seed=self.seed, evaluate_on=self.judge, **settings)
+        return TrainingConfig(
+            data=self.data, seed=self.seed, evaluate_on=self.evaluate_on, **settings
+        )
 
 
 def run(case: Case) -> dict[str, Any]:
-    """Train, and judge the last model.
+    """Train, and evaluate the last model.
 
     Returns:
       The case, and with it accuracy, noise_multiplier, lost (rounds with too few survivors),
@@ -148,13 +150,13 @@ def run(case: Case) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = case.config()
     federation = _federation(config.data, config.clients, config.seed, config.evaluate_on)
-    model = torch.nn.Linear(federation.judged_by.features.shape[1], federation.classes)
+    model = torch.nn.Linear(federation.evaluation.features.shape[1], federation.classes)
     with torch.no_grad():
         model.weight.zero_()
         model.bias.zero_()
     train = central if case.mode == "central" else federated
     noise, lost = train(config, federation, model)
-    accuracy, _ = judge(model, federation.judged_by)
+    accuracy, _ = evaluate(model, federation.evaluation)
     return asdict(case) | {
         "accuracy": accuracy,
         "noise_multiplier": noise,
@@ -211,7 +213,7 @@ def federated(
 
 
 def searches() -> Iterator[Case]:
-    """Every candidate, judged on validation examples."""
+    """Every candidate, evaluated on validation examples."""
     for data, by_mode, seed in itertools.product(CANDIDATES, MODES, SEARCH_SEEDS):
         for settings in CANDIDATES[data][by_mode]:
             for epsilon in dict.fromkeys(map(_searched_at, _epsilons(by_mode))):
@@ -220,13 +222,13 @@ def searches() -> Iterator[Case]:
                     mode=by_mode,
                     epsilon=epsilon,
                     seed=seed,
-                    judge="validation",
+                    evaluate_on="validation",
                     settings=settings,
                 )
 
 
 def chosen(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each data set, mode and epsilon the candidate of the best mean over the search's seeds.
+    """The candidate of the best mean over the search's seeds, for each data set, mode and epsilon.
 
     ``validation`` is that mean. A line is left out while one of its candidates was not tried.
     """
@@ -255,10 +257,10 @@ def quick() -> list[dict[str, Any]]:
 
 
 def sweep(table: Sequence[dict[str, Any]], seeds: Sequence[int] = SEEDS) -> Iterator[Case]:
-    """Every line of ``chosen`` on every seed, judged on test examples."""
+    """Every line of ``chosen`` on every seed, evaluated on test examples."""
     for seed, row in itertools.product(seeds, table):
         line = {name: value for name, value in row.items() if name != "validation"}
-        yield Case(seed=seed, judge="test", **line)
+        yield Case(seed=seed, evaluate_on="test", **line)
 
 
 def plot(runs: Sequence[dict[str, Any]]) -> bytes:
@@ -474,8 +476,8 @@ def _accuracies(
 
 
 @lru_cache(maxsize=1)  # cases that follow each other mostly ask for the same
-def _federation(data: str, clients: int, seed: int, judged: str) -> Federation:
-    return federate(data, clients=clients, split="iid", seed=seed, judge=judged)
+def _federation(data: str, clients: int, seed: int, evaluate_on: str) -> Federation:
+    return federate(data, clients=clients, partition="iid", seed=seed, evaluate_on=evaluate_on)
 
 
 def _losses(outputs: Tensor, labels: Tensor) -> Tensor:

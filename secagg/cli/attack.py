@@ -31,7 +31,7 @@ Examples:
   secagg bench attack --quick
   secagg bench attack --html attack.html --json attack.json
   secagg bench attack --only audit --epsilon 1 --json attack.json
-  secagg bench attack --draw attack.json --html attack.html --figures .
+  secagg bench attack --from attack.json --html attack.html --figures .
 
 Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad input.
 """
@@ -42,33 +42,34 @@ Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad 
     type=int,
     default=0,
     show_default=True,
-    help="Of data and models; never of keys, noise or coins.",
+    help="Seed of data and models; never of keys, noise or coins.",
 )
 @click.option(
     "--epsilon",
     type=float,
     default=2.0,
     show_default=True,
-    help="Budget that everything private is calibrated to.",
+    help="Privacy budget of everything that is trained with noise.",
 )
-@click.option("--delta", type=float, default=1e-5, show_default=True, help="Of that budget.")
+@click.option("--delta", type=float, default=1e-5, show_default=True, help="Delta of that budget.")
 @click.option(
-    "--only", type=click.Choice(_PARTS), multiple=True, help="This part alone; may be repeated."
+    "--only", type=click.Choice(_PARTS), multiple=True, help="Run this part alone; may be repeated."
 )
 @click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path),
-    help="Write all results, as `secagg audit --evidence` reads them.",
+    help="Write all results, for `secagg audit --attack-results`.",
 )
 @click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
 @click.option(
     "--figures", type=click.Path(path_type=Path), help="Folder for the page's charts as SVG files."
 )
 @click.option(
-    "--draw",
+    "--from",
+    "source",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Attack nothing: print and draw what this file of --json holds.",
+    help="Attack nothing: print and draw the results in this file, which --json wrote.",
 )
 @click.pass_context
 def attack(
@@ -79,7 +80,7 @@ def attack(
     json_file: Path | None,
     html: Path | None,
     figures: Path | None,
-    draw: Path | None,
+    source: Path | None,
     **settings: Any,
 ) -> int:
     """Attack what this library protects, and show what came of it.
@@ -89,16 +90,16 @@ def attack(
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch; numpy is there already, see Found
     _check_targets(json_file, html, figures)
-    if draw is not None:
-        _check_drawn(context, draw, html)
+    if source is not None:
+        _check_drawn(context, source, html)
     require("secagg bench attack", *TRAIN, extra="train")
     from secagg.attacks.suite import PARTS, AttackSuite, Found  # torch takes seconds to import
 
-    if draw is None:
+    if source is None:
         parts = tuple(part for part in PARTS if not only or part in only)
         found = _carried_out(Found(plan=AttackSuite(parts=parts, **settings)))
     else:
-        found = Found.read(draw)
+        found = Found.read(source)
     _write(found, json_file, html, figures)
     _print(found)
     return REFUTED if found.refuted else 0
@@ -152,7 +153,7 @@ def _print(found: "Found") -> None:
         for one in (one for group in found.membership for one in group):
             rate = one.rates[0]
             table.add_row(
-                one.privacy if one.epsilon is None else f"{one.privacy}, {bound(one.epsilon)}",
+                one.mode if one.epsilon is None else f"{one.mode}, {bound(one.epsilon)}",
                 f"{one.pool:,}",
                 one.attack,
                 f"{one.auc:.3f}",
@@ -175,14 +176,16 @@ def _print(found: "Found") -> None:
     out.print(f"Took: {spent}")
 
 
-def _check_drawn(context: click.Context, draw: Path, html: Path | None) -> None:
+def _check_drawn(context: click.Context, source: Path, html: Path | None) -> None:
     """Refuse what says how to attack beside a file of attacks that were."""
     for option in ("quick", "seed", "epsilon", "delta", "only", "json_file"):
         if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
             name = option.removesuffix("_file")
-            raise ConfigError(f"--draw attacks nothing and --{name} is of an attack; drop one")
-    if html is not None and html.resolve() == draw.resolve():
-        raise ConfigError(f"--draw and --html are both {html}; choose two files")
+            raise ConfigError(
+                f"--from attacks nothing and --{name} is for an attack; leave out one"
+            )
+    if html is not None and html.resolve() == source.resolve():
+        raise ConfigError(f"--from and --html are both {html}; choose two files")
 
 
 def _check_targets(json_file: Path | None, html: Path | None, figures: Path | None) -> None:

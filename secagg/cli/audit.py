@@ -32,9 +32,9 @@ _MAX_NAMES = 5  # of subjects over budget, on screen
 Examples:
   secagg audit runs/train/ledger.sqlite
   secagg audit ledger.sqlite --html audit.html --json > audit.json
-  secagg audit ledger.sqlite --head 61:9f86d0...  --verify
-  secagg audit ledger.sqlite --key auditor.pub
-  secagg audit ledger.sqlite --evidence attack.json
+  secagg audit ledger.sqlite --expected-head 61:9f86d0... --verify
+  secagg audit ledger.sqlite --head-key auditor.pub
+  secagg audit ledger.sqlite --attack-results attack.json
 
 Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent.
 """
@@ -43,12 +43,20 @@ Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent
 @click.option("--verify", is_flag=True, help="Check chain, accounts and signature; price nothing.")
 @JSON
 @click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
-@click.option("--head", metavar="SEQ:HASH", help="Head that was kept outside the file.")
-@click.option("--key", metavar="FILE", help="Ed25519 public key of who signs the head; or its hex.")
 @click.option(
-    "--evidence",
+    "--expected-head",
+    metavar="SEQ:HASH",
+    help="Head that was kept outside the file; the ledger must still contain it.",
+)
+@click.option(
+    "--head-key",
+    metavar="FILE",
+    help="Ed25519 public key that verifies the signature of the head: a file, or 64 hex digits.",
+)
+@click.option(
+    "--attack-results",
     type=click.Path(path_type=Path),
-    help="JSON of what attacks measured of this training; shown beside what is stated.",
+    help="JSON with results of attacks on this training; shown beside the stated epsilon.",
 )
 def audit(
     *,
@@ -56,14 +64,14 @@ def audit(
     verify: bool,
     as_json: bool,
     html: Path | None,
-    head: str | None,
-    key: str | None,
-    evidence: Path | None,
+    expected_head: str | None,
+    head_key: str | None,
+    attack_results: Path | None,
 ) -> int:
     """What a privacy ledger proves, computed anew from its records.
 
-    Nothing that is stored as an epsilon is believed. Give --head or --key, or the report
-    says that the ledger is not tamper-evident.
+    Nothing that is stored as an epsilon is believed. Give --expected-head or
+    --head-key, or the report says that the ledger is not tamper-evident.
     """
     from dp.errors import LedgerCorrupt  # numpy and the accountants take their time to import
     from secagg.audit import report as reports
@@ -76,10 +84,10 @@ def audit(
         if verify:
             raise ConfigError("--verify prices nothing, so there is no page; leave out --html")
         _check_target(html, ledger)
-    if verify and evidence is not None:
-        raise ConfigError("--verify prices nothing to hold --evidence against; leave out one")
-    brought = () if evidence is None else read(evidence)
-    kept, seal = _head(head), _seal(key)
+    if verify and attack_results is not None:
+        raise ConfigError("--verify prices nothing to compare --attack-results with; leave out one")
+    brought = () if attack_results is None else read(attack_results)
+    kept, seal = _head(expected_head), _seal(head_key)
     try:
         if verify:
             found = reports.verify(ledger, head=kept, seal=seal)
@@ -132,7 +140,7 @@ def _print(result: "Audit") -> None:
         names = ", ".join(result.over[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
         out.print(Text(f"OVER BUDGET: {names}", style="bold red"))
     if result.measured:
-        out.print("Measured from outside, as whoever brought the evidence says:")
+        out.print("Measured by attacks, as the file of --attack-results says:")
         for one in result.measured:
             out.print(f"  {one.sentence}")
     if result.contradictions:
@@ -144,7 +152,7 @@ def _print(result: "Audit") -> None:
     for kind in result.protection:
         out.print(f"Against tampering: {kind.sentence}.")
     if result.unchecked_signature:
-        out.print("The head is signed, and no --key was given to check it with.")
+        out.print("The head is signed, and no --head-key was given to check it with.")
     out.print(f"Kept by the {result.keeper.value}; head to keep elsewhere: {result.head_text}")
     out.print(f"Verdict: {result.verdict}")
 
@@ -156,7 +164,7 @@ def _table(section: "Section") -> Table:
         counted(len(section.rounds), "round"),
     )
     table = Table(title=f"one {unit}, {adjacency}: {subjects}, {rounds}", title_justify="left")
-    for name in ("book", "epsilon", "by", "delta", "RDP", "realised", "budget left, least"):
+    for name in ("book", "epsilon", "by", "delta", "RDP", "actual", "budget left, least"):
         table.add_column(name, justify="left" if name in ("book", "by") else "right")
     for book, report in section.books.items():
         left = min(
@@ -170,7 +178,7 @@ def _table(section: "Section") -> Table:
             report.accountant.upper(),
             as_delta(section.total_delta),
             bound(report.rdp),
-            bound(report.realised),
+            bound(report.actual),
             f"{int(1000 * left) / 10:g} %" if left >= 0 else "passed",
         )
     return table
@@ -198,7 +206,9 @@ def _head(text: str | None) -> "Head | None":
         return None
     seq, _, digest = text.partition(":")
     if not (seq.isdecimal() and seq.isascii() and len(seq) < 20 and _is_key(digest)):
-        raise ConfigError(f"--head {text!r:.100} is not SEQ:HASH, a number and 64 hex digits")
+        raise ConfigError(
+            f"--expected-head {text!r:.100} is not SEQ:HASH, a number and 64 hex digits"
+        )
     return Head(seq=int(seq), hash=bytes.fromhex(digest))
 
 

@@ -54,17 +54,28 @@ Examples:
   secagg bench costs --json costs.json --resume --clients 300
 """
 )
-@click.option("--protocol", "protocols", metavar="NAMES", help="By comma.  [default: all six]")
-@click.option("--clients", default="10,30,100", show_default=True, help="By comma.")
-@click.option("--entries", default="1e3,1e4,1e5", show_default=True, help="By comma.")
-@click.option("--dropout", default="0,0.1,0.3", show_default=True, help="Fractions lost, by comma.")
-@click.option("--lanes", type=int, default=3, show_default=True, help="Entries a masked word.")
+@click.option(
+    "--protocol",
+    "protocols",
+    metavar="NAMES",
+    help="Protocols to measure, separated by commas.  [default: all six]",
+)
+@click.option(
+    "--clients", default="10,30,100", show_default=True, help="Numbers of clients, by commas."
+)
+@click.option(
+    "--entries", default="1e3,1e4,1e5", show_default=True, help="Lengths of a vector, by commas."
+)
+@click.option(
+    "--dropout", default="0,0.1,0.3", show_default=True, help="Fractions that vanish, by commas."
+)
+@click.option("--lanes", type=int, default=3, show_default=True, help="Entries in one masked word.")
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Sessions a point; their median counts. From 6 on a ratio has an interval.",
+    help="Sessions a point; their median counts; with 6 or more a 95 % interval is shown.",
 )
 @_file("--json", "target", "File that is written after every point.")
 @click.option("--resume", is_flag=True, help="Keep the points in that file, measure the others.")
@@ -160,7 +171,7 @@ Exit codes: 0 no regression, 1 a regression, 2 nothing that can be compared.
     type=float,
     default=0.10,
     show_default=True,
-    help="How much a ratio may rise.",
+    help="Largest rise of a ratio that is no regression.",
 )
 @click.option(
     "--bound-tolerance",
@@ -168,14 +179,14 @@ Exit codes: 0 no regression, 1 a regression, 2 nothing that can be compared.
     type=float,
     default=0.05,
     show_default=True,
-    help="The same, of what is made of AES or X25519 alone.",
+    help="The same limit for costs that consist of AES or X25519 alone.",
 )
 @click.option(
     "--confidence",
     type=float,
     default=0.95,
     show_default=True,
-    help="That no unchanged cost is called a regression by the noise of samples.",
+    help="Probability that no unchanged cost is called a regression by chance.",
 )
 @JSON
 def compare(
@@ -214,15 +225,17 @@ def compare(
 Examples:
   secagg bench utility --quick
   secagg bench utility --json utility.json --svg utility.svg    an hour and more; goes on
-  secagg bench utility --json utility.json --svg utility.svg --draw
+  secagg bench utility --from utility.json --svg utility.svg
 """
 )
-@click.option("--quick", "few", is_flag=True, help="Digits, two epsilons, two seeds, no search.")
+@click.option(
+    "--quick", "few", is_flag=True, help="Run digits with two epsilons and two seeds, no search."
+)
 @_file("--json", "target", "File that is written after every run, and gone on with.")
 @_file("--svg", "svg", "Draw all runs.")
-@click.option("--draw", is_flag=True, help="Run nothing: print and draw what the file holds.")
-def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> None:
-    """Accuracy against epsilon for every privacy mode: mean, least and most of several seeds.
+@_file("--from", "source", "Run nothing: print and draw the runs in this file, which --json wrote.")
+def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | None) -> None:
+    """Accuracy against epsilon for every mode of noise: mean, least and most of several seeds.
 
     Settings are searched on validation examples first. The full sweep trains on digits and
     Fashion-MNIST (make data); neither search nor choice is in any epsilon.
@@ -232,11 +245,11 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> 
     from secagg.files import write_atomically
 
     _check_folders(target, svg)
-    if draw and (target is None or not target.exists()):
-        raise ConfigError("--draw needs --json, a file that is there")
-    if target is None and not few:
+    _check_source(source, target, few=few)
+    if source is None and target is None and not few:
         raise ConfigError("the full sweep takes more than an hour: it needs --json, to go on with")
-    known = study.read(target) if target is not None and target.exists() else study.empty()
+    held = source if source is not None else target
+    known = study.read(held) if held is not None and held.exists() else study.empty()
     if few and known["search"]:
         raise ConfigError(f"{target} is of a full sweep; --quick would drop most of its runs")
 
@@ -244,7 +257,7 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> 
         if target is not None:
             study.write(target, found)
 
-    if not draw:
+    if source is None:
         with progress() as bar:
             tasks: dict[str, TaskID] = {}
             for name, done, total in study.measure(known, save, few=few):
@@ -261,13 +274,15 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, draw: bool) -> 
 Examples:
   secagg bench paper --quick
   secagg bench paper --json paper.json
-  secagg bench paper --json paper.json --draw
+  secagg bench paper --from paper.json
 """
 )
-@click.option("--quick", "few", is_flag=True, help="20 clients, to see what it prints.")
+@click.option(
+    "--quick", "few", is_flag=True, help="Measure 20 clients only, to see what it prints."
+)
 @_file("--json", "target", "File that is written after every point, and gone on with.")
-@click.option("--draw", is_flag=True, help="Measure nothing: print what the file holds.")
-def paper(*, few: bool, target: Path | None, draw: bool) -> None:
+@_file("--from", "source", "Measure nothing: print the points in this file, which --json wrote.")
+def paper(*, few: bool, target: Path | None, source: Path | None) -> None:
     """The tables of Bonawitz et al. 2017, section 7: communication, and running time.
 
     The paper's own factors stand beside ours; its seconds are of another machine.
@@ -276,12 +291,12 @@ def paper(*, few: bool, target: Path | None, draw: bool) -> None:
     from secagg.bench.paper import cases, expansions
 
     _check_folders(target)
+    _check_source(source, target, few=few)
     record = kept.start("paper")
-    if target is not None and target.exists():
-        record = _record(target, "paper", measured=not draw)
-    elif draw:
-        raise ConfigError("--draw needs --json, a file that is there")
-    if not draw:
+    held = source if source is not None else target
+    if held is not None and held.exists():
+        record = _record(held, "paper", measured=source is None)
+    if source is None:
         record = _swept(cases(quick=few), record, target, rounds=1)
     out = _console()
     headings = ("clients", "entries", "published", "its formula", "complete", "sparse")
@@ -296,6 +311,17 @@ def paper(*, few: bool, target: Path | None, draw: bool) -> None:
     out.print(table)
     out.print(_costs_table([point.cost for point in record.points]))
     _close(out, record)
+
+
+def _check_source(source: Path | None, target: Path | None, *, few: bool) -> None:
+    """Refuse a file that is not there, and options of a run beside ``--from``."""
+    if source is None:
+        return
+    if not source.exists():
+        raise ConfigError(f"--from {source} is no file that is there")
+    if target is not None or few:
+        other = "--quick" if few else "--json"
+        raise ConfigError(f"--from runs nothing and {other} is for a run; leave out one")
 
 
 def _cases(
@@ -373,7 +399,7 @@ def _print(found: "Comparison") -> None:
 
 def _costs_table(points: Sequence["Cost"]) -> Table:
     table = _table("a round, CPU time of one core", "protocol", "clients x entries", "lost")
-    for heading in ("client", "opener", "server", "sends", "is sent", "B/entry"):
+    for heading in ("client", "decryptor", "server", "sends", "is sent", "B/entry"):
         table.add_column(heading, justify="right", no_wrap=True)
     for point in points:
         table.add_row(
@@ -382,7 +408,7 @@ def _costs_table(points: Sequence["Cost"]) -> Table:
             f"{100 * point.dropout:g}%",
             *(
                 elapsed(seconds) if seconds else "–"
-                for seconds in (point.client_seconds, point.opener_seconds, point.server_seconds)
+                for seconds in (point.client_seconds, point.decryptor_seconds, point.server_seconds)
             ),
             size(point.bytes_up),
             size(point.bytes_down),

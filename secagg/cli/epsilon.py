@@ -45,16 +45,18 @@ Examples:
   secagg epsilon --epsilon 2 --noise-multiplier 1.5 --sampling-rate 0.05 --delta 1e-5
 """,
 )
-@click.option("--noise-multiplier", type=float, help="Deviation of the noise over the clip.")
+@click.option(
+    "--noise-multiplier", type=float, help="Standard deviation of the noise, divided by the clip."
+)
 @click.option(
     "--sampling-rate",
     type=float,
     help="Probability that an example is in a batch, by its own secret coin.  [default: 1, all]",
 )
-@click.option("--steps", type=int, help="How many noisy sums are released.")
-@click.option("--epsilon", type=float, help="Privacy budget, to be turned into noise or steps.")
+@click.option("--steps", type=int, help="Number of noisy sums that are released.")
+@click.option("--epsilon", type=float, help="Privacy budget; the answer is then noise or steps.")
 @click.option(
-    "--delta", type=float, required=True, help="Below one over the number of examples, by far."
+    "--delta", type=float, required=True, help="Delta: far below one over the number of examples."
 )
 @click.option(
     "--event",
@@ -64,11 +66,11 @@ Examples:
     help="T steps with noise multiplier Z at sampling rate Q; may be repeated.",
 )
 @click.option(
-    "--interval",
+    "--pld-discretization",
     type=float,
     default=1e-4,
     show_default=True,
-    help="To which PLD rounds losses up; 1e-3 is faster and a little higher.",
+    help="Grid that PLD rounds privacy losses up to; 1e-3 is faster and a little higher.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone; null: no finite answer.")
 def epsilon(*, as_json: bool, **given: Any) -> None:
@@ -84,7 +86,11 @@ def epsilon(*, as_json: bool, **given: Any) -> None:
         answers = {"rdp": rdp, "pld": pld}
         head = {"question": question.replace(" ", "_"), "delta": asked.delta}
         finite = {name: x if x < math.inf else None for name, x in answers.items()}
-        click.echo(json.dumps(head | {"interval": asked.interval} | finite, allow_nan=False))
+        click.echo(
+            json.dumps(
+                head | {"pld_discretization": asked.pld_discretization} | finite, allow_nan=False
+            )
+        )
         return
     table = Table(title=f"{_TITLES[question]} at delta {asked.delta:g}", title_justify="left")
     for heading in ("accountant", question, "what it is"):
@@ -107,7 +113,7 @@ class _Asked:
     epsilon: float | None
     delta: float
     events: tuple[str, ...]
-    interval: float
+    pld_discretization: float
 
     def answered(self) -> tuple[str, float, float]:
         """What was asked for, by RDP and by PLD."""
@@ -119,7 +125,7 @@ class _Asked:
         wanted = [name for name, value in given.items() if value is None]
         rate = 1.0 if self.sampling_rate is None else self.sampling_rate
         plan: dict[str, Any] = {"sampling": _sampling(rate), "delta": self.delta}
-        by_pld: dict[str, Any] = {"accountant": "pld", "interval": self.interval}
+        by_pld: dict[str, Any] = {"accountant": "pld", "interval": self.pld_discretization}
         if self.events or wanted == ["epsilon"]:
             if self.events and (len(wanted) < len(given) or self.sampling_rate is not None):
                 raise ConfigError("--event says the whole plan; leave out the other settings of it")
@@ -127,7 +133,7 @@ class _Asked:
                 _gaussian(self.noise_multiplier, rate, self.steps)
             ]
             composition = [(event, 1) for event in whole]
-            pld = epsilon_pld(composition, self.delta, self.interval)
+            pld = epsilon_pld(composition, self.delta, self.pld_discretization)
             return "epsilon", epsilon_rdp(composition, self.delta), pld
         if wanted == ["noise multiplier"]:
             plan |= {"epsilon": self.epsilon, "steps": self.steps}

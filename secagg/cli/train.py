@@ -42,7 +42,7 @@ def _settings(command: F) -> F:
 Examples:
   secagg train
   secagg train --epsilon 2 --rounds 50 --out runs/strict
-  secagg train --split dirichlet:0.3 --dropout 0.3 --json
+  secagg train --partition dirichlet:0.3 --dropout 0.3 --json
   secagg train --out runs/strict --resume
 """
 )

@@ -29,7 +29,7 @@ from protocols.bonawitz import ClientId
 from protocols.bonawitz.graph import as_fraction
 from protocols.entropy import system
 from protocols.errors import LocalProtocolError, ProtocolError, RemoteProtocolError, TooFewSurvivors
-from protocols.primitives.prg import SEED_SIZE, Expand, expand
+from protocols.primitives.prg import SEED_SIZE, Expand
 from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE
 from secagg.errors import ConfigError
@@ -38,6 +38,7 @@ from secagg.nodes.node import PROPOSED, Answer, Request
 from secagg.nodes.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result
 from secagg.planning.sums import choose_graph, fewest
 from secagg.rounds.aggregation import Ckks
+from secagg.rounds.masking import expand
 from secagg.rounds.relay import (
     Relay,
     StageRequests,
@@ -66,7 +67,7 @@ class WeightedMean:
         what is beyond is cut, and the sum says how many entries were.
       max_weight: the largest weight of a node, such as its number of examples. A mean is
         within a step of 2 clip / 2^bits, times max_weight over the mean weight, of the true one.
-      bits: of an entry; by default what lets three entries lie in a word.
+      bits: of an entry. Default: the most with which three entries fit a 64-bit word.
       weighted_by: the name of a node's weight.
       train_metrics, evaluate_metrics: the largest absolute value of each number that is
         averaged, by name; others stay on their nodes. ``None``: no sum of that kind.
@@ -151,7 +152,7 @@ class NoisySum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SumSettings:
-    """Who sums with whom, under what.
+    """The settings of a sum: how many clients, under which protocol and threshold.
 
     Attributes:
       protocol: "bonawitz" or "threshold-ckks".
@@ -187,7 +188,7 @@ class SumSettings:
         return self.roster is not None
 
     def params(self, clients: int, layout: Layout, minimum: int | None) -> Params:
-        """Of a sum of at most so many; ``minimum`` stands above the cohort's own."""
+        """The parameters of a sum of ``clients`` at most; ``minimum`` goes before the cohort's."""
         asked = self.minimum_survivors if minimum is None else minimum
         if self.protocol != BONAWITZ:
             return Ckks(minimum_survivors=asked or None).params(layout, clients)
@@ -358,7 +359,7 @@ class RunningSum:
         return ask
 
     def asked(self, ask: StageRequests) -> list[NodeId]:
-        """Whom to send a request."""
+        """The nodes to send a request to."""
         return [node for node, client in self._clients.items() if client in ask.requests]
 
     def request(self, ask: StageRequests, node: NodeId) -> Request:
@@ -428,7 +429,7 @@ class RunningSum:
         )
 
     def _commit(self, survivors: Sequence[NodeId]) -> None:
-        """At the noise of those who are left; for who was lost on the way it stays open."""
+        """Commit at the noise of the survivors; the reservations of lost nodes stay open."""
         summed, noise, key = self._coordinator.summed, self.proposal.noise, self._charged
         if isinstance(summed, NoisySum) and noise is not None and key is not None:
             left = len(survivors)

@@ -136,7 +136,7 @@ def load_public(path: str | Path) -> PublicIdentity:
 def sign_roster(
     operator: Identity, members: Mapping[ClientId, tuple[str, bytes]], *, serial: int = 1
 ) -> bytes:
-    """Which client number has which (name, public key), signed: the bytes of a roster file.
+    """Sign the members, (name, public key) by client number: the bytes of a roster file.
 
     Args:
       serial: above that of every roster that the operator signed before.
@@ -155,7 +155,7 @@ def sign_roster(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roster:
-    """Who has which number, by an operator's signature. Get one from ``read``.
+    """The identities by client number, signed by an operator. Get one from ``read``.
 
     Attributes:
       serial: the operator counts it up with every roster.
@@ -199,7 +199,7 @@ class Roster:
 
     @classmethod
     def claimed_operator(cls, source: str | Path | bytes) -> PublicIdentity:
-        """Whom the roster itself calls its operator. Nothing of it was verified."""
+        """The operator that the roster itself names. Nothing of it was verified."""
         return cls._parse(_split(source)[0]).operator
 
     @classmethod

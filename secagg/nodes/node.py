@@ -91,7 +91,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """Between two stages. Without a record a node keeps nothing, its charge neither."""
+    """The state between two stages, with the charge in our ledger."""
 
     record: Secret | None = None
     charge: Key | None = None  # in our ledger
@@ -153,9 +153,9 @@ class Node:
         proposal = Proposal.from_bytes(request.proposal)
         self.policy.check(proposal)
         self._check_server(request)
-        kept, following = _Kept(), b""
+        kept, next_keys = _Kept(), b""
         with BurnFile(self.home / "burnt.sqlite") as burn:
-            # The first stage needs none: who cannot open its state any more begins anew.
+            # The first stage needs no state, so a node that lost ``state.key`` can rejoin.
             if state and request.stage is not Stage.ADVERTISE:
                 kept = self._open(state)
             vector = _Vector(node=self, proposal=proposal, burn=burn, model=model, compute=compute)
@@ -167,14 +167,14 @@ class Node:
                 raise
             if request.stage is Stage.REVEAL:
                 self.settle(kept.charge)
-                following, after = _keys_ahead(request, proposal)
+                next_keys, after = _keys_ahead(request, proposal)
             else:
                 after = _Kept(record=party.into_record(), charge=kept.charge or vector.charge)
         examples = self.policy.examples if _hides_examples(proposal) else None
         return Answer(
             messages=messages,
             state=self._close(after.record, after.charge) if after.record else None,
-            next_keys=following,
+            next_keys=next_keys,
             examples=examples or 0,
         )
 
@@ -263,13 +263,13 @@ class Node:
                 ledger.abort(charge.round, [SUBJECT], attempt=charge.attempt)
 
     def settle(self, charge: Key | None) -> None:
-        """The sum was opened. How many were in it the server says, so the price stays."""
+        """Keep the reserved price: only the server says how many survived, and it may lie."""
         if charge:
             with self._ledger() as ledger:
                 ledger.commit(charge.round, [SUBJECT], attempt=charge.attempt)
 
     def _keep_summands(self, proposal: Proposal, summands: Mapping[int, bytes]) -> None:
-        """Whose uploads we helped to open: a sum that was none can be shown later."""
+        """Keep digests of the uploads that we helped to open: evidence against a false sum."""
         line = {str(client): digest.hex() for client, digest in summands.items()}
         with (self.home / "summands.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({proposal.session.hex(): line}) + "\n")

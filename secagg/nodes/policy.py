@@ -21,21 +21,23 @@ from protocols.primitives.sign import VERIFY_KEY_SIZE
 from secagg.errors import ConfigError, RefusedError
 from secagg.nodes.proposal import PROTOCOLS, Params, Proposal
 
-PRIVACY: Final = ("none", "example", "client")
+UNITS: Final = ("example", "client")
 
 TEMPLATE: Final = """\
-# What this node agrees to. It refuses everything else, by the name of the line.
-protocols = ["bonawitz"]     # of "bonawitz", "threshold-ckks"
-minimum_cohort = 3           # clients in a sum, at least
-minimum_threshold = 2        # of them must answer before a sum opens, at least
-privacy = ["example", "client"]  # what noise must hide; "none" allows sums without noise
-maximum_epsilon = 8.0        # over all sums that this node ever joins
-delta = 1e-5
-corrupt_fraction = 0.05      # of a cohort may work with the server; sums must stand as many
-active = false               # true: only cohorts that sign, against a server that lies
-# operator = "..."           # public key of who signs the roster; needed by an active cohort
-# server = "..."             # public key of the server; proposals that it did not sign are refused
-# examples = 303             # how many examples the node has: public where noise hides examples
+# What this node agrees to. It refuses everything else, and the refusal names the line.
+protocols = ["bonawitz"]       # protocols it takes part in: "bonawitz", "threshold-ckks"
+minimum_cohort = 3             # refuse sums of fewer clients
+minimum_threshold = 2          # refuse sums that fewer clients can open together
+units = ["example", "client"]  # whom the noise of a sum may hide; it must hide one of these
+allow_no_noise = false         # true: take part in sums without noise too
+maximum_epsilon = 8.0          # budget for all sums that this node ever joins
+delta = 1e-5                   # probability that the bound maximum_epsilon fails
+corrupt_fraction = 0.05        # refuse sums that are not secure when this fraction of the
+                               # clients colludes with the server
+active = false                 # true: join only sums whose clients sign, safe if the server lies
+# operator = "..."             # public key that verifies the roster; active = true needs it
+# server = "..."               # public key of the server; refuse proposals that it did not sign
+# examples = 303               # number of examples on this node; noise on examples makes it public
 """
 
 
@@ -47,10 +49,12 @@ class NodePolicy:
       protocols: that it takes part in.
       minimum_cohort: fewest clients in a sum.
       minimum_threshold: fewest clients (CKKS: key holders) who can open one together.
-      privacy: what noise must hide: "example", "client"; "none" allows sums without noise.
+      units: whom noise must hide, one of these: "example", "client".
+      allow_no_noise: whether it also takes part in sums without noise.
       maximum_epsilon, delta: of everything that the node ever joins.
-      corrupt_fraction: fraction of a cohort that may work with the server, a decimal. Threshold, graph
-        and noise must be made for as many; of a CKKS key, ``minimum_threshold`` says it.
+      corrupt_fraction: fraction of a cohort that may work with the server, a decimal.
+        Threshold, graph and noise must be made for as many; of a CKKS key,
+        ``minimum_threshold`` says it.
       active: whether it joins only cohorts that sign.
       operator: whose signature on the roster of identities counts.
       server: whose proposals it reads; ``None``: anybody's that the engine lets through.
@@ -63,7 +67,8 @@ class NodePolicy:
     protocols: tuple[str, ...] = ("bonawitz",)
     minimum_cohort: int = 3
     minimum_threshold: int = 2
-    privacy: tuple[str, ...] = ("example", "client")
+    units: tuple[str, ...] = ("example", "client")
+    allow_no_noise: bool = False
     maximum_epsilon: float = 8.0
     delta: float = 1e-5
     corrupt_fraction: Fraction | float | str = 0.05
@@ -73,15 +78,20 @@ class NodePolicy:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("protocols", PROTOCOLS), ("privacy", PRIVACY)):
-            if not (given := getattr(self, name)) or set(given) - set(known):
+        for name, known, empty in (
+            ("protocols", PROTOCOLS, False),
+            ("units", UNITS, self.allow_no_noise is True),
+        ):
+            given = getattr(self, name)
+            if not (given or empty) or set(given) - set(known):
                 raise ConfigError(f"{name} {list(given)} must name some of {', '.join(known)}")
         for name, least in (("minimum_cohort", 2), ("minimum_threshold", 2), ("examples", 1)):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
                 raise ConfigError(f"{name} {value!r} is not an integer from {least}")
-        if type(self.active) is not bool:
-            raise ConfigError(f"active {self.active!r} is neither true nor false")
+        for name in ("active", "allow_no_noise"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ConfigError(f"{name} {value!r} is neither true nor false")
         for name in ("maximum_epsilon", "delta"):
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
                 raise ConfigError(f"{name} {value!r} is not a number")
@@ -98,7 +108,7 @@ class NodePolicy:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """From a TOML file.
+        """Read a policy from a TOML file.
 
         Raises:
           ConfigError: there is none, or it is not one of these.
@@ -120,7 +130,7 @@ class NodePolicy:
         if unknown := sorted(said.keys() - known):
             raise ConfigError(f"unknown line {unknown[0]!r}; known: {', '.join(sorted(known))}")
         values = dict(said)
-        for name in ("protocols", "privacy"):
+        for name in ("protocols", "units"):
             if name in values:
                 if not isinstance(values[name], list):
                     raise ConfigError(f"{name} must be a list")
@@ -147,7 +157,7 @@ class NodePolicy:
     def check(self, proposal: Proposal) -> None:
         """Raise ``RefusedError`` for the first line that ``proposal`` does not keep."""
         params = proposal.params
-        unit = proposal.noise.mechanism.unit.value if proposal.noise else "none"
+        unit = proposal.noise.mechanism.unit.value if proposal.noise else None
         signs = isinstance(params, bonawitz.Params) and params.active
         if proposal.protocol not in self.protocols:
             _refuse("protocols", f"the server proposes {proposal.protocol}")
@@ -166,9 +176,10 @@ class NodePolicy:
             _refuse(
                 "corrupt_fraction", f"the sum stands {stands} of {params.clients}, not {corrupt}"
             )
-        if unit not in self.privacy:
-            hides = "sums without noise" if unit == "none" else f"noise that hides one {unit}"
-            _refuse("privacy", f"the server proposes {hides}")
+        if unit is None and not self.allow_no_noise:
+            _refuse("allow_no_noise", "the server proposes sums without noise")
+        if unit is not None and unit not in self.units:
+            _refuse("units", f"the server proposes noise that hides one {unit}")
         if unit == "example" and self.examples is None:
             _refuse("examples", "noise that hides examples needs their public number")
         if self.active and not signs:
@@ -178,7 +189,7 @@ class NodePolicy:
 
 
 def _threshold(params: Params) -> int:
-    """Of the smallest cohort, for that of a sparse graph grows with who is there."""
+    """The threshold of the smallest cohort; in a sparse graph it grows with the clients."""
     if not isinstance(params, bonawitz.Params):
         return params.threshold
     try:

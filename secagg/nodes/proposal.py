@@ -37,7 +37,7 @@ from protocols.errors import DecodeError, ProtocolError
 from protocols.wire import Header, Reader
 from secagg.errors import ConfigError, InputError, SecaggError
 from secagg.vectors.arrays import Shapes
-from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
+from secagg.vectors.layout import MAX_ENTRIES, UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, refuse_non_finite
 
 VERSION: Final = 1
@@ -77,7 +77,7 @@ class Average:
             raise ConfigError(f"weighted_by is {self.weighted_by!r:.40}, expected a name")
 
     def segments(self, entries: int) -> tuple[Segment, ...]:
-        """Where everything lies in the vector."""
+        """The segments of the vector."""
         update = (
             Segment(name=UPDATE, entries=entries, codec=FixedPoint(clip=self.clip, bits=self.bits)),
             Segment(name=CLIPPED, entries=1, codec=Count(maximum=max(entries, 1))),
@@ -117,7 +117,7 @@ class Noise:
         return self.mechanism.event(survivors=survivors, sampling=sampling)
 
     def segments(self) -> tuple[Segment, ...]:
-        """Where everything lies in the vector."""
+        """The segments of the vector."""
         codec = NoisyIntegers(bits=self.mechanism.bits)
         return (Segment(name=UPDATE, entries=self.mechanism.size, codec=codec),)
 
@@ -188,7 +188,7 @@ class Proposal:
         if not (self.purpose.isascii() and self.purpose.isprintable() and self.purpose):
             raise ConfigError(f"purpose is {self.purpose!r:.40}, expected a printable word")
         if len(self.model_digest) != DIGEST_SIZE or len(self.seed) != DIGEST_SIZE:
-            raise ConfigError(f"model and seed have {DIGEST_SIZE} bytes each")
+            raise ConfigError(f"model_digest and seed have {DIGEST_SIZE} bytes each")
         signs = isinstance(self.params, bonawitz.Params) and self.params.active
         if len(self.roster_digest) != DIGEST_SIZE * signs:
             raise ConfigError("where clients sign, and only there, a roster's digest is proposed")
@@ -226,7 +226,7 @@ class Proposal:
 
     @property
     def layout(self) -> Layout:
-        """Of the vector that each client brings."""
+        """The layout of the vector that each client brings."""
         content = self.content
         segments = (
             content.segments() if isinstance(content, Noise) else content.segments(self.entries)
@@ -388,7 +388,7 @@ class Proposal:
 
 def _shape(shape: list[Any]) -> tuple[int, ...]:
     if len(shape) > MAX_DIMENSIONS or not all(
-        type(length) is int and 0 <= length < 2**35 for length in shape
+        type(length) is int and 0 <= length <= MAX_ENTRIES for length in shape
     ):
         raise DecodeError(f"a shape of {shape!r:.40}")
     return tuple(shape)

@@ -192,7 +192,7 @@ def _rule(level: float, y: Callable[[float], float]) -> Markup:
 
 
 def _labelled(count: int) -> Sequence[int]:
-    """Which rounds get a number below them: the first, and then every so many."""
+    """The rounds that get a number below them: the first, and then every so many."""
     if count <= MAX_LABELS:
         return range(count)
     step = next(s for s in _steps() if count / s <= MAX_LABELS)
@@ -200,7 +200,7 @@ def _labelled(count: int) -> Sequence[int]:
 
 
 def _ticks(top: float) -> list[float]:
-    """From 0 in three to five equal, round steps to at least ``top``."""
+    """Three to five equal, round steps from 0 to at least ``top``."""
     if top <= 0:
         return [0.0, 1.0]
     scale = 10.0 ** math.floor(math.log10(top))

@@ -71,7 +71,7 @@ def size(count: float) -> str:
 
 
 def duration(milliseconds: float) -> str:
-    """From milliseconds to minutes."""
+    """A duration in the unit that fits, from milliseconds to minutes."""
     if milliseconds < 120_000:
         return _scaled(milliseconds, ("ms", "s"))
     minutes, seconds = divmod(round(milliseconds / 1000), 60)
@@ -79,7 +79,7 @@ def duration(milliseconds: float) -> str:
 
 
 def elapsed(seconds: float) -> str:
-    """From microseconds to seconds."""
+    """A time in the unit that fits, from microseconds to seconds."""
     return _scaled(1e6 * seconds, ("µs", "ms", "s"))
 
 

@@ -54,14 +54,14 @@ def legend(names: Iterable[str], *, inside: bool = False) -> Markup:
 def table(
     headings: Iterable[str], rows: Iterable[Markup], class_: str | None = None, caption: str = ""
 ) -> Markup:
-    """Of whole rows, below their headings."""
+    """A table of whole rows, below their headings."""
     head = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in headings)))
     above = [tag("caption", caption)] if caption else []
     return tag("table", *above, head, tag("tbody", *rows), class_=class_)
 
 
 def row(*cells: str, head: str | None = None, class_: str | None = None) -> Markup:
-    """Of a table; ``head`` names it."""
+    """A row of a table; ``head`` names it."""
     named = [] if head is None else [tag("th", head, scope="row")]
     return tag("tr", *named, *(tag("td", cell) for cell in cells), class_=class_)
 

@@ -1,4 +1,4 @@
-"""From wishes to parameters: graph, threshold, lanes, noise, survivors.
+"""Wishes turned into parameters: graph, threshold, lanes, noise, survivors.
 
 ``sums`` plans a sum, ``noise`` a private one from its budget, ``survivors`` says how likely a
 round is lost.

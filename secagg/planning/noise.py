@@ -1,9 +1,10 @@
-"""From a privacy budget to the noise, scale and lanes of a sum, and what can go wrong with them.
+"""The noise, scale and lanes of a sum for a privacy budget, and what can go wrong with them.
 
 ``plan_noise`` adds to ``secagg.planning.sums`` what ``dp.noise.DistributedNoise`` needs. Narrow
-lanes leave a small scale; rounding to it stretches what one unit adds (``looseness``), and
-more noise has to make up for that. So the narrowest lanes are taken, of 8 to 2 a word,
-with at most ``MORE_NOISE`` more noise in the sum than the widest would have.
+lanes leave a small scale; rounding to it stretches what one unit adds, by
+``sensitivity_inflation``, and more noise has to make up for that. So the narrowest lanes are
+taken, of 8 to 2 a word, with at most ``MORE_NOISE`` more noise in the sum than the widest
+would have.
 
 Refused: a sparse graph, a server that lies and shared noise at once. In a sparse graph a
 client cannot count the survivors whose noise it relies on; ``trusts_count`` says so.
@@ -11,7 +12,7 @@ client cannot count the survivors whose noise it relies on; ``trusts_count`` say
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from dp.accounting.accountant import (
     GRAPH_FAILURE,
@@ -37,7 +38,6 @@ from secagg.planning.sums import Advice, SumWishes, fewest, plan_sum
 from secagg.planning.survivors import likely_survivors, p_round_lost
 from secagg.vectors.packing import lane_bits
 
-Privacy: TypeAlias = Literal["distributed", "client"]
 Design: TypeAlias = NoSampling | PoissonSampling | HiddenPoissonSampling
 
 MORE_NOISE: Final = 0.01  # of the deviation of a sum, for lanes narrower than the widest
@@ -51,11 +51,11 @@ class NoiseWishes:
     Attributes:
       epsilon: of one unit, over all rounds.
       delta: all that may fail is inside it; below one over the number of units.
-      privacy: ``distributed`` hides an example, ``client`` a client.
-      examples: of all clients together; only of ``distributed``, and needed there.
-      batch: most examples of one client, ``None`` if they are dealt out evenly.
-      sampling_rate: with which an example is in a batch; only of ``distributed``.
-      client_sampling_rate: with which a client brings its update; only of ``client``.
+      unit: whom the noise hides, ``example`` or ``client``.
+      examples: of all clients together; only for unit ``example``, and needed there.
+      max_batch: most examples of one client, ``None`` if they are dealt out evenly.
+      sampling_rate: with which an example is in a batch; only for unit ``example``.
+      client_sampling_rate: with which a client brings its update; only for unit ``client``.
       minimum_survivors: fewest clients that may be summed. ``None``: so many that few runs lose
         a round; never below a complete graph's threshold.
       uncounted_shares: clients whose shares of noise count for nothing; ``None`` for those
@@ -64,36 +64,37 @@ class NoiseWishes:
 
     epsilon: float
     delta: float
-    privacy: Privacy = "distributed"
+    unit: str = "example"
     examples: int | None = None
-    batch: int | None = None
+    max_batch: int | None = None
     sampling_rate: float = 1.0
     client_sampling_rate: float = 1.0
     minimum_survivors: int | None = None
     uncounted_shares: int | None = None
 
     def units(self, clients: int) -> tuple[Unit, int, Design]:
-        """Whom the noise hides, how many of them there are, and how they get into a sum.
+        """The unit that the noise hides, how many there are, and how they get into a sum.
 
         Raises:
           ConfigError, BadParameter: the wishes contradict each other.
         """
-        if self.privacy == "client":
+        if self.unit == "client":
             if self.examples is not None:
-                raise ConfigError(f"examples {self.examples}: privacy client hides clients")
+                raise ConfigError(f"examples {self.examples}: unit client hides clients")
             if self.sampling_rate != 1:
                 raise ConfigError(
-                    f"sampling_rate {self.sampling_rate}: of privacy client it changes no price"
+                    f"sampling_rate {self.sampling_rate}: with unit client it changes no price"
                 )
             coins = HiddenPoissonSampling(
                 rate=self.client_sampling_rate, cover=CohortSecrecy.ALL_TAKE_PART
             )
             return Unit.CLIENT, clients, coins if coins.rate < 1 else NoSampling()
-        if self.privacy != "distributed":
-            raise ConfigError(f"unknown privacy {self.privacy!r}; known: distributed, client")
+        if self.unit != "example":
+            raise ConfigError(f"unknown unit {self.unit!r}; known: example, client")
         if self.client_sampling_rate != 1:
             raise ConfigError(
-                f"participation {self.client_sampling_rate}: only clients of privacy client toss for it"
+                f"client_sampling_rate {self.client_sampling_rate}: it changes the price with "
+                "unit client alone"
             )
         if self.examples is None:
             raise ConfigError("examples is missing: delta must be below one over their number")
@@ -120,7 +121,6 @@ class NoiseAdvice:
 
     sum: Advice
     mechanism: DistributedNoise
-    privacy: Privacy
     epsilon: float
     delta: ReportedDelta
     units: int
@@ -129,7 +129,7 @@ class NoiseAdvice:
 
     @property
     def rate(self) -> float:
-        """With which a unit is in a sum."""
+        """The probability with which a unit is in a sum."""
         return 1.0 if isinstance(self.sampling, NoSampling) else self.sampling.rate
 
     @property
@@ -149,8 +149,8 @@ class NoiseAdvice:
         return self._epsilon(self.expected_survivors)
 
     @property
-    def mean_deviation(self) -> float:
-        """Of an entry of the mean: of a batch's gradients, or of the updates that were brought.
+    def mean_stddev(self) -> float:
+        """Standard deviation of an entry of the mean: of a batch's gradients, or of the updates.
 
         At the expected survivors; the divisor is the public one, of expected numbers.
         """
@@ -176,11 +176,11 @@ class NoiseAdvice:
         return min(1.0, self.sum.rounds * self.mechanism.wrap_probability)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: that of the sum, and all of the above under ``noise``."""
+        """The advice as JSON: that of the sum, and all of the above under ``noise``."""
         mechanism = self.mechanism
         return self.sum.as_dict() | {
             "noise": {
-                "privacy": self.privacy,
+                "unit": self.mechanism.unit.value,
                 "epsilon": self.epsilon,
                 "epsilon_planned": self.epsilon_planned,
                 "epsilon_expected": self.epsilon_expected,
@@ -194,8 +194,8 @@ class NoiseAdvice:
                 "expected_survivors": self.expected_survivors,
                 "scale": mechanism.scale,
                 "share_stddev": mechanism.share_stddev,
-                "sum_deviation": mechanism.stddev(self.expected_survivors),
-                "mean_deviation": self.mean_deviation,
+                "sum_stddev": mechanism.stddev(self.expected_survivors),
+                "mean_stddev": self.mean_stddev,
                 "sensitivity_inflation": mechanism.sensitivity_inflation,
                 "more_noise": self.more_noise,
                 "sampler_error": mechanism.sampler_error,
@@ -257,7 +257,7 @@ class _Chosen:
 def plan_noise(wishes: SumWishes, noise: NoiseWishes, *, measure: bool = True) -> NoiseAdvice:
     """Choose noise, scale and lanes that keep all rounds of a sum within a budget.
 
-    >>> wanted = NoiseWishes(epsilon=4, delta=1e-4, privacy="client")
+    >>> wanted = NoiseWishes(epsilon=4, delta=1e-4, unit="client")
     >>> advice = plan_noise(SumWishes(clients=60, entries=650, rounds=20), wanted, measure=False)
     >>> advice.mechanism.minimum_survivors, advice.epsilon_planned <= 4
     (47, True)
@@ -278,7 +278,6 @@ def plan_noise(wishes: SumWishes, noise: NoiseWishes, *, measure: bool = True) -
     return NoiseAdvice(
         sum=plan_sum(wishes, mechanism=mechanism, measure=measure),
         mechanism=mechanism,
-        privacy=noise.privacy,
         epsilon=noise.epsilon,
         delta=reported_delta(
             accountant=left,
@@ -346,8 +345,8 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
     silent = max(1, known) if noise.uncounted_shares is None else noise.uncounted_shares
     if silent < max(1, known):
         raise ConfigError(
-            f"uncounted_shares {silent}: {known} corrupt clients know their shares of the noise, and "
-            "whoever sees the result its own; set at least "
+            f"uncounted_shares {silent}: {known} corrupt clients know their shares of the noise, "
+            "and whoever sees the result its own; set at least "
             f"{max(1, known)}"
         )
     minimum = noise.minimum_survivors
@@ -362,10 +361,10 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
         raise ConfigError(
             f"uncounted_shares {silent} leaves no noise of minimum_survivors {minimum}"
         )
-    batch = noise.batch
+    batch = noise.max_batch
     if unit is Unit.CLIENT:
         if batch is not None:
-            raise ConfigError(f"batch {batch}: only privacy distributed sums examples")
+            raise ConfigError(f"max_batch {batch}: only sums with unit example have batches")
         batch = 1
     elif batch is None:
         batch = -(-units // clients)

@@ -1,4 +1,4 @@
-"""From clients, dropouts, corruption, value range, entries and rounds to every parameter of a sum.
+"""Every parameter of a sum, from clients, dropouts, corruption, value range, entries, rounds.
 
 ``plan_sum`` chooses graph, threshold and lanes, counts the bytes of every message
 from the message classes themselves, bounds what can go wrong, and estimates the
@@ -117,7 +117,7 @@ class SumWishes:
 
     @property
     def graph(self) -> GraphPlan:
-        """As ``choose_graph`` chooses it."""
+        """The graph that ``choose_graph`` chooses."""
         return choose_graph(
             self.clients, *self.rates, active=self.active, complete_below=self.complete_below
         )
@@ -192,12 +192,12 @@ class Advice:
 
     @property
     def bytes_up_per_client(self) -> int:
-        """In a whole round."""
+        """The bytes of a whole round."""
         return sum(stage.bytes_up for stage in self.traffic.values())
 
     @property
     def bytes_down_per_client(self) -> int:
-        """In a whole round."""
+        """The bytes of a whole round."""
         return sum(stage.bytes_down for stage in self.traffic.values())
 
     @property
@@ -238,7 +238,7 @@ class Advice:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: every attribute and property, bytes by stage under ``traffic``."""
+        """The advice as JSON: every attribute and property, bytes by stage under ``traffic``."""
         traffic = {stage.value: asdict(cost) for stage, cost in self.traffic.items()}
         rates = {"corrupt_fraction": float(self.corrupt_fraction), "dropout": float(self.dropout)}
         return {name: getattr(self, name) for name in _SHOWN} | rates | {"traffic": traffic}
@@ -510,12 +510,12 @@ class _Speed:
         self._weights = max(one - each, 0.0) * larger**2
 
     def milliseconds(self, words: int, survivors: int, *, active: bool) -> tuple[float, float]:
-        """Of one client, and of the server."""
+        """The milliseconds of one client, and of the server."""
         server = self._server(words, survivors, active=active)
         return 1e3 * self._client(words, active=active), 1e3 * server
 
     def _client(self, words: int, *, active: bool) -> float:
-        """Of one client: three agreements, a box each way and a mask for each peer."""
+        """The work of one client: three agreements, a box each way and a mask for each peer."""
         peers = self._degree
         signing = 2 * self._sign + (peers + self._threshold) * self._verify
         return (
@@ -528,7 +528,7 @@ class _Speed:
         )
 
     def _server(self, words: int, left: int, *, active: bool) -> float:
-        """Of the server: lists in and out, vectors in, and the masks that are still in the sum."""
+        """Work of the server: lists in and out, vectors in, and masks still in the sum."""
         n, lost = self._clients, self._clients - left
         pairs = lost * self._degree * left // n
         sets = 1 if self._complete else n  # of share holders, with Lagrange weights for each

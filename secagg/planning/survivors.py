@@ -10,8 +10,8 @@ LOST_RUNS: Final = 0.05  # of all runs lose a round, at most, by the default min
 def likely_survivors(clients: int, dropout: float, *, rounds: int, minimum: int) -> int:
     """The largest minimum of survivors at which few runs lose a round; no less than ``minimum``.
 
-    The rarer a round may be lost, the fewer survivors' noise must do, and the more of it
-    is too much in all other rounds.
+    A higher minimum makes lost rounds likelier; a lower one makes every client add more
+    noise.
     """
     for alive, fewer in enumerate(_fewer(clients, dropout)):
         if rounds * fewer > LOST_RUNS:

@@ -248,7 +248,7 @@ def _layout(
     weights: Sequence[int] | None,
     codec: Codec | Mapping[str, Codec],
 ) -> Layout:
-    """Where everything that a client brings lies in its vector."""
+    """The place of everything that a client brings in its vector."""
     codecs = codec if isinstance(codec, Mapping) else dict.fromkeys(named[0], codec)
     if codecs.keys() != named[0].keys():
         raise InputError(f"codecs for {sorted(codecs)}, updates have {sorted(named[0])}")
@@ -284,7 +284,7 @@ def _stage(name: Stage | str) -> Stage:
 
 
 def _flat(value: Any) -> Any:
-    """In one dimension: a torch tensor stays one, on its device."""
+    """The value in one dimension: a torch tensor stays one, on its device."""
     return value.detach().reshape(-1) if hasattr(value, "detach") else np.ravel(value)
 
 

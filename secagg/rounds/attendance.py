@@ -1,4 +1,4 @@
-"""Who is there at each stage of a round, and what each stage costs."""
+"""The clients that are there at each stage of a round, and what each stage costs."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ Costs: TypeAlias = dict[Stage, StageCost]
 
 
 class DropoutSchedule:
-    """Who is still there at a stage."""
+    """The clients that are still there at each stage."""
 
     def __init__(
         self, inputs: Mapping[ClientId, object], dropouts: Mapping[ClientId, Stage] | None
@@ -76,7 +76,7 @@ class Meter:
         setattr(cost, name, getattr(cost, name) + self._now() - self._paused - begin)
 
     def count(self, stage: Stage, messages: Sequence[bytes], *, answering: bytes = b"") -> None:
-        """Count what one client sent, and what it had been sent to make it."""
+        """Record the bytes that one client sent and received in this stage."""
         cost = self.costs[stage]
         cost.bytes_up = max(cost.bytes_up, sum(map(len, messages)))
         cost.bytes_down = max(cost.bytes_down, len(answering))

@@ -22,13 +22,14 @@ from protocols.ckks import Agreement as CkksAgreement
 from protocols.ckks import Model
 from protocols.entropy import Entropy, system
 from protocols.errors import TooFewSurvivors
-from protocols.primitives.prg import SEED_SIZE, Expand, expand
+from protocols.primitives.prg import SEED_SIZE, Expand
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.errors import ConfigError, InputError
 from secagg.rounds.attendance import Costs, DropoutSchedule, Meter, Now
 from secagg.rounds.burns import MemoryBurn
 from secagg.rounds.ckks import MODELS, require
+from secagg.rounds.masking import expand
 from secagg.rounds.parties import BonawitzClient, CkksClient, Party, Reals, SharedCkksClient, Words
 from secagg.rounds.relay import (
     Found,

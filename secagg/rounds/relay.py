@@ -1,9 +1,10 @@
 """The server of one sum, for whoever carries messages: what is asked of whom, stage by stage.
 
-A relay is a generator. It yields an ``StageRequests``; whoever drives it sends the requests, hands each
-answer to ``receive`` as it comes, and goes on when all have answered or its own deadline has
-passed. What it returns is the sum. It never waits, and a client that does not answer, or
-whose answer ``receive`` refuses, is gone. The clients' half is in ``secagg.rounds.parties``.
+A relay is a generator. It yields ``StageRequests``; whoever drives it sends the requests,
+hands each answer to ``receive`` as it comes, and goes on when all have answered or its own
+deadline has passed. What it returns is the sum. It never waits, and a client that does not
+answer, or whose answer ``receive`` refuses, is gone. The clients' half is in
+``secagg.rounds.parties``.
 """
 
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
@@ -18,8 +19,9 @@ from protocols.bonawitz.messages import Advertise
 from protocols.ckks.params import Agreement as CkksAgreement
 from protocols.entropy import Entropy, system
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.prg import Expand, expand
+from protocols.primitives.prg import Expand
 from protocols.wire import Reader, opaque
+from secagg.rounds.masking import expand
 from secagg.stage import Stage
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ FASHION_SIDE, FASHION_CLASSES = 28, 10  # pixels; kinds of clothes
 IDX_BYTES: Final = 0x08  # unsigned bytes, the third byte of a file [IDX]
 
 ROW_NORM = 3.0  # about that of a digit, so that its bias weighs as little as before
-JUDGES = ("test", "validation")
+EVALUATION_PARTS = ("test", "validation")
 TEST_SHARE = VALIDATION_SHARE = 0.2  # of all examples; of the training examples
 
 
@@ -61,10 +61,10 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
-    """The examples of each client, and those that the model is judged by."""
+    """The examples of each client, and those that the model is evaluated on."""
 
     clients: tuple[Examples, ...]
-    judged_by: Examples
+    evaluation: Examples
     classes: int
 
 
@@ -153,17 +153,19 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
 }
 
 
-def federate(name: str, *, clients: int, split: str, seed: int, judge: str = "test") -> Federation:
+def federate(
+    name: str, *, clients: int, partition: str, seed: int, evaluate_on: str = "test"
+) -> Federation:
     """Deal a data set out to clients.
 
     Args:
       name: one of ``DATASETS``.
       clients: how many; each gets at least two examples.
-      split: ``iid``, or ``dirichlet:ALPHA``: each class is dealt out in shares
+      partition: ``iid``, or ``dirichlet:ALPHA``: each class is dealt out in shares
         drawn from Dirichlet(ALPHA), so that a small ALPHA gives clients of few classes.
-      seed: of the split. The test examples are the same whatever it is, so that settings
-        chosen under one seed have not seen what another is judged by.
-      judge: ``test``, or ``validation`` for choosing settings: the test examples
+      seed: of the partition. The test examples are the same whatever it is, so that settings
+        chosen under one seed have not seen what another is evaluated on.
+      evaluate_on: ``test``, or ``validation`` for choosing settings: the test examples
         then are not looked at, and a part of the training examples stands in.
 
     Raises:
@@ -172,44 +174,48 @@ def federate(name: str, *, clients: int, split: str, seed: int, judge: str = "te
     """
     if name not in DATASETS:
         raise ConfigError(f"unknown data {name!r}; known: {', '.join(DATASETS)}")
-    if judge not in JUDGES:
-        raise ConfigError(f"unknown judge {judge!r}; known: {', '.join(JUDGES)}")
+    if evaluate_on not in EVALUATION_PARTS:
+        raise ConfigError(
+            f"unknown evaluate_on {evaluate_on!r}; known: {', '.join(EVALUATION_PARTS)}"
+        )
     data = DATASETS[name]()
-    everything, judged_by = data.examples, data.test
+    everything, evaluation = data.examples, data.test
     training = np.arange(len(everything))
-    if judged_by is None:
+    if evaluation is None:
         training, test = _cut(np.random.default_rng(0).permutation(training), TEST_SHARE)
-        judged_by = everything.take(test)
+        evaluation = everything.take(test)
     generator = np.random.default_rng(seed)
     training = generator.permutation(training)
-    if judge == "validation":
+    if evaluate_on == "validation":
         training, held_out = _cut(training, VALIDATION_SHARE)
-        judged_by = everything.take(held_out)
+        evaluation = everything.take(held_out)
     if len(training) < 2 * clients:
         raise ConfigError(f"{clients} clients cannot have two of {len(training)} examples each")
-    alpha = parse_split(split)
+    alpha = parse_partition(partition)
     if alpha is None:
         parts = np.array_split(training, clients)
     else:
         parts = _dirichlet(everything.labels[training], training, clients, alpha, generator)
     return Federation(
         clients=tuple(everything.take(part) for part in parts),
-        judged_by=judged_by,
+        evaluation=evaluation,
         classes=int(everything.labels.max()) + 1,
     )
 
 
-def parse_split(split: str) -> float | None:
-    """The Dirichlet parameter of a split, None for an iid one."""
-    kind, _, alpha = split.partition(":")
-    if split == "iid":
+def parse_partition(partition: str) -> float | None:
+    """The Dirichlet parameter of a partition, None for an iid one."""
+    kind, _, alpha = partition.partition(":")
+    if partition == "iid":
         return None
     try:
         value = float(alpha or "0.5")
     except ValueError:
         value = float("nan")
     if kind != "dirichlet" or not 0.01 <= value <= 1000:
-        raise ConfigError(f"split {split!r} is neither iid nor dirichlet:ALPHA, ALPHA from .01")
+        raise ConfigError(
+            f"partition {partition!r} is neither iid nor dirichlet:ALPHA, ALPHA from .01"
+        )
     return value
 
 

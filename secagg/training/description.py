@@ -8,7 +8,7 @@ from secagg.training.settings import TrainingConfig
 _SIZES = "how many examples each client has and at which rate it samples them"
 _PUBLIC = (
     "who took part in a round and who was in its sum",
-    "the settings of the run, and the data set that the model is judged by",
+    "the settings of the run, and the data set that the model is evaluated on",
 )
 _NOISE = "AES-128 in counter mode, for noise and coins"
 _DISCRETE = "int64 after rounding: noise and sums are exact integers"
@@ -22,7 +22,7 @@ def statement(
     draws: int,
     mechanism: DistributedNoise | None = None,
 ) -> SystemDescription:
-    """For a private mode; with the ``mechanism`` where noise is shared out.
+    """The description of a private run; with the ``mechanism`` for distributed noise.
 
     ``draws`` of noise a step, each within ``sampler_error`` of its law.
     """
@@ -32,12 +32,12 @@ def statement(
         sampling=_sampling(config),
         trusted=_trusted(config),
         released=_released(config),
-        unaccounted=_PUBLIC if config.privacy == "client" else (_SIZES, *_PUBLIC),
+        unaccounted=_PUBLIC if config.mode == "client" else (_SIZES, *_PUBLIC),
         scope="every round of this run, for every client that took part in it; no other run",
         randomness=_randomness(config, sampler_error),
         floating_point=_floats(config),
         assumptions=_assumptions(config),
-        rounded_sums=config.privacy == "distributed",
+        rounded_sums=config.mode == "distributed",
         sampler_error=sampler_error,
         entries=draws,
         flooding_bits=FLOODING if mechanism and config.protocol in CKKS else None,
@@ -52,18 +52,18 @@ def _mechanism(config: TrainingConfig, mechanism: DistributedNoise | None) -> st
         )
     clipped = (
         "gradients clipped an example at a time"
-        if config.privacy == "distributed"
+        if config.mode == "distributed"
         else "updates clipped to a norm that follows their median"
     )
     return (
         f"Skellam noise in shares on {clipped}, rotated and rounded to integers; the shares "
-        f"of any {config.minimum_survivors} survivors, {config.uncounted_shares} of them not counted, add "
-        "up to the noise that was reserved"
+        f"of any {config.minimum_survivors} survivors, {config.uncounted_shares} of them not "
+        "counted, add up to the noise that was reserved"
     )
 
 
 def _sampling(config: TrainingConfig) -> str:
-    if config.privacy == "client":
+    if config.mode == "client":
         if config.client_sampling_rate == 1:
             return "none: every client that is there brings its update"
         return (
@@ -80,7 +80,7 @@ def _sampling(config: TrainingConfig) -> str:
 
 def _trusted(config: TrainingConfig) -> tuple[str, ...]:
     own = "each client, with its own examples, its noise and its coins"
-    if config.privacy == "local":
+    if config.mode == "local":
         return (own,)
     sums = {
         "bonawitz": "the server, to follow the protocol: it may keep and study all that it sees; "
@@ -93,8 +93,8 @@ def _trusted(config: TrainingConfig) -> tuple[str, ...]:
     return (
         own,
         sums,
-        f"all but {config.uncounted_shares} of the survivors of a round, to have added their noise and to "
-        "keep it to themselves",
+        f"all but {config.uncounted_shares} of the survivors of a round, to have added their noise "
+        "and to keep it to themselves",
     )
 
 
@@ -107,11 +107,11 @@ def _released(config: TrainingConfig) -> tuple[str, ...]:
             "in it the noised number of clients whose update was below the clip",
         ),
     }
-    return (*noised[config.privacy], "the common model, which follows from these and adds nothing")
+    return (*noised[config.mode], "the common model, which follows from these and adds nothing")
 
 
 def _randomness(config: TrainingConfig, sampler_error: float) -> str:
-    drawn = "noise" if config.privacy == "local" else "noise and rounding"
+    drawn = "noise" if config.mode == "local" else "noise and rounding"
     return (
         f"{drawn}, batches and coins: AES-128-CTR under keys of the system's generator; noise "
         f"from a table within {sampler_error:.1g} of the exact law an entry"
@@ -125,11 +125,11 @@ def _floats(config: TrainingConfig) -> str:
         "distributed": "gradients in float32, each computed alone; clipping, sums and rotation in "
         f"float64, then {_DISCRETE}",
         "client": f"training in float32, norms checked in float64, then {_DISCRETE}",
-    }[config.privacy]
+    }[config.mode]
 
 
 def _assumptions(config: TrainingConfig) -> tuple[str, ...]:
-    if config.privacy == "local":
+    if config.mode == "local":
         return (_NOISE,)
     if config.protocol == "bonawitz":
         return (

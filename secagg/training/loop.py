@@ -1,7 +1,7 @@
 """The main job: private federated training of a small model, all parties in this process.
 
 Each round every client that is there computes on its own examples, from the common model,
-what its privacy mode asks for (``secagg.training.modes``); the vectors are summed under the
+what its noise and unit ask for (``secagg.training.modes``); the vectors are summed under the
 protocol, and what comes of the sum moves the common model.
 
 Guarantee: the ledger counts a release as spent before it happens, and refuses the one that
@@ -41,10 +41,10 @@ from secagg.rounds.ckks import MODELS, require
 from secagg.rounds.in_memory import Outcome
 from secagg.stage import UNSIGNED, Stage
 from secagg.training.data import Federation, federate, simulated_dropouts
-from secagg.training.modes import Mode, judge, mode
+from secagg.training.modes import Mode, evaluate, mode
 from secagg.training.report import curves, report
 from secagg.training.runs import AUDIT, AUDIT_JSON, CURVES, METRICS, REPORT, RoundRecord, RunFolder
-from secagg.training.settings import NOISED, TrainingConfig
+from secagg.training.settings import TrainingConfig
 from secagg.vectors.vector import flatten, unflatten
 
 SEED_SIZE = 32  # bytes, of what a round makes public before anybody trains
@@ -118,7 +118,8 @@ class Training:
         """One line on what is about to happen."""
         config = self.config
         privacy = (
-            f"{config.privacy} privacy, epsilon {config.epsilon:g} at delta {config.delta:g}"
+            f"{config.noise} noise that hides one {config.unit}, epsilon {config.epsilon:g} at "
+            f"delta {config.delta:g}"
             if self._books
             else "no differential privacy"
         )
@@ -147,7 +148,7 @@ class Training:
         """
         records = self._folder.metrics["rounds"]
         kept = [record for record in records if not record["lost"]]
-        accuracy, _ = judge(self.model, self._federation.judged_by)
+        accuracy, _ = evaluate(self.model, self._federation.evaluation)
         final = {
             "accuracy": accuracy,
             **(self._books.final() if self._books else dict.fromkeys(_Books.FINAL)),
@@ -222,7 +223,7 @@ class Training:
             sums = outcome.sums(self._mode.layout)
             moved = self._mode.moved(sums, outcome.survivors, seed)
             unflatten(start + moved.to(start.dtype), self.model)
-        accuracy, loss = judge(self.model, self._federation.judged_by)
+        accuracy, loss = evaluate(self.model, self._federation.evaluation)
         left = len(members) - len(gone)
         return {
             "round": number,
@@ -276,14 +277,14 @@ class Training:
 class _Books:
     """What each client has spent, and whether it may go on."""
 
-    FINAL = ("epsilon", "accountant", "epsilon_rdp", "epsilon_realised")
+    FINAL = ("epsilon", "accountant", "epsilon_rdp", "epsilon_actual")
 
     def __init__(
         self, config: TrainingConfig, mode: Mode, folder: RunFolder, records: Sequence[RoundRecord]
     ) -> None:
         self._mode = mode
         self._event = _event(mode)
-        self._minimum = config.minimum_survivors if config.privacy in NOISED else 0
+        self._minimum = config.minimum_survivors if config.noise == "distributed" else 0
         budget = Budget(epsilon=config.epsilon, delta=mode.delta)
         if folder.ledger.exists():
             self._ledger = Ledger.open(folder.ledger, budget)
@@ -295,13 +296,13 @@ class _Books:
 
     @property
     def unit(self) -> str:
-        """Whose presence is hidden."""
+        """The unit whose presence is hidden."""
         return self._event.unit.value
 
     def reserve(self, number: int, clients: list[int]) -> tuple[list[int], int]:
         """Charge every client that can still pay; returns those, and the number of this attempt.
 
-        A round that was begun before, and whose end nobody saw, stays charged.
+        A round that was begun before and may have sent something stays charged.
         """
         paying = {_subject(client): client for client in clients}
         while paying:
@@ -327,16 +328,16 @@ class _Books:
     ) -> None:
         """Close the reservations: taken back for the silent, who sent nothing made of data.
 
-        For the others at the price of the noise that was in the sum. Shares of noise that
-        made no sum, as too few survived, may be seen one by one: that reservation stands.
+        For the others at the price of the noise that was in the sum. If too few survived, noisy
+        shares may be visible one by one, so the reservation stays open.
         """
         quiet = [_subject(client) for client in silent]
         spoke = [_subject(client) for client in clients if client not in silent]
         self._ledger.abort(number, quiet, attempt=attempt)
         if survivors is not None:
             event = _event(self._mode, survivors)
-            realised = dict.fromkeys(spoke, event)
-            self._ledger.commit(number, realised, attempt=attempt, survivors=survivors)
+            actual = dict.fromkeys(spoke, event)
+            self._ledger.commit(number, actual, attempt=attempt, survivors=survivors)
         elif not self._minimum:
             self._ledger.commit(number, spoke, attempt=attempt)
 
@@ -352,13 +353,13 @@ class _Books:
     def final(self) -> dict[str, Any]:
         """What the run is reported to have cost, and by which accountant."""
         accountant: Accountant = "pld" if has_pld(self._event) else "rdp"
-        held = self._ledger.epsilons(accountant)
-        realised = self._ledger.epsilons("rdp", basis="realised")
+        reserved = self._ledger.epsilons(accountant)
+        actual = self._ledger.epsilons("rdp", basis="actual")
         values = (
-            max(held.values(), default=0.0),
+            max(reserved.values(), default=0.0),
             accountant,
             self.epsilon(),
-            max(realised.values(), default=0.0),
+            max(actual.values(), default=0.0),
         )
         return dict(zip(self.FINAL, values, strict=True))
 
@@ -399,15 +400,15 @@ def _federation(config: TrainingConfig) -> Federation:
     return federate(
         config.data,
         clients=config.clients,
-        split=config.partition,
+        partition=config.partition,
         seed=config.seed,
-        judge=config.evaluate_on,
+        evaluate_on=config.evaluate_on,
     )
 
 
 def _new_model(federation: Federation, seed: int) -> torch.nn.Module:
     """Softmax regression. Its loss is convex: where it starts matters little."""
-    model = torch.nn.Linear(federation.judged_by.features.shape[1], federation.classes)
+    model = torch.nn.Linear(federation.evaluation.features.shape[1], federation.classes)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.weight.normal_(0.0, 0.01, generator=generator)

@@ -1,4 +1,4 @@
-"""What a client computes and a round releases, by privacy mode.
+"""What a client computes and a round releases, by where the noise is and whom it hides.
 
 | mode | hides | where the noise is |
 |---|---|---|
@@ -95,7 +95,7 @@ class Mode(ABC):
     def __init__(self, config: TrainingConfig, federation: Federation) -> None:
         self._config = config
         self._sizes = [len(examples) for examples in federation.clients]
-        self._entries = (federation.judged_by.features.shape[1] + 1) * federation.classes
+        self._entries = (federation.evaluation.features.shape[1] + 1) * federation.classes
         self.state: State = {}
         self.delta = config.delta
 
@@ -115,7 +115,7 @@ class Mode(ABC):
 
     @abstractmethod
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
-        """By how much the common model moves, from the decoded sum; advances ``state``."""
+        """The update of the common model, from the decoded sum; advances ``state``."""
 
     def event(self, survivors: int | None = None) -> Event | None:
         """What a round of so many survivors costs; of the fewest that may be, if unknown."""
@@ -389,7 +389,7 @@ def mode(config: TrainingConfig, federation: Federation, model: nn.Module, done:
     Raises:
       ConfigError, PrivacyError: the settings cannot be kept.
     """
-    match config.privacy:
+    match config.mode:
         case "none":
             return Plain(config, federation, model)
         case "local":
@@ -398,8 +398,8 @@ def mode(config: TrainingConfig, federation: Federation, model: nn.Module, done:
             return Distributed(config, federation, model)
         case "client":
             return Client(config, federation, model)
-        case privacy:
-            raise ConfigError(f"unknown privacy {privacy!r}")
+        case other:
+            raise ConfigError(f"unknown mode {other!r}")
 
 
 class PlainSgd:
@@ -414,12 +414,12 @@ class PlainSgd:
     def update(self, start: Tensor) -> tuple[NDArray[np.float32], float]:
         """The difference that training makes, and the accuracy before it on own examples.
 
-        Neither raises whatever the examples are; a difference may be infinite or NaN.
+        Neither raises whatever the examples are; the difference is NaN if training diverged.
         """
         config, model = self._config, self._model
         unflatten(start, model)
         accuracy, _ = _measured(model, self._examples)
-        expected = config.sampling_rate * len(self._labels)
+        expected, diverged = config.sampling_rate * len(self._labels), False
         for _ in range(config.local_steps):
             batch = torch.from_numpy(coins(len(self._labels), config.sampling_rate))
             model.zero_grad()
@@ -427,14 +427,16 @@ class PlainSgd:
             losses.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             gradient = flatten(model, of="gradients")
             moved = flatten(model) - config.learning_rate / expected * gradient
-            if not torch.isfinite(moved).all():
-                return (moved - start).numpy(), accuracy
-            unflatten(moved, model)
-        return (flatten(model) - start).numpy(), accuracy
+            if torch.isfinite(moved).all():
+                unflatten(moved, model)
+            else:  # the steps that are left take their time all the same
+                diverged = True
+        update = flatten(model) - start
+        return (update * math.nan if diverged else update).numpy(), accuracy
 
 
-def judge(model: nn.Module, examples: Examples) -> tuple[float, float]:
-    """Accuracy and mean loss on examples that hide nothing; raises where training diverged."""
+def evaluate(model: nn.Module, examples: Examples) -> tuple[float, float]:
+    """Accuracy and mean loss on public examples; raises where training diverged."""
     accuracy, loss = _measured(model, examples)
     if not np.isfinite(loss):
         raise InputError("the training has diverged: the loss is not finite; lower learning_rate")

@@ -2,8 +2,8 @@
 
 ``report`` is one HTML page without script whose own policy forbids every
 request; ``curves`` is one picture for a slide. What the page claims follows from
-the run's protocol and privacy (``promise``). Epsilon and delta are
-rounded up, never down; a protocol or privacy that the page does not know is said
+the run's protocol, noise and unit (``threat_table``). Epsilon and delta are
+rounded up, never down; a protocol or noise that the page does not know is said
 to protect from nothing.
 """
 
@@ -20,7 +20,7 @@ from secagg.pages.numbers import counted, duration, finite, percent, short, size
 from secagg.pages.numbers import delta as as_delta
 from secagg.pages.numbers import epsilon as as_epsilon
 from secagg.training.runs import AUDIT
-from secagg.training.settings import NOISED, TrainingConfig
+from secagg.training.settings import TrainingConfig
 from secagg.training.threat_table import PRIVATE, SUMMED, ThreatTable
 
 Metrics: TypeAlias = Mapping[str, Any]
@@ -109,7 +109,8 @@ class _Run:
         self.final: Mapping[str, Any] | None = metrics.get("final")
         self.versions: Mapping[str, Any] = metrics.get("versions") or {}
         self.protocol = str(self.config.get("protocol"))
-        self.privacy = str(self.config.get("privacy"))
+        self.noise = str(self.config.get("noise"))
+        self.hidden = str(self.config.get("unit"))
         self.numbers = [int(finite(r.get("round")) or 0) for r in self.records]
         self.lost = [r.get("lost") is True for r in self.records]
         self.budget = finite(self.config.get("epsilon"))
@@ -121,7 +122,7 @@ class _Run:
     @property
     def name(self) -> str:
         named = (self.final or {}).get("run")
-        return str(named) if named else f"{self.protocol}, privacy {self.privacy}"
+        return str(named) if named else f"{self.protocol}, noise {self.noise}, unit {self.hidden}"
 
     @property
     def secure(self) -> bool:
@@ -129,11 +130,11 @@ class _Run:
 
     @property
     def unit(self) -> str:
-        return "client's update" if self.privacy == "client" else "example's presence"
+        return "client's update" if self.hidden == "client" else "example's presence"
 
     @property
     def private(self) -> bool:
-        return self.privacy in PRIVATE
+        return (self.noise, self.hidden) in PRIVATE
 
     def values(self, name: str) -> list[float | None]:
         return [finite(record.get(name)) for record in self.records]
@@ -193,8 +194,8 @@ def _headline(run: _Run) -> Markup:
     else:
         sentences = [f"{who} stood ready, and no round was finished"]
     lost = sum(run.lost)
-    split = f", split {run.config['partition']}" if "partition" in run.config else ""
-    about = f"Data: {run.config.get('data', 'unknown')}{split}. "
+    partition = f", partition {run.config['partition']}" if "partition" in run.config else ""
+    about = f"Data: {run.config.get('data', 'unknown')}{partition}. "
     if lost:
         about += f"{counted(lost, 'round')} lost to too few survivors: nothing came out of them. "
     about += (
@@ -218,7 +219,7 @@ def _audit_link(run: _Run) -> Markup:
     return tag(
         "p",
         "What the ledger proves, computed anew from its records, with the noise that was planned "
-        "and the noise that was realised: ",
+        "and the actual noise: ",
         link,
         ".",
     )
@@ -235,13 +236,16 @@ def _warnings(run: _Run) -> Iterable[str]:
             f"This page does not know protocol “{run.protocol}”: take it that it protects from "
             "nothing."
         )
-    if run.privacy == "none":
+    if run.noise == "none":
         yield (
             "There is no differential privacy in this run: the model may repeat what it learned "
             "from a single example."
         )
     elif not run.private:
-        yield f"This page does not know privacy “{run.privacy}”: take it that there is none."
+        yield (
+            f"This page does not know noise “{run.noise}” with unit “{run.hidden}”: take it that "
+            "there is none."
+        )
 
 
 def _numbers(run: _Run) -> Markup:
@@ -278,13 +282,13 @@ def _numbers(run: _Run) -> Markup:
 def _other_epsilons(run: _Run) -> Iterable[tuple[str, str]]:
     """What the final record holds beside the epsilon to quote."""
     final = run.final or {}
-    by_rdp, realised = finite(final.get("epsilon_rdp")), finite(final.get("epsilon_realised"))
+    by_rdp, actual = finite(final.get("epsilon_rdp")), finite(final.get("epsilon_actual"))
     if by_rdp is not None and final.get("accountant") == "pld":
         yield as_epsilon(by_rdp), "epsilon by RDP, by which the ledger admits"
-    if realised is not None and run.privacy in NOISED:
+    if actual is not None and run.private and run.noise == "distributed":
         yield (
-            as_epsilon(realised),
-            "epsilon realised, by RDP: with the noise that was really in the sums, if no output "
+            as_epsilon(actual),
+            "actual epsilon, by RDP: with the noise that was really in the sums, if no output "
             "decided who dropped out. It frees no budget",
         )
 
@@ -408,7 +412,8 @@ def _cell(stage: str | None) -> Markup:
 def _promise(run: _Run) -> Markup:
     promise = ThreatTable(
         protocol=run.protocol,
-        privacy=run.privacy,
+        noise=run.noise,
+        hidden=run.hidden,
         threshold="t" if run.threshold is None else str(run.threshold),
         needed="the needed number of" if run.needed is None else str(run.needed),
         bound=run.bound,

@@ -326,7 +326,7 @@ def _json(value: object, what: str, *, indent: int | None = None) -> str:
 
 
 def _plain(record: Mapping[str, Any], what: str) -> RoundRecord:
-    """As it will be read again: keys of mappings are strings, tuples are lists."""
+    """The record as it will be read again: keys of mappings are strings, tuples are lists."""
     result: RoundRecord = json.loads(_json(dict(record), what))
     return result
 

@@ -9,15 +9,22 @@ from protocols.primitives.shamir import majority
 from secagg.errors import ConfigError
 from secagg.planning.survivors import likely_survivors
 from secagg.rounds.aggregation import PROTOCOL_NAMES
-from secagg.training.data import DATASETS, JUDGES, parse_split
+from secagg.training.data import DATASETS, EVALUATION_PARTS, parse_partition
 
 T = TypeVar("T")
 
-PRIVACY = ("distributed", "client", "local", "none")
-NOISED = ("distributed", "client")  # the noise is in the integers that are summed
+NOISE = ("distributed", "local", "none")
+UNITS = ("example", "client")
+# The pairs of noise and unit that are built, each under one name.
+MODES: Mapping[str, tuple[str, str]] = {
+    "distributed": ("distributed", "example"),
+    "client": ("distributed", "client"),
+    "local": ("local", "example"),
+    "none": ("none", "example"),
+}
 
-_BY_PRIVACY: Final[Any] = None  # stands for the value below, until the settings are complete
-# Chosen on the validation part of digits' training examples, `--judge validation`.
+_BY_MODE: Final[Any] = None  # stands for the value below, until the settings are complete
+# Chosen on the validation part of digits' training examples, `--evaluate-on validation`.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "distributed": {"rounds": 40, "local_steps": 1, "clip": 0.25, "learning_rate": 32.0},
     "client": {"rounds": 20, "local_steps": 2, "clip": 1.0, "learning_rate": 4.0},
@@ -28,7 +35,7 @@ _BITS = {
     True: 21,
     False: 16,
 }  # noised sums are rounded twice as often; three lanes a word hold them
-_CHOSEN = "  [default: chosen for the privacy mode]"
+_CHOSEN = "  [default: chosen by noise and unit]"
 
 
 def _setting(default: T, told: str, meaning: str) -> T:
@@ -40,7 +47,7 @@ def _setting(default: T, told: str, meaning: str) -> T:
 class TrainingConfig:
     """Everything that ``secagg train`` can be told; ``secagg train --help`` says it in words.
 
-    What is not given is chosen by the privacy mode, and is there once this is made.
+    What is not given is chosen by noise and unit, and is there once this is made.
 
     Raises:
       ConfigError: a value is out of range, or two contradict each other.
@@ -52,7 +59,7 @@ class TrainingConfig:
         "the data set",
     )
     clients: int = _setting(20, "Number of clients.", "clients that take part")
-    rounds: int = _setting(_BY_PRIVACY, f"Rounds of training.{_CHOSEN}", "rounds of training")
+    rounds: int = _setting(_BY_MODE, f"Rounds of training.{_CHOSEN}", "rounds of training")
     partition: str = _setting(
         "iid",
         "How examples are dealt out: iid, or dirichlet:ALPHA for clients that differ.",
@@ -64,30 +71,36 @@ class TrainingConfig:
         "chance of each client to vanish in a round, at a random stage",
     )
     threshold: int = _setting(
-        _BY_PRIVACY,
+        _BY_MODE,
         "Shares that open a sum.  [default: a majority of the clients]",
         "shares that rebuild a secret; fewer survivors give nothing",
     )
     minimum_survivors: int = _setting(
-        _BY_PRIVACY,
-        "Clients refuse to open a sum of fewer.  [default: the threshold; where "
-        "noise is shared out, the most that lose a round in few runs]",
+        _BY_MODE,
+        "Clients refuse to open a sum of fewer.  [default: the threshold; with distributed "
+        "noise, the largest minimum at which at most 5 % of runs lose a round]",
         "clients refuse to help open a sum of fewer",
     )
     uncounted_shares: int = _setting(
         1,
-        "Clients whose share of the noise counts for nothing.",
-        "clients whose share of the noise counts for nothing",
+        "Noise shares that may be known or missing, and so count for nothing.",
+        "noise shares that may be known or missing, and so count for nothing",
     )
     protocol: str = _setting(
         "bonawitz",
         f"One of: {', '.join(PROTOCOL_NAMES)}. plain hides nothing.",
         "how updates are summed",
     )
-    privacy: str = _setting(
+    noise: str = _setting(
         "distributed",
-        f"One of: {', '.join(PRIVACY)}. client hides a client, the others an example.",
+        "Where noise is added: distributed (a share by each client, so that the sum has it), "
+        "local (by each client, enough alone), none.",
         "where noise is added",
+    )
+    unit: str = _setting(
+        "example",
+        "Whom the noise hides: example, or client (needs distributed noise).",
+        "whom the noise hides",
     )
     epsilon: float = _setting(
         2.0,
@@ -100,57 +113,62 @@ class TrainingConfig:
         "chance that the bound of epsilon fails",
     )
     clip: float = _setting(
-        _BY_PRIVACY,
-        f"L2 bound on one example's gradient; of client the first one on an update.{_CHOSEN}",
+        _BY_MODE,
+        "L2 bound on one example's gradient; with unit client: initial L2 bound on an "
+        f"update.{_CHOSEN}",
         "largest norm that one example's gradient keeps, or at first a client's update",
     )
     bits: int = _setting(
-        _BY_PRIVACY,
-        f"Bits a quantised entry has; where noise is shared out, its sum.{_CHOSEN}",
+        _BY_MODE,
+        f"Bits of a quantised entry; with distributed noise: of a sum.{_CHOSEN}",
         "bits of a quantised entry, or of a noised sum",
     )
-    learning_rate: float = _setting(_BY_PRIVACY, f"Size of a step.{_CHOSEN}", "step size")
+    learning_rate: float = _setting(_BY_MODE, f"Step size of the training.{_CHOSEN}", "step size")
     local_steps: int = _setting(
-        _BY_PRIVACY, f"Steps of a client a round.{_CHOSEN}", "batches a client takes in a round"
+        _BY_MODE, f"Steps of a client in each round.{_CHOSEN}", "batches a client takes in a round"
     )
     sampling_rate: float = _setting(
         1.0, "Probability that an example is in a batch.", "chance of each example to be in a batch"
     )
     client_sampling_rate: float = _setting(
         1.0,
-        "Probability that a client, by its own secret coin, brings its update.",
+        "Probability that a client, by its own secret coin, contributes its update.",
         "chance of each client, by its own coin, to bring its update",
     )
     seed: int = _setting(
         0,
-        "Of data split, initialisation and simulated dropouts; never of keys or noise.",
-        "fixes split and initialisation; never keys or noise",
+        "Seed of the partition, the initial model and simulated dropouts; never of keys or noise.",
+        "fixes partition and initial model; never keys or noise",
     )
     evaluate_on: str = _setting(
         "test",
-        "Accuracy on: test, or validation for choosing settings.",
+        "Examples that accuracy is measured on: test, or validation for choosing settings.",
         "the part of the data that accuracy is measured on",
     )
 
     def __post_init__(self) -> None:
         kinds = self.kinds()
         for item in fields(self):
-            self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_PRIVACY)
+            self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_MODE)
         _one_of("data", self.data, DATASETS)
         _one_of("protocol", self.protocol, PROTOCOL_NAMES)
-        _one_of("evaluate_on", self.evaluate_on, JUDGES)
-        _one_of("privacy", self.privacy, PRIVACY)
-        parse_split(self.partition)
+        _one_of("evaluate_on", self.evaluate_on, EVALUATION_PARTS)
+        _one_of("noise", self.noise, NOISE)
+        _one_of("unit", self.unit, UNITS)
+        if (self.noise, self.unit) not in MODES.values():
+            hint = "--noise distributed" if self.noise == "local" else "a unit needs noise"
+            raise ConfigError(f"noise {self.noise} hides no {self.unit} as a whole; {hint}")
+        parse_partition(self.partition)
         _between("clients", self.clients, 2, 1000)
         _between("dropout", self.dropout, 0.0, 1.0)
-        for name, value in _DEFAULTS[self.privacy].items():
+        for name, value in _DEFAULTS[self.mode].items():
             self._fill(name, value)
         _between("rounds", self.rounds, 1, 100_000)
-        self._fill("bits", _BITS[self.privacy in NOISED])
+        self._fill("bits", _BITS[self.noise == "distributed"])
         self._fill("threshold", majority(self.clients))
         _between("threshold", self.threshold, 2, self.clients)
         likely = self.threshold  # without noise there is nothing to weigh
-        if self.privacy in NOISED:
+        if self.noise == "distributed":
             likely = likely_survivors(
                 self.clients, self.dropout, rounds=self.rounds, minimum=self.threshold
             )
@@ -175,31 +193,40 @@ class TrainingConfig:
         self._check_mode()
 
     def _check_mode(self) -> None:
-        """What one privacy mode can do and another cannot."""
-        if self.privacy in NOISED:
+        """Refuse what this noise or this unit cannot do."""
+        if self.noise == "distributed":
             if not 1 <= self.uncounted_shares < self.minimum_survivors:
                 raise ConfigError(
-                    f"uncounted_shares {self.uncounted_shares} is outside [1, {self.minimum_survivors - 1}]: "
-                    f"the shares of minimum_survivors {self.minimum_survivors} less those must "
-                    "make up the noise, and who sees the result knows its own"
+                    f"uncounted_shares {self.uncounted_shares} is outside "
+                    f"[1, {self.minimum_survivors - 1}]: the shares of minimum_survivors "
+                    f"{self.minimum_survivors} less those must make up the noise, and whoever "
+                    "sees the result knows its own"
                 )
             if self.protocol == "plain":
                 raise ConfigError(
                     "protocol plain shows every client's vector, and its one share of noise hides "
-                    "little; take bonawitz, or privacy local"
+                    "little; take bonawitz, or noise local"
                 )
         elif self.uncounted_shares != 1:
             raise ConfigError(
-                f"uncounted_shares {self.uncounted_shares}: privacy {self.privacy} shares no noise out"
+                f"uncounted_shares {self.uncounted_shares}: only distributed noise is made of "
+                "shares"
             )
-        if self.privacy == "distributed" and self.local_steps != 1:
+        if self.mode == "distributed" and self.local_steps != 1:
             raise ConfigError(
-                f"local_steps {self.local_steps}: privacy distributed sums every step; leave it 1"
+                f"local_steps {self.local_steps}: distributed noise that hides an example is added "
+                "at every step; leave it 1"
             )
-        if self.privacy != "client" and self.client_sampling_rate != 1.0:
+        if self.unit != "client" and self.client_sampling_rate != 1.0:
             raise ConfigError(
-                f"participation {self.client_sampling_rate}: only clients of privacy client toss for it"
+                f"client_sampling_rate {self.client_sampling_rate}: it changes the price with "
+                "unit client alone"
             )
+
+    @property
+    def mode(self) -> str:
+        """The name of noise and unit together, in ``MODES``."""
+        return next(name for name, pair in MODES.items() if pair == (self.noise, self.unit))
 
     def _fill(self, name: str, value: Any) -> None:
         if getattr(self, name) is None:
@@ -221,7 +248,7 @@ class TrainingConfig:
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Self:
-        """From a TOML table or a command line; an unknown name is an error."""
+        """Make the settings of a TOML table or a command line; an unknown name is an error."""
         known = {item.name for item in fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise ConfigError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
@@ -229,6 +256,17 @@ class TrainingConfig:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def noise_and_unit(mode: str) -> dict[str, Any]:
+    """The two settings that ``mode``, a name in ``MODES``, stands for.
+
+    Raises:
+      ConfigError: no such mode.
+    """
+    _one_of("mode", mode, MODES)
+    noise, unit = MODES[mode]
+    return {"noise": noise, "unit": unit}
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from secagg.rounds.ckks import CKKS
-from secagg.training.settings import NOISED
+from secagg.training.settings import MODES
 
-PRIVATE = ("local", *NOISED)
+PRIVATE = tuple(pair for pair in MODES.values() if pair[0] != "none")
 SUMMED = ("bonawitz", *CKKS)  # protocols under which sums alone are seen
 
 Rows: TypeAlias = Sequence[tuple[str, str]]
@@ -20,7 +20,9 @@ class ThreatTable:
 
     Attributes:
       protocol: of ``secagg.rounds.aggregation``; one not known there protects like ``plain``.
-      privacy: the mode of ``secagg.training.settings``; one that is not known there counts as none.
+      noise: where it is; with ``hidden`` a pair that is not known in
+        ``secagg.training.settings`` counts as none.
+      hidden: the unit that the noise hides.
       threshold: shares that rebuild a secret.
       needed: survivors without whom nothing is released.
       bound: the epsilon and delta that hold.
@@ -28,7 +30,8 @@ class ThreatTable:
     """
 
     protocol: str
-    privacy: str
+    noise: str
+    hidden: str
     threshold: str
     needed: str
     bound: str
@@ -36,17 +39,17 @@ class ThreatTable:
 
     @property
     def private(self) -> bool:
-        return self.privacy in PRIVATE
+        return (self.noise, self.hidden) in PRIVATE
 
     @property
     def shared(self) -> bool:
         """Whether the noise is in the sum alone."""
-        return self.privacy in NOISED
+        return self.private and self.noise == "distributed"
 
     @property
     def unit(self) -> str:
-        """Whose presence is hidden."""
-        return "client" if self.privacy == "client" else "example"
+        """The unit whose presence is hidden."""
+        return "client" if self.hidden == "client" else "example"
 
     def protects_from(self) -> Rows:
         sums = {"bonawitz": self._masks, "ckks": self._one_key, "threshold-ckks": self._held_key}
@@ -215,9 +218,10 @@ class ThreatTable:
             "a draw takes depends on what is drawn.",
         )
         shares = (
-            f"More than {self.uncounted_shares} of the clients, if they tell or leave out their noise",
+            f"More than {self.uncounted_shares} of the clients, if they reveal or leave out their "
+            "noise",
             "The noise of a sum is made of the survivors' shares. Those that somebody knows hide "
-            "nothing from him, and nobody checks that a client added its own.",
+            "nothing from them, and nobody checks that a client added its own.",
         )
         return [
             unit,

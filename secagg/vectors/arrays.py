@@ -14,7 +14,7 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 def shapes_of(arrays: Arrays) -> Shapes:
-    """Of arrays that can be averaged.
+    """The shapes of arrays that can be averaged.
 
     Raises:
       InputError: one that holds no floats.

@@ -34,7 +34,7 @@ from secagg.vectors.quantize import FixedPoint, as_vector, refuse_non_finite
 
 UPDATE, WEIGHT = "update", "weight"  # names of the segments that every sum has
 PART_WORDS = 2**15  # of a vector that is made in parts: a frame of protocols.bonawitz
-MAX_ENTRIES = 2**35  # what one seed masks, protocols.primitives.prg.MAX_WORDS
+MAX_ENTRIES = 2**33 - 9  # words of an input, one entry a word: protocols.primitives.prg.MAX_WORDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class Count:
         _check_integer("maximum", self.maximum, 1, 2**63 - 1)
 
     def encoder(self, vector: NDArray[Any], *, name: str = "vector") -> Block:
-        """As :meth:`FixedPoint.encoder`."""
+        """Encode as :meth:`FixedPoint.encoder` does."""
 
         def fill(span: slice, block: NDArray[np.int64]) -> None:
             entries = vector[span]
@@ -88,7 +88,7 @@ class NoisyIntegers:
         _check_integer("bits", self.bits, 2, 64)
 
     def encoder(self, vector: NDArray[Any], *, name: str = "vector") -> Block:
-        """As :meth:`FixedPoint.encoder`."""
+        """Encode as :meth:`FixedPoint.encoder` does."""
         if vector.dtype != np.int64:
             raise InputError(f"{name!r} holds {vector.dtype}, expected int64 with its noise in it")
         return _reader(vector)
@@ -100,8 +100,9 @@ class Segment:
 
     Attributes:
       name: not empty.
-      entries: its length, 0 to 2^35.
-      codec: ``FixedPoint`` for floats, ``Count`` for integers, ``NoisyIntegers`` for those with noise.
+      entries: its length, 0 to 2^33 - 9.
+      codec: ``FixedPoint`` for floats, ``Count`` for integers, ``NoisyIntegers`` for
+        those with noise.
       weighted: whether a client's entries count ``weight`` times; never of ``NoisyIntegers``.
       lanes: integers a word, 1 to 8; ``None`` for as few words as are safe.
 
@@ -129,7 +130,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where each segment lies, the same for all clients of a round.
+    """The place of each segment in the vector, the same for all clients of a round.
 
     Guarantee: the sum mod 2^64 of what at most ``clients`` clients encode decodes to the exact
     totals of their integers. Only clients that encode with this class are so bounded.
@@ -196,7 +197,7 @@ class Layout:
         weight: int = 1,
         entropy: Entropy = system,
     ) -> Iterator[NDArray[np.uint64]]:
-        """As :meth:`encode`, in parts of at most 2^15 words, for vectors larger than memory.
+        """Encode as :meth:`encode`, in parts of at most 2^15 words, for vectors larger than memory.
 
         Everything but the entries is checked at once, the entries as their part is made: a NaN
         raises in the middle, and no server adds half a vector.
@@ -232,7 +233,8 @@ class Layout:
 
         Raises:
           InputError: ``words`` is not uint64[words], or a total is larger than ``clients`` clients
-            can make it, so that this is no sum of such vectors. Never of a ``NoisyIntegers`` segment.
+            can make it, so that this is no sum of such vectors. Never of a ``NoisyIntegers``
+            segment.
         """
         if words.dtype != np.uint64 or words.shape != (self.words,):
             found = f"{words.dtype}{list(words.shape)}"
@@ -291,8 +293,8 @@ class Layout:
     def decode_reals(self, total: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """The totals in a sum of such vectors, by name: float64, as approximate as the sum is.
 
-        Integers of a ``Count`` or ``NoisyIntegers`` segment come back as the nearest int64, the latter
-        wrapped at their bits: exact as long as the sum's error is below half a unit,
+        Integers of a ``Count`` or ``NoisyIntegers`` segment come back as the nearest int64,
+        the latter wrapped at their bits: exact as long as the sum's error is below half a unit,
         1 / (2 maximum) or 2^-bits.
 
         Raises:
@@ -334,7 +336,7 @@ class Layout:
                 uint16 name_length;  opaque name[name_length];   /* UTF-8 */
                 uint64 entries;
                 uint8  weighted, lanes_asked_for, lanes;         /* 0 asked for: none */
-                uint8  codec;                        /* 1 FixedPoint, 2 Count, 3 Noised */
+                uint8  codec;                        /* 1 FixedPoint, 2 Count, 3 NoisyIntegers */
                 select (codec) {
                     case 1: float64 clip; uint8 bits; uint8 nearest;
                     case 2: uint64 maximum;

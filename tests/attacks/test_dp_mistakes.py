@@ -31,12 +31,12 @@ from secagg.training import loop as training
 from secagg.training import modes
 from secagg.training.data import Examples, Federation
 from secagg.training.modes import mode
-from secagg.training.settings import TrainingConfig
+from secagg.training.settings import TrainingConfig, noise_and_unit
 from secagg.vectors.layout import NoisyIntegers, Segment
 from secagg.vectors.vector import flatten
 
 SEED = bytes(range(32))
-NOISED = pytest.mark.parametrize("privacy", ["distributed", "client"])
+NOISED = pytest.mark.parametrize("mode_name", ["distributed", "client"])
 SMALL = {"clients": 6, "rounds": 3, "minimum_survivors": 4, "delta": 1e-4, "dropout": 0.0}
 
 
@@ -49,12 +49,12 @@ def federation(seed: int = 1, clients: int = 6, each: int = 8) -> Federation:
         )
         for _ in range(clients)
     ]
-    judged_by = Examples(features=np.ones((4, 3), np.float32), labels=np.arange(4) % 2)
-    return Federation(clients=tuple(parts), judged_by=judged_by, classes=2)
+    evaluation = Examples(features=np.ones((4, 3), np.float32), labels=np.arange(4) % 2)
+    return Federation(clients=tuple(parts), evaluation=evaluation, classes=2)
 
 
-def chosen(privacy: str, data: Federation | None = None, **more: Any) -> Any:
-    config = TrainingConfig(**SMALL | {"privacy": privacy} | more)
+def chosen(mode_name: str, data: Federation | None = None, **more: Any) -> Any:
+    config = TrainingConfig(**SMALL | noise_and_unit(mode_name) | more)
     torch.manual_seed(0)
     return mode(config, data or federation(), nn.Linear(3, 2))
 
@@ -105,7 +105,7 @@ def test_weighting_after_the_clip() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mechanisms, "_sampler", lambda noise, variance: Silent())
         one = plan.encode(np.ones(plan.entries), seed=SEED)
-    assert np.linalg.norm(one) <= plan.l2 < np.linalg.norm(weight * one)
+    assert np.linalg.norm(one) <= plan.l2_sensitivity < np.linalg.norm(weight * one)
     assert isinstance(Segment(name="update", entries=1, codec=NoisyIntegers(bits=21)), Segment)
 
 
@@ -113,17 +113,17 @@ def test_weighting_after_the_clip() -> None:
 
 
 @NOISED
-def test_the_same_seed_for_noise(privacy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_seed_for_noise(mode_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     same = federation().clients[0]
-    data = Federation(clients=(same,) * 6, judged_by=same, classes=2)
+    data = Federation(clients=(same,) * 6, evaluation=same, classes=2)
     start = torch.zeros(8)
 
     def noise(client: int) -> np.ndarray:
-        run = chosen(privacy, data, seed=7, bits=32)  # rounding to a lane of 21 would differ
+        run = chosen(mode_name, data, seed=7, bits=32)  # rounding to a lane of 21 would differ
         return run.layout.decode(run.words(client, start, SEED))["update"]
 
     def alike(one: np.ndarray, other: np.ndarray) -> bool:
-        spread = chosen(privacy, data, bits=32).mechanism.share_variance
+        spread = chosen(mode_name, data, bits=32).mechanism.share_variance
         return bool(np.mean((one - other).astype(float) ** 2) < 0.01 * spread)
 
     assert not alike(noise(0), noise(1))
@@ -146,9 +146,9 @@ def test_the_same_seed_for_noise(privacy: str, monkeypatch: pytest.MonkeyPatch) 
 
 @NOISED
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_nan_passing_the_clip(privacy: str, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_passing_the_clip(mode_name: str, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mechanisms, "_sampler", lambda noise, variance: Silent())
-    plan = chosen(privacy).mechanism
+    plan = chosen(mode_name).mechanism
     assert not plan.encode(np.full(plan.entries, bad), seed=SEED).any()
     # The rule removed: a comparison with NaN is false, so nothing is scaled down.
     vector = np.full(8, math.nan)
@@ -160,10 +160,10 @@ def test_nan_passing_the_clip(privacy: str, bad: float, monkeypatch: pytest.Monk
 # A failure that is seen, and that depends on an example
 
 
-@pytest.mark.parametrize("privacy", ["local", "distributed", "client"])
+@pytest.mark.parametrize("mode_name", ["local", "distributed", "client"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_an_example_that_overflows_is_neither_seen_nor_refunded(
-    privacy: str, bad: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    mode_name: str, bad: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whoever chooses the model chooses for whose example it does: one bit a question, for ever."""
     seen = {}
@@ -172,7 +172,8 @@ def test_an_example_that_overflows_is_neither_seen_nor_refunded(
         if name == "present":
             data.clients[3].features[2, 1] = bad
         monkeypatch.setattr(training, "_federation", lambda config, data=data: data)
-        run = training.Training.start(TrainingConfig(**SMALL, privacy=privacy), tmp_path / name)
+        config = TrainingConfig(**SMALL, **noise_and_unit(mode_name))
+        run = training.Training.start(config, tmp_path / name)
         record = next(iter(run))
         seen[name] = (
             {field: record[field] for field in ("survivors", "lost", "dropped", "epsilon")},
@@ -213,7 +214,7 @@ def test_a_client_whose_coin_says_no_does_the_same_work(monkeypatch: pytest.Monk
 
 @NOISED
 def test_refund_after_masked_data_left(
-    privacy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    mode_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A server that never lets a round end sees noised vectors for ever, if that is free."""
     data = federation()
@@ -223,7 +224,7 @@ def test_refund_after_masked_data_left(
         "simulated_dropouts",
         lambda *_, **__: dict.fromkeys(range(3), Stage.MASK),
     )
-    config = TrainingConfig(**SMALL, privacy=privacy)
+    config = TrainingConfig(**SMALL, **noise_and_unit(mode_name))
 
     def lost_rounds(name: str) -> tuple[int, float]:
         run = training.Training.start(config, tmp_path / name)
@@ -274,8 +275,8 @@ def public_record(config: TrainingConfig, data: Federation, out: Path) -> Mappin
 
 
 @NOISED
-def test_counts_and_losses_beside_the_vector(privacy: str, tmp_path: Path) -> None:
-    config = TrainingConfig(**SMALL, privacy=privacy)
+def test_counts_and_losses_beside_the_vector(mode_name: str, tmp_path: Path) -> None:
+    config = TrainingConfig(**SMALL, **noise_and_unit(mode_name))
     records = [public_record(config, federation(s), tmp_path / str(s)) for s in (1, 2)]
     assert records[0] == records[1]
 
@@ -295,33 +296,35 @@ def test_a_loss_beside_the_vector_would_be_seen(
 def test_an_epsilon_names_whom_it_hides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data = federation()
     monkeypatch.setattr(training, "_federation", lambda config: data)
-    for privacy, unit in (("distributed", "example"), ("client", "client")):
-        config = TrainingConfig(**SMALL, privacy=privacy)
-        run = training.Training.start(config, tmp_path / privacy)
+    for mode_name, unit in (("distributed", "example"), ("client", "client")):
+        config = TrainingConfig(**SMALL, **noise_and_unit(mode_name))
+        run = training.Training.start(config, tmp_path / mode_name)
         next(iter(run))
         final = run.finish()
         assert any(f"each {unit}: epsilon" in line for line in run.closing_lines(final))
-        with Ledger.open(tmp_path / privacy / "ledger.sqlite") as ledger:
+        with Ledger.open(tmp_path / mode_name / "ledger.sqlite") as ledger:
             assert {event.unit for event in ledger.spent("client-0")} == {Unit(unit)}
     # The mistake: a client has 8 examples, and its epsilon is not that of one of them.
     plan = chosen("distributed", data).mechanism
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mechanisms, "_sampler", lambda noise, variance: Silent())
         whole_client = plan.encode(np.full(plan.entries, 1e3), seed=SEED)
-    assert np.linalg.norm(whole_client) > 4 * plan.l2
+    assert np.linalg.norm(whole_client) > 4 * plan.l2_sensitivity
 
 
 # Delta of one over the number of units
 
 
-@pytest.mark.parametrize(("privacy", "units"), [("distributed", 48), ("client", 6), ("local", 48)])
+@pytest.mark.parametrize(
+    ("mode_name", "units"), [("distributed", 48), ("client", 6), ("local", 48)]
+)
 def test_delta_of_one_over_n(
-    privacy: str, units: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    mode_name: str, units: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A mechanism that publishes one of N units whole keeps every epsilon at delta = 1/N."""
     data = federation()
     monkeypatch.setattr(training, "_federation", lambda config: data)
-    settings = SMALL | {"delta": 1 / units, "privacy": privacy}
+    settings = SMALL | {"delta": 1 / units} | noise_and_unit(mode_name)
     with pytest.raises(BadParameter, match=f"below 1/{units} for {units} units"):
         training.Training.start(TrainingConfig(**settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -331,9 +334,9 @@ def test_delta_of_one_over_n(
 
 
 @NOISED
-def test_the_rate_is_fixed_whoever_survives(privacy: str) -> None:
-    name = "sampling_rate" if privacy == "distributed" else "participation"
-    run = chosen(privacy, **{name: 0.5})
+def test_the_rate_is_fixed_whoever_survives(mode_name: str) -> None:
+    name = "sampling_rate" if mode_name == "distributed" else "client_sampling_rate"
+    run = chosen(mode_name, **{name: 0.5})
     assert {run.event(survivors).sampling.rate for survivors in (None, 4, 5, 6)} == {0.5}
 
 
@@ -407,7 +410,7 @@ def test_empty_batches_and_cohorts_topped_up(monkeypatch: pytest.MonkeyPatch) ->
 
     tosses = []
     monkeypatch.setattr(modes, "_coin", lambda rate: tosses.append(rate) or False)
-    run = chosen("client", participation=0.25)
+    run = chosen("client", client_sampling_rate=0.25)
     sums = run.layout.decode(np.sum([run.words(c, start, SEED) for c in range(6)], axis=0))
     assert tosses == [0.25] * 6
     assert not run.moved(sums, range(6), SEED).any()

@@ -78,7 +78,7 @@ class Played:
             self.grid.contexts[node] = self.grid.old[node]
             request = ConfigRecord(dict(record))
             request["message"] = Survivors(header=self.header, alive=alive).to_bytes()
-            request["following"] = b""
+            request["next_session"] = b""
             asked = Message(RecordDict({"secagg": request}), node, "train")
             yield from self.grid.send_and_receive([asked])
 

@@ -20,7 +20,7 @@ def test_were_the_sender_not_looked_at_the_victim_would_be_turned_away(folder: P
     said = machines.answer(LIAR, request)
     assert ask.receive(said.messages) == 1  # the victim's number; the rule is not asked
     with pytest.raises(RemoteProtocolError, match="client 1 has already advertised"):
-        under_way.take(ask, VICTIM, machines.answer(VICTIM, request))
+        under_way.receive(ask, VICTIM, machines.answer(VICTIM, request))
 
 
 @pytest.mark.parametrize("stage", [Stage.ADVERTISE, Stage.SHARE, Stage.MASK, Stage.REVEAL])
@@ -33,10 +33,10 @@ def test_a_node_that_speaks_as_another_ends_the_sum_and_the_next_works(
         if ask.stage is stage:
             stolen = machines.answer(VICTIM, under_way.request(ask, VICTIM))
             with pytest.raises(ImpersonationError, match="100 is client 0, and spoke as 1"):
-                under_way.take(ask, LIAR, stolen)
+                under_way.receive(ask, LIAR, stolen)
             break
         for node in under_way.asked(ask):
-            under_way.take(ask, node, machines.answer(node, under_way.request(ask, node)))
+            under_way.receive(ask, node, machines.answer(node, under_way.request(ask, node)))
     with pytest.raises(LocalProtocolError, match="no result"):
         under_way.finish()
     check_mean(finished := carry(coordinator, machines), machines)

@@ -87,7 +87,7 @@ def test_nothing_that_a_server_says_lowers_a_nodes_price(folder: Path) -> None:
     carry(coordinator, machines)
     with machines.books(NODES[0]) as books:
         (entry,) = books.reservations()
-    assert (entry.state, entry.realised) == (State.COMMITTED, None)
+    assert (entry.state, entry.actual) == (State.COMMITTED, None)
     assert entry.charge.server == noise_of(3).event(survivors=2)  # the fewest
     aborted(machines, coordinator)
     cheaper = noise_of(3).event(survivors=3)
@@ -110,5 +110,5 @@ def test_in_a_ledger_that_takes_the_servers_word_the_price_would_fall(
     with machines.books(NODES[0]) as books:
         books.commit(0, {SUBJECT: cheaper}, survivors=3)
         (entry,) = books.reservations()
-    assert entry.realised is not None
-    assert entry.realised.server == cheaper
+    assert entry.actual is not None
+    assert entry.actual.server == cheaper

@@ -75,10 +75,10 @@ def refusals(folder: Path, policy: NodePolicy, cohort: SumSettings) -> set[str]:
 @pytest.mark.parametrize(
     ("line", "change"),
     [
-        ("privacy", {"privacy": ("example", "client")}),
+        ("allow_no_noise", {"allow_no_noise": False}),
         ("minimum_cohort 4", {"minimum_cohort": 4}),
         ("minimum_threshold 3", {"minimum_threshold": 3}),
-        ("corrupt", {"corrupt": "2/3"}),
+        ("corrupt_fraction", {"corrupt_fraction": "2/3"}),
         ("active", {"active": True, "operator": OTHER.public}),
     ],
 )
@@ -93,7 +93,7 @@ def test_poor_terms_are_refused_by_the_line_that_they_break(
 
 
 def test_the_policy_that_a_new_node_has_refuses_sums_without_noise(folder: Path) -> None:
-    assert refusals(folder, NodePolicy(minimum_cohort=2), SumSettings()) == {"privacy"}
+    assert refusals(folder, NodePolicy(minimum_cohort=2), SumSettings()) == {"allow_no_noise"}
 
 
 def test_a_low_threshold_is_not_hidden_behind_a_large_cohort_that_never_comes() -> None:
@@ -147,7 +147,7 @@ def test_a_graph_planned_for_fewer_corrupt_clients_than_a_node_reckons_with_is_r
     policy.check(proposed("0.05"))
     with pytest.raises(RefusedError, match="the sum stands 10 of 1000, not 50"):
         policy.check(proposed("0.01"))
-    replace(policy, corrupt=0.01).check(proposed("0.01"))
+    replace(policy, corrupt_fraction=0.01).check(proposed("0.01"))
 
 
 # Whose proposal it is

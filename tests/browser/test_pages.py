@@ -24,7 +24,7 @@ from secagg.audit.report import audit
 from secagg.training.loop import Training
 from secagg.training.report import report
 from secagg.training.runs import AUDIT, REPORT, RunFolder
-from secagg.training.settings import TrainingConfig
+from secagg.training.settings import TrainingConfig, noise_and_unit
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +32,8 @@ PHONE = 390  # CSS pixels
 PAPER = 680  # A4 less the page's margins of 15 mm, 180 mm at 96 pixels an inch
 ROUNDS, LONG = 6, 60  # of a run, and of the same run drawn out
 PAGES = [
-    *(f"{privacy}/{REPORT}" for privacy in ("distributed", "client", "local", "none")),
-    *(f"{privacy}/{AUDIT}" for privacy in ("distributed", "client", "local")),
+    *(f"{mode_name}/{REPORT}" for mode_name in ("distributed", "client", "local", "none")),
+    *(f"{mode_name}/{AUDIT}" for mode_name in ("distributed", "client", "local")),
     *(f"many/{file}" for file in (REPORT, AUDIT)),
     "attacks/attack.html",
 ]
@@ -109,10 +109,13 @@ def url(
     name, file = request.param.split("/")
 
     def run() -> Path:
-        privacy = "distributed" if name == "many" else name
-        folder: Path = tmp_path_factory.mktemp("pages") / privacy
+        mode_name = "distributed" if name == "many" else name
+        folder: Path = tmp_path_factory.mktemp("pages") / mode_name
         training = Training.start(
-            TrainingConfig(privacy=privacy, clients=8, rounds=ROUNDS, dropout=0.2, seed=1), folder
+            TrainingConfig(
+                **noise_and_unit(mode_name), clients=8, rounds=ROUNDS, dropout=0.2, seed=1
+            ),
+            folder,
         )
         for _ in training:
             pass

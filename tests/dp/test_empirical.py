@@ -66,7 +66,7 @@ def test_more_canaries_at_the_same_delta_prove_less() -> None:
 
 def test_every_look_costs_significance() -> None:
     once = lower_bound(1000, 100, 90, delta=DELTA, significance=0.05 / 4)
-    assert lower_bound(1000, 100, 90, delta=DELTA, looks=4).epsilon == once.epsilon
+    assert lower_bound(1000, 100, 90, delta=DELTA, comparisons=4).epsilon == once.epsilon
     assert once.epsilon < 1.6261
 
 
@@ -158,7 +158,7 @@ def test_a_guess_that_means_nothing_is_refused(scores: list, coins: list, more: 
         (10, 5, 5, {"significance": 0.0}),
         (10, 5, 5, {"significance": 1.0}),
         (10, 5, 5, {"significance": math.nan}),
-        (10, 5, 5, {"looks": 0}),
+        (10, 5, 5, {"comparisons": 0}),
     ],
 )
 def test_counts_that_cannot_be_are_refused(arguments: tuple) -> None:
@@ -298,7 +298,7 @@ def test_a_change_that_is_none_is_refused() -> None:
 
 
 RESULTS = [
-    lower_bound(1000, 100, 90, delta=DELTA, looks=2),
+    lower_bound(1000, 100, 90, delta=DELTA, comparisons=2),
     from_rates(90, 100, 1, 100, delta=DELTA, unit=Unit.CLIENT),
     from_cosines([0.1, 0.2, 0.15], entries=100, delta=DELTA),
 ]

@@ -14,14 +14,15 @@ from secagg.nodes.node import new_folder
 COMMAND = [sys.executable, "-c", "from secagg.cli.main import main; main()"]
 
 
-def make(folder: Path, *, privacy: str = "none", more: str = "") -> list[Path]:
-    """A folder a hospital, that agrees to ``privacy`` alone; ``more`` stands in every policy."""
+def make(folder: Path, *, noise: bool = False, more: str = "") -> list[Path]:
+    """A folder a hospital; ``noise``: every sum needs it. ``more`` stands in every policy."""
     homes = []
     for number in range(len(task.HOSPITALS)):
         home = new_folder(folder / f"hospital-{number}")
         patients, _ = task.load(number)
         (home / "policy.toml").write_text(
-            f'privacy = ["{privacy}"]\nexamples = {len(patients)}\ndelta = 1e-4\n{more}'
+            f'units = ["example"]\nallow_no_noise = {str(not noise).lower()}\n'
+            f"examples = {len(patients)}\ndelta = 1e-4\n{more}"
         )
         homes.append(home)
     return homes

@@ -58,7 +58,7 @@ def test_nothing_is_opened_of_two_and_the_model_stays_as_it_was(tmp_path: Path) 
 
 def test_noise_is_charged_in_the_servers_ledger_and_in_each_hospitals_own(tmp_path: Path) -> None:
     report, ledger, rounds = tmp_path / "report.json", tmp_path / "ledger.sqlite", 2
-    folders = homes.make(tmp_path, privacy="example")
+    folders = homes.make(tmp_path, noise=True)
     with Cluster(tmp_path, nodes=4, node_config=homes.config(folders)) as cluster:
         settings = {"epsilon": 4.0, "ledger": str(ledger)}
         cluster.run(APP, deadline=DEADLINE, rounds=rounds, report=str(report), **settings)

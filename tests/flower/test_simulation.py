@@ -70,7 +70,7 @@ def test_nine_tenths_of_virtual_hospitals_average_where_the_others_are_lost(
         made.mkdir(exist_ok=True)
         return made
 
-    client = ClientApp(mods=[secure_mod(home, policy=NodePolicy(privacy=("none",)))])
+    client = ClientApp(mods=[secure_mod(home, policy=NodePolicy(units=(), allow_no_noise=True))])
 
     def of_four(context: Context) -> Context:
         """Every fourth virtual hospital has the same patients."""

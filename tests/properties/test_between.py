@@ -91,7 +91,7 @@ def test_books_never_say_less_than_was_released(folder: Path, schedule: list) ->
         result, survivors = finished.result, finished.survivors
         brought = [machines.brought[node].vector for node in survivors]
         total = sum(vector / max(1.0, float(np.linalg.norm(vector))) for vector in brought)
-        assert np.abs(result.vector - total).max() < 10 * MECHANISM.deviation(len(survivors))
+        assert np.abs(result.vector - total).max() < 10 * MECHANISM.stddev(len(survivors))
         for node in survivors:
             released[node].append(len(survivors))
 
@@ -113,7 +113,7 @@ def check_books(
             entries = books.reservations()
         assert sum(entry.state is not State.ABORTED for entry in entries) == vectors
         assert {entry.charge.server for entry in entries} <= {MECHANISM.event()}
-        assert all(entry.realised is None for entry in entries)
+        assert all(entry.actual is None for entry in entries)
     else:
         assert vectors == 0
     held = [entry for entry in summed.ledger.reservations() if entry.subject == str(node)]
@@ -122,4 +122,4 @@ def check_books(
     committed = [entry for entry in held if entry.state is State.COMMITTED]
     assert [entry.survivors for entry in committed] == released
     for entry in committed:
-        assert (entry.realised or entry.charge).server == MECHANISM.event(survivors=entry.survivors)
+        assert (entry.actual or entry.charge).server == MECHANISM.event(survivors=entry.survivors)

@@ -51,7 +51,7 @@ def test_a_size_is_exact() -> None:
 
 
 @pytest.mark.parametrize("value", NO_INTEGERS, ids=repr)
-@pytest.mark.parametrize("name", ["clients", "threshold", "minimum_survivors", "corrupt"])
+@pytest.mark.parametrize("name", ["clients", "threshold", "minimum_survivors", "max_corrupt"])
 def test_masks_are_agreed_in_integers(name: str, value: Any) -> None:
     with pytest.raises(ParameterError, match=name):
         replace(PAIRS, **{name: value})

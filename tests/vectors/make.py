@@ -69,7 +69,7 @@ def sparse_curious(run: Script) -> None:
     threshold=7,
     words=5,
     active=True,
-    corrupt=2,
+    max_corrupt=2,
 )
 def complete_active(run: Script) -> None:
     run.keys(11)

@@ -248,8 +248,8 @@ def test_the_worked_example_follows_from_the_rules_of_the_page() -> None:
         return HKDF(hashes.SHA256(), 32, bytes(32), info).derive(shared)
 
     def aes(seed: bytes, info: bytes) -> bytes:
-        made = expand(seed, b"\x01" + info, 32)
-        cipher = Cipher(algorithms.AES(made[:16]), modes.CTR(made[16:]))
+        made = expand(seed, b"\x01" + info, 28)
+        cipher = Cipher(algorithms.AES(made[:16]), modes.CTR(made[16:] + (2).to_bytes(4, "big")))
         return cipher.encryptor().update(bytes(16))
 
     def chacha(seed: bytes, info: bytes) -> bytes:

@@ -54,8 +54,8 @@ def agree(secret: bytes, theirs: bytes, label: bytes) -> bytes:
 def stream(seed: bytes, label: bytes, suite: int, count: int) -> bytes:
     info = bytes([suite]) + label
     if suite == 1:
-        material = HKDFExpand(hashes.SHA256(), 32, info).derive(seed)
-        cipher: Any = Cipher(algorithms.AES(material[:16]), modes.CTR(material[16:]))
+        material = HKDFExpand(hashes.SHA256(), 28, info).derive(seed)
+        cipher: Any = Cipher(algorithms.AES(material[:16]), modes.CTR(material[16:] + u32(2)))
     else:
         material = HKDFExpand(hashes.SHA256(), 44, info).derive(seed)
         cipher = Cipher(algorithms.ChaCha20(material[:32], bytes(4) + material[32:]), None)

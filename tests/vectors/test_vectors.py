@@ -46,7 +46,10 @@ class Player:
 
     def __init__(self, script: dict[str, Any]) -> None:
         numbers = dict(script["params"])
-        rates = Rates(**numbers["rates"]) if numbers["rates"] else None
+        numbers["max_corrupt"] = numbers.pop("corrupt")
+        rates = numbers["rates"]
+        if rates:
+            rates = Rates(corrupt_fraction=rates["corrupt"], dropout=rates["dropout"])
         numbers |= {"rates": rates, "suite": Suite(numbers["suite"])}
         self.params = Params(**numbers)
         self.script = script

@@ -83,9 +83,9 @@ def _noise(config: Mapping[str, Any]) -> NoisySum:
     noise = NoiseWishes(
         epsilon=epsilon,
         delta=delta,
-        privacy="distributed",
+        unit="example",
         examples=int(config["patients"]),
-        batch=int(config["largest"]),
+        max_batch=int(config["largest"]),
         minimum_survivors=3,
     )
     advice = plan_noise(wishes, noise, measure=False)

@@ -246,9 +246,9 @@ def test_charging_only_the_sampled_rounds_at_the_amplified_price_is_below_either
 
 def test_noise_shares_lost_to_dropouts_cost_what_they_cost():
     for survivors, expected in ((100, 4.7527), (70, 5.8242), (50, 7.0880)):
-        realised = {gaussian(math.sqrt(survivors / 100)): 1}
-        assert epsilon_pld(realised, 1e-5) <= epsilon_rdp(realised, 1e-5) <= 1.005 * expected
-        assert epsilon_rdp(realised, 1e-5) == pytest.approx(expected, rel=6e-3)
+        actual = {gaussian(math.sqrt(survivors / 100)): 1}
+        assert epsilon_pld(actual, 1e-5) <= epsilon_rdp(actual, 1e-5) <= 1.005 * expected
+        assert epsilon_rdp(actual, 1e-5) == pytest.approx(expected, rel=6e-3)
 
 
 def test_late_joiners_pay_for_what_they_joined_and_who_never_came_pays_nothing():
@@ -287,8 +287,8 @@ def test_known_answers_for_skellam_noise(dimension, scale, expected):
     l2 = math.sqrt(bound)
     event = SkellamEvent(
         variance=scale**2,
-        l2=l2,
-        l1=l2 * min(root, l2),
+        l2_sensitivity=l2,
+        l1_sensitivity=l2 * min(root, l2),
         sampling=NoSampling(),
         unit=Unit.CLIENT,
         adjacency=NeighboringRelation.ZERO_OUT,
@@ -302,7 +302,7 @@ def test_known_answers_for_skellam_noise(dimension, scale, expected):
 @given(st.floats(1, 1e8), st.floats(0.1, 100), st.floats(1e-6, 1, exclude_max=True))
 def test_sampled_skellam_is_never_above_unsampled_and_never_below_a_sampled_gaussian(mu, l2, q):
     sampled, plain = (
-        rdp(SkellamEvent(variance=mu, l2=l2, l1=l2 * l2, sampling=sampling))
+        rdp(SkellamEvent(variance=mu, l2_sensitivity=l2, l1_sensitivity=l2 * l2, sampling=sampling))
         for sampling in (PoissonSampling(rate=q), NoSampling())
     )
     assert (sampled <= plain * (1 + 1e-9)).all()
@@ -312,7 +312,9 @@ def test_sampled_skellam_is_never_above_unsampled_and_never_below_a_sampled_gaus
 
 
 def test_an_event_with_rdp_alone_makes_the_composition_rdp():
-    skellam = SkellamEvent(variance=100, l2=10, l1=50, sampling=PoissonSampling(rate=0.1))
+    skellam = SkellamEvent(
+        variance=100, l2_sensitivity=10, l1_sensitivity=50, sampling=PoissonSampling(rate=0.1)
+    )
     gaussians = {gaussian(2, 0.05): 10}
     alone = reported_epsilon(gaussians, 1e-5)
     assert (alone.accountant, alone.epsilon) == ("pld", epsilon_pld(gaussians, 1e-5))
@@ -333,7 +335,11 @@ def test_an_event_for_rdp_alone_and_one_for_pld_alone_do_not_compose():
 
 def test_skellam_norms_are_not_stretched_to_a_replacement():
     event = SkellamEvent(
-        variance=9, l2=1, l1=1, sampling=NoSampling(), adjacency=NeighboringRelation.REPLACE_ONE
+        variance=9,
+        l2_sensitivity=1,
+        l1_sensitivity=1,
+        sampling=NoSampling(),
+        adjacency=NeighboringRelation.REPLACE_ONE,
     )
     with pytest.raises(UnsoundEvent, match="replacement"):
         epsilon_rdp({event: 1}, 1e-5)

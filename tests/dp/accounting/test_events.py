@@ -49,13 +49,13 @@ shared = {
 norms = st.floats(0, 1e100, exclude_min=True)
 events = st.one_of(
     st.builds(GaussianEvent, noise_multiplier=positive, **shared),
-    st.builds(SkellamEvent, variance=norms, l2=norms, l1=norms, **shared),
+    st.builds(SkellamEvent, variance=norms, l2_sensitivity=norms, l1_sensitivity=norms, **shared),
     st.builds(
         DiscreteGaussianEvent,
         shares=sizes,
         share_variance=norms,
-        l2=norms,
-        l1=norms,
+        l2_sensitivity=norms,
+        l1_sensitivity=norms,
         entries=sizes,
         **shared,
     ),
@@ -83,8 +83,8 @@ def test_the_text_is_canonical():
     assert EVENT.to_json() == TEXT
     hidden = SkellamEvent(
         variance=4,
-        l2=2,
-        l1=3,
+        l2_sensitivity=2,
+        l1_sensitivity=3,
         sampling=HiddenPoissonSampling(rate=0.5, cover=CohortSecrecy.ALL_TAKE_PART),
         unit=Unit.CLIENT,
         adjacency=NeighboringRelation.ZERO_OUT,
@@ -157,15 +157,15 @@ def test_noise_and_rate_are_checked_at_construction(value):
         PoissonSampling(rate=value)
     with pytest.raises(BadParameter):
         HiddenPoissonSampling(rate=value, cover=CohortSecrecy.TRUSTED_NOISE)
-    good = {"variance": 1, "l2": 1, "l1": 1, "sampling": NoSampling()}
-    for name in ("variance", "l2", "l1"):
+    good = {"variance": 1, "l2_sensitivity": 1, "l1_sensitivity": 1, "sampling": NoSampling()}
+    for name in ("variance", "l2_sensitivity", "l1_sensitivity"):
         with pytest.raises(BadParameter, match=name):
             SkellamEvent(**(good | {name: value}))
 
 
 def test_skellam_numbers_whose_squares_overflow_are_refused():
     with pytest.raises(BadParameter, match="1e\\+101"):
-        SkellamEvent(variance=1, l2=1e101, l1=1, sampling=NoSampling())
+        SkellamEvent(variance=1, l2_sensitivity=1e101, l1_sensitivity=1, sampling=NoSampling())
 
 
 def test_a_hidden_draw_says_what_hides_it():

@@ -146,7 +146,7 @@ def test_replace_one_counts_twice_the_shift():
 
 
 def test_what_is_no_gaussian_is_for_a_renyi_filter():
-    event = SkellamEvent(variance=1e4, l2=10, l1=50, sampling=NoSampling())
+    event = SkellamEvent(variance=1e4, l2_sensitivity=10, l1_sensitivity=50, sampling=NoSampling())
     zcdp, gdp, *renyi = filters(8)
     for book in (zcdp, gdp):
         with pytest.raises(UnsoundEvent, match="SkellamEvent"):

@@ -381,7 +381,7 @@ def test_a_file_of_schema_2_is_read_as_it_is_and_brought_here_only_to_be_written
         assert (book.keeper, book.policy) == (LedgerOwner.SERVER, "fixed plan")
         assert book.spent("a") == {sampled(1.5): 1, sampled(3): 2}
         assert book.spent("b", Book.RELEASE) == {sampled(4): 1}
-        assert book.spent("b", Book.RELEASE, basis="realised") == {sampled(5): 1}
+        assert book.spent("b", Book.RELEASE, basis="actual") == {sampled(5): 1}
         assert book.budget_of("b") == Budget(epsilon=2, delta=1e-6)
         assert book.epsilons() == pytest.approx({"a": 0.9637808557029562, "b": 0.17366120924829143})
         assert book.statement() is None

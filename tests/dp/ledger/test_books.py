@@ -127,7 +127,7 @@ def test_the_same_key_with_another_charge_or_minimum_is_refused(ledger):
             ledger.reserve(0, {"a": charge}, minimum_survivors=minimum)
 
 
-# What was realised
+# What was released
 
 
 def test_less_noise_than_reserved_counts_at_once_even_past_the_budget(ledger):
@@ -149,14 +149,14 @@ def test_more_noise_than_reserved_lowers_the_report_and_frees_no_budget(ledger):
     better = GaussianEvent(noise_multiplier=1.4, sampling=NoSampling())
     ledger.commit(0, {"a": better}, survivors=7)
     assert ledger.epsilon("a") == reserved
-    assert ledger.epsilon("a", basis="realised") < reserved
-    assert ledger.spent("a", basis="realised") == {better: 1}
+    assert ledger.epsilon("a", basis="actual") < reserved
+    assert ledger.spent("a", basis="actual") == {better: 1}
     (held,) = ledger.reservations(0)
-    assert (held.survivors, held.realised) == (7, Charge(server=better, release=better))
+    assert (held.survivors, held.actual) == (7, Charge(server=better, release=better))
     with pytest.raises(BudgetExceeded):
         ledger.reserve(1, {"a": LAST})
     with pytest.raises(UnsoundEvent, match="fixed in advance"):
-        ledger.epsilon("a", "pld", basis="realised")
+        ledger.epsilon("a", "pld", basis="actual")
     ledger.verify()
 
 
@@ -167,7 +167,7 @@ def test_where_neither_costs_less_at_every_order_admission_holds_both(ledger):
     ledger.reserve(0, {"a": thrice})
     ledger.commit(0, {"a": SHOWN})
     assert ledger.spent("a") == {thrice.one_step(): 3, SHOWN: 1}
-    assert ledger.spent("a", basis="realised") == {SHOWN: 1}
+    assert ledger.spent("a", basis="actual") == {SHOWN: 1}
 
 
 def test_below_the_minimum_of_survivors_there_is_no_commit_and_the_reservation_stands(ledger):
@@ -220,7 +220,7 @@ def test_a_repeated_commit_changes_nothing_and_another_one_is_refused(ledger):
     assert ledger.head() == head
 
 
-def test_a_realised_event_of_another_unit_is_refused(ledger):
+def test_an_actual_event_of_another_unit_is_refused(ledger):
     ledger.reserve(0, {"a": SEEN})
     other = GaussianEvent(
         noise_multiplier=3,
@@ -246,7 +246,7 @@ CHARGES = st.one_of(
 @given(
     st.lists(st.tuples(CHARGES, CHARGES, st.sampled_from(["commit", "abort", "open"])), max_size=8)
 )
-def test_what_is_held_is_never_below_what_was_reserved_or_realised(tmp_path_factory, rounds):
+def test_what_is_held_is_never_below_what_was_reserved_or_released(tmp_path_factory, rounds):
     path = tmp_path_factory.mktemp("book") / "ledger"
     least = {book: [] for book in Book}
     with Ledger.create(path, Budget(epsilon=100, delta=1e-5)) as book:
@@ -266,12 +266,12 @@ def test_what_is_held_is_never_below_what_was_reserved_or_realised(tmp_path_fact
             (held,) = book.reservations(number)
             for kind in held.charge.events() if end != "abort" else ():
                 prices = [held.charge.events()[kind]]
-                prices += [held.realised.events()[kind]] if held.realised else []
+                prices += [held.actual.events()[kind]] if held.actual else []
                 least[kind].append((max(prices, key=lambda e: epsilon_rdp({e: 1}, 1e-5)), 1))
         for kind in Book:
             assert book.epsilon("a", book=kind) >= epsilon_rdp(least[kind], 1e-5) * (1 - 1e-12)
-            realised = book.epsilon("a", book=kind, basis="realised")
-            assert realised <= book.epsilon("a", book=kind)
+            actual = book.epsilon("a", book=kind, basis="actual")
+            assert actual <= book.epsilon("a", book=kind)
         book.verify()
 
 
@@ -480,7 +480,7 @@ def test_a_file_of_schema_1_is_brought_here_with_its_chain_and_its_costs(old):
         assert book.verify(OLD_HEAD).head.seq == 8
         assert (book.keeper, book.policy) == (LedgerOwner.SERVER, "fixed plan")
         for kind in Book:
-            for basis in ("held", "realised"):
+            for basis in ("reserved", "actual"):
                 assert book.spent("a", kind, basis=basis) == {gaussian(2): 2, gaussian(3): 2}
                 assert book.spent("b", kind, basis=basis) == {gaussian(2): 2}
         assert book.epsilon("a") == pytest.approx(0.6183882260872366)

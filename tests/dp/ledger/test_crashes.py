@@ -62,7 +62,7 @@ def protocol(book, say):
     above 0 right after the call that charged it, below 0 right before one that takes it back.
     """
     book.set_budgets({"client-0-0": Budget(epsilon=4, delta=1e-6)})
-    book.state(STATEMENT)
+    book.declare(STATEMENT)
     for number in range(9):
         people = names(number)
         gone, spoke = people[:3], people[3:]

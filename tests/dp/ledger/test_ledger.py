@@ -363,7 +363,7 @@ def test_processes_that_reserve_at_once_get_a_key_and_a_charge_each(path):
 
     def race():
         os.close(go)
-        with Ledger.open(path, patience=60) as ours:
+        with Ledger.open(path, timeout=60) as ours:
             os.read(start, 1)  # ends when the parent closes its side
             for number in (None, None, 99, 99):
                 key = ours.reserve_next({"a": CHEAP}, round_number=number, minimum_survivors=3)
@@ -502,7 +502,7 @@ def test_a_file_that_a_newer_version_took_over_meanwhile_is_refused(path, ledger
 def test_a_locked_file_is_busy_and_nothing_is_charged(path, ledger):
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
-    with Ledger.open(path, patience=0.01) as waiting:
+    with Ledger.open(path, timeout=0.01) as waiting:
         with pytest.raises(LedgerBusy, match="try again"):
             waiting.reserve(0, {"a": EVENT})
         holder.execute("ROLLBACK")

@@ -135,7 +135,9 @@ def test_what_protects_another_unit_is_refused_beside_the_first_and_kept_apart(p
 
 @each_filter
 def test_an_event_that_the_filter_cannot_treat_is_refused(path, policy):
-    skellam = SkellamEvent(variance=1e4, l2=10, l1=50, sampling=NoSampling())
+    skellam = SkellamEvent(
+        variance=1e4, l2_sensitivity=10, l1_sensitivity=50, sampling=NoSampling()
+    )
     shuffled = GaussianEvent(noise_multiplier=9, sampling=ShuffledSampling(size=1, population=9))
     with Ledger.create(path, BUDGET, policy=policy) as book:
         book.reserve(0, {"a": STEP})
@@ -173,7 +175,7 @@ def test_no_budget_is_so_large_that_noise_that_hides_nothing_fits(path, policy):
         book.verify()
 
 
-# What was realised
+# What was released
 
 
 @each_filter
@@ -184,7 +186,7 @@ def test_budget_that_more_noise_left_over_is_spent_again_under_a_filter(path, po
             book.reserve(1, {"a": DEAR})
         book.commit(0, {"a": CHEAP})
         assert book.filter_of("a").spent == FILTERS[policy]().cost(CHEAP)
-        assert book.spent("a") == book.spent("a", basis="realised") == {CHEAP: 1}
+        assert book.spent("a") == book.spent("a", basis="actual") == {CHEAP: 1}
         book.reserve(1, {"a": DEAR})
         with pytest.raises(BudgetExceeded):
             book.reserve(2, {"a": DEAR})
@@ -248,9 +250,9 @@ def test_what_may_be_stated_of_adaptive_releases_is_the_whole_budget(path, polic
         book.reserve(1, {"gone": STEP})
         book.abort(1, ["gone"])
         assert book.epsilons() == {"a": 8, "b": 3, "gone": 0}
-        assert book.epsilon("a", basis="realised") == 8 > epsilon_rdp({STEP: 1}, 1e-5)
+        assert book.epsilon("a", basis="actual") == 8 > epsilon_rdp({STEP: 1}, 1e-5)
         assert book.epsilon("a", book=Book.RELEASE) == book.epsilon("nobody") == 0
-        for basis in ("held", "realised"):
+        for basis in ("reserved", "actual"):
             with pytest.raises(UnsoundEvent, match="chosen from earlier outputs"):
                 book.epsilon("a", "pld", basis=basis)
         with pytest.raises(BadParameter, match="accountant"):
@@ -369,7 +371,7 @@ def test_under_any_interleaving_a_filter_holds_the_fold_of_the_records_and_no_mo
             for book in Book:
                 found = ledger.filter_of(name, book)
                 assert (found.spent if found else 0) == stands(name, book)
-                realised_above = any(
+                passed_above = any(
                     record.action == "commit" and record.charges for record in ledger.records()
                 )
-                assert stands(name, book) <= capacity or realised_above
+                assert stands(name, book) <= capacity or passed_above

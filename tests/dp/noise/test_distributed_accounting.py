@@ -30,7 +30,7 @@ def scale_at_four(bits, entries, clients=100):
         size=entries,
         clip=1,
         batch=1,
-        share_deviation=clients**-0.5,
+        share_stddev=clients**-0.5,
         skellam=True,
         redrawn=True,
         indicator_share=0,
@@ -39,9 +39,9 @@ def scale_at_four(bits, entries, clients=100):
 
 
 def events(scale, entries, survivors=100, shares=100):
-    """Of z = 1 at ``shares`` shares, C = 1, as realised at ``survivors``."""
+    """Of z = 1 at ``shares`` shares, C = 1, as it is at ``survivors``."""
     l2 = rounded_norm(scale, entries, REDRAW_BIAS)
-    norms = {"l2": l2, "l1": l2 * min(math.sqrt(entries), l2)}
+    norms = {"l2_sensitivity": l2, "l1_sensitivity": l2 * min(math.sqrt(entries), l2)}
     share = scale**2 / shares
     return (
         SkellamEvent(variance=survivors * share, **norms, **CLIENT),
@@ -96,7 +96,7 @@ def test_an_event_is_priced_by_the_shares_that_were_there(noise):
             mechanism.event(survivors=survivors)
     more_corrupt = plan(noise=noise, corrupt=20)
     # More noise a share, so that what is left counts the same.
-    assert more_corrupt.share_deviation > mechanism.share_deviation
+    assert more_corrupt.share_stddev > mechanism.share_stddev
     assert epsilon_rdp({more_corrupt.event(): 1}, DELTA) == pytest.approx(reserved, rel=1e-3)
 
 
@@ -104,13 +104,13 @@ def test_an_event_is_priced_by_the_shares_that_were_there(noise):
 def test_rounding_is_never_dropped_from_the_price(noise):
     for bits in (10, 12, 16):
         mechanism = plan(bits=bits, noise=noise)
-        assert mechanism.looseness > 1
+        assert mechanism.sensitivity_inflation > 1
         price = epsilon_rdp({mechanism.event(): 1}, DELTA)
-        assert price > epsilon_rdp({mechanism.trusted_server(): 1}, DELTA)
+        assert price > epsilon_rdp({mechanism.central_equivalent(): 1}, DELTA)
 
 
 def test_a_sum_of_few_narrow_discrete_gaussians_pays_tau():
-    norms = {"l2": 2.0, "l1": 4.0, "entries": 1000, **CLIENT}
+    norms = {"l2_sensitivity": 2.0, "l1_sensitivity": 4.0, "entries": 1000, **CLIENT}
     alone = rdp(DiscreteGaussianEvent(shares=1, share_variance=0.64 * 50, **norms))
     shared = rdp(DiscreteGaussianEvent(shares=50, share_variance=0.64, **norms))
     tau = 10 * sum(math.exp(-2 * math.pi**2 * 0.64 * k / (k + 1)) for k in range(1, 50))
@@ -138,7 +138,8 @@ def test_an_event_of_integer_noise_has_one_text_and_no_loss_distribution():
     with pytest.raises(UnsoundEvent, match="no privacy loss distribution"):
         epsilon_pld({event: 1}, DELTA)
     replaced = DiscreteGaussianEvent(
-        shares=2, share_variance=9, l2=1, l1=1, entries=1, sampling=NoSampling(),
+        shares=2, share_variance=9, l2_sensitivity=1, l1_sensitivity=1, entries=1,
+        sampling=NoSampling(),
         adjacency=NeighboringRelation.REPLACE_ONE,
     )  # fmt: skip
     with pytest.raises(UnsoundEvent, match="replacement"):
@@ -149,7 +150,13 @@ def test_an_event_of_integer_noise_has_one_text_and_no_loss_distribution():
 
 @pytest.mark.parametrize(("name", "value"), [("shares", 0), ("shares", 1.0), ("entries", 0)])
 def test_counts_of_a_discrete_gaussian_are_checked(name, value):
-    good = {"shares": 2, "share_variance": 9, "l2": 1, "l1": 1, "entries": 1}
+    good = {
+        "shares": 2,
+        "share_variance": 9,
+        "l2_sensitivity": 1,
+        "l1_sensitivity": 1,
+        "entries": 1,
+    }
     with pytest.raises(BadParameter, match=name):
         DiscreteGaussianEvent(**(good | {name: value}), **CLIENT)
 
@@ -159,7 +166,7 @@ def test_examples_are_amplified_and_their_rounding_may_fail():
     sampled = mechanism.event(sampling=PoissonSampling(rate=0.05), steps=10)
     assert epsilon_rdp({sampled: 1}, DELTA) < epsilon_rdp({mechanism.event(steps=10): 1}, DELTA) / 2
     assert (mechanism.rounding_failure, plan().rounding_failure) == (2.0**-60, 0.0)
-    assert mechanism.l2 > plan(scale=mechanism.scale).l2
+    assert mechanism.l2_sensitivity > plan(scale=mechanism.scale).l2_sensitivity
 
 
 @pytest.mark.parametrize("noise", ["skellam", "discrete_gaussian"])
@@ -170,13 +177,17 @@ def test_sampling_of_symmetric_noise_is_bounded_in_both_directions(noise, rate, 
         mass = stats.skellam.pmf
         base, moved = (mass(x - k, variance / 2, variance / 2) for k in (0, shift))
         event = SkellamEvent(
-            variance=variance, l2=shift, l1=shift, sampling=PoissonSampling(rate=rate)
+            variance=variance,
+            l2_sensitivity=shift,
+            l1_sensitivity=shift,
+            sampling=PoissonSampling(rate=rate),
         )
     else:
         base, moved = (np.exp(-((x - k) ** 2.0) / (2 * variance)) for k in (0, shift))
         base, moved = base / base.sum(), moved / moved.sum()
         event = DiscreteGaussianEvent(
-            shares=1, share_variance=variance, l2=shift, l1=shift, entries=1,
+            shares=1, share_variance=variance, l2_sensitivity=shift, l1_sensitivity=shift,
+            entries=1,
             sampling=PoissonSampling(rate=rate),
         )  # fmt: skip
     inside = (base > 1e-250) & (moved > 1e-250)
@@ -210,6 +221,8 @@ def test_a_client_that_leaves_with_its_share_shows_in_the_variance_alone():
         )
 
     assert exact_delta(4.2) > delta > exact_delta(4.3)
-    removed = SkellamEvent(variance=1, l2=1, l1=1, sampling=NoSampling(), unit=Unit.CLIENT)
+    removed = SkellamEvent(
+        variance=1, l2_sensitivity=1, l1_sensitivity=1, sampling=NoSampling(), unit=Unit.CLIENT
+    )
     with pytest.raises(UnsoundEvent, match="noise share"):
         epsilon_rdp({removed: 1}, delta)

@@ -53,8 +53,8 @@ def test_the_sum_comes_back_within_its_noise(entries, clients, noise, seed):
     error = plan.decode(total, seed=SEED) - sum(vectors)
     assert error.shape == (entries,)
     # Seven deviations in the norm's direction, and in each of its entries nine.
-    assert np.linalg.norm(error) <= plan.deviation(clients) * (math.sqrt(plan.size) + 7)
-    assert np.abs(error).max() <= 9 * plan.deviation(clients) + 1e-9
+    assert np.linalg.norm(error) <= plan.stddev(clients) * (math.sqrt(plan.size) + 7)
+    assert np.abs(error).max() <= 9 * plan.stddev(clients) + 1e-9
 
 
 @pytest.mark.parametrize("bits", [12, 14, 16, 18])
@@ -72,7 +72,7 @@ def test_the_error_of_a_sum_is_that_of_a_trusted_server(bits, shape):
     expected = math.sqrt(survivors / (80 - 1))
     # Five deviations of the estimate from 4,096 entries: 5 / sqrt(2 * 4096).
     assert np.sqrt(np.mean(error**2)) == pytest.approx(expected, rel=0.055)
-    assert plan.deviation(survivors) == pytest.approx(expected, rel=0.03)
+    assert plan.stddev(survivors) == pytest.approx(expected, rel=0.03)
 
 
 @settings(deadline=None, max_examples=50)
@@ -93,8 +93,8 @@ def test_no_rounded_vector_is_longer_than_is_priced(entries, length, dtype, bits
         encoded = plan.encode(vector, seed=SEED)
     assert encoded.dtype == np.int64
     assert encoded.shape == (plan.size,)
-    assert math.isqrt(sum(int(x) ** 2 for x in encoded)) <= plan.l2
-    assert sum(abs(int(x)) for x in encoded) <= plan.l1
+    assert math.isqrt(sum(int(x) ** 2 for x in encoded)) <= plan.l2_sensitivity
+    assert sum(abs(int(x)) for x in encoded) <= plan.l1_sensitivity
 
 
 def test_a_rotated_vector_is_shortened_again_whatever_float32_made_of_it(no_noise, monkeypatch):
@@ -117,13 +117,13 @@ def test_rounding_is_redrawn_until_it_is_short_enough(no_noise, monkeypatch):
     rounded, norms = mechanisms._round, []
 
     def watched(*arguments):
-        norms.append(plan.l2 + 1 if len(norms) < 3 else rounded(*arguments))
+        norms.append(plan.l2_sensitivity + 1 if len(norms) < 3 else rounded(*arguments))
         return norms[-1]
 
     monkeypatch.setattr(mechanisms, "_round", watched)
     plan.encode(normal(1000), seed=SEED)
     assert len(norms) >= 4
-    assert norms[-1] <= plan.l2
+    assert norms[-1] <= plan.l2_sensitivity
 
 
 def test_the_rounded_sum_of_a_batch_is_never_redrawn(no_noise, monkeypatch):
@@ -152,7 +152,7 @@ def test_one_example_moves_a_rounded_batch_by_what_is_priced(no_noise):
         example /= np.linalg.norm(example)
         one = plan.encode(batch, seed=SEED, **fixed)
         other = plan.encode(batch + example, seed=SEED, **fixed)
-        assert np.linalg.norm(one - other) <= plan.l2
+        assert np.linalg.norm(one - other) <= plan.l2_sensitivity
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -194,8 +194,8 @@ def test_two_clients_never_share_noise_under_one_rotation():
         ({"noise_multiplier": 0}, "noise"),
         ({"clients": 1}, "clients"),
         ({"minimum_survivors": 11}, "minimum_survivors"),
-        ({"corrupt": 0}, "corrupt"),
-        ({"corrupt": 8}, "corrupt"),
+        ({"uncounted_shares": 0}, "uncounted_shares"),
+        ({"uncounted_shares": 8}, "uncounted_shares"),
         ({"bits": 33}, "bits"),
         ({"noise": "laplace"}, "noise"),
         ({"unit": "client"}, "unit"),
@@ -257,11 +257,11 @@ def test_vector_and_bit_together_stay_within_the_norms_that_are_priced(entries, 
         patch.setattr(mechanisms, "_sampler", lambda noise, variance: Silent())
         integers = plan.encode(length * normal(entries, seed), seed=SEED, indicator=bit)
     assert integers.shape == (plan.size,)
-    assert np.linalg.norm(integers) <= plan.l2
-    assert np.abs(integers).sum() <= plan.l1
-    assert abs(integers[-1]) == plan.indicator_step > 0
-    assert plan.indicator_step**2 <= 0.1 * plan.rounded_l2**2
-    assert plan.l2 > plan.rounded_l2
+    assert np.linalg.norm(integers) <= plan.l2_sensitivity
+    assert np.abs(integers).sum() <= plan.l1_sensitivity
+    assert abs(integers[-1]) == plan.indicator_resolution > 0
+    assert plan.indicator_resolution**2 <= 0.1 * plan.rounded_l2_sensitivity**2
+    assert plan.l2_sensitivity > plan.rounded_l2_sensitivity
 
 
 def test_bits_add_up_and_who_says_nothing_adds_nothing(no_noise):
@@ -276,7 +276,7 @@ def test_the_noise_of_the_bits_is_what_the_mechanism_says():
     plan = mechanism(3, **BITS)
     found = [plan.decode_indicator(plan.encode(np.zeros(3), seed=SEED)) for _ in range(2000)]
     # A sample deviation of 2,000 draws is off by 10 % less than once in 10^9.
-    assert np.std(found) == pytest.approx(plan.indicator_deviation(1), rel=0.1)
+    assert np.std(found) == pytest.approx(plan.indicator_stddev(1), rel=0.1)
 
 
 def test_a_bit_costs_what_splitting_the_noise_costs():
@@ -284,9 +284,9 @@ def test_a_bit_costs_what_splitting_the_noise_costs():
     plan = mechanism(
         clients=10, minimum_survivors=8, bits=30, noise_multiplier=2.0, indicator_share=0.2
     )
-    update = math.sqrt(plan.event().variance) / plan.rounded_l2
-    sigma = plan.indicator_deviation(8 - 1)
-    joint = math.sqrt(plan.event().variance) / plan.l2
+    update = math.sqrt(plan.event().variance) / plan.rounded_l2_sensitivity
+    sigma = plan.indicator_stddev(8 - 1)
+    joint = math.sqrt(plan.event().variance) / plan.l2_sensitivity
     assert joint**-2 == pytest.approx(update**-2 + (2 * sigma) ** -2, rel=1e-9)
 
 
@@ -306,5 +306,5 @@ def test_lanes_hold_the_bits_of_all_clients_too():
     """With nine tenths of the sensitivity in the bit: one lane of n k, where others spread it."""
     with_bits = mechanism(4096, clients=1000, bits=20, indicator_share=0.9)
     assert with_bits.scale < mechanism(4096, clients=1000, bits=20).scale
-    assert 1000 * with_bits.indicator_step < 2**19
+    assert 1000 * with_bits.indicator_resolution < 2**19
     assert with_bits.wrap_probability <= mechanisms.WRAP_FAILURE

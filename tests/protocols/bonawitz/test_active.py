@@ -122,7 +122,9 @@ def test_our_own_identity_must_be_the_one_that_others_were_given(known: dict[int
 
 
 @pytest.mark.parametrize(
-    "change", [{"active": False, "corrupt": 1}, {"corrupt": -1}, {"corrupt": 6}], ids=str
+    "change",
+    [{"active": False, "max_corrupt": 1}, {"max_corrupt": -1}, {"max_corrupt": 6}],
+    ids=str,
 )
 def test_a_number_of_corrupt_clients_that_means_nothing_is_refused(change: Any) -> None:
     with pytest.raises(ParameterError, match="corrupt"):
@@ -189,7 +191,7 @@ def test_a_client_without_identity_is_refused_by_clients_and_turned_away_by_the_
 
 
 @pytest.mark.parametrize(
-    "change", [{"round": 1}, {"session": bytes(16)}, {"public": b"x" * 32}], ids=str
+    "change", [{"round": 1}, {"session": bytes(16)}, {"public_digest": b"x" * 32}], ids=str
 )
 def test_a_server_turns_away_keys_that_were_signed_for_another_round(change: Any) -> None:
     elsewhere = replace(AGREEMENT, **change)

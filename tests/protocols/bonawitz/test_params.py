@@ -48,7 +48,7 @@ agreements = st.builds(
     params=some_params(),
     session=st.binary(min_size=16, max_size=16),
     round=st.integers(0, 2**32 - 1),
-    public=st.binary(min_size=32, max_size=32),
+    public_digest=st.binary(min_size=32, max_size=32),
 )
 
 
@@ -103,7 +103,7 @@ def test_numbers_that_promise_nothing_are_refused(change: dict[str, int]) -> Non
             "threshold": None,
             "rates": Rates(corrupt_fraction=0, dropout=0),
             "active": True,
-            "corrupt": 1,
+            "max_corrupt": 1,
         },
     ],
     ids=["neither", "both", "infeasible", "corrupt-twice"],
@@ -135,7 +135,8 @@ def test_the_check_word_fits_behind_the_longest_vector() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"session": bytes(15)}, {"round": -1}, {"round": 2**32}, {"public": bytes(31)}]
+    "change",
+    [{"session": bytes(15)}, {"round": -1}, {"round": 2**32}, {"public_digest": bytes(31)}],
 )
 def test_an_agreement_that_does_not_fit_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
@@ -159,7 +160,7 @@ def test_a_suite_that_does_not_exist_is_refused() -> None:
     [
         {"session": b"\x01" + bytes(15)},
         {"round": 2},
-        {"public": b"\x01" + bytes(31)},
+        {"public_digest": b"\x01" + bytes(31)},
         {"params": dataclasses.replace(PARAMS, clients=11)},
         {"params": dataclasses.replace(PARAMS, threshold=7)},
         {"params": dataclasses.replace(PARAMS, minimum_survivors=8)},
@@ -173,7 +174,7 @@ def test_a_suite_that_does_not_exist_is_refused() -> None:
         {"params": sparse("0.11", "0.1")},
     ],
     ids=[
-        "session", "round", "public", "clients", "threshold", "minimum", "words", "suite",
+        "session", "round", "public_digest", "clients", "threshold", "minimum", "words", "suite",
         "active", "none-corrupt", "some-corrupt", "rates", "dropout", "corrupt",
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from protocols.ckks import Model, Params, Ring, plan_parameters
 from protocols.ckks.microsoft_seal import Context, Key, PublicKey, context
 from protocols.ckks.noise import gaussian
-from protocols.ckks.params import MAX_BITS, error_variance, norm_bound, smudging
+from protocols.ckks.params import MAX_BITS, error_variance, flooding_stddev, norm_bound
 from protocols.ckks.residues import Rows, add, pack_ciphertext, pack_seeded, uniform
 from protocols.errors import DecodeError, ParameterError
 from protocols.primitives.prg import from_seed
@@ -121,7 +121,7 @@ def test_degree_2048_reaches_what_was_found_before_and_no_more(model: Model, bit
     norm = math.sqrt(2048 * variance)
 
     def error(flooding: int) -> float:
-        sigma = smudging(flooding, math.ceil(10**6 / 2048), norm)
+        sigma = flooding_stddev(flooding, math.ceil(10**6 / 2048), norm)
         sigma *= math.sqrt(holders) if model is Model.THRESHOLD else 1
         slot = math.sqrt((sigma**2 + variance) * 1024)
         return slot / scale / clients * math.sqrt(2 * math.log(2 * 10**6))
@@ -133,8 +133,8 @@ def test_every_chunk_of_every_decryption_counts_as_opened() -> None:
     assert THRESHOLD.chunks == THRESHOLD.opened == 245
     again = replace(THRESHOLD, decryptions=9)
     assert again.opened == 9 * 245
-    assert again.smudging == pytest.approx(3 * THRESHOLD.smudging)
-    assert THRESHOLD.smudging == pytest.approx(
+    assert again.flooding_stddev == pytest.approx(3 * THRESHOLD.flooding_stddev)
+    assert THRESHOLD.flooding_stddev == pytest.approx(
         math.sqrt(12 * 245) * 2**20 * norm_bound(4096, THRESHOLD.sum_variance)
     )
 
@@ -155,8 +155,10 @@ def test_predicted_errors_are_those_measured(params: Params) -> None:
     peak = math.sqrt(math.log(params.ring.degree)) if params is THRESHOLD else 1
     assert np.abs(plain).max() < unflooded_error(params) * 1.1 * peak
 
-    flooded = np.asarray(mean(made, total, keys, params.clients, params.smudging) - truth, float)
-    assert flooded.std() == pytest.approx(params.mean_deviation(), rel=0.05)
+    flooded = np.asarray(
+        mean(made, total, keys, params.clients, params.flooding_stddev) - truth, float
+    )
+    assert flooded.std() == pytest.approx(params.mean_stddev(), rel=0.05)
     assert np.abs(flooded).max() < params.mean_error()
 
 
@@ -165,7 +167,7 @@ def test_equal_clients_whose_roundings_add_up_stay_within_the_prediction() -> No
     vectors = clients_of(bare, 4)[:1] * 100
     made, total, keys = summed(bare, vectors)
     error = mean(made, total, keys, 100, 0) - vectors[0]
-    assert error.std() < 1.1 * bare.mean_deviation()
+    assert error.std() < 1.1 * bare.mean_stddev()
     assert np.abs(error).max() < bare.mean_error()
 
 
@@ -247,11 +249,11 @@ def test_what_promises_less_is_refused(params: Params, wrong: dict[str, object],
         ({"flooding": None}, "flooded"),
         ({"holders": 1}, "1 holders"),
         ({"holders": 70000}, "70000 holders"),
-        ({"corrupt": 5}, "5 corrupt"),
-        ({"corrupt": -1}, "corrupt"),
+        ({"max_corrupt": 5}, "5 corrupt"),
+        ({"max_corrupt": -1}, "corrupt"),
         ({"threshold": 3}, r"outside \[4, 5\]"),
         ({"threshold": 6}, r"outside \[4, 5\]"),
-        ({"threshold": 4, "corrupt": 3}, r"outside \[5, 5\]"),
+        ({"threshold": 4, "max_corrupt": 3}, r"outside \[5, 5\]"),
     ],
     ids=str,
 )
@@ -266,7 +268,7 @@ def test_a_shared_key_has_no_holders_and_may_go_unflooded() -> None:
     with pytest.raises(ParameterError, match="neither holders"):
         replace(SHARED, holders=5, threshold=4)
     bare = replace(SHARED, flooding=None)
-    assert bare.smudging == bare.flooding_delta == 0
+    assert bare.flooding_stddev == bare.flooding_delta == 0
     assert bare.mean_error() < 2**-44
 
 

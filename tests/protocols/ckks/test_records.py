@@ -141,7 +141,7 @@ def other_box(dealt: AwaitRoster) -> bytes:
 def test_a_key_made_through_records_at_every_step_opens_the_same_sum() -> None:
     plain = Session(through_records=False)
     expected = vector(1) + vector(4)
-    tolerance = 8 * 2 * PARAMS.mean_deviation(2)
+    tolerance = 8 * 2 * PARAMS.mean_stddev(2)
     for session in (PLAYED, plain):
         assert session.sum.survivors == CLIENTS
         assert np.abs(session.sum.values - expected).max() < tolerance

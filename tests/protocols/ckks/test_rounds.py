@@ -54,7 +54,7 @@ def planned(**changed: Any) -> Params:
 
 
 SHARED = planned(model=Model.SHARED_KEY)
-THRESHOLD = planned(model=Model.THRESHOLD, holders=4, threshold=3, corrupt=1)
+THRESHOLD = planned(model=Model.THRESHOLD, holders=4, threshold=3, max_corrupt=1)
 SECRET = Secret(bytes(range(32)))
 
 
@@ -73,7 +73,7 @@ def total(clients: Iterable[int]) -> NDArray[np.float64]:
 
 def close_to(values: NDArray[np.float64], clients: Iterable[int], params: Params) -> bool:
     survivors = tuple(clients)
-    tolerance = 8 * params.mean_deviation(len(survivors)) * len(survivors)
+    tolerance = 8 * params.mean_stddev(len(survivors)) * len(survivors)
     return bool((np.abs(values - total(survivors)) < tolerance).all())
 
 

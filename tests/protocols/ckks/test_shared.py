@@ -68,7 +68,7 @@ def total(clients: Iterable[int]) -> NDArray[np.float64]:
 
 def close_to(values: NDArray[np.float64], clients: Iterable[int], params: Params) -> bool:
     survivors = tuple(clients)
-    tolerance = 8 * params.mean_deviation(len(survivors)) * len(survivors)
+    tolerance = 8 * params.mean_stddev(len(survivors)) * len(survivors)
     return bool((np.abs(values - total(survivors)) < tolerance).all())
 
 

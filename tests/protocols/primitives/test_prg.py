@@ -38,27 +38,55 @@ def use_material(monkeypatch: pytest.MonkeyPatch, material: bytes) -> None:
     monkeypatch.setattr(prg, "HKDFExpand", Published)
 
 
-def test_aes_words_are_the_keystream_of_sp_800_38a(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c")  # F.5.1, "Output Block"
-    counter = bytes(range(0xF0, 0x100))
-    output = bytes.fromhex(
-        "ec8cdf7398607cb0f2d21675ea9ea1e4362b7c3c6773516318a077d7fc5073ae"
-        "6a2cc3787889374fbeb4c81b17ba6c44e89c399ff0f198c6d40a31db156cabfe"
+@pytest.fixture(params=[False, True], ids=["CTR", "GCM"])
+def vaes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """The words of AES come from the one mode of OpenSSL or from the other."""
+    monkeypatch.setattr(prg, "has_vaes", lambda: request.param)
+    return bool(request.param)
+
+
+@pytest.mark.usefixtures("vaes")
+def test_aes_words_are_the_keystream_of_gcm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test case 3 of McGrew and Viega, The Galois/Counter Mode of Operation, appendix B."""
+    plain = bytes.fromhex(
+        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
+        "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b391aafd255"
     )
-    use_material(monkeypatch, key + counter)
+    sealed = bytes.fromhex(
+        "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e"
+        "21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091473f5985"
+    )
+    use_material(
+        monkeypatch, bytes.fromhex("feffe9928665731c6d6a8f9467308308cafebabefacedbaddecaf888")
+    )
     words = words_of(Stream(SEED, LABEL), 8)
-    assert words.tobytes() == output
-    assert int(words[0]) == int.from_bytes(output[:8], "little")
+    assert words.tobytes() == bytes(one ^ other for one, other in zip(plain, sealed, strict=True))
 
 
-def test_the_aes_counter_starts_over_after_its_last_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    key, last = bytes(range(16)), 2**128 - 2
-    use_material(monkeypatch, key + last.to_bytes(16, "big"))
+@pytest.mark.usefixtures("vaes")
+@pytest.mark.parametrize("start", [0, 8, 2**32 - 8, 2**33 - 16])
+def test_aes_counts_blocks_from_two_on(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, nonce = bytes(range(16)), bytes(range(16, 28))
+    use_material(monkeypatch, key + nonce)
     ecb = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305  a reference, no use
-    blocks = [(last + block) % 2**128 for block in range(8)]
-    keystream = ecb.update(b"".join(block.to_bytes(16, "big") for block in blocks))
-    assert words_of(Stream(SEED, LABEL), 16).tobytes() == keystream
-    assert words_of(Stream(SEED, LABEL, start=8), 8).tobytes() == keystream[64:]
+    blocks = range(2 + start // 2, 6 + start // 2)
+    keystream = ecb.update(b"".join(nonce + block.to_bytes(4, "big") for block in blocks))
+    assert words_of(Stream(SEED, LABEL, start=start), 8).tobytes() == keystream
+
+
+@given(
+    parts=st.lists(st.integers(0, 3 * CHUNK_WORDS), max_size=5),
+    seed=st.binary(min_size=32, max_size=32),
+)
+@settings(max_examples=40, derandomize=True, deadline=None)
+def test_both_modes_give_the_same_words(parts: list[int], seed: bytes) -> None:
+    found = []
+    for has in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(prg, "has_vaes", lambda has=has: has)
+            stream = Stream(Secret(seed), LABEL)
+            found.append(b"".join(words_of(stream, part).tobytes() for part in parts))
+    assert found[0] == found[1]
 
 
 def test_chacha20_words_are_the_keystream_of_rfc_8439(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +121,8 @@ def keystream(seed: bytes, label: bytes, suite: Suite, count: int) -> bytes:
     """The first ``count`` bytes of a stream, from its definition."""
     info = bytes([suite]) + label
     if suite == Suite.AES_128_CTR:
-        material = expand(seed, info, 32)
-        counter = modes.CTR(material[16:])
+        material = expand(seed, info, 28)
+        counter = modes.CTR(material[16:] + (2).to_bytes(4, "big"))
         return Cipher(algorithms.AES(material[:16]), counter).encryptor().update(bytes(count))
     material = expand(seed, info, 44)
     cipher = Cipher(algorithms.ChaCha20(material[:32], bytes(4) + material[32:]), None)
@@ -172,8 +200,8 @@ def test_a_seed_used_up_leaves_the_words_alone() -> None:
     assert not words.any()
 
 
-def test_a_seed_gives_two_to_the_32_blocks_of_64_bytes() -> None:
-    assert MAX_WORDS * 8 == 2**32 * 64
+def test_a_seed_gives_the_aes_blocks_that_gcm_may_give() -> None:
+    assert MAX_WORDS * 8 == 16 * (2**32 - 4) < 2**36 - 32  # NIST SP 800-38D, 5.2.1.1
 
 
 @pytest.mark.parametrize("start", [-8, 1, 7, 9, MAX_WORDS, MAX_WORDS + 8])

@@ -21,7 +21,7 @@ from secagg.nodes.policy import NodePolicy
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
 OPEN = NodePolicy(
-    privacy=("none", "example", "client"),
+    allow_no_noise=True,
     protocols=("bonawitz", "threshold-ckks"),
     minimum_cohort=2,
 )

@@ -28,9 +28,9 @@ ENTRIES = sum(array.size for array in START.values())
 WISHES = SumWishes(clients=8, rounds=2, entries=ENTRIES)
 CLIENT, EXAMPLE = (
     plan_noise(WISHES, NoiseWishes(epsilon=8, delta=1e-4, **what), measure=False).mechanism
-    for what in ({"privacy": "client"}, {"privacy": "distributed", "examples": 400})
+    for what in ({"unit": "client"}, {"unit": "example", "examples": 400})
 )
-# No privacy to speak of, so that sums can be compared: who asks for it needs such a budget.
+# Almost no noise, so that sums can be compared: who asks for it needs such a budget.
 AMPLE = Budget(epsilon=1e5, delta=1e-4)
 FAINT = {"noise_multiplier": 0.03, "bits": 32, "scale": 1e4}
 POLICY = replace(OPEN, examples=50, maximum_epsilon=9.0, delta=1e-4)
@@ -112,8 +112,8 @@ def test_all_are_charged_before_a_vector_is_asked_for_and_committed_after(folder
         assert entry.state is State.COMMITTED
         assert entry.survivors == len(NODES)
         assert entry.charge.server == CLIENT.event()
-        assert entry.realised
-        assert entry.realised.server == CLIENT.event(survivors=len(NODES))
+        assert entry.actual
+        assert entry.actual.server == CLIENT.event(survivors=len(NODES))
 
 
 def test_who_is_lost_after_it_was_asked_stays_charged(folder: Path) -> None:
@@ -232,7 +232,7 @@ def test_the_model_moves_by_the_mean_of_clients_updates(folder: Path) -> None:
 
 
 def test_a_cohort_that_the_server_picks_is_charged_without_amplification(folder: Path) -> None:
-    private = NoiseWishes(epsilon=8, delta=1e-4, privacy="client")
+    private = NoiseWishes(epsilon=8, delta=1e-4, unit="client")
     mechanism = plan_noise(replace(WISHES, clients=4), private, measure=False).mechanism
     trial = Trial(folder)
     summed = NoisySum(mechanism=mechanism, ledger=trial.ledger)

@@ -49,14 +49,17 @@ def reasons(grid: LocalGrid) -> dict[int, str]:
 @pytest.mark.parametrize(
     ("policy", "line"),
     [
-        (replace(OPEN, privacy=("client",)), r"privacy): the server proposes sums without noise"),
+        (
+            replace(OPEN, allow_no_noise=False),
+            r"allow_no_noise): the server proposes sums without noise",
+        ),
         (replace(OPEN, protocols=("threshold-ckks",)), "protocols): the server proposes bonawitz"),
         (replace(OPEN, minimum_cohort=5), "minimum_cohort 5): the server would open sums of"),
         (replace(OPEN, minimum_threshold=5), "minimum_threshold 5): "),
         (replace(OPEN, active=True, operator=SERVER.public), "active): the server proposes a coh"),
         (replace(OPEN, server=SERVER.public), "(server): the proposal lacks that server's signat"),
     ],
-    ids=["privacy", "protocols", "cohort", "threshold", "active", "server"],
+    ids=["noise", "protocols", "cohort", "threshold", "active", "server"],
 )
 def test_who_refuses_says_why_and_is_left_out(policy: NodePolicy, line: str, folder: Path) -> None:
     nodes = programs(5)
@@ -74,7 +77,7 @@ def test_who_refuses_says_why_and_is_left_out(policy: NodePolicy, line: str, fol
 
 
 def test_where_all_refuse_there_is_no_sum(folder: Path) -> None:
-    policies = {node: replace(OPEN, privacy=("client",)) for node in programs(5)}
+    policies = {node: replace(OPEN, allow_no_noise=False) for node in programs(5)}
     secured = SecureGrid(grid_under(policies, folder), MEAN, LOSSY, deadline=DEADLINE)
     result = fit(secured)
     assert secured.history[0].failure
@@ -203,7 +206,7 @@ def test_the_nodes_own_configuration_says_where_its_folder_is(folder: Path) -> N
     apps, configs = {}, {}
     for node, each in nodes.items():
         home = new_folder(folder / str(node))
-        lines = TEMPLATE.replace('privacy = ["example", "client"]', 'privacy = ["none"]')
+        lines = TEMPLATE.replace("allow_no_noise = false", "allow_no_noise = true")
         lines = lines.replace("minimum_cohort = 3", "minimum_cohort = 2")
         (home / "policy.toml").write_text(lines, encoding="utf-8")
         apps[node] = ClientApp(mods=[secure_mod()])

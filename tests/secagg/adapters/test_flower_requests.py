@@ -119,7 +119,7 @@ def test_a_request_of_another_type_than_proposed_is_not_trained_on(folder: Path)
         {"proposal": b"{}"},
         {"message": 0},
         {"signature": ""},
-        {"following": 1.0},
+        {"next_session": 1.0},
     ],
     ids=str,
 )
@@ -142,7 +142,7 @@ def test_a_request_that_is_none_is_refused(spoil: dict[str, Any], folder: Path) 
 def test_an_answer_that_is_none_counts_as_none(folder: Path) -> None:
     grid = grid_of(programs(5), folder)
     spoils: list[Any] = [
-        lambda content: content["secagg"].pop("following"),
+        lambda content: content["secagg"].pop("next_keys"),
         lambda content: content["secagg"].update({"examples": 1.5}),
         lambda content: content.pop("secagg"),
         lambda content: content.pop("secagg.frames"),
@@ -196,7 +196,7 @@ def test_evaluate_in_clear_reaches_programs_whose_train_alone_has_the_mod(folder
         apps[node].train(mods=[mod])(each.train)
         apps[node].evaluate()(each.evaluate)
         policy = new_folder(folder / str(node)) / "policy.toml"
-        lines = 'privacy = ["none"]\nminimum_cohort = 2\n'
+        lines = "units = []\nallow_no_noise = true\nminimum_cohort = 2\n"
         policy.write_text(lines, encoding="utf-8")
     secured = SecureGrid(LocalGrid(apps), MEAN, allow_plaintext=["evaluate"])
     result = fit(secured, fraction_evaluate=1.0)

@@ -1,9 +1,9 @@
 """Strategies that average, unchanged, give under a SecureGrid what they give over a plain grid.
 
-Tolerance: ``WeightedMean`` promises each mean within a step times max_weight over the mean weight of
-the true one. None of these strategies, as set here, makes more than 6 of such an error over
-three rounds (FedAvgM's momentum: 1 + 1.9 + 2.7), and the programs feed none of it back. On top
-come a few roundings of the arrays' own type, which the plain grid makes too.
+Tolerance: ``WeightedMean`` promises each mean within a step times max_weight over the mean
+weight of the true one. None of these strategies, as set here, makes more than 6 of such an
+error over three rounds (FedAvgM's momentum: 1 + 1.9 + 2.7), and the programs feed none of it
+back. On top come a few roundings of the arrays' own type, which the plain grid makes too.
 """
 
 import itertools

@@ -13,7 +13,7 @@ from secagg.attacks import membership as shadows
 from secagg.attacks.inversion import invert_gradients
 from secagg.attacks.membership import RATES, Membership, Models, membership
 from secagg.errors import ConfigError
-from secagg.training.settings import TrainingConfig
+from secagg.training.settings import TrainingConfig, noise_and_unit
 
 
 def fixed(seed: int) -> Callable[[int], bytes]:
@@ -46,14 +46,14 @@ def test_shadow_models_find_the_few_that_loss_alone_does_not(
     assert lira.low > 3 * RATES[0]
 
 
-@pytest.mark.parametrize("privacy", ["local", "distributed", "client"])
-def test_at_epsilon_2_the_same_attacks_are_near_chance(privacy: str) -> None:
-    pool, targets = (40, 5) if privacy == "client" else (100, 1)
+@pytest.mark.parametrize("mode", ["local", "distributed", "client"])
+def test_at_epsilon_2_the_same_attacks_are_near_chance(mode: str) -> None:
+    pool, targets = (40, 5) if mode == "client" else (100, 1)
     models = Models(targets, 16)
-    found = membership(privacy, pool=pool, models=models, rounds=3, entropy=fixed(2))
+    found = membership(mode, pool=pool, models=models, rounds=3, entropy=fixed(2))
     for one in found:
         assert one.epsilon == 2
-        assert one.unit is (Unit.CLIENT if privacy == "client" else Unit.EXAMPLE)
+        assert one.unit is (Unit.CLIENT if mode == "client" else Unit.EXAMPLE)
         assert one.auc < 0.85
 
 
@@ -69,14 +69,19 @@ def test_a_curve_runs_from_nobody_to_everybody_and_its_points_have_intervals(
         assert json.loads(json.dumps(one.as_dict(), allow_nan=False))["auc"] == one.auc
 
 
-@pytest.mark.parametrize("privacy", ["local", "distributed", "client"])
-def test_shadow_models_are_trained_as_the_library_trains(privacy: str) -> None:
+@pytest.mark.parametrize("mode", ["local", "distributed", "client"])
+def test_shadow_models_are_trained_as_the_library_trains(mode: str) -> None:
     """With little noise both end in one place from the same coins; without members, nowhere."""
-    clients = 20 if privacy == "client" else 10
+    clients = 20 if mode == "client" else 10
     config = TrainingConfig(
-        privacy=privacy, clients=clients, epsilon=1000.0, rounds=5, dropout=0.0, learning_rate=4.0
+        **noise_and_unit(mode),
+        clients=clients,
+        epsilon=1000.0,
+        rounds=5,
+        dropout=0.0,
+        learning_rate=4.0,
     )
-    pool = shadows._pool(200, each=10 if privacy == "client" else 1, seed=0)
+    pool = shadows._pool(200, each=10 if mode == "client" else 1, seed=0)
     coins = include_canaries(pool.units, entropy=fixed(4))
     theirs = shadows._trained(config, pool, coins)
     (own,) = shadows._shadowed(config, pool, coins[None], fixed(5))
@@ -85,7 +90,7 @@ def test_shadow_models_are_trained_as_the_library_trains(privacy: str) -> None:
     assert (theirs * own).sum() / size**2 == pytest.approx(1, abs=0.1)
     assert (theirs * own).sum() / (size * np.linalg.norm(theirs)) > 0.9
     nobody = shadows._trained(config, pool, np.zeros_like(coins))
-    if privacy == "client":  # elsewhere each client has one example that is always in
+    if mode == "client":  # elsewhere each client has one example that is always in
         assert np.linalg.norm(nobody) < 0.5 * np.linalg.norm(theirs)
 
 
@@ -100,7 +105,7 @@ def test_lira_scores_are_likelihood_ratios_and_deviations() -> None:
 
 def test_a_curve_of_equal_scores_is_the_diagonal() -> None:
     coins = np.arange(100) % 2 == 0
-    what = {"attack": "loss", "privacy": "none", "unit": Unit.EXAMPLE, "epsilon": None}
+    what = {"attack": "loss", "mode": "none", "unit": Unit.EXAMPLE, "epsilon": None}
     found = shadows._judged(np.zeros(100), coins, **what, delta=None, pool=100, accuracy=0.0)
     assert found.roc == ((0.0, 0.0), (1.0, 1.0))
     assert found.auc == 0.5
@@ -115,7 +120,7 @@ def test_a_curve_of_equal_scores_is_the_diagonal() -> None:
         {"pool": 15},
         {"pool": 1430},
         {"rounds": 0},
-        {"privacy": "secrecy"},
+        {"mode": "secrecy"},
     ],
 )
 def test_settings_that_attack_nothing_are_refused(settings: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``secagg audit LEDGER --evidence FILE``: measurements beside an epsilon, and against it."""
+"""``secagg audit LEDGER --attack-results FILE``: measurements beside an epsilon, and against it."""
 
 import json
 from collections.abc import Callable
@@ -50,7 +50,9 @@ def written(folder: Path, *results: Any) -> Path:
 def test_a_bound_below_what_is_stated_stands_beside_it(
     audit: Run, ledger: Path, tmp_path: Path
 ) -> None:
-    code, out, _ = audit(ledger, "--evidence", written(tmp_path, WEAK), "--html", tmp_path / "p")
+    code, out, _ = audit(
+        ledger, "--attack-results", written(tmp_path, WEAK), "--html", tmp_path / "p"
+    )
     assert code == 0
     assert "Measured from outside" in out
     assert f"lower bound: epsilon at least {at_least(WEAK.epsilon)}" in out
@@ -62,12 +64,12 @@ def test_a_bound_above_what_is_stated_is_loud_and_exits_3(
     audit: Run, ledger: Path, tmp_path: Path
 ) -> None:
     file = written(tmp_path, WEAK, STRONG)
-    code, out, _ = audit(ledger, "--evidence", file, "--html", tmp_path / "p")
+    code, out, _ = audit(ledger, "--attack-results", file, "--html", tmp_path / "p")
     assert code == 3
     assert "CONTRADICTED" in out
     assert "Verdict: contradicted" in out
     assert "A measurement contradicts this ledger." in (tmp_path / "p").read_text()
-    code, out, _ = audit(ledger, "--evidence", file, "--json")
+    code, out, _ = audit(ledger, "--attack-results", file, "--json")
     data = json.loads(out)
     assert (code, data["verdict"]) == (3, "contradicted")
     assert [one["contradicts"] for one in data["measured"]] == [False, True]
@@ -79,7 +81,7 @@ def test_an_estimate_is_labelled_and_contradicts_nothing(
     audit: Run, ledger: Path, tmp_path: Path
 ) -> None:
     assert GUESS.epsilon > 1000
-    code, out, _ = audit(ledger, "--evidence", written(tmp_path, GUESS))
+    code, out, _ = audit(ledger, "--attack-results", written(tmp_path, GUESS))
     assert code == 0
     assert "estimate, no bound: epsilon about" in out
 
@@ -105,7 +107,7 @@ def test_a_bound_on_another_unit_or_another_neighbourhood_is_refused(
     clients = charged(tmp_path / "c", unit=Unit.CLIENT, adjacency=NeighboringRelation.ZERO_OUT)
     replaced = charged(tmp_path / "r", budget=9.0, adjacency=NeighboringRelation.REPLACE_ONE)
     for ledger in (clients, replaced):
-        code, out, err = audit(ledger, "--evidence", written(tmp_path, WEAK))
+        code, out, err = audit(ledger, "--attack-results", written(tmp_path, WEAK))
         assert (code, out) == (2, "")
         assert "charged for no such thing" in err
 
@@ -131,16 +133,16 @@ def test_a_file_that_is_no_evidence_exits_2_in_one_line(
 ) -> None:
     path = tmp_path / "attack.json"
     path.write_text(text)
-    code, out, err = audit(ledger, "--evidence", path)
+    code, out, err = audit(ledger, "--attack-results", path)
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
 def test_evidence_that_is_not_there_or_not_priced_exits_2(
     audit: Run, ledger: Path, tmp_path: Path
 ) -> None:
-    assert audit(ledger, "--evidence", tmp_path / "none")[0] == 2
-    assert audit(ledger, "--evidence", tmp_path)[0] == 2
-    assert audit(ledger, "--verify", "--evidence", written(tmp_path, WEAK))[0] == 2
+    assert audit(ledger, "--attack-results", tmp_path / "none")[0] == 2
+    assert audit(ledger, "--attack-results", tmp_path)[0] == 2
+    assert audit(ledger, "--verify", "--attack-results", written(tmp_path, WEAK))[0] == 2
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

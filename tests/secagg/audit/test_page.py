@@ -116,7 +116,7 @@ def test_charts_take_their_colours_from_the_page_and_speak(ledger: Path) -> None
         if name == "svg":
             assert values["aria-label"]
     styled = files("secagg.pages").joinpath("page.html").read_text("utf-8")
-    for word in ("committed", "open", "aborted", "planned", "realised", "server", "release"):
+    for word in ("committed", "open", "aborted", "planned", "actual", "server", "release"):
         assert f".{word}" in styled
 
 

@@ -54,8 +54,8 @@ def client(noise: float = 20.0) -> GaussianEvent:
 def skellam(variance: float) -> SkellamEvent:
     return SkellamEvent(
         variance=variance,
-        l2=100.0,
-        l1=1000.0,
+        l2_sensitivity=100.0,
+        l1_sensitivity=1000.0,
         sampling=NoSampling(),
         unit=Unit.CLIENT,
         adjacency=NeighboringRelation.ZERO_OUT,
@@ -142,20 +142,20 @@ def test_both_books_are_told_apart(tmp_path: Path) -> None:
     assert books[Book.RELEASE].epsilon == epsilon_pld({client(30): 2}, 1e-5)
 
 
-def test_realised_noise_is_shown_beside_what_is_held(tmp_path: Path) -> None:
+def test_actual_noise_is_shown_beside_what_is_reserved(tmp_path: Path) -> None:
     with Ledger.create(tmp_path / "ledger", BUDGET) as book:
         book.reserve(1, {"a": client(10), "b": client(10)}, minimum_survivors=2)
         book.commit(1, {"a": client(14), "b": client(14)}, survivors=4)
-        held, realised = (book.epsilon("a", basis=basis) for basis in ("held", "realised"))
+        reserved, actual = (book.epsilon("a", basis=basis) for basis in ("reserved", "actual"))
     section = only(audit(tmp_path / "ledger"))
     report = section.books[Book.SERVER]
-    assert (report.rdp, report.realised) == (held, realised)
-    assert realised < held
+    assert (report.rdp, report.actual) == (reserved, actual)
+    assert actual < reserved
     (row,) = section.rounds
-    assert (row.planned, row.realised, row.survivors, row.minimum) == (10, 14, 4, 2)
+    assert (row.planned, row.actual, row.survivors, row.minimum) == (10, 14, 4, 2)
 
 
-def test_a_realised_price_beyond_the_budget_is_over_budget(tmp_path: Path) -> None:
+def test_an_actual_price_beyond_the_budget_is_over_budget(tmp_path: Path) -> None:
     with Ledger.create(tmp_path / "ledger", Budget(epsilon=1, delta=1e-5)) as book:
         book.reserve(1, {"a": client(10), "b": client(10)})
         book.commit(1, {"a": client(2), "b": client(10)})
@@ -290,7 +290,7 @@ def test_the_recount_agrees_with_the_ledger(
         assert sorted(recount.names) == book.subjects()
         for name, at in recount.names.items():
             for side in Book:
-                for basis, counts in (("held", recount.held), ("realised", recount.realised)):
+                for basis, counts in (("reserved", recount.reserved), ("actual", recount.actual)):
                     row = counts[at, side.number].tolist()
                     mine = {event: n for event, n in zip(events, row, strict=True) if n}
                     assert mine == book.spent(name, side, basis=basis)

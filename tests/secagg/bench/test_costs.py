@@ -21,12 +21,12 @@ POINT = Cost(
     neighbours=9,
     threshold=6,
     client_seconds=1.0,
-    opener_seconds=0.0,
+    decryptor_seconds=0.0,
     server_seconds=1.0,
     bytes_up=1,
     bytes_down=1,
-    opener_up=0,
-    opener_down=0,
+    decryptor_up=0,
+    decryptor_down=0,
     whole=True,
 )
 
@@ -45,8 +45,8 @@ def test_a_whole_session_and_a_sampled_one_count_the_same_bytes(
     extra = 45 + 2 * 8 if protocol in costs.MASKED else 0
     assert sampled.bytes_up - whole.bytes_up == extra
     assert sampled.bytes_down == whole.bytes_down
-    assert sampled.opener_up == whole.opener_up
-    assert sampled.opener_down == whole.opener_down
+    assert sampled.decryptor_up == whole.decryptor_up
+    assert sampled.decryptor_down == whole.decryptor_down
     assert sampled.server_seconds > 0
 
 
@@ -66,8 +66,8 @@ def test_a_sparse_graph_is_sparse_and_a_complete_one_complete() -> None:
 @pytest.mark.parametrize("protocol", CKKS)
 def test_under_ckks_those_who_open_the_sum_stand_apart(protocol: str) -> None:
     found = measure(Case(protocol=protocol, clients=6, entries=100, dropout=0))
-    assert found.opener_seconds > 0
-    assert found.opener_down > 0
+    assert found.decryptor_seconds > 0
+    assert found.decryptor_down > 0
     assert found.lanes == found.neighbours == found.threshold == 0
 
 

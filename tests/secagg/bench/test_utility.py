@@ -22,7 +22,7 @@ def case(by_mode: str, **settings: Any) -> utility.Case:
         mode=by_mode,
         epsilon=None if by_mode == "none" else 8.0,
         seed=1,
-        judge="validation",
+        evaluate_on="validation",
         settings={"rounds": 4, "learning_rate": 8.0, "local_steps": 1} | settings,
     )
 
@@ -45,15 +45,15 @@ def test_every_mode_trains_to_more_than_chance(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"privacy": "distributed", "sampling_rate": 0.1},
-        {"privacy": "distributed", "sampling_rate": 1.0},
-        {"privacy": "local", "sampling_rate": 0.1},
-        {"privacy": "client", "participation": 0.5},
+        {"noise": "distributed", "sampling_rate": 0.1},
+        {"noise": "distributed", "sampling_rate": 1.0},
+        {"noise": "local", "sampling_rate": 0.1},
+        {"unit": "client", "client_sampling_rate": 0.5},
     ],
 )
 def test_a_plan_spends_its_epsilon_and_no_more(settings: dict[str, Any]) -> None:
     config = TrainingConfig(epsilon=4.0, **settings)
-    federation = federate("digits", clients=config.clients, split="iid", seed=0)
+    federation = federate("digits", clients=config.clients, partition="iid", seed=0)
     how = mode(config, federation, torch.nn.Linear(64, 10))
     event = how.event()
     assert event is not None
@@ -63,11 +63,11 @@ def test_a_plan_spends_its_epsilon_and_no_more(settings: dict[str, Any]) -> None
 
 def test_settings_are_searched_without_test_examples_and_swept_on_them() -> None:
     searches = list(utility.searches())
-    assert {each.judge for each in searches} == {"validation"}
+    assert {each.evaluate_on for each in searches} == {"validation"}
     assert not {each.seed for each in searches} & set(utility.SEEDS)
     found = [asdict(each) | {"accuracy": 0.5} for each in searches]
     swept = list(utility.sweep(utility.chosen(found)))
-    assert {each.judge for each in swept} == {"test"}
+    assert {each.evaluate_on for each in swept} == {"test"}
     # Two data sets, five modes at four epsilons and one without, five seeds.
     assert len(swept) == len({each.key for each in swept}) == 2 * (5 * 4 + 1) * 5
 
@@ -118,7 +118,7 @@ def test_the_quick_sweep_runs_settings_that_the_search_chose() -> None:
     }
     assert chosen == utility.QUICK
     swept = list(utility.sweep(utility.quick(), utility.QUICK_SEEDS))
-    assert {(each.data, each.judge) for each in swept} == {("digits", "test")}
+    assert {(each.data, each.evaluate_on) for each in swept} == {("digits", "test")}
     assert len(swept) == (5 * 2 + 1) * 2
 
 

@@ -138,7 +138,7 @@ def test_a_file_is_drawn_again_and_nothing_is_attacked(
     monkeypatch.setattr(Found, "carry_out", lambda *_: pytest.fail("it went on"))
     html = tmp_path / "attack.html"
     code, out, err = secagg(
-        "bench", "attack", "--draw", KEPT, "--html", html, "--figures", tmp_path
+        "bench", "attack", "--from", KEPT, "--html", html, "--figures", tmp_path
     )
     assert (code, err) == (0, "")
     assert "local: lower bound 0.65 (74 of 100 guesses right" in out
@@ -152,7 +152,7 @@ def test_a_file_is_drawn_again_and_nothing_is_attacked(
     lied["refuted"] = ["local", "distributed"]
     path = tmp_path / "attack.json"
     path.write_text(json.dumps(lied))
-    assert secagg("bench", "attack", "--draw", path)[0] == 1
+    assert secagg("bench", "attack", "--from", path)[0] == 1
 
 
 def _set(*where: Any, to: Any) -> Callable[[Any], None]:
@@ -200,7 +200,7 @@ def test_a_broken_file_is_one_line_and_nothing_is_drawn(
     change(data)
     path, html = tmp_path / "attack.json", tmp_path / "attack.html"
     path.write_text(json.dumps(data))
-    code, out, err = secagg("bench", "attack", "--draw", path, "--html", html)
+    code, out, err = secagg("bench", "attack", "--from", path, "--html", html)
     assert (code, out, err.count("\n"), str(path) in err) == (2, "", 1, True)
     assert not html.exists()
 
@@ -225,7 +225,7 @@ def test_a_result_that_contradicts_itself_is_refused_alone_too() -> None:
 def test_what_is_no_such_file_at_all_is_one_line(secagg: Run, tmp_path: Path, text: str) -> None:
     path = tmp_path / "attack.json"
     path.write_text(text, "latin-1")
-    code, out, err = secagg("bench", "attack", "--draw", path)
+    code, out, err = secagg("bench", "attack", "--from", path)
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
@@ -347,7 +347,7 @@ def test_its_file_stands_beside_what_a_ledger_of_examples_states(
         for number in range(4):
             book.reserve(number, {"a": event})
             book.commit(number, ["a"])
-    code, out, _ = secagg("audit", tmp_path / "ledger", "--evidence", path)
+    code, out, _ = secagg("audit", tmp_path / "ledger", "--attack-results", path)
     assert code == 0
     assert out.count("lower bound: epsilon at least") == 2
 
@@ -365,13 +365,13 @@ def test_its_file_stands_beside_what_a_ledger_of_examples_states(
         ("--html", "."),
         ("--figures", "/nowhere"),
         ("--json", "attack.json", "--html", "attack.json"),
-        ("--draw", "/nowhere/attack.json"),
-        ("--draw", "."),
-        ("--draw", str(KEPT), "--epsilon", "2"),
-        ("--draw", str(KEPT), "--quick"),
-        ("--draw", str(KEPT), "--only", "audit"),
-        ("--draw", str(KEPT), "--json", "attack.json"),
-        ("--draw", str(KEPT), "--html", str(KEPT)),
+        ("--from", "/nowhere/attack.json"),
+        ("--from", "."),
+        ("--from", str(KEPT), "--epsilon", "2"),
+        ("--from", str(KEPT), "--quick"),
+        ("--from", str(KEPT), "--only", "audit"),
+        ("--from", str(KEPT), "--json", "attack.json"),
+        ("--from", str(KEPT), "--html", str(KEPT)),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_attacked(
@@ -389,7 +389,7 @@ def test_the_page_in_docs_says_what_the_kept_run_found() -> None:
     assert held["plan"] == whole
     text = (ROOT / "docs/privacy/attacks.md").read_text()
     for one in held["membership"]:
-        where = f"| {one['privacy']} | {one['pool']:,} | {one['attack']} | {one['auc']:.3f} |"
+        where = f"| {one['mode']} | {one['pool']:,} | {one['attack']} | {one['auc']:.3f} |"
         assert f"{where} {percent(one['rates'][0]['true_positive_rate'])} |" in text
     for one in held["audits"]:
         found = one["found"]["epsilon"]

@@ -91,15 +91,15 @@ def test_verify_prices_nothing(audit: Run, ledger: Path, monkeypatch: pytest.Mon
 def test_a_kept_head_is_checked(audit: Run, tmp_path: Path) -> None:
     head = charged(tmp_path / "ledger")
     for more in ((), ("--verify",)):
-        code, out, _ = audit(tmp_path / "ledger", "--head", text_of(head), *more)
+        code, out, _ = audit(tmp_path / "ledger", "--expected-head", text_of(head), *more)
         assert code == 0
         assert "not tamper-evident" not in out
         wrong = Head(seq=head.seq, hash=bytes(32))
-        code, out, err = audit(tmp_path / "ledger", "--head", text_of(wrong), *more)
+        code, out, err = audit(tmp_path / "ledger", "--expected-head", text_of(wrong), *more)
         assert (code, out) == (3, "")
         assert "not the one whose hash was kept" in err
     charged(tmp_path / "older", rounds=2)
-    code, _, err = audit(tmp_path / "older", "--head", text_of(head))
+    code, _, err = audit(tmp_path / "older", "--expected-head", text_of(head))
     assert code == 3
     assert "truncated" in err
 
@@ -112,15 +112,17 @@ def test_a_signed_head_is_checked_by_hex_or_file(audit: Run, tmp_path: Path) -> 
     (tmp_path / "raw").write_bytes(KEY.public)
     (tmp_path / "hex").write_text(KEY.public.hex() + "\n")
     for key in (KEY.public.hex(), tmp_path / "raw", tmp_path / "hex"):
-        code, out, _ = audit(tmp_path / "ledger", "--key", key)
+        code, out, _ = audit(tmp_path / "ledger", "--head-key", key)
         assert code == 0
         assert "by anyone without the key" in out
-    code, _, err = audit(tmp_path / "ledger", "--key", SigningKey(Secret(bytes(32))).public.hex())
+    code, _, err = audit(
+        tmp_path / "ledger", "--head-key", SigningKey(Secret(bytes(32))).public.hex()
+    )
     assert code == 3
     assert "signature" in err
     code, out, _ = audit(tmp_path / "ledger")
     assert code == 0
-    assert "no --key was given" in out
+    assert "no --head-key was given" in out
 
 
 def test_an_edited_record_exits_3_and_is_named(audit: Run, ledger: Path) -> None:
@@ -164,11 +166,11 @@ def test_bad_input_exits_2_in_one_line(audit: Run, ledger: Path, tmp_path: Path)
         ((newer,), "schema 99"),
         ((coarse,), "below 1/2"),
         ((), "LEDGER"),
-        ((ledger, "--head", "12"), "SEQ:HASH"),
-        ((ledger, "--head", f"-1:{'0' * 64}"), "SEQ:HASH"),
-        ((ledger, "--head", f"1:{'g' * 64}"), "SEQ:HASH"),
-        ((ledger, "--key", "abc"), "cannot read the key"),
-        ((ledger, "--key", tmp_path / "pem"), "no Ed25519 public key"),
+        ((ledger, "--expected-head", "12"), "SEQ:HASH"),
+        ((ledger, "--expected-head", f"-1:{'0' * 64}"), "SEQ:HASH"),
+        ((ledger, "--expected-head", f"1:{'g' * 64}"), "SEQ:HASH"),
+        ((ledger, "--head-key", "abc"), "cannot read the key"),
+        ((ledger, "--head-key", tmp_path / "pem"), "no Ed25519 public key"),
         ((ledger, "--html", ledger), "the ledger itself"),
         ((ledger, "--html", f"{ledger}-wal"), "the ledger itself"),
         ((ledger, "--html", tmp_path), "folder"),

@@ -208,9 +208,9 @@ def test_the_papers_tables_are_printed_again_from_the_file(bench: Run, tmp_path:
     assert code == 0
     assert "1.73" in out
     assert out.count("20 x 1000") == 3
-    assert bench("paper", "--json", tmp_path / "a.json", "--draw")[:2] == (0, out)
+    assert bench("paper", "--from", tmp_path / "a.json")[:2] == (0, out)
     assert bench("costs", "--json", tmp_path / "a.json", "--resume")[0] == 2
-    assert bench("paper", "--json", tmp_path / "b.json", "--draw")[0] == 2
+    assert bench("paper", "--from", tmp_path / "b.json")[0] == 2
 
 
 def test_a_sweep_of_utility_is_gone_on_with_and_drawn_again(
@@ -228,7 +228,7 @@ def test_a_sweep_of_utility_is_gone_on_with_and_drawn_again(
     assert out.count("0.500 (0.500 to 0.500)") == len(utility.MODES) * len(utility.QUICK_EPSILONS)
     monkeypatch.setattr(utility, "run", None)
     assert bench("utility", "--quick", "--json", target)[:2] == (0, out)
-    assert bench("utility", "--json", target, "--svg", svg, "--draw")[:2] == (0, out)
+    assert bench("utility", "--from", target, "--svg", svg)[:2] == (0, out)
     assert b"<svg" in svg.read_bytes()
 
 
@@ -236,8 +236,8 @@ def test_a_sweep_of_utility_is_gone_on_with_and_drawn_again(
     ("arguments", "words"),
     [
         ((), "needs --json"),
-        (("--draw",), "--draw needs --json"),
-        (("--draw", "--json", "nobody.json"), "--draw needs --json"),
+        (("--from", "nobody.json", "--quick"), "no file that is there"),
+        (("--from", "nobody.json"), "no file that is there"),
         (("--quick", "--json", FULL), "would drop"),
     ],
 )

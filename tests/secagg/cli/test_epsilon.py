@@ -11,7 +11,7 @@ from dp.accounting.calibrate import max_steps, noise_multiplier
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling
 
 Run = Callable[..., tuple[int, str, str]]
-PLAN = ("--sampling-rate", 0.05, "--delta", 1e-5, "--interval", 1e-3)
+PLAN = ("--sampling-rate", 0.05, "--delta", 1e-5, "--pld-discretization", 1e-3)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_default_interval_gives_the_known_answer(epsilon: Run) -> None:
 
 def test_several_events_are_one_composition(epsilon: Run) -> None:
     events = ("--event", "1.5,0.1,20", "--event", "2,1,3", "--event", "1.5,0.1,5")
-    code, out, _ = epsilon(*events, "--delta", 1e-5, "--interval", 1e-3, "--json")
+    code, out, _ = epsilon(*events, "--delta", 1e-5, "--pld-discretization", 1e-3, "--json")
     composition = {gaussian(1.5, 0.1): 25, gaussian(2, 1): 3}
     assert code == 0
     assert json.loads(out)["rdp"] == pytest.approx(epsilon_rdp(composition, 1e-5))
@@ -103,7 +103,7 @@ def test_a_bound_that_is_not_finite_is_not_called_one(epsilon: Run) -> None:
         (("--delta", 0, "--event", "1,1,1"), "delta"),
         (("--delta", "nan", "--event", "1,1,1"), "delta"),
         (("--delta", "x", "--event", "1,1,1"), "delta"),
-        (("--delta", 1e-5, "--event", "1,1,1", "--interval", 0), "interval"),
+        (("--delta", 1e-5, "--event", "1,1,1", "--pld-discretization", 0), "interval"),
         (("--delta", 1e-5, "--noise-multiplier", -1, "--steps", 3), "noise_multiplier is -1.0"),
         (("--delta", 1e-5, "--noise-multiplier", 1, "--steps", -3), "steps"),
         (("--delta", 1e-5, "--noise-multiplier", 1, "--steps", 3, "--sampling-rate", 0), "rate"),

@@ -19,7 +19,7 @@ from secagg.cli import main as cli
 from secagg.errors import ConfigError
 from secagg.rounds.in_memory import run_bonawitz, run_plain
 from secagg.training import loop as training
-from secagg.training.settings import TrainingConfig
+from secagg.training.settings import TrainingConfig, noise_and_unit
 
 SMALL = ("--clients", "4", "--rounds", "3", "--dropout", "0")
 FILES = {
@@ -60,7 +60,7 @@ def test_a_run_leaves_its_whole_folder_and_one_line_a_round(secagg: Run, tmp_pat
 
 
 def test_a_run_can_be_repeated_from_its_own_config(secagg: Run, tmp_path: Path) -> None:
-    assert secagg("train", *SMALL, "--privacy", "none", "--out", tmp_path / "one")[0] == 0
+    assert secagg("train", *SMALL, "--noise", "none", "--out", tmp_path / "one")[0] == 0
     config = tmp_path / "one" / "config.toml"
     code, out, _ = secagg(
         "train", "--config", config, "--rounds", "2", "--out", tmp_path / "two", "--json"
@@ -106,16 +106,16 @@ def test_two_runs_of_one_seed_differ_in_noise_but_not_in_data(tmp_path: Path) ->
 
 
 def test_without_privacy_a_run_learns_more_and_keeps_no_ledger(secagg: Run, tmp_path: Path) -> None:
-    code, out, _ = secagg("train", "--rounds", 20, "--privacy", "none", "--json", "--out", tmp_path)
+    code, out, _ = secagg("train", "--rounds", 20, "--noise", "none", "--json", "--out", tmp_path)
     assert code == 0
     assert json.loads(out)["accuracy"] > 0.9
     assert not (tmp_path / "ledger.sqlite").exists()
 
 
 def test_under_privacy_nothing_but_the_update_travels(tmp_path: Path) -> None:
-    def names(privacy: str) -> list[str]:
-        config = TrainingConfig(clients=3, rounds=1, privacy=privacy)
-        run = training.Training.start(config, tmp_path / privacy)
+    def names(mode_name: str) -> list[str]:
+        config = TrainingConfig(clients=3, rounds=1, **noise_and_unit(mode_name))
+        run = training.Training.start(config, tmp_path / mode_name)
         return [segment.name for segment in run._mode.layout.segments]
 
     assert names("local") == names("distributed") == names("client") == ["update"]
@@ -171,7 +171,7 @@ from secagg.cli import main as cli
 
 releases = open({log!r}, "a")
 modes = secagg.training.modes
-mode = {{"local": modes.Local, "distributed": modes.Distributed}}[{privacy!r}]
+mode = {{"local": modes.Local, "distributed": modes.Distributed}}[{mode!r}]
 words = mode.words
 def counted(self, *args):
     releases.write(f"{{self._config.local_steps}}\\n")
@@ -207,15 +207,15 @@ cli.main()
         "in the middle of a round",
     ],
 )
-@pytest.mark.parametrize("privacy", ["local", "distributed"])
+@pytest.mark.parametrize("mode_name", ["local", "distributed"])
 def test_killed_and_resumed_it_continues_and_the_ledger_never_under_counts(
-    point: str, privacy: str, tmp_path: Path
+    point: str, mode_name: str, tmp_path: Path
 ) -> None:
     out, log = tmp_path / "run", str(tmp_path / "releases")
 
     def start(point: str, *more: str) -> subprocess.CompletedProcess[str]:
-        arguments = ["--out", str(out), "--privacy", privacy, *more]
-        code = KILL.format(log=log, point=point, privacy=privacy, more=arguments)
+        arguments = ["--out", str(out), "--noise", mode_name, *more]
+        code = KILL.format(log=log, point=point, mode=mode_name, more=arguments)
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert start(point, *SMALL).returncode == -signal.SIGKILL
@@ -273,16 +273,19 @@ def test_an_interrupted_run_goes_on_where_it_stopped(secagg: Run, tmp_path: Path
         (["--local-steps", "0"], "local_steps 0"),
         (["--sampling-rate", "2"], "sampling_rate 2"),
         (["--protocol", "rot13"], "unknown protocol"),
-        (["--privacy", "distributed", "--local-steps", "2"], "sums every step"),
-        (["--privacy", "distributed", "--protocol", "plain"], "hides"),
-        (["--privacy", "client", "--minimum-survivors", "12", "--corrupt", "12"], "corrupt 12"),
-        (["--privacy", "client", "--delta", "0.06"], "delta"),
-        (["--privacy", "local", "--corrupt", "2"], "corrupt 2"),
-        (["--participation", "0.5"], "participation 0.5"),
-        (["--privacy", "trust-me"], "unknown privacy"),
+        (["--noise", "distributed", "--local-steps", "2"], "added at every step"),
+        (["--noise", "distributed", "--protocol", "plain"], "hides"),
+        (
+            ["--unit", "client", "--minimum-survivors", "12", "--uncounted-shares", "12"],
+            "uncounted_shares 12",
+        ),
+        (["--unit", "client", "--delta", "0.06"], "delta"),
+        (["--noise", "local", "--uncounted-shares", "2"], "uncounted_shares 2"),
+        (["--client-sampling-rate", "0.5"], "client_sampling_rate 0.5"),
+        (["--noise", "trust-me"], "unknown noise"),
         (["--data", "imagenet"], "unknown data"),
-        (["--split", "dirichlet:-1"], "split"),
-        (["--judge", "jury"], "unknown judge"),
+        (["--partition", "dirichlet:-1"], "partition"),
+        (["--evaluate-on", "jury"], "unknown evaluate_on"),
         (["--config", "/nowhere.toml"], "cannot read"),
         (["--resume"], "missing"),
         (["--resume", "--overwrite"], "--resume"),

@@ -27,7 +27,7 @@ def test_a_new_folder_is_its_owners_alone_and_its_policy_can_be_read(
     said = json.loads(out)
     assert code == 0
     assert said["minimum_cohort"] == 3
-    assert said["privacy"] == ["example", "client"]
+    assert said["units"] == ["example", "client"]
     assert (said["sums"], said["spent"]) == (0, 0.0)
 
 
@@ -55,7 +55,7 @@ def test_what_was_spent_is_shown_as_a_part_of_the_budget(node: Run, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "broken", ["colour = 'red'", "minimum_cohort = 1", "privacy = 'none'", "["]
+    "broken", ["colour = 'red'", "minimum_cohort = 1", "units = 'example'", "["]
 )
 def test_a_policy_that_cannot_hold_is_one_line_and_two(
     broken: str, node: Run, tmp_path: Path

@@ -8,7 +8,7 @@ from secagg.planning import NoiseWishes, SumWishes, plan_noise
 
 Run = Callable[..., tuple[int, str, str]]
 
-CLIENTS = ("--clients", "60", "--privacy", "client", "--rounds", "20", "--entries", "5000")
+CLIENTS = ("--clients", "60", "--unit", "client", "--rounds", "20", "--entries", "5000")
 WISHES = SumWishes(clients=60, rounds=20, entries=5000)
 BUDGET = ("--epsilon", "4", "--delta", "1e-4")
 EXAMPLES = ("--clients", "20", "--examples", "1437", "--rounds", "40", "--entries", "650")
@@ -20,9 +20,9 @@ def advise(secagg: Run) -> Run:
 
 
 def test_json_is_the_advice_of_the_library(advise: Run) -> None:
-    code, out, err = advise(*CLIENTS, *BUDGET, "--participation", "0.5", "--json")
+    code, out, err = advise(*CLIENTS, *BUDGET, "--client-sampling-rate", "0.5", "--json")
     found = json.loads(out)
-    noise = NoiseWishes(epsilon=4.0, delta=1e-4, privacy="client", client_sampling_rate=0.5)
+    noise = NoiseWishes(epsilon=4.0, delta=1e-4, unit="client", client_sampling_rate=0.5)
     expected = plan_noise(WISHES, noise, measure=False).as_dict()
     for measured in ("client_milliseconds", "server_milliseconds"):
         assert found.pop(measured) > 0
@@ -33,7 +33,7 @@ def test_json_is_the_advice_of_the_library(advise: Run) -> None:
 def test_people_are_told_noise_looseness_and_what_can_go_wrong(advise: Run) -> None:
     code, out, err = advise(*CLIENTS, *BUDGET)
     assert (code, err) == (0, "")
-    advice = plan_noise(WISHES, NoiseWishes(epsilon=4.0, delta=1e-4, privacy="client"))
+    advice = plan_noise(WISHES, NoiseWishes(epsilon=4.0, delta=1e-4, unit="client"))
     mechanism = advice.mechanism
     for row in (
         f"{mechanism.noise_multiplier:.4g} x clip",
@@ -52,7 +52,7 @@ def test_people_are_told_noise_looseness_and_what_can_go_wrong(advise: Run) -> N
 
 
 def test_a_sparse_graph_says_whose_word_the_count_is(advise: Run) -> None:
-    code, out, _ = advise("--clients", 500, "--privacy", "client", *BUDGET, "--entries", 5000)
+    code, out, _ = advise("--clients", 500, "--unit", "client", *BUDGET, "--entries", 5000)
     assert code == 0
     assert "Nobody but the server counts the survivors" in out
     assert "is its word" in out
@@ -63,7 +63,7 @@ def test_a_given_width_is_kept_and_its_price_shown(advise: Run) -> None:
     found = json.loads(out)
     assert (code, found["bits"]) == (0, 16)
     assert found["noise"]["more_noise"] > 0.01
-    assert found["noise"]["looseness"] > 1.01
+    assert found["noise"]["sensitivity_inflation"] > 1.01
 
 
 @pytest.mark.parametrize(
@@ -71,16 +71,16 @@ def test_a_given_width_is_kept_and_its_price_shown(advise: Run) -> None:
     [
         ((*CLIENTS, "--epsilon", "4"), "--delta"),
         ((*CLIENTS, "--delta", "1e-4"), "--delta is about noise"),
-        (("--clients", "60", "--noise-corrupt", "3"), "--noise-corrupt is about noise"),
+        (("--clients", "60", "--uncounted-shares", "3"), "--uncounted-shares is about noise"),
         ((*CLIENTS, *BUDGET, "--clients", "500", "--active"), "sparse graph"),
         ((*CLIENTS, *BUDGET, "--bits", "8"), "bits 8"),
         ((*CLIENTS, "--epsilon", "4", "--delta", "0.02"), "below 1/60"),
-        ((*CLIENTS, *BUDGET, "--minimum-survivors", "40", "--noise-corrupt", "40"), "no noise"),
-        ((*CLIENTS, *BUDGET, "--privacy", "none"), "unknown privacy"),
+        ((*CLIENTS, *BUDGET, "--minimum-survivors", "40", "--uncounted-shares", "40"), "no noise"),
+        ((*CLIENTS, *BUDGET, "--unit", "none"), "unknown unit"),
         ((*EXAMPLES, "--epsilon", "4", "--delta", "1e-3"), "below 1/1437"),
-        ((*EXAMPLES, *BUDGET, "--participation", "0.5"), "participation 0.5"),
+        ((*EXAMPLES, *BUDGET, "--client-sampling-rate", "0.5"), "client_sampling_rate 0.5"),
         ((*EXAMPLES, *BUDGET, "--sampling-rate", "0"), "rate"),
-        ((*EXAMPLES, *BUDGET, "--batch", "-1"), "batch is -1"),
+        ((*EXAMPLES, *BUDGET, "--max-batch", "-1"), "batch is -1"),
         (("--clients", "20", *BUDGET), "examples is missing"),
         ((*EXAMPLES, "--epsilon", "nan", "--delta", "1e-4"), "epsilon"),
     ],

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from between import (
-    ANYTHING,
     MAX_WEIGHT,
     MEAN,
     Machines,
@@ -22,6 +21,7 @@ from dp.accounting.events import Unit
 from dp.errors import BudgetExceeded
 from dp.ledger.ledger import State
 from protocols.errors import LocalProtocolError, TooFewSurvivors
+from secagg.adapters.testing import ANYTHING
 from secagg.errors import ConfigError, IdentityError, RefusedError
 from secagg.nodes import coordinator as coordinators
 from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
@@ -131,16 +131,16 @@ def test_noise_on_clients_is_in_the_sum_and_in_both_books(folder: Path) -> None:
     finished = carry(coordinator, machines, lost={105: Stage.MASK})
     norms = {node: np.linalg.norm(machines.brought[node].vector) for node in SIX[:5]}
     total = sum(machines.brought[node].vector / max(1.0, norms[node]) for node in SIX[:5])
-    assert np.abs(finished.result.vector - total).max() < 8 * mechanism.deviation(5)
+    assert np.abs(finished.result.vector - total).max() < 8 * mechanism.stddev(5)
     assert np.allclose(finished.model_update, finished.result.vector / 5)
-    (server,) = {entry.realised for entry in summed.ledger.reservations() if entry.realised}
+    (server,) = {entry.actual for entry in summed.ledger.reservations() if entry.actual}
     assert server.server == mechanism.event(survivors=5)
     states = {entry.subject: entry.state for entry in summed.ledger.reservations()}
     assert states == {str(node): State.COMMITTED for node in SIX[:5]} | {"105": State.OPEN}
     for node in SIX[:5]:
         with machines.books(node) as books:
             (entry,) = books.reservations()
-        assert (entry.state, entry.realised) == (State.COMMITTED, None)
+        assert (entry.state, entry.actual) == (State.COMMITTED, None)
         assert entry.charge.server == mechanism.event()
     assert not (machines.home(105) / "ledger.sqlite").exists()
 

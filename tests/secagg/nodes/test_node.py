@@ -201,8 +201,8 @@ def test_keys_that_are_signed_are_never_asked_for_ahead(folder: Path) -> None:
         machines.requests[100, Stage.REVEAL],
         machines.before[100, Stage.REVEAL],
     )
-    assert not request.following
-    asked = replace(request, following=bytes(16))
+    assert not request.next_session
+    asked = replace(request, next_session=bytes(16))
     with pytest.raises(NodeError, match="signed keys are not advertised before"):
         machines.ask(100, asked, state)
 
@@ -212,6 +212,6 @@ def test_a_second_answer_counts_as_none(folder: Path) -> None:
     under_way = coordinator.begin("train", SIX, model=bytes(32), shapes=(("a", (2,)),))
     ask = next(under_way.asks())
     answer = machines.answer(101, under_way.request(ask, 101))
-    under_way.take(ask, 101, answer)
+    under_way.receive(ask, 101, answer)
     with pytest.raises(RemoteProtocolError, match="already advertised"):
-        under_way.take(ask, 101, answer)
+        under_way.receive(ask, 101, answer)

@@ -6,10 +6,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from between import ANYTHING, ENTRIES, MEAN, MODEL, SHAPES, noise_of
+from between import ENTRIES, MEAN, MODEL, SHAPES, noise_of
 
 from dp.accounting.events import Unit
 from dp.ledger.rules import composition_rule as named_policy
+from secagg.adapters.testing import ANYTHING
 from secagg.errors import ConfigError, RefusedError
 from secagg.nodes.coordinator import SumSettings
 from secagg.nodes.policy import TEMPLATE, NodePolicy
@@ -35,7 +36,7 @@ def proposed(
         def active(self) -> bool:
             return active
 
-    params = Signed(protocol=protocol, corrupt=Fraction(1, 6)).params(
+    params = Signed(protocol=protocol, corrupt_fraction=Fraction(1, 6)).params(
         clients, Layout(segments=segments, clients=clients), minimum
     )
     return Proposal(
@@ -65,12 +66,12 @@ REFUSED = {
     ),
     "minimum_threshold 5": (proposed(), {"minimum_threshold": 5}),
     "minimum_threshold 6": (proposed(protocol="threshold-ckks"), {"minimum_threshold": 6}),
-    "corrupt": (proposed(), {"corrupt": "0.7"}),
-    "corrupt ": (proposed(active=True), {"corrupt": 0.34, "operator": KEY}),
-    "corrupt  ": (noised(), {"corrupt": "1/3"}),
-    "privacy": (proposed(), {"privacy": ("example", "client")}),
-    "privacy ": (noised(), {"privacy": ("none", "example")}),
-    "privacy  ": (noised(Unit.EXAMPLE), {"privacy": ("none", "client")}),
+    "corrupt_fraction": (proposed(), {"corrupt_fraction": "0.7"}),
+    "corrupt_fraction ": (proposed(active=True), {"corrupt_fraction": 0.34, "operator": KEY}),
+    "corrupt_fraction  ": (noised(), {"corrupt_fraction": "1/3"}),
+    "allow_no_noise": (proposed(), {"allow_no_noise": False}),
+    "units": (noised(), {"units": ("example",)}),
+    "units ": (noised(Unit.EXAMPLE), {"units": ("client",)}),
     "examples": (noised(Unit.EXAMPLE), {"examples": None}),
     "active": (proposed(), {"active": True, "operator": KEY}),
     "active ": (proposed(protocol="threshold-ckks"), {"active": True, "operator": KEY}),
@@ -123,14 +124,17 @@ def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("minimum_cohrt = 3", "unknown line 'minimum_cohrt'; known: active, corrupt, delta"),
+        (
+            "minimum_cohrt = 3",
+            "unknown line 'minimum_cohrt'; known: active, allow_no_noise, corrupt_fraction",
+        ),
         ("[server]\nkey = 3", "server|fromhex"),
         ('protocols = "bonawitz"', "protocols must be a list"),
         ("protocols = []", "must name some of bonawitz, threshold-ckks"),
         ('protocols = ["plain"]', "must name some of"),
         ("protocols = [[1]]", "unhashable"),
-        ('privacy = ["nothing"]', "must name some of none, example, client"),
-        ("privacy = 1", "privacy must be a list"),
+        ('units = ["nothing"]', "must name some of example, client"),
+        ("units = 1", "units must be a list"),
         ("minimum_cohort = 1", "minimum_cohort 1 is not an integer from 2"),
         ("minimum_cohort = 3.0", "minimum_cohort 3.0 is not an integer"),
         ("minimum_cohort = true", "minimum_cohort True is not an integer"),
@@ -142,9 +146,9 @@ def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) ->
         ('maximum_epsilon = "8"', "is not a number"),
         ("delta = 1", "delta"),
         ("delta = 0.0", "delta"),
-        ("corrupt = 1", "corrupt 1 is outside"),
-        ("corrupt = -0.1", "corrupt -0.1 is outside"),
-        ("corrupt = true", "corrupt 'True' is not a fraction"),
+        ("corrupt_fraction = 1", "corrupt_fraction 1 is outside"),
+        ("corrupt_fraction = -0.1", "corrupt_fraction -0.1 is outside"),
+        ("corrupt_fraction = true", "corrupt_fraction 'True' is not a fraction"),
         ("active = 1", "active 1 is neither true nor false"),
         ("active = true", "active needs operator"),
         ('operator = "abcd"', "operator is not a public key of 32 bytes"),

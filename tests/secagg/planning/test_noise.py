@@ -24,7 +24,7 @@ from secagg.planning.survivors import LOST_RUNS, likely_survivors, p_round_lost
 from secagg.training.data import federate
 from secagg.training.settings import TrainingConfig
 
-CLIENTS = {"clients": 60, "epsilon": 4.0, "delta": 1e-4, "privacy": "client", "rounds": 20}
+CLIENTS = {"clients": 60, "epsilon": 4.0, "delta": 1e-4, "unit": "client", "rounds": 20}
 EXAMPLES = {"clients": 20, "epsilon": 2.0, "delta": 1e-4, "examples": 1437, "rounds": 40}
 
 
@@ -48,8 +48,8 @@ def test_a_plan_is_what_the_same_training_does() -> None:
     from secagg.training.loop import _new_model
     from secagg.training.modes import mode
 
-    config = TrainingConfig(privacy="distributed")
-    federation = federate(config.data, clients=20, split="iid", seed=0)
+    config = TrainingConfig()
+    federation = federate(config.data, clients=20, partition="iid", seed=0)
     trained = mode(config, federation, _new_model(federation, 0))
     advice = advise(**EXAMPLES, clip=config.clip, bits=config.bits)
     assert advice.mechanism.minimum_survivors == config.minimum_survivors
@@ -86,7 +86,7 @@ def test_every_advice_can_be_built_and_keeps_its_promises(
 ) -> None:
     wanted: dict[str, Any] = {"clients": clients, "entries": entries, "rounds": rounds}
     wanted |= {"epsilon": epsilon, "dropout": dropout, "delta": 1e-5}
-    wanted |= {"privacy": "client"} if client else {"examples": 50 * clients}
+    wanted |= {"unit": "client"} if client else {"examples": 50 * clients}
     advice = advise(**wanted)
     mechanism = advice.mechanism
     assert advice.epsilon_planned <= epsilon
@@ -101,17 +101,20 @@ def test_every_advice_can_be_built_and_keeps_its_promises(
 
 
 def test_the_deviation_of_the_mean_is_that_of_the_sum_over_the_public_divisor() -> None:
-    clients, examples = advise(**CLIENTS, participation=0.5), advise(**EXAMPLES, sampling_rate=0.1)
+    clients, examples = (
+        advise(**CLIENTS, client_sampling_rate=0.5),
+        advise(**EXAMPLES, sampling_rate=0.1),
+    )
     assert clients.expected_survivors == 54
-    assert clients.mean_deviation == clients.mechanism.stddev(54) / (54 * 0.5)
+    assert clients.mean_stddev == clients.mechanism.stddev(54) / (54 * 0.5)
     per_client = 1437 / 20
-    assert examples.mean_deviation == pytest.approx(
+    assert examples.mean_stddev == pytest.approx(
         examples.mechanism.stddev(18) / (18 * per_client * 0.1)
     )
 
 
 def test_coins_of_clients_are_amplified_only_where_all_take_part() -> None:
-    advice = advise(**CLIENTS, participation=0.5)
+    advice = advise(**CLIENTS, client_sampling_rate=0.5)
     assert advice.sampling == HiddenPoissonSampling(rate=0.5, cover=CohortSecrecy.ALL_TAKE_PART)
     assert advise(**CLIENTS).sampling == NoSampling()
     assert advice.mechanism.noise_multiplier < advise(**CLIENTS).mechanism.noise_multiplier
@@ -154,7 +157,7 @@ def test_lanes_that_are_too_narrow_are_not_blamed_on_the_budget() -> None:
 
 def test_no_scale_is_planned_whose_noise_no_sampler_draws() -> None:
     wide = advise(clients=99, epsilon=2.0, delta=1e-6, examples=60_000, entries=10**4, bits=32)
-    few = advise(clients=5, epsilon=0.3, delta=1e-6, privacy="client", entries=50, bits=32)
+    few = advise(clients=5, epsilon=0.3, delta=1e-6, unit="client", entries=50, bits=32)
     assert wide.mechanism.share_variance < few.mechanism.share_variance <= MAX_VARIANCE
     assert few.mechanism.share_variance > 0.999 * MAX_VARIANCE
     assert few.mechanism.encode(np.zeros(50), seed=bytes(16)).any()
@@ -173,11 +176,11 @@ def test_no_scale_is_planned_whose_noise_no_sampler_draws() -> None:
         ({"minimum_survivors": 61}, BadParameter, "minimum_survivors is 61"),
         ({"uncounted_shares": 0}, ConfigError, "uncounted_shares 0"),
         ({"uncounted_shares": 2}, ConfigError, "3 corrupt clients know"),
-        ({"participation": 0.0}, BadParameter, "rate"),
+        ({"client_sampling_rate": 0.0}, BadParameter, "rate"),
         ({"sampling_rate": 0.5}, ConfigError, "sampling_rate 0.5"),
         ({"examples": 1000}, ConfigError, "examples 1000"),
-        ({"batch": 5}, ConfigError, "batch 5"),
-        ({"privacy": "local"}, ConfigError, "unknown privacy 'local'"),
+        ({"max_batch": 5}, ConfigError, "max_batch 5"),
+        ({"unit": "record"}, ConfigError, "unknown unit 'record'"),
         ({"epsilon": 0.0}, BadParameter, "epsilon"),
         ({"rounds": 0}, ConfigError, "rounds 0"),
         ({"clip": math.nan}, BadParameter, "clip"),
@@ -197,9 +200,9 @@ def test_what_cannot_be_kept_is_refused_by_name(
     [
         ({"examples": None}, "examples is missing"),
         ({"examples": 19}, "fewer than 20 clients"),
-        ({"participation": 0.5}, "participation 0.5"),
+        ({"client_sampling_rate": 0.5}, "client_sampling_rate 0.5"),
         ({"delta": 1e-3}, "below 1/1437 for 1437 units"),
-        ({"batch": 0}, "batch"),
+        ({"max_batch": 0}, "batch"),
         ({"sampling_rate": 0.0}, "rate"),
     ],
 )

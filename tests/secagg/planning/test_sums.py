@@ -48,7 +48,7 @@ def test_the_command_gives_the_papers_degrees_and_thresholds(
     degree: int,
     threshold: int,
 ) -> None:
-    options = ["--clients", clients, "--corrupt", corrupt, "--dropout", dropout]
+    options = ["--clients", clients, "--corrupt-fraction", corrupt, "--dropout", dropout]
     code, out, err = secagg("plan", *options, *["--active"] * active, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     found = json.loads(out)
@@ -65,9 +65,9 @@ def test_json_holds_every_attribute_and_property_of_the_advice() -> None:
     slots = set(type(advice).__slots__)
     computed = {name for name, kind in vars(type(advice)).items() if isinstance(kind, property)}
     assert found.keys() == slots | computed
-    for name in found.keys() - {"traffic", "corrupt", "dropout"}:
+    for name in found.keys() - {"traffic", "corrupt_fraction", "dropout"}:
         assert found[name] == getattr(advice, name)
-    assert (found["corrupt"], found["dropout"]) == (0.05, 0.1)
+    assert (found["corrupt_fraction"], found["dropout"]) == (0.05, 0.1)
     assert found["traffic"].keys() == {"advertise", "share", "mask", "reveal"}
     for part in ("bytes_up", "bytes_down"):
         total = sum(stage[part] for stage in found["traffic"].values())
@@ -139,7 +139,7 @@ def test_the_graph_is_complete_where_there_are_few_clients_and_sparse_above() ->
 
 
 def test_few_clients_of_whom_no_majority_survives_get_a_sparse_graph() -> None:
-    advice = plan(clients=90, corrupt=0, dropout="0.6")
+    advice = plan(clients=90, corrupt_fraction=0, dropout="0.6")
     assert advice.graph == "sparse"
     assert advice.params().minimum_survivors == 90 - 54
 
@@ -149,7 +149,9 @@ def test_a_complete_graphs_threshold_is_one_that_its_clients_accept(
     clients: int, corrupt: int, *, active: bool
 ) -> None:
     try:
-        advice = plan(clients=clients, corrupt=Fraction(corrupt, 100), dropout=0, active=active)
+        advice = plan(
+            clients=clients, corrupt_fraction=Fraction(corrupt, 100), dropout=0, active=active
+        )
     except ParameterError:
         assume(condition=False)
     corrupted = corrupt * clients // 100
@@ -172,7 +174,7 @@ def test_both_probabilities_keep_the_promise_in_exact_arithmetic(
     try:
         advice = plan(
             clients=clients,
-            corrupt=Fraction(corrupt, 100),
+            corrupt_fraction=Fraction(corrupt, 100),
             dropout=Fraction(dropout, 100),
             active=active,
             entries=1,
@@ -187,7 +189,7 @@ def test_both_probabilities_keep_the_promise_in_exact_arithmetic(
 def test_tails_are_not_lost_to_rounding() -> None:
     """Against the definition, term by term in fractions; 1 minus a sum has nothing left here."""
     n, k, t, corrupted, lost = 1000, 286, 150, 330, 330
-    advice = plan(clients=n, corrupt="0.33", dropout="0.33", rounds=1000)
+    advice = plan(clients=n, corrupt_fraction="0.33", dropout="0.33", rounds=1000)
     assert (advice.degree, advice.threshold) == (k, t)
 
     def exactly(x: int, marked: int) -> Fraction:
@@ -205,7 +207,7 @@ def test_tails_are_not_lost_to_rounding() -> None:
 def test_a_server_that_lies_opens_with_fewer_corrupt_neighbours() -> None:
     """With x of k corrupt it gets k + x answers, and needs t for each of the two secrets."""
     n, k, t, corrupted, lost = 1000, 132, 109, 330, 50
-    advice = plan(clients=n, corrupt="0.33", dropout="0.05", active=True)
+    advice = plan(clients=n, corrupt_fraction="0.33", dropout="0.05", active=True)
     assert (advice.degree, advice.threshold) == (k, t)
     opens = [x for x in range(k + 1) if k + x >= 2 * t]
     tail = sum(Fraction(comb(corrupted, x) * comb(n - corrupted, k - x), comb(n, k)) for x in opens)
@@ -241,9 +243,13 @@ def test_a_clip_scales_the_step_alone() -> None:
         ({"entries": 0}, ConfigError, "0 entries"),
         ({"clip": float("nan")}, ConfigError, "clip nan"),
         ({"clients": 1}, ParameterError, "at least 2"),
-        ({"corrupt": "0.5", "dropout": "0.45"}, ParameterError, "no graph is safe"),
-        ({"corrupt": "0.3", "dropout": "0.4", "active": True}, ParameterError, "no graph is safe"),
-        ({"corrupt": "most"}, ParameterError, "not a fraction"),
+        ({"corrupt_fraction": "0.5", "dropout": "0.45"}, ParameterError, "no graph is safe"),
+        (
+            {"corrupt_fraction": "0.3", "dropout": "0.4", "active": True},
+            ParameterError,
+            "no graph is safe",
+        ),
+        ({"corrupt_fraction": "most"}, ParameterError, "not a fraction"),
         ({"dropout": 1}, ParameterError, "outside"),
         ({"dropout": float("nan")}, ParameterError, "not a fraction"),
     ],
@@ -265,12 +271,12 @@ def test_what_cannot_be_is_a_typed_error(
         (["--clients", "-4"], "clients -4"),
         (["--clients", "100", "--dropout", "0.95"], "no graph is safe"),
         (["--clients", "100", "--dropout", "nan"], "nan"),
-        (["--clients", "100", "--corrupt", "-0.1"], "corrupt -0.1"),
+        (["--clients", "100", "--corrupt-fraction", "-0.1"], "corrupt_fraction -0.1"),
         (["--clients", "100", "--bits", "40"], "bits 40"),
         (["--clients", "100", "--clip", "0"], "clip 0"),
         (["--clients", "100", "--entries", "-1"], "entries -1"),
         (["--clients", "100", "--rounds", "0"], "rounds 0"),
-        (["--clients", "10", "--corrupt", "0.3", "--dropout", "0.6"], "needed"),
+        (["--clients", "10", "--corrupt-fraction", "0.3", "--dropout", "0.6"], "needed"),
         (["--clients", "100", "--nonsense"], "No such option"),
     ],
 )
@@ -315,7 +321,7 @@ def test_people_get_a_table_and_a_sentence(
 def test_help_has_examples(secagg: Run) -> None:
     code, out, _ = secagg("plan", "--help")
     assert code == 0
-    assert "secagg plan --clients 1000 --corrupt 0.33 --dropout 0.05 --active" in out
+    assert "secagg plan --clients 1000 --corrupt-fraction 0.33 --dropout 0.05 --active" in out
 
 
 @pytest.mark.parametrize("module", [sums, noise])

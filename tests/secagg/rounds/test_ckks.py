@@ -165,14 +165,14 @@ def test_any_small_round_gives_the_survivors_sum_or_says_who_is_missing(
     senders = left(Stage.ADVERTISE, Stage.SHARE, Stage.MASK)
     holders = min(HOLDERS, clients)
     committee = left(Stage.ADVERTISE, Stage.SHARE)[:holders]
-    openers = left(*UNSIGNED)
+    decryptors = left(*UNSIGNED)
     enough = len(senders) >= minimum
     if protocol == SHARED:
-        enough &= bool(openers)
+        enough &= bool(decryptors)
     else:
         enough &= len(committee) == holders
         threshold = (holders + holders // 3) // 2 + 1
-        enough &= len(set(committee) & set(openers)) >= threshold
+        enough &= len(set(committee) & set(decryptors)) >= threshold
 
     settings = under(protocol, minimum_survivors=minimum, flooding=30, precision=precision)
 
@@ -417,7 +417,7 @@ def test_a_training_without_privacy_learns_as_under_plain(tmp_path: Path) -> Non
     weights = {}
     for protocol in (*CKKS, "plain"):
         config = TrainingConfig(
-            clients=5, rounds=2, dropout=0.0, privacy="none", protocol=protocol, seed=3
+            clients=5, rounds=2, dropout=0.0, noise="none", protocol=protocol, seed=3
         )
         run = loop.Training.start(config, tmp_path / protocol)
         assert [record["survivors"] for record in run] == [5, 5]

@@ -1,21 +1,11 @@
 """Masks are the same words however they are expanded, and words survive whoever dies."""
 
-import copy
-import gc
 import io
-import os
 import pickle
-import signal
-import subprocess
-import sys
-import textwrap
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,13 +17,12 @@ from numpy.typing import NDArray
 from protocols.errors import LocalProtocolError, ParameterError
 from protocols.primitives.prg import CHUNK_WORDS, MAX_WORDS, Mask, Masks, Suite
 from protocols.secrets import Secret
-from secagg.errors import ConfigError, InputError, SecaggError
+from secagg.errors import ConfigError, InputError
 from secagg.rounds import masking
-from secagg.rounds.masking import SLOT_WORDS, Expand, Job, MaskPool, WorkerError, over, serial
+from secagg.rounds.masking import Expand, Job, WorkerError, over, serial, threads
 
 AES = Suite.AES_128_CTR
-PAYS = masking._pays  # fixtures replace it
-LONG = 3 * SLOT_WORDS + 5  # words; with two workers each fills two slots, the second in part
+LONG = 9 * CHUNK_WORDS + 5  # words
 
 
 def seed(number: int) -> bytes:
@@ -61,24 +50,12 @@ def expanded(words: NDArray[np.uint64], masks: list[Mask], suite: Suite) -> NDAr
     return expected
 
 
-@pytest.fixture(scope="module")
-def always_workers() -> Iterator[None]:
-    """Little work, too, goes to the workers, or small cases would test ``serial`` alone."""
+@pytest.fixture(scope="module", autouse=True)
+def always() -> Iterator[None]:
+    """Little work, too, goes to threads, or small cases would test ``serial`` alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masking, "_pays", lambda words, masks, jobs: bool(jobs))
+        patch.setattr(masking, "PAYS", 0)
         yield
-
-
-@pytest.fixture(scope="module", params=[1, 2, 3])
-def pool(request: pytest.FixtureRequest, always_workers: None) -> Iterator[MaskPool]:
-    with MaskPool(request.param) as pool:
-        yield pool
-
-
-@pytest.fixture
-def two(always_workers: None) -> Iterator[MaskPool]:
-    with MaskPool(2) as pool:
-        yield pool
 
 
 class Elsewhere(Executor):
@@ -114,9 +91,7 @@ class Failing(Executor):
 
 SMALL = [0, 1, 7, 8, 9, 15, 16, 17, 100]
 CHUNKS = [CHUNK_WORDS - 1, CHUNK_WORDS, CHUNK_WORDS + 1, 2 * CHUNK_WORDS, 3 * CHUNK_WORDS + 5]
-SLOTS = [SLOT_WORDS, 2 * SLOT_WORDS + 9, LONG]
-REUSED = [6 * SLOT_WORDS, 7 * SLOT_WORDS + 8]  # so long that a worker fills a slot again
-LENGTHS = st.sampled_from([*SMALL, *CHUNKS, *SLOTS, *REUSED])
+LENGTHS = st.sampled_from([*SMALL, *CHUNKS, LONG])
 CASES = {
     "length": LENGTHS,
     "count": st.integers(0, 9),
@@ -138,12 +113,52 @@ def test_serial_is_masks_applied(length: int, count: int, turn: int, suite: Suit
     refuse_another_answer(serial, length, count, turn, suite)
 
 
-@given(**CASES)
+@given(**CASES, several=st.integers(1, 4))
 @settings(max_examples=40, derandomize=True, deadline=None)
-def test_a_pool_of_any_size_gives_the_same_words(
-    pool: MaskPool, length: int, count: int, turn: int, suite: Suite
+def test_any_number_of_threads_gives_the_same_words(
+    length: int, count: int, turn: int, suite: Suite, several: int
 ) -> None:
-    refuse_another_answer(pool, length, count, turn, suite)
+    refuse_another_answer(threads(several), length, count, turn, suite)
+
+
+def test_cores_are_used_as_the_environment_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Watched(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            made.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(masking, "ThreadPoolExecutor", Watched)
+    monkeypatch.setattr(masking.os, "sched_getaffinity", lambda _: set(range(4)))
+    for said, expected in (("", [3]), ("2", [1]), ("1", []), ("9", [3])):
+        monkeypatch.setenv(masking.THREADS, said)
+        made.clear()
+        refuse_another_answer(masking.expand, 100, 9, 0, AES)
+        assert made == expected
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "two", "1.5", "²"])
+def test_a_number_of_threads_that_is_none_is_refused(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(masking.THREADS, said)
+    with pytest.raises(ConfigError, match="SECAGG_THREADS"):
+        masking.expand(words_of(8), masks_of(1), AES)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.0, True])
+def test_so_many_threads_are_none(count: Any) -> None:
+    with pytest.raises(ConfigError, match="threads"):
+        threads(count)
+
+
+def test_little_work_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "PAYS", 1000)
+    monkeypatch.setattr(masking, "ThreadPoolExecutor", None)
+    refuse_another_answer(threads(2), 99, 10, 0, AES)
+    with pytest.raises(TypeError):
+        threads(2)(words_of(100), masks_of(10), AES)
 
 
 @given(**CASES, parts=st.integers(1, 7))
@@ -171,8 +186,8 @@ def test_a_cluster_gives_the_same_words() -> None:
         refuse_another_answer(over(client.get_executor(), parts=3), LONG, 7, 0, AES)
 
 
-def test_strided_words_are_masked_as_well(pool: MaskPool) -> None:
-    for expand in (pool, over(Elsewhere(), parts=2)):
+def test_strided_words_are_masked_as_well() -> None:
+    for expand in (threads(2), over(Elsewhere(), parts=2)):
         words = words_of(2 * LONG)
         expected = words.copy()
         expected[::2] = expanded(words[::2].copy(), masks_of(4), AES)
@@ -195,158 +210,48 @@ def test_jobs_cover_every_mask_at_every_word_once(length: int, count: int, parts
 
 
 def test_a_long_vector_is_cut_by_words_and_many_masks_by_masks() -> None:
-    by_words = masking._jobs(words_of(10**6), masks_of(30), AES, 2)
-    assert [(len(job.labels), job.start) for job in by_words] == [(30, 0), (30, 500_000)]
+    by_words = masking._jobs(words_of(10**6), masks_of(1), AES, 2)
+    assert [(len(job.labels), job.start) for job in by_words] == [(1, 0), (1, 500_000)]
     by_masks = masking._jobs(words_of(1000), masks_of(1001), AES, 2)
     assert [(len(job.labels), job.start) for job in by_masks] == [(501, 0), (500, 0)]
-
-
-def test_little_work_is_done_by_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masking, "_pays", PAYS)
-    masks, words = masks_of(3), words_of(1000)
-    expected = expanded(words, masks, AES)
-    with MaskPool(2) as pool:
-        for worker in pool._workers:
-            worker.kill()
-        pool(words, masks, AES)
-        assert np.array_equal(words, expected)
-        with pytest.raises(WorkerError, match="unchanged"):
-            pool(words_of(10**6), masks_of(30), AES)
 
 
 @pytest.mark.parametrize(
     "words", [np.zeros(8, np.int64), np.zeros((2, 8), np.uint64), np.zeros(8, ">u8")]
 )
-def test_what_is_no_vector_of_words_is_refused(words: Any, two: MaskPool) -> None:
-    for expand in (two, over(Elsewhere(), parts=2)):
+def test_what_is_no_vector_of_words_is_refused(words: Any) -> None:
+    for expand in (threads(2), over(Elsewhere(), parts=2)):
         with pytest.raises(InputError, match="vector of uint64"):
             expand(words, masks_of(1), AES)
     assert not words.any()
 
 
-def test_words_that_cannot_be_written_are_refused(two: MaskPool) -> None:
+def test_words_that_cannot_be_written_are_refused() -> None:
     words = words_of(8)
     words.flags.writeable = False
-    for expand in (two, over(Elsewhere(), parts=2)):
+    for expand in (threads(2), over(Elsewhere(), parts=2)):
         with pytest.raises(InputError, match="writable"):
             expand(words, masks_of(1), AES)
 
 
-def test_a_seed_of_another_size_is_refused_as_by_serial(two: MaskPool) -> None:
+def test_a_seed_of_another_size_is_refused_as_by_serial() -> None:
     words = words_of(LONG)
     bad = [*masks_of(2), Mask(seed=Secret(bytes(31)), label=b"")]
-    for expand in (serial, two, over(Elsewhere(), parts=2)):
+    for expand in (serial, threads(2), over(Elsewhere(), parts=2)):
         with pytest.raises(ParameterError, match="seed has 31 bytes"):
             expand(words, bad, AES)
     assert np.array_equal(words, words_of(LONG))
 
 
-def test_more_words_than_a_seed_gives_are_refused_although_each_part_is_short(
-    two: MaskPool,
-) -> None:
+def test_more_words_than_a_seed_gives_are_refused_although_each_part_is_short() -> None:
     class Vast(np.ndarray):  # 256 GiB are not to be had
         def __len__(self) -> int:
             return MAX_WORDS + 1
 
     words = np.zeros(8, np.uint64).view(Vast)
-    for expand in (two, over(Elsewhere(), parts=2)):
+    for expand in (threads(2), over(Elsewhere(), parts=2)):
         with pytest.raises(LocalProtocolError, match="a seed gives at most"):
             expand(words, masks_of(1), AES)
-
-
-@pytest.mark.parametrize("count", [0, -1])
-def test_no_workers_are_no_pool(count: int) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        MaskPool(count)
-    with pytest.raises(ConfigError, match="at least 1"):
-        over(Elsewhere(), parts=count)
-
-
-def test_a_dead_worker_is_an_error_and_leaves_the_words_alone(two: MaskPool) -> None:
-    two._workers[1].kill()
-    two._workers[1].wait()
-    words = words_of(LONG)
-    with pytest.raises(WorkerError, match="words are unchanged") as caught:
-        two(words, masks_of(8), AES)
-    assert isinstance(caught.value, SecaggError)
-    assert np.array_equal(words, words_of(LONG))
-    assert all(worker.returncode is not None for worker in two._workers)
-    with pytest.raises(WorkerError, match="closed"):
-        two(words, masks_of(8), AES)
-    assert np.array_equal(words, words_of(LONG))
-
-
-@pytest.mark.parametrize("length", [9, 8 * SLOT_WORDS], ids=["by masks", "by words"])
-@pytest.mark.parametrize("suite", list(Suite), ids=lambda suite: suite.name)
-def test_a_worker_that_dies_halfway_leaves_the_words_alone(
-    two: MaskPool, suite: Suite, length: int
-) -> None:
-    words, masks = words_of(length), masks_of(9)
-    caught: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            two(words, masks, suite)
-        except BaseException as error:  # noqa: BLE001  looked at below
-            caught.append(error)
-
-    os.kill(two._workers[1].pid, signal.SIGSTOP)
-    thread = threading.Thread(target=call)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while np.array_equal(words, words_of(length)) and time.monotonic() < deadline:
-        time.sleep(0.002)  # until the other worker's masks are in
-    halfway = words.copy()
-    os.kill(two._workers[1].pid, signal.SIGKILL)
-    thread.join(30)
-    assert not thread.is_alive()
-    assert not np.array_equal(halfway, words_of(length))
-    assert [type(error) for error in caught] == [WorkerError]
-    assert np.array_equal(words, words_of(length))
-
-
-def test_a_pool_that_is_closed_says_so_and_closes_twice(two: MaskPool) -> None:
-    two.close()
-    two.close()
-    words = words_of(9)
-    with pytest.raises(WorkerError, match="closed"):
-        two(words, masks_of(1), AES)
-    assert np.array_equal(words, words_of(9))
-
-
-def test_an_interrupt_from_outside_ends_the_workers(
-    two: MaskPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(masking, "wait", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        two(words_of(LONG), masks_of(8), AES)
-    assert all(worker.returncode is not None for worker in two._workers)
-    with pytest.raises(WorkerError, match="closed"):
-        two(words_of(LONG), masks_of(8), AES)
-
-
-def test_workers_that_do_not_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    for program in ("raise SystemExit(3)", None):
-        with monkeypatch.context() as patch:
-            if program is None:
-                patch.setattr(sys, "executable", "/nowhere/python")
-            else:
-                patch.setattr(masking, "_PROGRAM", program)
-            with pytest.raises(WorkerError, match="did not start"):
-                MaskPool(2)
-
-
-def test_threads_share_a_pool(two: MaskPool) -> None:
-    masks = masks_of(8)
-    expected = expanded(words_of(LONG), masks, AES)
-    vectors = [words_of(LONG) for _ in range(6)]
-    with ThreadPoolExecutor(3) as threads:
-        list(threads.map(lambda words: two(words, masks, AES), vectors))
-    for words in vectors:
-        assert np.array_equal(words, expected)
 
 
 def fail(job: Job) -> Any:
@@ -383,142 +288,18 @@ def test_an_executor_that_was_shut_down_leaves_the_words_alone() -> None:
     assert np.array_equal(words, words_of(LONG))
 
 
-def test_no_seed_is_printed(two: MaskPool) -> None:
+def test_no_seed_is_printed() -> None:
     masks, words = masks_of(8), words_of(LONG)
     (job,) = masking._jobs(words, masks, AES, 1)
     expand = over(Failing(0, fail), parts=2)
-    texts = [repr(thing) for thing in (job, two, expand, vars(two), masks, job.masks())]
-    os.kill(two._workers[0].pid, signal.SIGKILL)
-    for broken in (two, expand):
-        with pytest.raises(WorkerError) as caught:
-            broken(words, masks, AES)
-        out = io.StringIO()
-        traceback.print_exception(caught.value, file=out)
-        texts += [out.getvalue(), repr(caught.value)]
+    texts = [repr(thing) for thing in (job, expand, threads(2), masks, job.masks())]
+    with pytest.raises(WorkerError) as caught:
+        expand(words, masks, AES)
+    out = io.StringIO()
+    traceback.print_exception(caught.value, file=out)
+    texts += [out.getvalue(), repr(caught.value)]
     for text in texts:
         for mask in masks:
             value = mask.seed.expose()
             assert repr(value)[2:-1] not in text
             assert value.hex() not in text
-
-
-def test_a_pool_is_not_copied_or_pickled(two: MaskPool) -> None:
-    for duplicate in (copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError):
-            duplicate(two)
-
-
-def test_a_pool_that_is_forgotten_ends_its_workers(always_workers: None) -> None:
-    pool = MaskPool(2)
-    workers = list(pool._workers)
-    del pool
-    gc.collect()
-    assert all(worker.returncode is not None for worker in workers)
-
-
-def run(program: str) -> subprocess.CompletedProcess[str]:
-    """Run a program with every warning an error, here and in its workers."""
-    head = """
-        import os, threading, numpy as np
-        from protocols.primitives.prg import Mask, Masks, Suite
-        from protocols.secrets import Secret
-        from secagg.rounds.masking import MaskPool, WorkerError
-        masks = [Mask(seed=Secret(bytes([n]) * 32), label=b"") for n in range(40)]
-        words = np.arange(300_001, dtype=np.uint64)
-        expected = words.copy()
-        Masks(masks).apply_to(expected)
-    """
-    return subprocess.run(
-        [sys.executable, "-Werror", "-c", textwrap.dedent(head) + textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-SHARED = Path("/dev/shm")  # noqa: S108  where named shared memory lies
-ENDINGS = {
-    "closed": """
-        with MaskPool(2) as pool:
-            pool(words, masks, Suite.AES_128_CTR)
-        assert np.array_equal(words, expected)
-    """,
-    "left open": """
-        pool = MaskPool(2)
-        pool(words, masks, Suite.AES_128_CTR)
-        assert np.array_equal(words, expected)
-    """,
-    "worker killed": """
-        pool = MaskPool(2)
-        pool._workers[0].kill()
-        try:
-            pool(words, masks, Suite.AES_128_CTR)
-        except WorkerError:
-            assert np.array_equal(words, np.arange(300_001, dtype=np.uint64))
-        else:
-            raise SystemExit("no error")
-    """,
-    "threads": """
-        done = threading.Event()
-        thread = threading.Thread(target=done.wait)
-        thread.start()
-        with MaskPool(2) as pool:
-            pool(words, masks, Suite.AES_128_CTR)
-        done.set()
-        thread.join()
-        assert np.array_equal(words, expected)
-    """,
-    "forked": """
-        pool = MaskPool(2)
-        if not (child := os.fork()):
-            try:
-                pool(words, masks, Suite.AES_128_CTR)
-            except WorkerError as error:
-                pool.close()
-                os._exit(7 if "after a fork" in str(error) else 1)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        pool(words, masks, Suite.AES_128_CTR)  # the child's close() has not hurt it
-        assert np.array_equal(words, expected)
-    """,
-}
-
-
-def shared() -> set[Path]:
-    """What lies there but for the fixture ``folder`` of tests that run at the same time."""
-    return {path for path in SHARED.iterdir() if not path.name.startswith("folder-")}
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_program_without_a_main_guard_leaves_nothing_behind(ending: str) -> None:
-    before = shared()
-    done = run(ENDINGS[ending] + "\n        print(*(worker.pid for worker in pool._workers))")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert_gone(map(int, done.stdout.split()))
-    assert shared() <= before
-
-
-def test_workers_end_when_their_caller_is_killed() -> None:
-    done = run("""
-        pool = MaskPool(2)
-        print(*(worker.pid for worker in pool._workers), flush=True)
-        os.kill(os.getpid(), 9)
-    """)
-    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
-    assert_gone(map(int, done.stdout.split()))
-
-
-def assert_gone(workers: Iterator[int]) -> None:
-    deadline = time.monotonic() + 30
-    for worker in workers:
-        while running(worker):
-            assert time.monotonic() < deadline, f"process {worker} is left over"
-            time.sleep(0.01)
-
-
-def running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -7,7 +7,7 @@ from protocols.bonawitz import Params
 from protocols.primitives.prg import Expand
 from protocols.testing import agreement_of, played
 from secagg.rounds.in_memory import run_bonawitz
-from secagg.rounds.masking import MaskPool, over, serial
+from secagg.rounds.masking import over, serial, threads
 from secagg.stage import Stage
 
 WORDS = 2**15 + 9
@@ -25,8 +25,7 @@ def check(expand: Expand) -> None:
 
 def test_a_server_unmasks_with_workers() -> None:
     check(serial)
-    with MaskPool(2) as pool:
-        check(pool)
+    check(threads(2))
     with ThreadPoolExecutor() as executor:
         check(over(executor, parts=3))
 

@@ -58,26 +58,28 @@ def test_a_data_set_loads_without_a_network_and_is_scaled(name: str, fashion: Pa
 @settings(max_examples=15, deadline=None)
 @given(
     clients=st.integers(2, 60),
-    split=st.sampled_from(["iid", "dirichlet:0.05", "dirichlet:0.5", "dirichlet:100"]),
+    partition=st.sampled_from(["iid", "dirichlet:0.05", "dirichlet:0.5", "dirichlet:100"]),
     seed=st.integers(0, 2**40),
-    judge=st.sampled_from(["test", "validation"]),
+    evaluate_on=st.sampled_from(["test", "validation"]),
 )
 def test_every_training_example_goes_to_one_client_and_none_is_judged_by(
-    clients: int, split: str, seed: int, judge: str
+    clients: int, partition: str, seed: int, evaluate_on: str
 ) -> None:
-    federation = federate("digits", clients=clients, split=split, seed=seed, judge=judge)
+    federation = federate(
+        "digits", clients=clients, partition=partition, seed=seed, evaluate_on=evaluate_on
+    )
     assert len(federation.clients) == clients
     assert all(len(part) >= 2 for part in federation.clients)
     dealt = sum(map(len, federation.clients))
-    assert dealt == {"test": 1437, "validation": 1149}[judge]
-    assert len(federation.judged_by) == {"test": 360, "validation": 288}[judge]
+    assert dealt == {"test": 1437, "validation": 1149}[evaluate_on]
+    assert len(federation.evaluation) == {"test": 360, "validation": 288}[evaluate_on]
 
 
 def test_validation_never_sees_the_test_examples() -> None:
-    def rows(judge: str) -> tuple[set[bytes], set[bytes]]:
-        federation = federate("digits", clients=2, split="iid", seed=3, judge=judge)
+    def rows(evaluate_on: str) -> tuple[set[bytes], set[bytes]]:
+        federation = federate("digits", clients=2, partition="iid", seed=3, evaluate_on=evaluate_on)
         training = {row.tobytes() for part in federation.clients for row in part.features}
-        return training, {row.tobytes() for row in federation.judged_by.features}
+        return training, {row.tobytes() for row in federation.evaluation.features}
 
     _, test = rows("test")
     training, validation = rows("validation")
@@ -86,21 +88,21 @@ def test_validation_never_sees_the_test_examples() -> None:
 
 def test_what_one_seed_is_tested_on_no_other_seed_trains_or_validates_on() -> None:
     federations = [
-        federate("digits", clients=2, split="iid", seed=seed, judge=judge)
+        federate("digits", clients=2, partition="iid", seed=seed, evaluate_on=evaluate_on)
         for seed in (0, 5)
-        for judge in ("test", "validation")
+        for evaluate_on in ("test", "validation")
     ]
     first, validated, second, validated_too = federations
     seen = [client for federation in federations for client in federation.clients]
-    seen += [validated.judged_by, validated_too.judged_by]
-    test = {row.tobytes() for row in first.judged_by.features}
-    assert test == {row.tobytes() for row in second.judged_by.features}
+    seen += [validated.evaluation, validated_too.evaluation]
+    test = {row.tobytes() for row in first.evaluation.features}
+    assert test == {row.tobytes() for row in second.evaluation.features}
     assert not test & {row.tobytes() for examples in seen for row in examples.features}
 
 
 def test_a_seed_fixes_the_split_and_another_changes_it() -> None:
     one, same, other = (
-        federate("digits", clients=3, split="iid", seed=seed).clients[0].labels
+        federate("digits", clients=3, partition="iid", seed=seed).clients[0].labels
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, same)
@@ -108,22 +110,24 @@ def test_a_seed_fixes_the_split_and_another_changes_it() -> None:
 
 
 def test_a_small_alpha_gives_clients_of_few_classes() -> None:
-    def largest_share(split: str) -> float:
-        parts = federate("digits", clients=10, split=split, seed=0).clients
+    def largest_share(partition: str) -> float:
+        parts = federate("digits", clients=10, partition=partition, seed=0).clients
         return float(np.mean([np.bincount(part.labels).max() / len(part) for part in parts]))
 
     assert largest_share("dirichlet:0.05") > 0.5 > 0.3 > largest_share("dirichlet:100")
 
 
-@pytest.mark.parametrize("split", ["", "IID", "dirichlet:0", "dirichlet:x", "dirichlet:nan", "a:1"])
-def test_an_unknown_split_is_refused(split: str) -> None:
-    with pytest.raises(ConfigError, match="split"):
-        federate("digits", clients=2, split=split, seed=0)
+@pytest.mark.parametrize(
+    "partition", ["", "IID", "dirichlet:0", "dirichlet:x", "dirichlet:nan", "a:1"]
+)
+def test_an_unknown_split_is_refused(partition: str) -> None:
+    with pytest.raises(ConfigError, match="partition"):
+        federate("digits", clients=2, partition=partition, seed=0)
 
 
 def test_more_clients_than_examples_are_refused() -> None:
     with pytest.raises(ConfigError, match="719 clients"):
-        federate("digits", clients=719, split="iid", seed=0)
+        federate("digits", clients=719, partition="iid", seed=0)
 
 
 def test_dropouts_repeat_with_the_seed_and_have_the_probability_asked_for() -> None:
@@ -204,11 +208,13 @@ def test_a_large_file_is_not_unpacked_beyond_what_was_asked_for(
 def test_the_test_examples_that_came_with_a_data_set_are_judged_by_and_never_trained_on(
     fashion: Path,
 ) -> None:
-    def parts(judge: str, seed: int = 0) -> tuple[set[bytes], set[bytes]]:
-        federation = federate("fashion-mnist", clients=3, split="iid", seed=seed, judge=judge)
+    def parts(evaluate_on: str, seed: int = 0) -> tuple[set[bytes], set[bytes]]:
+        federation = federate(
+            "fashion-mnist", clients=3, partition="iid", seed=seed, evaluate_on=evaluate_on
+        )
         assert federation.classes == 10
         trained = {row.tobytes() for part in federation.clients for row in part.features}
-        return trained, {row.tobytes() for row in federation.judged_by.features}
+        return trained, {row.tobytes() for row in federation.evaluation.features}
 
     own = DATASETS["fashion-mnist"]()
     assert own.test is not None
@@ -227,7 +233,7 @@ def test_data_that_nobody_fetched_says_how_to_fetch_it(
     monkeypatch.delenv(FOLDER, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="run `make data`") as refusal:
-        federate("fashion-mnist", clients=2, split="iid", seed=0)
+        federate("fashion-mnist", clients=2, partition="iid", seed=0)
     assert "\n" not in str(refusal.value)
 
 

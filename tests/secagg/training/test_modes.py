@@ -23,7 +23,7 @@ from secagg.training import loop as training
 from secagg.training import modes
 from secagg.training.data import Examples, Federation
 from secagg.training.modes import Client, mode
-from secagg.training.settings import TrainingConfig
+from secagg.training.settings import TrainingConfig, noise_and_unit
 from secagg.vectors.layout import NoisyIntegers, Segment
 from secagg.vectors.vector import flatten
 
@@ -39,17 +39,17 @@ def federation(clients: int = 6, each: int = 8, features: int = 3, classes: int 
         )
         for _ in range(clients)
     ]
-    return Federation(clients=tuple(parts), judged_by=parts[0], classes=classes)
+    return Federation(clients=tuple(parts), evaluation=parts[0], classes=classes)
 
 
 def linear(data: Federation) -> torch.nn.Linear:
     torch.manual_seed(0)
-    return torch.nn.Linear(data.judged_by.features.shape[1], data.classes)
+    return torch.nn.Linear(data.evaluation.features.shape[1], data.classes)
 
 
-def settings(privacy: str, **more: Any) -> TrainingConfig:
+def settings(mode_name: str, **more: Any) -> TrainingConfig:
     values = {"clients": 6, "rounds": 4, "dropout": 0.0, "minimum_survivors": 4, "delta": 1e-4}
-    return TrainingConfig(**(values | {"privacy": privacy} | more))
+    return TrainingConfig(**(values | noise_and_unit(mode_name) | more))
 
 
 def summed(chosen: modes.Mode, members: list[int], start: torch.Tensor) -> Mapping[str, Any]:
@@ -109,7 +109,7 @@ def test_distributed_without_its_noise_is_full_batch_descent_on_clipped_examples
         assert float(gradient.norm()) > 0
         expected = -0.7 * gradient / (8 * len(members))
         # Rounding moves an entry of each client by less than a step, the rotation mixes them.
-        size, step = chosen.mechanism.size, chosen.mechanism.step
+        size, step = chosen.mechanism.size, chosen.mechanism.resolution
         error = 0.7 / (8 * len(members)) * len(members) * step * math.sqrt(size)
         assert float((moved - expected).norm()) <= error + 1e-6 * float(expected.norm())
         position = position + moved.float()
@@ -176,7 +176,12 @@ def test_distributed_updates_are_those_of_opacus_with_the_same_total_noise() -> 
     """
     data = federation()
     config = settings(
-        "distributed", clip=0.5, sampling_rate=0.5, epsilon=8.0, learning_rate=1.0, corrupt=2
+        "distributed",
+        clip=0.5,
+        sampling_rate=0.5,
+        epsilon=8.0,
+        learning_rate=1.0,
+        uncounted_shares=2,
     )
     chosen = mode(config, data, linear(data))
     start = flatten(linear(data)).clone()
@@ -266,14 +271,14 @@ def test_clients_are_scaled_back_by_the_clip_of_the_round() -> None:
     start, members = flatten(model).clone(), [0, 1, 2, 3, 4]
     moved = chosen.moved(summed(chosen, members, start), members, SEED)
     mean = np.mean([chosen._clients[client].update(start)[0] for client in members], axis=0)
-    step = 1e3 * chosen.mechanism.step
+    step = 1e3 * chosen.mechanism.resolution
     assert np.linalg.norm(moved.numpy() - mean) <= step * math.sqrt(chosen.mechanism.size)
 
 
 def test_the_clip_survives_a_restart(tmp_path: Path) -> None:
     """All norms are above it, and there is hardly any noise: it rises in every round."""
     config = TrainingConfig(
-        privacy="client", clients=6, rounds=4, dropout=0.0, delta=1e-2, clip=1e-3, epsilon=1e3
+        unit="client", clients=6, rounds=4, dropout=0.0, delta=1e-2, clip=1e-3, epsilon=1e3
     )
     run = training.Training.start(config, tmp_path / "run")
     rounds = iter(run)
@@ -287,10 +292,10 @@ def test_the_clip_survives_a_restart(tmp_path: Path) -> None:
 # what travels
 
 
-@pytest.mark.parametrize("privacy", ["distributed", "client"])
-def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(privacy: str) -> None:
+@pytest.mark.parametrize("mode_name", ["distributed", "client"])
+def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(mode_name: str) -> None:
     data = federation()
-    chosen = mode(settings(privacy), data, linear(data))
+    chosen = mode(settings(mode_name), data, linear(data))
     (segment,) = chosen.layout.segments
     assert (segment.name, segment.weighted) == ("update", False)
     assert isinstance(segment.codec, NoisyIntegers)
@@ -302,11 +307,14 @@ def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(privacy: 
         Segment(name="update", entries=3, codec=segment.codec, weighted=True)
 
 
-@pytest.mark.parametrize("privacy", ["distributed", "client"])
-def test_a_lower_rate_needs_less_noise(privacy: str) -> None:
-    data, rate = federation(), "sampling_rate" if privacy == "distributed" else "participation"
+@pytest.mark.parametrize("mode_name", ["distributed", "client"])
+def test_a_lower_rate_needs_less_noise(mode_name: str) -> None:
+    data, rate = (
+        federation(),
+        "sampling_rate" if mode_name == "distributed" else "client_sampling_rate",
+    )
     whole, half = (
-        mode(settings(privacy, **{rate: value}), data, linear(data)) for value in (1.0, 0.25)
+        mode(settings(mode_name, **{rate: value}), data, linear(data)) for value in (1.0, 0.25)
     )
     assert half.noise_multiplier < 0.7 * whole.noise_multiplier
 
@@ -319,7 +327,7 @@ PLAN = {"clients": 6, "rounds": 3, "minimum_survivors": 4, "delta": 1e-4, "dropo
 
 @pytest.fixture(params=["distributed", "client"])
 def noised(request: pytest.FixtureRequest) -> TrainingConfig:
-    return TrainingConfig(**PLAN, privacy=request.param)
+    return TrainingConfig(**PLAN, **noise_and_unit(request.param))
 
 
 def drop(monkeypatch: pytest.MonkeyPatch, gone: Mapping[int, Stage]) -> None:
@@ -353,9 +361,9 @@ def test_a_commit_costs_what_the_shares_that_were_there_make_it_cost(
         held = {held.subject: held for held in ledger.reservations()}
         assert held["client-5"].state is State.ABORTED
         assert held["client-0"].state is State.COMMITTED
-        realised = ledger.spent("client-0", basis="realised")
+        actual = ledger.spent("client-0", basis="actual")
         reserved = ledger.spent("client-0")
-    assert dict(realised) == {run._mode.event(5): 1}
+    assert dict(actual) == {run._mode.event(5): 1}
     assert run._mode.event(5).variance > run._mode.event().variance
     assert dict(reserved) == {run._mode.event(): 1}
 
@@ -388,11 +396,11 @@ def test_a_round_that_is_tried_again_is_charged_again(
 # the fewest survivors
 
 
-@pytest.mark.parametrize("privacy", ["distributed", "client"])
+@pytest.mark.parametrize("mode_name", ["distributed", "client"])
 def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
-    privacy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    mode_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = TrainingConfig(**PLAN | {"minimum_survivors": 5}, privacy=privacy)
+    config = TrainingConfig(**PLAN | {"minimum_survivors": 5}, **noise_and_unit(mode_name))
     run = training.Training.start(config, tmp_path / "run")
     with pytest.raises(BadParameter, match="survivors is 4"):
         run._mode.event(4)
@@ -409,7 +417,7 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
 
 
 @pytest.mark.parametrize(
-    ("privacy", "changed", "words"),
+    ("mode_name", "changed", "words"),
     [
         ("distributed", {"bits": 8}, "bits 8.*take more bits"),
         ("client", {"bits": 8}, "bits 8.*take more bits"),
@@ -417,22 +425,24 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
         ("distributed", {"delta": 1e-3}, "below 1/1437"),
         ("client", {"delta": 0.05}, "below 1/20"),
         ("distributed", {"delta": 1e-15}, "used up"),
-        ("distributed", {"corrupt": 13}, "corrupt 13 .*minimum_survivors 13"),
-        ("client", {"corrupt": 0}, "corrupt 0 "),
+        ("distributed", {"uncounted_shares": 13}, "uncounted_shares 13 .*minimum_survivors 13"),
+        ("client", {"uncounted_shares": 0}, "uncounted_shares 0 "),
         ("client", {"minimum_survivors": 21}, "minimum_survivors 21"),
         ("distributed", {"local_steps": 2}, "local_steps 2"),
         ("distributed", {"protocol": "plain"}, "shows every client's vector"),
         ("client", {"protocol": "plain"}, "shows every client's vector"),
         ("distributed", {"sampling_rate": 0.0}, "sampling_rate 0"),
-        ("client", {"participation": 0.0}, "participation 0"),
-        ("distributed", {"participation": 0.5}, "participation 0.5"),
+        ("client", {"client_sampling_rate": 0.0}, "client_sampling_rate 0"),
+        ("distributed", {"client_sampling_rate": 0.5}, "client_sampling_rate 0.5"),
     ],
 )
 def test_settings_that_cannot_be_kept_are_refused_by_name_before_there_is_a_run(
-    privacy: str, changed: dict[str, Any], words: str, tmp_path: Path
+    mode_name: str, changed: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises((ConfigError, BadParameter), match=words) as caught:
-        training.Training.start(TrainingConfig(privacy=privacy, **changed), tmp_path / "run")
+        training.Training.start(
+            TrainingConfig(**noise_and_unit(mode_name), **changed), tmp_path / "run"
+        )
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 

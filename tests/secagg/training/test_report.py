@@ -42,17 +42,17 @@ def metrics_of(
     rounds: int = 30,
     *,
     protocol: str = "bonawitz",
-    privacy: str = "local",
+    noise: str = "local",
     finished: bool = True,
     **config: Any,
 ) -> dict[str, Any]:
     records = [round_of(number) for number in range(1, rounds + 1)]
-    if privacy == "none":
+    if noise == "none":
         records = [record | {"epsilon": None} for record in records]
     final = {
         "accuracy": 0.9312,
-        "epsilon": None if privacy == "none" else 7.991,
-        "delta": None if privacy == "none" else 1e-4,
+        "epsilon": None if noise == "none" else 7.991,
+        "delta": None if noise == "none" else 1e-4,
         "rounds": rounds,
         "survivors_min": 14,
         "bytes_up_per_client": 7_600,
@@ -66,11 +66,12 @@ def metrics_of(
             "data": "digits",
             "clients": 20,
             "rounds": 30,
-            "split": "iid",
+            "partition": "iid",
             "threshold": 11,
             "minimum_survivors": 2,
             "protocol": protocol,
-            "privacy": privacy,
+            "noise": noise,
+            "unit": "example",
             "epsilon": 8.0,
             "delta": 1e-4,
             "noise_multiplier": 1.25,
@@ -114,13 +115,13 @@ class Page(HTMLParser):
 VARIANTS = {
     "whole": metrics_of(),
     "plain": metrics_of(protocol="plain"),
-    "not private": metrics_of(privacy="none"),
-    "nothing": metrics_of(protocol="plain", privacy="none"),
+    "not private": metrics_of(noise="none"),
+    "nothing": metrics_of(protocol="plain", noise="none"),
     "one round": metrics_of(1),
     "unfinished": metrics_of(7, finished=False),
     "no rounds": metrics_of(0),
     "no rounds, unfinished": metrics_of(0, finished=False),
-    "strange": metrics_of(3, protocol="magic", privacy="maybe"),
+    "strange": metrics_of(3, protocol="magic", noise="maybe"),
     "empty": {},
     "many": metrics_of(300, clients=500),
     "lost": metrics_of(3) | {"rounds": [round_of(1), round_of(2, lost=True, accuracy=None)]},
@@ -177,7 +178,7 @@ def test_the_page_admits_that_it_is_a_simulation_and_what_the_noise_is() -> None
 
 
 def test_plain_is_said_loudly_to_protect_from_nothing() -> None:
-    page = Page(report(metrics_of(protocol="plain", privacy="none")))
+    page = Page(report(metrics_of(protocol="plain", noise="none")))
     assert "“plain” protects from nothing" in page.text("header")
     assert "the server saw every update" in page.text("h1")
     assert "A curious server" not in page.text()
@@ -186,7 +187,7 @@ def test_plain_is_said_loudly_to_protect_from_nothing() -> None:
 
 
 def test_no_differential_privacy_is_said_and_no_epsilon_is_shown() -> None:
-    page = Page(report(metrics_of(privacy="none")))
+    page = Page(report(metrics_of(noise="none")))
     assert "There is no differential privacy in this run" in page.text("header")
     assert "without limit" in page.text("h1")
     assert "8.0" not in page.text("dl")
@@ -199,7 +200,7 @@ def test_a_good_run_has_no_loud_warning() -> None:
 
 
 def test_an_unknown_protocol_or_privacy_is_trusted_with_nothing() -> None:
-    text = Page(report(metrics_of(3, protocol="magic", privacy="maybe"))).text()
+    text = Page(report(metrics_of(3, protocol="magic", noise="maybe"))).text()
     assert "take it that it protects from nothing" in text
     assert "take it that there is none" in text
     assert "These settings protect nobody" in text
@@ -281,7 +282,9 @@ def test_the_settings_and_versions_are_listed() -> None:
 HOSTILE = "</title></style></td><script>alert(1)</script><img src=http://x.test onerror='a'>\"&"
 
 
-@pytest.mark.parametrize("key", ["data", "split", "protocol", "privacy", "clients", "epsilon"])
+@pytest.mark.parametrize(
+    "key", ["data", "partition", "protocol", "noise", "unit", "clients", "epsilon"]
+)
 def test_a_hostile_setting_is_only_text(key: str) -> None:
     html = report(
         metrics_of(3, finished=False) | {"config": metrics_of()["config"] | {key: HOSTILE}}
@@ -354,7 +357,7 @@ def test_numbers_are_written_for_people(shown: object, expected: object) -> None
 
 @pytest.mark.parametrize("protocol", ["ckks", "threshold-ckks"])
 def test_what_ckks_protects_from_is_said_and_what_it_does_not(protocol: str) -> None:
-    text = Page(report(metrics_of(3, protocol=protocol, privacy="none"))).text()
+    text = Page(report(metrics_of(3, protocol=protocol, noise="none"))).text()
     assert "nobody saw one update" in text
     assert "One client or server that deviates" in text
     assert "does not know protocol" not in text

@@ -13,7 +13,7 @@ from secagg.audit.report import audit
 from secagg.training.loop import Training
 from secagg.training.report import report
 from secagg.training.runs import AUDIT, AUDIT_JSON, REPORT, RunFolder
-from secagg.training.settings import TrainingConfig
+from secagg.training.settings import TrainingConfig, noise_and_unit
 
 SMALL = {"clients": 4, "rounds": 2, "dropout": 0.0}
 
@@ -30,11 +30,11 @@ def last_head(folder: Path) -> str:
     return f"{kept['seq']}:{kept['hash']}"
 
 
-@pytest.mark.parametrize("privacy", ["distributed", "client", "local"])
+@pytest.mark.parametrize("mode_name", ["distributed", "client", "local"])
 def test_a_run_with_a_ledger_leaves_its_audit_and_the_report_links_to_it(
-    tmp_path: Path, privacy: str
+    tmp_path: Path, mode_name: str
 ) -> None:
-    run, final = finished(tmp_path / "run", privacy=privacy)
+    run, final = finished(tmp_path / "run", **noise_and_unit(mode_name))
     found = json.loads((tmp_path / "run" / AUDIT_JSON).read_text())
     assert found["head"] == last_head(tmp_path / "run")
     assert found["protection"] == [Protection.HEAD.value]
@@ -43,7 +43,7 @@ def test_a_run_with_a_ledger_leaves_its_audit_and_the_report_links_to_it(
     books = section["books"].values()
     assert section["epsilon"] == final["epsilon"]
     assert max(book["rdp"] for book in books) == final["epsilon_rdp"]
-    assert max(book["realised"] for book in books) == final["epsilon_realised"]
+    assert max(book["actual"] for book in books) == final["epsilon_actual"]
     assert {book["accountant"] for book in books} == {final["accountant"]}
     page = (tmp_path / "run" / AUDIT).read_text()
     assert found["head"] in page
@@ -68,20 +68,20 @@ def test_the_audit_says_that_the_head_lay_beside_the_ledger(tmp_path: Path) -> N
     assert words not in str(audit(tmp_path / "run" / "ledger.sqlite", head=head).as_json())
 
 
-@pytest.mark.parametrize("privacy", ["distributed", "client", "local"])
-def test_both_pages_call_public_what_is_public_in_that_mode(tmp_path: Path, privacy: str) -> None:
+@pytest.mark.parametrize("mode_name", ["distributed", "client", "local"])
+def test_both_pages_call_public_what_is_public_in_that_mode(tmp_path: Path, mode_name: str) -> None:
     """A client's number of examples divides the sum, but where a whole client is hidden."""
-    finished(tmp_path / "run", privacy=privacy, rounds=1)
+    finished(tmp_path / "run", **noise_and_unit(mode_name), rounds=1)
     for name in (AUDIT, REPORT):
         shown = (tmp_path / "run" / name).read_text().lower()
-        assert ("how many examples each client has" in shown) is (privacy != "client")
+        assert ("how many examples each client has" in shown) is (mode_name != "client")
         assert ("keep it to themselves" in shown or "leave out their noise" in shown) is (
-            privacy != "local"
+            mode_name != "local"
         )
 
 
 def test_without_a_ledger_there_is_no_audit_and_no_link(tmp_path: Path) -> None:
-    run, final = finished(tmp_path / "run", privacy="none")
+    run, final = finished(tmp_path / "run", noise="none")
     assert final["audit"] is None
     assert not (tmp_path / "run" / AUDIT).exists()
     assert not (tmp_path / "run" / AUDIT_JSON).exists()
@@ -102,18 +102,18 @@ def test_the_report_links_to_that_one_name_and_no_other(tmp_path: Path, said: st
 
 
 def test_the_report_shows_each_epsilon_under_its_name(tmp_path: Path) -> None:
-    finished(tmp_path / "run", privacy="distributed", minimum_survivors=3)
+    finished(tmp_path / "run", noise="distributed", minimum_survivors=3)
     page = (tmp_path / "run" / REPORT).read_text()
     cards = dict(re.findall(r"<div><dt>(epsilon.*?)</dt><dd>(.*?)</dd></div>", page))
     assert list(cards) == [
         "epsilon spent, by RDP; the budget is 2.0",
-        "epsilon realised, by RDP: with the noise that was really in the sums, if no output "
+        "actual epsilon, by RDP: with the noise that was really in the sums, if no output "
         "decided who dropped out. It frees no budget",
     ]
-    spent, realised = map(float, cards.values())
-    assert realised < spent
+    spent, actual = map(float, cards.values())
+    assert actual < spent
 
-    finished(tmp_path / "local", privacy="local")
+    finished(tmp_path / "local", noise="local")
     page = (tmp_path / "local" / REPORT).read_text()
     cards = dict(re.findall(r"<div><dt>(epsilon.*?)</dt><dd>(.*?)</dd></div>", page))
     assert list(cards) == [
