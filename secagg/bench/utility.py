@@ -4,7 +4,7 @@ Softmax regression from zeros on digits and Fashion-MNIST. First a search for se
 validation part of the training examples, then five seeds of every case on the test examples.
 Neither the search nor the choice among its candidates is in any epsilon here.
 
-``central`` is DP-SGD at one party that holds all training examples, noised by Opacus and priced
+``central`` is DP-SGD at one party that holds all training examples, noised in every step and priced
 like the others by RDP. Under the other modes clients compute what they do in ``secagg train``,
 a tenth of them drops out of every round, and their words are summed in the open: the secure
 sum is exact, so its result is the same. No ledger runs along. Every epsilon is the plan's: the
