@@ -250,8 +250,9 @@ class Proposal:
         """A client's vector: words, or reals for CKKS.
 
         Raises:
-          InputError: another length; without noise, not finite, a metric missing or beyond what was
-            named for it, a weight out of range.
+          InputError: not finite, another length, a metric missing or beyond what was named
+            for it, a weight out of range.
+          NonFiniteGradient: with noise, not finite.
         """
         if own.vector.shape != (self.entries,):
             raise InputError(f"an update of shape {own.vector.shape}, expected ({self.entries},)")

@@ -301,7 +301,7 @@ def test_noise_on_examples_needs_a_learning_rate_and_on_clients_none(folder: Pat
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_not_sent(value: float, folder: Path) -> None:
+def test_what_is_no_number_becomes_zeros_and_the_share_of_noise(value: float, folder: Path) -> None:
     trial = Trial(folder)
 
     def spoilt(arrays: Any) -> Any:
@@ -309,9 +309,8 @@ def test_what_is_no_number_is_not_sent(value: float, folder: Path) -> None:
 
     trial.nodes[103].update = spoilt  # type: ignore[method-assign]  # it diverged
     fit(trial.secured)
-    assert trial.secured.history[0].survivors
-    assert 103 not in trial.secured.history[0].survivors
-    assert "(NonFiniteGradient)" in trial.errors()[103]
+    assert set(trial.secured.history[0].survivors) == set(NODES)
+    assert not trial.errors()
 
 
 def test_two_runs_of_the_same_differ_by_their_noise(folder: Path) -> None:
