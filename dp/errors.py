@@ -38,7 +38,7 @@ class UnsoundModel(PrivacyError):
 
 
 class NonFiniteGradient(PrivacyError):
-    """A parameter or a gradient is NaN or infinite; nothing was returned."""
+    """Parameters to train from are NaN or infinite, or may become so; no data was touched."""
 
 
 class LedgerError(PrivacyError):

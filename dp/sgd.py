@@ -1,24 +1,26 @@
-"""What a client computes with Opacus: DP-SGD of its own, or clipped sums to be noised elsewhere.
+"""What a client computes on its examples: DP-SGD, or clipped sums to be noised elsewhere.
 
-``LocalDpSgd`` is [ACG+16] as Opacus 1.6 does it: a Poisson batch, every example's gradient
-clipped to ``clip``, Gaussian noise of deviation ``noise_multiplier * clip`` on their sum,
-over the *expected* batch size. One optimizer and one history for the life of the
-client: a fresh engine a round would report the first round's epsilon for ever.
+``LocalDpSgd`` is [ACG+16]: a Poisson batch, every example's gradient clipped to ``clip``, Gaussian
+noise of deviation ``noise_multiplier * clip`` on their sum, over the *expected* batch size.
 ``ClippedSums`` stops after the sum, which ``dp.noise.mechanisms`` hides in shares of noise.
 
-Both clip and sum in float64. In float32 a sum of many gradients is rounded by more than
-a small part of ``clip``, and what one example changes would pass the bound.
+**Noise and coins come from a cipher**, never from a generator of torch, whose state was solved for
+from one released step (tests/attacks/test_predictable_noise.py). Every batch and every step's noise
+takes 32 fresh bytes of ``entropy``, so that nothing here repeats in a fork, a copy or a pickle.
 
-What the local noise is: floating point from torch's generator, on a CPU the Mersenne
-Twister, which is not cryptographic. Floating-point Gaussians are open to attacks on
-their low bits [Mironov 2012]; every report says so. Opacus draws in float32, where
-``torch.normal`` never passes 5.77 deviations (none of 3e9 draws did), too short a tail
-for a small delta. Here it is drawn and added in float64, up to 8.6 deviations, and
-rounded to the parameters' type after. The generators get their whole state from
-``entropy``: ``manual_seed`` would use 32 bits of it.
+**Noise is in integers.** Each clipped gradient is cut towards 0 on a grid g, a power of two. No
+entry grows, so one example moves the sum of integers by at most ``clip`` / g in the L2 norm,
+whatever the number of examples and the order of the sum. ``dp.noise.BinnedGaussianSampler`` makes
+of that a Gaussian mechanism, floating point and all: docs/privacy/gaussian-noise.md.
 
-``make_private`` of Opacus is not called: it takes 1/ceil(N/B) for the sampling rate and
-truncates q N in the divisor. Its parts are put together here with both right.
+**An example is computed alone.** In a batch, its float32 gradient moves with the other examples, in
+the last bits by itself and by any amount under a model that somebody chose for it. Then what
+one example changes would have no bound. Alone, it is a function of the example and the parameters.
+
+**What overflows says nothing.** An example whose loss or gradient is not finite, or for which the
+model fails, adds zeros: whoever chooses the parameters could choose for whose example that happens
+and read off who is there. ``left_out`` counts them and is as secret as the examples.
+What can be refused, is refused before any data is touched.
 
 [ACG+16]: Abadi et al., Deep Learning with Differential Privacy, arXiv 1607.00133.
 """
@@ -26,7 +28,6 @@ truncates q N in the divisor. Its parts are put together here with both right.
 import copy
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final, TypeAlias
@@ -34,13 +35,11 @@ from typing import Final, TypeAlias
 from dp.accounting.events import GaussianEvent, NeighboringRelation, PoissonSampling, Unit
 from dp.checks import integer, positive_float
 from dp.errors import BadParameter, MissingLibrary, NonFiniteGradient, UnsoundModel
+from dp.noise.sampling import BinnedGaussianSampler, coins
 
 try:
     import torch
     from opacus.accountants import RDPAccountant
-    from opacus.grad_sample import GradSampleModule
-    from opacus.optimizers import DPOptimizer
-    from opacus.utils.uniform_sampler import UniformWithReplacementSampler
     from opacus.validators import ModuleValidator
     from opacus.validators.errors import UnsupportedModuleError
     from torch import Tensor, nn
@@ -54,9 +53,10 @@ except ModuleNotFoundError as error:
 Entropy: TypeAlias = Callable[[int], bytes]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
-_COINS: Final = 2**24  # torch.rand in float32 is uniform over multiples of 2^-24
-_TWISTER_WORDS: Final = 624  # of 32 bits, the state of MT19937
-_TWISTER_OFFSET: Final = 24  # bytes before them in torch's serialised state, 8 bytes a word
+_MOST: Final = 1e30  # of clip and noise multiplier, 1 / _MOST the least: far from float64's ends
+_FINE: Final = 41  # a deviation of the noise is from 2^40 to 2^41 steps of the grid
+_MOST_STEPS: Final = 2.0**62  # of a sum before noise; with it an int64 holds both
+_REACH: Final = 13  # deviations: no draw, and half a step, is beyond
 
 
 # More than seven arguments here and below: a model and its data, which belong together at every
@@ -64,17 +64,18 @@ _TWISTER_OFFSET: Final = 24  # bytes before them in torch's serialised state, 8 
 class _PerExample:
     """A model whose gradients are clipped an example at a time, and one client's examples.
 
-    A step hides the presence of any one example (add or remove), provided that the output
-    for an example depends on that example alone: modules known to mix a batch, such as
-    BatchNorm, are refused. N = len(inputs) and q are public. Ghost clipping is not
-    offered: with a loss of one's own it trains unclipped without a word.
+    A step hides the presence of any one example (add or remove). Modules known to mix a batch, such
+    as BatchNorm, are refused: alone an example is not what they are trained for. N = len(inputs)
+    and q are public.
 
     Attributes:
       parameter_count: entries of the vector of trained parameters, in the order of
         ``model.parameters()``; those that require no gradient stay frozen.
+      left_out: examples drawn so far that added zeros, as they had no finite gradient. Secret.
     """
 
     parameter_count: int
+    left_out: int
 
     def __init__(
         self,
@@ -83,24 +84,22 @@ class _PerExample:
         targets: Tensor,
         loss: Loss,
         *,
-        learning_rate: float,
         clip: float,
-        noise_multiplier: float,
         sampling_rate: float,
-        physical_batch: int | None,
         entropy: Entropy,
     ) -> None:
         self._rate = PoissonSampling(rate=sampling_rate).rate
-        if len(inputs) != len(targets) or not len(inputs):
+        if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
             raise BadParameter(
-                f"{len(inputs)} inputs and {len(targets)} targets, must be equally many, at least 1"
+                f"inputs are a {type(inputs).__name__} and targets a {type(targets).__name__}, "
+                "must be tensors"
             )
-        coin = math.floor(self._rate * _COINS) / _COINS
-        if not coin:
-            raise BadParameter(f"sampling rate is {sampling_rate}, must be at least 2**-24")
-        if physical_batch is not None:
-            integer("physical_batch", physical_batch, 1)
-        norm = positive_float("clip", clip)
+        if not (inputs.ndim and targets.ndim and len(inputs) == len(targets) and len(inputs)):
+            raise BadParameter(
+                f"inputs of shape {tuple(inputs.shape)} and targets of {tuple(targets.shape)}, "
+                "must be equally many, at least 1"
+            )
+        self._clip = _ranged("clip", clip)
         model = copy.deepcopy(model).train()
         try:
             ModuleValidator.validate(model, strict=True)
@@ -110,88 +109,93 @@ class _PerExample:
         if not self._trained:
             raise UnsoundModel("no parameter of the model requires a gradient")
         self.parameter_count = sum(p.numel() for p in self._trained)
-        device = self._trained[0].device
-        self._inputs, self._targets, self._loss = inputs.to(device), targets.to(device), loss
-        # The losses of a batch are summed, so that an example's gradient is its own
-        # whatever the batch; the one division is by q N, in the optimizer.
-        self._model = GradSampleModule(model, loss_reduction="sum")
-        self._model.forbid_grad_accumulation()
-        self._physical_batch = physical_batch
-        self._optimizer = _DoubleOptimizer(
-            torch.optim.SGD(self._trained, lr=learning_rate),
-            noise_multiplier=noise_multiplier,
-            max_grad_norm=norm,
-            expected_batch_size=self._rate * len(inputs),
-            loss_reduction="mean",
-            generator=_generator(device, entropy),
-        )
-        self._batches = _batches(
-            UniformWithReplacementSampler(
-                num_samples=len(inputs),
-                sample_rate=coin,
-                generator=_generator(torch.device("cpu"), entropy),
-            )
-        )
+        # Below clip by the rounding of a norm over so many entries, and of the scaling after it.
+        self._norm = self._clip * (1 - 2.0**-32 - self.parameter_count * 2.0**-53)
+        self._device = self._trained[0].device
+        self._inputs, self._targets = inputs.to(self._device), targets.to(self._device)
+        self._model, self._loss, self._entropy, self.left_out = model, loss, entropy, 0
+        self._try()
 
-    def _load(self, parameters: Tensor) -> None:
+    def _try(self) -> None:
+        """Refuse on an example of zeros what must not be refused on one of the data."""
+        try:
+            self._gradient(torch.zeros_like(self._inputs[:1]), torch.zeros_like(self._targets[:1]))
+        except UnsoundModel:
+            raise
+        except Exception as error:
+            told = f"{error}".splitlines() or [type(error).__name__]
+            raise UnsoundModel(
+                f"the model and its loss fail on an example of zeros: {told[0]}"
+            ) from error
+
+    def _load(self, parameters: Tensor) -> Tensor:
+        """``parameters`` checked, as a new float64 vector on the model's device."""
         if parameters.shape != (self.parameter_count,) or not parameters.is_floating_point():
             raise BadParameter(
                 f"parameters are {parameters.dtype} of shape {tuple(parameters.shape)}, "
                 f"must be floats of shape ({self.parameter_count},)"
             )
-        if not torch.isfinite(parameters).all():
+        position = parameters.detach().to(device=self._device, dtype=torch.float64, copy=True)
+        self._place(position)
+        if not all(torch.isfinite(p).all() for p in (position, *self._trained)):
             raise NonFiniteGradient("the parameters to train from are not finite")
+        return position
+
+    def _place(self, position: Tensor) -> None:
         with torch.no_grad():
-            parts = torch.split(parameters, [p.numel() for p in self._trained])
+            parts = torch.split(position, [p.numel() for p in self._trained])
             for parameter, part in zip(self._trained, parts, strict=True):
                 parameter.copy_(part.view_as(parameter))
 
-    def _sum(self) -> None:
-        """Draw a batch and leave its clipped sum in ``summed_grad``, part by part."""
-        batch = next(self._batches)
-        size = self._physical_batch or max(len(batch), 1)
-        for p in self._trained:
-            p.summed_grad = None  # type: ignore[attr-defined]  # Opacus' fields, here and below
-        for start in range(0, max(len(batch), 1), size):
-            for p in self._trained:
-                p.grad = None
-                # Not every layer takes an empty batch; its gradients are known without one.
-                p.grad_sample = None if batch else p.new_zeros((0, *p.shape))  # type: ignore[attr-defined]
-            if batch:
-                self._backward(batch[start : start + size])
-            self._optimizer.clip_and_accumulate()
+    def _batch(self) -> list[int]:
+        """A Poisson batch, drawn anew."""
+        return list(map(int, coins(len(self._inputs), self._rate, entropy=self._entropy)))
 
-    def _backward(self, batch: list[int]) -> None:
-        """Leave every example's gradient in ``grad_sample``, or raise before any noise."""
-        outputs = self._model(self._inputs[batch])
-        losses = self._loss(outputs, self._targets[batch])
-        if losses.shape != (len(batch),):
-            raise UnsoundModel(
-                f"the loss of {len(batch)} examples has shape {tuple(losses.shape)}, must be "
-                'one number an example (reduction="none")'
-            )
-        with warnings.catch_warnings():
-            # The hooks fire at the first layer too, whose inputs need no gradient: as meant.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            losses.sum().backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-        for p in self._trained:
-            found = getattr(p, "grad_sample", None)
-            if not isinstance(found, Tensor) or len(found) != len(batch):
+    def _clipped(self, *, scale: float = 1.0) -> Iterator[Tensor]:
+        """Each gradient of a new batch times ``scale``, of a norm of at most ``clip * scale``."""
+        for i in self._batch():
+            try:
+                # A copy, so that not even the place in memory says which example it is.
+                gradient = self._gradient(
+                    self._inputs[i : i + 1].clone(), self._targets[i : i + 1].clone()
+                )
+            except Exception:  # noqa: BLE001  # whatever it is, it is made of this example
+                gradient = None
+            norm = math.nan if gradient is None else float(torch.linalg.vector_norm(gradient))
+            if gradient is None or not math.isfinite(norm):
+                self.left_out += 1
+                continue
+            yield gradient * ((self._norm / norm if norm > self._norm else 1.0) * scale)
+
+    def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor | None:
+        """Of one example, flat in float64; ``None`` if its loss is not finite."""
+        with torch.enable_grad():
+            losses = self._loss(self._model(inputs), targets)
+            if losses.shape != (1,):
                 raise UnsoundModel(
-                    f"a parameter of shape {tuple(p.shape)} has no gradient an example; "
+                    f"the loss of one example has shape {tuple(losses.shape)}, must be (1,): "
+                    'one number an example (reduction="none")'
+                )
+            found = torch.autograd.grad(losses.sum(), self._trained, allow_unused=True)
+        for parameter, part in zip(self._trained, found, strict=True):
+            if part is None:
+                raise UnsoundModel(
+                    f"a parameter of shape {tuple(parameter.shape)} has no gradient; "
                     "freeze it if the loss does not use it"
                 )
-            if not torch.isfinite(found).all():
-                raise NonFiniteGradient("an example's gradient is not finite; check the data")
+        if not torch.isfinite(losses).all():
+            return None
+        return torch.cat([part.reshape(-1).double() for part in found])
 
 
 class ClippedSums(_PerExample):
     """The sum of one client's clipped gradients over a Poisson batch, step after step.
 
-    Adding or removing one example moves ``sum`` by at most ``clip`` in the L2 norm. **No noise
-    is in it**: it may leave the client only under ``dp.noise.mechanisms`` and a secure sum, whose
-    event names the ``sampling`` of this object. ``expected_batch`` = q N is the public number
-    to divide by; the size of the batch that was drawn is secret.
+    Adding or removing one example moves ``sum`` by at most ``clip`` in the L2 norm, up to the
+    rounding of a float64 sum. **No noise is in it**: it may leave the client only under
+    ``dp.noise.mechanisms`` and a secure sum, whose event names the ``sampling`` of this object.
+    ``expected_batch`` = q N is the public number to divide by; the size of the batch that was drawn
+    is secret.
     """
 
     def __init__(
@@ -203,21 +207,11 @@ class ClippedSums(_PerExample):
         *,
         clip: float,
         sampling_rate: float,
-        physical_batch: int | None = None,
         entropy: Entropy = os.urandom,
     ) -> None:
         """Copy ``model`` and make it ready; arguments and errors as of ``LocalDpSgd``."""
         super().__init__(
-            model,
-            inputs,
-            targets,
-            loss,
-            learning_rate=0.0,
-            clip=clip,
-            noise_multiplier=0.0,
-            sampling_rate=sampling_rate,
-            physical_batch=physical_batch,
-            entropy=entropy,
+            model, inputs, targets, loss, clip=clip, sampling_rate=sampling_rate, entropy=entropy
         )
         self.expected_batch = self._rate * len(inputs)
 
@@ -233,22 +227,23 @@ class ClippedSums(_PerExample):
           parameters: the trained parameters, flat, in the order of ``model.parameters()``.
 
         Returns:
-          float64 of the same shape, on the model's device.
+          float64 of the same shape, on the model's device, always finite.
 
         Raises:
-          NonFiniteGradient: a parameter, loss or gradient is NaN or infinite. The batch is spent.
-          UnsoundModel: the loss is not one number an example, or a parameter took no part in it.
-          BadParameter: the vector's shape or type is wrong.
+          NonFiniteGradient: a parameter is NaN or infinite. No data was touched.
+          BadParameter: the vector's shape or type is wrong. No data was touched.
         """
-        self._load(parameters)
-        self._sum()
-        return torch.cat([p.summed_grad.reshape(-1) for p in self._trained])  # type: ignore[attr-defined]  # Opacus' field
+        total = torch.zeros_like(self._load(parameters))
+        for gradient in self._clipped():
+            total += gradient
+        return total
 
 
 class LocalDpSgd(_PerExample):
     """One client's private training, round after round: ``run(parameters, steps)``.
 
-    A run hides any one example as ``event(steps)`` says.
+    A run hides any one example as ``event(steps)`` says, up to ``sampler_error`` in total variation
+    for every entry of every step.
     """
 
     def __init__(
@@ -263,7 +258,6 @@ class LocalDpSgd(_PerExample):
         noise_multiplier: float,
         sampling_rate: float,
         steps_taken: int = 0,
-        physical_batch: int | None = None,
         entropy: Entropy = os.urandom,
     ) -> None:
         """Copy ``model`` and make it ready.
@@ -278,42 +272,40 @@ class LocalDpSgd(_PerExample):
           learning_rate: of plain SGD. Without momentum nothing passes between rounds but
             the history.
           clip: the greatest L2 norm of one example's gradient, C.
-          noise_multiplier: standard deviation of the noise over C, z.
-          sampling_rate: q, at least 2^-24; every coin falls with probability q rounded *down*
-            to a multiple of 2^-24.
+          noise_multiplier: standard deviation of the noise over C, z; above N / 2^21.
+          sampling_rate: q, the probability of every coin, exactly.
           steps_taken: steps of this client before, from the ledger after a restart.
-          physical_batch: the most examples whose gradients are in memory at once; a larger batch
-            is summed in parts, as by Opacus' ``BatchMemoryManager``. ``None`` for no limit.
           entropy: n random bytes on request; the default is the system's.
 
         Raises:
-          UnsoundModel: a module mixes examples, or nothing is to be trained.
+          UnsoundModel: a module mixes examples, nothing is to be trained, or the model and its loss
+            do not work on an example of zeros.
           BadParameter: an argument is out of range.
         """
         integer("steps_taken", steps_taken)
+        self._learning_rate = positive_float("learning rate", learning_rate)
         self._event = GaussianEvent(
-            noise_multiplier=noise_multiplier,
+            noise_multiplier=_ranged("noise_multiplier", noise_multiplier),
             sampling=PoissonSampling(rate=sampling_rate),
             unit=Unit.EXAMPLE,
             adjacency=NeighboringRelation.ADD_OR_REMOVE,
         )
         super().__init__(
-            model,
-            inputs,
-            targets,
-            loss,
-            learning_rate=positive_float("learning rate", learning_rate),
-            clip=clip,
-            noise_multiplier=self._event.noise_multiplier,
-            sampling_rate=sampling_rate,
-            physical_batch=physical_batch,
-            entropy=entropy,
+            model, inputs, targets, loss, clip=clip, sampling_rate=sampling_rate, entropy=entropy
         )
-        z, q = self._event.noise_multiplier, self._rate
+        z = self._event.noise_multiplier
+        mantissa, exponent = math.frexp(z * self._clip)
+        self._grid = math.ldexp(1.0, exponent - _FINE)
+        if len(inputs) * self._clip / self._grid >= _MOST_STEPS:
+            raise BadParameter(
+                f"noise_multiplier is {z}, too little for {len(inputs)} examples: their sum must "
+                "stay below 2**62 steps of the grid that the noise is drawn on"
+            )
+        self._sampler = BinnedGaussianSampler(math.ldexp(mantissa, _FINE))
+        self.sampler_error = self._sampler.error
         self._accountant = RDPAccountant()
         if steps_taken:
-            self._accountant.history = [(z, q, steps_taken)]
-        self._optimizer.attach_step_hook(self._accountant.get_optimizer_hook_fn(sample_rate=q))
+            self._accountant.history = [(z, self._rate, steps_taken)]
 
     @property
     def steps_taken(self) -> int:
@@ -333,80 +325,50 @@ class LocalDpSgd(_PerExample):
         """Train from ``parameters`` for ``steps`` steps and return the new ones.
 
         An empty batch is a step like any other: noise alone. Every step adds one to the
-        history, also where the call then raises.
+        history.
 
         Args:
           parameters: the trained parameters, flat, in the order of ``model.parameters()``.
           steps: at least 1.
 
         Returns:
-          A new vector of the same shape, type and device.
+          A new vector of the same shape, type and device, always finite.
 
         Raises:
-          NonFiniteGradient: a parameter, loss or gradient is NaN or infinite. Nothing is
-            returned, so nothing is released but that.
-          UnsoundModel: the loss is not one number an example, or a parameter took no part in it.
-          BadParameter: the vector's shape or type, or ``steps``, is wrong.
+          NonFiniteGradient: a parameter is NaN or infinite, or could become so in so many steps. No
+            data was touched.
+          BadParameter: the vector's shape or type, or ``steps``, is wrong. No data was touched.
         """
         integer("steps", steps, 1)
-        self._load(parameters)
+        position = self._load(parameters)
+        self._check_range(position, steps, parameters.dtype)
+        q, z = self._rate, self._event.noise_multiplier
         for _ in range(steps):
-            self._sum()
-            self._optimizer.finish()
-        trained = torch.cat([p.detach().reshape(-1) for p in self._trained])
-        if not torch.isfinite(trained).all():
-            raise NonFiniteGradient("the trained parameters are not finite; lower learning_rate")
-        return trained.to(device=parameters.device, dtype=parameters.dtype)
+            self._accountant.step(noise_multiplier=z, sample_rate=q)
+            total = torch.zeros_like(position, dtype=torch.int64)
+            for gradient in self._clipped(scale=1 / self._grid):
+                total += gradient.to(torch.int64)  # towards 0
+            noise = self._sampler.sample(self.parameter_count, entropy=self._entropy)
+            total += torch.from_numpy(noise).to(self._device)
+            # From here on everything follows from numbers that are private.
+            position -= self._learning_rate * self._grid / (q * len(self._inputs)) * total.double()
+            self._place(position)
+        return position.to(device=parameters.device, dtype=parameters.dtype)
 
-
-class _DoubleOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
-    """Opacus' optimizer with norms, sums and noise in float64."""
-
-    def clip_and_accumulate(self) -> None:
-        samples = [p.grad_sample.double().flatten(start_dim=1) for p in self.params]
-        squares = torch.stack([part.square().sum(dim=1) for part in samples]).sum(dim=0)
-        # The margin is above the rounding of a norm over 10^6 entries, 2^-53 each.
-        factors = (self.max_grad_norm * (1 - 2**-32) / squares.sqrt()).clamp(max=1.0)
-        for p, part in zip(self.params, samples, strict=True):
-            clipped = (factors @ part).view_as(p)
-            p.summed_grad = clipped if p.summed_grad is None else p.summed_grad + clipped
-
-    def add_noise(self) -> None:
-        std = self.noise_multiplier * self.max_grad_norm
-        for p in self.params:
-            noise = torch.normal(
-                0.0,
-                std,
-                p.shape,
-                generator=self.generator,
-                dtype=torch.float64,
-                device=p.device,
+    def _check_range(self, position: Tensor, steps: int, dtype: torch.dtype) -> None:
+        """Refuse steps after which an entry may be infinite, from public numbers alone."""
+        z, n = self._event.noise_multiplier, len(self._inputs)
+        step = self._learning_rate * self._clip * (n + _REACH * z) / (self._rate * n)
+        most = min(torch.finfo(kind).max for kind in (dtype, *(p.dtype for p in self._trained)))
+        if float(position.abs().max()) + steps * step > most * (1 - 2.0**-6):  # roundings below
+            raise NonFiniteGradient(
+                f"{steps} steps may take the parameters out of their type's range; "
+                "lower learning_rate"
             )
-            p.grad = (p.summed_grad + noise).to(p.dtype)
-
-    def finish(self) -> None:
-        """Noise, divisor, history and step, once the sum is whole."""
-        self.add_noise()
-        self.scale_grad()
-        if self.step_hook:
-            self.step_hook(self)
-        self.original_optimizer.step()
 
 
-def _batches(sampler: UniformWithReplacementSampler) -> Iterator[list[int]]:
-    """Batches without end; every one is drawn anew, whatever Opacus calls an epoch."""
-    while True:
-        yield from sampler
-
-
-def _generator(device: torch.device, entropy: Entropy) -> torch.Generator:
-    """A torch generator with as much entropy as its state holds."""
-    generator = torch.Generator(device=device)
-    generator.manual_seed(int.from_bytes(entropy(8), "big") >> 1)
-    if device.type == "cpu":
-        state = generator.get_state()
-        words = torch.frombuffer(bytearray(entropy(4 * _TWISTER_WORDS)), dtype=torch.uint8)
-        place = state[_TWISTER_OFFSET : _TWISTER_OFFSET + 8 * _TWISTER_WORDS]
-        place.view(_TWISTER_WORDS, 8)[:, :4] = words.view(_TWISTER_WORDS, 4)
-        generator.set_state(state)
-    return generator
+def _ranged(name: str, value: float) -> float:
+    number = positive_float(name, value, most=_MOST)
+    if number < 1 / _MOST:
+        raise BadParameter(f"{name} is {number}, must be at least {1 / _MOST:g}")
+    return number

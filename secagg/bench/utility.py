@@ -4,7 +4,7 @@ Softmax regression from zeros on digits and Fashion-MNIST. First a search for se
 validation part of the training examples, then five seeds of every case on the test examples.
 Neither the search nor the choice among its candidates is in any epsilon here.
 
-``central`` is DP-SGD at one party that holds all training examples, noised by Opacus and priced
+``central`` is DP-SGD at one party that holds all training examples, noised in every step and priced
 like the others by RDP. Under the other modes clients compute what they do in ``secagg train``,
 a tenth of them drops out of every round, and their words are summed in the open: the secure
 sum is exact, so its result is the same. No ledger runs along. Every epsilon is the plan's: the
@@ -57,7 +57,6 @@ FEW_CLIENTS: Final = "client-20"  # ``client`` among as few clients as the other
 MODES: Final = ("central", "distributed", "local", "client", FEW_CLIENTS, "none")
 PROCESSES: Final = 2
 TICKS: Final = (0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # of accuracy
-PHYSICAL_BATCH: Final = 256  # examples whose gradients are in memory at once
 
 # Settings are searched at the epsilon on the right, and used at that on the left.
 SEARCHED_AT: Final = {1.0: 1.0, 2.0: 1.0, 4.0: 4.0, 8.0: 4.0}
@@ -183,7 +182,6 @@ def central(
         clip=config.clip,
         noise_multiplier=noise,
         sampling_rate=config.sampling_rate,
-        physical_batch=PHYSICAL_BATCH,
     )
     unflatten(party.run(flatten(model).clone(), config.rounds), model)
     return noise, 0

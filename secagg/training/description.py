@@ -10,13 +10,22 @@ _PUBLIC = (
     "who took part in a round and who was in its sum",
     "the settings of the run, and the data set that the model is evaluated on",
 )
+_NOISE = "AES-128 in counter mode, for noise and coins"
 _DISCRETE = "int64 after rounding: noise and sums are exact integers"
 
 
 def statement(
-    config: TrainingConfig, *, units: int, mechanism: DistributedNoise | None = None
+    config: TrainingConfig,
+    *,
+    units: int,
+    sampler_error: float,
+    draws: int,
+    mechanism: DistributedNoise | None = None,
 ) -> SystemDescription:
-    """The description of a private run; with the ``mechanism`` for distributed noise."""
+    """The description of a private run; with the ``mechanism`` for distributed noise.
+
+    ``draws`` of noise a step, each within ``sampler_error`` of its law.
+    """
     return SystemDescription(
         unit_count=units,
         mechanism=_mechanism(config, mechanism),
@@ -25,12 +34,12 @@ def statement(
         released=_released(config),
         unaccounted=_PUBLIC if config.mode == "client" else (_SIZES, *_PUBLIC),
         scope="every round of this run, for every client that took part in it; no other run",
-        randomness=_randomness(config, mechanism),
+        randomness=_randomness(config, sampler_error),
         floating_point=_floats(config),
         assumptions=_assumptions(config),
         rounded_sums=config.mode == "distributed",
-        sampler_error=mechanism.sampler_error if mechanism else 0.0,
-        entries=mechanism.draws if mechanism else 0,
+        sampler_error=sampler_error,
+        entries=draws,
         flooding_bits=FLOODING if mechanism and config.protocol in CKKS else None,
     )
 
@@ -38,8 +47,8 @@ def statement(
 def _mechanism(config: TrainingConfig, mechanism: DistributedNoise | None) -> str:
     if mechanism is None:
         return (
-            "DP-SGD on each client by Opacus: gradients clipped an example at a time, "
-            "Gaussian noise on each batch's sum"
+            "DP-SGD on each client: gradients clipped an example at a time and rounded to "
+            "integers, binned Gaussian noise on each batch's sum"
         )
     clipped = (
         "gradients clipped an example at a time"
@@ -65,7 +74,7 @@ def _sampling(config: TrainingConfig) -> str:
         return "none: every example is in every batch"
     return (
         f"Poisson: every example by a coin of its client, of probability {config.sampling_rate:g}; "
-        "drawn by Opacus' sampler from system randomness, empty batches included"
+        "exact, from a cipher under system randomness, empty batches included"
     )
 
 
@@ -101,45 +110,36 @@ def _released(config: TrainingConfig) -> tuple[str, ...]:
     return (*noised[config.mode], "the common model, which follows from these and adds nothing")
 
 
-def _randomness(config: TrainingConfig, mechanism: DistributedNoise | None) -> str:
-    if mechanism is None:
-        return (
-            "noise and batches: Mersenne Twister with its whole state from the system's "
-            "generator; not cryptographic"
-        )
-    batches = (
-        "; batches: Mersenne Twister seeded likewise, not cryptographic"
-        if config.mode == "distributed" and config.sampling_rate < 1
-        else ""
-    )
+def _randomness(config: TrainingConfig, sampler_error: float) -> str:
+    drawn = "noise" if config.mode == "local" else "noise and rounding"
     return (
-        "noise and rounding: AES-128-CTR under keys of the system's generator, drawn from a table "
-        f"within {mechanism.sampler_error:.1g} of the exact law an entry{batches}"
+        f"{drawn}, batches and coins: AES-128-CTR under keys of the system's generator; noise "
+        f"from a table within {sampler_error:.1g} of the exact law an entry"
     )
 
 
 def _floats(config: TrainingConfig) -> str:
     return {
-        "local": "noise is drawn and added in float64 and rounded to float32 after; the proof is "
-        "for exact Gaussian noise, and low bits may tell more [Mironov 2012]",
-        "distributed": f"clipping, sums and rotation in float64, then {_DISCRETE}; gradients in "
-        "float32 may depend in their last bits on the batch they are computed in",
+        "local": "gradients in float32, each computed alone and clipped in float64, then "
+        f"{_DISCRETE}; floats again after",
+        "distributed": "gradients in float32, each computed alone; clipping, sums and rotation in "
+        f"float64, then {_DISCRETE}",
         "client": f"training in float32, norms checked in float64, then {_DISCRETE}",
     }[config.mode]
 
 
 def _assumptions(config: TrainingConfig) -> tuple[str, ...]:
     if config.mode == "local":
-        return ()
+        return (_NOISE,)
     if config.protocol == "bonawitz":
         return (
             "X25519, HKDF-SHA256, AES-128 in counter mode and AES-GCM are as good as they are "
             "taken to be, for the secure sum",
-            "AES-128 in counter mode, for the noise",
+            _NOISE,
         )
     if config.protocol in CKKS:
         return (
             "Ring-LWE with ternary secrets at 128 bits, for the secure sum",
-            "AES-128 in counter mode, for the noise",
+            _NOISE,
         )
-    return ("AES-128 in counter mode, for the noise",)
+    return (_NOISE,)

@@ -33,7 +33,7 @@ from protocols.errors import TooFewSurvivors
 from protocols.wire import digest
 from secagg.audit.page import page
 from secagg.audit.report import audit
-from secagg.errors import ConfigError, RunError
+from secagg.errors import ConfigError, InputError, RunError
 from secagg.files import write_atomically
 from secagg.rounds.aggregation import Bonawitz, Ckks, Plain, Protocol, run_protocol
 from secagg.rounds.attendance import StageCost
@@ -204,7 +204,9 @@ class Training:
         gone = simulated_dropouts(
             config.clients, config.dropout, seed=config.seed, round_number=number
         )
-        attempt = 0
+        attempt, start, seed = 0, flatten(self.model).clone(), system(SEED_SIZE)
+        if not torch.isfinite(start).all():  # before anybody is charged or any data is touched
+            raise InputError("the model is not finite: training has diverged; lower learning_rate")
         if self._books:
             members, attempt = self._books.reserve(number, members)
             gone = {client: stage for client, stage in gone.items() if client in members}
@@ -212,7 +214,6 @@ class Training:
             if self._books:
                 self._books.settle(number, attempt, members, members, None)
             return None
-        start, seed = flatten(self.model).clone(), system(SEED_SIZE)
         outcome, train_seconds = self._sum(number, members, gone, start, seed)
         if self._books:
             silent = [c for c in members if gone.get(c) in (Stage.ADVERTISE, Stage.SHARE)]

@@ -3,9 +3,12 @@
 | mode | hides | where the noise is |
 |---|---|---|
 | ``none`` | nothing | nowhere |
-| ``local`` | an example | in each client's own steps, by Opacus |
+| ``local`` | an example | in each client's own steps |
 | ``distributed`` | an example | in shares, in the sum of clipped gradients of every step |
 | ``client`` | a client's whole update | in shares, in the sum of clipped updates |
+
+Under the last two a client that fails on its data, or whose update is not finite, brings zeros and
+its share of noise: that it failed would be seen by whoever chose the model.
 
 A mode is asked in the order of a round: ``words`` (or ``reals``) of each client that takes
 part, ``moved`` for what comes of their sum. ``event`` is what a round costs each of them.
@@ -48,8 +51,8 @@ from dp.accounting.events import (
 )
 from dp.ledger.description import SystemDescription
 from dp.noise.mechanisms import DistributedNoise
+from dp.noise.sampling import coins
 from dp.sgd import ClippedSums, LocalDpSgd
-from protocols.entropy import system
 from secagg.errors import ConfigError, InputError
 from secagg.planning.noise import calibrate_shared_noise
 from secagg.rounds.ckks import CKKS, FLOODING
@@ -73,7 +76,6 @@ Brought: TypeAlias = tuple[dict[str, Any], int]
 State: TypeAlias = Mapping[str, float]
 
 _SPARE: Final = 2.0**-20  # of delta, kept for what fails for other reasons than the noise
-_COIN: Final = 2**53  # a client's coin is a multiple of one over this
 
 
 class Mode(ABC):
@@ -123,6 +125,15 @@ class Mode(ABC):
         """What the ledger says beside its numbers."""
         return None
 
+    def _check_whole_delta(self, stated: SystemDescription, *, steps: int) -> None:
+        config = self._config
+        whole = stated.delta(self.delta, rounds=config.rounds, steps=steps)
+        if whole.total > config.delta:
+            raise ConfigError(
+                f"delta {config.delta:g} is used up by rounding and sampling errors alone "
+                f"({whole.total:.3g} over {config.rounds} rounds); raise it"
+            )
+
     def _examples(self, survivors: Sequence[int]) -> int:
         """The public numbers of examples of those in a sum."""
         return sum(self._sizes[client] for client in survivors)
@@ -164,6 +175,7 @@ class Local(Mode):
         self, config: TrainingConfig, federation: Federation, model: nn.Module, done: int
     ) -> None:
         super().__init__(config, federation)
+        self.delta = config.delta * (1 - _SPARE)
         check_delta(config.delta, units=sum(self._sizes))
         # By RDP, as the ledger admits: with less noise it would stop the plan before its end.
         self.noise_multiplier = z = calibrate_noise(
@@ -184,6 +196,7 @@ class Local(Mode):
         ]
         if any(client.event(config.local_steps) != self._at(z) for client in self._clients):
             raise ConfigError("an optimizer would release something else than the ledger charges")
+        self._check_whole_delta(self.statement(), steps=config.rounds * config.local_steps)
         tail = NOISE_TAIL * z * config.clip / min(self._sizes)
         codec = FixedPoint(clip=_largest_entry(config, config.clip + tail), bits=config.bits)
         self.layout = Layout(
@@ -203,7 +216,12 @@ class Local(Mode):
         return self._at(self.noise_multiplier)
 
     def statement(self) -> SystemDescription:
-        return statement(self._config, units=sum(self._sizes))
+        return statement(
+            self._config,
+            units=sum(self._sizes),
+            sampler_error=max(client.sampler_error for client in self._clients),
+            draws=self._entries,
+        )
 
     def _at(self, noise: float, rounds: int = 1) -> Event:
         return GaussianEvent(
@@ -237,12 +255,7 @@ class _Shared(Mode):
             steps=config.rounds,
         )
         self.mechanism = self._at(self.noise_multiplier)
-        whole = self.statement().delta(self.delta, rounds=config.rounds, steps=config.rounds)
-        if whole.total > config.delta:
-            raise ConfigError(
-                f"delta {config.delta:g} is used up by rounding and sampling errors alone "
-                f"({whole.total:.3g} over {config.rounds} rounds); raise it"
-            )
+        self._check_whole_delta(self.statement(), steps=config.rounds)
         self.layout = Layout(
             segments=(
                 Segment(
@@ -273,7 +286,13 @@ class _Shared(Mode):
         return self.mechanism.event(survivors=survivors, sampling=self.sampling)
 
     def statement(self) -> SystemDescription:
-        return statement(self._config, units=self._units, mechanism=self.mechanism)
+        return statement(
+            self._config,
+            units=self._units,
+            mechanism=self.mechanism,
+            sampler_error=self.mechanism.sampler_error,
+            draws=self.mechanism.draws,
+        )
 
 
 class Distributed(_Shared):
@@ -330,14 +349,13 @@ class Client(_Shared):
         self.state = {"clip": config.clip}
 
     def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
-        clip, below = self.state["clip"], None
-        update: NDArray[Any] = np.zeros(self._entries, np.float32)
-        if _coin(self._config.client_sampling_rate):
-            update, _ = self._clients[client].update(start)
-            norm = float(np.linalg.norm(update.astype(np.float64)))
-            if not math.isfinite(norm):
-                raise InputError(f"client {client}: its update is not finite; lower learning_rate")
-            below = norm <= clip
+        clip = self.state["clip"]
+        update, _ = self._clients[client].update(start)
+        norm = float(np.linalg.norm(update.astype(np.float64)))
+        below: bool | None = norm <= clip
+        # The same work before either side of the coin: when a client answers shows nothing.
+        if not _coin(self._config.client_sampling_rate) or not math.isfinite(norm):
+            update, below = np.zeros(self._entries, np.float32), None
         integers = self.mechanism.encode(update / np.float32(clip), seed=seed, indicator=below)
         return {UPDATE: integers}, 1
 
@@ -394,29 +412,42 @@ class PlainSgd:
         self._model = copy.deepcopy(model)
 
     def update(self, start: Tensor) -> tuple[NDArray[np.float32], float]:
-        """The difference that training makes, and the accuracy before it on own examples."""
+        """The difference that training makes, and the accuracy before it on own examples.
+
+        Neither raises whatever the examples are; the difference is NaN if training diverged.
+        """
         config, model = self._config, self._model
         unflatten(start, model)
-        accuracy, _ = evaluate(model, self._examples)
-        expected = config.sampling_rate * len(self._labels)
+        accuracy, _ = _measured(model, self._examples)
+        expected, diverged = config.sampling_rate * len(self._labels), False
         for _ in range(config.local_steps):
-            batch = torch.rand(len(self._labels)) < config.sampling_rate
+            batch = torch.from_numpy(coins(len(self._labels), config.sampling_rate))
             model.zero_grad()
             losses = _losses(model(self._features[batch]), self._labels[batch])
             losses.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             gradient = flatten(model, of="gradients")
-            unflatten(flatten(model) - config.learning_rate / expected * gradient, model)
-        return (flatten(model) - start).numpy(), accuracy
+            moved = flatten(model) - config.learning_rate / expected * gradient
+            if torch.isfinite(moved).all():
+                unflatten(moved, model)
+            else:  # the steps that are left take their time all the same
+                diverged = True
+        update = flatten(model) - start
+        return (update * math.nan if diverged else update).numpy(), accuracy
 
 
 def evaluate(model: nn.Module, examples: Examples) -> tuple[float, float]:
-    """Accuracy and mean loss."""
+    """Accuracy and mean loss on public examples; raises where training diverged."""
+    accuracy, loss = _measured(model, examples)
+    if not np.isfinite(loss):
+        raise InputError("the training has diverged: the loss is not finite; lower learning_rate")
+    return accuracy, loss
+
+
+def _measured(model: nn.Module, examples: Examples) -> tuple[float, float]:
     features, labels = _tensors(examples)
     with torch.no_grad():
         outputs = model(features)
     loss = float(functional.cross_entropy(outputs, labels))
-    if not np.isfinite(loss):
-        raise InputError("the training has diverged: the loss is not finite; lower learning_rate")
     return float((outputs.argmax(1) == labels).float().mean()), loss
 
 
@@ -429,8 +460,8 @@ def _losses(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def _coin(rate: float) -> bool:
-    """A secret coin of the system's randomness, true with probability ``rate`` rounded down."""
-    return int.from_bytes(system(8), "big") >> 11 < math.floor(rate * _COIN)
+    """A secret coin, true with probability ``rate`` exactly."""
+    return bool(len(coins(1, rate)))
 
 
 def _largest_entry(config: TrainingConfig, gradient: float) -> float:

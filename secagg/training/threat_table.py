@@ -214,8 +214,8 @@ class ThreatTable:
             public = "with which chance a client brings its update"
         generator = (
             "Whoever can predict or undo the noise",
-            "It is drawn in float64 from a generator that is not cryptographic, and rounded "
-            "to float32 with the update; the bound is proven for exact Gaussian noise.",
+            "It is integers from a cipher, AES-128 in counter mode, and as good as that. How long "
+            "a draw takes depends on what is drawn.",
         )
         shares = (
             f"More than {self.uncounted_shares} of the clients, if they reveal or leave out their "

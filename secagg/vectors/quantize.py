@@ -72,7 +72,11 @@ class FixedPoint:
 
     def __post_init__(self) -> None:
         # A float32 clip would make float32 of everything it meets, and its rounding of the bound.
-        if not isinstance(self.clip, float | int) or not 1 / MAX_CLIP <= self.clip <= MAX_CLIP:
+        if (
+            isinstance(self.clip, bool)
+            or not isinstance(self.clip, float | int)
+            or not 1 / MAX_CLIP <= self.clip <= MAX_CLIP
+        ):
             raise ConfigError(f"clip {self.clip!r} is not a float between 2**-500 and 2**500")
         if type(self.bits) is not int or not MIN_BITS <= self.bits <= MAX_BITS:
             raise ConfigError(f"bits {self.bits!r} is not an int from {MIN_BITS} to {MAX_BITS}")
@@ -184,17 +188,23 @@ def clip_norm(values: ArrayLike, bound: float) -> NDArray[np.floating[Any]]:
 
     Args:
       values: 1-D floats or integers, shape (d,).
-      bound: in the unit of ``values``, within 1e-30 and 2^500.
+      bound: a Python number in the unit of ``values``, within 1e-30 and 2^500; one of numpy's half
+        precision would draw all that it meets down to its own.
 
     Returns:
       float64 for float64 and integer input, else float32; shape (d,).
 
     Raises:
       InputError: ``values`` is no such vector, or an entry is NaN or infinite.
-      ConfigError: ``bound`` out of range.
+      ConfigError: ``bound`` is no such number.
     """
-    if not 1e-30 <= bound <= MAX_CLIP:
-        raise ConfigError(f"norm bound {bound} is not a number between 1e-30 and 2**500")
+    if (
+        isinstance(bound, bool)
+        or not isinstance(bound, float | int)
+        or not 1e-30 <= bound <= MAX_CLIP
+    ):
+        raise ConfigError(f"norm bound {bound!r:.80} is not a float between 1e-30 and 2**500")
+    bound = float(bound)
     vector = as_vector(values)
     single = vector.dtype.kind == "f" and vector.itemsize <= 4
     result: NDArray[np.floating[Any]] = np.empty(len(vector), np.float32 if single else np.float64)

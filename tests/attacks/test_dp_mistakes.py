@@ -19,13 +19,13 @@ from torch import nn
 from torch.nn import functional
 
 from dp.accounting.events import Unit
-from dp.errors import BadParameter, NonFiniteGradient, PrivacyError, UnsoundModel
+from dp.errors import BadParameter, UnsoundModel
 from dp.ledger.ledger import Ledger
 from dp.noise import mechanisms
 from dp.noise.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums
-from secagg.errors import ConfigError, SecaggError
-from secagg.rounds.in_memory import Outcome, run_bonawitz, run_plain
+from secagg.errors import ConfigError, InputError
+from secagg.rounds.in_memory import Outcome, run_plain
 from secagg.stage import Stage
 from secagg.training import loop as training
 from secagg.training import modes
@@ -146,36 +146,67 @@ def test_the_same_seed_for_noise(mode_name: str, monkeypatch: pytest.MonkeyPatch
 
 @NOISED
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_nan_passing_the_clip(
-    mode_name: str, bad: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    data = federation()
-    data.clients[3].features[2, 1] = bad
-    monkeypatch.setattr(training, "_federation", lambda config: data)
-    sent = []
-
-    def watched(agreement: Any, inputs: Any, gone: Any) -> Any:
-        def watch(client: int) -> Any:
-            words = inputs[client]()
-            sent.append(client)
-            return words
-
-        return run_bonawitz(agreement, {c: (lambda c=c: watch(c)) for c in inputs}, gone)
-
-    monkeypatch.setattr("secagg.rounds.aggregation.run_bonawitz", watched)
-    run = training.Training.start(
-        TrainingConfig(**SMALL, **noise_and_unit(mode_name)), tmp_path / "run"
-    )
-    with pytest.raises((SecaggError, PrivacyError), match=r"not finite|diverged"):
-        next(iter(run))
-    assert 3 not in sent
+def test_nan_passing_the_clip(mode_name: str, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mechanisms, "_sampler", lambda noise, variance: Silent())
+    plan = chosen(mode_name).mechanism
+    assert not plan.encode(np.full(plan.entries, bad), seed=SEED).any()
     # The rule removed: a comparison with NaN is false, so nothing is scaled down.
     vector = np.full(8, math.nan)
     norm = float(np.linalg.norm(vector))
     clipped = vector * (1 / norm) if norm > 1 else vector
     assert not np.linalg.norm(clipped) <= 1
-    with pytest.raises(NonFiniteGradient):
-        run._mode.mechanism.encode(np.full(run._mode.mechanism.entries, bad), seed=SEED)
+
+
+# A failure that is seen, and that depends on an example
+
+
+@pytest.mark.parametrize("mode_name", ["local", "distributed", "client"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_example_that_overflows_is_neither_seen_nor_refunded(
+    mode_name: str, bad: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever chooses the model chooses for whose example it does: one bit a question, for ever."""
+    seen = {}
+    for name in ("absent", "present"):
+        data = federation()
+        if name == "present":
+            data.clients[3].features[2, 1] = bad
+        monkeypatch.setattr(training, "_federation", lambda config, data=data: data)
+        config = TrainingConfig(**SMALL, **noise_and_unit(mode_name))
+        run = training.Training.start(config, tmp_path / name)
+        record = next(iter(run))
+        seen[name] = (
+            {field: record[field] for field in ("survivors", "lost", "dropped", "epsilon")},
+            run._books._ledger.epsilons("rdp"),
+            bool(flatten(run.model).isfinite().all()),
+        )
+    assert seen["absent"] == seen["present"]
+    assert len(set(seen["absent"][1].values())) == 1
+    assert seen["absent"][0]["epsilon"] > 0
+
+
+def test_a_model_that_is_not_finite_is_refused_before_anybody_is_charged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(training, "_federation", lambda config: federation())
+    run = training.Training.start(TrainingConfig(**SMALL), tmp_path / "run")
+    with torch.no_grad():
+        run.model.bias[0] = math.inf
+    with pytest.raises(InputError, match="not finite"):
+        next(iter(run))
+    assert not list(run._books._ledger.reservations())
+
+
+def test_a_client_whose_coin_says_no_does_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or when its answer comes would show the coin, and amplification by it were void."""
+    run, worked = chosen("client", client_sampling_rate=0.5), []
+    for number, client in enumerate(run._clients):
+        inner = client.update
+        client.update = lambda start, n=number, inner=inner: worked.append(n) or inner(start)
+    for fell in (True, False):
+        monkeypatch.setattr(modes, "_coin", lambda rate, fell=fell: fell)
+        run.words(2, torch.zeros(8), SEED)
+    assert worked == [2, 2]
 
 
 # Refunds for rounds that were aborted after masked data left
@@ -349,7 +380,7 @@ def test_ghost_clipping_with_a_raw_loss() -> None:
     ours = ClippedSums(model, features, labels, losses, clip=0.01, sampling_rate=1.0)
     assert float(ours.sum(flatten(model)).norm()) <= 0.01 * len(labels)
     with pytest.raises(UnsoundModel, match="one number an example"):
-        clipped(model, loss=functional.cross_entropy).sum(flatten(model))
+        clipped(model, loss=functional.cross_entropy)
 
 
 def test_frozen_parameters() -> None:

@@ -1,20 +1,25 @@
 import copy
 import math
+import multiprocessing
+import pickle
+import re
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from opacus.accountants import RDPAccountant
 from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from opacus.utils.batch_memory_manager import BatchMemoryManager
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
 
 import dp.sgd
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
 from dp.accounting.events import GaussianEvent, NeighboringRelation, PoissonSampling, Unit
 from dp.errors import BadParameter, NonFiniteGradient, UnsoundModel
+from dp.noise import BinnedGaussianSampler
 from dp.sgd import ClippedSums, LocalDpSgd
 
 LOSS = partial(functional.cross_entropy, reduction="none")
@@ -48,24 +53,7 @@ def client(data, module=None, **more):
     return LocalDpSgd(module or model(), *data, loss, **arguments)
 
 
-QUIET = {"noise_multiplier": 1e-9, "clip": 1e4, "sampling_rate": 1.0}
-
-
-def counter(key):
-    """Entropy that a test can repeat."""
-    state = [key]
-
-    def entropy(size):
-        state[0] += 1
-        return (
-            torch.randint(
-                256, (size,), generator=torch.Generator().manual_seed(state[0]), dtype=torch.uint8
-            )
-            .numpy()
-            .tobytes()
-        )
-
-    return entropy
+QUIET = {"noise_multiplier": 4e-5, "clip": 4.0, "sampling_rate": 1.0}
 
 
 def test_without_noise_and_clip_a_step_is_the_plain_full_batch_step(data):
@@ -81,14 +69,13 @@ def test_without_noise_and_clip_a_step_is_the_plain_full_batch_step(data):
 
 def batches_of(trainer):
     """Watch the batches that a client draws."""
-    seen = []
+    seen, draw = [], trainer._batch
 
-    def watched(source):
-        for batch in source:
-            seen.append(batch)
-            yield batch
+    def watched():
+        seen.append(draw())
+        return seen[-1]
 
-    trainer._batches = watched(trainer._batches)
+    trainer._batch = watched
     return seen
 
 
@@ -107,13 +94,13 @@ def test_the_divisor_is_the_expected_batch_and_never_the_drawn_one(data):
 
 
 def test_no_example_moves_the_sum_by_more_than_the_clip(data):
-    trainer = client(data, **(QUIET | {"clip": 1e-2, "noise_multiplier": 1e-6}))
+    trainer = client(data, **(QUIET | {"clip": 1e-2}))
     start = torch.zeros(trainer.parameter_count)
     full = trainer.run(start, 1)
     fewer = tuple(part[1:] for part in data)
-    rest = client(fewer, **(QUIET | {"clip": 1e-2, "noise_multiplier": 1e-6})).run(start, 1)
+    rest = client(fewer, **(QUIET | {"clip": 1e-2})).run(start, 1)
     moved = (full - start) * N / 0.5 - (rest - start) * (N - 1) / 0.5
-    assert 0.9e-2 < moved.norm() < 1.01e-2
+    assert 0.9e-2 < moved.norm() < 1.02e-2
 
 
 def test_the_noise_has_the_deviation_that_the_event_says(data):
@@ -131,16 +118,138 @@ def test_the_noise_has_the_deviation_that_the_event_says(data):
     assert abs(sums.mean().item()) < 0.1
 
 
-def test_noise_is_drawn_in_double_precision_and_rounded_after(data):
-    trainer = client(data, entropy=counter(9), loss=lambda output, _: 0 * output.sum(dim=1))
-    twin = dp.sgd._generator(torch.device("cpu"), counter(9))
-    start = torch.zeros(trainer.parameter_count)
-    found = trainer.run(start, 1)
-    expected = []
-    for p in trainer._trained:
-        noise = torch.normal(0.0, 1.1, p.shape, dtype=torch.float64, generator=twin)
-        expected.append(-0.5 * (noise.float() / (0.25 * N)).reshape(-1))
-    torch.testing.assert_close(found, torch.cat(expected))
+class Silent:
+    """Draws that are all zero."""
+
+    def sample(self, count, *, entropy):
+        return np.zeros(count, np.int64)
+
+
+def integers(trainer, start):
+    """What one step added up before its noise."""
+    trainer._sampler = Silent()
+    moved = trainer.run(start, 1) - start
+    step = trainer._learning_rate * trainer._grid / (trainer._rate * len(trainer._inputs))
+    return moved / -step
+
+
+def double(module):
+    return module.double()
+
+
+def test_what_is_noised_are_integers_on_a_grid_much_finer_than_the_noise(data):
+    """Noise in integers on a sum that is none would publish every entry's fraction."""
+    for z, clip in ((1.1, 1.0), (0.7, 0.013), (30.0, 1e4), (1.0, 2.0**-7)):
+        wide = (data[0].double(), data[1])
+        more = {"clip": clip, "noise_multiplier": z, "learning_rate": 1.0, "sampling_rate": 1.0}
+        trainer = client(wide, double(model()), **more)
+        assert math.frexp(trainer._grid)[0] == 0.5
+        assert 2.0**40 <= z * clip / trainer._grid < 2.0**41
+        assert float(trainer._sampler.deviation) * trainer._grid == z * clip
+        found = integers(trainer, torch.zeros(43, dtype=torch.float64))
+        off = (found - found.round()).abs()
+        assert off.max() <= 2.0**-50 * found.abs().max() + 1e-9
+        assert found.abs().max() > 2**20
+
+
+def test_one_example_moves_the_integers_by_at_most_the_clip(data):
+    """No rounding, no order of a sum and no other example adds to that."""
+    generator = torch.Generator().manual_seed(3)
+    features = 1e4 * (1 + torch.rand(300, 6, generator=generator, dtype=torch.float64))
+    labels = torch.zeros(300, dtype=torch.int64)
+    more = {"clip": 0.01, "noise_multiplier": 1.0, "learning_rate": 1.0, "sampling_rate": 1.0}
+    start = torch.zeros(21, dtype=torch.float64)
+    full = client((features, labels), double(nn.Linear(6, 3)), **more)
+    rest = client((features[1:], labels[1:]), double(nn.Linear(6, 3)), **more)
+    moved = integers(full, start) - integers(rest, start)
+    most = 0.01 / full._grid
+    assert most * (1 - 2**-30) < moved.norm() <= most
+
+
+def test_an_example_has_the_same_gradient_in_any_company():
+    """To the last bit, also under parameters that were chosen to magnify one.
+
+    Computed in one batch, the same examples differ, and by more than a clip of 1.
+    """
+    generator = torch.Generator().manual_seed(8)
+    features = torch.rand(33, 500, generator=generator)
+    labels = torch.zeros(33, dtype=torch.int64)
+    module = nn.Linear(500, 30, bias=False)
+    start = 1e6 * torch.randn(30 * 500, generator=generator)
+    with torch.no_grad():
+        module.weight.copy_(start.view(30, 500))
+        together = [module(features[:n])[0] for n in range(1, 34)]
+    assert any(not torch.equal(one, together[0]) for one in together)
+
+    def gradients(n, place):
+        trainer = sums((features, labels), module)
+        trainer._batch = lambda: list(range(n))
+        trainer._load(start)
+        return list(trainer._clipped())[place]
+
+    alone = gradients(1, 0)
+    assert all(torch.equal(gradients(n, 0), alone) for n in (2, 7, 33))
+    moved = torch.cat([features[5:6], features]), torch.zeros(34, dtype=torch.int64)
+    trainer = sums(moved, module)
+    trainer._load(start)
+    found = list(trainer._clipped())
+    assert torch.equal(found[0], found[6])
+
+
+def test_no_generator_of_torch_is_left():
+    source = Path(dp.sgd.__file__).read_text()
+    assert not re.search(
+        r"torch\.(normal|rand|manual_seed|Generator)|Generator\(|\.normal_", source
+    )
+    assert not re.search(r"[Ss]ampler\w*\(", source.replace("BinnedGaussianSampler(", ""))
+
+
+def test_noise_and_batches_take_a_fresh_key_each(data):
+    keys = []
+
+    def entropy(size):
+        assert size == 32
+        keys.append(len(keys).to_bytes(32, "big"))
+        return keys[-1]
+
+    trainer = client(data, entropy=entropy)
+    trainer.run(torch.zeros(43), 3)
+    assert len(set(keys)) == 2 * 3
+
+
+def drawn(trainer, queue=None):
+    seen = batches_of(trainer)
+    found = trainer.run(torch.zeros(43), 4).tolist(), seen
+    if queue:
+        queue.put(found)
+    return found
+
+
+def forked(trainer):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=drawn, args=(trainer, queue))
+    worker.start()
+    found = queue.get(timeout=60)
+    worker.join()
+    return found
+
+
+def unpickled(trainer):
+    return pickle.loads(pickle.dumps(trainer))  # noqa: S301  # written a moment before
+
+
+@pytest.mark.parametrize(
+    "again",
+    [forked, lambda t: drawn(copy.deepcopy(t)), lambda t: drawn(unpickled(t))],
+    ids=["fork", "deepcopy", "pickle"],
+)
+def test_nothing_repeats_in_a_fork_a_copy_or_a_pickle(data, again):
+    """A pool that forks a worker a round drew the same noise every round."""
+    trainer = client(data)
+    (one, batches), (other, theirs) = again(trainer), again(trainer)
+    assert batches != theirs
+    assert not np.isclose(one, other).any()
 
 
 def test_two_runs_of_one_torch_seed_differ_in_noise_and_batches(data):
@@ -152,27 +261,6 @@ def test_two_runs_of_one_torch_seed_differ_in_noise_and_batches(data):
         ends.append(trainer.run(vector(model()), 8))
     assert batches[0] != batches[1]
     assert not torch.isclose(ends[0], ends[1]).any()
-
-
-def test_a_generator_takes_all_its_state_from_entropy_not_32_bits_of_it():
-    def entropy(last):
-        return lambda size: bytes(size) if size == 8 else bytes(size - 1) + last
-
-    one, other = (dp.sgd._generator(torch.device("cpu"), entropy(last)) for last in (b"\1", b"\2"))
-    assert one.initial_seed() == other.initial_seed()
-    draws = [torch.rand(2000, generator=generator) for generator in (one, other)]
-    assert not torch.equal(*draws)
-    asked = []
-
-    def count(size):
-        asked.append(size)
-        return bytes(range(256)) * (size // 256) + bytes(size % 256)
-
-    generator = dp.sgd._generator(torch.device("cpu"), count)
-    assert sum(asked) >= 624 * 4
-    place = generator.get_state()[24 : 24 + 624 * 8].view(624, 8)
-    assert place[:, :4].reshape(-1).numpy().tobytes() == count(2496)
-    assert not place[:, 4:].any()
 
 
 def test_the_history_grows_over_rounds_and_the_events_say_the_same(data):
@@ -205,7 +293,6 @@ def test_nothing_but_the_history_passes_between_rounds(data):
     start = vector(model())
     first = trainer.run(start, 2)
     torch.testing.assert_close(trainer.run(start, 2), first, atol=1e-4, rtol=0)
-    assert not trainer._optimizer.original_optimizer.state
 
 
 def test_an_empty_batch_is_a_step_with_noise_and_the_divisor_unchanged(data):
@@ -220,14 +307,11 @@ def test_an_empty_batch_is_a_step_with_noise_and_the_divisor_unchanged(data):
     assert (second != first).all()
 
 
-def test_a_rate_is_kept_exactly_and_its_coin_never_exceeds_it(data):
-    trainer = client(data, sampling_rate=0.3)
-    assert trainer.event(1).sampling.rate == 0.3
-    draws = torch.arange(0, 2**24, dtype=torch.float64).div(2**24).float()
-    coin = math.floor(0.3 * 2**24) / 2**24
-    assert (draws < coin).sum().item() / 2**24 == coin <= 0.3
-    with pytest.raises(BadParameter, match="sampling rate"):
-        client(data, sampling_rate=1e-9)
+def test_coins_fall_at_the_rate_of_the_event(data, monkeypatch):
+    trainer, rates = client(data, sampling_rate=0.3), []
+    monkeypatch.setattr(dp.sgd, "coins", lambda n, rate, **_: rates.append((n, rate)) or [])
+    trainer.run(torch.zeros(43), 1)
+    assert rates == [(N, trainer.event(1).sampling.rate)] == [(N, 0.3)]
 
 
 def test_every_example_is_drawn_by_its_own_coin(data):
@@ -235,7 +319,7 @@ def test_every_example_is_drawn_by_its_own_coin(data):
     drawn = torch.zeros(N)
     sizes = []
     for _ in range(2000):
-        batch = next(trainer._batches)
+        batch = trainer._batch()
         sizes.append(len(batch))
         drawn[batch] += 1
     assert (drawn / 2000 - 0.25).abs().max() < 0.05
@@ -250,7 +334,7 @@ def test_frozen_parameters_are_neither_moved_nor_noised_nor_returned(data):
     end = trainer.run(vector(module), 3)
     assert end.shape == (19,)
     assert (end != vector(module)).all()
-    torch.testing.assert_close(trainer._model._module[0].weight, module[0].weight)
+    torch.testing.assert_close(trainer._model[0].weight, module[0].weight)
 
 
 def test_the_model_that_was_handed_in_is_left_alone(data):
@@ -279,11 +363,8 @@ def test_a_model_with_nothing_to_train_is_refused(data):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_loss_that_mixes_the_examples_of_a_batch_is_refused(data, reduction):
-    trainer = client(
-        data, loss=partial(functional.cross_entropy, reduction=reduction), sampling_rate=1.0
-    )
     with pytest.raises(UnsoundModel, match="one number an example"):
-        trainer.run(vector(model()), 1)
+        client(data, loss=partial(functional.cross_entropy, reduction=reduction))
 
 
 def test_a_parameter_that_takes_no_part_is_refused(data):
@@ -297,26 +378,87 @@ def test_a_parameter_that_takes_no_part_is_refused(data):
 
     module = Idle()
     with pytest.raises(UnsoundModel, match="freeze"):
-        client(data, module, sampling_rate=1.0).run(vector(module), 1)
+        client(data, module)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_is_refused_before_anything_is_returned(data, bad):
-    inputs = data[0].clone()
-    inputs[7, 2] = bad
-    trainer = client((inputs, data[1]), nn.Linear(6, 3), sampling_rate=1.0)
-    with pytest.raises(NonFiniteGradient, match="gradient"):
-        trainer.run(torch.zeros(21), 1)
+def test_a_model_that_fails_is_refused_before_it_sees_data(data):
+    with pytest.raises(UnsoundModel, match="fail on an example of zeros"):
+        client(data, nn.Linear(7, 3))
 
 
-def test_a_client_recovers_after_a_refused_gradient(data):
-    inputs = data[0].clone()
-    inputs[7, 2] = math.nan
-    trainer = client((inputs, data[1]), nn.Linear(6, 3), sampling_rate=1.0)
-    with pytest.raises(NonFiniteGradient):
-        trainer.run(torch.zeros(21), 1)
-    trainer._inputs[7, 2] = 0
-    assert trainer.run(torch.zeros(21), 1).isfinite().all()
+class Fussy(nn.Linear):
+    """Fails for some examples alone."""
+
+    def forward(self, inputs):
+        if (inputs > 1.5).any():
+            raise RuntimeError("not this one")
+        return super().forward(inputs)
+
+
+def spoilt(data, place, bad):
+    features, labels = data[0].clone(), data[1].clone()
+    features[place] = bad
+    return features, labels
+
+
+def without(data, place):
+    return tuple(torch.cat([part[:place], part[place + 1 :]]) for part in data)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 2.0])
+def test_an_example_that_overflows_or_fails_adds_zeros(data, bad):
+    module = Fussy(6, 3)
+    start = vector(module)
+    trainer = sums(spoilt(data, 7, bad), module)
+    expected = sums(without(data, 7), module).sum(start)
+    for left_out in (1, 2):
+        assert torch.equal(trainer.sum(start), expected)
+        assert trainer.left_out == left_out
+    local = client(spoilt(data, 7, bad), module, learning_rate=1.0, sampling_rate=1.0)
+    other = client(without(data, 7), module, learning_rate=1.0, sampling_rate=1.0)
+    found, rest = integers(local, start) * local._grid, integers(other, start) * other._grid
+    torch.testing.assert_close(found, rest, atol=1e-4, rtol=0)
+    assert (local.left_out, other.left_out) == (1, 0)
+
+
+def test_an_example_that_the_server_makes_overflow_is_not_seen():
+    """Parameters under which only who has feature 0 has a gradient that is not finite.
+
+    A refusal told who is there, whatever the noise, and cost nothing. Below is the rule removed.
+    """
+    features = torch.rand(20, 4)
+    features[:, 0] = 0
+    labels = torch.randint(0, 2, (20,))
+    crafted = torch.zeros(10)
+    crafted[0], crafted[4] = 3e38, -3e38
+    neighbour = features.clone()
+    neighbour[0, 0] = 2.0
+    seen = {}
+    for name, inputs in (("absent", features), ("present", neighbour)):
+        one = sums((inputs, labels), nn.Linear(4, 2), sampling_rate=0.5)
+        noised = client((inputs, labels), nn.Linear(4, 2), noise_multiplier=100.0)
+        assert all(one.sum(crafted).isfinite().all() for _ in range(20))
+        assert all(noised.run(crafted, 1).isfinite().all() for _ in range(20))
+        assert noised.steps_taken == 20
+        one._load(crafted)
+        losses = LOSS(one._model(inputs), labels)
+        seen[name] = bool(losses.isfinite().all())
+        assert (one.left_out > 0) == (name == "present")
+    assert seen == {"absent": True, "present": False}
+
+
+def test_a_client_goes_on_after_an_example_that_overflowed(data):
+    trainer = sums(spoilt(data, 30, math.nan))
+    trainer.sum(vector(model()))
+    trainer._inputs = data[0]
+    expected = sums(data).sum(vector(model()))
+    assert torch.equal(trainer.sum(vector(model())), expected)
+    assert trainer.left_out == 1
+
+
+def test_a_caller_that_wants_no_gradients_gets_them_all_the_same(data):
+    with torch.no_grad():
+        assert sums(data).sum(vector(model())).any()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -326,9 +468,17 @@ def test_parameters_that_are_not_finite_are_refused(data, bad):
 
 
 def test_parameters_that_run_away_are_not_returned(data):
-    trainer = client(data, learning_rate=1e38, clip=1e30)
+    """Refused from public numbers, before a step is taken: what came of one would be seen."""
+    for more in ({"learning_rate": 1e38}, {"clip": 1e30, "learning_rate": 1e9}):
+        trainer = client(data, **more)
+        seen = batches_of(trainer)
+        with pytest.raises(NonFiniteGradient, match="learning_rate"):
+            trainer.run(torch.zeros(43), 1)
+        assert (seen, trainer.steps_taken) == ([], 0)
+    half = client(data, learning_rate=1e3)
+    assert half.run(torch.zeros(43), 1).isfinite().all()
     with pytest.raises(NonFiniteGradient, match="learning_rate"):
-        trainer.run(torch.zeros(43), 1)
+        half.run(torch.zeros(43, dtype=torch.float16), 20)
 
 
 @pytest.mark.parametrize(
@@ -352,14 +502,32 @@ def test_steps_are_checked(data, steps):
         for name in ("learning_rate", "clip", "noise_multiplier", "sampling_rate")
         for value in (0, -1.0, math.nan, math.inf)
     ]
-    + [{"sampling_rate": 1.5}, {"steps_taken": -1}, {"steps_taken": 1.0}],
+    + [{"sampling_rate": 1.5}, {"steps_taken": -1}, {"steps_taken": 1.0}]
+    + [{name: bad} for name in ("clip", "noise_multiplier") for bad in (1e31, 1e-31)]
+    + [{name: np.float16(0.5)} for name in ("learning_rate", "clip", "noise_multiplier")],
 )
 def test_arguments_are_checked(data, wrong):
     with pytest.raises(BadParameter):
         client(data, **wrong)
 
 
+def test_noise_too_small_for_the_integers_of_a_sum_is_refused_before_data_is_touched(data):
+    """B C / g from 2^62 on: an int64 would wrap. B / z < 2^20 always holds, B / z > 2^21 never."""
+    client(data, noise_multiplier=N * 2.0**-20)
+    with pytest.raises(BadParameter, match=r"noise_multiplier.*too little for 40 examples"):
+        client(data, noise_multiplier=N * 2.0**-22)
+
+
+def test_a_full_sum_and_the_farthest_noise_stay_within_an_int64(data):
+    trainer = client(data, noise_multiplier=N * 2.0**-20)
+    noise = BinnedGaussianSampler(2.0**41)._table
+    farthest = noise.count << noise.log_width
+    assert N * trainer._clip / trainer._grid + farthest < 2**63
+
+
 def test_data_must_be_there_and_match(data):
+    with pytest.raises(BadParameter, match="tensors"):
+        client((data[0].numpy(), data[1]))
     for wrong in ((data[0], data[1][1:]), (data[0][:0], data[1][:0])):
         with pytest.raises(BadParameter, match="inputs"):
             client(wrong)
@@ -376,7 +544,7 @@ def test_a_layer_that_opacus_has_no_rule_for_and_tied_weights_are_clipped_as_one
             return self.second(self.first(inputs))[:, :3]
 
     module = Tied()
-    more = {"clip": 1e-2, "noise_multiplier": 1e-6, "sampling_rate": 1.0}
+    more = {"clip": 1e-2, "noise_multiplier": 1e-5, "sampling_rate": 1.0}
     start = vector(module)
     one = tuple(part[:1] for part in data)
     moved = client(one, module, **more).run(start, 1) - start
@@ -397,7 +565,9 @@ def test_our_epsilon_agrees_with_opacus_where_opacus_is_right(data):
     trainer.run(vector(model()), 1)
     composition = {trainer.event(100): 1}
     admitted, reported = epsilon_rdp(composition, 1e-5), epsilon_pld(composition, 1e-5)
-    theirs = trainer._accountant.get_epsilon(1e-5)
+    rdp = RDPAccountant()
+    rdp.history = list(trainer.history)
+    theirs = rdp.get_epsilon(1e-5)
     assert admitted == pytest.approx(theirs, rel=2e-3)
     with pytest.warns(UserWarning, match="underestimate"):
         gdp = GaussianAccountant()
@@ -438,16 +608,7 @@ def test_one_example_moves_a_sum_of_many_by_no_more_than_the_clip():
     assert 0.0099 < moved <= 0.01
 
 
-@pytest.mark.parametrize("physical_batch", [1, 7, 40, 1000])
-def test_a_batch_summed_in_parts_is_the_same_sum(data, physical_batch):
-    start = vector(model())
-    whole = sums(data, sampling_rate=0.5, entropy=counter(4))
-    parts = sums(data, sampling_rate=0.5, entropy=counter(4), physical_batch=physical_batch)
-    for _ in range(5):
-        torch.testing.assert_close(parts.sum(start), whole.sum(start), atol=1e-6, rtol=0)
-
-
-def test_a_batch_in_parts_is_what_opacus_memory_manager_accumulates(data):
+def test_a_clipped_sum_is_what_opacus_sums(data):
     module = GradSampleModule(model(), loss_reduction="sum")
     optimizer = DPOptimizer(
         torch.optim.SGD(module.parameters(), lr=0.0),
@@ -455,15 +616,10 @@ def test_a_batch_in_parts_is_what_opacus_memory_manager_accumulates(data):
         max_grad_norm=0.3,
         expected_batch_size=N,
     )
-    loader = DataLoader(TensorDataset(*data), batch_size=N)
-    loaded = {"data_loader": loader, "max_physical_batch_size": 7, "optimizer": optimizer}
-    with BatchMemoryManager(**loaded) as batches:
-        for features, labels in batches:
-            optimizer.zero_grad()
-            LOSS(module(features), labels).sum().backward()
-            optimizer.step()
+    LOSS(module(data[0]), data[1]).sum().backward()
+    optimizer.step()
     theirs = torch.cat([p.summed_grad.reshape(-1) for p in module.parameters()])
-    ours = sums(data, clip=0.3, physical_batch=7).sum(vector(model()))
+    ours = sums(data, clip=0.3).sum(vector(model()))
     torch.testing.assert_close(ours.float(), theirs, atol=1e-5, rtol=0)
 
 
@@ -472,25 +628,7 @@ def test_an_empty_batch_sums_to_zeros(data):
     assert not trainer.sum(vector(model())).any()
 
 
-def test_a_refused_gradient_leaves_nothing_for_the_next_sum(data):
-    features, labels = data
-    spoilt = features.clone()
-    spoilt[30] = math.nan
-    trainer = sums((spoilt, labels), physical_batch=8)
-    with pytest.raises(NonFiniteGradient):
-        trainer.sum(vector(model()))
-    trainer._inputs = features
-    expected = sums(data).sum(vector(model()))
-    torch.testing.assert_close(trainer.sum(vector(model())), expected, atol=1e-6, rtol=0)
-
-
 def test_a_clipped_sum_says_how_it_was_sampled(data):
     trainer = sums(data, sampling_rate=0.28)
     assert trainer.sampling == PoissonSampling(rate=0.28)
     assert trainer.expected_batch == pytest.approx(0.28 * N)
-
-
-@pytest.mark.parametrize("physical_batch", [0, -1, 1.5, True])
-def test_a_physical_batch_is_a_positive_integer(data, physical_batch):
-    with pytest.raises(BadParameter, match="physical_batch"):
-        sums(data, physical_batch=physical_batch)

@@ -252,6 +252,11 @@ def test_under_noise_work_that_failed_is_the_share_of_noise_alone() -> None:
     assert 0 < np.abs(share).max() < 10 * mechanism.stddev(1)
 
 
+def test_under_noise_what_is_not_finite_is_sent_as_zeros_and_the_share() -> None:
+    words = NOISED.encode(own(vector=np.full(ENTRIES, np.nan)))
+    assert words.shape == NOISED.encode(OWN).shape
+
+
 def test_metrics_that_the_server_did_not_name_stay_where_they_are() -> None:
     words = PLAIN.encode(own(metrics=OWN.metrics | {"secret": 5.0}))
     assert PLAIN.decode(words, (0,)).metrics.keys() == {"loss", "accuracy"}

@@ -13,9 +13,10 @@ from opacus.optimizers import DPOptimizer
 from scipy import stats
 from torch.nn import functional
 
+import dp.sgd
 from dp.errors import BadParameter, CalibrationError
 from dp.ledger.ledger import Ledger, State
-from dp.noise import mechanisms
+from dp.noise import mechanisms, sampling
 from secagg.errors import ConfigError, InputError
 from secagg.rounds.in_memory import run_bonawitz
 from secagg.stage import Stage
@@ -235,6 +236,28 @@ def test_a_client_that_brings_nothing_sends_as_much_and_its_whole_share_of_noise
     assert np.mean(noise**2) == pytest.approx(
         chosen.mechanism.share_variance, rel=6 * math.sqrt(2 / len(noise))
     )
+
+
+def test_batches_and_coins_of_every_mode_are_the_ciphers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here and in ``dp.sgd``, and no generator of torch draws either."""
+    assert modes.coins is dp.sgd.coins is sampling.coins
+    source = Path(modes.__file__).read_text()
+    assert "torch.rand" not in source
+    assert "Generator" not in source
+    for name in ("local", "distributed", "client", "none"):
+        data, asked = federation(), []
+
+        def watched(count: int, rate: float, asked: Any = asked, **more: Any) -> Any:
+            asked.append((count, rate))
+            return sampling.coins(count, rate, **more)
+
+        monkeypatch.setattr(modes, "coins", watched)
+        monkeypatch.setattr(dp.sgd, "coins", watched)
+        chosen = mode(settings(name, sampling_rate=0.5), data, linear(data))
+        chosen.words(0, torch.zeros(chosen._entries), SEED)
+        batches = [one for one in asked if one != (1, 1.0)]  # which is the client's own coin
+        assert batches == [(8, 0.5)] * len(batches)
+        assert len(batches) >= 1
 
 
 def test_the_coin_falls_as_often_as_it_should() -> None:

@@ -169,7 +169,7 @@ def test_the_page_admits_that_it_is_a_simulation_and_what_the_noise_is() -> None
     for words in (
         "it protects nothing by itself",
         "dropouts were drawn",
-        "float64 from a generator that is not cryptographic",
+        "integers from a cipher",
         "The unit is one example, added or removed",
         "The server and 11 clients together",
         "A server that lies",

@@ -279,3 +279,22 @@ def test_norms_that_overflow_or_vanish_when_squared_are_clipped_right():
 def test_a_norm_bound_that_is_no_positive_ordinary_number_is_refused(bound):
     with pytest.raises(ConfigError, match=r"^norm bound"):
         clip_norm([1.0], bound)
+
+
+@pytest.mark.parametrize("bound", [np.float16(0.1), np.array(0.1, np.float16), "1", None, True])
+def test_a_bound_is_a_python_number_as_one_of_half_precision_would_be_passed(bound):
+    with pytest.raises(ConfigError, match=r"^norm bound"):
+        clip_norm([1.0], bound)
+    with pytest.raises(ConfigError, match=r"^clip"):
+        FixedPoint(clip=bound)
+
+
+def test_arithmetic_in_the_precision_of_a_half_bound_passes_it():
+    """The rule removed: numpy computes a scalar's factor in half precision and lets 1e-4 by."""
+    bound, passed = np.float16(0.1), 0
+    for number in range(300):
+        values = np.random.default_rng(number).normal(size=50)
+        factor = bound / np.float16(np.linalg.norm(values)) * (1 - 2.0**-20)
+        passed += bool(np.linalg.norm(values * float(factor)) > float(bound) * (1 + 1e-4))
+        assert np.linalg.norm(clip_norm(values, float(bound))) <= float(bound)
+    assert passed
