@@ -97,18 +97,21 @@ class Reader:
         |---|---|---|
         | fixed plan | rdp, held | what was spent, the number that admission uses |
         | fixed plan | rdp, realised | with realised noise: true if no output decided who was lost |
-        | fixed plan | pld, held | tighter, for a report |
+        | fixed plan | pld, held | mostly tighter, for a report; refused once a commit rose |
         | fixed plan | pld, realised | refused where it differs: it needs a plan fixed in advance |
         | a filter | rdp, either | the whole budget; ``inf`` if a realised price passed it |
         | a filter | pld, either | refused: ``UnsoundEvent`` |
 
-        Why a filter states the budget, ``dp.ledger.rules`` says.
+        Where a commit rose above its reservation, what is held is true under a fixed plan if no
+        output decided that. Why a filter states the budget, ``dp.ledger.rules`` says.
         """
         with self._file.snapshot() as connection:
             budget = self._accounts.budget_of(connection, subject_name(subject))
             found = self._accounts.spent(connection, subject)
+            raised = self._accounts.raised(connection, subject) if accountant == "pld" else {}
+        ask = EpsilonQuery(accountant, book, basis)
         return self._policy.epsilon(
-            found.get(subject, {}), budget, EpsilonQuery(accountant, book, basis), {}
+            found.get(subject, {}), budget, ask, {}, raised.get(subject, set())
         )
 
     def epsilons(
@@ -118,9 +121,12 @@ class Reader:
         with self._file.snapshot() as connection:
             own = self._accounts.budgets(connection)
             found = self._accounts.spent(connection)
+            raised = self._accounts.raised(connection) if accountant == "pld" else {}
         ask, known = EpsilonQuery(accountant, book, basis), dict[Alike, float]()
         return {
-            name: self._policy.epsilon(spent, own.get(name, self._budget), ask, known)
+            name: self._policy.epsilon(
+                spent, own.get(name, self._budget), ask, known, raised.get(name, set())
+            )
             for name, spent in found.items()
         }
 

@@ -363,7 +363,7 @@ def check_end(connection: sqlite3.Connection) -> None:
 def holds(connection: sqlite3.Connection, head: Head) -> bool:
     """Whether a record is there as it was written."""
     row = connection.execute("SELECT hash FROM records WHERE seq = ?", (head.seq,)).fetchone()
-    return row == (head.hash,)
+    return bool(row == (head.hash,))
 
 
 def _text(data: Mapping[str, Any]) -> str:
