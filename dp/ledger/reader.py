@@ -299,6 +299,11 @@ class Reader:
                 f"{self._path} has schema {version}, this version reads up to {SCHEMA_VERSION}; "
                 "use the version of secagg that wrote it, or a newer one"
             )
+        if (
+            version == 1
+            and connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'subjects'").fetchone()
+        ):
+            raise LedgerCorrupt("says schema 1, and has the tables of a later one")
         return int(version)
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:

@@ -463,7 +463,7 @@ def test_forged_accounts_are_found_and_were_never_believed(
         audit(ledger)
     unchecked(monkeypatch)
     with Ledger.open(ledger) as book:
-        assert max(book.epsilons("pld").values()) < before  # the file now says less
+        assert max(book.epsilons().values()) < before  # the file now says less
     assert only(audit(ledger)).epsilon == before
 
 
