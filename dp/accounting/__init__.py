@@ -11,7 +11,7 @@ from dp.accounting.accountant import (
     epsilon_curve,
     epsilon_pld,
     epsilon_rdp,
-    flooding_delta,
+    flooding_epsilon,
     reported_delta,
     reported_epsilon,
 )
@@ -60,7 +60,7 @@ __all__ = [
     "epsilon_curve",
     "epsilon_pld",
     "epsilon_rdp",
-    "flooding_delta",
+    "flooding_epsilon",
     "max_steps",
     "noise_multiplier",
     "reported_delta",

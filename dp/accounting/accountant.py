@@ -21,8 +21,9 @@ the same adjacency. What cannot be treated soundly raises ``UnsoundEvent``:
 
 ``SkellamEvent`` and ``DiscreteGaussianEvent`` have no PLD, know no replace one, and are
 amplified at integer orders by the same argument as a Gaussian, because their noise is
-symmetric about 0: docs/privacy/distributed-noise.md has the proof. If any
-event has no PLD, the whole composition is reported by RDP: ``reported_epsilon``.
+symmetric about 0: docs/privacy/distributed-noise.md has the proof. One event that has
+RDP alone makes the whole composition's number RDP. ``reported_epsilon`` is the smaller of
+the two where both bound it: PLD mostly, RDP for many quiet steps and for a tiny delta.
 
 An example belongs to one client, so disjoint clients cost the largest of their
 epsilons, and one person's data at several clients costs their joint composition.
@@ -40,6 +41,7 @@ Gaussian Mechanism, arXiv 2102.06387. [CKS20]: Canonne, Kamath, Steinke, arXiv 2
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from typing import Final, Literal, TypeAlias
@@ -68,18 +70,27 @@ Vector: TypeAlias = NDArray[np.float64]
 Accountant: TypeAlias = Literal["rdp", "pld"]
 
 _FRACTIONAL: Final = (1.1, *(a / 4 for a in range(5, 40) if a % 4))
-_INTEGER: Final = (*range(2, 257), 512, 1024)
+_INTEGER: Final = (*range(2, 257), *(2**k for k in range(9, 15)))
 ORDERS: Final[Vector] = np.array(_FRACTIONAL + _INTEGER, dtype=np.float64)
 ORDERS.setflags(write=False)
+_DENSE: Final = 255  # 2 to 256, one by one
 _K: Final[Vector] = np.arange(_INTEGER[-1] + 1, dtype=np.float64)
 
 GRAPH_FAILURE: Final = 2.0**-40  # of one random graph of neighbours; what the planner aims at
+FLOODING_FAILURE: Final = 2.0**-39  # of the norm that one opened ciphertext's error may have
+_FLOODING_NATS: Final = 42.0  # e^-42 = 2^-60 is left of delta, times e^epsilon by its own distance
 ROUNDING_FAILURE: Final = 2.0**-60  # beta of the bound on a rounded sum's norm
 
 _ROUNDING = 1e-12  # added to log(A) of a fractional order: above its quadrature and float error
 _MIN_QUADRATURE_NOISE = 0.1  # below, the grid grows like 1/z^3; integer orders alone then bound
 _MIN_QUADRATURE_RATE = 1e-30  # below, q^-a may lift what lies beyond the grid
 _MAX_PLD_POINTS = 2e7  # of 8 bytes, several arrays of them
+_PLD_POINTS = 4e6  # as many are computed in seconds
+_PLD_STEPS = (
+    4_000_000  # of one event; the engine's time grows faster than they do: 10^7 take minutes
+)
+_PLD_PER_SPREAD = 5  # so many to a deviation of one step: 1 % of epsilon for a million steps
+_PLD_FLOATS = 1e-9  # relative; the engine was found low by up to 6e-12 (prv-accountant, mpmath)
 
 
 def merge(composition: Composition) -> dict[Event, int]:
@@ -141,16 +152,17 @@ def epsilon_rdp(composition: Composition, delta: float) -> float:
     return _checked(max(epsilon, 0.0))
 
 
-def epsilon_pld(composition: Composition, delta: float, interval: float = 1e-4) -> float:
+def epsilon_pld(composition: Composition, delta: float, interval: float | None = None) -> float:
     """Epsilon at ``delta`` by privacy loss distributions: the tighter number, for reports.
 
     dp-accounting rounds every loss up to a multiple of ``interval``, so a coarser one
-    is still an upper bound. Equal events are composed once, with their count; no event
-    reaches the engine whose treatment there was found wrong.
+    is still an upper bound; ``None`` chooses it from steps and spread. Equal events are
+    composed once, with their count; no event reaches the engine whose treatment there was
+    found wrong.
 
     Raises:
       UnsoundEvent: see the module's table.
-      AccountantLimit: the distribution would not fit; a coarser interval may.
+      AccountantLimit: the distribution would not fit, or be too coarse to bound anything.
       BadParameter: delta, interval or a count is out of range.
     """
     return epsilon_curve(composition, (delta,), accountant="pld", interval=interval)[0]
@@ -161,7 +173,7 @@ def epsilon_curve(
     deltas: Sequence[float],
     *,
     accountant: Accountant,
-    interval: float = 1e-4,
+    interval: float | None = None,
 ) -> tuple[float, ...]:
     """Epsilon at each of ``deltas``; the composition is priced once.
 
@@ -173,11 +185,11 @@ def epsilon_curve(
         return tuple(epsilon_rdp(steps, delta) for delta in deltas)
     if accountant != "pld":
         raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")
-    interval = positive_float("interval", interval)
+    if interval is not None:
+        interval = positive_float("interval", interval)
     if not steps:
         return (0.0,) * len(deltas)
     gaussian: dict[GaussianEvent, int] = {}
-    points = 0.0
     for event, count in steps.items():
         check_design(event)
         if not isinstance(event, GaussianEvent) or not has_pld(event):
@@ -186,16 +198,8 @@ def epsilon_curve(
                 "loss distribution; report by RDP"
             )
         gaussian[event] = count
-        points += _pld_points(event, count, interval)
-    if math.isinf(points):
-        raise AccountantLimit("noise multiplier below 0.001: no loss distribution can hold it")
-    if points > _MAX_PLD_POINTS:
-        raise AccountantLimit(
-            f"a loss distribution at interval {interval:g} needs about {points:.2g} points, "
-            f"at most {_MAX_PLD_POINTS:.0e} are allowed; take a coarser interval"
-        )
-    price = _engine_pld(gaussian, interval)
-    return tuple(_checked(price(delta)) for delta in deltas)
+    price = _engine_pld(gaussian, _interval(gaussian, interval))
+    return tuple(_checked(price(delta) * (1 + _PLD_FLOATS)) for delta in deltas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,17 +211,24 @@ class ReportedEpsilon:
 
 
 def reported_epsilon(
-    composition: Composition, delta: float, interval: float = 1e-4
+    composition: Composition, delta: float, interval: float | None = None
 ) -> ReportedEpsilon:
-    """The number to print: by PLD where every event has one, by RDP otherwise.
+    """The number to print: the smaller of both bounds, and RDP where only that one answers.
 
     For parameters that were fixed in advance. Raises as the two accountants do; a
     composition with one event that only RDP treats and one that only PLD does is refused.
     """
     steps = merge(composition)
-    if all(has_pld(event) for event in steps):
+    if not all(map(has_pld, steps)):
+        return ReportedEpsilon(epsilon=epsilon_rdp(steps, delta), accountant="rdp")
+    try:
+        by_rdp = ReportedEpsilon(epsilon=epsilon_rdp(steps, delta), accountant="rdp")
+    except UnsoundEvent:  # sampled replace-one
         return ReportedEpsilon(epsilon=epsilon_pld(steps, delta, interval), accountant="pld")
-    return ReportedEpsilon(epsilon=epsilon_rdp(steps, delta), accountant="rdp")
+    with suppress(AccountantLimit):
+        by_pld = ReportedEpsilon(epsilon=epsilon_pld(steps, delta, interval), accountant="pld")
+        return min(by_pld, by_rdp, key=lambda one: one.epsilon)
+    return by_rdp
 
 
 def has_pld(event: Event) -> bool:
@@ -235,7 +246,7 @@ class ReportedDelta:
       accountant: the delta at which the accountant was asked for epsilon.
       sparse_graph: that a random graph of neighbours is a bad one.
       rounding: that the rounded sum of a batch is longer than its bound.
-      flooding: how far a flooded decryption is from one that shows its sum alone.
+      flooding: what is left of decryptions that are flooded, beside ``flooding_epsilon``.
       sampler: distance of the noise that was drawn from the noise that was priced.
     """
 
@@ -247,36 +258,53 @@ class ReportedDelta:
 
     @property
     def total(self) -> float:
-        """The sum, rounded up."""
-        return math.nextafter(math.fsum(getattr(self, item.name) for item in fields(self)), 1.0)
+        """The sum, rounded up; of one part, that part."""
+        parts = [part for item in fields(self) if (part := getattr(self, item.name))]
+        return parts[0] if len(parts) == 1 else math.nextafter(math.fsum(parts), 1.0)
 
 
-def flooding_delta(bits: int, keys: int) -> float:
-    """What all decryptions under ``keys`` keys, flooded for s = ``bits``, add to delta [LMSS22]."""
-    return float(keys * 2 ** (-bits / 2) / 6.9)
+def flooding_epsilon(bits: int, keys: int, epsilon: float) -> float:
+    """What all decryptions under ``keys`` keys, flooded for s = ``bits``, add to ``epsilon``.
+
+    2 eta of docs/privacy/delta.md: the flooded sums are mu-GDP of sums that show nothing else,
+    with mu^2 = keys / (12 2^s), and eta lies so far out that nearly nothing is left for delta.
+    """
+    mu = _flooding_mu(bits, keys)
+    return 2 * (mu * math.sqrt(2 * (epsilon + _FLOODING_NATS)) + mu * mu / 2)
+
+
+def _flooding_mu(bits: int, keys: int) -> float:
+    return math.sqrt(keys / 12) * 2 ** (-bits / 2)
 
 
 # An argument for every way to fail: whoever reports says of each how often it could happen.
 def reported_delta(
     *,
     accountant: float,
+    epsilon: float,
     units: int,
     sparse_rounds: int = 0,
     rounded_steps: int = 0,
     flooding_bits: int | None = None,
     flooded_keys: int = 1,
+    flooded_ciphertexts: int = 1,
     sampler_error: float = 0.0,
     sampler_draws: int = 0,
 ) -> ReportedDelta:
-    """The delta of the whole system, component by component.
+    """The delta of the whole system, component by component, each proved in docs/privacy/delta.md.
+
+    What fails whatever the data is counts once; how far the law of what was drawn is from the
+    law that was priced counts 1 + e^epsilon times, as either neighbour may be the worse one.
 
     Args:
       accountant: the accountant's delta.
+      epsilon: what is stated beside it, before ``flooding_epsilon``.
       units: how many units the data holds; a total of 1 / ``units`` or more is refused.
       sparse_rounds: rounds over a random graph of neighbours, 2^-40 each.
       rounded_steps: sums that were rounded once without redrawing, 2^-60 each.
-      flooding_bits: s of flooded decryptions, at least 30: 2^-(s/2) / 6.9 for all under one key.
+      flooding_bits: s of flooded decryptions, at least 30; state ``flooding_epsilon`` more then.
       flooded_keys: how many such keys there were.
+      flooded_ciphertexts: how many were opened under all of them, 2^-39 each.
       sampler_error: total-variation distance of one drawn entry from the exact law.
       sampler_draws: entries times rounds that were drawn with that error.
 
@@ -287,17 +315,27 @@ def reported_delta(
         ("sparse_rounds", sparse_rounds),
         ("rounded_steps", rounded_steps),
         ("flooded_keys", flooded_keys),
+        ("flooded_ciphertexts", flooded_ciphertexts),
         ("sampler_draws", sampler_draws),
     ):
         integer(name, count)
     if flooding_bits is not None:
         integer("flooding_bits", flooding_bits, 30)
+    epsilon = positive_float("epsilon", epsilon, zero=True)
+    either = 1 + math.exp(min(epsilon, 700.0))  # beyond, any distance is more than all
+    sampler = sampler_draws * positive_float("sampler_error", sampler_error, zero=True)
+    flooding = 0.0
+    if flooding_bits is not None and flooded_keys:
+        eta = flooding_epsilon(flooding_bits, flooded_keys, epsilon) / 2
+        left = (1 + math.exp(min(epsilon + eta, 700.0))) * math.exp(-epsilon - _FLOODING_NATS) / 2
+        stretched = math.expm1(eta) * (accountant + either * sampler)
+        flooding = stretched + left + flooded_ciphertexts * FLOODING_FAILURE
     delta = ReportedDelta(
         accountant=check_delta(accountant),
         sparse_graph=sparse_rounds * GRAPH_FAILURE,
         rounding=rounded_steps * ROUNDING_FAILURE,
-        flooding=0.0 if flooding_bits is None else flooding_delta(flooding_bits, flooded_keys),
-        sampler=sampler_draws * positive_float("sampler_error", sampler_error, zero=True),
+        flooding=flooding,
+        sampler=either * sampler,
     )
     check_delta(delta.total, units=units)
     return delta
@@ -454,8 +492,8 @@ def _sampled(q: float, z: float) -> Vector:
 
 def _exponent(z: float) -> Vector:
     """(k - 1) times the Gaussian's price at order k, for k = 0, 1, 2, ..."""
-    # A price of 1e300 passes any budget.
-    exponent: Vector = _K * (_K - 1) / max(2 * z * z, 1e-300)
+    # A price of 1e290 passes any budget, and times the square of an order it is finite.
+    exponent: Vector = _K * (_K - 1) / max(2 * z * z, 1e-290)
     return exponent
 
 
@@ -529,7 +567,7 @@ def _log_binomials() -> tuple[tuple[tuple[int, ...], Vector], ...]:
     """Logarithms of C(a, k), a row an order, -inf where k > a, in blocks of like width."""
     log_factorial = np.array([math.lgamma(n + 1.0) for n in range(_INTEGER[-1] + 1)])
     blocks = []
-    for orders in (_INTEGER[:-2], _INTEGER[-2:]):
+    for orders in (_INTEGER[:_DENSE], _INTEGER[_DENSE:]):
         table = np.full((len(orders), orders[-1] + 1), -np.inf)
         for row, a in enumerate(orders):
             table[row, : a + 1] = log_factorial[a] - log_factorial[: a + 1] - log_factorial[a::-1]
@@ -545,17 +583,43 @@ def conversion(delta: float) -> Vector:
     return vector
 
 
-def _pld_points(event: GaussianEvent, count: int, interval: float) -> float:
-    """About how many multiples of ``interval`` the losses of ``count`` steps span."""
-    z = event.noise_multiplier / (2 if event.adjacency is NeighboringRelation.REPLACE_ONE else 1)
-    q = _rate(event)
-    if z < 1e-3:
-        return math.inf
-    # Deviation of the loss of one step: 1/z unsampled, q (exp(1/z^2) - 1)^(1/2) for small q.
-    spread = min(1 / z, q * math.exp(min(1 / (z * z), 700.0) / 2))
-    one_step = 1 / (z * z) + 20 / z
-    all_steps = count * spread * spread + 20 * math.sqrt(count) * spread
-    return (one_step + all_steps) / interval
+def _interval(steps: Mapping[GaussianEvent, int], asked: float | None) -> float:
+    """What losses are rounded up to: as asked, or as fine as a distribution in seconds can be.
+
+    Finer than the loss of one step by far, else the rounding of many steps drowns it; and no
+    finer than 1e-4 of the loss of all. Raises ``AccountantLimit``.
+    """
+    span, least, variance = 0.0, math.inf, 0.0
+    for event, count in steps.items():
+        if count > _PLD_STEPS:
+            raise AccountantLimit(
+                f"{count:,} steps of one event take PLD minutes, at most {_PLD_STEPS:,} are "
+                "composed; RDP bounds them"
+            )
+        z = event.noise_multiplier
+        z /= 2 if event.adjacency is NeighboringRelation.REPLACE_ONE else 1
+        if z < 1e-3:
+            raise AccountantLimit("noise multiplier below 0.001: no loss distribution can hold it")
+        # Deviation of the loss of one step: 1/z unsampled, q (exp(1/z^2) - 1)^(1/2) for small q.
+        spread = min(1 / z, _rate(event) * math.sqrt(math.expm1(min(1 / (z * z), 700.0))))
+        one_step = 1 / (z * z) + 20 / z
+        span += one_step + count * spread * spread + 20 * math.sqrt(count) * spread
+        least, variance = min(least, spread), variance + count * spread * spread
+    if asked is not None:
+        if span / asked > _MAX_PLD_POINTS:
+            raise AccountantLimit(
+                f"a loss distribution at interval {asked:g} needs about {span / asked:.2g} points, "
+                f"at most {_MAX_PLD_POINTS:.0e} are allowed; take a coarser interval"
+            )
+        return asked
+    chosen = min(least / _PLD_PER_SPREAD, 1e-4 * max(1.0, math.sqrt(variance)))
+    chosen = max(chosen, span / _PLD_POINTS)
+    if chosen > least:
+        raise AccountantLimit(
+            f"a loss distribution of {_PLD_POINTS:.0e} points is too coarse for losses that differ "
+            f"by {least:.2g} a step and span {span:.2g}; RDP bounds them"
+        )
+    return chosen
 
 
 def _engine_pld(steps: Mapping[GaussianEvent, int], interval: float) -> Callable[[float], float]:

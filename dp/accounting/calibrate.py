@@ -2,17 +2,23 @@
 
 What is returned keeps the whole plan inside the budget as the same accountant prices
 it, so a plan calibrated with RDP, by which the ledger admits, is admitted to its last step.
-"pld" is the answer of a report, and the ledger would stop that plan early.
+"pld" is the answer of a report, the smaller of both bounds as ``reported_epsilon`` says, and
+the ledger would stop that plan early.
 
-All three functions raise ``UnsoundEvent`` for a design that cannot be treated soundly,
-``AccountantLimit`` where PLD needs a coarser ``interval``, and ``BadParameter`` for an
-argument out of range.
+All three functions raise ``UnsoundEvent`` for a design that cannot be treated soundly, and
+``BadParameter`` for an argument out of range.
 """
 
 from collections.abc import Callable
 from contextlib import suppress
 
-from dp.accounting.accountant import Accountant, check_delta, epsilon_pld, epsilon_rdp
+from dp.accounting.accountant import (
+    ORDERS,
+    Accountant,
+    check_delta,
+    epsilon_rdp,
+    reported_epsilon,
+)
 from dp.accounting.events import (
     MAX_STEPS,
     Event,
@@ -26,6 +32,11 @@ from dp.checks import positive_float
 from dp.errors import BadParameter, CalibrationError, UnsoundEvent
 
 _MOST_NOISE = 2.0**20  # far above any use; RDP at our orders does not improve beyond
+_LIMIT = {  # why no noise is enough, though truly some is
+    "rdp": f"RDP's orders end at {ORDERS[-1]:g}, so it states no smaller epsilon at this delta: "
+    "ask by 'pld', or",
+    "pld": "no accountant here states so small an epsilon at this delta:",
+}
 _LEAST_NOISE = 2.0**-6
 _LEAST_RATE = 2.0**-30
 _PRECISION = {"rdp": 1e-6, "pld": 1e-4}  # relative width at which a search ends
@@ -43,7 +54,7 @@ def noise_multiplier(
     unit: Unit = Unit.EXAMPLE,
     adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
-    interval: float = 1e-4,
+    interval: float | None = None,
 ) -> float:
     """The least noise multiplier z for which ``steps`` Gaussian sums cost at most ``epsilon``.
 
@@ -66,7 +77,7 @@ def calibrate_noise(
     epsilon: float,
     delta: float,
     accountant: Accountant = "rdp",
-    interval: float = 1e-4,
+    interval: float | None = None,
 ) -> float:
     """The least z for which the whole plan ``event(z)`` costs at most ``epsilon``.
 
@@ -92,7 +103,7 @@ def calibrate_noise(
         if high > _MOST_NOISE:
             raise CalibrationError(
                 f"no noise multiplier up to 2**20 keeps the plan within epsilon {epsilon:g} at "
-                f"delta {delta:g}; raise one of the two"
+                f"delta {delta:g}. {_LIMIT[accountant]} raise one of the two"
             )
     while high > _LEAST_NOISE and fits(high / factor):
         high /= factor
@@ -114,7 +125,7 @@ def max_steps(
     unit: Unit = Unit.EXAMPLE,
     adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
-    interval: float = 1e-4,
+    interval: float | None = None,
 ) -> int:
     """The most steps that cost at most ``epsilon``: one more costs more. At most 2^53.
 
@@ -163,7 +174,7 @@ def sampling_rate(
     steps: int,
     adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
-    interval: float = 1e-4,
+    interval: float | None = None,
 ) -> float:
     """The highest rate of Poisson sampling of examples that costs at most ``epsilon``.
 
@@ -212,7 +223,7 @@ def sampling_rate(
 
 
 def _price(
-    epsilon: float, delta: float, accountant: Accountant, interval: float
+    epsilon: float, delta: float, accountant: Accountant, interval: float | None
 ) -> Callable[[Event], float]:
     """The price of a plan, once the budget is known to be one."""
     positive_float("epsilon", epsilon)
@@ -220,5 +231,5 @@ def _price(
     if accountant == "rdp":
         return lambda event: epsilon_rdp([(event, 1)], delta)
     if accountant == "pld":
-        return lambda event: epsilon_pld([(event, 1)], delta, interval)
+        return lambda event: reported_epsilon([(event, 1)], delta, interval).epsilon
     raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")

@@ -100,6 +100,26 @@ class Accounts:
                 mine.setdefault((book, "actual"), {})[self._event(connection, event)] = realised
         return found
 
+    def raised(
+        self, connection: sqlite3.Connection, subject: str | None = None
+    ) -> dict[str, set[Book]]:
+        """By name, the books in which a commit changed what admission holds: not as planned."""
+        planned = " UNION ALL ".join(
+            f"SELECT c.subject, {book.number}, e.one, -e.steps FROM charges AS c"  # noqa: S608 - ours
+            f" JOIN events AS e ON e.id = c.{book.value} WHERE c.state <> 'aborted'"
+            for book in Book
+        )
+        found: dict[str, set[Book]] = {}
+        for name, number in connection.execute(
+            "SELECT name, book FROM (SELECT subject, book, event, held FROM spent"  # noqa: S608 - ours
+            f" UNION ALL {planned}) JOIN subjects ON subject = id"
+            " WHERE :name IS NULL OR name = :name"
+            " GROUP BY subject, book, event HAVING sum(held) <> 0",
+            {"name": subject},
+        ):
+            found.setdefault(name, set()).add(Book.RELEASE if number else Book.SERVER)
+        return found
+
     def admit(self, connection: sqlite3.Connection, charges: Mapping[Charge, list[str]]) -> None:
         """Raise ``BudgetExceeded`` for the first subject whose budget would be passed."""
         names = [name for group in charges.values() for name in group]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
-from dp.accounting.accountant import ReportedDelta, reported_delta
+from dp.accounting.accountant import ReportedDelta, flooding_epsilon, reported_delta
 from dp.accounting.events import MAX_STEPS
 from dp.checks import freeze_floats, integer
 from dp.errors import BadParameter
@@ -78,18 +78,28 @@ class SystemDescription:
         if self.sampler_error and not self.entries:
             raise BadParameter("sampler_error is given without entries, how many a step")
 
-    def delta(self, accountant: float, *, rounds: int, steps: int) -> ReportedDelta:
+    def epsilon_added(self, epsilon: float, *, rounds: int) -> float:
+        """What flooded decryptions add to an epsilon after so many rounds."""
+        if self.flooding_bits is None or not rounds:
+            return 0.0
+        return flooding_epsilon(self.flooding_bits, rounds, epsilon)
+
+    def delta(self, accountant: float, *, epsilon: float, rounds: int, steps: int) -> ReportedDelta:
         """The delta of the whole system after so many rounds and steps, part by part.
 
-        Raises ``BadParameter`` for a total of 1 / ``unit_count`` or more.
+        ``epsilon`` is the one it stands beside. Raises ``BadParameter`` for a total of
+        1 / ``unit_count`` or more.
         """
         return reported_delta(
             accountant=accountant,
+            epsilon=epsilon,
             units=self.unit_count,
             sparse_rounds=rounds if self.sparse_graph else 0,
             rounded_steps=steps if self.rounded_sums else 0,
             flooding_bits=self.flooding_bits,
             flooded_keys=rounds,
+            # At least 2048 entries to a ciphertext; ``entries`` counts every client's.
+            flooded_ciphertexts=rounds * max(1, -(-self.entries // 2048)),
             sampler_error=self.sampler_error,
             sampler_draws=steps * self.entries,
         )

@@ -228,7 +228,7 @@ class Ledger(Reader):
         """
         with self._writing() as connection:
             for budget in {self._budget, *self._accounts.budgets(connection).values()}:
-                statement.delta(budget.delta, rounds=1, steps=1)
+                statement.delta(budget.delta, epsilon=budget.epsilon, rounds=1, steps=1)
             if next(statements(connection), None) != statement:
                 self._append(connection, {"action": "state", "statement": statement.to_json()})
 
@@ -253,7 +253,7 @@ class Ledger(Reader):
             if groups:
                 for said in islice(statements(connection), 1):
                     for budget in groups:
-                        said.delta(budget.delta, rounds=1, steps=1)
+                        said.delta(budget.delta, epsilon=budget.epsilon, rounds=1, steps=1)
                 listed = [[key.epsilon, key.delta, names] for key, names in groups.items()]
                 self._append(connection, {"action": "budget", "budgets": listed})
 
@@ -447,13 +447,17 @@ class Ledger(Reader):
         self._added = None
         with self._file.transaction() as connection:
             yield connection
-        if self._added is not None:
-            with self._file.snapshot() as connection:
-                if not holds(connection, self._added):
-                    raise LedgerCorrupt(
-                        f"record {self._added.seq} was written and is not there: something in the "
-                        "file, or another program, took it away"
-                    )
+        self._check_kept(self._added)
+
+    def _check_kept(self, added: Head | None) -> None:
+        if added is None:
+            return
+        with self._file.snapshot() as connection:
+            if not holds(connection, added):
+                raise LedgerCorrupt(
+                    f"record {added.seq} was written and is not there: something in the file, or "
+                    "another program, took it away"
+                )
 
     def _append(
         self, connection: sqlite3.Connection, data: dict[str, Any], *, first: bool = False

@@ -95,20 +95,23 @@ class Reader:
 
         | policy | accountant, basis | what it is |
         |---|---|---|
-        | fixed plan | rdp, reserved | what was spent, the number that admission uses |
+                | fixed plan | rdp, reserved | what was spent, the number that admission uses |
         | fixed plan | rdp, actual | with actual noise: true if no output decided who was lost |
-        | fixed plan | pld, reserved | tighter, for a report |
+        | fixed plan | pld, reserved | mostly tighter, for a report; refused once a commit rose |
         | fixed plan | pld, actual | refused where it differs: it needs a plan fixed in advance |
         | a filter | rdp, either | the whole budget; ``inf`` if an actual price passed it |
-        | a filter | pld, either | refused: ``UnsoundEvent`` |
+                | a filter | pld, either | refused: ``UnsoundEvent`` |
 
-        Why a filter states the budget, ``dp.ledger.rules`` says.
+        Where a commit rose above its reservation, what is held is true under a fixed plan if no
+        output decided that. Why a filter states the budget, ``dp.ledger.rules`` says.
         """
         with self._file.snapshot() as connection:
             budget = self._accounts.budget_of(connection, subject_name(subject))
             found = self._accounts.spent(connection, subject)
+            raised = self._accounts.raised(connection, subject) if accountant == "pld" else {}
+        ask = EpsilonQuery(accountant, book, basis)
         return self._policy.epsilon(
-            found.get(subject, {}), budget, EpsilonQuery(accountant, book, basis), {}
+            found.get(subject, {}), budget, ask, {}, raised.get(subject, set())
         )
 
     def epsilons(
@@ -118,9 +121,12 @@ class Reader:
         with self._file.snapshot() as connection:
             own = self._accounts.budgets(connection)
             found = self._accounts.spent(connection)
+            raised = self._accounts.raised(connection) if accountant == "pld" else {}
         ask, known = EpsilonQuery(accountant, book, basis), dict[Alike, float]()
         return {
-            name: self._policy.epsilon(spent, own.get(name, self._budget), ask, known)
+            name: self._policy.epsilon(
+                spent, own.get(name, self._budget), ask, known, raised.get(name, set())
+            )
             for name, spent in found.items()
         }
 
@@ -295,6 +301,11 @@ class Reader:
                 f"{self._path} has schema {version}, this version reads up to {SCHEMA_VERSION}; "
                 "use the version of secagg that wrote it, or a newer one"
             )
+        if (
+            version == 1
+            and connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'subjects'").fetchone()
+        ):
+            raise LedgerCorrupt("says schema 1, and has the tables of a later one")
         return int(version)
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:

@@ -353,7 +353,10 @@ def check_end(connection: sqlite3.Connection) -> None:
         raise LedgerCorrupt(f"record {seq} breaks the chain: edited, moved, or one was lost")
     last = parse(seq, body, digest)
     _check_text(seq, body, last.data)
-    signed = connection.execute("SELECT 1 FROM seal").fetchone() is not None
+    seals = connection.execute("SELECT only FROM seal LIMIT 2").fetchall()
+    if seals not in ([], [(0,)]):
+        raise LedgerCorrupt("carries more than one signature, or one in a wrong place")
+    signed = bool(seals)
     if signed and sealed_from(connection) is None:
         raise LedgerCorrupt("carries a signature, and no record says that it is signed")
     if not signed and genesis.data.get("sealed") is True:
@@ -363,7 +366,7 @@ def check_end(connection: sqlite3.Connection) -> None:
 def holds(connection: sqlite3.Connection, head: Head) -> bool:
     """Whether a record is there as it was written."""
     row = connection.execute("SELECT hash FROM records WHERE seq = ?", (head.seq,)).fetchone()
-    return row == (head.hash,)
+    return bool(row == (head.hash,))
 
 
 def _text(data: Mapping[str, Any]) -> str:

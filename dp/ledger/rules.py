@@ -18,7 +18,7 @@ budget that a cheaper release left over is freed under a filter alone.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import inf
@@ -39,6 +39,10 @@ Basis: TypeAlias = Literal["reserved", "actual"]
 Spent: TypeAlias = dict[tuple[Book, Basis], dict[Event, int]]
 Alike: TypeAlias = tuple[frozenset[tuple[Event, int]], Budget]  # costs the same
 
+RAISED: Final = (
+    "a commit cost more than was reserved, so not all noise was fixed in advance, and there is no "
+    "privacy loss distribution; RDP bounds it"
+)
 FIXED_PLAN: Final = "fixed plan"  # every parameter was chosen before the first round
 _ENDLESS: Final = 2**128  # in place of an unbounded cost: above every capacity
 _UNCOUNTABLE: Final = 2**62  # steps, so that no sum of admitted ones passes int64
@@ -109,9 +113,17 @@ class CompositionRule(ABC):
         """Raise ``UnsoundEvent`` where that accountant has no answer under this policy."""
 
     def epsilon(
-        self, spent: Spent, budget: Budget, ask: EpsilonQuery, known: dict[Alike, float]
+        self,
+        spent: Spent,
+        budget: Budget,
+        ask: EpsilonQuery,
+        known: dict[Alike, float],
+        raised: Container[Book] = (),
     ) -> float:
-        """What may be stated for a subject; ``known`` spares pricing what was priced before."""
+        """What may be stated for a subject; ``known`` spares pricing what was priced before.
+
+        ``raised``: the books in which a commit cost more than its reservation.
+        """
         for name, value, choices in (
             ("accountant", ask.accountant, ("rdp", "pld")),
             ("basis", ask.basis, ("reserved", "actual")),
@@ -121,6 +133,8 @@ class CompositionRule(ABC):
         most = 0.0
         for book in Book if ask.book is None else (ask.book,):
             composition = spent.get((book, ask.basis), {})
+            if ask.accountant == "pld" and book in raised:
+                raise UnsoundEvent(RAISED)
             self._refuse(spent.get((book, "reserved"), {}), composition, ask.accountant)
             alike = (frozenset(composition.items()), budget)
             if composition and alike not in known:

@@ -71,6 +71,7 @@ class Recount:
     snapshots: list[tuple[int, Vector]] = field(default_factory=list)
     default: tuple[float, float] = (math.nan, math.nan)
     own: dict[str, tuple[float, float]] = field(default_factory=dict)
+    raised: set[tuple[int, int]] = field(default_factory=set)  # subject and book of a dear commit
     _counts: dict[Basis, Counts] = field(default_factory=lambda: dict.fromkeys(BASES, _NONE))
     _kinds: dict[tuple[int, int], Kind] = field(default_factory=dict)
     _open: dict[Key, dict[int, Charge]] = field(default_factory=dict)
@@ -167,6 +168,12 @@ class Recount:
                 self._count("actual", subjects, real, 1)
                 self._count("reserved", subjects, charge, -1, among=falling)
                 self._count("reserved", subjects, real, 1, among=rising)
+                self.raised.update(
+                    (subject, book.number)
+                    for book in real.events()
+                    if book.value in rising
+                    for subject in subjects
+                )
             self._committed(key[0], real, len(names), record)
         for charge, group in _grouped(reserved).items():
             self._committed(key[0], charge, len(group), record)

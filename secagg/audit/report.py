@@ -4,10 +4,10 @@ No epsilon that anybody stored is read. The chain is verified first, whole; then
 are counted (``recount``) and priced. Subjects with different units or adjacencies stand in
 different sections, and no number covers two of them.
 
-Under the policy "fixed plan" a section's epsilon is the largest of its subjects', by PLD where
-every event has one and RDP otherwise. Under a filter it is the whole budget as soon as
-anything was charged: no smaller number holds for parameters chosen along the way, and none at
-all once the filter is passed. Who passes a budget is decided as the ledger admits, by RDP
+Under the policy "fixed plan" a section's epsilon is the largest of its subjects', by RDP or by
+PLD, whichever is less; by RDP where an event has no PLD or a commit rose above its reservation.
+Under a filter it is the whole budget as soon as anything was charged: no smaller number holds for
+parameters chosen along the way, and none at all once the filter is passed. Who passes a budget is decided as the ledger admits, by RDP
 in integers rounded up, or by the filter's own currency.
 
 Errors are those of ``dp.ledger.ledger``: ``LedgerCorrupt`` for a file that is damaged, edited or
@@ -39,7 +39,7 @@ from dp.ledger.ledger import (
     SystemDescription,
     Verified,
 )
-from dp.ledger.rules import composition_rule
+from dp.ledger.rules import RAISED, composition_rule
 from protocols.errors import RemoteProtocolError
 from protocols.primitives import sign
 from secagg.audit.nist import rows
@@ -227,11 +227,19 @@ def _sections(
             for book, chosen in members.items()
             if chosen
         }
+        largest = max(book.epsilon for book in books.values())
+        reported, added = None, 0.0
+        if stated is not None:
+            # Beside no finite epsilon no delta means anything.
+            beside = largest if math.isfinite(largest) else 0.0
+            added = stated.epsilon_added(beside, rounds=released)
+            reported = stated.delta(delta, epsilon=beside, rounds=released, steps=steps)
         yield Section(
             unit=kind[0],
             adjacency=kind[1],
             delta=delta,
-            reported=None if stated is None else stated.delta(delta, rounds=released, steps=steps),
+            reported=reported,
+            added=added,
             books=books,
             subjects=subjects,
             rounds=rounds,
@@ -319,26 +327,15 @@ def _book(
         (_composition(recount, row), delta)
         for row, delta in _maximal(recount.reserved[chosen, book.number], budgets[chosen, 1])
     ]
-    lacking = next((e for c, _ in compositions for e in c if not has_pld(e)), None)
-    work = sum(len(composition) for composition, _ in compositions)
-    accountant, why, epsilon = "rdp", "", largest
-    if lacking is not None:
-        why = f"{type(lacking).__name__} has no privacy loss distribution"
-    elif work > _PLD_WORK:
-        why = f"{len(compositions):,} different histories are too many for loss distributions"
-    else:
-        try:
-            epsilon = max(
-                (epsilon_pld(composition, delta) for composition, delta in compositions),
-                default=0.0,
-            )
-            accountant, why = "pld", "every event has a privacy loss distribution"
-        except AccountantLimit as error:
-            why = str(error)
+    epsilon, accountant, why = _smallest(compositions, largest)
+    if any((at, book.number) in recount.raised for at in chosen):
+        epsilon, accountant, why = largest, "rdp", RAISED
     units = len(recount.names)
     deltas = tuple(delta for delta in DELTAS if delta * units < 1)
     one = _composition(recount, recount.reserved[dearest, book.number])
-    along = epsilon_curve(one, deltas, accountant="pld" if accountant == "pld" else "rdp")
+    along: tuple[float, ...] = epsilon_curve(one, deltas, accountant="rdp")
+    if accountant == "pld":
+        along = tuple(map(min, along, epsilon_curve(one, deltas, accountant="pld")))
     return BookReport(
         epsilon=epsilon,
         accountant=accountant,
@@ -348,6 +345,25 @@ def _book(
         dearest=names[dearest],
         curve=tuple(zip(deltas, along, strict=True)),
     )
+
+
+def _smallest(
+    compositions: Sequence[tuple[dict[Event, int], float]], largest: float
+) -> tuple[float, str, str]:
+    """What covers all these histories: the largest by RDP, or by PLD where that is less; why."""
+    lacking = next((e for c, _ in compositions for e in c if not has_pld(e)), None)
+    if lacking is not None:
+        return largest, "rdp", f"{type(lacking).__name__} has no privacy loss distribution"
+    if sum(len(composition) for composition, _ in compositions) > _PLD_WORK:
+        many = f"{len(compositions):,} different histories are too many for loss distributions"
+        return largest, "rdp", many
+    try:
+        by_pld = max((epsilon_pld(*one) for one in compositions), default=0.0)
+    except AccountantLimit as error:
+        return largest, "rdp", str(error)
+    if by_pld < largest:
+        return by_pld, "pld", "the smaller of both bounds; every event has a loss distribution"
+    return largest, "rdp", "the smaller of both bounds; loss distributions give more here"
 
 
 def _composition(recount: Recount, row: Counts) -> dict[Event, int]:

@@ -123,6 +123,7 @@ class Section:
     Attributes:
       delta: the largest of the subjects' budgets.
       reported: the delta of the whole system; ``None`` where nobody stated what adds to it.
+      added: what flooded decryptions add to epsilon.
       series: by book, (round, quantiles over subjects) of epsilon, or of the filter's share.
       events: what was charged.
     """
@@ -131,6 +132,7 @@ class Section:
     adjacency: NeighboringRelation
     delta: float
     reported: ReportedDelta | None
+    added: float
     books: Mapping[Book, BookReport]
     subjects: tuple[Subject, ...]
     rounds: tuple[Round, ...]
@@ -139,8 +141,8 @@ class Section:
 
     @property
     def epsilon(self) -> float:
-        """The larger of both books."""
-        return max(book.epsilon for book in self.books.values())
+        """The larger of both books, and what decryptions add."""
+        return max(book.epsilon for book in self.books.values()) + self.added
 
     @property
     def total_delta(self) -> float:
@@ -240,6 +242,7 @@ class Audit:
             "adjacency": section.adjacency.value,
             "sentence": section.sentence,
             "epsilon": _finite(section.epsilon),
+            "epsilon_added": section.added,
             "delta": section.total_delta,
             "delta_components": reported or {"accountant": section.delta},
             "books": {

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
 from typing import Any
@@ -13,6 +14,7 @@ from rich.table import Table
 from dp.accounting import calibrate
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling, Sampling
+from dp.errors import AccountantLimit
 from secagg.errors import ConfigError
 
 _TITLES = {
@@ -23,15 +25,15 @@ _TITLES = {
 _WORDS = {
     "epsilon": (
         "an upper bound; the ledger admits by it",
-        "an upper bound, tighter; a report prints it",
+        "an upper bound",
     ),
     "noise multiplier": (
         "enough by an upper bound; the ledger admits the whole plan",
-        "enough by a tighter bound; the ledger would stop the plan early",
+        "enough by the smaller of both bounds; the ledger would stop the plan early",
     ),
     "steps": (
         "within budget by an upper bound; the ledger admits them all",
-        "within budget by a tighter bound; the ledger would stop earlier",
+        "within budget by the smaller of both bounds; the ledger would stop earlier",
     ),
 }
 
@@ -68,9 +70,7 @@ Examples:
 @click.option(
     "--pld-discretization",
     type=float,
-    default=1e-4,
-    show_default=True,
-    help="Grid that PLD rounds privacy losses up to; 1e-3 is faster and a little higher.",
+    help="Grid that PLD rounds privacy losses up to.  [default: by steps and spread]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone; null: no finite answer.")
 def epsilon(*, as_json: bool, **given: Any) -> None:
@@ -96,10 +96,12 @@ def epsilon(*, as_json: bool, **given: Any) -> None:
     for heading in ("accountant", question, "what it is"):
         table.add_column(heading, justify="right" if heading == question else "left")
     for name, value, words in zip(("RDP", "PLD"), (rdp, pld), _WORDS[question], strict=True):
-        if value < math.inf:
+        if question == "epsilon" and value == min(rdp, pld) < math.inf:
+            table.add_row(name, _rounded_up(value), f"{words}; the smaller, so a report prints it")
+        elif value < math.inf:
             table.add_row(name, _rounded_up(value), words)
         else:
-            table.add_row(name, "none", "no finite bound at this delta")
+            table.add_row(name, "none", "no finite bound here")
     Console(highlight=False).print(table)
 
 
@@ -113,7 +115,7 @@ class _Asked:
     epsilon: float | None
     delta: float
     events: tuple[str, ...]
-    pld_discretization: float
+    pld_discretization: float | None
 
     def answered(self) -> tuple[str, float, float]:
         """What was asked for, by RDP and by PLD."""
@@ -133,7 +135,9 @@ class _Asked:
                 _gaussian(self.noise_multiplier, rate, self.steps)
             ]
             composition = [(event, 1) for event in whole]
-            pld = epsilon_pld(composition, self.delta, self.pld_discretization)
+            pld = math.inf
+            with suppress(AccountantLimit):  # RDP has an answer all the same
+                pld = epsilon_pld(composition, self.delta, self.pld_discretization)
             return "epsilon", epsilon_rdp(composition, self.delta), pld
         if wanted == ["noise multiplier"]:
             plan |= {"epsilon": self.epsilon, "steps": self.steps}

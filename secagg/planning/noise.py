@@ -281,6 +281,7 @@ def plan_noise(wishes: SumWishes, noise: NoiseWishes, *, measure: bool = True) -
         epsilon=noise.epsilon,
         delta=reported_delta(
             accountant=left,
+            epsilon=noise.epsilon,
             units=chosen.units,
             sparse_rounds=wishes.rounds if chosen.sparse else 0,
             rounded_steps=wishes.rounds if chosen.unit is Unit.EXAMPLE else 0,

@@ -11,8 +11,10 @@ whom, is the mode's. How many examples a client has is public.
 
 import importlib.metadata
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,9 +25,9 @@ try:
 except ModuleNotFoundError as error:
     raise missing("secagg.training.loop", "torch", extra="train") from error
 
-from dp.accounting.accountant import Accountant, has_pld
+from dp.accounting.accountant import has_pld
 from dp.accounting.events import Event
-from dp.errors import BudgetExceeded
+from dp.errors import AccountantLimit, BudgetExceeded, UnsoundEvent
 from dp.ledger.ledger import Budget, Ledger
 from dp.ledger.records import Head
 from protocols.entropy import system
@@ -352,13 +354,16 @@ class _Books:
 
     def final(self) -> dict[str, Any]:
         """What the run is reported to have cost, and by which accountant."""
-        accountant: Accountant = "pld" if has_pld(self._event) else "rdp"
-        reserved = self._ledger.epsilons(accountant)
+        by_rdp = self.epsilon()
+        by_pld = math.inf
+        if has_pld(self._event):
+            with suppress(AccountantLimit, UnsoundEvent):
+                by_pld = max(self._ledger.epsilons("pld").values(), default=0.0)
         actual = self._ledger.epsilons("rdp", basis="actual")
         values = (
-            max(reserved.values(), default=0.0),
-            accountant,
-            self.epsilon(),
+            min(by_rdp, by_pld) + self._mode.flooding_epsilon,
+            "pld" if by_pld < by_rdp else "rdp",
+            by_rdp,
             max(actual.values(), default=0.0),
         )
         return dict(zip(self.FINAL, values, strict=True))

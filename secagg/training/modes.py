@@ -37,7 +37,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing("secagg.training.modes", "torch", extra="train") from error
 
-from dp.accounting.accountant import check_delta, flooding_delta
+from dp.accounting.accountant import FLOODING_FAILURE, check_delta, flooding_epsilon
 from dp.accounting.calibrate import calibrate_noise
 from dp.accounting.events import (
     CohortSecrecy,
@@ -86,10 +86,12 @@ class Mode(ABC):
       state: what the next round starts from, beside the model: public, kept in the record.
       noise_multiplier: of one sum's noise over what one unit adds to it; 0 without privacy.
       delta: at which the accountant is asked for epsilon.
+      flooding_epsilon: what opened CKKS sums add to that epsilon over all rounds.
     """
 
     layout: Layout
     noise_multiplier: float = 0.0
+    flooding_epsilon: float = 0.0
     delta: float
 
     def __init__(self, config: TrainingConfig, federation: Federation) -> None:
@@ -127,7 +129,7 @@ class Mode(ABC):
 
     def _check_whole_delta(self, stated: SystemDescription, *, steps: int) -> None:
         config = self._config
-        whole = stated.delta(self.delta, rounds=config.rounds, steps=steps)
+        whole = stated.delta(self.delta, epsilon=config.epsilon, rounds=config.rounds, steps=steps)
         if whole.total > config.delta:
             raise ConfigError(
                 f"delta {config.delta:g} is used up by rounding and sampling errors alone "
@@ -245,11 +247,16 @@ class _Shared(Mode):
     def __init__(self, config: TrainingConfig, federation: Federation, units: int) -> None:
         super().__init__(config, federation)
         self._units = units
-        self.delta = config.delta * (1 - _SPARE) - self._flooding(config)
         check_delta(config.delta, units=units)
+        self.delta = config.delta * (1 - _SPARE) - self._flooding(config)
+        if min(self.delta, config.epsilon - self.flooding_epsilon) <= 0:
+            raise ConfigError(
+                f"flooding alone uses up epsilon {config.epsilon:g} or delta {config.delta:g} over "
+                f"{config.rounds} rounds; take fewer rounds or another protocol"
+            )
         self.noise_multiplier = calibrate_shared_noise(
             self._at,
-            epsilon=config.epsilon,
+            epsilon=config.epsilon - self.flooding_epsilon,
             delta=self.delta,
             sampling=self.sampling,
             steps=config.rounds,
@@ -269,18 +276,13 @@ class _Shared(Mode):
     def _at(self, noise: float) -> DistributedNoise:
         """The mechanism at this noise multiplier."""
 
-    @staticmethod
-    def _flooding(config: TrainingConfig) -> float:
-        """What opened CKKS sums add to delta, a key each round."""
+    def _flooding(self, config: TrainingConfig) -> float:
+        """What decryptions may leave to delta; a key each round. Sets what they add to epsilon."""
         if config.protocol not in CKKS:
             return 0.0
-        added = flooding_delta(FLOODING, config.rounds)
-        if added >= config.delta / 2:
-            raise ConfigError(
-                f"flooding adds {added:.2g} to delta over {config.rounds} rounds, delta is "
-                f"{config.delta:g}; take fewer rounds or another protocol"
-            )
-        return added
+        self.flooding_epsilon = flooding_epsilon(FLOODING, config.rounds, config.epsilon)
+        ciphertexts = config.rounds * (1 + 2 * self._entries * config.clients // 2048)
+        return float(config.delta * self.flooding_epsilon + ciphertexts * FLOODING_FAILURE)
 
     def event(self, survivors: int | None = None) -> Event:
         return self.mechanism.event(survivors=survivors, sampling=self.sampling)

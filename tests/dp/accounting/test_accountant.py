@@ -1,5 +1,6 @@
 import math
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from dp.accounting.accountant import (
     epsilon_curve,
     epsilon_pld,
     epsilon_rdp,
+    flooding_epsilon,
     merge,
     rdp,
     reported_delta,
@@ -381,6 +383,7 @@ def test_a_coarser_interval_never_reports_less():
 def test_the_reported_delta_adds_every_way_to_fail_by_name():
     delta = reported_delta(
         accountant=1e-5,
+        epsilon=2.0,
         units=1000,
         sparse_rounds=100,
         rounded_steps=200,
@@ -390,20 +393,61 @@ def test_the_reported_delta_adds_every_way_to_fail_by_name():
     )
     assert delta.sparse_graph == 100 * 2**-40
     assert delta.rounding == 200 * 2**-60
-    assert delta.flooding == 2**-20 / 6.9
-    assert delta.sampler == pytest.approx(3e-7)
+    eta = flooding_epsilon(40, 1, 2.0) / 2
+    assert delta.flooding == pytest.approx(2.0**-39 + eta * (1e-5 + delta.sampler), rel=1e-3)
+    assert delta.sampler == pytest.approx((1 + math.exp(2)) * 3e-7)
     parts = (1e-5, delta.sparse_graph, delta.rounding, delta.flooding, delta.sampler)
     assert math.fsum(parts) < delta.total <= math.fsum(parts) * (1 + 1e-15)
-    plain = reported_delta(accountant=1e-5, units=1000)
-    assert plain.total == pytest.approx(1e-5)
-    assert plain.total >= 1e-5
+    plain = reported_delta(accountant=1e-5, epsilon=2.0, units=1000)
+    assert plain.total == 1e-5  # one part is that part, no digit more
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 2.0, 8.0])
+def test_a_distance_between_laws_counts_for_both_neighbours(epsilon):
+    # The law priced: a coin of bias e^eps / (1 + e^eps) says which neighbour it is. What is
+    # drawn differs by eta for each: the neighbour lacks an outcome that the other has more of.
+    eta, likely = 1e-4, math.exp(epsilon) / (1 + math.exp(epsilon))
+    ours, theirs = likely, 1 - likely  # of one outcome; pure epsilon-DP
+    lacking = min(eta, theirs)
+    drawn, drawn_there = ours + eta, theirs - lacking
+    left = drawn - math.exp(epsilon) * drawn_there
+    stated = reported_delta(
+        accountant=1e-12, epsilon=epsilon, units=1, sampler_error=eta, sampler_draws=1
+    )
+    assert left <= stated.total
+    assert left > 0.99 * stated.sampler  # tight
+    assert left > 1.5 * eta  # once would be too little
+
+
+def test_flooding_is_priced_in_epsilon_and_leaves_delta_alone():
+    with mpmath.workdps(50):
+        for bits, keys, epsilon in ((40, 1, 1.0), (40, 20, 8.0), (30, 1000, 2.0), (60, 5, 30.0)):
+            added = flooding_epsilon(bits, keys, epsilon)
+            mu, eta = mpmath.sqrt(mpmath.mpf(keys) / 12) * mpmath.mpf(2) ** (-bits / 2), added / 2
+            far = mpmath.ncdf(-eta / mu + mu / 2)  # of the hockey stick, its first term
+            hockey = far - mpmath.exp(eta) * mpmath.ncdf(-eta / mu - mu / 2)
+            left = (1 + mpmath.exp(epsilon + eta)) * hockey
+            stretched = (mpmath.exp(eta) - 1) * 1e-6
+            stated = reported_delta(
+                accountant=1e-6,
+                epsilon=epsilon,
+                units=9,
+                flooding_bits=bits,
+                flooded_keys=keys,
+                flooded_ciphertexts=0,
+            )
+            assert left + stretched <= stated.flooding
+            assert stated.flooding < 1e-6 * eta * 1.1 + 2.0**-59
+    assert flooding_epsilon(40, 20, 8.0) < 3e-5
 
 
 def test_a_reported_delta_of_one_over_the_units_is_refused():
     with pytest.raises(BadParameter, match="units"):
-        reported_delta(accountant=9.9e-6, units=100_000, flooding_bits=40)
+        reported_delta(
+            accountant=1e-5, epsilon=8.0, units=99_999, sampler_error=1e-13, sampler_draws=1
+        )
     with pytest.raises(BadParameter, match="units"):
-        reported_delta(accountant=1e-5, units=100_000)
+        reported_delta(accountant=1e-5, epsilon=8.0, units=100_000)
 
 
 @pytest.mark.parametrize(
@@ -411,6 +455,8 @@ def test_a_reported_delta_of_one_over_the_units_is_refused():
     [
         {"accountant": 0},
         {"accountant": math.nan},
+        {"epsilon": -1.0},
+        {"epsilon": math.inf},
         {"units": 0},
         {"sparse_rounds": -1},
         {"rounded_steps": 1.5},
@@ -422,7 +468,7 @@ def test_a_reported_delta_of_one_over_the_units_is_refused():
 )
 def test_components_of_a_delta_are_checked(wrong):
     with pytest.raises(BadParameter):
-        reported_delta(**({"accountant": 1e-5, "units": 100} | wrong))
+        reported_delta(**({"accountant": 1e-5, "epsilon": 1.0, "units": 100} | wrong))
 
 
 def test_an_example_level_epsilon_does_not_cover_clients():
@@ -523,7 +569,37 @@ def test_noise_that_hides_nothing_costs_more_than_any_budget(z):
 
 def test_a_distribution_that_would_not_fit_is_refused():
     with pytest.raises(AccountantLimit, match="interval"):
-        epsilon_pld({gaussian(0.01, 0.5, 100): 1}, 1e-5)
+        epsilon_pld({gaussian(0.01, 0.5, 100): 1}, 1e-5, 1e-4)
+    for steps, words in ((2**53, "take PLD minutes"), (10**6, "too coarse")):
+        long = {gaussian(1, 1e-12 if steps < 2**53 else 0.01): steps}
+        with pytest.raises(AccountantLimit, match=words):
+            epsilon_pld(long, 1e-5)
+        assert reported_epsilon(long, 1e-5).accountant == "rdp"
+
+
+@pytest.mark.parametrize(
+    ("z", "q", "steps", "delta", "by"),
+    [
+        (8.0, 1e-4, 10**6, 1e-6, "pld"),  # at a fixed 1e-4: .1157, RDP .0487
+        (4.0, 3.3e-4, 10**4, 1e-15, "rdp"),  # the distribution's own cut leaves no bound
+        (1.0, 0.01, 1000, 1e-15, "rdp"),
+        (1.0, 0.01, 1000, 1e-5, "pld"),
+    ],
+)
+def test_the_smaller_bound_is_reported_and_named(z, q, steps, delta, by):
+    plan = {gaussian(z, q): steps}
+    both = {"rdp": epsilon_rdp(plan, delta), "pld": epsilon_pld(plan, delta)}
+    found = reported_epsilon(plan, delta)
+    assert (found.accountant, found.epsilon) == (by, min(both.values()))
+
+
+def test_the_interval_follows_steps_and_spread():
+    # 42 settings against prv-accountant: .0918 is its estimate here.
+    assert epsilon_pld({gaussian(50, 0.001): 10**6}, 1e-8) == pytest.approx(0.0918, rel=2e-3)
+
+
+def test_orders_reach_far_enough_for_a_very_quiet_plan():
+    assert epsilon_rdp({gaussian(1000, 0.01): 1000}, 1e-5) < 6e-4  # .0125 with orders to 1024
 
 
 @pytest.mark.parametrize("delta", [0, 1, -0.1, 1.5, math.nan, math.inf, True, "x"])

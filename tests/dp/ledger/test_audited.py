@@ -1,6 +1,7 @@
 """What an auditor is told and may do: statements, a seal set later, reading without writing."""
 
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -61,12 +62,15 @@ def files(folder, *, but="nothing"):
 
 
 def test_a_statement_adds_up_its_delta_by_name():
-    delta = STATEMENT.delta(1e-5, rounds=100, steps=300)
+    delta = STATEMENT.delta(1e-5, epsilon=2.0, rounds=100, steps=300)
     assert delta.accountant == 1e-5
     assert delta.sparse_graph == 100 * 2.0**-40
     assert delta.rounding == 300 * 2.0**-60
-    assert delta.flooding == pytest.approx(100 * 2.0**-20 / 6.9)  # a key each round
-    assert delta.sampler == pytest.approx(650 * 300 * 1e-16)
+    eta = STATEMENT.epsilon_added(2.0, rounds=100) / 2  # a key each round
+    left = 100 * 2.0**-39 + eta * (1e-5 + delta.sampler)
+    assert delta.flooding == pytest.approx(left, rel=1e-3)
+    assert delta.sampler == pytest.approx((1 + math.exp(2)) * 650 * 300 * 1e-16)
+    assert 0 < 2 * eta < 1e-4
     plain = replace(
         STATEMENT,
         sparse_graph=False,
@@ -75,9 +79,9 @@ def test_a_statement_adds_up_its_delta_by_name():
         sampler_error=0,
         entries=0,
     )
-    assert plain.delta(1e-5, rounds=100, steps=300).total == pytest.approx(1e-5)
+    assert plain.delta(1e-5, epsilon=2.0, rounds=100, steps=300).total == 1e-5
     with pytest.raises(BadParameter, match="1/1000"):
-        STATEMENT.delta(1e-3, rounds=1, steps=1)
+        STATEMENT.delta(1e-3, epsilon=2.0, rounds=1, steps=1)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,7 @@ def test_the_last_statement_stands_and_a_change_is_seen(path):
 
 def test_a_statement_is_refused_where_one_unit_of_them_may_be_published_whole(path):
     with Ledger.create(path, BUDGET) as book:
-        for units in (100_000, 99_000):  # 2^-20 / 6.9 of flooding is on top
+        for units in (100_000, 99_999):  # the sampler is on top
             with pytest.raises(BadParameter, match=f"1/{units}"):
                 book.declare(replace(STATEMENT, unit_count=units))
         assert book.statements() == []

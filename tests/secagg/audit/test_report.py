@@ -99,9 +99,16 @@ class Stated:
     randomness: str = "the system's generator"
     floating_point: str = "noise in float32"
 
-    def delta(self, accountant: float, *, rounds: int, steps: int) -> ReportedDelta:
+    def epsilon_added(self, epsilon: float, *, rounds: int) -> float:
+        return 0.0
+
+    def delta(self, accountant: float, *, epsilon: float, rounds: int, steps: int) -> ReportedDelta:
         return reported_delta(
-            accountant=accountant, units=self.unit_count, sparse_rounds=rounds, rounded_steps=steps
+            accountant=accountant,
+            epsilon=epsilon,
+            units=self.unit_count,
+            sparse_rounds=rounds,
+            rounded_steps=steps,
         )
 
 
@@ -388,7 +395,7 @@ def test_with_a_statement_the_delta_is_the_systems(
     stating(monkeypatch, Stated())
     result = audit(ledger)
     section = only(result)
-    assert section.reported == Stated().delta(1e-5, rounds=5, steps=5)
+    assert section.reported == Stated().delta(1e-5, epsilon=section.epsilon, rounds=5, steps=5)
     assert section.total_delta > 1e-5
     assert not [row for row in result.rows if row.source == "nobody"]
     text = page(result)
@@ -456,7 +463,7 @@ def test_forged_accounts_are_found_and_were_never_believed(
         audit(ledger)
     unchecked(monkeypatch)
     with Ledger.open(ledger) as book:
-        assert max(book.epsilons("pld").values()) < before  # the file now says less
+        assert max(book.epsilons().values()) < before  # the file now says less
     assert only(audit(ledger)).epsilon == before
 
 
