@@ -25,6 +25,7 @@ import json
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -40,10 +41,17 @@ from protocols.errors import ProtocolError, RemoteProtocolError
 from protocols.wire import Reader, opaque
 from secagg.errors import ConfigError, InputError, MissingExtraError, NodeError, RefusedError
 from secagg.extras import install
-from secagg.nodes.coordinator import Coordinator, NoisySum, RunningSum, SumSettings, WeightedMean
+from secagg.nodes.coordinator import (
+    Coordinator,
+    FinishedSum,
+    NoisySum,
+    RunningSum,
+    SumSettings,
+    WeightedMean,
+)
 from secagg.nodes.node import Answer, Node, Request
 from secagg.nodes.policy import NodePolicy
-from secagg.nodes.proposal import Contribution, Noise, Proposal
+from secagg.nodes.proposal import Average, Contribution, Noise, Proposal
 from secagg.rounds.relay import StageRequests
 from secagg.stage import Stage
 from secagg.vectors.arrays import flat, shapes_of, unflat
@@ -90,6 +98,7 @@ FRAMES: Final = "secagg.frames"
 PRIVACY: Final = "secagg.privacy"  # what noise on examples needs its app to know
 SECURE: Final = ("train", "evaluate")
 POLL: Final = (0.02, 1.0)  # seconds between looks for replies: a tenth of the wait, within these
+LOST_IN_ROUNDING: Final = 0.1  # of the root mean square of a mean: more error than this is told
 REFUSED: Final = 6  # Flower's code of a mod whose precondition failed
 
 _log = logging.getLogger("flwr")
@@ -117,6 +126,8 @@ class SumReport:
       nodes: that the strategy named.
       survivors: nodes in the sum; empty if it failed.
       clipped: share of all entries of the survivors' updates that the clip cut.
+      mean_error: without noise: an entry of the mean is within this of the true one. It grows with
+        ``max_weight`` over the mean weight.
       clamped: weights and metrics that were beyond their bounds, and cut to them.
       failed: survivors whose work failed: they brought zeros, and no weight.
       examples: where noise hides examples, how many each survivor says that it has.
@@ -130,6 +141,7 @@ class SumReport:
     nodes: tuple[int, ...]
     survivors: tuple[int, ...] = ()
     clipped: float = 0.0
+    mean_error: float = 0.0
     clamped: int = 0
     failed: int = 0
     examples: Mapping[int, int] = field(default_factory=dict)
@@ -160,7 +172,7 @@ class SecureGrid(Grid):
       history: a report of every sum.
 
     Raises:
-      ConfigError: other types in ``clear``.
+      ConfigError: other types in ``clear``, or a deadline that nobody can keep.
     """
 
     def __init__(
@@ -174,6 +186,8 @@ class SecureGrid(Grid):
     ) -> None:
         if strange := set(allow_plaintext) - {"evaluate", "query"}:
             raise ConfigError(f"clear {sorted(strange)}: only evaluate and query may pass in clear")
+        if not deadline > 0:  # not a number either
+            raise ConfigError(f"deadline {deadline}: no node can answer in so many seconds")
         self._grid, self._deadline, self._clear = grid, deadline, frozenset(allow_plaintext)
         self._coordinator = Coordinator(summed, cohort or SumSettings())
         self.history: list[SumReport] = []
@@ -210,6 +224,8 @@ class SecureGrid(Grid):
         model = digest(content)
         if any(other.content is not content and digest(other.content) != model for other in sent):
             raise ConfigError("nodes of one sum must all be sent the same")
+        if timeout is not None and not timeout > 0:
+            raise ConfigError(f"timeout {timeout}: no node can answer in so many seconds")
         name, start = _arrays(content) if trains else ("", {})
         shapes = shapes_of(start)
         nodes = [message.metadata.dst_node_id for message in sent]
@@ -217,6 +233,8 @@ class SecureGrid(Grid):
         self.history.append(report)
         errors: list[Message] = []
         try:
+            if not all(bool(np.isfinite(array).all()) for array in start.values()):
+                raise InputError("the model that the strategy sent is not finite")
             under_way = self._coordinator.begin(report.purpose, nodes, model=model, shapes=shapes)
             report.sums_of_model = under_way.sums_of_model
             for ask in under_way.asks():
@@ -227,28 +245,12 @@ class SecureGrid(Grid):
             report.failure = f"none, {error}"
             raise
         except (ProtocolError, InputError) as error:
-            report.failure = f"none, {error}"
+            report.failure = f"none, {error}{_most_frequent(errors)}"
             _log.warning("secagg: %s", report)
-            refusal = Error(code=REFUSED, reason=f"secagg: no sum, {error}")
+            refusal = Error(code=REFUSED, reason=f"secagg: no sum, {report.failure[6:]}")
             return [Message(refusal, reply_to=message) for message in sent]
-        result, report.survivors = finished.result, finished.survivors
-        report.clamped, report.failed = result.clamped, result.failed
-        report.examples = finished.examples
-        if result.clamped or result.failed:
-            _log.warning(
-                "secagg: %d weights and metrics were beyond their bounds and cut; the work of %d "
-                "of %d nodes failed",
-                *(result.clamped, result.failed, len(report.survivors)),
-            )
-        if report.sums_of_model > 1 and finished.proposal.noise is None:
-            _log.warning(
-                "secagg: sum %d over one model: the nodes by which two of them differ are not "
-                "hidden from who compares them",
-                report.sums_of_model,
-            )
-        if result.clipped:
-            report.clipped = result.clipped / (finished.proposal.entries * len(report.survivors))
-            _log.warning("secagg: the clip cut %.2g of all entries; raise it", report.clipped)
+        result = finished.result
+        _note(report, finished)
         _log.info("secagg: %s", report)
         reply = RecordDict()
         if trains:
@@ -340,6 +342,48 @@ class SecureGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+
+def _most_frequent(errors: Sequence[Message]) -> str:
+    """Why nodes did not answer, if they said so."""
+    if not (said := Counter(error.error.reason for error in errors)):
+        return ""
+    ((reason, count),) = said.most_common(1)
+    return f"; {count} of {len(errors)} errors: {reason}"
+
+
+def _note(report: SumReport, finished: FinishedSum) -> None:
+    """Report what came of a sum, and warn of what its numbers alone do not show."""
+    result, content = finished.result, finished.proposal.content
+    report.survivors, report.examples = finished.survivors, finished.examples
+    report.clamped, report.failed = result.clamped, result.failed
+    if not isinstance(content, Average):
+        return
+    count, entries = len(report.survivors), finished.proposal.entries
+    if result.clamped or result.failed:
+        _log.warning(
+            "secagg: %d weights and metrics were beyond their bounds and cut; the work of %d of "
+            "%d nodes failed",
+            *(result.clamped, result.failed, count),
+        )
+    if report.sums_of_model > 1:
+        _log.warning(
+            "secagg: sum %d over one model: from who compares two of them, the nodes by which they "
+            "differ are not hidden",
+            report.sums_of_model,
+        )
+    if not entries:
+        return
+    if result.clipped:
+        report.clipped = result.clipped / (entries * count)
+        _log.warning("secagg: the clip cut %.2g of all entries; raise it", report.clipped)
+    report.mean_error = content.mean_error(result.weight, count)
+    if report.mean_error > LOST_IN_ROUNDING * math.sqrt(np.mean(np.square(result.vector))):
+        _log.warning(
+            "secagg: an entry of the mean is within %.2g of the true one, and as small itself: "
+            "bring max_weight %d near the largest weight (the mean one is %.3g), or lower the clip",
+            *(report.mean_error, content.max_weight, result.weight / count),
+        )
 
 
 def _ask_of(

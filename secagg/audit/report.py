@@ -7,7 +7,8 @@ different sections, and no number covers two of them.
 Under the policy "fixed plan" a section's epsilon is the largest of its subjects', by RDP or by
 PLD, whichever is less; by RDP where an event has no PLD or a commit rose above its reservation.
 Under a filter it is the whole budget as soon as anything was charged: no smaller number holds for
-parameters chosen along the way, and none at all once the filter is passed. Who passes a budget is decided as the ledger admits, by RDP
+parameters chosen along the way, and none at all once the filter is passed. Who passes a budget
+is decided as the ledger admits, by RDP
 in integers rounded up, or by the filter's own currency.
 
 Errors are those of ``dp.ledger.ledger``: ``LedgerCorrupt`` for a file that is damaged, edited or

@@ -79,6 +79,11 @@ class Average:
         if not isinstance(self.weighted_by, str):
             raise ConfigError(f"weighted_by is {self.weighted_by!r:.40}, expected a name")
 
+    def mean_error(self, weight: int, survivors: int) -> float:
+        """An entry of the mean is within this of the true one, at that total weight."""
+        step = FixedPoint(clip=self.clip, bits=self.bits).step
+        return step * self.max_weight * survivors / weight
+
     def segments(self, entries: int) -> tuple[Segment, ...]:
         """The segments of the vector."""
         update = (

@@ -156,8 +156,7 @@ def test_nor_in_what_a_program_says_when_it_fails(folder: Path) -> None:
     program = {**nodes(), 101: Chatty(node=101, examples=WEIGHTS[101])}
     grid = grid_of(program, folder)
     train(SecureGrid(grid, MEAN, deadline=0.02))
-    (error, *_) = [reply.error.reason for reply in grid.seen if reply.has_error()]
-    assert "cannot take part (ValueError)" in error
+    assert not any(reply.has_error() for reply in grid.seen)
     assert sightings(grid, program) == {node: set() for node in program}
 
 

@@ -1,5 +1,6 @@
 """Nodes are lost, fail, come late or bring nonsense: a right mean of the others, or none."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from engine import (
     MEAN,
+    OPEN,
     START,
     Program,
     arrays_of,
@@ -21,6 +23,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from secagg.adapters.flower import SecureGrid, SumSettings, WeightedMean
+from secagg.errors import ConfigError
 from secagg.stage import UNSIGNED
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
@@ -317,3 +320,45 @@ def test_weights_of_zero_everywhere_make_no_mean(folder: Path) -> None:
     )
     fit(secured)
     assert secured.history[0].failure
+
+
+@pytest.mark.parametrize("deadline", [0, -1, float("nan")])
+def test_a_deadline_that_nobody_can_keep_is_refused(deadline: float, folder: Path) -> None:
+    grid = grid_of(programs(2), folder)
+    with pytest.raises(ConfigError, match="no node can answer in so many seconds"):
+        SecureGrid(grid, MEAN, deadline=deadline)
+    with pytest.raises(ConfigError, match="no node can answer in so many seconds"):
+        fit(SecureGrid(grid, MEAN), timeout=deadline)
+
+
+def test_a_model_that_is_not_finite_is_said_to_be_the_servers(folder: Path) -> None:
+    nodes = programs(3)
+    secured = SecureGrid(grid := grid_of(nodes, folder), MEAN, deadline=DEADLINE)
+    broken = record({"w": np.full((2, 3), np.nan, np.float32), "b": np.zeros(4)})
+    sent = [Message(RecordDict({"arrays": broken}), node, "train") for node in nodes]
+    replies = secured.send_and_receive(sent, timeout=DEADLINE)
+    assert all("model that the strategy sent is not finite" in r.error.reason for r in replies)
+    assert not grid.sent
+
+
+def test_a_mean_that_is_lost_in_its_rounding_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes: dict[int, Program] = {node: Program(node=node, examples=1) for node in (100, 101, 102)}
+    caplog.set_level("WARNING", "flwr")
+    for name, most, lost in (("near", 1, False), ("far", 10**7, True)):
+        (folder / name).mkdir()
+        caplog.clear()
+        secured = SecureGrid(grid_of(nodes, folder / name), WeightedMean(clip=0.5, max_weight=most))
+        fit(secured)
+        assert (secured.history[0].mean_error > 1) is lost
+        assert (f"bring max_weight {most} near" in caplog.text) is lost
+
+
+def test_why_there_was_no_sum_holds_what_most_nodes_said(folder: Path) -> None:
+    nodes = programs(3)
+    policy = replace(OPEN, allow_no_noise=False)
+    secured = SecureGrid(grid_of(nodes, folder, policy), MEAN, deadline=DEADLINE)
+    fit(secured)
+    assert "3 of 3 errors: " in secured.history[0].failure
+    assert "allow_no_noise" in secured.history[0].failure

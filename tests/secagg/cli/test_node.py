@@ -63,3 +63,16 @@ def test_a_policy_that_cannot_hold_is_one_line_and_two(
     (tmp_path / "policy.toml").write_text(broken)
     code, _, err = node("show", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
+
+
+def test_the_bounds_that_a_server_may_not_move_are_shown(node: Run, tmp_path: Path) -> None:
+    home = tmp_path / "node"
+    node("new", home)
+    with (home / "policy.toml").open("a") as policy:
+        policy.write("max_weight = 500\nmetrics = { loss = 10.0, accuracy = 1.0 }\n")
+    code, out, _ = node("show", home)
+    assert code == 0
+    assert "loss 10, accuracy 1" in out
+    said = json.loads(node("show", home, "--json")[1])
+    assert (said["max_weight"], said["metrics"]) == (500, {"loss": 10.0, "accuracy": 1.0})
+    assert (said["graphs"], said["sums_per_model"], said["clip"]) == (["complete"], 4, None)

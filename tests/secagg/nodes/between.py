@@ -12,6 +12,7 @@ from dp.ledger.books import Budget
 from dp.ledger.ledger import Ledger
 from dp.noise.mechanisms import DistributedNoise
 from secagg.adapters import testing
+from secagg.adapters.testing import ANYTHING
 from secagg.nodes.coordinator import (
     Coordinator,
     FinishedSum,
@@ -113,7 +114,13 @@ def signing(machines: Machines, *, skip: int = 1) -> tuple[Roster, NodePolicy]:
     signed = sign_roster(operator, members)
     for node in machines.ids:
         (machines.home(node) / "roster.json").write_bytes(signed)
-    policy = NodePolicy(allow_no_noise=True, examples=50, active=True, operator=operator.key.public)
+    policy = NodePolicy(
+        allow_no_noise=True,
+        sums_per_model=ANYTHING.sums_per_model,
+        examples=50,
+        active=True,
+        operator=operator.key.public,
+    )
     return Roster.read(signed, operator=operator.key.public), policy
 
 
