@@ -194,7 +194,8 @@ def epsilon_curve(
     if points > _MAX_PLD_POINTS:
         raise AccountantLimit(
             f"a loss distribution with pld_discretization {pld_discretization:g} needs about "
-            f"{points:.2g} points, at most {_MAX_PLD_POINTS:.0e} are allowed; take a coarser discretization"
+            f"{points:.2g} points, at most {_MAX_PLD_POINTS:.0e} are allowed; take a coarser "
+            "discretization"
         )
     price = _engine_pld(gaussian, pld_discretization)
     return tuple(_checked(price(delta)) for delta in deltas)
