@@ -6,9 +6,9 @@ shares, each of standard deviation
 
     sigma_l = z C / sqrt(minimum_survivors - uncounted_shares),
 
-so that the shares of ``minimum_survivors`` clients still make up z C when ``uncounted_shares`` of them
-are known to the adversary, or were left out. After rounding, the L2 norm of what one unit
-contributes is at most D2, with c = scale C [KLS21]:
+so that the shares of ``minimum_survivors`` clients still make up z C when
+``uncounted_shares`` of them are known to the adversary, or were left out. After rounding, the
+L2 norm of what one unit contributes is at most D2, with c = scale C [KLS21]:
 
     D2^2 = min{ (c + sqrt d)^2, c^2 + d/4 + sqrt(2 ln(1/beta)) (c + sqrt(d)/2) }
 
@@ -217,7 +217,8 @@ class DistributedNoise:
     def stddev(self, survivors: int) -> float:
         """An upper bound on the standard deviation of an entry of the decoded sum.
 
-        Noise of ``survivors`` shares, z C sqrt(survivors / (minimum_survivors - uncounted_shares)), and
+        Noise of ``survivors`` shares,
+        z C sqrt(survivors / (minimum_survivors - uncounted_shares)), and
         rounding of at most step / 2 each.
         """
         return math.sqrt(survivors * (self.share_stddev**2 + self.resolution**2 / 4))
