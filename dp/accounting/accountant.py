@@ -152,10 +152,12 @@ def epsilon_rdp(composition: Composition, delta: float) -> float:
     return _checked(max(epsilon, 0.0))
 
 
-def epsilon_pld(composition: Composition, delta: float, interval: float | None = None) -> float:
+def epsilon_pld(
+    composition: Composition, delta: float, pld_discretization: float | None = None
+) -> float:
     """Epsilon at ``delta`` by privacy loss distributions: the tighter number, for reports.
 
-    dp-accounting rounds every loss up to a multiple of ``interval``, so a coarser one
+    dp-accounting rounds every loss up to a multiple of ``pld_discretization``, so a coarser one
     is still an upper bound; ``None`` chooses it from steps and spread. Equal events are
     composed once, with their count; no event reaches the engine whose treatment there was
     found wrong.
@@ -163,9 +165,11 @@ def epsilon_pld(composition: Composition, delta: float, interval: float | None =
     Raises:
       UnsoundEvent: see the module's table.
       AccountantLimit: the distribution would not fit, or be too coarse to bound anything.
-      BadParameter: delta, interval or a count is out of range.
+      BadParameter: delta, pld_discretization or a count is out of range.
     """
-    return epsilon_curve(composition, (delta,), accountant="pld", interval=interval)[0]
+    return epsilon_curve(
+        composition, (delta,), accountant="pld", pld_discretization=pld_discretization
+    )[0]
 
 
 def epsilon_curve(
@@ -173,7 +177,7 @@ def epsilon_curve(
     deltas: Sequence[float],
     *,
     accountant: Accountant,
-    interval: float | None = None,
+    pld_discretization: float | None = None,
 ) -> tuple[float, ...]:
     """Epsilon at each of ``deltas``; the composition is priced once.
 
@@ -185,8 +189,8 @@ def epsilon_curve(
         return tuple(epsilon_rdp(steps, delta) for delta in deltas)
     if accountant != "pld":
         raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")
-    if interval is not None:
-        interval = positive_float("interval", interval)
+    if pld_discretization is not None:
+        pld_discretization = positive_float("pld_discretization", pld_discretization)
     if not steps:
         return (0.0,) * len(deltas)
     gaussian: dict[GaussianEvent, int] = {}
@@ -198,7 +202,7 @@ def epsilon_curve(
                 "loss distribution; report by RDP"
             )
         gaussian[event] = count
-    price = _engine_pld(gaussian, _interval(gaussian, interval))
+    price = _engine_pld(gaussian, _interval(gaussian, pld_discretization))
     return tuple(_checked(price(delta) * (1 + _PLD_FLOATS)) for delta in deltas)
 
 
@@ -211,7 +215,7 @@ class ReportedEpsilon:
 
 
 def reported_epsilon(
-    composition: Composition, delta: float, interval: float | None = None
+    composition: Composition, delta: float, pld_discretization: float | None = None
 ) -> ReportedEpsilon:
     """The number to print: the smaller of both bounds, and RDP where only that one answers.
 
@@ -224,9 +228,13 @@ def reported_epsilon(
     try:
         by_rdp = ReportedEpsilon(epsilon=epsilon_rdp(steps, delta), accountant="rdp")
     except UnsoundEvent:  # sampled replace-one
-        return ReportedEpsilon(epsilon=epsilon_pld(steps, delta, interval), accountant="pld")
+        return ReportedEpsilon(
+            epsilon=epsilon_pld(steps, delta, pld_discretization), accountant="pld"
+        )
     with suppress(AccountantLimit):
-        by_pld = ReportedEpsilon(epsilon=epsilon_pld(steps, delta, interval), accountant="pld")
+        by_pld = ReportedEpsilon(
+            epsilon=epsilon_pld(steps, delta, pld_discretization), accountant="pld"
+        )
         return min(by_pld, by_rdp, key=lambda one: one.epsilon)
     return by_rdp
 
@@ -608,8 +616,9 @@ def _interval(steps: Mapping[GaussianEvent, int], asked: float | None) -> float:
     if asked is not None:
         if span / asked > _MAX_PLD_POINTS:
             raise AccountantLimit(
-                f"a loss distribution at interval {asked:g} needs about {span / asked:.2g} points, "
-                f"at most {_MAX_PLD_POINTS:.0e} are allowed; take a coarser interval"
+                f"a loss distribution at pld_discretization {asked:g} needs about "
+                f"{span / asked:.2g} points, "
+                f"at most {_MAX_PLD_POINTS:.0e} are allowed; take a coarser pld_discretization"
             )
         return asked
     chosen = min(least / _PLD_PER_SPREAD, 1e-4 * max(1.0, math.sqrt(variance)))
@@ -622,7 +631,9 @@ def _interval(steps: Mapping[GaussianEvent, int], asked: float | None) -> float:
     return chosen
 
 
-def _engine_pld(steps: Mapping[GaussianEvent, int], interval: float) -> Callable[[float], float]:
+def _engine_pld(
+    steps: Mapping[GaussianEvent, int], pld_discretization: float
+) -> Callable[[float], float]:
     """Delta to epsilon, of the whole composition."""
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
@@ -633,7 +644,7 @@ def _engine_pld(steps: Mapping[GaussianEvent, int], interval: float) -> Callable
         NeighboringRelation.ZERO_OUT: relations.REPLACE_SPECIAL,
         NeighboringRelation.REPLACE_ONE: relations.REPLACE_ONE,
     }[next(iter(steps)).adjacency]
-    accountant = PLDAccountant(relation, value_discretization_interval=interval)
+    accountant = PLDAccountant(relation, value_discretization_interval=pld_discretization)
     for event, count in steps.items():
         gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
         if (rate := _rate(event)) < 1:

@@ -54,7 +54,7 @@ def noise_multiplier(
     unit: Unit = Unit.EXAMPLE,
     adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
-    interval: float | None = None,
+    pld_discretization: float | None = None,
 ) -> float:
     """The least noise multiplier z for which ``steps`` Gaussian sums cost at most ``epsilon``.
 
@@ -67,7 +67,11 @@ def noise_multiplier(
         )
 
     return calibrate_noise(
-        event, epsilon=epsilon, delta=delta, accountant=accountant, interval=interval
+        event,
+        epsilon=epsilon,
+        delta=delta,
+        accountant=accountant,
+        pld_discretization=pld_discretization,
     )
 
 
@@ -77,7 +81,7 @@ def calibrate_noise(
     epsilon: float,
     delta: float,
     accountant: Accountant = "rdp",
-    interval: float | None = None,
+    pld_discretization: float | None = None,
 ) -> float:
     """The least z for which the whole plan ``event(z)`` costs at most ``epsilon``.
 
@@ -88,7 +92,7 @@ def calibrate_noise(
     Raises:
       CalibrationError: no noise is enough, as when delta is too small for the orders.
     """
-    price = _price(epsilon, delta, accountant, interval)
+    price = _price(epsilon, delta, accountant, pld_discretization)
 
     def fits(noise: float) -> bool:
         return price(event(noise)) <= epsilon
@@ -125,13 +129,13 @@ def max_steps(
     unit: Unit = Unit.EXAMPLE,
     adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
-    interval: float | None = None,
+    pld_discretization: float | None = None,
 ) -> int:
     """The most steps that cost at most ``epsilon``: one more costs more. At most 2^53.
 
     0 where the first step passes the budget already.
     """
-    price = _price(epsilon, delta, accountant, interval)
+    price = _price(epsilon, delta, accountant, pld_discretization)
 
     def fits(steps: int) -> bool:
         event = GaussianEvent(
@@ -174,7 +178,7 @@ def sampling_rate(
     steps: int,
     adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
-    interval: float | None = None,
+    pld_discretization: float | None = None,
 ) -> float:
     """The highest rate of Poisson sampling of examples that costs at most ``epsilon``.
 
@@ -184,7 +188,7 @@ def sampling_rate(
     Raises:
       CalibrationError: a rate of 2^-30 costs more already.
     """
-    price = _price(epsilon, delta, accountant, interval)
+    price = _price(epsilon, delta, accountant, pld_discretization)
 
     def fits(rate: float) -> bool:
         event = GaussianEvent(
@@ -223,7 +227,7 @@ def sampling_rate(
 
 
 def _price(
-    epsilon: float, delta: float, accountant: Accountant, interval: float | None
+    epsilon: float, delta: float, accountant: Accountant, pld_discretization: float | None
 ) -> Callable[[Event], float]:
     """The price of a plan, once the budget is known to be one."""
     positive_float("epsilon", epsilon)
@@ -231,5 +235,5 @@ def _price(
     if accountant == "rdp":
         return lambda event: epsilon_rdp([(event, 1)], delta)
     if accountant == "pld":
-        return lambda event: reported_epsilon([(event, 1)], delta, interval).epsilon
+        return lambda event: reported_epsilon([(event, 1)], delta, pld_discretization).epsilon
     raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")

@@ -4,11 +4,11 @@ Every client calls ``encode`` and hands the integers to a secure sum; whoever ge
 calls ``decode``; ``event`` is what that release costs. The noise of the sum is made of
 shares, each of standard deviation
 
-    sigma_l = z C / sqrt(minimum_survivors - corrupt),
+    sigma_l = z C / sqrt(minimum_survivors - uncounted_shares),
 
-so that the shares of ``minimum_survivors`` clients still make up z C when ``corrupt`` of them
-are known to the adversary, or were left out. After rounding, the L2 norm of what one unit
-contributes is at most D2, with c = scale C [KLS21]:
+so that the shares of ``minimum_survivors`` clients still make up z C when
+``uncounted_shares`` of them are known to the adversary, or were left out. After rounding, the
+L2 norm of what one unit contributes is at most D2, with c = scale C [KLS21]:
 
     D2^2 = min{ (c + sqrt d)^2, c^2 + d/4 + sqrt(2 ln(1/beta)) (c + sqrt(d)/2) }
 
@@ -74,7 +74,7 @@ class DistributedNoise:
     Attributes:
       entries: of a vector, before padding; at most 2^28.
       clip: C, most that one unit adds to the L2 norm, in the vector's unit.
-      noise_multiplier: z, of the sum of the shares of minimum_survivors - corrupt clients.
+      noise_multiplier: z, of the sum of the shares of minimum_survivors - uncounted_shares clients.
       clients: most that one sum may hold.
       minimum_survivors: least that one sum may hold; the protocol must enforce it.
       uncounted_shares: survivors whose shares count for nothing; at least 1, as a client that sees
@@ -217,7 +217,8 @@ class DistributedNoise:
     def stddev(self, survivors: int) -> float:
         """An upper bound on the standard deviation of an entry of the decoded sum.
 
-        Noise of ``survivors`` shares, z C sqrt(survivors / (minimum_survivors - corrupt)), and
+        Noise of ``survivors`` shares,
+        z C sqrt(survivors / (minimum_survivors - uncounted_shares)), and
         rounding of at most step / 2 each.
         """
         return math.sqrt(survivors * (self.share_stddev**2 + self.resolution**2 / 4))

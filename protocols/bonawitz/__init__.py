@@ -9,7 +9,7 @@ nothing is released.
 |---|---|---|
 | ``threshold`` | follows the protocol | ``threshold - 1`` clients |
 | ``rates`` (sparse graph) | follows the protocol | the planned fraction, or once in 2**40 |
-| ``threshold``, ``active`` | may lie | ``corrupt`` clients |
+| ``threshold``, ``active`` | may lie | ``max_corrupt`` clients |
 | ``rates``, ``active`` | draws the graph honestly, may lie later | see below |
 
 In the last row 2**-40 bounds the chance that both secrets of one client open. A server

@@ -127,7 +127,10 @@ class _Asked:
         wanted = [name for name, value in given.items() if value is None]
         rate = 1.0 if self.sampling_rate is None else self.sampling_rate
         plan: dict[str, Any] = {"sampling": _sampling(rate), "delta": self.delta}
-        by_pld: dict[str, Any] = {"accountant": "pld", "interval": self.pld_discretization}
+        by_pld: dict[str, Any] = {
+            "accountant": "pld",
+            "pld_discretization": self.pld_discretization,
+        }
         if self.events or wanted == ["epsilon"]:
             if self.events and (len(wanted) < len(given) or self.sampling_rate is not None):
                 raise ConfigError("--event says the whole plan; leave out the other settings of it")

@@ -158,7 +158,7 @@ class SumSettings:
 
     Attributes:
       protocol: "bonawitz" or "threshold-ckks".
-      corrupt, dropout: fractions that the graph is planned for, ``secagg.planning.sums``.
+      corrupt_fraction, dropout: fractions that the graph is planned for, ``secagg.planning.sums``.
       roster: the server may lie and the clients sign: whose identity is whose, signed by
         the operator. ``None``: the server follows the protocol.
       minimum_survivors: fewest nodes in a sum; by default what the graph needs.

@@ -110,7 +110,7 @@ class SumWishes:
 
     @property
     def rates(self) -> tuple[Fraction, Fraction]:
-        """``corrupt`` and ``dropout``, exact; ``ParameterError`` if one is no fraction."""
+        """``corrupt_fraction`` and ``dropout``, exact; ``ParameterError`` if one is no fraction."""
         return as_fraction("corrupt_fraction", self.corrupt_fraction), as_fraction(
             "dropout", self.dropout
         )
