@@ -395,7 +395,7 @@ def policy() -> Target:
             return False
         return True
 
-    lines = TEMPLATE.replace("# ex", "ex").replace("# clip", "clip").replace("# m", "m")
+    lines = TEMPLATE.replace("\n# ex", "\nex").replace("\n# c", "\nc").replace("\n# m", "\nm")
     return Target([lines.encode()], attempt)
 
 
