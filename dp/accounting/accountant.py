@@ -141,19 +141,21 @@ def epsilon_rdp(composition: Composition, delta: float) -> float:
     return _checked(max(epsilon, 0.0))
 
 
-def epsilon_pld(composition: Composition, delta: float, interval: float = 1e-4) -> float:
+def epsilon_pld(composition: Composition, delta: float, pld_discretization: float = 1e-4) -> float:
     """Epsilon at ``delta`` by privacy loss distributions: the tighter number, for reports.
 
-    dp-accounting rounds every loss up to a multiple of ``interval``, so a coarser one
+    dp-accounting rounds every loss up to a multiple of ``pld_discretization``, so a coarser one
     is still an upper bound. Equal events are composed once, with their count; no event
     reaches the engine whose treatment there was found wrong.
 
     Raises:
       UnsoundEvent: see the module's table.
-      AccountantLimit: the distribution would not fit; a coarser interval may.
-      BadParameter: delta, interval or a count is out of range.
+      AccountantLimit: the distribution would not fit; a coarser discretization may.
+      BadParameter: delta, pld_discretization or a count is out of range.
     """
-    return epsilon_curve(composition, (delta,), accountant="pld", interval=interval)[0]
+    return epsilon_curve(
+        composition, (delta,), accountant="pld", pld_discretization=pld_discretization
+    )[0]
 
 
 def epsilon_curve(
@@ -161,7 +163,7 @@ def epsilon_curve(
     deltas: Sequence[float],
     *,
     accountant: Accountant,
-    interval: float = 1e-4,
+    pld_discretization: float = 1e-4,
 ) -> tuple[float, ...]:
     """Epsilon at each of ``deltas``; the composition is priced once.
 
@@ -173,7 +175,7 @@ def epsilon_curve(
         return tuple(epsilon_rdp(steps, delta) for delta in deltas)
     if accountant != "pld":
         raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")
-    interval = positive_float("interval", interval)
+    pld_discretization = positive_float("pld_discretization", pld_discretization)
     if not steps:
         return (0.0,) * len(deltas)
     gaussian: dict[GaussianEvent, int] = {}
@@ -186,15 +188,16 @@ def epsilon_curve(
                 "loss distribution; report by RDP"
             )
         gaussian[event] = count
-        points += _pld_points(event, count, interval)
+        points += _pld_points(event, count, pld_discretization)
     if math.isinf(points):
         raise AccountantLimit("noise multiplier below 0.001: no loss distribution can hold it")
     if points > _MAX_PLD_POINTS:
         raise AccountantLimit(
-            f"a loss distribution at interval {interval:g} needs about {points:.2g} points, "
-            f"at most {_MAX_PLD_POINTS:.0e} are allowed; take a coarser interval"
+            f"a loss distribution with pld_discretization {pld_discretization:g} needs about "
+            f"{points:.2g} points, at most {_MAX_PLD_POINTS:.0e} are allowed; take a coarser "
+            "discretization"
         )
-    price = _engine_pld(gaussian, interval)
+    price = _engine_pld(gaussian, pld_discretization)
     return tuple(_checked(price(delta)) for delta in deltas)
 
 
@@ -207,7 +210,7 @@ class ReportedEpsilon:
 
 
 def reported_epsilon(
-    composition: Composition, delta: float, interval: float = 1e-4
+    composition: Composition, delta: float, pld_discretization: float = 1e-4
 ) -> ReportedEpsilon:
     """The number to print: by PLD where every event has one, by RDP otherwise.
 
@@ -216,7 +219,9 @@ def reported_epsilon(
     """
     steps = merge(composition)
     if all(has_pld(event) for event in steps):
-        return ReportedEpsilon(epsilon=epsilon_pld(steps, delta, interval), accountant="pld")
+        return ReportedEpsilon(
+            epsilon=epsilon_pld(steps, delta, pld_discretization), accountant="pld"
+        )
     return ReportedEpsilon(epsilon=epsilon_rdp(steps, delta), accountant="rdp")
 
 
@@ -545,8 +550,8 @@ def conversion(delta: float) -> Vector:
     return vector
 
 
-def _pld_points(event: GaussianEvent, count: int, interval: float) -> float:
-    """About how many multiples of ``interval`` the losses of ``count`` steps span."""
+def _pld_points(event: GaussianEvent, count: int, pld_discretization: float) -> float:
+    """About how many multiples of ``pld_discretization`` the losses of ``count`` steps span."""
     z = event.noise_multiplier / (2 if event.adjacency is NeighboringRelation.REPLACE_ONE else 1)
     q = _rate(event)
     if z < 1e-3:
@@ -555,10 +560,12 @@ def _pld_points(event: GaussianEvent, count: int, interval: float) -> float:
     spread = min(1 / z, q * math.exp(min(1 / (z * z), 700.0) / 2))
     one_step = 1 / (z * z) + 20 / z
     all_steps = count * spread * spread + 20 * math.sqrt(count) * spread
-    return (one_step + all_steps) / interval
+    return (one_step + all_steps) / pld_discretization
 
 
-def _engine_pld(steps: Mapping[GaussianEvent, int], interval: float) -> Callable[[float], float]:
+def _engine_pld(
+    steps: Mapping[GaussianEvent, int], pld_discretization: float
+) -> Callable[[float], float]:
     """Delta to epsilon, of the whole composition."""
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
@@ -569,7 +576,7 @@ def _engine_pld(steps: Mapping[GaussianEvent, int], interval: float) -> Callable
         NeighboringRelation.ZERO_OUT: relations.REPLACE_SPECIAL,
         NeighboringRelation.REPLACE_ONE: relations.REPLACE_ONE,
     }[next(iter(steps)).adjacency]
-    accountant = PLDAccountant(relation, value_discretization_interval=interval)
+    accountant = PLDAccountant(relation, value_discretization_interval=pld_discretization)
     for event, count in steps.items():
         gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
         if (rate := _rate(event)) < 1:

@@ -5,7 +5,7 @@ it, so a plan calibrated with RDP, by which the ledger admits, is admitted to it
 "pld" is the answer of a report, and the ledger would stop that plan early.
 
 All three functions raise ``UnsoundEvent`` for a design that cannot be treated soundly,
-``AccountantLimit`` where PLD needs a coarser ``interval``, and ``BadParameter`` for an
+``AccountantLimit`` where PLD needs a coarser ``pld_discretization``, and ``BadParameter`` for an
 argument out of range.
 """
 
@@ -43,7 +43,7 @@ def noise_multiplier(
     unit: Unit = Unit.EXAMPLE,
     adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
-    interval: float = 1e-4,
+    pld_discretization: float = 1e-4,
 ) -> float:
     """The least noise multiplier z for which ``steps`` Gaussian sums cost at most ``epsilon``.
 
@@ -56,7 +56,11 @@ def noise_multiplier(
         )
 
     return calibrate_noise(
-        event, epsilon=epsilon, delta=delta, accountant=accountant, interval=interval
+        event,
+        epsilon=epsilon,
+        delta=delta,
+        accountant=accountant,
+        pld_discretization=pld_discretization,
     )
 
 
@@ -66,7 +70,7 @@ def calibrate_noise(
     epsilon: float,
     delta: float,
     accountant: Accountant = "rdp",
-    interval: float = 1e-4,
+    pld_discretization: float = 1e-4,
 ) -> float:
     """The least z for which the whole plan ``event(z)`` costs at most ``epsilon``.
 
@@ -77,7 +81,7 @@ def calibrate_noise(
     Raises:
       CalibrationError: no noise is enough, as when delta is too small for the orders.
     """
-    price = _price(epsilon, delta, accountant, interval)
+    price = _price(epsilon, delta, accountant, pld_discretization)
 
     def fits(noise: float) -> bool:
         return price(event(noise)) <= epsilon
@@ -114,13 +118,13 @@ def max_steps(
     unit: Unit = Unit.EXAMPLE,
     adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
-    interval: float = 1e-4,
+    pld_discretization: float = 1e-4,
 ) -> int:
     """The most steps that cost at most ``epsilon``: one more costs more. At most 2^53.
 
     0 where the first step passes the budget already.
     """
-    price = _price(epsilon, delta, accountant, interval)
+    price = _price(epsilon, delta, accountant, pld_discretization)
 
     def fits(steps: int) -> bool:
         event = GaussianEvent(
@@ -163,7 +167,7 @@ def sampling_rate(
     steps: int,
     adjacency: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE,
     accountant: Accountant = "rdp",
-    interval: float = 1e-4,
+    pld_discretization: float = 1e-4,
 ) -> float:
     """The highest rate of Poisson sampling of examples that costs at most ``epsilon``.
 
@@ -173,7 +177,7 @@ def sampling_rate(
     Raises:
       CalibrationError: a rate of 2^-30 costs more already.
     """
-    price = _price(epsilon, delta, accountant, interval)
+    price = _price(epsilon, delta, accountant, pld_discretization)
 
     def fits(rate: float) -> bool:
         event = GaussianEvent(
@@ -212,7 +216,7 @@ def sampling_rate(
 
 
 def _price(
-    epsilon: float, delta: float, accountant: Accountant, interval: float
+    epsilon: float, delta: float, accountant: Accountant, pld_discretization: float
 ) -> Callable[[Event], float]:
     """The price of a plan, once the budget is known to be one."""
     positive_float("epsilon", epsilon)
@@ -220,5 +224,5 @@ def _price(
     if accountant == "rdp":
         return lambda event: epsilon_rdp([(event, 1)], delta)
     if accountant == "pld":
-        return lambda event: epsilon_pld([(event, 1)], delta, interval)
+        return lambda event: epsilon_pld([(event, 1)], delta, pld_discretization)
     raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")

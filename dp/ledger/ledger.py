@@ -10,7 +10,7 @@ by ``reserve_next`` shares no charge with another.
 Two books stand side by side. The server's holds against the aggregator, who picked
 the cohort: charge it who took part, without client amplification. The release's holds
 against whoever gets the model: charge it everyone eligible. A plain event in place of a
-``Charge`` is charged to both, as local privacy asks, where both see the same updates.
+``Charge`` is charged to both, as local noise asks, where both see the same updates.
 
 What may be chosen from earlier outputs is the policy, fixed at creation: nothing under
 "fixed plan", every parameter under a filter, ``dp.ledger.rules``. ``commit`` may say what noise

@@ -46,7 +46,8 @@ LIMITS: Final = {
     "audit": (
         "A bound below the stated epsilon does not prove that epsilon: so many guesses, all right, "
         "could not show more than is shown where the noise is missing.",
-        "Audited are clipping, noise and accounting of one composition of steps, in this process. "
+        "The audit covers clipping, noise and accounting of one composition of steps, in this "
+        "process. "
         "Not the network, not the sampling of batches, not a ledger's own training.",
         "Noise of half the size is missed more often than it is found.",
     ),

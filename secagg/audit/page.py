@@ -294,7 +294,7 @@ def _measured(audit: Audit) -> Markup:
     if not audit.measured:
         return join()
     return join(
-        tag("h2", "Measured from outside"),
+        tag("h2", "Measured by attacks"),
         tag(
             "p",
             "What attacks found, computed anew from their counts. That they attacked this training "

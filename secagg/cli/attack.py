@@ -42,24 +42,24 @@ Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad 
     type=int,
     default=0,
     show_default=True,
-    help="Of data and models; never of keys, noise or coins.",
+    help="Seed of data and models; never of keys, noise or coins.",
 )
 @click.option(
     "--epsilon",
     type=float,
     default=2.0,
     show_default=True,
-    help="Budget that everything private is calibrated to.",
+    help="Privacy budget of everything that is trained with noise.",
 )
-@click.option("--delta", type=float, default=1e-5, show_default=True, help="Of that budget.")
+@click.option("--delta", type=float, default=1e-5, show_default=True, help="Delta of that budget.")
 @click.option(
-    "--only", type=click.Choice(_PARTS), multiple=True, help="This part alone; may be repeated."
+    "--only", type=click.Choice(_PARTS), multiple=True, help="Run this part alone; may be repeated."
 )
 @click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path),
-    help="Write all results, as `secagg audit --attack-results` reads them.",
+    help="Write all results, for `secagg audit --attack-results`.",
 )
 @click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
 @click.option(

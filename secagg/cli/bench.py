@@ -54,11 +54,22 @@ Examples:
   secagg bench costs --json costs.json --resume --clients 300
 """
 )
-@click.option("--protocol", "protocols", metavar="NAMES", help="By comma.  [default: all six]")
-@click.option("--clients", default="10,30,100", show_default=True, help="By comma.")
-@click.option("--entries", default="1e3,1e4,1e5", show_default=True, help="By comma.")
-@click.option("--dropout", default="0,0.1,0.3", show_default=True, help="Fractions lost, by comma.")
-@click.option("--lanes", type=int, default=3, show_default=True, help="Entries a masked word.")
+@click.option(
+    "--protocol",
+    "protocols",
+    metavar="NAMES",
+    help="Protocols to measure, separated by commas.  [default: all six]",
+)
+@click.option(
+    "--clients", default="10,30,100", show_default=True, help="Numbers of clients, by commas."
+)
+@click.option(
+    "--entries", default="1e3,1e4,1e5", show_default=True, help="Lengths of a vector, by commas."
+)
+@click.option(
+    "--dropout", default="0,0.1,0.3", show_default=True, help="Fractions that vanish, by commas."
+)
+@click.option("--lanes", type=int, default=3, show_default=True, help="Entries in one masked word.")
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
@@ -160,7 +171,7 @@ Exit codes: 0 no regression, 1 a regression, 2 nothing that can be compared.
     type=float,
     default=0.10,
     show_default=True,
-    help="How much a ratio may rise.",
+    help="Largest rise of a ratio that is no regression.",
 )
 @click.option(
     "--bound-tolerance",
@@ -168,14 +179,14 @@ Exit codes: 0 no regression, 1 a regression, 2 nothing that can be compared.
     type=float,
     default=0.05,
     show_default=True,
-    help="The same, of what is made of AES or X25519 alone.",
+    help="The same limit for costs that consist of AES or X25519 alone.",
 )
 @click.option(
     "--confidence",
     type=float,
     default=0.95,
     show_default=True,
-    help="That no unchanged cost is called a regression by the noise of samples.",
+    help="Probability that no unchanged cost is called a regression by chance.",
 )
 @JSON
 def compare(
@@ -217,7 +228,9 @@ Examples:
   secagg bench utility --from utility.json --svg utility.svg
 """
 )
-@click.option("--quick", "few", is_flag=True, help="Digits, two epsilons, two seeds, no search.")
+@click.option(
+    "--quick", "few", is_flag=True, help="Run digits with two epsilons and two seeds, no search."
+)
 @_file("--json", "target", "File that is written after every run, and gone on with.")
 @_file("--svg", "svg", "Draw all runs.")
 @_file("--from", "source", "Run nothing: print and draw the runs in this file, which --json wrote.")
@@ -264,7 +277,9 @@ Examples:
   secagg bench paper --from paper.json
 """
 )
-@click.option("--quick", "few", is_flag=True, help="20 clients, to see what it prints.")
+@click.option(
+    "--quick", "few", is_flag=True, help="Measure 20 clients only, to see what it prints."
+)
 @_file("--json", "target", "File that is written after every point, and gone on with.")
 @_file("--from", "source", "Measure nothing: print the points in this file, which --json wrote.")
 def paper(*, few: bool, target: Path | None, source: Path | None) -> None:

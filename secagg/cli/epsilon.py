@@ -45,16 +45,18 @@ Examples:
   secagg epsilon --epsilon 2 --noise-multiplier 1.5 --sampling-rate 0.05 --delta 1e-5
 """,
 )
-@click.option("--noise-multiplier", type=float, help="Deviation of the noise over the clip.")
+@click.option(
+    "--noise-multiplier", type=float, help="Standard deviation of the noise, divided by the clip."
+)
 @click.option(
     "--sampling-rate",
     type=float,
     help="Probability that an example is in a batch, by its own secret coin.  [default: 1, all]",
 )
-@click.option("--steps", type=int, help="How many noisy sums are released.")
-@click.option("--epsilon", type=float, help="Privacy budget, to be turned into noise or steps.")
+@click.option("--steps", type=int, help="Number of noisy sums that are released.")
+@click.option("--epsilon", type=float, help="Privacy budget; the answer is then noise or steps.")
 @click.option(
-    "--delta", type=float, required=True, help="Below one over the number of examples, by far."
+    "--delta", type=float, required=True, help="Delta: far below one over the number of examples."
 )
 @click.option(
     "--event",
@@ -123,7 +125,10 @@ class _Asked:
         wanted = [name for name, value in given.items() if value is None]
         rate = 1.0 if self.sampling_rate is None else self.sampling_rate
         plan: dict[str, Any] = {"sampling": _sampling(rate), "delta": self.delta}
-        by_pld: dict[str, Any] = {"accountant": "pld", "interval": self.pld_discretization}
+        by_pld: dict[str, Any] = {
+            "accountant": "pld",
+            "pld_discretization": self.pld_discretization,
+        }
         if self.events or wanted == ["epsilon"]:
             if self.events and (len(wanted) < len(given) or self.sampling_rate is not None):
                 raise ConfigError("--event says the whole plan; leave out the other settings of it")

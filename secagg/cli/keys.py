@@ -52,7 +52,7 @@ Examples:
 """
 )
 @click.argument("path", type=_PATH)
-@click.option("--name", required=True, help="1 to 64 of A-Z a-z 0-9 . _ -")
+@click.option("--name", required=True, help="Name of the identity: 1 to 64 of A-Z a-z 0-9 . _ -")
 @JSON
 def new(*, path: Path, name: str, as_json: bool) -> None:
     """Make a private key in PATH, and its public half in PATH.pub. Nothing is overwritten."""
@@ -77,7 +77,7 @@ Examples:
 """
 )
 @click.argument("path", type=_PATH)
-@click.option("--operator", type=_PATH, help="Public key of who has to have signed the roster.")
+@click.option("--operator", type=_PATH, help="Public key that must have signed the roster.")
 @JSON
 def show(*, path: Path, operator: Path | None, as_json: bool) -> None:
     """Check a private key, a public key or a roster, and print all but the secret."""
@@ -115,8 +115,13 @@ of --after: nodes that have seen a serial refuse lower ones.
 )
 @click.argument("members", nargs=-1, required=True, type=_PATH, metavar="PATH.pub...")
 @click.option("--operator", type=_PATH, required=True, help="Private key that signs.")
-@click.option("--out", type=_PATH, required=True, help="File of the roster; a new one.")
-@click.option("--after", type=_PATH, help="The roster that this one replaces.")
+@click.option(
+    "--out",
+    type=_PATH,
+    required=True,
+    help="File to write the roster to; it must not be there yet.",
+)
+@click.option("--after", type=_PATH, help="Roster that the new one replaces.")
 @click.option("--serial", type=int, help="Serial number, in place of one above --after.")
 @JSON
 def roster(

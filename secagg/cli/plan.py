@@ -30,10 +30,12 @@ Examples:
     "--corrupt-fraction",
     default="0.05",
     show_default=True,
-    help="Fraction that may work with the server.",
+    help="Fraction of the clients that may collude with the server.",
 )
-@click.option("--dropout", default="0.1", show_default=True, help="Fraction that may vanish.")
-@click.option("--active", is_flag=True, help="The server may lie about who is alive.")
+@click.option(
+    "--dropout", default="0.1", show_default=True, help="Fraction of the clients that may vanish."
+)
+@click.option("--active", is_flag=True, help="Plan for a server that may lie about who is alive.")
 @click.option(
     "--entries", type=int, default=10**6, show_default=True, help="Length of a client's vector."
 )
@@ -42,33 +44,39 @@ Examples:
     type=float,
     default=1.0,
     show_default=True,
-    help="Largest magnitude of an entry; with --epsilon L2 bound on one example or client.",
+    help="Largest magnitude of an entry; with --epsilon: L2 bound on one example or client.",
 )
 @click.option(
     "--bits",
     type=int,
-    help="Bits a quantised entry has; with --epsilon, its sum.  [default: 16, or chosen]",
+    help="Bits of a quantised entry; with --epsilon: of a sum.  [default: 16, or chosen]",
 )
-@click.option("--rounds", type=int, default=1, show_default=True, help="Sums that are taken.")
+@click.option("--rounds", type=int, default=1, show_default=True, help="Number of sums.")
 @click.option(
     "--epsilon",
     type=float,
-    help="Privacy budget over all rounds: noise is then planned too, in shares.",
+    help="Privacy budget over all rounds; plans distributed noise too.",
 )
-@click.option("--delta", type=float, help="Below one over the number of examples, or clients.")
+@click.option(
+    "--delta", type=float, help="Delta: below one over the number of examples, or clients."
+)
 @click.option(
     "--unit",
     help=f"Whom the noise hides: {' or '.join(UNITS)}.  [default: {UNITS[0]}]",
 )
-@click.option("--examples", type=int, help="Number of examples of all clients; for unit example.")
 @click.option(
-    "--max-batch", type=int, help="Most examples of one client.  [default: dealt out evenly]"
+    "--examples", type=int, help="Number of examples of all clients together, for unit example."
+)
+@click.option(
+    "--max-batch",
+    type=int,
+    help="Largest number of examples of one client.  [default: an even share]",
 )
 @click.option("--sampling-rate", type=float, help="Probability that an example is in a batch.")
 @click.option(
     "--client-sampling-rate",
     type=float,
-    help="Probability that a client, by its own secret coin, brings its update.",
+    help="Probability that a client, by its own secret coin, contributes its update.",
 )
 @click.option(
     "--minimum-survivors",
@@ -79,8 +87,8 @@ Examples:
 @click.option(
     "--uncounted-shares",
     type=int,
-    help="Clients whose share of the noise counts for nothing.  [default: the corrupt ones, "
-    "at least 1]",
+    help="Noise shares that may be known or missing, and so count for nothing.  "
+    "[default: those of the corrupt clients, at least 1]",
 )
 @JSON
 def plan(*, as_json: bool, **wanted: Any) -> None:

@@ -225,7 +225,7 @@ class _Chosen:
     sampling: Design
     sparse: bool
     minimum_survivors: int
-    corrupt: int
+    uncounted_shares: int
     batch: int
 
     def at(self, noise: float, bits: int) -> DistributedNoise:
@@ -236,7 +236,7 @@ class _Chosen:
             noise_multiplier=noise,
             clients=self.wishes.clients,
             minimum_survivors=self.minimum_survivors,
-            uncounted_shares=self.corrupt,
+            uncounted_shares=self.uncounted_shares,
             bits=bits,
             unit=self.unit,
             batch=self.batch,
@@ -376,7 +376,7 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
         sampling=sampling,
         sparse=sparse,
         minimum_survivors=minimum,
-        corrupt=silent,
+        uncounted_shares=silent,
         batch=batch,
     )
 

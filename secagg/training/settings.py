@@ -83,8 +83,8 @@ class TrainingConfig:
     )
     uncounted_shares: int = _setting(
         1,
-        "Clients whose share of the noise counts for nothing.",
-        "clients whose share of the noise counts for nothing",
+        "Noise shares that may be known or missing, and so count for nothing.",
+        "noise shares that may be known or missing, and so count for nothing",
     )
     protocol: str = _setting(
         "bonawitz",
@@ -99,7 +99,7 @@ class TrainingConfig:
     )
     unit: str = _setting(
         "example",
-        "Whom the noise hides: example, or client (with distributed noise).",
+        "Whom the noise hides: example, or client (needs distributed noise).",
         "whom the noise hides",
     )
     epsilon: float = _setting(
@@ -120,19 +120,19 @@ class TrainingConfig:
     )
     bits: int = _setting(
         _BY_MODE,
-        f"Bits a quantised entry has; where noise is shared out, its sum.{_CHOSEN}",
+        f"Bits of a quantised entry; with distributed noise: of a sum.{_CHOSEN}",
         "bits of a quantised entry, or of a noised sum",
     )
-    learning_rate: float = _setting(_BY_MODE, f"Size of a step.{_CHOSEN}", "step size")
+    learning_rate: float = _setting(_BY_MODE, f"Step size of the training.{_CHOSEN}", "step size")
     local_steps: int = _setting(
-        _BY_MODE, f"Steps of a client a round.{_CHOSEN}", "batches a client takes in a round"
+        _BY_MODE, f"Steps of a client in each round.{_CHOSEN}", "batches a client takes in a round"
     )
     sampling_rate: float = _setting(
         1.0, "Probability that an example is in a batch.", "chance of each example to be in a batch"
     )
     client_sampling_rate: float = _setting(
         1.0,
-        "Probability that a client, by its own secret coin, brings its update.",
+        "Probability that a client, by its own secret coin, contributes its update.",
         "chance of each client, by its own coin, to bring its update",
     )
     seed: int = _setting(
@@ -142,7 +142,7 @@ class TrainingConfig:
     )
     evaluate_on: str = _setting(
         "test",
-        "Accuracy on: test, or validation for choosing settings.",
+        "Examples that accuracy is measured on: test, or validation for choosing settings.",
         "the part of the data that accuracy is measured on",
     )
 
@@ -156,8 +156,11 @@ class TrainingConfig:
         _one_of("noise", self.noise, NOISE)
         _one_of("unit", self.unit, UNITS)
         if (self.noise, self.unit) not in MODES.values():
-            hint = "--noise distributed" if self.noise == "local" else "a unit needs noise"
-            raise ConfigError(f"noise {self.noise} hides no {self.unit} as a whole; {hint}")
+            hides = "nobody" if self.noise == "none" else "one example"
+            raise ConfigError(
+                f"unit {self.unit}: noise {self.noise} hides {hides}; take noise distributed, or "
+                "leave unit out"
+            )
         parse_partition(self.partition)
         _between("clients", self.clients, 2, 1000)
         _between("dropout", self.dropout, 0.0, 1.0)

@@ -26,7 +26,7 @@ class ThreatTable:
       threshold: shares that rebuild a secret.
       needed: survivors without whom nothing is released.
       bound: the epsilon and delta that hold.
-      uncounted_shares: clients whose share of the noise counts for nothing.
+      uncounted_shares: noise shares that may be known or missing, and so count for nothing.
     """
 
     protocol: str

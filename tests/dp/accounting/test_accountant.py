@@ -91,15 +91,17 @@ def test_replace_one_costs_what_it_should_and_twice_the_shift_unsampled():
     assert epsilon_pld(replaced, 1e-5) == pytest.approx(epsilon_pld(half_noise, 1e-5), rel=1e-3)
 
 
-@pytest.mark.parametrize("interval", [1e-3, pytest.param(1e-4, marks=pytest.mark.slow)])
-def test_zeroing_out_costs_what_adding_or_removing_does(interval):
+@pytest.mark.parametrize("pld_discretization", [1e-3, pytest.param(1e-4, marks=pytest.mark.slow)])
+def test_zeroing_out_costs_what_adding_or_removing_does(pld_discretization):
     for q in (1.0, 0.05):
         added, zeroed = (
             {gaussian(2, q, 100, adjacency=adjacency): 1}
             for adjacency in (NeighboringRelation.ADD_OR_REMOVE, NeighboringRelation.ZERO_OUT)
         )
         assert epsilon_rdp(added, 1e-5) == epsilon_rdp(zeroed, 1e-5)
-        assert epsilon_pld(added, 1e-5, interval) == epsilon_pld(zeroed, 1e-5, interval)
+        assert epsilon_pld(added, 1e-5, pld_discretization) == epsilon_pld(
+            zeroed, 1e-5, pld_discretization
+        )
 
 
 def test_a_sum_of_the_rounds_epsilons_is_not_the_epsilon_of_the_sum():
@@ -348,7 +350,7 @@ def test_skellam_norms_are_not_stretched_to_a_replacement():
 def test_a_curve_is_the_epsilons_of_its_deltas_and_falls():
     composition, deltas = {gaussian(1.5, 0.1): 30}, (1e-8, 1e-6, 1e-5, 1e-3)
     by_rdp = epsilon_curve(composition, deltas, accountant="rdp")
-    by_pld = epsilon_curve(composition, deltas, accountant="pld", interval=1e-3)
+    by_pld = epsilon_curve(composition, deltas, accountant="pld", pld_discretization=1e-3)
     assert by_rdp == tuple(epsilon_rdp(composition, delta) for delta in deltas)
     assert by_pld == tuple(epsilon_pld(composition, delta, 1e-3) for delta in deltas)
     for points in (by_rdp, by_pld):
@@ -374,7 +376,9 @@ def test_two_hundred_distinct_events_are_priced_and_a_doubled_list_is_priced_no_
 
 def test_a_coarser_interval_never_reports_less():
     composition = {gaussian(1.5, 0.1): 30}
-    fine, coarse = (epsilon_pld(composition, 1e-5, interval) for interval in (1e-4, 1e-2))
+    fine, coarse = (
+        epsilon_pld(composition, 1e-5, pld_discretization) for pld_discretization in (1e-4, 1e-2)
+    )
     assert fine <= coarse * (1 + 1e-6)
 
 
@@ -510,7 +514,7 @@ def test_equal_events_are_grouped_whatever_their_steps(items):
 def test_rounds_of_several_kinds_compose():
     mixed = [(gaussian(1.5, 0.1), 20), (gaussian(2, 0.2), 10), (gaussian(1.5, 0.1, 3), 2)]
     admitted = epsilon_rdp(mixed, 1e-5)
-    reported = epsilon_pld(mixed, 1e-5, interval=1e-3)
+    reported = epsilon_pld(mixed, 1e-5, pld_discretization=1e-3)
     assert epsilon_rdp({gaussian(1.5, 0.1): 26}, 1e-5) < admitted
     assert 0.8 * admitted < reported < admitted
 
@@ -522,7 +526,7 @@ def test_noise_that_hides_nothing_costs_more_than_any_budget(z):
 
 
 def test_a_distribution_that_would_not_fit_is_refused():
-    with pytest.raises(AccountantLimit, match="interval"):
+    with pytest.raises(AccountantLimit, match="pld_discretization"):
         epsilon_pld({gaussian(0.01, 0.5, 100): 1}, 1e-5)
 
 

@@ -18,21 +18,21 @@ from dp.errors import BadParameter, CalibrationError, UnsoundEvent
 
 
 @pytest.mark.parametrize(
-    ("accountant", "interval", "expected"),
+    ("accountant", "pld_discretization", "expected"),
     [
         ("pld", 1e-3, 2.1422),
         pytest.param("pld", 1e-4, 2.1422, marks=pytest.mark.slow),
         ("rdp", 1e-4, 2.3201),
     ],
 )
-def test_known_answers(accountant, interval, expected):
+def test_known_answers(accountant, pld_discretization, expected):
     found = noise_multiplier(
         epsilon=1,
         delta=1e-5,
         sampling=PoissonSampling(rate=0.05),
         steps=100,
         accountant=accountant,
-        interval=interval,
+        pld_discretization=pld_discretization,
     )
     assert found == pytest.approx(expected, rel=5e-4)
 
@@ -77,19 +77,19 @@ def test_the_rate_never_passes_the_budget_and_a_little_more_does(epsilon, delta,
         assert price(min(rate * (1 + 3e-6), 1.0)) > epsilon
 
 
-@pytest.mark.parametrize("interval", [5e-3, pytest.param(1e-3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pld_discretization", [5e-3, pytest.param(1e-3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "adjacency", [NeighboringRelation.ADD_OR_REMOVE, NeighboringRelation.REPLACE_ONE]
 )
-def test_steps_and_rate_by_pld_fit_and_no_more_does(adjacency, interval):
+def test_steps_and_rate_by_pld_fit_and_no_more_does(adjacency, pld_discretization):
     plan = {"epsilon": 2, "delta": 1e-5, "noise_multiplier": 2, "adjacency": adjacency}
-    by_pld = {"accountant": "pld", "interval": interval}
+    by_pld = {"accountant": "pld", "pld_discretization": pld_discretization}
 
     def price(rate, steps):
         event = GaussianEvent(
             noise_multiplier=2, sampling=PoissonSampling(rate=rate), adjacency=adjacency
         )
-        return epsilon_pld({event: steps}, 1e-5, interval)
+        return epsilon_pld({event: steps}, 1e-5, pld_discretization)
 
     steps = max_steps(**plan, **by_pld, sampling=PoissonSampling(rate=0.05))
     assert price(0.05, steps) <= 2 < price(0.05, steps + 1)
@@ -98,14 +98,16 @@ def test_steps_and_rate_by_pld_fit_and_no_more_does(adjacency, interval):
     assert rate >= 0.05 * (1 - 1e-3)
 
 
-@pytest.mark.parametrize("interval", [1e-2, pytest.param(1e-3, marks=pytest.mark.slow)])
-def test_pld_finds_noise_where_rdp_has_no_answer(interval):
+@pytest.mark.parametrize("pld_discretization", [1e-2, pytest.param(1e-3, marks=pytest.mark.slow)])
+def test_pld_finds_noise_where_rdp_has_no_answer(pld_discretization):
     fixed = {"epsilon": 2, "delta": 1e-5, "sampling": PoissonSampling(rate=0.1), "steps": 5}
     replaced = fixed | {"adjacency": NeighboringRelation.REPLACE_ONE}
     with pytest.raises(UnsoundEvent, match="replace-one"):
         noise_multiplier(**replaced)
-    noise = noise_multiplier(**replaced, accountant="pld", interval=interval)
-    assert noise > noise_multiplier(**fixed, accountant="pld", interval=interval)
+    noise = noise_multiplier(**replaced, accountant="pld", pld_discretization=pld_discretization)
+    assert noise > noise_multiplier(
+        **fixed, accountant="pld", pld_discretization=pld_discretization
+    )
 
 
 def test_no_step_fits_a_budget_that_one_passes_and_all_fit_one_that_none_does():

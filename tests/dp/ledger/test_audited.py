@@ -24,12 +24,12 @@ from dp.ledger.ledger import (
     Ledger,
     LedgerOwner,
     Protection,
-    Statement,
+    SystemDescription,
 )
 
 BUDGET = Budget(epsilon=8, delta=1e-5)
 STEP = GaussianEvent(noise_multiplier=4, sampling=NoSampling())
-STATEMENT = Statement(
+STATEMENT = SystemDescription(
     unit_count=1000,
     mechanism="Skellam noise, one share a client",
     sampling="each example by its own coin, tossed by the client; the seed is not kept",
@@ -118,7 +118,7 @@ LISTS = st.lists(LINES, max_size=3).map(tuple)
 
 @given(
     st.builds(
-        Statement,
+        SystemDescription,
         unit_count=st.integers(1, 10**12),
         **dict.fromkeys(("mechanism", "sampling", "scope", "randomness", "floating_point"), LINES),
         **dict.fromkeys(("trusted", "released", "unaccounted", "assumptions"), LISTS),
@@ -130,7 +130,7 @@ LISTS = st.lists(LINES, max_size=3).map(tuple)
     )
 )
 def test_a_statement_comes_back_from_its_json(statement):
-    assert Statement.from_json(json.loads(json.dumps(statement.to_json()))) == statement
+    assert SystemDescription.from_json(json.loads(json.dumps(statement.to_json()))) == statement
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_json_that_is_no_statement_is_refused(edit):
     data = STATEMENT.to_json()
     edit(data)
     with pytest.raises(BadParameter):
-        Statement.from_json(data)
+        SystemDescription.from_json(data)
     with pytest.raises(BadParameter):
-        Statement.from_json([data])
+        SystemDescription.from_json([data])
 
 
 def test_the_last_statement_stands_and_a_change_is_seen(path):

@@ -27,13 +27,13 @@ from behind import in_child
 import dp.ledger.storage
 from dp.accounting.events import GaussianEvent, PoissonSampling
 from dp.errors import LedgerError, LedgerMissing
-from dp.ledger.ledger import FIXED_PLAN, Book, Budget, Charge, Ledger, Statement
+from dp.ledger.ledger import FIXED_PLAN, Book, Budget, Charge, Ledger, SystemDescription
 
 BUDGET = Budget(epsilon=8, delta=1e-5)
 CHEAP, PLAN, DEAR = (
     GaussianEvent(noise_multiplier=z, sampling=PoissonSampling(rate=0.1)) for z in (12, 10, 8)
 )
-STATEMENT = Statement(
+STATEMENT = SystemDescription(
     unit_count=1000,
     **dict.fromkeys(("mechanism", "sampling", "scope", "randomness", "floating_point"), "said"),
     **dict.fromkeys(("trusted", "released", "unaccounted", "assumptions"), ()),

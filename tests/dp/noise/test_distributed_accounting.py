@@ -94,7 +94,7 @@ def test_an_event_is_priced_by_the_shares_that_were_there(noise):
     for survivors in (69, 101, 0, True):
         with pytest.raises(BadParameter, match="survivors"):
             mechanism.event(survivors=survivors)
-    more_corrupt = plan(noise=noise, corrupt=20)
+    more_corrupt = plan(noise=noise, uncounted_shares=20)
     # More noise a share, so that what is left counts the same.
     assert more_corrupt.share_stddev > mechanism.share_stddev
     assert epsilon_rdp({more_corrupt.event(): 1}, DELTA) == pytest.approx(reserved, rel=1e-3)

@@ -54,10 +54,10 @@ def test_a_bound_below_what_is_stated_stands_beside_it(
         ledger, "--attack-results", written(tmp_path, WEAK), "--html", tmp_path / "p"
     )
     assert code == 0
-    assert "Measured from outside" in out
+    assert "Measured by attacks" in out
     assert f"lower bound: epsilon at least {at_least(WEAK.epsilon)}" in out
     assert "CONTRADICTED" not in out
-    assert "Measured from outside" in (tmp_path / "p").read_text()
+    assert "Measured by attacks" in (tmp_path / "p").read_text()
 
 
 def test_a_bound_above_what_is_stated_is_loud_and_exits_3(
@@ -97,7 +97,7 @@ def test_a_bound_is_held_against_the_deltas_of_the_ledger(ledger: Path) -> None:
 def test_without_evidence_nothing_is_said(audit: Run, ledger: Path) -> None:
     code, out, _ = audit(ledger)
     assert (code, "Measured" in out) == (0, False)
-    assert "Measured from outside" not in page(audit_ledger(ledger))
+    assert "Measured by attacks" not in page(audit_ledger(ledger))
     assert audit_ledger(ledger).as_json()["measured"] == []
 
 

@@ -54,7 +54,7 @@ def test_several_events_are_one_composition(epsilon: Run) -> None:
 
 def test_a_budget_gives_noise_and_with_noise_it_gives_steps(epsilon: Run) -> None:
     fixed = {"epsilon": 1, "delta": 1e-5, "sampling": PoissonSampling(rate=0.05)}
-    by_pld = {"accountant": "pld", "interval": 1e-3}
+    by_pld = {"accountant": "pld", "pld_discretization": 1e-3}
     code, out, _ = epsilon("--epsilon", 1, "--steps", 100, *PLAN, "--json")
     noise = json.loads(out)
     assert (code, noise["question"]) == (0, "noise_multiplier")
@@ -103,7 +103,7 @@ def test_a_bound_that_is_not_finite_is_not_called_one(epsilon: Run) -> None:
         (("--delta", 0, "--event", "1,1,1"), "delta"),
         (("--delta", "nan", "--event", "1,1,1"), "delta"),
         (("--delta", "x", "--event", "1,1,1"), "delta"),
-        (("--delta", 1e-5, "--event", "1,1,1", "--pld-discretization", 0), "interval"),
+        (("--delta", 1e-5, "--event", "1,1,1", "--pld-discretization", 0), "pld_discretization"),
         (("--delta", 1e-5, "--noise-multiplier", -1, "--steps", 3), "noise_multiplier is -1.0"),
         (("--delta", 1e-5, "--noise-multiplier", 1, "--steps", -3), "steps"),
         (("--delta", 1e-5, "--noise-multiplier", 1, "--steps", 3, "--sampling-rate", 0), "rate"),

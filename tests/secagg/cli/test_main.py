@@ -283,6 +283,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(secagg: Run, tmp_path: Path
         (["--noise", "local", "--uncounted-shares", "2"], "uncounted_shares 2"),
         (["--client-sampling-rate", "0.5"], "client_sampling_rate 0.5"),
         (["--noise", "trust-me"], "unknown noise"),
+        (["--noise", "local", "--unit", "client"], "take noise distributed"),
+        (["--noise", "none", "--unit", "client"], "hides nobody"),
         (["--data", "imagenet"], "unknown data"),
         (["--partition", "dirichlet:-1"], "partition"),
         (["--evaluate-on", "jury"], "unknown evaluate_on"),

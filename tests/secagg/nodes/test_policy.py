@@ -107,6 +107,13 @@ def test_what_keeps_every_line_is_not_refused(proposal: Proposal) -> None:
     replace(ANYTHING, operator=KEY, active=True).check(proposed(active=True))
 
 
+def test_a_node_may_take_part_in_sums_without_noise_alone() -> None:
+    policy = replace(ANYTHING, units=())
+    policy.check(proposed())
+    with pytest.raises(RefusedError, match="units"):
+        policy.check(noised())
+
+
 # The file
 
 
@@ -163,6 +170,8 @@ def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) ->
         ("metrics = { loss = inf }", "metrics, 'loss', inf is not a number"),
         ('units = ["nothing"]', "must name some of example, client"),
         ("units = 1", "units must be a list"),
+        ("units = []", r"units \[\] must name some of example, client"),
+        ("allow_no_noise = 1", "allow_no_noise 1 is neither true nor false"),
         ("minimum_cohort = 1", "minimum_cohort 1 is not an integer from 2"),
         ("minimum_cohort = 3.0", "minimum_cohort 3.0 is not an integer"),
         ("minimum_cohort = true", "minimum_cohort True is not an integer"),

@@ -104,7 +104,7 @@ def test_the_report_links_to_that_one_name_and_no_other(tmp_path: Path, said: st
 def test_the_report_shows_each_epsilon_under_its_name(tmp_path: Path) -> None:
     finished(tmp_path / "run", noise="distributed", minimum_survivors=3)
     page = (tmp_path / "run" / REPORT).read_text()
-    cards = dict(re.findall(r"<div><dt>(epsilon.*?)</dt><dd>(.*?)</dd></div>", page))
+    cards = dict(re.findall(r"<div><dt>((?:actual )?epsilon.*?)</dt><dd>(.*?)</dd></div>", page))
     assert list(cards) == [
         "epsilon spent, by RDP; the budget is 2.0",
         "actual epsilon, by RDP: with the noise that was really in the sums, if no output "
@@ -115,7 +115,7 @@ def test_the_report_shows_each_epsilon_under_its_name(tmp_path: Path) -> None:
 
     finished(tmp_path / "local", noise="local")
     page = (tmp_path / "local" / REPORT).read_text()
-    cards = dict(re.findall(r"<div><dt>(epsilon.*?)</dt><dd>(.*?)</dd></div>", page))
+    cards = dict(re.findall(r"<div><dt>((?:actual )?epsilon.*?)</dt><dd>(.*?)</dd></div>", page))
     assert list(cards) == [
         "epsilon spent, by PLD; the budget is 2.0",
         "epsilon by RDP, by which the ledger admits",
