@@ -84,7 +84,7 @@ def without_checksum(data: bytes | memoryview) -> memoryview:
 
 
 def sender_of(message: bytes | memoryview) -> ClientId:
-    """Who sent a client's message, by its own word: the field behind the header.
+    """The sender that a client's message names, in the field behind the header.
 
     Raises:
       DecodeError: it is too short to say.

@@ -245,9 +245,10 @@ class SecureGrid(Grid):
             report.failure = f"none, {error}"
             raise
         except (ProtocolError, InputError) as error:
-            report.failure = f"none, {error}{_most_frequent(errors)}"
+            why = f"{error}{_most_frequent(errors)}"
+            report.failure = f"none, {why}"
             _log.warning("secagg: %s", report)
-            refusal = Error(code=REFUSED, reason=f"secagg: no sum, {report.failure[6:]}")
+            refusal = Error(code=REFUSED, reason=f"secagg: no sum, {why}")
             return [Message(refusal, reply_to=message) for message in sent]
         result = finished.result
         _note(report, finished)

@@ -52,8 +52,9 @@ allow_no_noise = false         # true: take part in sums without noise too
 maximum_epsilon = 8.0          # budget for all sums that this node ever joins
 delta = 1e-5                   # probability that the bound maximum_epsilon fails
 corrupt_fraction = 0.05        # refuse sums that are not secure when this fraction of their
-                               # clients colludes with the server. The server picks them from the
-                               # roster: think of a fraction of the roster that it may concentrate
+                               # clients colludes with the server. The server picks the clients of
+                               # a sum from the roster, so all colluders may be in one: this times
+                               # minimum_cohort must cover those of the whole roster
 sums_per_model = 4             # without noise: join so many sums over one model, so that a lost
                                # round is tried again. Two sums that differ by one node give its
                                # update away
@@ -85,8 +86,8 @@ class NodePolicy:
       maximum_epsilon, delta: of everything that the node ever joins.
       corrupt_fraction: fraction of a cohort that may work with the server, a decimal. Threshold,
         graph and noise must be made for as many; of a CKKS key, ``minimum_threshold`` says it.
-        The server picks the cohort out of the roster: where so many of the *roster* work with
-        it, they can all be in one cohort.
+        The server picks the cohort out of the roster, and may put all who collude into one: this
+        times ``minimum_cohort`` must cover those of the whole roster.
       sums_per_model: sums without noise over one model, for one purpose, that it sends a vector to.
       active: whether it joins only cohorts that sign.
       operator: whose signature on the roster of identities counts.

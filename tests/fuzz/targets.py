@@ -10,6 +10,7 @@ refuse with ``RemoteProtocolError``; a node with its own errors too, a file's re
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -370,19 +371,15 @@ def roster() -> Target:
     signed = sign_roster(OPERATOR, members)
 
     def attempt(data: bytes) -> bool:
-        taken = False
-        for read in (
-            SignedRoster.claimed_operator,  # parses what nobody signed
-            partial(SignedRoster.read, operator=OPERATOR.key.public),
-        ):
-            try:
-                read(data)
-                taken = read is not SignedRoster.claimed_operator
-            except IdentityError:
-                continue
-        if taken and data != signed:
+        with suppress(IdentityError):
+            SignedRoster.claimed_operator(data)  # parses what nobody signed
+        try:
+            SignedRoster.read(data, operator=OPERATOR.key.public)
+        except IdentityError:
+            return False
+        if data != signed:
             raise AssertionError("a roster that the operator did not sign was taken")
-        return taken
+        return True
 
     return Target([signed], attempt)
 
@@ -398,7 +395,7 @@ def policy() -> Target:
             return False
         return True
 
-    lines = TEMPLATE.replace("# ex", "ex").replace("# clip", "clip").replace("# m", "m")
+    lines = TEMPLATE.replace("\n# ex", "\nex").replace("\n# c", "\nc").replace("\n# m", "\nm")
     return Target([lines.encode()], attempt)
 
 
