@@ -398,7 +398,7 @@ class DistributedNoise:
         if array.shape != (self.entries,):
             raise BadParameter(f"vector has shape {array.shape}, expected ({self.entries},)")
         if not np.isfinite(array).all():
-            # A refusal would be seen, for nothing: whoever chose the model would read it.
+            # A refusal would tell whoever chose the model whose vector overflowed, free of charge.
             array = np.zeros_like(array)
         # For examples the distance of two rotated sums counts, so float errors do.
         single = array.dtype.kind == "f" and array.itemsize <= 4 and self.unit is Unit.CLIENT

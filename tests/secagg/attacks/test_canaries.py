@@ -1,7 +1,7 @@
 """Planted canaries: bounds below epsilon on sound mechanisms, and above it on broken ones."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -34,25 +34,21 @@ def test_what_is_proved_of_a_sound_mechanism_is_below_its_epsilon(mechanism: Any
 
 def forget_noise(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     """Both mechanisms add this share of the deviation that their accountants believe in."""
-    noisy = sgd._DoubleOptimizer.add_noise
-
-    def quiet(self: Any) -> None:
-        whole, self.noise_multiplier = self.noise_multiplier, self.noise_multiplier * share
-        noisy(self)
-        self.noise_multiplier = whole
 
     class Sampler:
         error = 0.0
 
-        def __init__(self, noise: Any, variance: float) -> None:
-            self.deviation = share * math.sqrt(variance)
+        def __init__(self, deviation: float) -> None:
+            self.deviation = share * deviation
 
         def sample(self, count: int, *, entropy: object) -> np.ndarray:
             drawn = np.random.default_rng().normal(0, self.deviation, count)
             return np.rint(drawn).astype(np.int64)
 
-    monkeypatch.setattr(sgd._DoubleOptimizer, "add_noise", quiet)
-    monkeypatch.setattr(mechanisms, "_sampler", Sampler)
+    monkeypatch.setattr(sgd, "BinnedGaussianSampler", Sampler)
+    monkeypatch.setattr(
+        mechanisms, "_sampler", lambda noise, variance: Sampler(math.sqrt(variance))
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.125])
@@ -78,11 +74,12 @@ def test_the_whole_noise_put_in_by_the_planted_sampler_is_not_found_missing(
 def test_clipping_that_is_missing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients four times too long, as a loss scaled by 4 makes them, under a clip left out."""
 
-    def unclipped(self: Any) -> None:
-        for p in self.params:
-            p.summed_grad = 4 * p.grad_sample.double().sum(dim=0)
+    def unclipped(self: Any, *, scale: float) -> Iterator[Any]:
+        for i in self._batch():
+            one = slice(i, i + 1)
+            yield 4 * scale * self._gradient(self._inputs[one], self._targets[one])
 
-    monkeypatch.setattr(sgd._DoubleOptimizer, "clip_and_accumulate", unclipped)
+    monkeypatch.setattr(sgd._PerExample, "_clipped", unclipped)
     assert one_run("local", entropy=fixed(1)).refuted
 
 
