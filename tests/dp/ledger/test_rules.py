@@ -377,3 +377,16 @@ def test_under_any_interleaving_a_filter_holds_the_fold_of_the_records_and_no_mo
                     record.action == "commit" and record.charges for record in ledger.records()
                 )
                 assert stands(name, book) <= capacity or passed_above
+
+
+def test_a_commit_that_rose_has_no_loss_distribution_in_ledger_or_audit(path):
+    with Ledger.create(path, BUDGET) as book:
+        for number in range(3):
+            book.reserve(number, {"a": gaussian(4), "b": gaussian(4)})
+        book.commit(1, {"a": gaussian(2), "b": gaussian(4)})
+        with pytest.raises(UnsoundEvent, match="cost more than was reserved"):
+            book.epsilon("a", "pld")
+        with pytest.raises(UnsoundEvent, match="cost more than was reserved"):
+            book.epsilons("pld")
+        assert book.epsilon("b", "pld") < book.epsilon("b")
+        assert book.epsilon("a") > book.epsilon("b")

@@ -129,6 +129,15 @@ def edits(path: Path) -> Iterator[tuple[str, Edit]]:
         yield f"page {page} emptied", emptied(page)
 
 
+def found_by(look: Callable[..., object], path: Path) -> str:
+    """What is said of the file; nothing where nothing is found."""
+    try:
+        look(path, seal=SEAL)
+    except LedgerCorrupt as error:
+        return str(error)
+    return ""
+
+
 def tried(sound: Path, folder: Path, edit: Edit) -> Path:
     path = folder / "edited"
     shutil.copy(sound, path)

@@ -87,6 +87,14 @@ def test_a_bound_that_is_not_finite_is_not_called_one(epsilon: Run) -> None:
     assert "no finite bound here" in out
 
 
+@pytest.mark.parametrize("event", ["1e-9,1,1", "1,0.01,9007199254740992"])
+def test_where_pld_has_no_answer_rdp_has_one(epsilon: Run, event: str) -> None:
+    code, out, _ = epsilon("--event", event, "--delta", 1e-5, "--json")
+    answer = json.loads(out)
+    assert (code, answer["pld"]) == (0, None)
+    assert answer["rdp"] > 1e9
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -109,7 +117,6 @@ def test_a_bound_that_is_not_finite_is_not_called_one(epsilon: Run) -> None:
         (("--delta", 1e-5, "--noise-multiplier", 1, "--steps", 3, "--sampling-rate", 0), "rate"),
         (("--delta", 1e-5, "--epsilon", "inf", "--steps", 3), "epsilon"),
         (("--delta", 1e-5, "--epsilon", 1e-6, "--steps", 3), "noise multiplier"),
-        (("--delta", 1e-5, "--event", "1e-9,1,1"), "noise multiplier"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
