@@ -118,7 +118,7 @@ class Played:
       shared: the ``SealedShares`` of each client.
       boxes: sent to each client.
       frames: the masked vector of each client.
-      survivors: sent to all who are alive.
+      named_to: the ``Survivors`` sent to each that is alive.
       signed: the ``SignedSurvivors`` of each of them, if the server may lie.
       signatures: sent to each of them.
       reveals: the ``Reveal`` of each of them.
@@ -134,7 +134,7 @@ class Played:
     shared: Mapping[ClientId, bytes] = field(default_factory=dict)
     boxes: Mapping[ClientId, bytes] = field(default_factory=dict)
     frames: Mapping[ClientId, list[bytes]] = field(default_factory=dict)
-    survivors: bytes = b""
+    named_to: Mapping[ClientId, bytes] = field(default_factory=dict)
     signed: Mapping[ClientId, bytes] = field(default_factory=dict)
     signatures: Mapping[ClientId, bytes] = field(default_factory=dict)
     reveals: Mapping[ClientId, bytes] = field(default_factory=dict)
@@ -147,6 +147,11 @@ class Played:
     def roster(self) -> Roster:
         """What the first client was sent; in a complete graph all are sent the same."""
         return self._roster_of(next(iter(self.rosters)))
+
+    @property
+    def survivors(self) -> bytes:
+        """What all who are alive were sent, where clients do not pick their own holders."""
+        return next(iter(self.named_to.values()), b"")
 
     @property
     def keys(self) -> dict[ClientId, PublicKeys]:
@@ -193,10 +198,13 @@ class Played:
                 made = replace(self, stage="boxes", server=server, shared=shared, boxes=boxes)
             case "boxes":
                 frames, states = self._answered(self.alive)
-                active = self.agreement.params.active
-                survivors, server = self.server.close_to_sign() if active else self.server.close()
+                if self.agreement.params.active:
+                    named_to, server = self.server.close_to_sign()
+                else:
+                    survivors, server = self.server.close()
+                    named_to = dict.fromkeys(self.alive, survivors)
                 made = replace(
-                    self, stage="survivors", server=server, frames=frames, survivors=survivors
+                    self, stage="survivors", server=server, frames=frames, named_to=named_to
                 )
             case "survivors":
                 answers, states = self._answered(self.alive)
@@ -218,7 +226,7 @@ class Played:
         requests: dict[Stage, Mapping[ClientId, bytes]] = {
             "roster": self.rosters,
             "boxes": self.boxes,
-            "survivors": dict.fromkeys(self.alive, self.survivors),
+            "survivors": self.named_to,
             "signatures": self.signatures,
             "sum": {},
         }

@@ -21,7 +21,7 @@ import numpy as np
 
 from dp.noise.mechanisms import DistributedNoise
 from protocols.bonawitz import ClientId, Params, Rates
-from protocols.bonawitz.graph import GraphPlan, as_fraction
+from protocols.bonawitz.graph import GraphPlan, as_fraction, complete
 from protocols.bonawitz.graph import plan_graph as plan_graph
 from protocols.bonawitz.messages import (
     BOX_SIZE,
@@ -326,7 +326,7 @@ def choose_graph(
     corrupted = int(corrupt * clients)
     everybody = max(majority(clients, corrupted if active else 0), corrupted + 1)
     if clients < complete_below and everybody <= _survivors(clients, dropout):
-        return GraphPlan(degree=None, threshold=everybody)
+        return complete(everybody)
     return chosen
 
 
