@@ -15,6 +15,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -31,6 +32,7 @@ from protocols.bonawitz import (
     Params,
     join,
 )
+from protocols.bonawitz.graph import GraphPlan
 from protocols.bonawitz.messages import (
     MaskedFrame,
     PublicKeys,
@@ -41,10 +43,12 @@ from protocols.bonawitz.messages import (
     frame_sizes,
 )
 from protocols.bonawitz.params import Context
+from protocols.bonawitz.picks import Picks
 from protocols.burn import Burn
 from protocols.entropy import Entropy
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
+from protocols.primitives.shamir import majority
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from protocols.wire import Header
@@ -91,6 +95,26 @@ def burn_nothing(session: bytes, stage: int, request: bytes) -> bool:
 
 
 # A round of pairwise masks
+
+
+def insecure_plan(holders: int, threshold: int) -> Callable[..., GraphPlan]:
+    """A ``plan_graph`` by which so few clients pick their holders that nothing is promised.
+
+    A test puts it in the place of ``protocols.bonawitz.params.plan_graph``: the planner's own
+    picks begin at 200 clients.
+    """
+
+    def plan(
+        clients: int, corrupt: Fraction, dropout: Fraction, *, active: bool, agreed: int = 0
+    ) -> GraphPlan:
+        corrupted = int(corrupt * max(clients, agreed))
+        picks = Picks(
+            holders=holders, threshold=threshold, corrupt_holders=corrupted, alpha=0, left_out=0
+        )
+        quorum = majority(clients, corrupted)
+        return GraphPlan(degree=holders, threshold=threshold, picks=picks, quorum=quorum)
+
+    return plan
 
 
 def agreement_of(params: Params) -> Agreement:
