@@ -335,7 +335,8 @@ class AwaitBoxes(Client):
             # Shown another model than the rest, we open nobody's box: no vector may leave.
             if len(shares) < params.needed(plan):
                 raise RemoteProtocolError(
-                    f"{len(shut)} boxes do not open, {params.needed(plan) - 1} must"
+                    f"a box does not open, and too few do: {len(boxes.boxes) - len(shut)}, "
+                    f"{params.needed(plan) - 1} needed"
                 )
             included = shared - {self.me}
         else:

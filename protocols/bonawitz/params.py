@@ -9,7 +9,7 @@ from protocols.bonawitz.graph import GraphPlan, as_fraction, complete, plan_grap
 from protocols.checks import NO_SUM, check_integer, check_size
 from protocols.errors import DecodeError, ParameterError
 from protocols.primitives.prg import MAX_WORDS, Suite
-from protocols.primitives.shamir import ORDER, majority
+from protocols.primitives.shamir import ORDER
 from protocols.wire import SESSION_SIZE, ClientId, Header, Reader, opaque, u32, u64
 
 VERSION = b"secagg/1 bonawitz"
@@ -78,17 +78,17 @@ class Params:
                 raise ParameterError(
                     f"corrupt {self.max_corrupt} needs active=True and a threshold"
                 )
-        if (
-            self.active
-            and self.threshold
-            and self.threshold < (least := majority(self.clients, self.corrupted))
-        ):
-            raise ParameterError(
-                f"threshold {self.threshold} is no majority: {least} are needed, or "
-                f"two rosters of {self.clients} clients, {self.corrupted} of them corrupt, "
-                "could both reach it"
-            )
+        if self.active and self.threshold:
+            self._check_majority(self.threshold)
         self.plan(self.clients)
+
+    def _check_majority(self, threshold: int) -> None:
+        """Against a server that may lie: no two rosters that share no honest client reach it."""
+        if 2 * threshold <= self.clients + self.corrupted:
+            raise ParameterError(
+                f"threshold {threshold} is no majority of {self.clients} share holders, "
+                f"{self.corrupted} of them corrupt"
+            )
 
     def plan(self, size: int) -> GraphPlan:
         """The graph among ``size`` clients.
