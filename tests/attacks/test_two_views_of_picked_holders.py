@@ -502,7 +502,7 @@ def test_exactly_more_than_half_of_all_and_the_corrupt_must_sign() -> None:
         return answer
 
     six = {n: valid[n] for n in range(1, 7)}  # seven with its own
-    with pytest.raises(RemoteProtocolError, match="7 clients have signed .* 8 needed"):
+    with pytest.raises(RemoteProtocolError, match=r"7 clients have signed .* 8 needed"):
         reveal(six | useless | {0: valid[0]})
     assert reveal(six | {7: valid[7]})
 

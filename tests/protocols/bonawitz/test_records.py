@@ -31,7 +31,7 @@ from protocols.bonawitz.messages import (
     to_bitmap,
 )
 from protocols.bonawitz.records import RECORD
-from protocols.errors import DecodeError, RemoteProtocolError
+from protocols.errors import DecodeError, LocalProtocolError, RemoteProtocolError
 from protocols.primitives.prg import Suite
 from protocols.secrets import Secret
 from protocols.testing import (
@@ -411,8 +411,43 @@ def test_burns_of_two_rounds_and_two_clients_do_not_meet() -> None:
     store = BurnInMemory()
     for client in (1, 2):
         for number in (1, 2):
-            agreement = replace(AGREEMENT, round=number)
-            made = played(agreement, dict.fromkeys(CLIENTS, WORDS), "roster")
+            agreement, fresh = replace(AGREEMENT, round=number), insecure_entropy
+            inputs = dict.fromkeys(CLIENTS, WORDS)
+            made = played(
+                agreement, inputs, "roster", entropy=lambda n, of=number: fresh((n, of))
+            )
             record = made.states[client].into_record()
             answer(restore(record, burn=store), made.rosters[client])
-    assert len([place for place, _ in store.taken if len(place) == 24]) == 4
+    assert len(store.taken) == 2 * 4
+
+
+def test_one_mask_key_answers_one_roster_whatever_the_session() -> None:
+    """With the second session's check gone, one record would open both sums."""
+    elsewhere = replace(AGREEMENT, session=b"another session!")
+    inputs = dict.fromkeys(CLIENTS, WORDS)
+    store = BurnInMemory()
+    here, there = played(AGREEMENT, inputs, "roster"), played(elsewhere, inputs, "roster")
+    assert here.states[ME].public == there.states[ME].public  # the same entropy
+    answer(restore(here.states[ME].into_record(), burn=store), here.rosters[ME])
+    record = there.states[ME].into_record()
+    with pytest.raises(RemoteProtocolError, match="stage 1 of client 3 was answered"):
+        answer(restore(record, burn=store), there.rosters[ME])
+    only_rounds = BurnInMemory()  # the rule removed: the place of the mask key is not kept
+
+    def burn(session: bytes, stage: int, request: bytes) -> bool:
+        return len(session) == 32 or only_rounds(session, stage, request)
+
+    here = played(AGREEMENT, inputs, "roster")
+    answer(restore(here.states[ME].into_record(), burn=burn), here.rosters[ME])
+    answer(restore(record, burn=burn), there.rosters[ME])
+
+
+def test_keys_of_one_session_are_not_bound_to_another() -> None:
+    state = played(AGREEMENT, dict.fromkeys(CLIENTS, WORDS), "roster").states[ME]
+    for change in ({"session": b"another session!"}, {"round": 3}):
+        with pytest.raises(LocalProtocolError, match="advertised for another session or round"):
+            state.rebind(replace(AGREEMENT, **change))
+    signed = replace(AGREEMENT, params=replace(PARAMS, active=True, max_corrupt=0))
+    with pytest.raises(LocalProtocolError, match="signed keys are of one agreement"):
+        state.rebind(signed)
+    assert state.rebind(replace(AGREEMENT, public_digest=b"x" * 32)).public == state.public
