@@ -148,7 +148,7 @@ def _stays_out(clients: int, corrupt: int, holders: int, alpha: int, names: int)
 
 
 def _left_out(clients: int, corrupt: int, holders: int, alpha: int) -> int:
-    """y0: what ``_stays_out`` allows at most. For each r it is concave in y, so once below, below."""
+    """y0: what ``_stays_out`` allows at most; for each r concave in y, so once below, below."""
     low, high = 0, clients // LEFT_OUT + 1
     while low < high:
         middle = (low + high + 1) // 2

@@ -130,7 +130,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", ["complete_curious_aes", "complete_active", "sparse_active"])
+@pytest.mark.parametrize("name", ["complete_curious_aes", "complete_active", "rates_active"])
 @pytest.mark.parametrize("client", [1, 3, 5])
 def test_the_sizes_of_the_page_are_those_of_the_vectors(name: str, client: int) -> None:
     script = json.loads((HERE / f"{name}.json").read_text())
