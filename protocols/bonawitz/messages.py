@@ -201,13 +201,13 @@ class SealedShares(Message):
 class ShareBoxes(Message):
     """The boxes that peers sealed for one client, passed on by the server.
 
+    Where clients pick their holders, those are boxes of who picked the recipient, and the
+    message says who shared, so that the recipient knows which of its own picks did.
+
     struct {
         uint32 sender;
         opaque box[92];
     } Entry;
-
-    Where clients pick their holders, those are boxes of who picked the recipient, and the
-    message says who shared, so that the recipient knows which of its own picks did.
 
     struct {
         uint8  type = 0x04;
