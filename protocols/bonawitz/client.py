@@ -313,7 +313,7 @@ class AwaitBoxes(Client):
         sharing = self.secrets.take()
         if strangers := boxes.boxes.keys() - sharing.peers.keys():
             raise RemoteProtocolError(f"boxes of clients not in the roster: {sorted(strangers)}")
-        shared = boxes.boxes.keys() | {self.me}
+        shared: Set[ClientId] = boxes.boxes.keys() | {self.me}
         if plan.picks:
             shared = self._who_shared(boxes)
         if len(shared) < params.needed(plan) and (plan.degree is None or plan.picks):
@@ -331,6 +331,7 @@ class AwaitBoxes(Client):
                 if plan.degree is not None and not plan.picks:
                     raise
                 shut.add(sender)
+        included: Set[ClientId]
         if plan.degree is None:
             # Shown another model than the rest, we open nobody's box: no vector may leave.
             if len(shares) < params.needed(plan):

@@ -513,7 +513,7 @@ def from_bitmap(members: Sequence[ClientId], bitmap: bytes) -> frozenset[ClientI
     bits = np.unpackbits(np.frombuffer(bitmap, np.uint8))
     if bits[len(members) :].any():
         raise DecodeError("a bitmap names more clients than there are in the roster")
-    return frozenset(members[place] for place in np.flatnonzero(bits))
+    return frozenset(members[place] for place in np.flatnonzero(bits).tolist())
 
 
 def frame_sizes(words: int) -> list[int]:

@@ -209,7 +209,7 @@ def _solve(left: NDArray[np.uint16], right: NDArray[np.uint16]) -> NDArray[np.ui
         if candidates[0]:
             rows[[top, top + candidates[0]]] = rows[[top + candidates[0], top]]
         inverse = np.uint16(_EXP[ORDER - _LOG[rows[top, column]]])
-        rows[top] = _multiply(rows[top], inverse)
+        rows[top] = _multiply(rows[top], np.full(1, inverse))
         factors = rows[:, column].copy()
         factors[top] = 0
         rows ^= _multiply(factors[:, None], rows[top][None, :])

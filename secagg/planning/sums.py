@@ -373,9 +373,7 @@ def _masks(clients: int, chosen: GraphPlan) -> int:
 
 
 def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> dict[Stage, Traffic]:
-    """Bytes of one client, all of whose peers stay; where clients pick their holders, of one that
-    as many have picked as it picks, which is the mean.
-    """
+    """Bytes of one client, all of whose peers stay; of one picked as often as it picks."""
     degree, header = _degree(clients, chosen), Header(bytes(SESSION_SIZE), 0)
     held = clients if chosen.degree is None else degree  # a share of its own secrets too
     signature = bytes(SIGNATURE_SIZE if active else 0)
@@ -447,7 +445,7 @@ def _p_insecure(clients: int, chosen: GraphPlan, corrupted: int, lost: int) -> f
     if chosen.degree is None:
         return 0.0
     if chosen.picks:
-        return 2 * 2.0**SECURITY
+        return float(2 * 2.0**SECURITY)
     n, k, t = clients, chosen.degree, chosen.threshold
     cuts = n * (n - k - 1) // 2 * comb(corrupted + lost, k) / comb(n, k)
     return min(1.0, cuts + n * _at_least(t, n, corrupted, k))

@@ -1,7 +1,7 @@
 """The server of one sum, for whoever carries messages: what is asked of whom, stage by stage.
 
-A relay is a generator. It yields an ``StageRequests``; whoever drives it sends the requests, hands each
-answer to ``receive`` as it comes, and goes on when all have answered or its own deadline has
+A relay is a generator. It yields ``StageRequests``; whoever drives it sends the requests, hands
+each answer to ``receive`` as it comes, and goes on when all have answered or its own deadline has
 passed. What it returns is the sum. It never waits, and a client that does not answer, or
 whose answer ``receive`` refuses, is gone. The clients' half is in ``secagg.rounds.parties``.
 """

@@ -9,6 +9,7 @@ only who has masked with it, and the one set that more than half of all sign.
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +33,7 @@ from protocols.bonawitz.messages import (
     from_bitmap,
     to_bitmap,
 )
-from protocols.errors import DecodeError, ProtocolError, RemoteProtocolError
+from protocols.errors import DecodeError, RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
@@ -290,7 +291,7 @@ def test_without_marks_and_the_one_set_a_part_opens(monkeypatch: pytest.MonkeyPa
     unmarked(monkeypatch)
     few_sign(monkeypatch)
     server = Lying(12)
-    opened = small_sums(server, to_arc=True, to_rest=True)
+    opened = small_sums(server, to_arc=True, to_rest=False)
     assert opened
 
 
@@ -486,9 +487,10 @@ def test_exactly_more_than_half_of_all_and_the_corrupt_must_sign() -> None:
     body = Survivors(header=server.header, alive=one.alive).body()
     valid = {n: server.identities[n].sign(label, body) for n in range(12)}
     strangers = insecure_identities(range(30, 40))
+    fewer = Survivors(header=server.header, alive=one.alive - {3}).body()
     useless = {
         8: server.identities[9].sign(label, body),
-        9: server.identities[9].sign(label, Survivors(header=server.header, alive=one.alive - {3}).body()),
+        9: server.identities[9].sign(label, fewer),
         10: server.identities[10].sign(server.agreement.context(bytes(32)).survivors(), body),
         **{n: strangers[n].sign(label, body) for n in strangers},
     }  # fmt: skip
@@ -606,10 +608,8 @@ def test_honest_clients_refuse_nothing_whoever_vanishes(lost: str) -> None:
     if lost == "reveal":
         kept = {n: m for n, m in made.signatures.items() if n not in gone}
         made = replace(made, signatures=kept)
-    try:
-        released = made.until("sum").server.close()
-    except ProtocolError as error:  # so few holders are not planned for it: nobody refused
-        assert "shares of client" in str(error)
-    else:
-        expected = [n for n in inputs if lost != "mask" or n not in gone]
+    expected = [n for n in inputs if lost != "mask" or n not in gone]
+    made = made.until("sum")  # and no honest client has refused
+    with suppress(TooFewSurvivors):  # the loss of so many holders of so few is not planned for
+        released = made.server.close()
         assert released.words.tolist() == [sum(1 << n for n in expected), 7 * len(expected)]

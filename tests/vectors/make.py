@@ -128,7 +128,9 @@ def through_records_active(run: Script) -> None:
     run.reveals()
 
 
-@script("A wrong share is corrected: two more than the threshold have revealed.", clients=5, threshold=3)
+@script(
+    "A wrong share is corrected: two more than the threshold have revealed.", clients=5, threshold=3
+)
 def wrong_share_is_corrected(run: Script) -> None:
     run.keys()
     run.shares()

@@ -122,7 +122,9 @@ def test_our_own_identity_must_be_the_one_that_others_were_given(known: dict[int
 
 
 @pytest.mark.parametrize(
-    "change", [{"active": False, "max_corrupt": 1}, {"max_corrupt": -1}, {"max_corrupt": 6}], ids=str
+    "change",
+    [{"active": False, "max_corrupt": 1}, {"max_corrupt": -1}, {"max_corrupt": 6}],
+    ids=str,
 )
 def test_a_number_of_corrupt_clients_that_means_nothing_is_refused(change: Any) -> None:
     with pytest.raises(ParameterError, match="corrupt"):

@@ -270,7 +270,9 @@ def test_boxes_addressed_to_another_client_are_refused() -> None:
         state.on_boxes(boxes(content, recipient=3), WORDS)
 
 
-@pytest.mark.parametrize("change", [{"round": 1}, {"session": bytes(16)}, {"public_digest": b"x" * 32}])
+@pytest.mark.parametrize(
+    "change", [{"round": 1}, {"session": bytes(16)}, {"public_digest": b"x" * 32}]
+)
 def test_boxes_of_the_same_clients_in_another_round_do_not_open(change: dict[str, Any]) -> None:
     content, _ = shared(replace(AGREEMENT, **change))  # the same keys: entropy counts alike
     _, state = shared()

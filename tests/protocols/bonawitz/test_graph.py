@@ -210,9 +210,7 @@ def order_of(found: GraphPlan) -> tuple[float, int]:
     return (float("inf") if found.degree is None else found.degree, found.threshold)
 
 
-@given(
-    st.integers(20, 300), st.integers(0, 30), st.integers(0, 20), st.integers(0, 9)
-)
+@given(st.integers(20, 300), st.integers(0, 30), st.integers(0, 20), st.integers(0, 9))
 @quick
 def test_who_fears_more_never_gets_a_smaller_degree_or_threshold(
     clients: int, corrupt: int, dropout: int, more: int

@@ -411,10 +411,10 @@ def test_burns_of_two_rounds_and_two_clients_do_not_meet() -> None:
     store = BurnInMemory()
     for client in (1, 2):
         for number in (1, 2):
-            agreement, fresh = replace(AGREEMENT, round=number), insecure_entropy
+            agreement = replace(AGREEMENT, round=number)
             inputs = dict.fromkeys(CLIENTS, WORDS)
             made = played(
-                agreement, inputs, "roster", entropy=lambda n, of=number: fresh((n, of))
+                agreement, inputs, "roster", entropy=lambda n, of=number: insecure_entropy((n, of))
             )
             record = made.states[client].into_record()
             answer(restore(record, burn=store), made.rosters[client])
