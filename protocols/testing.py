@@ -15,6 +15,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -31,6 +32,7 @@ from protocols.bonawitz import (
     Params,
     join,
 )
+from protocols.bonawitz.graph import GraphPlan
 from protocols.bonawitz.messages import (
     MaskedFrame,
     PublicKeys,
@@ -41,10 +43,12 @@ from protocols.bonawitz.messages import (
     frame_sizes,
 )
 from protocols.bonawitz.params import Context
+from protocols.bonawitz.picks import Picks
 from protocols.burn import Burn
 from protocols.entropy import Entropy
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
+from protocols.primitives.shamir import majority
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from protocols.wire import Header
@@ -93,6 +97,26 @@ def burn_nothing(session: bytes, stage: int, request: bytes) -> bool:
 # A round of pairwise masks
 
 
+def insecure_plan(holders: int, threshold: int) -> Callable[..., GraphPlan]:
+    """A ``plan_graph`` by which so few clients pick their holders that nothing is promised.
+
+    A test puts it in the place of ``protocols.bonawitz.params.plan_graph``: the planner's own
+    picks begin at 200 clients.
+    """
+
+    def plan(
+        clients: int, corrupt: Fraction, dropout: Fraction, *, active: bool, agreed: int = 0
+    ) -> GraphPlan:
+        corrupted = int(corrupt * max(clients, agreed))
+        picks = Picks(
+            holders=holders, threshold=threshold, corrupt_holders=corrupted, alpha=0, left_out=0
+        )
+        quorum = majority(clients, corrupted)
+        return GraphPlan(degree=holders, threshold=threshold, picks=picks, quorum=quorum)
+
+    return plan
+
+
 def agreement_of(params: Params) -> Agreement:
     """Round 1 of a made-up session, whose id and public digest are zero."""
     return Agreement(params=params, session=bytes(16), round=1, public_digest=bytes(32))
@@ -118,7 +142,7 @@ class Played:
       shared: the ``SealedShares`` of each client.
       boxes: sent to each client.
       frames: the masked vector of each client.
-      survivors: sent to all who are alive.
+      named_to: the ``Survivors`` sent to each that is alive.
       signed: the ``SignedSurvivors`` of each of them, if the server may lie.
       signatures: sent to each of them.
       reveals: the ``Reveal`` of each of them.
@@ -134,7 +158,7 @@ class Played:
     shared: Mapping[ClientId, bytes] = field(default_factory=dict)
     boxes: Mapping[ClientId, bytes] = field(default_factory=dict)
     frames: Mapping[ClientId, list[bytes]] = field(default_factory=dict)
-    survivors: bytes = b""
+    named_to: Mapping[ClientId, bytes] = field(default_factory=dict)
     signed: Mapping[ClientId, bytes] = field(default_factory=dict)
     signatures: Mapping[ClientId, bytes] = field(default_factory=dict)
     reveals: Mapping[ClientId, bytes] = field(default_factory=dict)
@@ -147,6 +171,11 @@ class Played:
     def roster(self) -> Roster:
         """What the first client was sent; in a complete graph all are sent the same."""
         return self._roster_of(next(iter(self.rosters)))
+
+    @property
+    def survivors(self) -> bytes:
+        """What all who are alive were sent, where clients do not pick their own holders."""
+        return next(iter(self.named_to.values()), b"")
 
     @property
     def keys(self) -> dict[ClientId, PublicKeys]:
@@ -193,10 +222,13 @@ class Played:
                 made = replace(self, stage="boxes", server=server, shared=shared, boxes=boxes)
             case "boxes":
                 frames, states = self._answered(self.alive)
-                active = self.agreement.params.active
-                survivors, server = self.server.close_to_sign() if active else self.server.close()
+                if self.agreement.params.active:
+                    named_to, server = self.server.close_to_sign()
+                else:
+                    survivors, server = self.server.close()
+                    named_to = dict.fromkeys(self.alive, survivors)
                 made = replace(
-                    self, stage="survivors", server=server, frames=frames, survivors=survivors
+                    self, stage="survivors", server=server, frames=frames, named_to=named_to
                 )
             case "survivors":
                 answers, states = self._answered(self.alive)
@@ -218,7 +250,7 @@ class Played:
         requests: dict[Stage, Mapping[ClientId, bytes]] = {
             "roster": self.rosters,
             "boxes": self.boxes,
-            "survivors": dict.fromkeys(self.alive, self.survivors),
+            "survivors": self.named_to,
             "signatures": self.signatures,
             "sum": {},
         }

@@ -10,11 +10,12 @@ nothing is released.
 | ``threshold`` | follows the protocol | ``threshold - 1`` clients |
 | ``rates`` (sparse graph) | follows the protocol | the planned fraction, or once in 2**40 |
 | ``threshold``, ``active`` | may lie | ``max_corrupt`` clients |
-| ``rates``, ``active`` | draws the graph honestly, may lie later | see below |
+| ``rates``, ``active`` | may lie | the planned fraction, or once in 2**40 |
 
-In the last row 2**-40 bounds the chance that both secrets of one client open. A server
-that declares the right neighbours gone may also cut an arc out of the circle and learn
-its sum: with a chance of about 2**-17 to 2**-33 for usual rates (docs/protocols).
+In the last row clients pick the holders of their secrets themselves, sign whom they have masked
+with, and reveal for the one set of survivors that more than half of all and the corrupt have
+signed: from 200 to 20,000 clients; below the graph is complete. The proof needs that nobody is
+corrupted after the picks were seen (docs/protocols).
 
 Not protected from: a client that sends a wrong input, a roster of identities that
 comes from the server itself, and what the sum says.

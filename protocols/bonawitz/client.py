@@ -20,18 +20,22 @@ Between stages a state may move into a record (``into_record``) and out again
 answer of a restored state goes through a ``Burn`` first.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.bonawitz.graph import pick
 from protocols.bonawitz.messages import (
     FRAME_WORDS,
     SHARE_SIZE,
     Advertise,
+    Mark,
     MaskedFrame,
     PublicKeys,
     Reveal,
@@ -39,10 +43,14 @@ from protocols.bonawitz.messages import (
     SealedShares,
     ShareBoxes,
     Signatures,
+    SignedBitmap,
     SignedSurvivors,
     Survivors,
+    bitmap_size,
     check_keys,
+    from_bitmap,
     refuse_shared,
+    to_bitmap,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
 from protocols.bonawitz.records import Client, Keys, Peer, Sharing
@@ -79,8 +87,8 @@ def join(
         somebody who is not the server.
 
     Raises:
-      ParameterError: identities are missing, given where nothing is signed, or one
-        is that of two clients.
+      ParameterError: identities are missing, given where nothing is signed, of small order,
+        or one is that of two clients; or ``entropy`` repeats itself.
     """
     check_integer("client", me, 0)
     active = agreement.params.active
@@ -94,6 +102,8 @@ def join(
         seal=PrivateKey(Secret(entropy(KEY_SIZE))),
         draw=Secret(entropy(SEED_SIZE)),
     )
+    if len({keys.mask.secret.expose(), keys.seal.secret.expose(), keys.draw.expose()}) < 3:
+        raise ParameterError("entropy repeats itself: two of our keys are equal")
     state = AwaitRoster(
         agreement=agreement,
         me=me,
@@ -141,7 +151,8 @@ class AwaitRoster(Client):
             that of its identity; there are too few clients to be hidden among, or too
             many for the lanes; the threshold is no majority of the honest share
             holders, so two disjoint groups could both reach it; in a sparse graph, there
-            is another number of neighbours than planned.
+            is another number of neighbours than planned, or, where the server may lie,
+            not everybody is listed.
         """
         params = self.agreement.params
         roster = Roster.from_bytes(message, expect=self.agreement.header, signed=params.active)
@@ -153,7 +164,13 @@ class AwaitRoster(Client):
         draw = from_seed(keys.draw, context.draw(self.me))
         seed = Secret(draw(SEED_SIZE))
         both = Secret(seed.expose() + keys.mask.secret.expose())
-        holders = [h for h in roster.entries if plan.degree is None or h != self.me]
+        others = roster.entries.keys() - {self.me}
+        if plan.degree is None:
+            holders = list(roster.entries)
+        elif plan.picks is None:
+            holders = sorted(others)
+        else:
+            holders = pick(others, plan.degree, draw)
         shares = dict(zip(holders, split(both, plan.threshold, len(holders), draw), strict=True))
         boxes: dict[ClientId, bytes] = {}
         peers: dict[ClientId, Peer] = {}
@@ -166,10 +183,14 @@ class AwaitRoster(Client):
                 context.seal(self.me, peer, self.public.mask, theirs.mask),
                 context.seal(peer, self.me, theirs.mask, self.public.mask),
             )
-            boxes[peer] = seal(sealing, shares[peer], _about(context, self.me, peer), draw)
+            if peer in shares:
+                boxes[peer] = seal(sealing, shares[peer], _about(context, self.me, peer), draw)
             peers[peer] = Peer(mask_key=theirs.mask, opening=opening)
         answer = SealedShares(header=context.header, sender=self.me, boxes=boxes).to_bytes()
-        self._burn(message + self.agreement.to_bytes())
+        request = message + self.agreement.to_bytes()
+        # One mask key answers one roster, whatever the session, agreement and state.
+        self._burn(request, place=hashlib.sha256(self.public.mask).digest())
+        self._burn(request)
         return answer, AwaitBoxes(
             agreement=self.agreement,
             me=self.me,
@@ -179,7 +200,13 @@ class AwaitRoster(Client):
             size=roster.size,
             roster=roster.digest(),
             secrets=Once(
-                Sharing(mask_key=keys.mask, seed=seed, own_share=shares.get(self.me), peers=peers)
+                Sharing(
+                    mask_key=keys.mask,
+                    seed=seed,
+                    own_share=shares.get(self.me),
+                    picks=frozenset(holders if plan.picks else ()),
+                    peers=peers,
+                )
             ),
         )
 
@@ -205,15 +232,14 @@ class AwaitRoster(Client):
             raise RemoteProtocolError(
                 f"{roster.size} clients in the roster, {params.needed(plan)} needed"
             )
+        if (plan.degree is None or plan.picks) and roster.part_of:
+            raise RemoteProtocolError(f"{listed} of {roster.size} clients in the roster")
         if plan.degree is None:
-            if roster.part_of:
-                raise RemoteProtocolError(f"{listed} of {roster.size} clients in the roster")
-            if 2 * plan.threshold <= listed + params.corrupted(listed):
+            if 2 * plan.threshold <= listed + params.corrupted:
                 raise RemoteProtocolError(
                     f"threshold {plan.threshold} is no majority of {listed} share holders"
-                    + (f", {params.corrupted(listed)} of them corrupt" if params.active else "")
                 )
-        elif listed != plan.degree + 1:
+        elif plan.picks is None and listed != plan.degree + 1:
             raise RemoteProtocolError(
                 f"{listed - 1} neighbours in the roster, {plan.degree} are planned for "
                 f"{roster.size} clients"
@@ -262,28 +288,25 @@ class AwaitBoxes(Client):
             once. It sees the seeds: it runs on our own machine.
 
         Returns:
-          The frames to send, in order, and the state that waits. A restored
-          state that is given parts instead of an array answers once only:
-          parts cannot be compared with those of an earlier time.
+          The frames to send, in order, where we picked our holders our mark behind them, and
+          the state that waits. A restored state that is given parts instead of an array answers
+          once only: parts cannot be compared with those of an earlier time.
 
         Raises:
-          RemoteProtocolError: boxes of strangers, too few boxes, or one that
-            does not open.
+          RemoteProtocolError: boxes of strangers, too few boxes, too few that open; in a sparse
+            graph that the server drew, one that does not open.
           LocalProtocolError: ``words`` are not as many as agreed (in parts: raised
             by the iterator, before the last frame).
         """
         params = self.agreement.params
-        boxes = ShareBoxes.from_bytes(message, expect=self.agreement.header)
+        plan = params.plan(self.size)
+        bitmap = bitmap_size(self.size) if plan.picks else 0
+        boxes = ShareBoxes.from_bytes(message, expect=self.agreement.header, bitmap=bitmap)
         if boxes.recipient != self.me:
             raise RemoteProtocolError(f"boxes for client {boxes.recipient}, we are {self.me}")
-        plan = params.plan(self.size)
-        if plan.degree is not None and len(boxes.boxes) < plan.threshold:
+        if plan.degree is not None and not plan.picks and len(boxes.boxes) < plan.threshold:
             raise RemoteProtocolError(
                 f"{len(boxes.boxes)} neighbours have shared, {plan.threshold} needed"
-            )
-        if plan.degree is None and len(boxes.boxes) + 1 < params.needed(plan):
-            raise RemoteProtocolError(
-                f"{len(boxes.boxes) + 1} clients have shared, {params.needed(plan)} needed"
             )
         if isinstance(words, np.ndarray):
             _check_words(words, params.words)
@@ -291,15 +314,41 @@ class AwaitBoxes(Client):
         sharing = self.secrets.take()
         if strangers := boxes.boxes.keys() - sharing.peers.keys():
             raise RemoteProtocolError(f"boxes of clients not in the roster: {sorted(strangers)}")
+        shared: Set[ClientId] = boxes.boxes.keys() | {self.me}
+        if plan.picks:
+            shared = self._who_shared(boxes)
+        if len(shared) < params.needed(plan) and (plan.degree is None or plan.picks):
+            raise RemoteProtocolError(
+                f"{len(shared)} clients have shared, {params.needed(plan)} needed"
+            )
         context = self.agreement.context(self.roster)
         shares = {self.me: sharing.own_share} if sharing.own_share else {}
-        masks = [Mask(seed=sharing.seed, label=context.self_mask(self.me))]
+        shut: set[ClientId] = set()  # whose box does not open
         for sender, box in boxes.boxes.items():
-            peer = sharing.peers[sender]
-            shares[sender] = unseal(peer.opening, box, _about(context, sender, self.me))
-            label = context.pair(self.me, sender)
-            (seed,) = sharing.mask_key.agree(peer.mask_key, label)
-            masks.append(Mask(seed=seed, label=label, subtract=self.me < sender))
+            peer, about = sharing.peers[sender], _about(context, sender, self.me)
+            try:
+                shares[sender] = unseal(peer.opening, box, about)
+            except RemoteProtocolError:
+                if plan.degree is not None and not plan.picks:
+                    raise
+                shut.add(sender)
+        included: Set[ClientId]
+        if plan.degree is None:
+            # Shown another model than the rest, we open nobody's box: no vector may leave.
+            if len(shares) < params.needed(plan):
+                raise RemoteProtocolError(
+                    f"a box does not open, and too few do: {len(boxes.boxes) - len(shut)}, "
+                    f"{params.needed(plan) - 1} needed"
+                )
+            included = shared - {self.me}
+        else:
+            near = sharing.picks | boxes.boxes.keys() if plan.picks else boxes.boxes.keys()
+            included = (near & shared) - shut
+        masks = [Mask(seed=sharing.seed, label=context.self_mask(self.me))]
+        for peer_id in sorted(included):
+            label = context.pair(self.me, peer_id)
+            (seed,) = sharing.mask_key.agree(sharing.peers[peer_id].mask_key, label)
+            masks.append(Mask(seed=seed, label=label, subtract=self.me < peer_id))
         if isinstance(words, np.ndarray):
             self._burn(message, words.data)
             words = (words,)
@@ -311,18 +360,42 @@ class AwaitBoxes(Client):
             whole = np.concatenate(list(counted))
             expand(whole, masks, params.suite)
             counted = iter((whole,))
-        return self._frames(counted, streams), AwaitSurvivors(
+        frames = self._frames(counted, streams)
+        if plan.picks:
+            frames = chain(frames, (self._mark(included),))
+        known = sharing.picks | boxes.boxes.keys() if plan.picks else sharing.peers.keys()
+        return frames, AwaitSurvivors(
             agreement=self.agreement,
             me=self.me,
             burn=self.burn,
             identity=self.identity,
-            identities={c: key for c, key in self.identities.items() if c in boxes.boxes},
+            identities={
+                c: key for c, key in self.identities.items() if plan.picks or c in boxes.boxes
+            },
             size=self.size,
             roster=self.roster,
-            peers=frozenset(boxes.boxes) | {self.me},
-            silent=frozenset(sharing.peers.keys() - boxes.boxes.keys()),
+            peers=frozenset(included | {self.me}),
+            silent=frozenset(known - included),
             shares=Once(shares),
         )
+
+    def _who_shared(self, boxes: ShareBoxes) -> Set[ClientId]:
+        """Where clients pick their holders: of the whole roster."""
+        shared = from_bitmap(self._members(), boxes.shared)
+        if self.me not in shared:
+            raise RemoteProtocolError("we have shared, and are not among who did")
+        if unshared := boxes.boxes.keys() - shared:
+            raise RemoteProtocolError(f"boxes of clients that never shared: {sorted(unshared)}")
+        return shared
+
+    def _mark(self, included: Set[ClientId]) -> bytes:
+        """Whom we have masked with, signed. We mask once, so that we sign one."""
+        if self.identity is None:
+            raise LocalProtocolError("no identity to sign a mark with")
+        bitmap = to_bitmap(self._members(), included)
+        label = self.agreement.context(self.roster).included(self.me)
+        mark = SignedBitmap(included=bitmap, signature=self.identity.sign(label, bitmap))
+        return Mark(header=self.agreement.header, sender=self.me, mark=mark).to_bytes()
 
     def _frames(self, words: Iterable[Words], masks: Masks) -> Iterator[bytes]:
         for index, frame in enumerate(_frames_of(words)):
@@ -354,13 +427,17 @@ class _Holder(Client):
 
     size: int
     roster: bytes
-    peers: frozenset[ClientId]  # whose boxes we opened, and we
-    silent: frozenset[ClientId]  # of the roster, and their boxes never came
+    peers: frozenset[ClientId]  # with whom we have masked, and we
+    silent: frozenset[ClientId]  # should have masked with us, and we did not with them
     shares: Once[Mapping[ClientId, Secret]]
 
-    def _check_alive(self, alive: frozenset[ClientId]) -> None:
+    def _read_survivors(self, message: bytes) -> Survivors:
+        """Checked as far as one client can."""
         params = self.agreement.params
         plan = params.plan(self.size)
+        bitmap = bitmap_size(self.size) if plan.picks else 0
+        survivors = Survivors.from_bytes(message, expect=self.agreement.header, bitmap=bitmap)
+        alive = survivors.alive
         # A neighbour whose boxes never reached us may still have masked with us: it counts as a
         # survivor, but we hold no share of it.
         strangers = alive & self.silent if plan.degree else alive - self.peers
@@ -370,9 +447,34 @@ class _Holder(Client):
             raise RemoteProtocolError("our masked vector was sent, and we are named as gone")
         if len(alive) < params.needed(plan):
             raise RemoteProtocolError(f"{len(alive)} alive, at least {params.needed(plan)} needed")
-        near = len(alive & self.peers) - 1
-        if plan.degree is not None and near < plan.threshold:
-            raise RemoteProtocolError(f"{near} neighbours alive, {plan.threshold} needed")
+        if plan.picks:
+            self._check_marks(survivors)
+        elif plan.degree is not None:
+            near = len(alive & self.peers) - 1
+            if near < plan.threshold:
+                raise RemoteProtocolError(f"{near} neighbours alive, {plan.threshold} needed")
+        return survivors
+
+    def _check_marks(self, survivors: Survivors) -> None:
+        """Every survivor that we masked with has masked with us, and has signed so.
+
+        Without this a server that passed on half of the boxes has one of us help to open the
+        other, whose masks are not on its vector.
+        """
+        members, context = self._members(), self.agreement.context(self.roster)
+        if strangers := survivors.alive - set(members):
+            raise RemoteProtocolError(
+                f"named as alive, and not in the roster: {sorted(strangers)[:9]}"
+            )
+        place, marks = members.index(self.me), survivors.marks or {}
+        for client in sorted((survivors.alive & self.peers) - {self.me}):
+            mark = marks.get(client)
+            if mark is None:
+                raise RemoteProtocolError(f"no mark of client {client}, with whom we have masked")
+            from_bitmap(members, mark.included)
+            if not mark.included[place // 8] >> (7 - place % 8) & 1:
+                raise RemoteProtocolError(f"client {client} has not masked with us")
+            verify(self.identities[client], context.included(client), mark.included, mark.signature)
 
     def _reveal(self, alive: frozenset[ClientId]) -> bytes:
         shares = {
@@ -413,9 +515,7 @@ class AwaitSurvivors(_Holder):
         """
         if self.agreement.params.active:
             raise LocalProtocolError("the server may lie: sign the survivors before revealing")
-        alive = Survivors.from_bytes(message, expect=self.agreement.header).alive
-        self._check_alive(alive)
-        answer = self._reveal(alive)
+        answer = self._reveal(self._read_survivors(message).alive)
         self._burn(message)
         return answer
 
@@ -423,14 +523,14 @@ class AwaitSurvivors(_Holder):
         """Sign the set that we were shown; shares are revealed for that set or for none.
 
         Raises:
-          RemoteProtocolError: a stranger is named, we are not, or too few are.
+          RemoteProtocolError: a stranger is named, we are not, or too few are; or, where we
+            picked our holders, the mark of one that we masked with is missing or not good.
           LocalProtocolError: this state has answered before, or nothing is signed
             in this round.
         """
         if self.identity is None:
             raise LocalProtocolError("the server is trusted to name one set: nothing is signed")
-        survivors = Survivors.from_bytes(message, expect=self.agreement.header)
-        self._check_alive(survivors.alive)
+        survivors = self._read_survivors(message)
         label = self.agreement.context(self.roster).survivors()
         answer = SignedSurvivors(
             header=self.agreement.header,
@@ -471,8 +571,9 @@ class AwaitSignatures(_Holder):
         """Reveal one share for each peer, and be done.
 
         Raises:
-          RemoteProtocolError: fewer than the threshold of survivors among our
-            peers (complete graph: with us) have signed the set that we signed.
+          RemoteProtocolError: with us, fewer survivors than the threshold (where clients pick
+            their holders: than are more than half of all and the corrupt) have signed the set
+            that we signed.
           LocalProtocolError: this state has answered before.
         """
         params = self.agreement.params
@@ -480,16 +581,16 @@ class AwaitSignatures(_Holder):
         received = Signatures.from_bytes(message, expect=self.agreement.header).signatures
         label = self.agreement.context(self.roster).survivors()
         body = Survivors(header=self.agreement.header, alive=self.alive).body()
-        valid = int(plan.degree is None)  # our own
+        valid = 1  # our own
         for client in sorted(received.keys() & self.alive & self.identities.keys()):
-            if valid == plan.threshold:
+            if valid == plan.quorum:
                 break
             with suppress(RemoteProtocolError):
                 verify(self.identities[client], label, body, received[client])
                 valid += 1
-        if valid < plan.threshold:
+        if valid < plan.quorum:
             raise RemoteProtocolError(
-                f"{valid} clients have signed the survivors that we signed, {plan.threshold} needed"
+                f"{valid} clients have signed the survivors that we signed, {plan.quorum} needed"
             )
         answer = self._reveal(self.alive)
         self._burn(body)  # whichever signatures convinced us, the answer is the same

@@ -1,28 +1,33 @@
-"""The graph of clients that share masks and secrets: complete, or k neighbours [BBG+20].
+"""The graph of clients that share masks and secrets: complete, neighbours [BBG+20], or picks.
 
-In a random Harary graph the clients stand in a circle in random order, and each
-has the k/2 on either side of it for neighbours. ``plan_graph`` chooses k and the
-threshold t among the k, so that among n clients, of which a fraction g is
-corrupt and a fraction d drops out after the keys are in,
+Where the server follows the protocol it draws a random Harary graph: the clients stand in a
+circle in random order, and each has the k/2 on either side of it for neighbours.
+``plan_graph`` chooses k and the threshold t among the k, so that among n clients, of which a
+fraction g is corrupt and a fraction d drops out after the keys are in,
 
     with probability at least 1 - 2**-40 the honest survivors stay connected and
     no client has t corrupt neighbours (an honest client's masks stay on), and
     with probability at least 1 - 2**-20 every client keeps t neighbours (the
     round succeeds).
 
+Against a server that may lie each client picks its own holders instead: see
+``protocols.bonawitz.picks``.
+
 [BBG+20]: https://eprint.iacr.org/2020/704, section 3.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from math import ceil, exp, lgamma, log
+from math import exp, lgamma, log
 from typing import TypeAlias
 
+from protocols.bonawitz.picks import MAX_CLIENTS, Picks, plan_picks
 from protocols.entropy import Entropy
 from protocols.errors import ParameterError
+from protocols.primitives.shamir import majority
 from protocols.wire import ClientId
 
 SECURITY_BITS = 40
@@ -35,13 +40,23 @@ class GraphPlan:
     """How to share among n clients.
 
     Attributes:
-      degree: k, neighbours of each client; None for the complete graph, where
-        all are, and each holds a share of its own secrets too.
+      degree: k, neighbours of each client, or holders that each one picks; None for the
+        complete graph, where all are, and each holds a share of its own secrets too.
       threshold: t, shares that rebuild a secret.
+      picks: where clients pick their own holders: what follows from the numbers.
+      quorum: clients without whom nothing opens: complete graph, the threshold; picks, more
+        than (n + C) / 2, who sign the one set of survivors; circle, 0.
     """
 
     degree: int | None
     threshold: int
+    picks: Picks | None = None
+    quorum: int = 0
+
+
+def complete(threshold: int) -> GraphPlan:
+    """The complete graph."""
+    return GraphPlan(degree=None, threshold=threshold, quorum=threshold)
 
 
 class Complete:
@@ -85,7 +100,41 @@ class Harary:
         return tuple(sorted(self.neighbours(client)))
 
 
-Graph: TypeAlias = Complete | Harary
+class Picked:
+    """Each client's own picks hold its secrets; it masks with them and with who picked it.
+
+    Args:
+      picks: of each client that shared.
+    """
+
+    def __init__(self, picks: Mapping[ClientId, Iterable[ClientId]]) -> None:
+        self._holders = {client: tuple(sorted(chosen)) for client, chosen in picks.items()}
+        near: dict[ClientId, set[ClientId]] = {client: set() for client in picks}
+        for client, chosen in self._holders.items():
+            for holder in chosen:
+                if holder in near:
+                    near[client].add(holder)
+                    near[holder].add(client)
+        self._near = {client: frozenset(peers) for client, peers in near.items()}
+
+    def neighbours(self, client: ClientId) -> frozenset[ClientId]:
+        """Those who shared, and picked it or were picked by it."""
+        return self._near[client]
+
+    def holders(self, client: ClientId) -> tuple[ClientId, ...]:
+        """Who holds shares of a client's secrets; holder i has share number i + 1."""
+        return self._holders[client]
+
+
+Graph: TypeAlias = Complete | Harary | Picked
+
+
+def pick(others: Iterable[ClientId], count: int, entropy: Entropy) -> list[ClientId]:
+    """``count`` of ``others``, every such set alike, in order; ``entropy`` gives 16 bytes each."""
+    listed = sorted(others)
+    keys = entropy(16 * len(listed))
+    chosen = sorted(range(len(listed)), key=lambda i: keys[16 * i : 16 * i + 16])[:count]
+    return [listed[place] for place in sorted(chosen)]
 
 
 def draw(clients: Iterable[ClientId], plan: GraphPlan, entropy: Entropy) -> Graph:
@@ -99,18 +148,29 @@ def draw(clients: Iterable[ClientId], plan: GraphPlan, entropy: Entropy) -> Grap
 
 @lru_cache(maxsize=256)
 def plan_graph(
-    clients: int, corrupt: Fraction | float | str, dropout: Fraction | float | str, *, active: bool
+    clients: int,
+    corrupt: Fraction | float | str,
+    dropout: Fraction | float | str,
+    *,
+    active: bool,
+    agreed: int = 0,
 ) -> GraphPlan:
     """Degree and threshold, the smallest degree that keeps the promise above.
+
+    Against a server that may lie: the clients' own picks from 200 clients on, where they halve
+    the masks, otherwise the complete graph.
 
     Args:
       clients: n, who advertised keys.
       corrupt: g, the fraction of them that works with the server.
       dropout: d, the fraction of them that vanishes later.
       active: the server may lie about who is alive.
+      agreed: the most clients that could have advertised; a server that lies may have left
+        honest ones out, so the corrupt are counted of these.
 
     Raises:
-      ParameterError: no graph keeps the promise, the complete one included.
+      ParameterError: no graph keeps the promise, the complete one included; or the server may
+        lie, and there are more than 20,000 clients.
     """
     g, d = as_fraction("corrupt_fraction", corrupt), as_fraction("dropout", dropout)
     if clients < 2:
@@ -121,19 +181,37 @@ def plan_graph(
             f"{' (twice: active)' if active else ''} leave less than a tenth; no graph is safe"
         )
     corrupted, dropped = int(g * clients), int(d * clients)
+    if active:
+        return _plan_active(clients, int(g * max(clients, agreed)), dropped)
     for degree in range(2, clients - 1, 2):
         if not _stays_connected(clients, degree, corrupted + dropped):
             continue
-        threshold = _threshold(clients, degree, corrupted, clients - dropped, active=active)
+        threshold = _threshold(clients, degree, corrupted, clients - dropped)
         if threshold is not None:
             return GraphPlan(degree=degree, threshold=threshold)
-    majority = (clients + corrupted) // 2 if active else max(corrupted, clients // 2)
-    if majority + 1 > clients - dropped:
+    return _plan_complete(clients, corrupted, dropped, max(corrupted, clients // 2) + 1)
+
+
+def _plan_active(clients: int, corrupted: int, dropped: int) -> GraphPlan:
+    if clients > MAX_CLIENTS:
+        raise ParameterError(
+            f"{clients} clients: against a server that may lie there are at most {MAX_CLIENTS}"
+        )
+    quorum = majority(clients, corrupted)
+    if picks := plan_picks(clients, corrupted, dropped):
+        return GraphPlan(
+            degree=picks.holders, threshold=picks.threshold, picks=picks, quorum=quorum
+        )
+    return _plan_complete(clients, corrupted, dropped, quorum)
+
+
+def _plan_complete(clients: int, corrupted: int, dropped: int, threshold: int) -> GraphPlan:
+    if threshold > clients - dropped:
         raise ParameterError(
             f"{clients} clients, {corrupted} corrupt and {dropped} lost: a threshold of "
-            f"{majority + 1} is needed and {clients - dropped} would be left"
+            f"{threshold} is needed and {clients - dropped} would be left"
         )
-    return GraphPlan(degree=None, threshold=max(majority + 1, 2))
+    return complete(max(threshold, 2))
 
 
 def _stays_connected(clients: int, degree: int, bad: int) -> bool:
@@ -152,9 +230,7 @@ def _stays_connected(clients: int, degree: int, bad: int) -> bool:
     return log_cut < -(SECURITY_BITS + 1) * log(2)
 
 
-def _threshold(
-    clients: int, degree: int, corrupted: int, surviving: int, *, active: bool
-) -> int | None:
+def _threshold(clients: int, degree: int, corrupted: int, surviving: int) -> int | None:
     """More shares than corrupt neighbours hold, and no more than neighbours survive."""
     insecure = 2.0 ** -(SECURITY_BITS + 1) / clients
     failing = 2.0**-FAILURE_BITS / clients
@@ -163,8 +239,6 @@ def _threshold(
     while most_corrupt > 0 and tail + probabilities[-1] < insecure:
         tail += probabilities.pop()
         most_corrupt -= 1
-    if active:
-        most_corrupt = ceil((most_corrupt + degree - Fraction(5, 4)) / 2)
     fewest_alive, probabilities = _hypergeometric(clients, surviving, degree)
     tail = probabilities[0]
     for probability in probabilities[1:]:

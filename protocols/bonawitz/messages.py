@@ -5,7 +5,7 @@
       | <---------------------- Roster -----  |
       | --- SealedShares ------------------>  |   ShareKeys
       | <------------------ ShareBoxes -----  |
-      | --- MaskedFrame, MaskedFrame, ... ->  |   MaskedInput
+      | --- MaskedFrame, ..., Mark -------->  |   MaskedInput; Mark where clients pick holders
       | <------------------- Survivors -----  |
       | --- SignedSurvivors --------------->  |   ConsistencyCheck, active server only
       | <------------------ Signatures -----  |
@@ -19,7 +19,7 @@ checksum: the first 16 bytes of SHA-256 over what stands before it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -31,7 +31,7 @@ from protocols.errors import DecodeError, ParameterError, RemoteProtocolError
 from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
-from protocols.primitives.sign import SIGNATURE_SIZE, verify
+from protocols.primitives.sign import SIGNATURE_SIZE, is_small_order, verify
 from protocols.secrets import Secret
 from protocols.wire import ClientId, Fields, Header, Message, Reader, u32, write_map, write_set
 
@@ -101,7 +101,7 @@ class Advertise(Message):
 class Roster(Message):
     """The server's answer: who takes part, with which keys.
 
-    Complete graph: everybody. Sparse graph: the recipient and its neighbours; the
+    Everybody, or in the server's sparse graph the recipient and its neighbours; the
     number and the hash of all are then the server's word.
 
     struct {
@@ -201,6 +201,9 @@ class SealedShares(Message):
 class ShareBoxes(Message):
     """The boxes that peers sealed for one client, passed on by the server.
 
+    Where clients pick their holders, those are boxes of who picked the recipient, and the
+    message says who shared, so that the recipient knows which of its own picks did.
+
     struct {
         uint32 sender;
         opaque box[92];
@@ -213,6 +216,7 @@ class ShareBoxes(Message):
         uint32 recipient;
         uint32 count;
         Entry  boxes[count];
+        opaque shared[];            /* clients' own picks only: a bitmap of the roster */
     } ShareBoxes;
     """
 
@@ -221,13 +225,16 @@ class ShareBoxes(Message):
 
     recipient: ClientId
     boxes: dict[ClientId, bytes] = field(repr=False)
+    shared: bytes = b""
 
     def fields(self) -> Fields:
-        return u32(self.recipient), write_map(self.boxes, bytes)
+        return u32(self.recipient), write_map(self.boxes, bytes), self.shared
 
     @classmethod
-    def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, recipient=reader.u32(), boxes=reader.map(_box))
+    def read(cls, reader: Reader, header: Header, *, bitmap: int = 0) -> Self:
+        """``bitmap``: bytes of ``shared``."""
+        recipient, boxes = reader.u32(), reader.map(_box)
+        return cls(header=header, recipient=recipient, boxes=boxes, shared=reader.take(bitmap))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,8 +278,65 @@ class MaskedFrame(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignedBitmap:
+    """Whom a client has masked with: a bit for each client of the roster, and its signature.
+
+    struct {
+        opaque included[];          /* a bitmap of the roster */
+        opaque signature[64];       /* of the bitmap, under the label included(client) */
+    } SignedBitmap;
+    """
+
+    included: bytes
+    signature: bytes
+
+    def to_bytes(self) -> bytes:
+        return self.included + self.signature
+
+    @classmethod
+    def read(cls, reader: Reader, *, bitmap: int) -> Self:
+        return cls(included=reader.take(bitmap), signature=_signature(reader))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark(Message):
+    """MaskedInput, behind the last frame, where clients pick their holders.
+
+    struct {
+        uint8  type = 0x0a;
+        opaque session[16];
+        uint32 round;
+        uint32 sender;
+        SignedBitmap mark;
+        opaque checksum[16];
+    } Mark;
+    """
+
+    TYPE: ClassVar[int] = 0x0A
+
+    sender: ClientId
+    mark: SignedBitmap
+
+    def fields(self) -> Fields:
+        return u32(self.sender), self.mark.to_bytes()
+
+    @classmethod
+    def read(cls, reader: Reader, header: Header, *, bitmap: int) -> Self:
+        sender = reader.u32()
+        return cls(header=header, sender=sender, mark=SignedBitmap.read(reader, bitmap=bitmap))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Survivors(Message):
     """The server says whose masked vectors it has. Who is not named is gone.
+
+    Where clients pick their holders, with the marks of those survivors that the recipient has
+    masked with.
+
+    struct {
+        uint32 client;
+        SignedBitmap mark;
+    } Entry;
 
     struct {
         uint8  type = 0x06;
@@ -280,6 +344,8 @@ class Survivors(Message):
         uint32 round;
         uint32 count;
         uint32 alive[count];
+        uint32 marked;              /* clients' own picks only, as what follows */
+        Entry  marks[marked];
     } Survivors;
     """
 
@@ -287,13 +353,21 @@ class Survivors(Message):
     CHECKSUM: ClassVar[bool] = False
 
     alive: frozenset[ClientId]
+    marks: dict[ClientId, SignedBitmap] | None = None
 
     def fields(self) -> Fields:
-        return (self.body(),)
+        if self.marks is None:
+            return (self.body(),)
+        return self.body(), write_map(self.marks, SignedBitmap.to_bytes)
 
     @classmethod
-    def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, alive=reader.set("survivors"))
+    def read(cls, reader: Reader, header: Header, *, bitmap: int = 0) -> Self:
+        """``bitmap``: bytes of that in a mark; 0 where there are no marks."""
+        alive = reader.set("survivors")
+        marks = (
+            reader.map(lambda source: SignedBitmap.read(source, bitmap=bitmap)) if bitmap else None
+        )
+        return cls(header=header, alive=alive, marks=marks)
 
     def body(self) -> bytes:
         """The set alone: what is signed, together with the context of the round."""
@@ -309,7 +383,7 @@ class SignedSurvivors(Message):
         opaque session[16];
         uint32 round;
         uint32 sender;
-        opaque signature[64];       /* of the context and Survivors from its count on */
+        opaque signature[64];       /* of count and alive, under the label survivors */
         opaque checksum[16];
     } SignedSurvivors;
     """
@@ -412,9 +486,34 @@ def check_keys(agreement: Agreement, client: ClientId, keys: PublicKeys, identit
 
 
 def refuse_shared(identities: Mapping[ClientId, bytes]) -> None:
-    """Raises ``ParameterError`` if two clients have one identity, whose signature counts twice."""
+    """Raises ``ParameterError`` if two clients have one identity, or one has a weak one.
+
+    The signature of one identity would count twice, and anybody can sign for one of small order.
+    """
     if len(set(identities.values())) < len(identities):
         raise ParameterError("two clients have one identity")
+    for client, identity in identities.items():
+        if is_small_order(identity):
+            raise ParameterError(f"the identity of client {client} is of small order")
+
+
+def bitmap_size(members: int) -> int:
+    """Bytes of a bitmap over a roster of ``members``."""
+    return (members + 7) // 8
+
+
+def to_bitmap(members: Sequence[ClientId], chosen: Container[ClientId]) -> bytes:
+    """A bit for each of ``members``, in their order, the highest of a byte first; then zeros."""
+    bits = np.fromiter((member in chosen for member in members), np.bool_, len(members))
+    return np.packbits(bits).tobytes()
+
+
+def from_bitmap(members: Sequence[ClientId], bitmap: bytes) -> frozenset[ClientId]:
+    """Inverse of ``to_bitmap``; ``DecodeError`` where a bit behind the last member is set."""
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8))
+    if bits[len(members) :].any():
+        raise DecodeError("a bitmap names more clients than there are in the roster")
+    return frozenset(members[place] for place in np.flatnonzero(bits).tolist())
 
 
 def frame_sizes(words: int) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
-from protocols.bonawitz.graph import GraphPlan, as_fraction, plan_graph
+from protocols.bonawitz.graph import GraphPlan, as_fraction, complete, plan_graph
 from protocols.checks import NO_SUM, check_integer, check_size
 from protocols.errors import DecodeError, ParameterError
 from protocols.primitives.prg import MAX_WORDS, Suite
@@ -45,10 +45,8 @@ class Params:
       threshold: complete graph: shares that rebuild a secret; t in [BIK+17].
       rates: instead of a threshold: the graph is planned for these and for the
         number of clients that advertise; see ``protocols.bonawitz.graph``.
-      minimum_survivors: each client refuses to help open a sum of fewer. In a sparse
-        graph a client sees its neighbours only, so it cannot verify this number.
-        Against a malicious server set it above half of ``clients``: it then keeps the
-        server from inventing a small roster, and so a small graph.
+      minimum_survivors: each client refuses to help open a sum of fewer. In a sparse graph
+        without ``active`` a client sees its neighbours only, so it cannot verify this number.
       words: uint64 words of an input vector, m there.
       suite: the cipher that expands masks.
       active: the server may lie: identities, signed keys, signed survivors.
@@ -79,7 +77,17 @@ class Params:
                 raise ParameterError(
                     f"max_corrupt {self.max_corrupt} needs active=True and a threshold"
                 )
+        if self.active and self.threshold:
+            self._check_majority(self.threshold)
         self.plan(self.clients)
+
+    def _check_majority(self, threshold: int) -> None:
+        """Against a server that may lie: no two rosters that share no honest client reach it."""
+        if 2 * threshold <= self.clients + self.corrupted:
+            raise ParameterError(
+                f"threshold {threshold} is no majority of {self.clients} share holders, "
+                f"{self.corrupted} of them corrupt"
+            )
 
     def plan(self, size: int) -> GraphPlan:
         """The graph among ``size`` clients.
@@ -88,25 +96,35 @@ class Params:
           ParameterError: no graph keeps what is promised.
         """
         chosen = (
-            plan_graph(size, self.rates.corrupt_fraction, self.rates.dropout, active=self.active)
+            plan_graph(
+                size,
+                self.rates.corrupt_fraction,
+                self.rates.dropout,
+                active=self.active,
+                agreed=self.clients,
+            )
             if self.rates is not None
-            else GraphPlan(degree=None, threshold=self.threshold or 0)
+            else complete(self.threshold or 0)
         )
         if chosen.degree is None and size > ORDER:
             raise ParameterError(f"{size} clients: a complete graph has at most {ORDER}")
         return chosen
 
-    def corrupted(self, size: int) -> int:
-        """Clients of ``size`` that may work with a server that lies; n_C in [BIK+17]."""
+    @property
+    def corrupted(self) -> int:
+        """Clients that may work with a server that lies, whoever is in the roster; n_C there.
+
+        With ``rates`` the fraction is of ``clients``: such a server may leave honest ones out.
+        """
         if not self.active:
             return 0
         if self.rates is not None:
-            return int(as_fraction("corrupt_fraction", self.rates.corrupt_fraction) * size)
+            return int(as_fraction("corrupt_fraction", self.rates.corrupt_fraction) * self.clients)
         return self.clients // 3 if self.max_corrupt is None else self.max_corrupt
 
     def needed(self, plan: GraphPlan) -> int:
         """Survivors without whom nothing is released."""
-        return max(self.minimum_survivors, plan.threshold if plan.degree is None else 0)
+        return max(self.minimum_survivors, plan.quorum)
 
     def to_bytes(self) -> bytes:
         rates = self.rates.to_bytes() if self.rates else b""
@@ -235,6 +253,10 @@ class Context:
     def draw(self, client: ClientId) -> bytes:
         """Label of the randomness that a client's second stage needs."""
         return self._label(b"draw", u32(client))
+
+    def included(self, client: ClientId) -> bytes:
+        """Label of a client's mark: its signature on whom it has masked with."""
+        return self._label(b"included", u32(client))
 
     def survivors(self) -> bytes:
         """Label of a signature on the set of survivors."""

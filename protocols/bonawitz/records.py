@@ -13,9 +13,9 @@ from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.sign import VERIFY_KEY_SIZE, SigningKey
 from protocols.records import Kept
 from protocols.secrets import Secret
-from protocols.wire import ClientId, Reader, opaque, u32, write_map
+from protocols.wire import ClientId, Reader, opaque, u32, write_map, write_set
 
-RECORD = b"secagg client state 2"
+RECORD = b"secagg client state 3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +49,22 @@ class Client(Kept):
             "identities": reader.map(lambda source: source.take(VERIFY_KEY_SIZE)),
         }
 
-    def _burn(self, request: bytes, *more: Any) -> None:
-        """Take this stage for ``request`` and ``more``, buffers of any size."""
+    def _members(self) -> list[ClientId]:
+        """The roster in order, where all of it was shown and has identities."""
+        return sorted(self.identities.keys() | {self.me})
+
+    def _burn(self, request: bytes, *more: Any, place: bytes = b"") -> None:
+        """Take this stage for ``request`` and ``more``, buffers of any size.
+
+        Args:
+          place: of the burn store; by default that of this client in this round.
+        """
         if self.burn is None:
             return
         hashes = (hashlib.sha256(buffer).digest() for buffer in more)
         digest = hashlib.sha256(b"".join((request, *hashes))).digest()
-        if not self.burn(self.agreement.header.place(self.me), self.STAGE, digest):
+        place = place or self.agreement.header.place(self.me)
+        if not self.burn(place, self.STAGE, digest):
             raise RemoteProtocolError(
                 f"stage {self.STAGE} of client {self.me} was answered for another request"
             )
@@ -103,12 +112,13 @@ class Sharing:
     mask_key: PrivateKey
     seed: Secret  # of the self-mask, b_u in [BIK+17]
     own_share: Secret | None  # in a complete graph
+    picks: frozenset[ClientId]  # where clients pick their own holders
     peers: Mapping[ClientId, Peer]
 
     def to_bytes(self) -> bytes:
         own_share = opaque(self.own_share.expose() if self.own_share else b"")
         secrets = self.mask_key.secret.expose() + self.seed.expose() + own_share
-        return secrets + write_map(self.peers, Peer.to_bytes)
+        return secrets + write_set(self.picks) + write_map(self.peers, Peer.to_bytes)
 
     @classmethod
     def read(cls, reader: Reader) -> Self:
@@ -118,5 +128,6 @@ class Sharing:
             mask_key=mask_key,
             seed=seed,
             own_share=Secret(own_share) if own_share else None,
+            picks=reader.set("picks"),
             peers=reader.map(Peer.read),
         )

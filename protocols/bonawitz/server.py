@@ -15,19 +15,23 @@ it was; its sender may be treated as gone. ``close`` raises ``TooFewSurvivors``
 when too few are left, and the round has then released nothing.
 
 Memory: one accumulator of ``params.words`` words, whatever the number of
-clients, and the shares.
+clients, and the shares. Where clients pick their holders the frames that were handed in are
+kept besides, until all are in: whoever turns out to lie is taken back out of the sum. They may
+lie in a file.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.graph import Graph, GraphPlan, draw
+from protocols.bonawitz.graph import Graph, GraphPlan, Picked, draw
 from protocols.bonawitz.messages import (
     FRAME_WORDS,
     Advertise,
+    Mark,
     MaskedFrame,
     PublicKeys,
     Reveal,
@@ -35,11 +39,15 @@ from protocols.bonawitz.messages import (
     SealedShares,
     ShareBoxes,
     Signatures,
+    SignedBitmap,
     SignedSurvivors,
     Survivors,
+    bitmap_size,
     check_keys,
     frame_sizes,
+    from_bitmap,
     refuse_shared,
+    to_bitmap,
 )
 from protocols.bonawitz.params import Agreement, Context
 from protocols.burn import Burn
@@ -53,7 +61,8 @@ from protocols.errors import (
 )
 from protocols.primitives.agree import PrivateKey, refuse_low_order
 from protocols.primitives.prg import Expand, Mask, expand
-from protocols.primitives.shamir import combine
+from protocols.primitives.shamir import combine, correct
+from protocols.primitives.sign import verify
 from protocols.secrets import Secret
 from protocols.wire import CHECKSUM_SIZE, ClientId
 
@@ -65,10 +74,12 @@ class Sum:
     Attributes:
       words: the survivors' vectors added up modulo 2**64.
       survivors: whose vectors those are, in order.
+      liars: who revealed wrong shares, which the others' have corrected.
     """
 
     words: NDArray[np.uint64] = field(repr=False)
     survivors: tuple[ClientId, ...]
+    liars: tuple[ClientId, ...] = ()
 
 
 class CollectKeys(Collect[Agreement]):
@@ -136,8 +147,9 @@ class CollectKeys(Collect[Agreement]):
             raise TooFewSurvivors(f"{error}; nothing was released") from None
         self._enough(len(self._keys), params.needed(plan))
         roster = Roster(header=self.agreement.header, entries=dict(sorted(self._keys.items())))
-        graph = draw(roster.entries, plan, entropy)
-        if plan.degree is None:
+        whole = plan.degree is None or plan.picks is not None
+        graph = Picked({}) if plan.picks else draw(roster.entries, plan, entropy)
+        if whole:
             rosters = dict.fromkeys(roster.entries, roster.to_bytes())
         else:
             digest = roster.digest()
@@ -145,7 +157,7 @@ class CollectKeys(Collect[Agreement]):
                 client: roster.part(graph.neighbours(client) | {client}, digest).to_bytes()
                 for client in roster.entries
             }
-        return rosters, CollectShares(_Round(self.agreement, roster, plan, graph))
+        return rosters, CollectShares(_Round(self.agreement, roster, plan, graph, self._identities))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +167,13 @@ class _Round:
     agreement: Agreement
     roster: Roster
     plan: GraphPlan
-    graph: Graph
+    graph: Graph  # of clients' own picks: once they have shared
+    identities: Mapping[ClientId, bytes]
+
+    @property
+    def members(self) -> list[ClientId]:
+        """The roster, in order."""
+        return list(self.roster.entries)
 
     @property
     def needed(self) -> int:
@@ -178,36 +196,48 @@ class CollectShares(Collect[Agreement]):
         """Take a ``SealedShares``; returns its sender.
 
         Raises:
-          RemoteProtocolError: not one box for each other client of the roster.
+          RemoteProtocolError: not one box for each peer, or for as many others of the roster
+            as every client picks.
         """
         self._open()
         shares = SealedShares.from_bytes(message, expect=self.agreement.header)
-        self._admit(shares.sender, self._round.roster.entries, self._boxes)
-        neighbours = self._round.graph.neighbours(shares.sender)
-        if shares.boxes.keys() != neighbours:
+        roster, plan, sender = self._round.roster.entries, self._round.plan, shares.sender
+        self._admit(sender, roster, self._boxes)
+        if plan.picks:
+            right = shares.boxes.keys() <= roster.keys() - {sender}
+            right, expected = right and len(shares.boxes) == plan.degree, plan.degree
+        else:
+            neighbours = self._round.graph.neighbours(sender)
+            right, expected = shares.boxes.keys() == neighbours, len(neighbours)
+        if not right:
             raise RemoteProtocolError(
-                f"client {shares.sender} sealed {len(shares.boxes)} boxes, "
-                f"not one for each of its {len(neighbours)} peers"
+                f"client {sender} sealed {len(shares.boxes)} boxes, "
+                f"not one for each of its {expected} peers"
             )
-        self._boxes[shares.sender] = shares.boxes
-        return shares.sender
+        self._boxes[sender] = shares.boxes
+        return sender
 
     def close(self) -> tuple[dict[ClientId, bytes], "CollectVectors"]:
         """The boxes for each client that shared, and the next stage."""
         self._close(len(self._boxes), self._round.needed)
-        senders = sorted(self._boxes)
+        settled, shared = self._round, b""
+        if settled.plan.picks:
+            settled = replace(settled, graph=Picked(self._boxes))
+            shared = to_bitmap(settled.members, self._boxes)
+        passed_on: dict[ClientId, dict[ClientId, bytes]] = {sender: {} for sender in self._boxes}
+        for sender, boxes in self._boxes.items():
+            for recipient in boxes.keys() & self._boxes.keys():
+                passed_on[recipient][sender] = boxes[recipient]
         messages = {
             recipient: ShareBoxes(
                 header=self.agreement.header,
                 recipient=recipient,
-                boxes={
-                    sender: self._boxes[sender][recipient]
-                    for sender in self._round.graph.neighbours(recipient) & self._boxes.keys()
-                },
+                boxes=passed_on[recipient],
+                shared=shared,
             ).to_bytes()
-            for recipient in senders
+            for recipient in sorted(self._boxes)
         }
-        return messages, CollectVectors(self._round, frozenset(senders))
+        return messages, CollectVectors(settled, frozenset(self._boxes))
 
 
 class CollectVectors(Collect[Agreement]):
@@ -220,9 +250,13 @@ class CollectVectors(Collect[Agreement]):
         self._total = np.zeros(self.agreement.params.words + 1, np.uint64)
         self._sizes = frame_sizes(len(self._total))
         self._alive: set[ClientId] = set()
+        self._dropped: list[ClientId] = []
+        self._kept: dict[ClientId, tuple[Sequence[bytes], list[bytes]]] = {}  # with checksums
+        self._marks: dict[ClientId, SignedBitmap] = {}
+        self._included: dict[ClientId, frozenset[ClientId]] = {}
 
     def receive(self, frames: Sequence[bytes]) -> ClientId:
-        """Take all frames of one client; returns their sender.
+        """Take all frames of one client, and its mark if it picked its holders; returns who it is.
 
         Each is read once and added at once. They may lie in a file: one is in
         memory at a time. If a frame is invalid, the frames already added are read again
@@ -231,24 +265,29 @@ class CollectVectors(Collect[Agreement]):
 
         Raises:
           RemoteProtocolError: frames missing, repeated, out of order, too long,
-            of several clients, or of one that is not expected.
+            of several clients, or of one that is not expected; no mark, one that is not its
+            sender's, or of clients that it has no mask with.
         """
         self._open()
-        if len(frames) != len(self._sizes):
-            raise RemoteProtocolError(f"{len(frames)} frames, expected {len(self._sizes)}")
+        if len(frames) != len(self._sizes) + self.marked:
+            raise RemoteProtocolError(
+                f"{len(frames)} frames, expected {len(self._sizes)}{' and a mark' * self.marked}"
+            )
+        mark = self._read_mark(frames[len(self._sizes)]) if self.marked else None
         self._closed = True
         sender, added = -1, list[bytes]()
-        for index in range(len(frames)):
+        for index in range(len(self._sizes)):
             try:
                 data = frames[index]
                 frame = self._decode(data, index)
                 if index == 0:
                     sender = frame.sender
                     self._admit(sender, self._sharers, self._alive)
-                if frame.sender != sender:
-                    raise RemoteProtocolError(
-                        f"frames of several clients: {sender} and {frame.sender}"
-                    )
+                for other in (frame, mark) if mark else (frame,):
+                    if other.sender != sender:
+                        raise RemoteProtocolError(
+                            f"frames of several clients: {sender} and {other.sender}"
+                        )
             except Exception:  # a file's errors too; it is raised again
                 for before, checksum in enumerate(added):
                     self._take_back(frames[before], before, checksum)
@@ -258,12 +297,60 @@ class CollectVectors(Collect[Agreement]):
             added.append(data[-CHECKSUM_SIZE:])
         self._closed = False
         self._alive.add(sender)
+        if mark:
+            self._kept[sender] = frames, added
+            self._marks[sender] = mark.mark
+            self._included[sender] = from_bitmap(self._round.members, mark.mark.included)
         return sender
+
+    def _read_mark(self, message: bytes) -> Mark:
+        members, context = self._round.members, self._round.context
+        bitmap = bitmap_size(len(members))
+        mark = Mark.from_bytes(message, expect=self.agreement.header, bitmap=bitmap)
+        sender, signed = mark.sender, mark.mark
+        self._admit(sender, self._sharers, self._alive)
+        named = from_bitmap(members, signed.included)
+        if not named <= self._round.graph.neighbours(sender):
+            raise RemoteProtocolError(f"the mark of client {sender} names others than its peers")
+        verify(
+            self._round.identities[sender],
+            context.included(sender),
+            signed.included,
+            signed.signature,
+        )
+        return mark
+
+    def _drop_conflicts(self) -> None:
+        """Of two peers one of whom left out the other, not both may be named.
+
+        Whoever has most of these complaints, for or against it, is dropped first: who seals
+        rubbish or complains falsely has many, an honest client at most one for each liar.
+        """
+        conflicts: dict[ClientId, set[ClientId]] = {}
+        for client in self._alive:
+            for peer in self._round.graph.neighbours(client) & self._alive:
+                if peer not in self._included[client]:
+                    conflicts.setdefault(client, set()).add(peer)
+                    conflicts.setdefault(peer, set()).add(client)
+        while any(conflicts.values()):
+            worst = max(sorted(conflicts), key=lambda client: len(conflicts[client]))
+            for peer in conflicts.pop(worst):
+                conflicts[peer].discard(worst)
+            frames, checksums = self._kept[worst]
+            for index, checksum in enumerate(checksums):
+                self._take_back(frames[index], index, checksum)
+            self._alive.discard(worst)
+            self._dropped.append(worst)
 
     @property
     def alive(self) -> tuple[ClientId, ...]:
         """The clients whose vectors are in, in order."""
         return tuple(sorted(self._alive))
+
+    @property
+    def marked(self) -> bool:
+        """Whether a mark follows the frames, and those are kept until ``close_to_sign``."""
+        return self._round.plan.picks is not None
 
     def _part(self, index: int) -> NDArray[np.uint64]:
         begin = index * FRAME_WORDS
@@ -295,12 +382,33 @@ class CollectVectors(Collect[Agreement]):
         message = self._name(burn)
         return message, self._reveals()
 
-    def close_to_sign(self, burn: Burn | None = None) -> tuple[bytes, "CollectSignatures"]:
-        """Close the stage as ``close`` does, for clients that sign the set before they reveal."""
+    def close_to_sign(
+        self, burn: Burn | None = None
+    ) -> tuple[dict[ClientId, bytes], "CollectSignatures"]:
+        """Close the stage as ``close`` does, for clients that sign the set before they reveal.
+
+        Returns:
+          The survivors for each of them, with the marks that it needs to see; the next stage.
+        """
         if not self.agreement.params.active:
             raise LocalProtocolError("nothing is signed in this round: close")
+        if self.marked:
+            self._open()
+            self._drop_conflicts()
+            self._kept.clear()
         message = self._name(burn)
-        return message, CollectSignatures(self._round, self._alive, self._reveals())
+        signatures = CollectSignatures(self._round, self._alive, self._reveals())
+        if not self.marked:
+            return dict.fromkeys(self.alive, message), signatures
+        messages = {
+            client: Survivors(
+                header=self.agreement.header,
+                alive=frozenset(self._alive),
+                marks={peer: self._marks[peer] for peer in self._included[client] & self._alive},
+            ).to_bytes()
+            for client in self.alive
+        }
+        return messages, signatures
 
     def _name(self, burn: Burn | None) -> bytes:
         self._close(len(self._alive), self._round.needed)
@@ -309,14 +417,20 @@ class CollectVectors(Collect[Agreement]):
         return message
 
     def _reveals(self) -> "CollectReveals":
-        return CollectReveals(self._round, self._sharers, frozenset(self._alive), self._total)
+        return CollectReveals(
+            self._round,
+            self._sharers,
+            frozenset(self._alive),
+            self._total,
+            self._included if self.marked else None,
+        )
 
 
 SURVIVORS_STAGE = 0  # in a burn store, where clients have 1 to 4
 
 
 class CollectSignatures(Collect[Agreement]):
-    """ConsistencyCheck: signatures of the survivors, passed on and not read."""
+    """ConsistencyCheck: signatures of the survivors over the one set, passed on."""
 
     def __init__(
         self, settled: _Round, alive: Iterable[ClientId], reveals: "CollectReveals"
@@ -331,32 +445,28 @@ class CollectSignatures(Collect[Agreement]):
         """Take a ``SignedSurvivors``; returns its sender.
 
         Raises:
-          RemoteProtocolError: not from a survivor.
+          RemoteProtocolError: not from a survivor, or, where clients pick their holders, and
+            are sent no more signatures than they need, no valid one.
         """
         self._open()
         signed = SignedSurvivors.from_bytes(message, expect=self.agreement.header)
         self._admit(signed.sender, self._alive, self._signatures)
+        if self._round.plan.picks:
+            body = Survivors(header=self.agreement.header, alive=self._alive).body()
+            identity = self._round.identities[signed.sender]
+            verify(identity, self._round.context.survivors(), body, signed.signature)
         self._signatures[signed.sender] = signed.signature
         return signed.sender
 
     def close(self) -> tuple[dict[ClientId, bytes], "CollectReveals"]:
         """The signatures for each survivor that signed, and the next stage."""
         self._close(len(self._signatures), self._round.needed)
-        if self._round.plan.degree is None:
-            everything = Signatures(
-                header=self.agreement.header, signatures=self._signatures
-            ).to_bytes()
-            return dict.fromkeys(sorted(self._signatures), everything), self._reveals
-        return {
-            recipient: Signatures(
-                header=self.agreement.header,
-                signatures={
-                    client: self._signatures[client]
-                    for client in self._round.graph.neighbours(recipient) & self._signatures.keys()
-                },
-            ).to_bytes()
-            for recipient in sorted(self._signatures)
-        }, self._reveals
+        passed_on = dict(sorted(self._signatures.items()))
+        if self._round.plan.picks:
+            enough = islice(passed_on.items(), self._round.plan.quorum)
+            passed_on = dict(enough)
+        message = Signatures(header=self.agreement.header, signatures=passed_on).to_bytes()
+        return dict.fromkeys(sorted(self._signatures), message), self._reveals
 
 
 class CollectReveals(Collect[Agreement]):
@@ -368,8 +478,10 @@ class CollectReveals(Collect[Agreement]):
         sharers: frozenset[ClientId],
         alive: frozenset[ClientId],
         total: NDArray[np.uint64],
+        included: Mapping[ClientId, frozenset[ClientId]] | None,
     ) -> None:
         super().__init__(settled.agreement)
+        self._included = included
         self._round = settled
         self._sharers = sharers
         self._alive = alive
@@ -380,25 +492,39 @@ class CollectReveals(Collect[Agreement]):
         """Take a ``Reveal``; returns its sender.
 
         Raises:
-          RemoteProtocolError: not from a survivor, or not one share of every
-            peer that shared.
+          RemoteProtocolError: not from a survivor, or a share of somebody of whom it has none.
         """
         self._open()
         reveal = Reveal.from_bytes(message, expect=self.agreement.header)
         self._admit(reveal.sender, self._alive, self._shares)
-        held = self._round.graph.neighbours(reveal.sender) & self._sharers
-        if self._round.plan.degree is None:
-            held |= {reveal.sender}
-        if reveal.shares.keys() != held:
+        if strangers := reveal.shares.keys() - self._holds(reveal.sender):
             raise RemoteProtocolError(
-                f"client {reveal.sender} reveals {len(reveal.shares)} shares, "
-                f"not one of each of the {len(held)} peers that shared"
+                f"client {reveal.sender} reveals shares of {sorted(strangers)[:9]}, has none"
             )
         self._shares[reveal.sender] = reveal.shares
         return reveal.sender
 
+    def _holds(self, holder: ClientId) -> Set[ClientId]:
+        """Whose shares it may have; of whoever sealed it no good box it has none."""
+        if self._included is not None:
+            graph = self._round.graph
+            return {peer for peer in self._included[holder] if holder in graph.holders(peer)}
+        held = self._round.graph.neighbours(holder) & self._sharers
+        return held | {holder} if self._round.plan.degree is None else held
+
+    def _masked_with(self, client: ClientId) -> Iterable[ClientId]:
+        """The survivors that have masked with ``client``."""
+        near = sorted(self._round.graph.neighbours(client) & self._alive)
+        if self._included is None:
+            return near
+        return [peer for peer in near if client in self._included[peer]]
+
     def close(self, expand: Expand = expand) -> Sum:
         """Take the masks off.
+
+        A rebuilt mask key must be the one that was advertised, and the check word must count the
+        survivors. Where one does not, wrong shares were revealed: they are found and corrected
+        as long as there are two shares to spare for each.
 
         Args:
           expand: another way to apply masks. It sees their seeds.
@@ -406,25 +532,44 @@ class CollectReveals(Collect[Agreement]):
         Raises:
           TooFewSurvivors: fewer shares of some secret than the threshold. Nothing
             is released.
-          RemoteProtocolError: a rebuilt key is not the one advertised, or the
-            check word is not the number of survivors: some client lied or
+          RemoteProtocolError: too many shares are wrong, or vectors are: some client lied or
             erred. Nothing is released.
         """
         self._close(len(self._shares), self._round.plan.threshold)
-        expand(self._total, self._masks(), self.agreement.params.suite)
-        check = int(self._total[-1])
-        if check != len(self._alive):
-            raise RemoteProtocolError(
-                f"the check word does not count the {len(self._alive)} survivors: shares or "
-                "vectors are wrong, or clients were shown different public inputs"
-            )
-        return Sum(words=self._total[:-1], survivors=tuple(sorted(self._alive)))
+        suite, liars = self.agreement.params.suite, frozenset[ClientId]()
+        try:
+            masks = self._masks(self._rebuilt())
+            expand(self._total, masks, suite)
+        except RemoteProtocolError:
+            masks = []
+        if not masks or not self._counts():
+            secrets, liars = self._corrected()
+            if masks and not liars:
+                raise self._wrong()
+            back = [replace(mask, subtract=not mask.subtract) for mask in masks]
+            expand(self._total, back + self._masks(secrets), suite)
+            if not self._counts():
+                raise self._wrong()
+        return Sum(
+            words=self._total[:-1],
+            survivors=tuple(sorted(self._alive)),
+            liars=tuple(sorted(liars)),
+        )
 
-    def _masks(self) -> list[Mask]:
+    def _counts(self) -> bool:
+        return int(self._total[-1]) == len(self._alive)
+
+    def _wrong(self) -> RemoteProtocolError:
+        return RemoteProtocolError(
+            f"the check word does not count the {len(self._alive)} survivors: shares or "
+            "vectors are wrong, or clients were shown different public inputs"
+        )
+
+    def _masks(self, secrets: Mapping[ClientId, Secret]) -> list[Mask]:
         """Every mask that is still in the total, turned around."""
         context, keys = self._round.context, self._round.roster.entries
         masks = []
-        for client, secret in self._rebuilt().items():
+        for client, secret in secrets.items():
             if client in self._alive:
                 label = context.self_mask(client)
                 masks.append(Mask(seed=secret, label=label, subtract=True))
@@ -434,34 +579,60 @@ class CollectReveals(Collect[Agreement]):
                 raise RemoteProtocolError(
                     f"the shares of client {client} rebuild another key than it advertised"
                 )
-            for peer in sorted(self._round.graph.neighbours(client) & self._alive):
+            for peer in self._masked_with(client):
                 label = context.pair(client, peer)
                 (seed,) = key.agree(keys[peer].mask, label)
                 masks.append(Mask(seed=seed, label=label, subtract=client < peer))
         return masks
 
     def _rebuilt(self) -> dict[ClientId, Secret]:
-        """The self-mask's seed of who is alive, the mask key of who is gone."""
-        graph, threshold = self._round.graph, self._round.plan.threshold
-        groups: dict[tuple[int, ...], list[tuple[ClientId, list[bytes]]]] = {}
+        """The self-mask's seed of who is alive, the mask key of who is gone; lowest numbers."""
+        rebuilt: dict[ClientId, Secret] = {}
+        threshold = self._round.plan.threshold
+        for holders, numbers, clients in self._sets():
+            rows = [
+                [self._shares[holder][client].expose() for holder in holders[:threshold]]
+                for client in clients
+            ]
+            rebuilt |= zip(clients, combine(numbers[:threshold], rows), strict=True)
+        return rebuilt
+
+    def _corrected(self) -> tuple[dict[ClientId, Secret], frozenset[ClientId]]:
+        """The same from all the shares there are, and whose were wrong."""
+        corrected: dict[ClientId, Secret] = {}
+        liars: set[ClientId] = set()
+        for holders, numbers, clients in self._sets():
+            rows = [
+                [self._shares[holder][client].expose() for holder in holders] for client in clients
+            ]
+            try:
+                secrets, wrong = correct(numbers, rows, self._round.plan.threshold)
+            except ParameterError:
+                raise RemoteProtocolError(
+                    f"too many of {len(holders)} shares of client {clients[0]} are wrong to tell "
+                    "whose; nothing was released"
+                ) from None
+            corrected |= zip(clients, secrets, strict=True)
+            liars |= {holders[place] for place in wrong}
+        return corrected, frozenset(liars)
+
+    def _sets(self) -> Iterable[tuple[tuple[ClientId, ...], tuple[int, ...], list[ClientId]]]:
+        """Holders, their numbers, and the clients whose shares they have under these numbers."""
+        sets: dict[tuple[tuple[ClientId, ...], tuple[int, ...]], list[ClientId]] = {}
+        threshold = self._round.plan.threshold
         for client in sorted(self._sharers):
-            holders = graph.holders(client)
-            if client not in self._alive and self._alive.isdisjoint(holders):
+            if client not in self._alive and not self._masked_with(client):
                 continue  # nobody masked with it
             answers = [
-                (number, self._shares[holder][client].expose())
-                for number, holder in enumerate(holders, 1)
-                if holder in self._shares
-            ][:threshold]
+                (holder, number)
+                for number, holder in enumerate(self._round.graph.holders(client), 1)
+                if client in self._shares.get(holder, ())
+            ]
             if len(answers) < threshold:
                 raise TooFewSurvivors(
                     f"{len(answers)} shares of client {client} are left, {threshold} needed; "
                     "nothing was released"
                 )
-            numbers, shares = zip(*answers, strict=True)
-            groups.setdefault(numbers, []).append((client, list(shares)))
-        rebuilt: dict[ClientId, Secret] = {}
-        for numbers, members in groups.items():  # one set of Lagrange weights a set of holders
-            secrets = combine(numbers, [shares for _, shares in members])
-            rebuilt |= zip([client for client, _ in members], secrets, strict=True)
-        return rebuilt
+            holders, numbers = zip(*answers, strict=True)
+            sets.setdefault((holders, numbers), []).append(client)
+        return [(holders, numbers, clients) for (holders, numbers), clients in sets.items()]

@@ -4,7 +4,8 @@ A secret of 2 s bytes is s field elements, each the constant term of a random
 polynomial of degree t - 1; holder x in 1 .. 65535 gets the values at x. Any t
 shares rebuild the secret, fewer say nothing about it, whatever the power of the
 reader. Shares are not authenticated: wrong ones rebuild a wrong secret, so the
-caller checks what was rebuilt.
+caller checks what was rebuilt. Shares beyond the threshold correct wrong ones: the values of a
+polynomial are a Reed-Solomon code, and of n shares (n - t) / 2 may be wrong.
 
 The field is GF(2)[z] / (z^16 + z^12 + z^3 + z + 1), in which z is a generator;
 elements are big-endian byte pairs, the highest power first. Multiplication goes
@@ -96,6 +97,130 @@ def combine(holders: Sequence[int], shares: Sequence[Sequence[bytes]]) -> list[S
         symbols = np.bitwise_xor.reduce(terms, axis=0)
         rebuilt.append(Secret(symbols.astype(">u2").tobytes()))
     return rebuilt
+
+
+def correct(
+    holders: Sequence[int], shares: Sequence[Sequence[bytes]], threshold: int
+) -> tuple[list[Secret], list[int]]:
+    """Rebuild several secrets where some of the holders' shares are wrong.
+
+    Whose shares are wrong is found by Berlekamp and Welch's equations in one symbol at a time
+    that does not fit the rest; who is found out is left out of all secrets.
+
+    Args:
+      holders: their numbers, distinct, at least as many as the threshold.
+      shares: as for ``combine``, of all these holders.
+      threshold: shares that rebuild a secret.
+
+    Returns:
+      The secrets, and the places in ``holders`` of those with a wrong share, at most
+      (n - threshold) / 2 of them: nobody else's polynomial is as near.
+
+    Raises:
+      ParameterError: more are wrong, or the arguments do not fit each other.
+    """
+    n, most = len(holders), (len(holders) - threshold) // 2
+    if threshold < 1 or threshold > n:
+        raise ParameterError(f"{n} shares, {threshold} are needed")
+    _weights_at_zero(holders)  # refuses what are no holders
+    # One column for each symbol of each secret: the values at all holders.
+    values = np.stack([_symbols(b"".join(row)).reshape(n, -1) for row in shares], axis=1).reshape(
+        n, -1
+    )
+    x = np.asarray(holders, np.int64)
+    wrong: set[int] = set()
+    while True:
+        kept = [place for place in range(n) if place not in wrong]
+        known = kept[:threshold]
+        expected = _interpolate(x[known], values[known], x[kept])
+        bad = np.flatnonzero((expected != values[kept]).any(axis=0))
+        if not bad.size:
+            break
+        found = _wrong_places(x[kept], values[kept, bad[0]], threshold, most - len(wrong))
+        wrong |= {kept[place] for place in found}
+    numbers = [holders[place] for place in known]
+    return combine(numbers, [[row[place] for place in known] for row in shares]), sorted(wrong)
+
+
+def _interpolate(
+    x: NDArray[np.int64], values: NDArray[np.uint16], at: NDArray[np.int64]
+) -> NDArray[np.uint16]:
+    """The columns' polynomials through ``values`` at ``x``, at other places."""
+    differences = at[:, None] ^ x[None, :]
+    own = x[:, None] ^ x[None, :]
+    np.fill_diagonal(own, 1)
+    below = _LOG[own].sum(axis=1, dtype=np.int64)
+    result = np.empty((len(at), values.shape[1]), np.uint16)
+    logs = _LOG[values]
+    for row, gaps in enumerate(differences):
+        if not gaps.all():
+            result[row] = values[np.flatnonzero(gaps == 0)[0]]
+            continue
+        log_gaps = _LOG[gaps].astype(np.int64)
+        weights = ((log_gaps.sum() - log_gaps - below) % ORDER).astype(np.int32)
+        result[row] = np.bitwise_xor.reduce(_EXP[logs + weights[:, None]], axis=0)
+    return result
+
+
+def _wrong_places(
+    x: NDArray[np.int64], y: NDArray[np.uint16], threshold: int, most: int
+) -> list[int]:
+    """Where y is not the polynomial of fewer than ``threshold`` terms that is nearest to it.
+
+    The error locator E, monic of degree ``most``, and N = E times the polynomial satisfy
+    N(x) = y E(x) everywhere: linear equations in their coefficients.
+    """
+    if most < 1:
+        raise ParameterError("more shares are wrong than can be corrected")
+    powers = np.ones((len(x), threshold + most), np.uint16)
+    for column in range(1, threshold + most):
+        powers[:, column] = _multiply(powers[:, column - 1], x.astype(np.uint16))
+    left = np.concatenate([powers, _multiply(powers[:, :most], y[:, None])], axis=1)
+    solution = _solve(left, _multiply(powers[:, most], y))
+    locator = np.append(solution[threshold + most :], np.uint16(1))
+    at = np.zeros(len(x), np.uint16)
+    for coefficient in locator[::-1]:
+        at = _multiply(at, x.astype(np.uint16)) ^ coefficient
+    suspects = np.flatnonzero(at == 0)
+    honest = np.flatnonzero(at)[:threshold]
+    if len(honest) < threshold:
+        raise ParameterError("more shares are wrong than can be corrected")
+    right = _interpolate(x[honest], y[honest, None], x)[:, 0]
+    wrong = np.flatnonzero(right != y)
+    if not len(wrong) or len(wrong) > most or not set(wrong) <= set(suspects):
+        raise ParameterError("more shares are wrong than can be corrected")
+    return [int(place) for place in wrong]
+
+
+def _multiply(one: NDArray[np.uint16], other: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    product: NDArray[np.uint16] = _EXP[_LOG[one] + _LOG[other]]
+    return product
+
+
+def _solve(left: NDArray[np.uint16], right: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Some solution of the linear equations, free unknowns 0; ``ParameterError`` if none."""
+    rows = np.concatenate([left, right[:, None]], axis=1)
+    unknowns, pivots = left.shape[1], list[int]()
+    for column in range(unknowns):
+        top = len(pivots)
+        candidates = np.flatnonzero(rows[top:, column])
+        if not candidates.size:
+            continue
+        if candidates[0]:
+            rows[[top, top + candidates[0]]] = rows[[top + candidates[0], top]]
+        inverse = np.uint16(_EXP[ORDER - _LOG[rows[top, column]]])
+        rows[top] = _multiply(rows[top], np.full(1, inverse))
+        factors = rows[:, column].copy()
+        factors[top] = 0
+        rows ^= _multiply(factors[:, None], rows[top][None, :])
+        pivots.append(column)
+        if len(pivots) == len(rows):
+            break
+    if rows[len(pivots) :, -1].any():
+        raise ParameterError("more shares are wrong than can be corrected")
+    solution = np.zeros(unknowns, np.uint16)
+    solution[pivots] = rows[: len(pivots), -1]
+    return solution
 
 
 def _weights_at_zero(holders: Sequence[int]) -> NDArray[np.int32]:

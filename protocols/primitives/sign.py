@@ -2,6 +2,10 @@
 
 The label says what is signed, so that a signature made for one purpose never
 serves another.
+
+RFC 8032 leaves three things to who verifies. Here the equation is the one without the
+cofactor, S is below the group's order, and a public key of small order is refused: a
+signature of one is easily made on any message.
 """
 
 from cryptography.exceptions import InvalidSignature
@@ -13,6 +17,11 @@ from protocols.wire import opaque
 
 SIGNATURE_SIZE = 64  # bytes, RFC 8032 section 5.1.6
 VERIFY_KEY_SIZE = 32  # bytes of a public key, section 5.1.5
+_PRIME = 2**255 - 19
+_ORDER = 2**252 + 27742317777372353535851937790883648493  # of the base point, section 5.1
+_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7  # y of four points
+# y of all eight points of small order; 0 and 1 have a second encoding that fits 255 bits
+_SMALL = frozenset({0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8, _PRIME, _PRIME + 1})
 
 
 class SigningKey:
@@ -37,9 +46,16 @@ class SigningKey:
         return f"<SigningKey of {self.public.hex()}>"
 
 
+def is_small_order(public: bytes) -> bool:
+    """Whether eight times this point is zero, in any of its encodings."""
+    return int.from_bytes(public, "little") % 2**255 in _SMALL
+
+
 def verify(public: bytes, label: bytes, message: bytes, signature: bytes) -> None:
     """Raises ``RemoteProtocolError`` unless ``public``'s owner signed just that."""
     try:
+        if is_small_order(public) or int.from_bytes(signature[32:], "little") >= _ORDER:
+            raise InvalidSignature
         Ed25519PublicKey.from_public_bytes(public).verify(signature, opaque(label) + message)
     except (InvalidSignature, ValueError):
         raise RemoteProtocolError(f"no valid signature of {public.hex()}") from None

@@ -129,7 +129,9 @@ def plan(*, as_json: bool, **wanted: Any) -> None:
 def _table(advice: Advice, step: str) -> Table:
     of = advice.clients if advice.graph == "complete" else advice.degree
     table = Table("what", "value", "of which")
-    table.add_row("graph", advice.graph, f"{advice.degree:,} neighbours a client")
+    picked = advice.active and advice.graph == "sparse"
+    of_each = "holders that each client picks" if picked else "neighbours a client"
+    table.add_row("graph", advice.graph, f"{advice.degree:,} {of_each}")
     table.add_row("threshold", f"{advice.threshold:,} shares", f"of {of:,} rebuild a secret")
     table.add_row("step", f"{advice.step:.3g}", step)
     table.add_row("lanes", f"{advice.lanes} a word", f"of {advice.lane_bits} bits")

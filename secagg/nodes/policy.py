@@ -314,7 +314,7 @@ def _stands(proposal: Proposal) -> int:
         if params.rates is not None:
             stands = int(Fraction(params.rates.corrupt_fraction) * params.clients)
         elif params.active:
-            stands = params.corrupted(params.clients)
+            stands = params.corrupted
         else:
             stands = (params.threshold or 0) - 1
     return min(stands, noise.mechanism.uncounted_shares) if noise else stands

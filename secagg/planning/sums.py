@@ -21,12 +21,13 @@ import numpy as np
 
 from dp.noise.mechanisms import DistributedNoise
 from protocols.bonawitz import ClientId, Params, Rates
-from protocols.bonawitz.graph import GraphPlan, as_fraction
+from protocols.bonawitz.graph import GraphPlan, as_fraction, complete
 from protocols.bonawitz.graph import plan_graph as plan_graph
 from protocols.bonawitz.messages import (
     BOX_SIZE,
     SHARE_SIZE,
     Advertise,
+    Mark,
     MaskedFrame,
     PublicKeys,
     Reveal,
@@ -34,11 +35,14 @@ from protocols.bonawitz.messages import (
     SealedShares,
     ShareBoxes,
     Signatures,
+    SignedBitmap,
     SignedSurvivors,
     Survivors,
+    bitmap_size,
     frame_sizes,
 )
 from protocols.bonawitz.params import DIGEST_SIZE
+from protocols.bonawitz.picks import SECURITY
 from protocols.entropy import system
 from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, PrivateKey
@@ -299,9 +303,7 @@ def plan_sum(
         traffic=_traffic(clients, chosen, layout.words, active=active),
         client_milliseconds=client_ms,
         server_milliseconds=server_ms,
-        p_insecure=_p_insecure(
-            clients, chosen, int(corrupt * clients), clients - survivors, active=active
-        ),
+        p_insecure=_p_insecure(clients, chosen, int(corrupt * clients), clients - survivors),
         p_failure=_p_failure(clients, chosen, clients - survivors),
     )
     advice.params()  # refuses what the protocol would
@@ -326,7 +328,7 @@ def choose_graph(
     corrupted = int(corrupt * clients)
     everybody = max(majority(clients, corrupted if active else 0), corrupted + 1)
     if clients < complete_below and everybody <= _survivors(clients, dropout):
-        return GraphPlan(degree=None, threshold=everybody)
+        return complete(everybody)
     return chosen
 
 
@@ -334,7 +336,7 @@ def fewest(clients: int, dropout: Fraction, chosen: GraphPlan) -> int:
     """The fewest survivors that a sum without noise should ask for; ``Advice`` says which."""
     if chosen.degree is None:
         return chosen.threshold
-    return max(2, min(majority(clients), _survivors(clients, dropout)))
+    return max(2, chosen.quorum, min(majority(clients), _survivors(clients, dropout)))
 
 
 def _segment(
@@ -362,11 +364,22 @@ def _degree(clients: int, chosen: GraphPlan) -> int:
     return clients - 1 if chosen.degree is None else chosen.degree
 
 
+def _masks(clients: int, chosen: GraphPlan) -> int:
+    """With how many others a client masks: of its own picks and those who picked it, the mean."""
+    degree = _degree(clients, chosen)
+    if chosen.picks is None:
+        return degree
+    return round(2 * degree - degree**2 / (clients - 1))
+
+
 def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> dict[Stage, Traffic]:
-    """Bytes of one client, all of whose peers stay."""
+    """Bytes of one client, all of whose peers stay; of one picked as often as it picks."""
     degree, header = _degree(clients, chosen), Header(bytes(SESSION_SIZE), 0)
     held = clients if chosen.degree is None else degree  # a share of its own secrets too
     signature = bytes(SIGNATURE_SIZE if active else 0)
+    bitmap = bytes(bitmap_size(clients) if chosen.picks else 0)
+    mark = SignedBitmap(included=bitmap, signature=signature)
+    shown = degree if chosen.degree and not chosen.picks else clients - 1
     keys = PublicKeys(mask=bytes(KEY_SIZE), seal=bytes(KEY_SIZE), signature=signature)
 
     def listed(message: Callable[[list[ClientId]], Message], count: int) -> int:
@@ -376,7 +389,7 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
 
     def roster(listing: list[ClientId]) -> Roster:
         entries = dict.fromkeys(listing, keys)
-        return Roster(header=header, entries=entries, part_of=(clients, bytes(DIGEST_SIZE)))
+        return Roster(header=header, entries=entries, part_of=(2**32 - 1, bytes(DIGEST_SIZE)))
 
     def sealed(peers: list[ClientId]) -> SealedShares:
         boxes = dict.fromkeys(peers, bytes(BOX_SIZE))
@@ -384,7 +397,7 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
 
     def passed_on(peers: list[ClientId]) -> ShareBoxes:
         boxes = dict.fromkeys(peers, bytes(BOX_SIZE))
-        return ShareBoxes(header=header, recipient=0, boxes=boxes)
+        return ShareBoxes(header=header, recipient=0, boxes=boxes, shared=bitmap)
 
     def signatures(peers: list[ClientId]) -> Signatures:
         return Signatures(header=header, signatures=dict.fromkeys(peers, signature))
@@ -395,18 +408,27 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
 
     frame = MaskedFrame(header=header, sender=0, index=0, words=np.empty(0, np.uint64))
     survivors = listed(lambda alive: Survivors(header=header, alive=frozenset(alive)), clients)
+    marked = 0
+    if chosen.picks:
+        survivors += listed(
+            lambda peers: Survivors(
+                header=header, alive=frozenset(), marks=dict.fromkeys(peers, mark)
+            ),
+            _masks(clients, chosen),
+        ) - len(Survivors(header=header, alive=frozenset()).to_bytes())
+        marked = len(Mark(header=header, sender=0, mark=mark).to_bytes())
     signed = SignedSurvivors(header=header, sender=0, signature=signature)
     sizes = {
         Stage.ADVERTISE: (len(Advertise(header=header, sender=0, keys=keys).to_bytes()), 0),
-        Stage.SHARE: (listed(sealed, degree), listed(roster, degree + 1)),
+        Stage.SHARE: (listed(sealed, degree), listed(roster, shown + 1)),
         Stage.MASK: (
-            8 * (words + 1) + len(frame_sizes(words + 1)) * len(frame.to_bytes()),
+            8 * (words + 1) + len(frame_sizes(words + 1)) * len(frame.to_bytes()) + marked,
             listed(passed_on, degree),
         ),
         Stage.SIGN: (len(signed.to_bytes()), survivors),
         Stage.REVEAL: (
             listed(reveal, held),
-            listed(signatures, held) if active else survivors,
+            listed(signatures, chosen.quorum if chosen.picks else held) if active else survivors,
         ),
     }
     return {
@@ -415,18 +437,18 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
     }
 
 
-def _p_insecure(
-    clients: int, chosen: GraphPlan, corrupted: int, lost: int, *, active: bool
-) -> float:
-    """[BBG+20]: both union bounds, over the cuts of the circle and over the clients."""
+def _p_insecure(clients: int, chosen: GraphPlan, corrupted: int, lost: int) -> float:
+    """[BBG+20]: both union bounds, over the cuts of the circle and over the clients.
+
+    Where clients pick their holders, what ``protocols.bonawitz.picks`` plans for.
+    """
     if chosen.degree is None:
         return 0.0
+    if chosen.picks:
+        return float(2 * 2.0**SECURITY)
     n, k, t = clients, chosen.degree, chosen.threshold
     cuts = n * (n - k - 1) // 2 * comb(corrupted + lost, k) / comb(n, k)
-    # A corrupt neighbour may answer for both secrets, an honest one for the set that it was shown:
-    # a server that lies opens both with x corrupt ones if 2 t <= k + x.
-    opening = max(2 * t - k, 0) if active else t
-    return min(1.0, cuts + n * _at_least(opening, n, corrupted, k))
+    return min(1.0, cuts + n * _at_least(t, n, corrupted, k))
 
 
 def _p_failure(clients: int, chosen: GraphPlan, lost: int) -> float:
@@ -462,7 +484,10 @@ class _Speed:
 
     def __init__(self, clients: int, chosen: GraphPlan) -> None:
         self._clients, self._threshold = clients, chosen.threshold
-        self._degree = _degree(clients, chosen)
+        self._degree = _masks(clients, chosen)
+        self._verified = chosen.threshold
+        if chosen.picks:  # everybody's keys, the marks of its peers, and the signatures
+            self._verified = clients + chosen.quorum
         self._complete = chosen.degree is None
         seed, about = Secret(bytes(range(SEED_SIZE))), bytes(29)
         header = Header(bytes(SESSION_SIZE), 0)
@@ -496,7 +521,7 @@ class _Speed:
             _best(lambda: SealedShares.from_bytes(data, expect=header).to_bytes()) / self.LIST
         )
 
-        holders = clients if self._complete else self._degree
+        holders = clients if self._complete else _degree(clients, chosen)
         timed = min(holders, self.MAX_HOLDERS)
         threshold = max(1, self._threshold * timed // holders)
         scale = self._threshold * holders / (threshold * timed)
@@ -517,7 +542,7 @@ class _Speed:
     def _client(self, words: int, *, active: bool) -> float:
         """The work of one client: three agreements, a box each way and a mask for each peer."""
         peers = self._degree
-        signing = 2 * self._sign + (peers + self._threshold) * self._verify
+        signing = 2 * self._sign + (peers + self._verified) * self._verify
         return (
             (3 * peers + 2) * self._agree
             + peers * (self._box + 2 * self._entry)

@@ -22,6 +22,7 @@ from protocols.errors import RemoteProtocolError
 from protocols.primitives.prg import Expand
 from protocols.wire import Reader, opaque
 from secagg.rounds.masking import expand
+from secagg.rounds.spool import Spool
 from secagg.stage import Stage
 
 if TYPE_CHECKING:
@@ -107,17 +108,17 @@ def relay_bonawitz(
     rosters, shares = keys.close(entropy)
     yield StageRequests(stage=Stage.SHARE, requests=rosters, receive=_single(shares.receive))
     boxes, vectors = shares.close()
-    yield StageRequests(stage=Stage.MASK, requests=boxes, receive=vectors.receive)
     if agreement.params.active:
-        survivors, signatures = vectors.close_to_sign()
-        alive = vectors.alive
-        yield StageRequests(
-            stage=Stage.SIGN,
-            requests=dict.fromkeys(alive, survivors),
-            receive=_single(signatures.receive),
-        )
+        with Spool() as spool:
+            receive = vectors.receive
+            if vectors.marked:  # it keeps what it is handed: on disk, not in memory
+                receive = lambda frames: vectors.receive(spool.keep(frames))  # noqa: E731
+            yield StageRequests(stage=Stage.MASK, requests=boxes, receive=receive)
+            named, signatures = vectors.close_to_sign()
+        yield StageRequests(stage=Stage.SIGN, requests=named, receive=_single(signatures.receive))
         requests, reveals = signatures.close()
     else:
+        yield StageRequests(stage=Stage.MASK, requests=boxes, receive=vectors.receive)
         survivors, reveals = vectors.close()
         requests = dict.fromkeys(vectors.alive, survivors)
     yield StageRequests(stage=Stage.REVEAL, requests=requests, receive=_single(reveals.receive))

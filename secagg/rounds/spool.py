@@ -5,7 +5,7 @@ have to wait somewhere. What waits is masked: no secret touches the disk.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, overload
@@ -39,6 +39,13 @@ class Spool(Sequence[bytes]):
         except (OSError, ValueError) as error:
             raise RunError(f"cannot spool a frame: {error}") from error
         self._ends.append(self._ends[-1] + len(frame))
+
+    def keep(self, frames: Iterable[bytes]) -> "SpooledPart":
+        """Several uploads in one file: these frames behind what is there, to be read again."""
+        begin = len(self)
+        for frame in frames:
+            self.append(frame)
+        return SpooledPart(self, range(begin, len(self)))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -74,3 +81,22 @@ class Spool(Sequence[bytes]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class SpooledPart(Sequence[bytes]):
+    """Some frames of a spool."""
+
+    def __init__(self, spool: Spool, places: range) -> None:
+        self._spool, self._places = spool, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self._spool[place] for place in self._places[index]]
+        return self._spool[self._places[index]]

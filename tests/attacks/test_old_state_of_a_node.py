@@ -173,8 +173,8 @@ def test_it_is_what_was_agreed_that_is_burnt_not_the_roster_alone(
 ) -> None:
     burn = AwaitRoster._burn  # the rule, to take it away
 
-    def roster_alone(state: AwaitRoster, request: bytes, *more: Any) -> None:
-        burn(state, request.removesuffix(state.agreement.to_bytes()), *more)
+    def roster_alone(state: AwaitRoster, request: bytes, *more: Any, place: bytes = b"") -> None:
+        burn(state, request.removesuffix(state.agreement.to_bytes()), *more, place=place)
 
     monkeypatch.setattr(AwaitRoster, "_burn", roster_alone)
     shared_again(folder)

@@ -72,7 +72,7 @@ def attack(believed: Roster, peers: dict[int, Identity]) -> NDArray[np.uint64]:
         vectors.receive(list(frames))
     survivors, signatures = vectors.close_to_sign()
     for n in states:
-        message, states[n] = states[n].sign_survivors(survivors)
+        message, states[n] = states[n].sign_survivors(survivors[n])
         signatures.receive(message)
     everybody, reveals = signatures.close()
     for n in states:

@@ -1,9 +1,8 @@
 """Tell the victim that few have advertised, and give it neighbours of the server's own.
 
-In a sparse graph the number of clients is the server's word, and so then are
-degree and threshold. The promise is for a server that lies only after it drew the
-graph; this one lies before. Its two corrupt clients of twenty are as many as
-planned for. ``minimum_survivors`` is what a client holds against it.
+Were the number of clients the server's word, so would be degree and threshold. Its two corrupt
+clients of twenty are as many as planned for. A client that does not trust the server is shown
+the whole roster, or refuses.
 """
 
 from dataclasses import replace
@@ -14,7 +13,6 @@ import pytest
 from numpy.typing import NDArray
 
 from protocols.bonawitz import Params, Rates, join
-from protocols.bonawitz.graph import GraphPlan
 from protocols.bonawitz.messages import (
     Advertise,
     MaskedFrame,
@@ -75,20 +73,12 @@ def attack(params: Params, size: int) -> NDArray[np.uint64]:
     return words[:-1]
 
 
-@pytest.mark.parametrize("size", [4, 9])
-def test_not_protected_from_a_server_that_lies_about_how_many_advertised(size: int) -> None:
-    assert PARAMS.plan(20) == GraphPlan(degree=8, threshold=6)
-    assert PARAMS.plan(size) == GraphPlan(degree=2, threshold=2)
-    assert np.array_equal(attack(PARAMS, size), PRIVATE)
+@pytest.mark.parametrize("size", [4, 9, 15, 20])
+def test_a_part_of_a_roster_is_refused_whatever_size_is_said(size: int) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"3 of {size} clients in the roster"):
+        attack(PARAMS, size)
 
 
-@pytest.mark.parametrize("size", [4, 9, 14])
-def test_a_size_below_the_minimum_of_survivors_is_refused(size: int) -> None:
-    with pytest.raises(RemoteProtocolError, match=f"{size} clients in the roster, 15 needed"):
-        attack(replace(PARAMS, minimum_survivors=15), size)
-
-
-@pytest.mark.parametrize("size", [15, 18, 20])
-def test_two_neighbours_are_refused_where_more_are_planned(size: int) -> None:
-    with pytest.raises(RemoteProtocolError, match="2 neighbours in the roster"):
-        attack(replace(PARAMS, minimum_survivors=15), size)
+def test_a_size_below_the_minimum_of_survivors_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="9 clients in the roster, 15 needed"):
+        attack(replace(PARAMS, minimum_survivors=15), 9)

@@ -193,7 +193,8 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     def end_stage(self) -> None:
         try:
-            if isinstance(self.server, CollectVectors) and self.agreement.params.active:
+            signing = isinstance(self.server, CollectVectors) and self.agreement.params.active
+            if signing:
                 closed = self.server.close_to_sign()
             else:
                 closed = self.server.close(*self.entropy_for(self.server))
@@ -210,6 +211,8 @@ class AnyInterleaving(RuleBasedStateMachine):
             self.named = Survivors.from_bytes(message, expect=self.agreement.header).alive
             self.to_clients.extend((client, message) for client in self.named)
         else:
+            if signing:
+                self.named = frozenset(message)
             self.to_clients.extend(message.items())
 
     @precondition(lambda self: not self.alive)

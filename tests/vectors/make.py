@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 
 import refused_by_clients  # noqa: F401  its scripts enter SCRIPTS
-import refused_by_servers  # noqa: F401  its scripts enter SCRIPTS
-from script import SCRIPTS, Script, script
+from refused_by_servers import reveal_of
+from script import SCRIPTS, Script, script, turned
 
 from protocols.bonawitz import Rates
+from protocols.bonawitz.messages import Reveal
 from protocols.primitives.prg import Suite
+from protocols.secrets import Secret
 
 RATES = Rates(corrupt_fraction="0.1", dropout="0.3")
 SOME = [0, 1, 2, 3, 5, 8, 13, 2**31, 2**32 - 1]
@@ -65,8 +67,8 @@ def sparse_curious(run: Script) -> None:
 
 @script(
     f"Complete graph, active server; {A_CLIENT}",
-    clients=12,
-    threshold=7,
+    clients=13,
+    threshold=8,
     words=5,
     active=True,
     max_corrupt=2,
@@ -80,14 +82,14 @@ def complete_active(run: Script) -> None:
 
 
 @script(
-    f"Sparse graph, active server, ChaCha20; {A_CLIENT}",
+    f"Rates, active server, ChaCha20, so few clients that the graph is complete; {A_CLIENT}",
     clients=17,
-    rates=RATES,
+    rates=Rates(corrupt_fraction="0.1", dropout="0.25"),
     words=5,
     active=True,
     suite=Suite.CHACHA20,
 )
-def sparse_active(run: Script) -> None:
+def rates_active(run: Script) -> None:
     run.keys(16)
     run.shares(4)
     run.vectors(7)
@@ -124,6 +126,23 @@ def through_records_active(run: Script) -> None:
     run.vectors(1)
     run.signed()
     run.reveals()
+
+
+@script(
+    "A wrong share is corrected: two more than the threshold have revealed.", clients=5, threshold=3
+)
+def wrong_share_is_corrected(run: Script) -> None:
+    run.keys()
+    run.shares()
+    run.vectors()
+    shares = reveal_of(run).shares
+    wrong = shares | {1: Secret(turned(shares[1].expose(), 0))}
+    data = Reveal(header=run.header, sender=0, shares=wrong).to_bytes()
+    change = "lowest bit of the first byte of the share of client 1"
+    run.act("server", "receive", [run.change("reveal 0", change, data)])
+    for client in run.clients[1:]:
+        run.act("server", "receive", run.act(f"client {client}", "on_survivors", ["survivors"]))
+    run.act("server", "close")
 
 
 HERE = Path(__file__).parent

@@ -208,6 +208,8 @@ class Script:
         out, self._server = getattr(self._server, does)(*entropy)
         if isinstance(out, bytes):
             return [("survivors", "survivors", out)]
+        if does == "close_to_sign":  # in a complete graph all are told the same
+            return [("survivors", "survivors", next(iter(out.values())))]
         kind = {"CollectKeys": "roster", "CollectShares": "boxes"}.get(stage, "signatures")
         return [(f"{kind} {c}", _client(c), out[c]) for c in sorted(out)]
 

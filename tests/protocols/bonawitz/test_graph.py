@@ -30,7 +30,8 @@ def planned(
         (1000, 0.05, 0.33, False, (72, 24)),
         (10**5, 0.05, 0.33, False, (96, 32)),
         (1000, 0.33, 0.33, False, (286, 150)),
-        (1000, 0.33, 0.05, True, (132, 109)),
+        (1000, 0.33, 0.05, True, (77, 59)),
+        (199, 0.05, 0.1, True, (None, 105)),
     ],
 )
 def test_the_plan_is_that_of_the_oracle(
@@ -58,7 +59,7 @@ def exact_plan(
     b, s = c + d, n - d
     if corrupt + dropout * (2 if active else 1) > Fraction(9, 10):
         return None
-    for k in range(2, n - 1, 2):
+    for k in range(2, n - 1, 2) if not active else ():
         # (1): n (n-k-1) / 2 times b! (n-k)! / ((b-k)! n!)
         cut = k <= b and (
             Fraction(n * (n - k - 1), 2)
@@ -68,13 +69,11 @@ def exact_plan(
         if cut:
             continue
         t1 = next(x for x in range(k + 1) if 1 - at_most(n, c, k, x) < SAFE / n)
-        if active:
-            t1 = -((-(4 * (t1 + k) - 5)) // 8)
         t2 = next(x for x in range(k + 1) if at_most(n, s, k, x) >= FAILS / n)
         if max(t1 + 1, 2) <= t2:  # t1 < t2, and two shares are there where t1 is 0
             return k, max(t1 + 1, 2)
     t = (n + c) // 2 + 1 if active else max(c, n // 2) + 1
-    return (None, t) if t <= s else None
+    return (None, max(t, 2)) if t <= s else None
 
 
 PERCENT = st.integers(0, 89).map(lambda value: f"{value / 100:.2f}")
@@ -94,7 +93,7 @@ def test_the_plan_is_that_of_exact_rational_sums(
 
 
 @pytest.mark.parametrize("active", [False, True])
-@pytest.mark.parametrize("clients", [100, 150, 200])
+@pytest.mark.parametrize("clients", [100, 150, 199])
 def test_the_plan_of_a_hundred_and_more_is_exact_too(clients: int, active: bool) -> None:
     for corrupt, dropout in (("0.05", "0.33"), ("0.1", "0.1"), ("0.25", "0.05"), ("0", "0.2")):
         expected = exact_plan(clients, Fraction(corrupt), Fraction(dropout), active=active)
@@ -117,15 +116,15 @@ def test_two_sets_of_holders_never_both_open_a_client(
         assert bad < found.threshold <= clients - floor(Fraction(dropout) * clients)
         return
     k, t = found.degree, found.threshold
-    assert k % 2 == 0
+    assert k % 2 == 0 or active
     assert 2 <= k < clients - 1
     assert t <= k
     bound = SAFE / clients * (1 + Fraction(1, 10**6))
     assert 1 - at_most(clients, bad, k, t - 1) < bound
     dropped = floor(Fraction(dropout) * clients)
     assert at_most(clients, clients - dropped, k, t - 1) < FAILS / clients
-    if active:  # corrupt neighbours answer twice
-        assert 1 - at_most(clients, bad, k, 2 * t - k - 1) < bound
+    if active:  # more than half of all and the corrupt sign, and so many are left
+        assert found.quorum == (clients + bad) // 2 + 1 <= clients - dropped
 
 
 # What decimals mean, and what cannot be had
@@ -189,7 +188,7 @@ def test_one_client_is_no_graph(clients: int) -> None:
         (3, False, (None, 2)),
         (3, True, (None, 2)),
         (4, False, (2, 2)),
-        (4, True, (2, 2)),
+        (4, True, (None, 3)),
     ],
 )
 def test_few_clients_know_each_other(
@@ -198,36 +197,31 @@ def test_few_clients_know_each_other(
     assert planned(clients, 0, 0, active=active) == expected
 
 
-@pytest.mark.parametrize("active", [False, True])
 @pytest.mark.parametrize("clients", [8, 10, 19])
 def test_where_nobody_is_corrupt_a_client_still_keeps_the_two_neighbours_that_it_needs(
-    clients: int, active: bool
+    clients: int,
 ) -> None:
     # One of them is lost, as planned: in a ring its two neighbours would have one left.
     assert floor(0.05 * clients) == 0
-    assert planned(clients, 0.05, Fraction(1, clients), active=active)[0] == 4
+    assert planned(clients, 0.05, Fraction(1, clients))[0] == 4
 
 
 def order_of(found: GraphPlan) -> tuple[float, int]:
     return (float("inf") if found.degree is None else found.degree, found.threshold)
 
 
-@given(
-    st.integers(20, 300), st.integers(0, 30), st.integers(0, 20), st.integers(0, 9), st.booleans()
-)
+@given(st.integers(20, 300), st.integers(0, 30), st.integers(0, 20), st.integers(0, 9))
 @quick
 def test_who_fears_more_never_gets_a_smaller_degree_or_threshold(
-    clients: int, corrupt: int, dropout: int, more: int, active: bool
+    clients: int, corrupt: int, dropout: int, more: int
 ) -> None:
     def rate(value: int) -> Fraction:
         return Fraction(value, 100)
 
-    base = plan_graph(clients, rate(corrupt), rate(dropout), active=active)
-    liar = plan_graph(clients, rate(corrupt), rate(dropout), active=True)
+    base = plan_graph(clients, rate(corrupt), rate(dropout), active=False)
     others = [
-        plan_graph(clients, rate(corrupt + more), rate(dropout), active=active),
-        plan_graph(clients, rate(corrupt), rate(dropout + more), active=active),
-        liar,
+        plan_graph(clients, rate(corrupt + more), rate(dropout), active=False),
+        plan_graph(clients, rate(corrupt), rate(dropout + more), active=False),
     ]
     for other in others:
         assert order_of(other)[0] >= order_of(base)[0]

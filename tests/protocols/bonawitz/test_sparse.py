@@ -176,7 +176,6 @@ def rounds(draw: st.DrawFn) -> Round:
                 ]
             )
         ),
-        active=draw(st.booleans()),
         minimum_survivors=draw(st.integers(2, clients)),
         words=WORDS,
     )
@@ -210,11 +209,10 @@ def test_any_dropouts_give_the_exact_sum_or_too_few() -> None:
 
 
 RING = Params(clients=20, rates=Rates(corrupt_fraction="0.1", dropout="0.1"), words=WORDS)
-ACTIVE_RING = replace(RING, active=True)
-BOTH = pytest.mark.parametrize("params", [RING, ACTIVE_RING], ids=["curious", "active"])
+RINGS = pytest.mark.parametrize("params", [RING], ids=["curious"])
 
 
-@BOTH
+@RINGS
 @pytest.mark.parametrize("stage", [ADVERTISE, SHARE, MASK, SIGN, REVEAL])
 @pytest.mark.parametrize("through_records", [False, True])
 def test_the_planned_dropouts_leave_the_exact_sum(
@@ -230,7 +228,7 @@ def test_the_planned_dropouts_leave_the_exact_sum(
     assert one.refusals == 0
 
 
-@BOTH
+@RINGS
 def test_the_graph_is_sparse_and_each_client_is_told_of_its_neighbours_alone(
     params: Params,
 ) -> None:
@@ -249,7 +247,7 @@ def test_the_graph_is_sparse_and_each_client_is_told_of_its_neighbours_alone(
     assert len(digests) == 1
 
 
-@BOTH
+@RINGS
 def test_a_client_that_loses_more_neighbours_than_planned_costs_nothing_but_the_round(
     params: Params,
 ) -> None:
@@ -311,7 +309,7 @@ def refuses(state: AwaitRoster, roster: Roster, why: str) -> None:
         state.on_roster(roster.to_bytes())
 
 
-@BOTH
+@RINGS
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_neighbour_list_that_is_not_exactly_the_degree_is_refused(
     params: Params, change: int
@@ -360,7 +358,7 @@ def u32_at(roster: bytearray, client: int) -> int:
     )
 
 
-@BOTH
+@RINGS
 @pytest.mark.parametrize("size", [4, 11, 13, 16])
 def test_a_size_for_which_another_graph_is_planned_is_refused(params: Params, size: int) -> None:
     roster, state = at_roster(params)
@@ -420,7 +418,7 @@ def at_boxes(params: Params = RING) -> tuple[ShareBoxes, AwaitBoxes]:
     return ShareBoxes.from_bytes(boxes[ME], expect=one.agreement.header), one.states[ME]
 
 
-@BOTH
+@RINGS
 def test_fewer_boxes_than_the_threshold_are_refused(params: Params) -> None:
     message, state = at_boxes(params)
     t = params.plan(20).threshold
@@ -456,7 +454,7 @@ def named(state: AwaitSurvivors, alive: set[int]) -> Any:
     return (state.sign_survivors if active else state.on_survivors)(message)
 
 
-@BOTH
+@RINGS
 def test_fewer_neighbours_alive_than_the_threshold_are_refused(params: Params) -> None:
     state = at_survivors(params)
     t = params.plan(20).threshold
@@ -469,7 +467,7 @@ def test_fewer_neighbours_alive_than_the_threshold_are_refused(params: Params) -
     assert named(state, everybody - set(near[t:]))
 
 
-@BOTH
+@RINGS
 def test_fewer_survivors_than_the_minimum_are_refused_as_the_server_counts_them(
     params: Params,
 ) -> None:
@@ -481,7 +479,7 @@ def test_fewer_survivors_than_the_minimum_are_refused_as_the_server_counts_them(
     assert named(state, set(near) | set(far[: 18 - len(near)]))
 
 
-@BOTH
+@RINGS
 def test_a_neighbour_alive_whose_box_we_never_got_is_refused(params: Params) -> None:
     state = at_survivors(params, silent=1)
     (missing,) = state.silent
@@ -502,8 +500,8 @@ def test_clients_that_are_no_neighbours_may_be_alive_or_not_and_it_changes_nothi
 
 @pytest.mark.parametrize(
     "params",
-    [RING, ACTIVE_RING, Params(clients=6, threshold=4, words=WORDS)],
-    ids=["sparse", "sparse-active", "complete"],
+    [RING, Params(clients=6, threshold=4, words=WORDS)],
+    ids=["sparse", "complete"],
 )
 def test_no_seed_ever_masks_two_vectors(params: Params) -> None:
     used: dict[bytes, list[tuple[Any, int, bytes, bool]]] = {}
@@ -543,7 +541,7 @@ def test_a_graph_has_the_plan_of_those_who_advertised_not_of_those_expected() ->
     assert isinstance(few.at_rosters()[1]._round.graph, Complete)
 
 
-@BOTH
+@RINGS
 def test_the_bytes_of_a_client_in_a_sparse_round_do_not_grow_with_its_strangers(
     params: Params,
 ) -> None:

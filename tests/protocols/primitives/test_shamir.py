@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from protocols.errors import ParameterError
 from protocols.primitives import shamir
-from protocols.primitives.shamir import ORDER, combine, split
+from protocols.primitives.shamir import ORDER, combine, correct, split
 from protocols.secrets import Secret
+from protocols.testing import insecure_entropy
 
 MODULUS = 0x1100B  # z^16 + z^12 + z^3 + z + 1
 element = st.integers(0, ORDER)
@@ -199,3 +200,43 @@ def test_holders_that_are_no_set_of_points_are_refused(holders: list[int]) -> No
 def test_shares_that_do_not_fit_the_holders_are_refused(row: list[bytes]) -> None:
     with pytest.raises(ParameterError):
         combine([1, 2], [row])
+
+
+# Shares beyond the threshold
+
+
+def shared_by(count: int, threshold: int, secrets: int) -> tuple[list[Secret], list[list[bytes]]]:
+    whole = [Secret(insecure_entropy(n)(32)) for n in range(secrets)]
+    rows = [
+        [share.expose() for share in split(secret, threshold, count, insecure_entropy(-n))]
+        for n, secret in enumerate(whole)
+    ]
+    return whole, rows
+
+
+@pytest.mark.parametrize(
+    ("count", "threshold", "wrong"),
+    [(5, 3, [1]), (7, 3, [0, 6]), (20, 10, [0, 3, 7, 12, 19]), (9, 9, []), (10, 7, [9])],
+)
+def test_wrong_shares_are_corrected_and_their_holders_named(
+    count: int, threshold: int, wrong: list[int]
+) -> None:
+    secrets, rows = shared_by(count, threshold, 3)
+    for place in wrong:  # in some of the secrets only, and in one symbol
+        spoiled = bytearray(rows[place % 3][place])
+        spoiled[4] ^= 0x81
+        rows[place % 3][place] = bytes(spoiled)
+    numbers = list(range(1, count + 1))
+    assert correct(numbers, rows, threshold) == (secrets, sorted(wrong))
+
+
+def test_more_wrong_shares_than_can_be_told_are_refused() -> None:
+    _, rows = shared_by(8, 4, 1)
+    for place in (0, 3, 5):  # (8 - 4) / 2 are told
+        rows[0][place] = bytes(32)
+    with pytest.raises(ParameterError, match="more shares are wrong than can be corrected"):
+        correct(range(1, 9), rows, 4)
+    _, rows = shared_by(4, 3, 1)
+    rows[0][2] = bytes(32)
+    with pytest.raises(ParameterError, match="more shares are wrong than can be corrected"):
+        correct(range(1, 5), rows, 3)

@@ -88,7 +88,8 @@ def test_the_bytes_are_those_of_a_real_round(
         entries=entries,
         complete_below=complete_below,
     )
-    assert advice.graph == ("complete" if complete_below else "sparse")
+    # Against a server that lies clients pick their holders from 200 on, below all know each other.
+    assert advice.graph == ("complete" if complete_below or active else "sparse")
     agreement = Agreement(
         params=advice.params(), session=bytes(range(16)), round=3, public_digest=bytes(32)
     )
@@ -112,7 +113,7 @@ def test_a_round_with_the_advised_parameters_gives_the_sum_with_the_planned_drop
 ) -> None:
     bits, entries = 12, 11
     advice = plan(clients=clients, active=active, entries=entries, bits=bits)
-    assert advice.graph == graph
+    assert advice.graph == ("complete" if active else graph)
     codec = FixedPoint(clip=advice.clip, bits=advice.bits)
     layout = Layout(segments=(Segment(name="u", entries=entries, codec=codec),), clients=clients)
     assert (layout.words, layout.lanes) == (advice.words, (advice.lanes,))
