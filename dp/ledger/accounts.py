@@ -103,7 +103,7 @@ class Accounts:
     def raised(
         self, connection: sqlite3.Connection, subject: str | None = None
     ) -> dict[str, set[Book]]:
-        """By name, the books in which a commit changed what admission holds: not as planned."""
+        """The books, by name, in which a commit changed what admission holds: not as planned."""
         planned = " UNION ALL ".join(
             f"SELECT c.subject, {book.number}, e.one, -e.steps FROM charges AS c"  # noqa: S608 - ours
             f" JOIN events AS e ON e.id = c.{book.value} WHERE c.state <> 'aborted'"

@@ -122,7 +122,7 @@ class Picked:
         return self._near[client]
 
     def holders(self, client: ClientId) -> tuple[ClientId, ...]:
-        """Who holds shares of a client's secrets; holder i has share number i + 1."""
+        """The holders of shares of a client's secrets; holder i has share number i + 1."""
         return self._holders[client]
 
 

@@ -279,7 +279,7 @@ class MaskedFrame(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedBitmap:
-    """Whom a client has masked with: a bit for each client of the roster, and its signature.
+    """The clients that one has masked with: a bit for each of the roster, and its signature.
 
     struct {
         opaque included[];          /* a bitmap of the roster */

@@ -65,7 +65,7 @@ def refuse_weak(public: bytes) -> None:
     """Raises ``RemoteProtocolError`` unless ``public`` is a point, well encoded, not of low order.
 
     Under a key of low order anybody signs: for the neutral point as a key, the point itself and
-    32 zero bytes verify over every message. ``verify`` does not look for it.
+    32 zero bytes verify over every message. ``verify`` refuses it too; this names the reason.
     """
     y = int.from_bytes(public, "little") % 2**255  # the highest bit is the sign of x
     # x^2 = (y^2 - 1) / (d y^2 + 1), RFC 8032 section 5.1.3. x = 0 has order 1 or 2, y = 0 order 4;

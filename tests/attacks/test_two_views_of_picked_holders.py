@@ -171,7 +171,9 @@ class Lying:
                 }
             left -= part
             if part <= seeds.keys() and all(
-                peer in part or peer in keys or n in keys for n in part for peer in self.included[n]
+                (peer in part and n in self.included[peer]) or peer in keys or n in keys
+                for n in part
+                for peer in self.included[n]
             ):
                 words = self._unmasked(part, seeds, keys)
                 opened.append((frozenset(part), words))

@@ -30,16 +30,18 @@ def some_params(draw: st.DrawFn) -> Params:
     clients = draw(st.integers(4, 200) if sparse else st.integers(2, ORDER))
     active = draw(st.booleans())
     percent = st.integers(0, 25).map(lambda value: f"0.{value:02}")
-    corrupt = st.integers(0, clients - 1) if active and not sparse else st.none()
+    corrupt = draw(st.none() | st.integers(0, clients - 2)) if active and not sparse else None
+    against = (clients // 3 if corrupt is None else corrupt) if active else 0
+    least = (clients + against) // 2 + 1 if active else 2  # two rosters may not both reach it
     return Params(
         clients=clients,
-        threshold=None if sparse else draw(st.integers(2, clients)),
+        threshold=None if sparse else draw(st.integers(least, clients)),
         rates=Rates(corrupt_fraction=draw(percent), dropout=draw(percent)) if sparse else None,
         minimum_survivors=draw(st.integers(2, clients)),
         words=draw(st.integers(1, MAX_WORDS - 1)),
         suite=draw(st.sampled_from(list(Suite))),
         active=active,
-        max_corrupt=draw(st.one_of(st.none(), corrupt)),
+        max_corrupt=corrupt,
     )
 
 

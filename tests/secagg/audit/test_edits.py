@@ -170,6 +170,6 @@ def test_the_command_ends_with_3_and_one_line(
     for name, edit in every[::40]:
         path = tried(sound, tmp_path, edit)
         for option in ((), ("--verify",)):
-            code, _, err = secagg("audit", path, "--key", key, *option)
+            code, _, err = secagg("audit", path, "--head-key", key, *option)
             assert code == 3, name
             assert len(err.strip().splitlines()) == 1, name

@@ -14,6 +14,7 @@ import pytest
 
 from protocols.bonawitz import Agreement, Params, join
 from protocols.errors import RemoteProtocolError
+from protocols.primitives import sign
 from protocols.primitives.sign import SigningKey, refuse_weak, verify
 from protocols.secrets import Secret
 from protocols.wire import opaque
@@ -319,12 +320,17 @@ def test_keys_of_low_order_are_refused() -> None:
     small = [_times(count, point) for count in range(8)]
     assert len(set(small)) == 8
     for x, y in small:
-        for sign in (x & 1, 1):  # x = 0 with a sign is no encoding at all
+        for bit in (x & 1, 1):  # x = 0 with a sign is no encoding at all
             with pytest.raises(RemoteProtocolError, match="low order"):
-                refuse_weak((y | sign << 255).to_bytes(32, "little"))
+                refuse_weak((y | bit << 255).to_bytes(32, "little"))
 
 
-def test_without_that_anybody_signs_for_a_key_of_low_order() -> None:
+def test_without_that_anybody_signs_for_a_key_of_low_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(RemoteProtocolError, match="no valid signature"):
+        verify(NEUTRAL, b"label", b"", ANYBODYS)
+    monkeypatch.setattr(sign, "is_small_order", lambda _: False)
     for number in range(99):
         verify(NEUTRAL, b"label", bytes([number]), ANYBODYS)
 
@@ -407,6 +413,9 @@ def test_another_operators_roster_is_refused() -> None:
 def test_an_operator_of_low_order_has_signed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     body = body_of(ROSTER).replace(BOSS.hex().encode(), NEUTRAL.hex().encode())
     forged = b'{"roster":%b,"signature":"%b"}\n' % (body, ANYBODYS.hex().encode())
+    with pytest.raises(IdentityError, match="not signed by the operator"):
+        Roster.read(forged, operator=NEUTRAL)
+    monkeypatch.setattr(sign, "is_small_order", lambda _: False)
     with pytest.raises(IdentityError, match="low order"):
         Roster.read(forged, operator=NEUTRAL)
     monkeypatch.setattr(identities, "refuse_weak", lambda _: None)

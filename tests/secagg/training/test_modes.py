@@ -301,7 +301,7 @@ def test_clients_are_scaled_back_by_the_clip_of_the_round() -> None:
 def test_the_clip_survives_a_restart(tmp_path: Path) -> None:
     """All norms are above it, and there is hardly any noise: it rises in every round."""
     config = TrainingConfig(
-        unit="client", clients=6, rounds=4, dropout=0.0, delta=1e-2, clip=1e-3, epsilon=1e3
+        unit="client", clients=6, rounds=4, dropout=0.0, delta=1e-2, clip=1e-3, epsilon=20.0
     )
     run = training.Training.start(config, tmp_path / "run")
     rounds = iter(run)
@@ -472,4 +472,4 @@ def test_settings_that_cannot_be_kept_are_refused_by_name_before_there_is_a_run(
 
 def test_a_width_is_blamed_on_the_budget_only_where_no_noise_is_enough() -> None:
     with pytest.raises(CalibrationError, match="raise one of the two"):
-        mode(settings("client", epsilon=1e-3), federation(), linear(federation()))
+        mode(settings("client", epsilon=1e-3, delta=1e-14), federation(), linear(federation()))
