@@ -9,13 +9,24 @@ import secagg._siblings  # noqa: F401  # first: a stranger's dp or protocols is 
 
 import dp
 import protocols
+from dp.errors import BudgetExceeded, LedgerError, PrivacyError
 from protocols.errors import (
     LocalProtocolError,
     ProtocolError,
     RemoteProtocolError,
     TooFewSurvivors,
 )
-from secagg.errors import ConfigError, InputError, RangeError, RunError, SecaggError
+from secagg.errors import (
+    ConfigError,
+    IdentityError,
+    InputError,
+    MissingExtraError,
+    NodeError,
+    RangeError,
+    RefusedError,
+    RunError,
+    SecaggError,
+)
 from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
 from secagg.stage import Stage
 from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
@@ -27,17 +38,24 @@ __version__ = "0.1.0"
 __all__ = [
     "Aggregate",
     "Bonawitz",
+    "BudgetExceeded",
     "Ckks",
     "ConfigError",
     "Count",
     "FixedPoint",
+    "IdentityError",
     "InputError",
     "Layout",
+    "LedgerError",
     "LocalProtocolError",
+    "MissingExtraError",
+    "NodeError",
     "NoisyIntegers",
     "Plain",
+    "PrivacyError",
     "ProtocolError",
     "RangeError",
+    "RefusedError",
     "RemoteProtocolError",
     "RunError",
     "SecaggError",
@@ -52,3 +70,7 @@ __all__ = [
     "protocols",
     "unflatten",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
