@@ -66,7 +66,7 @@ def flower_rounds() -> ModuleType:
 @pytest.fixture
 def engine() -> ModuleType:
     """Flower's grid in this process, which the tests have too."""
-    return load(Path(__file__).parents[1] / "tests" / "adapters" / "engine.py")
+    return load(Path(__file__).parents[1] / "tests" / "secagg" / "adapters" / "engine.py")
 
 
 @pytest.fixture(autouse=True)

@@ -250,7 +250,10 @@ class Params:
 
     @property
     def flooding_delta(self) -> float:
-        """What the opened results add to a reported delta: 2**-(s/2) / 6.9 [LMSS22]."""
+        """The total variation distance of opened results from ones without the key [LMSS22].
+
+        2**-(s/2) / 6.9 a session; ``dp.accounting`` prices the flooding in epsilon instead.
+        """
         return 0.0 if self.flooding is None else 2 ** (-self.flooding / 2) / 6.9
 
     @property
