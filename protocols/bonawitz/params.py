@@ -9,7 +9,7 @@ from protocols.bonawitz.graph import GraphPlan, as_fraction, complete, plan_grap
 from protocols.checks import NO_SUM, check_integer, check_size
 from protocols.errors import DecodeError, ParameterError
 from protocols.primitives.prg import MAX_WORDS, Suite
-from protocols.primitives.shamir import ORDER
+from protocols.primitives.shamir import ORDER, majority
 from protocols.wire import SESSION_SIZE, ClientId, Header, Reader, opaque, u32, u64
 
 VERSION = b"secagg/1 bonawitz"
@@ -123,8 +123,14 @@ class Params:
         return self.clients // 3 if self.max_corrupt is None else self.max_corrupt
 
     def needed(self, plan: GraphPlan) -> int:
-        """Survivors without whom nothing is released."""
-        return max(self.minimum_survivors, plan.quorum)
+        """Survivors without whom nothing is released.
+
+        A graph is planned for the roster that was shown, and a server that lies shows several.
+        So many of all ``clients`` must survive that two rosters share one that is honest.
+        """
+        several = self.active and self.rates is not None
+        least = majority(self.clients, self.corrupted) if several else 0
+        return max(self.minimum_survivors, plan.quorum, least)
 
     def to_bytes(self) -> bytes:
         rates = self.rates.to_bytes() if self.rates else b""

@@ -74,7 +74,8 @@ class Sum:
     Attributes:
       words: the survivors' vectors added up modulo 2**64.
       survivors: whose vectors those are, in order.
-      liars: who revealed wrong shares, which the others' have corrected.
+      liars: holders whose shares were wrong, and the others' have corrected them: the holder
+        lied, or whoever dealt it that share.
     """
 
     words: NDArray[np.uint64] = field(repr=False)

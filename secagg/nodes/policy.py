@@ -21,6 +21,7 @@ from dp.ledger.books import Budget
 from protocols import bonawitz
 from protocols.bonawitz.graph import as_fraction
 from protocols.errors import ParameterError
+from protocols.primitives.shamir import majority
 from protocols.primitives.sign import VERIFY_KEY_SIZE
 from secagg.errors import ConfigError, RefusedError
 from secagg.nodes.proposal import PROTOCOLS, Average, Noise, Params, Proposal
@@ -271,11 +272,12 @@ class NodePolicy:
     def _check_sparse(self, params: bonawitz.Params) -> None:
         if "sparse" not in self.graphs:
             _refuse("graphs", "the server proposes a sparse graph")
-        if params.active and 2 * params.minimum_survivors <= params.clients:
+        least = majority(params.clients, params.corrupted)
+        if params.active and params.minimum_survivors < least:
             _refuse(
                 "graphs",
                 f"a sparse graph of {params.clients} against a server that lies opens no sum of "
-                f"{params.minimum_survivors}: more than half must be in it",
+                f"{params.minimum_survivors}: {least} must be in it, or two sums could open",
             )
 
     def _check_bounds(self, content: Average | Noise) -> None:

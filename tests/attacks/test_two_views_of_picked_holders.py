@@ -251,6 +251,7 @@ def few_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule removed: as many as hold a share may sign a set of their own."""
     plan = insecure_plan(HOLDERS, THRESHOLD)
     monkeypatch.setattr(params, "plan_graph", lambda *a, **k: replace(plan(*a, **k), quorum=3))
+    monkeypatch.setattr(params.Params, "needed", lambda self, plan: plan.quorum)
 
 
 def two_sets(server: Lying, arc: set[int]) -> list[dict[int, set[int]]]:
