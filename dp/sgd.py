@@ -15,7 +15,9 @@ of that a Gaussian mechanism, floating point and all: docs/privacy/gaussian-nois
 
 **An example is computed alone.** In a batch, its float32 gradient moves with the other examples, in
 the last bits by itself and by any amount under a model that somebody chose for it. Then what
-one example changes would have no bound. Alone, it is a function of the example and the parameters.
+one example changes would have no bound. Alone, it is a function of the example, the parameters and
+a seed of its own: buffers are put back before each, and a generator is seeded anew. A module that
+remembers examples in attributes of its own is not found out, and voids the bound.
 
 **What overflows says nothing.** An example whose loss or gradient is not finite, or for which the
 model fails, adds zeros: whoever chooses the parameters could choose for whose example that happens
@@ -114,6 +116,11 @@ class _PerExample:
         self._device = self._trained[0].device
         self._inputs, self._targets = inputs.to(self._device), targets.to(self._device)
         self._model, self._loss, self._entropy, self.left_out = model, loss, entropy, 0
+        self._buffers = [
+            (module, name, kept.detach().clone())
+            for module in model.modules()
+            for name, kept in module.named_buffers(recurse=False)
+        ]
         self._try()
 
     def _try(self) -> None:
@@ -168,8 +175,17 @@ class _PerExample:
             yield gradient * ((self._norm / norm if norm > self._norm else 1.0) * scale)
 
     def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor | None:
-        """Of one example, flat in float64; ``None`` if its loss is not finite."""
-        with torch.enable_grad():
+        """Of one example, flat in float64; ``None`` if its loss is not finite.
+
+        Buffers are as they were when the model was handed in, and what the model draws is from a
+        seed of this example alone: otherwise it would depend on who was computed before.
+        """
+        for module, name, kept in self._buffers:
+            setattr(module, name, kept.clone())
+        cuda = [self._device] if self._device.type == "cuda" else []
+        seed = int.from_bytes(self._entropy(32)[:8]) >> 1
+        with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+            torch.manual_seed(seed)
             losses = self._loss(self._model(inputs), targets)
             if losses.shape != (1,):
                 raise UnsoundModel(
