@@ -26,7 +26,7 @@ BASE: Final = "base"  # no extra
 EXTRAS: Final = {  # what runs with it beside a sum under masks
     BASE: "import secagg.cli.main, dp.ledger, dp.noise, protocols.bonawitz",
     "train": "import dp.sgd, secagg.training.loop, secagg.bench.utility, secagg.attacks.suite",
-    "ckks": "print(secagg.aggregate([[0.5]] * 3, protocol='threshold-ckks').weight)",
+    "ckks": "print(secagg.aggregate([[0.5]] * 3, protocol=secagg.Ckks()).weight)",
     "flower": "import secagg.adapters.flower",
 }
 SUM: Final = "import secagg; print(secagg.__file__, secagg.aggregate([[0.5]] * 3).weight)"

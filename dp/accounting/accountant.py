@@ -278,7 +278,8 @@ def flooding_epsilon(bits: int, keys: int, epsilon: float) -> float:
     with mu^2 = keys / (12 2^s), and eta lies so far out that nearly nothing is left for delta.
     """
     mu = _flooding_mu(bits, keys)
-    return 2 * (mu * math.sqrt(2 * (epsilon + _FLOODING_NATS)) + mu * mu / 2)
+    found = 2 * (mu * math.sqrt(2 * (epsilon + _FLOODING_NATS)) + mu * mu / 2)
+    return found * (1 + 2.0**-50)  # above the roundings of the line before
 
 
 def _flooding_mu(bits: int, keys: int) -> float:
@@ -335,6 +336,10 @@ def reported_delta(
     flooding = 0.0
     if flooding_bits is not None and flooded_keys:
         eta = flooding_epsilon(flooding_bits, flooded_keys, epsilon) / 2
+        if eta > 0.5:  # the proof's small terms need far less
+            raise BadParameter(
+                f"flooded_keys is {flooded_keys}: flooding of {flooding_bits} bits hides no so many"
+            )
         left = (1 + math.exp(min(epsilon + eta, 700.0))) * math.exp(-epsilon - _FLOODING_NATS) / 2
         stretched = math.expm1(eta) * (accountant + either * sampler)
         flooding = stretched + left + flooded_ciphertexts * FLOODING_FAILURE

@@ -82,6 +82,8 @@ class File:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended part
             kind, what = _CODES.get(code, (LedgerError, str(error)))
+            if "Could not decode to UTF-8" in str(error):
+                kind, what = LedgerCorrupt, "holds text that is no UTF-8"
             raise kind(f"{self.path}: {what}") from error
 
     @contextmanager
@@ -96,6 +98,11 @@ class File:
                 # A file moved away, or put back from a copy, would take charges nobody sees.
                 if self._look() != self._place:
                     raise LedgerError(f"{self.path} was moved or replaced; open it anew")
+                if os.stat(self.path).st_nlink > 1:
+                    raise LedgerError(
+                        f"{self.path} has a second name, a hard link: whoever opens it by that "
+                        "one keeps another log, and charges get lost; remove one of the two"
+                    )
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:

@@ -633,3 +633,15 @@ def test_cached_prices_cannot_be_overwritten():
     assert epsilon_rdp({gaussian(1, 0.5): 1}, 1e-5) > 0
     with pytest.raises(ValueError, match="read-only"):
         ORDERS[0] = 1
+
+
+def test_flooding_that_hides_no_so_many_keys_is_refused() -> None:
+    with pytest.raises(BadParameter, match="flooded_keys"):
+        accountant.reported_delta(
+            accountant=1e-9,
+            epsilon=8.0,
+            units=10,
+            flooding_bits=30,
+            flooded_keys=2**45,
+            flooded_ciphertexts=2**45,
+        )

@@ -646,3 +646,24 @@ def test_damaged_pages_are_an_error_of_ours(path, book):
     path.write_bytes(content)
     with pytest.raises(LedgerCorrupt), Ledger.open(path) as damaged:
         damaged.verify()
+
+
+def test_a_ledger_with_a_second_name_takes_no_charge(path: Path) -> None:
+    """Under each name a process keeps a log of its own, and both may draw one key."""
+    with Ledger.create(path, Budget(epsilon=8, delta=1e-5)) as ledger:
+        ledger.reserve(0, {"a": GaussianEvent(noise_multiplier=4.0, sampling=NoSampling())})
+        os.link(path, path.with_name("other.sqlite"))
+        with pytest.raises(LedgerError, match="a hard link"):
+            ledger.reserve(1, {"a": GaussianEvent(noise_multiplier=4.0, sampling=NoSampling())})
+        path.with_name("other.sqlite").unlink()
+        ledger.reserve(1, {"a": GaussianEvent(noise_multiplier=4.0, sampling=NoSampling())})
+
+
+def test_text_that_is_no_utf_8_is_damage(path: Path) -> None:
+    Ledger.create(path, Budget(epsilon=8, delta=1e-5)).close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE records SET body = CAST(x'ff' || body AS TEXT)")
+    connection.commit()
+    connection.close()
+    with pytest.raises(LedgerCorrupt, match="UTF-8"), Ledger.open(path) as ledger:
+        ledger.verify()
