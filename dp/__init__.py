@@ -5,3 +5,39 @@ and how much noise a budget asks for, and ``dp.ledger`` keeps the account of eve
 ``dp.noise`` hides a sum in shares of noise, and ``dp.sgd`` is the one place that needs torch and
 Opacus. ``dp.empirical`` bounds an epsilon from the other side, by what attacks got right.
 """
+
+from dp.errors import (
+    AccountantLimit,
+    BudgetExceeded,
+    CalibrationError,
+    FilterFull,
+    InputError,
+    LedgerBusy,
+    LedgerConflict,
+    LedgerCorrupt,
+    LedgerError,
+    LedgerMissing,
+    MissingLibrary,
+    NonFiniteGradient,
+    PrivacyError,
+    UnsoundEvent,
+    UnsoundModel,
+)
+
+__all__ = [
+    "AccountantLimit",
+    "BudgetExceeded",
+    "CalibrationError",
+    "FilterFull",
+    "InputError",
+    "LedgerBusy",
+    "LedgerConflict",
+    "LedgerCorrupt",
+    "LedgerError",
+    "LedgerMissing",
+    "MissingLibrary",
+    "NonFiniteGradient",
+    "PrivacyError",
+    "UnsoundEvent",
+    "UnsoundModel",
+]

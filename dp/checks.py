@@ -1,18 +1,18 @@
 """Numbers that a caller gives, checked alike everywhere: the message says name, value and range.
 
-Everything here raises ``BadParameter``. A boolean is no number.
+Everything here raises ``InputError``. A boolean is no number.
 """
 
 import math
 
-from dp.errors import BadParameter
+from dp.errors import InputError
 
 
 def integer(name: str, value: int, least: int = 0, most: int | None = None) -> int:
     """Return ``value`` if it is an ``int`` of at least ``least`` and at most ``most``."""
     if type(value) is not int or value < least or (most is not None and value > most):
         end = "inf)" if most is None else f"{_short(most)}]"
-        raise BadParameter(f"{name} is {value!r:.80}, must be an integer in [{least}, {end}")
+        raise InputError(f"{name} is {value!r:.80}, must be an integer in [{least}, {end}")
     return value
 
 
@@ -26,7 +26,7 @@ def positive_float(
 ) -> float:
     """Return ``value`` as a finite double above 0, or 0 too, up to ``most`` or ``below``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadParameter(f"{name} is {value!r:.80}, must be a number")
+        raise InputError(f"{name} is {value!r:.80}, must be a number")
     try:
         number = float(value)
     except OverflowError:
@@ -35,7 +35,7 @@ def positive_float(
     if not (above and number < below and number <= most):
         start = "[" if zero else "("
         end = f"{most:g}]" if most < below else f"{below:g})"
-        raise BadParameter(f"{name} is {number}, must be in {start}0, {end}")
+        raise InputError(f"{name} is {number}, must be in {start}0, {end}")
     return number
 
 

@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 from dp.accounting.accountant import check_delta
 from dp.accounting.events import Unit
 from dp.checks import integer, positive_float
-from dp.errors import BadParameter
+from dp.errors import InputError
 
 Entropy: TypeAlias = Callable[[int], bytes]
 Reals: TypeAlias = NDArray[np.float64]
@@ -183,17 +183,17 @@ def guess(
       highest: of them, calls of "in"; half of them, rounded up, if not given.
 
     Raises:
-      BadParameter: a score is NaN, the lengths differ, or more is guessed than there is.
+      InputError: a score is NaN, the lengths differ, or more is guessed than there is.
     """
     values, coins = np.asarray(scores, np.float64), np.asarray(included)
     if values.ndim != 1 or coins.shape != values.shape or coins.dtype != np.bool_:
-        raise BadParameter(
+        raise InputError(
             f"scores have shape {values.shape} and coins are {coins.dtype} of shape "
             f"{coins.shape}, must be one score and one boolean a canary"
         )
     integer("canaries", len(values), 1, MOST)
     if np.isnan(values).any():
-        raise BadParameter("a score is NaN; give a canary without one the middle of the others")
+        raise InputError("a score is NaN; give a canary without one the middle of the others")
     integer("count", count, 0, len(values))
     up = (count + 1) // 2 if highest is None else highest
     integer("highest", up, 0, count)
@@ -231,7 +231,7 @@ def lower_bound(
       unit: what one canary is.
 
     Raises:
-      BadParameter: an argument is out of range.
+      InputError: an argument is out of range.
     """
     integer("canaries", canaries, 1, MOST)
     integer("guesses", guesses, 0, canaries)
@@ -267,7 +267,7 @@ def best_lower_bound(
     So the number may be chosen by the outcome, among those that were named in advance.
     """
     if not counts:
-        raise BadParameter("counts is empty, must name the numbers of guesses to try")
+        raise InputError("counts is empty, must name the numbers of guesses to try")
     tried = (guess(scores, included, count=count) for count in counts)
     bounds = (
         lower_bound(
@@ -312,7 +312,7 @@ def from_rates(
       delta, significance, comparisons, unit: as of ``lower_bound``.
 
     Raises:
-      BadParameter: an argument is out of range.
+      InputError: an argument is out of range.
     """
     check_delta(delta)
     level = _level(significance, comparisons) / 2
@@ -380,16 +380,16 @@ def normals(count: int, *, entropy: Entropy = os.urandom) -> Reals:
 def cosines(canaries: Reals, change: ArrayLike) -> Reals:
     """The cosine of each canary with the change of the model, or with one round's.
 
-    Raises ``BadParameter`` for a change of another length, one that is not finite, or none.
+    Raises ``InputError`` for a change of another length, one that is not finite, or none.
     """
     moved = np.asarray(change, np.float64)
     if moved.shape != canaries.shape[1:]:
-        raise BadParameter(
+        raise InputError(
             f"change has shape {moved.shape}, must be {canaries.shape[1:]} as a canary's"
         )
     length = float(np.linalg.norm(moved))
     if not (math.isfinite(length) and length > 0):
-        raise BadParameter(f"change has norm {length}, must be finite and above 0")
+        raise InputError(f"change has norm {length}, must be finite and above 0")
     found: Reals = canaries @ moved / (length * np.linalg.norm(canaries, axis=1))
     return found
 
@@ -413,12 +413,12 @@ def from_cosines(
       unit: what one canary is.
 
     Raises:
-      BadParameter: fewer than two statistics, one that is not finite, or both or none of
+      InputError: fewer than two statistics, one that is not finite, or both or none of
         ``entries`` and ``unobserved``.
     """
     fitted = _statistics("included", included)
     if (entries is None) == (unobserved is None):
-        raise BadParameter("give either entries or unobserved, what a canary left out looks like")
+        raise InputError("give either entries or unobserved, what a canary left out looks like")
     if unobserved is not None:
         null = Gaussian.fit(_statistics("unobserved", unobserved))
     else:
@@ -431,15 +431,15 @@ def from_json(data: Any) -> LowerBound | Estimate:
     """The result whose ``as_dict()`` is ``data``, its epsilon computed anew.
 
     Raises:
-      BadParameter: it is no such object, or states another epsilon than follows from it.
+      InputError: it is no such object, or states another epsilon than follows from it.
     """
     try:
         found = _parsed(data)
         stated = float(data["epsilon"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BadParameter(f"this is no result of an attack: {error!r:.200}") from error
+        raise InputError(f"this is no result of an attack: {error!r:.200}") from error
     if not abs(stated - found.epsilon) <= _AGREES * max(1.0, found.epsilon):
-        raise BadParameter(
+        raise InputError(
             f"a result states epsilon {stated:g}, and its own numbers give {found.epsilon:g}"
         )
     return found
@@ -453,7 +453,7 @@ def _parsed(data: Mapping[str, Any]) -> LowerBound | Estimate:
             counts = dict(data["counts"])
             names = _COUNTS[method]
             if counts.keys() != set(names):
-                raise BadParameter(f"counts are {sorted(counts)}, must be {', '.join(names)}")
+                raise InputError(f"counts are {sorted(counts)}, must be {', '.join(names)}")
             return bound(
                 *(counts[name] for name in names),
                 delta=delta,
@@ -469,7 +469,7 @@ def _parsed(data: Mapping[str, Any]) -> LowerBound | Estimate:
             integer("canaries", data["canaries"], 2, MOST)
             return _estimate(pair[0], pair[1], data["canaries"], delta, unit)
         case kind, method:
-            raise BadParameter(f"kind {kind!r:.80} by {method!r:.80} is not known here")
+            raise InputError(f"kind {kind!r:.80} by {method!r:.80} is not known here")
 
 
 def _chance(epsilon: float, canaries: int, guesses: int, correct: int, delta: float) -> float:
@@ -514,7 +514,7 @@ def _estimate(
     check_delta(delta)
     for name, one in (("included", included), ("unobserved", unobserved)):
         if not (abs(one.mean) <= _WIDE and 1 / _WIDE <= one.deviation <= _WIDE):
-            raise BadParameter(f"{name} is {one}, must be within {_WIDE:g} and spread")
+            raise InputError(f"{name} is {one}, must be within {_WIDE:g} and spread")
     pairs = [
         ((one.mean - other.mean) / other.deviation, one.deviation / other.deviation)
         for one, other in ((included, unobserved), (unobserved, included))
@@ -578,19 +578,19 @@ def _log_tail(x: float) -> float:
 def _statistics(name: str, values: ArrayLike) -> Reals:
     found = np.asarray(values, np.float64)
     if found.ndim != 1 or len(found) < 2 or not np.isfinite(found).all():
-        raise BadParameter(f"{name} must be at least two finite numbers in a row")
+        raise InputError(f"{name} must be at least two finite numbers in a row")
     return found
 
 
 def _level(significance: float, comparisons: int) -> float:
     integer("comparisons", comparisons, 1, MOST)
     if positive_float("significance", significance, below=1.0) < 1e-100:
-        raise BadParameter(f"significance is {significance!r}, must be in [1e-100, 1)")
+        raise InputError(f"significance is {significance!r}, must be in [1e-100, 1)")
     return significance / comparisons
 
 
 def _bytes(entropy: Entropy, size: int) -> bytes:
     drawn = entropy(size)
     if len(drawn) != size:
-        raise BadParameter("entropy returned another number of bytes than asked for")
+        raise InputError("entropy returned another number of bytes than asked for")
     return drawn

@@ -1,7 +1,7 @@
 """Everything that this package raises.
 
-``PrivacyError`` is the root. An argument that no caller may pass is a
-``BadParameter``, which is a ``ValueError`` too.
+``PrivacyError`` is the root. An argument that no caller may pass is an
+``InputError``, which is a ``ValueError`` too.
 """
 
 
@@ -9,7 +9,7 @@ class PrivacyError(Exception):
     """A statement about privacy cannot be made, or would be false."""
 
 
-class BadParameter(PrivacyError, ValueError):
+class InputError(PrivacyError, ValueError):
     """An argument is outside its range; the message names it and its value."""
 
 

@@ -36,7 +36,7 @@ from typing import Final, TypeAlias
 
 from dp.accounting.events import GaussianEvent, NeighboringRelation, PoissonSampling, Unit
 from dp.checks import integer, positive_float
-from dp.errors import BadParameter, MissingLibrary, NonFiniteGradient, UnsoundModel
+from dp.errors import InputError, MissingLibrary, NonFiniteGradient, UnsoundModel
 from dp.noise.sampling import BinnedGaussianSampler, coins
 
 try:
@@ -92,12 +92,12 @@ class _PerExample:
     ) -> None:
         self._rate = PoissonSampling(rate=sampling_rate).rate
         if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
-            raise BadParameter(
+            raise InputError(
                 f"inputs are a {type(inputs).__name__} and targets a {type(targets).__name__}, "
                 "must be tensors"
             )
         if not (inputs.ndim and targets.ndim and len(inputs) == len(targets) and len(inputs)):
-            raise BadParameter(
+            raise InputError(
                 f"inputs of shape {tuple(inputs.shape)} and targets of {tuple(targets.shape)}, "
                 "must be equally many, at least 1"
             )
@@ -138,7 +138,7 @@ class _PerExample:
     def _load(self, parameters: Tensor) -> Tensor:
         """``parameters`` checked, as a new float64 vector on the model's device."""
         if parameters.shape != (self.parameter_count,) or not parameters.is_floating_point():
-            raise BadParameter(
+            raise InputError(
                 f"parameters are {parameters.dtype} of shape {tuple(parameters.shape)}, "
                 f"must be floats of shape ({self.parameter_count},)"
             )
@@ -247,7 +247,7 @@ class ClippedSums(_PerExample):
 
         Raises:
           NonFiniteGradient: a parameter is NaN or infinite. No data was touched.
-          BadParameter: the vector's shape or type is wrong. No data was touched.
+          InputError: the vector's shape or type is wrong. No data was touched.
         """
         total = torch.zeros_like(self._load(parameters))
         for gradient in self._clipped():
@@ -296,7 +296,7 @@ class LocalDpSgd(_PerExample):
         Raises:
           UnsoundModel: a module mixes examples, nothing is to be trained, or the model and its loss
             do not work on an example of zeros.
-          BadParameter: an argument is out of range.
+          InputError: an argument is out of range.
         """
         integer("steps_taken", steps_taken)
         self._learning_rate = positive_float("learning rate", learning_rate)
@@ -313,7 +313,7 @@ class LocalDpSgd(_PerExample):
         mantissa, exponent = math.frexp(z * self._clip)
         self._grid = math.ldexp(1.0, exponent - _FINE)
         if len(inputs) * self._clip / self._grid >= _MOST_STEPS:
-            raise BadParameter(
+            raise InputError(
                 f"noise_multiplier is {z}, too little for {len(inputs)} examples: their sum must "
                 "stay below 2**62 steps of the grid that the noise is drawn on"
             )
@@ -353,7 +353,7 @@ class LocalDpSgd(_PerExample):
         Raises:
           NonFiniteGradient: a parameter is NaN or infinite, or could become so in so many steps. No
             data was touched.
-          BadParameter: the vector's shape or type, or ``steps``, is wrong. No data was touched.
+          InputError: the vector's shape or type, or ``steps``, is wrong. No data was touched.
         """
         integer("steps", steps, 1)
         position = self._load(parameters)
@@ -386,5 +386,5 @@ class LocalDpSgd(_PerExample):
 def _ranged(name: str, value: float) -> float:
     number = positive_float(name, value, most=_MOST)
     if number < 1 / _MOST:
-        raise BadParameter(f"{name} is {number}, must be at least {1 / _MOST:g}")
+        raise InputError(f"{name} is {number}, must be at least {1 / _MOST:g}")
     return number

@@ -2,7 +2,7 @@
 
 from collections.abc import Sized
 
-from protocols.errors import ParameterError
+from protocols.errors import InputError
 
 NO_SUM = ": the sum of one is no sum"
 
@@ -10,12 +10,12 @@ NO_SUM = ": the sum of one is no sum"
 def check_integer(
     name: str, value: int, least: int, most: int = 2**32 - 1, *, why: str = ""
 ) -> None:
-    """Raises ``ParameterError`` unless ``value`` is an integer in [least, most]; True is none."""
+    """Raises ``InputError`` unless ``value`` is an integer in [least, most]; True is none."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ParameterError(f"{name} {value!r:.80} is no integer in [{least}, {most}]{why}")
+        raise InputError(f"{name} {value!r:.80} is no integer in [{least}, {most}]{why}")
 
 
 def check_size(name: str, value: Sized, size: int) -> None:
-    """Raises ``ParameterError`` unless ``value`` has ``size`` bytes."""
+    """Raises ``InputError`` unless ``value`` has ``size`` bytes."""
     if len(value) != size:
-        raise ParameterError(f"{name} has {len(value)} bytes, expected {size}")
+        raise InputError(f"{name} has {len(value)} bytes, expected {size}")

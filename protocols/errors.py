@@ -13,8 +13,8 @@ class LocalProtocolError(ProtocolError):
     """We were asked to do something that the protocol forbids."""
 
 
-class ParameterError(LocalProtocolError, ValueError):
-    """Parameters that would not give what the protocol promises."""
+class InputError(LocalProtocolError, ValueError):
+    """An argument is unusable, or parameters would not give what the protocol promises."""
 
 
 class RemoteProtocolError(ProtocolError):

@@ -17,12 +17,10 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from secagg.errors import (
-    ConfigError,
     IdentityError,
     InputError,
     MissingExtraError,
     NodeError,
-    RangeError,
     RefusedError,
     RunError,
     SecaggError,
@@ -40,7 +38,6 @@ __all__ = [
     "Bonawitz",
     "BudgetExceeded",
     "Ckks",
-    "ConfigError",
     "Count",
     "FixedPoint",
     "IdentityError",
@@ -54,7 +51,6 @@ __all__ = [
     "Plain",
     "PrivacyError",
     "ProtocolError",
-    "RangeError",
     "RefusedError",
     "RemoteProtocolError",
     "RunError",

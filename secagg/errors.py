@@ -6,15 +6,11 @@ class SecaggError(Exception):
 
 
 class InputError(SecaggError, ValueError):
-    """A value handed in is unusable: NaN, infinite, or of the wrong length, type or shape."""
+    """An argument or a setting is unusable; the message names it and says what it may be.
 
-
-class RangeError(SecaggError, ValueError):
-    """A sum could overflow its lane. Raised at construction, never after summing."""
-
-
-class ConfigError(SecaggError, ValueError):
-    """A setting is out of range, or contradicts another."""
+    ``dp`` and ``protocols`` stand alone and have a class of this name each. All three are
+    ``ValueError``, which catches a bad argument wherever it was found.
+    """
 
 
 class RunError(SecaggError):

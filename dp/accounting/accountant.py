@@ -63,7 +63,7 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.checks import integer, positive_float
-from dp.errors import AccountantLimit, BadParameter, PrivacyError, UnsoundEvent
+from dp.errors import AccountantLimit, InputError, PrivacyError, UnsoundEvent
 
 Composition: TypeAlias = Mapping[Event, int] | Iterable[tuple[Event, int]]
 Vector: TypeAlias = NDArray[np.float64]
@@ -97,7 +97,7 @@ def merge(composition: Composition) -> dict[Event, int]:
     """The composition by its one-step events, with the total number of steps of each.
 
     Raises:
-      BadParameter: a count is no integer >= 0.
+      InputError: a count is no integer >= 0.
       UnsoundEvent: the events differ in unit or adjacency, so no single epsilon covers them.
     """
     pairs = composition.items() if isinstance(composition, Mapping) else composition
@@ -114,13 +114,13 @@ def merge(composition: Composition) -> dict[Event, int]:
 
 
 def check_delta(delta: float, *, units: int | None = None) -> float:
-    """Return delta, or raise ``BadParameter`` unless 0 < delta < 1 and delta < 1 / ``units``.
+    """Return delta, or raise ``InputError`` unless 0 < delta < 1 and delta < 1 / ``units``.
 
     With delta >= 1/N a mechanism may publish one of N units whole and still comply.
     """
     delta = positive_float("delta", delta, below=1.0)
     if units is not None and delta * integer("units", units, 1) >= 1:
-        raise BadParameter(f"delta is {delta}, must be below 1/{units} for {units} units")
+        raise InputError(f"delta is {delta}, must be below 1/{units} for {units} units")
     return delta
 
 
@@ -139,7 +139,7 @@ def epsilon_rdp(composition: Composition, delta: float) -> float:
 
     Raises:
       UnsoundEvent: see the module's table.
-      BadParameter: delta or a count is out of range.
+      InputError: delta or a count is out of range.
     """
     delta = check_delta(delta)
     steps = merge(composition)
@@ -165,7 +165,7 @@ def epsilon_pld(
     Raises:
       UnsoundEvent: see the module's table.
       AccountantLimit: the distribution would not fit, or be too coarse to bound anything.
-      BadParameter: delta, pld_discretization or a count is out of range.
+      InputError: delta, pld_discretization or a count is out of range.
     """
     return epsilon_curve(
         composition, (delta,), accountant="pld", pld_discretization=pld_discretization
@@ -188,7 +188,7 @@ def epsilon_curve(
     if accountant == "rdp":
         return tuple(epsilon_rdp(steps, delta) for delta in deltas)
     if accountant != "pld":
-        raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")
+        raise InputError(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")
     if pld_discretization is not None:
         pld_discretization = positive_float("pld_discretization", pld_discretization)
     if not steps:
@@ -318,7 +318,7 @@ def reported_delta(
       sampler_draws: entries times rounds that were drawn with that error.
 
     Raises:
-      BadParameter: an argument is out of range, or the total reaches 1 / ``units``.
+      InputError: an argument is out of range, or the total reaches 1 / ``units``.
     """
     for name, count in (
         ("sparse_rounds", sparse_rounds),
@@ -337,7 +337,7 @@ def reported_delta(
     if flooding_bits is not None and flooded_keys:
         eta = flooding_epsilon(flooding_bits, flooded_keys, epsilon) / 2
         if eta > 0.5:  # the proof's small terms need far less
-            raise BadParameter(
+            raise InputError(
                 f"flooded_keys is {flooded_keys}: flooding of {flooding_bits} bits hides no so many"
             )
         left = (1 + math.exp(min(epsilon + eta, 700.0))) * math.exp(-epsilon - _FLOODING_NATS) / 2

@@ -6,7 +6,7 @@ it, so a plan calibrated with RDP, by which the ledger admits, is admitted to it
 the ledger would stop that plan early.
 
 All three functions raise ``UnsoundEvent`` for a design that cannot be treated soundly, and
-``BadParameter`` for an argument out of range.
+``InputError`` for an argument out of range.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.checks import positive_float
-from dp.errors import BadParameter, CalibrationError, UnsoundEvent
+from dp.errors import CalibrationError, InputError, UnsoundEvent
 
 _MOST_NOISE = 2.0**20  # far above any use; RDP at our orders does not improve beyond
 _LIMIT = {  # why no noise is enough, though truly some is
@@ -236,4 +236,4 @@ def _price(
         return lambda event: epsilon_rdp([(event, 1)], delta)
     if accountant == "pld":
         return lambda event: reported_epsilon([(event, 1)], delta, pld_discretization).epsilon
-    raise BadParameter(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")
+    raise InputError(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")

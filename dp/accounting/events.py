@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any, ClassVar, Final, Self, TypeAlias
 
 from dp.checks import freeze_floats, integer
-from dp.errors import BadParameter
+from dp.errors import InputError
 
 MAX_STEPS: Final = 2**53  # the largest count that a double still tells from its neighbour
 _KEYS: Final = {"l2_sensitivity": "l2", "l1_sensitivity": "l1"}  # stored texts never change
@@ -98,7 +98,7 @@ class HiddenPoissonSampling:
     def __post_init__(self) -> None:
         freeze_floats(self, "rate", most=1.0)
         if not isinstance(self.cover, CohortSecrecy):
-            raise BadParameter(
+            raise InputError(
                 f"cover is {self.cover!r}, not one of dp.accounting.events.CohortSecrecy"
             )
 
@@ -281,7 +281,7 @@ def _check(event: Event) -> None:
     integer("steps", event.steps, 0, MAX_STEPS)
     for name, kind in (("sampling", Sampling), ("unit", Unit), ("adjacency", NeighboringRelation)):
         if not isinstance(value := getattr(event, name), kind):
-            raise BadParameter(f"{name} is {value!r}, not one of dp.accounting.events")
+            raise InputError(f"{name} is {value!r}, not one of dp.accounting.events")
 
 
 def _value(member: object) -> object:
@@ -293,15 +293,15 @@ def _value(member: object) -> object:
 def from_json(text: str) -> Event:
     """The event whose ``to_json()`` is ``text``.
 
-    Raises ``BadParameter`` for anything else: other spacing or order, a second spelling
+    Raises ``InputError`` for anything else: other spacing or order, a second spelling
     of a number, an unknown, doubled or missing key, a value out of range.
     """
     try:
         event = _parse(json.loads(text))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise BadParameter(f"not an event ({type(error).__name__}: {error})") from None
+        raise InputError(f"not an event ({type(error).__name__}: {error})") from None
     if event.to_json() != text:
-        raise BadParameter(f"not the text of an event, which would be {event.to_json()}")
+        raise InputError(f"not the text of an event, which would be {event.to_json()}")
     return event
 
 

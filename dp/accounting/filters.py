@@ -34,7 +34,7 @@ from typing import ClassVar, Self
 from dp.accounting.accountant import ORDERS, check_delta, check_design, conversion, rdp
 from dp.accounting.events import Event, GaussianEvent, NeighboringRelation, Unit
 from dp.checks import freeze_floats, integer
-from dp.errors import BadParameter, FilterFull, UnsoundEvent
+from dp.errors import FilterFull, InputError, UnsoundEvent
 
 _LARGEST = 2.0**40  # no capacity is above, in the currency
 SCALE = 2**60  # integer units in 1.0 of any currency: exact sums, whatever their order
@@ -63,7 +63,7 @@ class Filter(ABC):
         freeze_floats(self, "epsilon", "delta")
         for name, kind in (("unit", Unit), ("adjacency", NeighboringRelation)):
             if not isinstance(value := getattr(self, name), kind):
-                raise BadParameter(f"{name} is {value!r}, not one of dp.accounting.events")
+                raise InputError(f"{name} is {value!r}, not one of dp.accounting.events")
         integer("spent", self.spent)
 
     @property
@@ -171,7 +171,7 @@ class RenyiFilter(Filter):
         Filter.__post_init__(self)
         freeze_floats(self, "order")
         if self.order not in ORDERS:
-            raise BadParameter(
+            raise InputError(
                 f"order is {self.order:g}, must be one of dp.accounting.accountant.ORDERS"
             )
 

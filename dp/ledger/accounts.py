@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp.accounting.events import Event, from_json
-from dp.errors import BadParameter, BudgetExceeded, LedgerCorrupt
+from dp.errors import BudgetExceeded, InputError, LedgerCorrupt
 from dp.ledger.books import Budget, Key, Reservation, State, key_of
 from dp.ledger.records import Book, Charge
 from dp.ledger.rules import CompositionRule, Spent
@@ -204,7 +204,7 @@ class Accounts:
             row = connection.execute("SELECT json FROM events WHERE id = ?", (number,)).fetchone()
             try:
                 self._events[number] = from_json(row[0])
-            except (TypeError, BadParameter):
+            except (TypeError, InputError):
                 raise LedgerCorrupt(f"its event {number} is unreadable") from None
         return self._events[number]
 
@@ -216,6 +216,6 @@ class Accounts:
             events = [None if n is None else self._event(connection, n) for n in numbers]
             try:
                 self._charges[numbers] = Charge(server=events[0], release=events[1])
-            except BadParameter:
+            except InputError:
                 raise LedgerCorrupt("one of its charges holds no event") from None
         return self._charges[server, release]

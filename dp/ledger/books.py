@@ -9,7 +9,7 @@ from unicodedata import is_normalized
 from dp.accounting.accountant import check_delta
 from dp.accounting.events import Event
 from dp.checks import freeze_floats, integer
-from dp.errors import BadParameter
+from dp.errors import InputError
 from dp.ledger.records import Charge, Head
 
 _LONGEST_SUBJECT: Final = 256  # characters
@@ -112,7 +112,7 @@ class Reservation:
 
 
 def number(name: str, value: int) -> int:
-    """An integer from 0 on that SQLite holds, or ``BadParameter``."""
+    """An integer from 0 on that SQLite holds, or ``InputError``."""
     return integer(name, value, 0, _LARGEST)
 
 
@@ -124,26 +124,26 @@ class Key(NamedTuple):
 
 
 def key_of(round_number: int, attempt: int) -> Key:
-    """A key that SQLite holds, or ``BadParameter``."""
+    """A key that SQLite holds, or ``InputError``."""
     return Key(number("round", round_number), number("attempt", attempt))
 
 
 def subject_name(name: str) -> str:
-    """The name of a subject, or ``BadParameter``."""
+    """The name of a subject, or ``InputError``."""
     if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_SUBJECT and name.isprintable()):
-        raise BadParameter(f"subject is {name!r:.80}, must be 1 to 256 printable characters")
+        raise InputError(f"subject is {name!r:.80}, must be 1 to 256 printable characters")
     # Two spellings that print alike would have a budget each.
     if name != name.strip():
-        raise BadParameter(f"subject {name!r:.80} begins or ends with a blank")
+        raise InputError(f"subject {name!r:.80} begins or ends with a blank")
     if not is_normalized("NFC", name):
-        raise BadParameter(f"subject {name!a:.80} is not in Unicode's NFC; normalize it")
+        raise InputError(f"subject {name!a:.80} is not in Unicode's NFC; normalize it")
     return name
 
 
 def subject_names(subjects: Iterable[str]) -> list[str]:
     """Names, each once, in the order given."""
     if isinstance(subjects, str):
-        raise BadParameter(f"subjects is the text {subjects!r}, must be a collection of names")
+        raise InputError(f"subjects is the text {subjects!r}, must be a collection of names")
     return list(dict.fromkeys(subject_name(subject) for subject in subjects))
 
 

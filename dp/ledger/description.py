@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from dp.accounting.accountant import ReportedDelta, flooding_epsilon, reported_delta
 from dp.accounting.events import MAX_STEPS
 from dp.checks import freeze_floats, integer
-from dp.errors import BadParameter
+from dp.errors import InputError
 
 _LONGEST: Final = 4096  # characters of one text
 _TEXTS: Final = ("mechanism", "sampling", "scope", "randomness", "floating_point")
@@ -63,12 +63,12 @@ class SystemDescription:
             _check_line(name, getattr(self, name))
         for name in _LISTS:
             if not isinstance(lines := getattr(self, name), tuple):
-                raise BadParameter(f"{name} is {lines!r:.80}, must be a tuple of texts")
+                raise InputError(f"{name} is {lines!r:.80}, must be a tuple of texts")
             for line in lines:
                 _check_line(name, line)
         for name in ("sparse_graph", "rounded_sums"):
             if type(value := getattr(self, name)) is not bool:
-                raise BadParameter(f"{name} is {value!r:.80}, must be True or False")
+                raise InputError(f"{name} is {value!r:.80}, must be True or False")
         for name, least in (("unit_count", 1), ("entries", 0), ("flooding_bits", 30)):
             value = getattr(self, name)
             if value is None and name == "flooding_bits":
@@ -76,7 +76,7 @@ class SystemDescription:
             integer(name, value, least, MAX_STEPS)
         freeze_floats(self, "sampler_error", zero=True)
         if self.sampler_error and not self.entries:
-            raise BadParameter("sampler_error is given without entries, how many a step")
+            raise InputError("sampler_error is given without entries, how many a step")
 
     def epsilon_added(self, epsilon: float, *, rounds: int) -> float:
         """What flooded decryptions add to an epsilon after so many rounds."""
@@ -87,7 +87,7 @@ class SystemDescription:
     def delta(self, accountant: float, *, epsilon: float, rounds: int, steps: int) -> ReportedDelta:
         """The delta of the whole system after so many rounds and steps, part by part.
 
-        ``epsilon`` is the one it stands beside. Raises ``BadParameter`` for a total of
+        ``epsilon`` is the one it stands beside. Raises ``InputError`` for a total of
         1 / ``unit_count`` or more.
         """
         return reported_delta(
@@ -111,17 +111,17 @@ class SystemDescription:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The statement whose ``to_json()`` is ``data``; anything else is a ``BadParameter``."""
+        """The statement whose ``to_json()`` is ``data``; anything else is an ``InputError``."""
         names = {item.name for item in fields(cls)}
         if not isinstance(data, Mapping) or data.keys() != names:
-            raise BadParameter(f"a statement has exactly the fields {', '.join(sorted(names))}")
+            raise InputError(f"a statement has exactly the fields {', '.join(sorted(names))}")
         values = dict(data)
         for name in _LISTS:
             if not isinstance(values[name], list):
-                raise BadParameter(f"{name} is {values[name]!r:.80}, must be a list of texts")
+                raise InputError(f"{name} is {values[name]!r:.80}, must be a list of texts")
             values[name] = tuple(values[name])
         if type(values["sampler_error"]) is not float:
-            raise BadParameter(f"sampler_error is {values['sampler_error']!r:.80}, must be a float")
+            raise InputError(f"sampler_error is {values['sampler_error']!r:.80}, must be a float")
         return cls(**values)
 
 
@@ -129,6 +129,6 @@ def _check_line(name: str, text: str) -> None:
     if not (
         isinstance(text, str) and len(text) <= _LONGEST and text.isprintable() and text.strip()
     ):
-        raise BadParameter(
+        raise InputError(
             f"{name} is {text!r:.80}, must be a line of 1 to {_LONGEST} printable characters"
         )

@@ -45,7 +45,7 @@ from typing import Any, NoReturn, Self
 
 from dp.accounting.events import Event
 from dp.errors import (
-    BadParameter,
+    InputError,
     LedgerConflict,
     LedgerCorrupt,
     LedgerError,
@@ -139,7 +139,7 @@ class Ledger(Reader):
         ``LedgerCorrupt``: a process may have been killed while creating it, or it is a copy.
         """
         if seal is not None and seal.sign is None:
-            raise BadParameter("seal has no sign; a sealed ledger is created by who can sign")
+            raise InputError("seal has no sign; a sealed ledger is created by who can sign")
         genesis = {
             "action": "create",
             "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
@@ -209,7 +209,7 @@ class Ledger(Reader):
         signed already, ``LedgerCorrupt`` if it is not sound or ``seal`` does not fit itself.
         """
         if seal.sign is None:
-            raise BadParameter("seal has no sign")
+            raise InputError("seal has no sign")
         with self._file.transaction() as connection:
             self._version(connection)
             self._check_schema(connection)
@@ -223,7 +223,7 @@ class Ledger(Reader):
     def declare(self, statement: SystemDescription) -> None:
         """Write down what the keeper states about the system; the last one stands.
 
-        Stating the same again changes nothing. Raises ``BadParameter`` where the delta of a
+        Stating the same again changes nothing. Raises ``InputError`` where the delta of a
         single round would reach 1 / ``unit_count``, at the budget's delta or a subject's own.
         """
         with self._writing() as connection:
@@ -238,7 +238,7 @@ class Ledger(Reader):
         """Give subjects budgets of their own, before they are first charged.
 
         Repeating a call changes nothing. Raises ``LedgerConflict``, and sets none, for a
-        subject that was charged: its budget is fixed; ``BadParameter`` for a delta that
+        subject that was charged: its budget is fixed; ``InputError`` for a delta that
         contradicts the statement.
         """
         wanted = {subject_name(subject): budget for subject, budget in budgets.items()}
@@ -277,7 +277,7 @@ class Ledger(Reader):
           LedgerConflict: this (round, subject, attempt) holds another charge or was aborted.
           UnsoundEvent: an event that the policy cannot price soundly, or of another unit or
             adjacency than those charged to the subject before.
-          BadParameter: round, attempt, minimum or a subject's name is out of range.
+          InputError: round, attempt, minimum or a subject's name is out of range.
         """
         key = key_of(round_number, attempt)
         minimum = number("minimum survivors", minimum_survivors)
@@ -304,14 +304,14 @@ class Ledger(Reader):
         attempt of the round after the last. It is chosen and charged in one transaction, so
         of two processes each gets its own key and its own charge. Calling again charges again.
 
-        Raises as ``reserve`` does, and ``BadParameter`` where there is nobody to charge.
+        Raises as ``reserve`` does, and ``InputError`` where there is nobody to charge.
         """
         minimum = number("minimum survivors", minimum_survivors)
         wanted = charges_of(charges)
         if round_number is not None:
             number("round", round_number)
         if not wanted:
-            raise BadParameter("charges is empty, and nothing would hold the key")
+            raise InputError("charges is empty, and nothing would hold the key")
         with self._writing() as connection:
             key = self._accounts.free_key(connection, round_number)
             self._charge(connection, key, wanted, minimum)

@@ -10,7 +10,7 @@ from typing import Final, Self
 from dp.accounting.accountant import Accountant
 from dp.accounting.events import Event
 from dp.accounting.filters import Filter
-from dp.errors import BadParameter, LedgerCorrupt, LedgerError, LedgerMissing
+from dp.errors import InputError, LedgerCorrupt, LedgerError, LedgerMissing
 from dp.ledger.accounts import Accounts
 from dp.ledger.books import (
     Budget,
@@ -282,7 +282,7 @@ class Reader:
             self._check_seal(connection)
         try:
             self._policy = composition_rule(genesis.get("policy", FIXED_PLAN))
-        except BadParameter as error:
+        except InputError as error:
             raise LedgerError(f"{self._path} has a policy unknown here: {error}") from None
         self._accounts = Accounts(self._budget, self._policy)
 

@@ -22,7 +22,7 @@ from json import dumps, loads
 from typing import Any, Final
 
 from dp.accounting.events import Event, from_json
-from dp.errors import BadParameter, LedgerCorrupt
+from dp.errors import InputError, LedgerCorrupt
 from dp.ledger.description import SystemDescription
 
 _LABEL: Final = b"dp.ledger record v1"
@@ -131,10 +131,10 @@ class Charge:
 
     def __post_init__(self) -> None:
         if not self.events():
-            raise BadParameter("a charge holds no event; leave its subject out")
+            raise InputError("a charge holds no event; leave its subject out")
         for event in self.events().values():
             if not isinstance(event, Event):
-                raise BadParameter(f"charge holds {event!r:.80}, not an event")
+                raise InputError(f"charge holds {event!r:.80}, not an event")
 
     def events(self) -> dict[Book, Event]:
         """The event of each book that is charged."""
@@ -300,7 +300,7 @@ def statements(connection: sqlite3.Connection) -> Iterator[SystemDescription]:
     for record in of_action(connection, "state"):
         try:
             yield SystemDescription.from_json(record.data["statement"])
-        except (BadParameter, KeyError):
+        except (InputError, KeyError):
             raise LedgerCorrupt(f"record {record.seq} holds no statement") from None
 
 

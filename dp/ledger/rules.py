@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from dp.accounting.accountant import ORDERS, Accountant, epsilon_pld, merge
 from dp.accounting.events import Event
 from dp.accounting.filters import SCALE, Filter, GdpFilter, RenyiFilter, ZcdpFilter
-from dp.errors import BadParameter, UnsoundEvent
+from dp.errors import InputError, UnsoundEvent
 from dp.ledger import admission
 from dp.ledger.books import Budget
 from dp.ledger.records import Book
@@ -129,7 +129,7 @@ class CompositionRule(ABC):
             ("basis", ask.basis, ("reserved", "actual")),
         ):
             if value not in choices:
-                raise BadParameter(f"{name} is {value!r}, must be one of {choices}")
+                raise InputError(f"{name} is {value!r}, must be one of {choices}")
         most = 0.0
         for book in Book if ask.book is None else (ask.book,):
             composition = spent.get((book, ask.basis), {})
@@ -261,9 +261,9 @@ _POLICIES: Final = _policies()
 
 
 def composition_rule(text: str) -> CompositionRule:
-    """The policy of that name, or ``BadParameter``: one spelling each, as in the table."""
+    """The policy of that name, or ``InputError``: one spelling each, as in the table."""
     if not (isinstance(text, str) and text in _POLICIES):
-        raise BadParameter(
+        raise InputError(
             f"policy is {text!r:.80}, must be 'fixed plan', 'zCDP', 'GDP' or 'RDP at order A' "
             "with A one of dp.accounting.accountant.ORDERS"
         )

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from dp.accounting.accountant import ROUNDING_FAILURE
-from dp.errors import BadParameter
+from dp.errors import InputError
 from dp.noise.rotation import FLOAT64_ERROR, entry_error
 from dp.noise.skellam import MAX_VARIANCE
 
@@ -92,7 +92,7 @@ class Lanes:
         """The scale of the least k whose lanes hold, to a relative 2^-20, or the sampler's last.
 
         Raises:
-          BadParameter: the lanes hold at no scale.
+          InputError: the lanes hold at no scale.
         """
         low, high, found = 1.0, 2.0**self.bits / math.sqrt(self.clients), 0.0
         while high - low > 2.0**-20 * high:
@@ -102,7 +102,7 @@ class Lanes:
             else:
                 low = middle
         if not found:
-            raise BadParameter(
+            raise InputError(
                 f"{self.bits}-bit lanes are too narrow for {self.clients} clients and their noise: "
                 "P[wrap] is above 2**-40 a round at every scale"
             )

@@ -39,7 +39,7 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.checks import freeze_floats, integer, positive_float
-from dp.errors import BadParameter
+from dp.errors import InputError
 from dp.noise.lanes import DRAWN, NORM_ERROR, WRAP_FAILURE, Lanes, fraction
 from dp.noise.rotation import BLOCK, Floats, backward, forward, padded_size
 from dp.noise.sampling import DiscreteGaussianSampler, SkellamSampler
@@ -89,7 +89,7 @@ class DistributedNoise:
         under the same noise: in integers +-k, k^2 this share of D2^2. Only of clients; below 1.
 
     Raises:
-      BadParameter: an attribute out of range, or P[a lane wraps] above 2^-40 a round.
+      InputError: an attribute out of range, or P[a lane wraps] above 2^-40 a round.
     """
 
     entries: int
@@ -109,7 +109,7 @@ class DistributedNoise:
         padded_size(self.entries)
         freeze_floats(self, "clip", "noise_multiplier", most=1 / _LEAST)
         if min(self.clip, self.noise_multiplier) < _LEAST:
-            raise BadParameter(
+            raise InputError(
                 f"clip is {self.clip} and noise_multiplier {self.noise_multiplier}, must be at "
                 f"least {_LEAST:g}"
             )
@@ -118,22 +118,22 @@ class DistributedNoise:
         integer("uncounted_shares", self.uncounted_shares, 1, self.minimum_survivors - 1)
         integer("bits", self.bits, MIN_BITS, MAX_BITS)
         if self.noise not in ("skellam", "discrete_gaussian"):
-            raise BadParameter(f"noise is {self.noise!r}, not 'skellam' or 'discrete_gaussian'")
+            raise InputError(f"noise is {self.noise!r}, not 'skellam' or 'discrete_gaussian'")
         if not isinstance(self.unit, Unit):
-            raise BadParameter(f"unit is {self.unit!r}, not one of dp.accounting.events.Unit")
+            raise InputError(f"unit is {self.unit!r}, not one of dp.accounting.events.Unit")
         integer("batch", self.batch, 1, 2**24 if self.unit is Unit.EXAMPLE else 1)
         share = positive_float("indicator_share", self.indicator_share, below=1.0, zero=True)
         if share and self.unit is Unit.EXAMPLE:
-            raise BadParameter("an indicator is a client's, not an example's")
+            raise InputError("an indicator is a client's, not an example's")
         scale = self._lanes.largest_scale() if self.scale is None else self.scale
         object.__setattr__(self, "scale", positive_float("scale", scale))
         if (risk := self.wrap_probability) > WRAP_FAILURE:
-            raise BadParameter(
+            raise InputError(
                 f"{self.bits}-bit lanes are too narrow for {self.clients} clients and their noise "
                 f"at scale {scale:g}: P[wrap] is bounded by {risk:.2g} a round, above 2**-40"
             )
         if not self._norm_allowed > 0:
-            raise BadParameter(f"scale {scale:g} times the clip is less than one step can tell")
+            raise InputError(f"scale {scale:g} times the clip is less than one step can tell")
 
     @property
     def size(self) -> int:
@@ -226,7 +226,7 @@ class DistributedNoise:
     def indicator_stddev(self, survivors: int) -> float:
         """Standard deviation of the noise in the sum of b - 1/2; sigma_b of [ATMR21]."""
         if not self.indicator_share:
-            raise BadParameter("no indicator travels without an indicator_share")
+            raise InputError("no indicator travels without an indicator_share")
         return math.sqrt(survivors * self.share_variance) / (2 * self.indicator_resolution)
 
     def encode(
@@ -246,7 +246,7 @@ class DistributedNoise:
         | zeros             | noise alone                         |
         | norm above clip   | scaled down to it                   |
         | NaN, inf, -inf    | noise alone: that is how zeros look |
-        | not (entries,)    | ``BadParameter``, nothing drawn     |
+        | not (entries,)    | ``InputError``, nothing drawn     |
 
         Args:
           vector: floats or integers, shape (entries,).
@@ -259,7 +259,7 @@ class DistributedNoise:
           int64, shape (size,). Nothing clamps after the noise: lanes of the sum may wrap.
         """
         if indicator is not None and not self.indicator_share:
-            raise BadParameter("no indicator travels without an indicator_share")
+            raise InputError("no indicator travels without an indicator_share")
         values = self._checked(vector)
         norm = _norm(values)
         limit = self.batch * self.clip
@@ -280,7 +280,7 @@ class DistributedNoise:
           seed: what ``encode`` was given.
 
         Raises:
-          BadParameter: ``total`` is no such vector.
+          InputError: ``total`` is no such vector.
         """
         self._check_total(total)
         result: NDArray[np.float64] = np.asarray(
@@ -293,7 +293,7 @@ class DistributedNoise:
         """The noisy sum of b - 1/2 over those clients that said a bit. Errors as ``decode``."""
         self._check_total(total)
         if not self.indicator_share:
-            raise BadParameter("no indicator travels without an indicator_share")
+            raise InputError("no indicator travels without an indicator_share")
         return float(total[-1]) / (2 * self.indicator_resolution)
 
     def event(
@@ -306,7 +306,7 @@ class DistributedNoise:
           sampling: how units were drawn; see ``dp.accounting.accountant`` for what is refused.
 
         Raises:
-          BadParameter: survivors are below the minimum, so nothing may be released, or
+          InputError: survivors are below the minimum, so nothing may be released, or
             above ``clients``.
         """
         shares = self._shares(survivors)
@@ -370,9 +370,9 @@ class DistributedNoise:
 
     def _check_total(self, total: NDArray[np.signedinteger[Any]]) -> None:
         if not isinstance(total, np.ndarray) or total.dtype.kind != "i":
-            raise BadParameter("total must be an array of signed integers")
+            raise InputError("total must be an array of signed integers")
         if total.shape != (self.size,):
-            raise BadParameter(f"total has shape {total.shape}, expected ({self.size},)")
+            raise InputError(f"total has shape {total.shape}, expected ({self.size},)")
 
     def _shares(self, survivors: int | None) -> int:
         if survivors is None:
@@ -394,9 +394,9 @@ class DistributedNoise:
     def _checked(self, vector: ArrayLike) -> Floats:
         array = np.asarray(vector)
         if array.dtype.kind not in "fiu" or array.itemsize > 8:
-            raise BadParameter(f"vector holds {array.dtype}, expected floats or integers")
+            raise InputError(f"vector holds {array.dtype}, expected floats or integers")
         if array.shape != (self.entries,):
-            raise BadParameter(f"vector has shape {array.shape}, expected ({self.entries},)")
+            raise InputError(f"vector has shape {array.shape}, expected ({self.entries},)")
         if not np.isfinite(array).all():
             # A refusal would tell whoever chose the model whose vector overflowed, free of charge.
             array = np.zeros_like(array)
@@ -457,7 +457,7 @@ def _round(
         np.subtract(scaled.view(np.int64), offset, out=block)
         bits = np.frombuffer(entropy(4 * len(part)), "<u4")
         if len(bits) != len(part):
-            raise BadParameter("entropy returned another number of bytes than asked for")
+            raise InputError("entropy returned another number of bytes than asked for")
         np.add(block, bits >> np.uint32(DRAWN - places) if places < DRAWN else bits, out=block)
         np.right_shift(block, places, out=block)
         np.copyto(scaled, block)

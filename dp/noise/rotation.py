@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp.checks import integer
-from dp.errors import BadParameter
+from dp.errors import InputError
 
 Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
@@ -45,7 +45,7 @@ def padded_size(entries: int) -> int:
     """The least m 2^k >= ``entries`` with m a product of at most two of 12 and 20.
 
     Raises:
-      BadParameter: ``entries`` is not an integer from 1 to 2^28.
+      InputError: ``entries`` is not an integer from 1 to 2^28.
     """
     integer("entries", entries, 1, MAX_ENTRIES)
     return min(m << max((-(-entries // m) - 1).bit_length(), 0) for m in _ODD)
@@ -67,7 +67,7 @@ def forward(vector: Floats, *, seed: bytes, scale: float = 1.0) -> Floats:
     one, relative to its L2 norm; in float32 within 2^-10.
 
     Raises:
-      BadParameter: ``seed`` has less than 16 bytes, or the length is out of range.
+      InputError: ``seed`` has less than 16 bytes, or the length is out of range.
     """
     size = padded_size(len(vector))
     bits = _sign_bits(seed, size)
@@ -88,11 +88,11 @@ def backward(rotated: NDArray[Any], entries: int, *, seed: bytes, scale: float =
     """``scale`` times the inverse of ``forward``, the padding cut off: float64, (entries,).
 
     Raises:
-      BadParameter: ``rotated`` is not what ``entries`` are padded to, or the seed is short.
+      InputError: ``rotated`` is not what ``entries`` are padded to, or the seed is short.
     """
     size = padded_size(entries)
     if rotated.shape != (size,):
-        raise BadParameter(f"rotated has shape {rotated.shape}, {entries} entries give ({size},)")
+        raise InputError(f"rotated has shape {rotated.shape}, {entries} entries give ({size},)")
     bits = _sign_bits(seed, size)
     result = _apply(rotated.astype(np.float64), inverse=True)[:entries]
     factor = scale / math.sqrt(size)
@@ -104,7 +104,7 @@ def backward(rotated: NDArray[Any], entries: int, *, seed: bytes, scale: float =
 
 def _sign_bits(seed: bytes, size: int) -> NDArray[np.uint8]:
     if not isinstance(seed, bytes) or len(seed) < SEED_SIZE:
-        raise BadParameter(f"the rotation's seed must be at least {SEED_SIZE} bytes")
+        raise InputError(f"the rotation's seed must be at least {SEED_SIZE} bytes")
     return np.frombuffer(hashlib.shake_128(_LABEL + seed).digest(-(-size // 8)), np.uint8)
 
 

@@ -34,7 +34,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from dp.errors import BadParameter
+from dp.errors import InputError
 from dp.noise import gaussian, skellam
 from dp.noise.skellam import MAX_VARIANCE, MIN_VARIANCE, Magnitudes
 from dp.noise.strips import LOG_SLOTS, Strips
@@ -67,7 +67,7 @@ class BinnedGaussianSampler:
     priced is ``deviation``.
 
     Raises:
-      BadParameter: deviation outside [2^-2, 2^42].
+      InputError: deviation outside [2^-2, 2^42].
     """
 
     def __init__(self, deviation: Fraction | int | float) -> None:
@@ -84,7 +84,7 @@ class BinnedGaussianSampler:
         """``count`` independent draws, int64; magnitudes stay below 12.9 ``deviation`` + 2.
 
         Raises:
-          BadParameter: count is no integer in [0, 2^32]; entropy gave another number of bytes.
+          InputError: count is no integer in [0, 2^32]; entropy gave another number of bytes.
         """
         draws = _strips(self._table, count, entropy)
         for start in range(0, count, _CHUNK):
@@ -101,7 +101,7 @@ class DiscreteGaussianSampler:
     such draws is not of the same law.
 
     Raises:
-      BadParameter: variance outside [2^-16, 2^40].
+      InputError: variance outside [2^-16, 2^40].
     """
 
     def __init__(self, variance: Fraction | int | float) -> None:
@@ -116,7 +116,7 @@ class DiscreteGaussianSampler:
         """``count`` independent draws, int64.
 
         Raises:
-          BadParameter: count is no integer in [0, 2^32]; entropy gave another number of bytes.
+          InputError: count is no integer in [0, 2^32]; entropy gave another number of bytes.
         """
         return _strips(self._table, count, entropy)
 
@@ -129,14 +129,14 @@ class SkellamSampler:
     variances. The table is built once a variance and process, then shared; eight are kept.
 
     Raises:
-      BadParameter: variance outside [2^-16, 2^40].
+      InputError: variance outside [2^-16, 2^40].
     """
 
     def __init__(self, variance: float) -> None:
         exact = _number("variance", variance, MIN_VARIANCE, MAX_VARIANCE)
         self.variance = float(exact)
         if self.variance != exact:
-            raise BadParameter(f"variance is {variance!r}, which is no double")
+            raise InputError(f"variance is {variance!r}, which is no double")
         self.error = skellam.ERROR
         self._table = skellam.table(self.variance)
 
@@ -147,7 +147,7 @@ class SkellamSampler:
         """``count`` independent draws, int64.
 
         Raises:
-          BadParameter: count is no integer in [0, 2^32]; entropy gave another number of bytes.
+          InputError: count is no integer in [0, 2^32]; entropy gave another number of bytes.
         """
         if isinstance(self._table, Strips):
             return _strips(self._table, count, entropy)
@@ -166,7 +166,7 @@ def coins(count: int, rate: Fraction | int | float, *, entropy: Entropy = os.ura
     rational it is. They are as secret as noise is.
 
     Raises:
-      BadParameter: count is no integer in [0, 2^32], or rate is outside [0, 1].
+      InputError: count is no integer in [0, 2^32], or rate is outside [0, 1].
     """
     top, bottom = _number("rate", rate, 0, 1).as_integer_ratio()
     limit, rest = divmod(top << 32, bottom)
@@ -189,10 +189,10 @@ def permutation(count: int, *, entropy: Entropy = os.urandom) -> Integers:
     no Poisson sample: what is cut out of it must not be priced as one.
 
     Raises:
-      BadParameter: count is no integer in [0, 2^24]; entropy gave another number of bytes.
+      InputError: count is no integer in [0, 2^24]; entropy gave another number of bytes.
     """
     if _counted(count) > MAX_ORDERED:
-        raise BadParameter(f"count is {count}, must be at most 2^24 for a permutation")
+        raise InputError(f"count is {count}, must be at most 2^24 for a permutation")
     stream = _Stream(entropy)
     below = np.uint64((1 << max(count - 1, 1).bit_length()) - 1)  # bits of a position
     keyed = stream.words(count) & ~below | np.arange(count, dtype=np.uint64)
@@ -215,7 +215,7 @@ class _Stream:
     def __init__(self, entropy: Entropy) -> None:
         seed = entropy(32)
         if len(seed) != 32:
-            raise BadParameter(f"entropy gave {len(seed)} bytes, expected 32")
+            raise InputError(f"entropy gave {len(seed)} bytes, expected 32")
         self._update = Cipher(algorithms.AES(seed[:16]), modes.CTR(seed[16:])).encryptor().update
 
     def __reduce__(self) -> NoReturn:
@@ -381,9 +381,9 @@ def _magnitudes(table: Magnitudes, words: NDArray[np.uint64], stream: _Stream) -
 
 def _number(name: str, value: Fraction | int | float, least: float, most: float) -> Fraction:
     if isinstance(value, bool) or not isinstance(value, Fraction | int | float):
-        raise BadParameter(f"{name} is {value!r}, must be a number")
+        raise InputError(f"{name} is {value!r}, must be a number")
     if not least <= value <= most:
-        raise BadParameter(f"{name} is {value!r}, must be in [{_power(least)}, {_power(most)}]")
+        raise InputError(f"{name} is {value!r}, must be in [{_power(least)}, {_power(most)}]")
     return Fraction(value)
 
 
@@ -393,5 +393,5 @@ def _power(bound: float) -> str:
 
 def _counted(count: int) -> int:
     if type(count) is not int or not 0 <= count <= MAX_DRAWS:
-        raise BadParameter(f"count is {count!r}, must be an integer in [0, 2^32]")
+        raise InputError(f"count is {count!r}, must be an integer in [0, 2^32]")
     return count

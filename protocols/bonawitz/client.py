@@ -57,7 +57,7 @@ from protocols.bonawitz.records import Client, Keys, Peer, Sharing
 from protocols.burn import Burn
 from protocols.checks import check_integer
 from protocols.entropy import Entropy, system
-from protocols.errors import LocalProtocolError, ParameterError, RemoteProtocolError
+from protocols.errors import InputError, LocalProtocolError, RemoteProtocolError
 from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
 from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, from_seed
@@ -87,15 +87,15 @@ def join(
         somebody who is not the server.
 
     Raises:
-      ParameterError: identities are missing, given where nothing is signed, of small order,
+      InputError: identities are missing, given where nothing is signed, of small order,
         or one is that of two clients; or ``entropy`` repeats itself.
     """
     check_integer("client", me, 0)
     active = agreement.params.active
     if active is not (identity is not None) or active is not bool(identities):
-        raise ParameterError("an active server, and only that, needs identity and identities")
+        raise InputError("an active server, and only that, needs identity and identities")
     if identity and identities and identities.get(me) != identity.public:
-        raise ParameterError(f"our own identity is not that of client {me} among the identities")
+        raise InputError(f"our own identity is not that of client {me} among the identities")
     refuse_shared(identities or {})
     keys = Keys(
         mask=PrivateKey(Secret(entropy(KEY_SIZE))),
@@ -103,7 +103,7 @@ def join(
         draw=Secret(entropy(SEED_SIZE)),
     )
     if len({keys.mask.secret.expose(), keys.seal.secret.expose(), keys.draw.expose()}) < 3:
-        raise ParameterError("entropy repeats itself: two of our keys are equal")
+        raise InputError("entropy repeats itself: two of our keys are equal")
     state = AwaitRoster(
         agreement=agreement,
         me=me,
@@ -224,7 +224,7 @@ class AwaitRoster(Client):
             )
         try:
             plan = params.plan(roster.size)
-        except ParameterError as error:
+        except InputError as error:
             raise RemoteProtocolError(
                 f"no graph among the clients of the roster: {error}"
             ) from None

@@ -26,7 +26,7 @@ from typing import TypeAlias
 
 from protocols.bonawitz.picks import MAX_CLIENTS, Picks, plan_picks
 from protocols.entropy import Entropy
-from protocols.errors import ParameterError
+from protocols.errors import InputError
 from protocols.primitives.shamir import majority
 from protocols.wire import ClientId
 
@@ -83,7 +83,7 @@ class Harary:
 
     def __init__(self, circle: Sequence[ClientId], degree: int) -> None:
         if degree % 2 or not 2 <= degree < len(circle) - 1 or len(set(circle)) != len(circle):
-            raise ParameterError(f"no circle of degree {degree} among {len(circle)} clients")
+            raise InputError(f"no circle of degree {degree} among {len(circle)} clients")
         self._circle = tuple(circle)
         self._place = {client: place for place, client in enumerate(circle)}
         self._half = degree // 2
@@ -169,14 +169,14 @@ def plan_graph(
         honest ones out, so the corrupt are counted of these.
 
     Raises:
-      ParameterError: no graph keeps the promise, the complete one included; or the server may
+      InputError: no graph keeps the promise, the complete one included; or the server may
         lie, and there are more than 20,000 clients.
     """
     g, d = as_fraction("corrupt_fraction", corrupt), as_fraction("dropout", dropout)
     if clients < 2:
-        raise ParameterError(f"{clients} clients: at least 2 can sum")
+        raise InputError(f"{clients} clients: at least 2 can sum")
     if g + (2 * d if active else d) > MOST_LOST:
-        raise ParameterError(
+        raise InputError(
             f"corrupt_fraction {float(g):g} and dropout {float(d):g}"
             f"{' (twice: active)' if active else ''} leave less than a tenth; no graph is safe"
         )
@@ -194,7 +194,7 @@ def plan_graph(
 
 def _plan_active(clients: int, corrupted: int, dropped: int) -> GraphPlan:
     if clients > MAX_CLIENTS:
-        raise ParameterError(
+        raise InputError(
             f"{clients} clients: against a server that may lie there are at most {MAX_CLIENTS}"
         )
     quorum = majority(clients, corrupted)
@@ -207,7 +207,7 @@ def _plan_active(clients: int, corrupted: int, dropped: int) -> GraphPlan:
 
 def _plan_complete(clients: int, corrupted: int, dropped: int, threshold: int) -> GraphPlan:
     if threshold > clients - dropped:
-        raise ParameterError(
+        raise InputError(
             f"{clients} clients, {corrupted} corrupt and {dropped} lost: a threshold of "
             f"{threshold} is needed and {clients - dropped} would be left"
         )
@@ -285,10 +285,10 @@ def as_fraction(name: str, value: Fraction | float | str) -> Fraction:
     """``value`` in [0, 1), a decimal as it is written: floor(.29 * 100) is 28 in binary."""
     text = str(value)
     if not _FRACTION.fullmatch(text):
-        raise ParameterError(f"{name} {text[:40]!r} is not a fraction")
+        raise InputError(f"{name} {text[:40]!r} is not a fraction")
     fraction = Fraction(text)
     if not 0 <= fraction < 1:
-        raise ParameterError(f"{name} {text} is outside [0, 1)")
+        raise InputError(f"{name} {text} is outside [0, 1)")
     return fraction
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement
-from protocols.errors import DecodeError, ParameterError, RemoteProtocolError
+from protocols.errors import DecodeError, InputError, RemoteProtocolError
 from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
@@ -486,15 +486,15 @@ def check_keys(agreement: Agreement, client: ClientId, keys: PublicKeys, identit
 
 
 def refuse_shared(identities: Mapping[ClientId, bytes]) -> None:
-    """Raises ``ParameterError`` if two clients have one identity, or one has a weak one.
+    """Raises ``InputError`` if two clients have one identity, or one has a weak one.
 
     The signature of one identity would count twice, and anybody can sign for one of small order.
     """
     if len(set(identities.values())) < len(identities):
-        raise ParameterError("two clients have one identity")
+        raise InputError("two clients have one identity")
     for client, identity in identities.items():
         if is_small_order(identity):
-            raise ParameterError(f"the identity of client {client} is of small order")
+            raise InputError(f"the identity of client {client} is of small order")
 
 
 def bitmap_size(members: int) -> int:

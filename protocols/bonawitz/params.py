@@ -7,7 +7,7 @@ from typing import Self
 
 from protocols.bonawitz.graph import GraphPlan, as_fraction, complete, plan_graph
 from protocols.checks import NO_SUM, check_integer, check_size
-from protocols.errors import DecodeError, ParameterError
+from protocols.errors import DecodeError, InputError
 from protocols.primitives.prg import MAX_WORDS, Suite
 from protocols.primitives.shamir import ORDER, majority
 from protocols.wire import SESSION_SIZE, ClientId, Header, Reader, opaque, u32, u64
@@ -66,7 +66,7 @@ class Params:
     def __post_init__(self) -> None:
         check_integer("clients", self.clients, 2)
         if (self.threshold is None) is (self.rates is None):
-            raise ParameterError("give either a threshold, or rates that a graph is planned for")
+            raise InputError("give either a threshold, or rates that a graph is planned for")
         if self.threshold is not None:
             check_integer("threshold", self.threshold, 2, min(self.clients, ORDER))
         check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)
@@ -74,7 +74,7 @@ class Params:
         if self.max_corrupt is not None:
             check_integer("max_corrupt", self.max_corrupt, 0, self.clients - 1)
             if not self.active or self.rates is not None:
-                raise ParameterError(
+                raise InputError(
                     f"max_corrupt {self.max_corrupt} needs active=True and a threshold"
                 )
         if self.active and self.threshold:
@@ -84,7 +84,7 @@ class Params:
     def _check_majority(self, threshold: int) -> None:
         """Against a server that may lie: no two rosters that share no honest client reach it."""
         if 2 * threshold <= self.clients + self.corrupted:
-            raise ParameterError(
+            raise InputError(
                 f"threshold {threshold} is no majority of {self.clients} share holders, "
                 f"{self.corrupted} of them corrupt"
             )
@@ -93,7 +93,7 @@ class Params:
         """The graph among ``size`` clients.
 
         Raises:
-          ParameterError: no graph keeps what is promised.
+          InputError: no graph keeps what is promised.
         """
         chosen = (
             plan_graph(
@@ -107,7 +107,7 @@ class Params:
             else complete(self.threshold or 0)
         )
         if chosen.degree is None and size > ORDER:
-            raise ParameterError(f"{size} clients: a complete graph has at most {ORDER}")
+            raise InputError(f"{size} clients: a complete graph has at most {ORDER}")
         return chosen
 
     @property
@@ -160,7 +160,7 @@ class Params:
                 active=bool(active),
                 max_corrupt=None if corrupt == NO_CORRUPT else corrupt,
             )
-        except (ParameterError, UnicodeDecodeError) as error:
+        except (InputError, UnicodeDecodeError) as error:
             raise DecodeError(str(error)) from None
         if active > 1 or (rates and params.rates and params.rates.to_bytes() != rates):
             raise DecodeError("parameters in another encoding than ours")

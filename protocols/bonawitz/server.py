@@ -54,8 +54,8 @@ from protocols.burn import Burn
 from protocols.collect import Collect
 from protocols.entropy import Entropy, system
 from protocols.errors import (
+    InputError,
     LocalProtocolError,
-    ParameterError,
     RemoteProtocolError,
     TooFewSurvivors,
 )
@@ -96,7 +96,7 @@ class CollectKeys(Collect[Agreement]):
     ) -> None:
         super().__init__(agreement)
         if agreement.params.active is not bool(identities):
-            raise ParameterError("an active server, and only that, needs the clients' identities")
+            raise InputError("an active server, and only that, needs the clients' identities")
         self._identities = identities or {}
         refuse_shared(self._identities)
         self._keys: dict[ClientId, PublicKeys] = {}
@@ -144,7 +144,7 @@ class CollectKeys(Collect[Agreement]):
         self._close(len(self._keys), params.minimum_survivors)
         try:
             plan = params.plan(len(self._keys))
-        except ParameterError as error:
+        except InputError as error:
             raise TooFewSurvivors(f"{error}; nothing was released") from None
         self._enough(len(self._keys), params.needed(plan))
         roster = Roster(header=self.agreement.header, entries=dict(sorted(self._keys.items())))
@@ -608,7 +608,7 @@ class CollectReveals(Collect[Agreement]):
             ]
             try:
                 secrets, wrong = correct(numbers, rows, self._round.plan.threshold)
-            except ParameterError:
+            except InputError:
                 raise RemoteProtocolError(
                     f"too many of {len(holders)} shares of client {clients[0]} are wrong to tell "
                     "whose; nothing was released"

@@ -50,8 +50,8 @@ from protocols.ckks.records import Making, Party
 from protocols.entropy import Entropy, system
 from protocols.errors import (
     DecodeError,
+    InputError,
     LocalProtocolError,
-    ParameterError,
     RemoteProtocolError,
 )
 from protocols.primitives import shamir
@@ -86,7 +86,7 @@ def generate(
       entropy: gives 128 bytes; the error of b_i SEAL draws for itself.
     """
     if agreement.params.model is not Model.THRESHOLD:
-        raise ParameterError("a shared key has no holders")
+        raise InputError("a shared key has no holders")
     check_integer("holder", me, 0)
     seed, own = Secret(entropy(SEED_SIZE)), Secret(entropy(SEED_SIZE))
     making = Making(

@@ -33,7 +33,12 @@ from protocols.ckks.microsoft_seal import Context, Key, PublicKey, context
 from protocols.ckks.noise import gaussian
 from protocols.ckks.params import VERSION, Agreement, Model, Params
 from protocols.ckks.residues import Ring, Rows
-from protocols.errors import DecodeError, LocalProtocolError, ParameterError, RemoteProtocolError
+from protocols.errors import (
+    DecodeError,
+    InputError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from protocols.primitives.prg import SEED_SIZE, from_seed
 from protocols.secrets import Secret
 from protocols.wire import ClientId, u32
@@ -154,7 +159,7 @@ class SharedKey:
 
     def __init__(self, agreement: Agreement, secret: Secret) -> None:
         if agreement.params.model is not Model.SHARED_KEY:
-            raise ParameterError("a shared key for parameters of the threshold model")
+            raise InputError("a shared key for parameters of the threshold model")
         check_size("secret", secret, SEED_SIZE)
         self._agreement, self._secret = agreement, secret
         self.digest = from_seed(secret, agreement.label(b"name"))(32)
@@ -205,7 +210,7 @@ class CollectiveKey:
     def __init__(self, agreement: Agreement, openings: Openings) -> None:
         params = agreement.params
         if params.model is not Model.THRESHOLD:
-            raise ParameterError("a collective key for parameters of the shared key")
+            raise InputError("a collective key for parameters of the shared key")
         if len(openings.entries) != params.holders:
             raise RemoteProtocolError(
                 f"{len(openings.entries)} holders have opened, {params.holders} were agreed"

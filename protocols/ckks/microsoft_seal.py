@@ -39,7 +39,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from protocols.ckks.residues import SEED_SIZE, Ring, Rows, ntt_primes, reduce, subtract, ternary
-from protocols.errors import LocalProtocolError, ParameterError
+from protocols.errors import InputError, LocalProtocolError
 from protocols.secrets import Secret
 
 _MAGIC = 0xA15E
@@ -62,7 +62,7 @@ class Context:
 
     def __init__(self, ring: Ring, scale: float) -> None:
         if not 1 < scale < ring.modulus / 4:
-            raise ParameterError(f"scale {scale} is outside (1, q/4)")
+            raise InputError(f"scale {scale} is outside (1, q/4)")
         self.ring, self.scale = ring, scale
         levels = sealapi.SEC_LEVEL_TYPE
         self.data = Level(ring.degree, ring.key_primes, levels.TC128)
@@ -247,7 +247,7 @@ class Level:
         parameters.set_coeff_modulus([sealapi.Modulus(prime) for prime in chain])
         self.context = sealapi.SEALContext(parameters, True, security)
         if not self.context.parameters_set():
-            raise ParameterError(f"SEAL: {self.context.parameters_error_message()}")
+            raise InputError(f"SEAL: {self.context.parameters_error_message()}")
         self.degree, self.chain = degree, chain
         self.primes = chain[:-1] or chain  # SEAL keeps the last of several for keys
         self.limit = 16 * degree * len(chain) + 1024  # bytes of any object of ours

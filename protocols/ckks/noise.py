@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.entropy import Entropy
-from protocols.errors import ParameterError
+from protocols.errors import InputError
 
 MAX_DEVIATION = 2.0**50  # above it a double's steps would be wider than 1 within 8 deviations
 _LN2 = 0.6931471805599453  # the double nearest to ln 2
@@ -36,7 +36,7 @@ def gaussian(count: int, deviation: float, entropy: Entropy) -> NDArray[np.int64
       entropy: read in blocks of 16 bytes a pair; about 10 bytes a value in all.
     """
     if not 1 <= deviation <= MAX_DEVIATION:
-        raise ParameterError(f"deviation {deviation} is outside [1, 2**50]")
+        raise InputError(f"deviation {deviation} is outside [1, 2**50]")
     pairs = -(-count // 2)
     kept: list[NDArray[np.float64]] = []
     missing = pairs

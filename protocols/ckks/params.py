@@ -32,7 +32,7 @@ from typing import Final, Self
 from protocols.checks import NO_SUM, check_integer, check_size
 from protocols.ckks.noise import MAX_DEVIATION
 from protocols.ckks.residues import DEGREES, MAX_PRIME_BITS, SEED_SIZE, Ring, size
-from protocols.errors import DecodeError, ParameterError
+from protocols.errors import DecodeError, InputError
 from protocols.primitives.shamir import ORDER, majority
 from protocols.wire import SESSION_SIZE, Header, Reader, u32
 
@@ -133,23 +133,23 @@ class Params:
         self._check_counts()
         self._check_holders()
         if self.ring.bits > MAX_BITS[self.ring.degree]:
-            raise ParameterError(
+            raise InputError(
                 f"primes of {self.ring.bits:.2f} bits in all at degree {self.ring.degree}: "
                 f"128-bit security allows {MAX_BITS[self.ring.degree]}"
             )
         if self.flooding is not None and not MIN_FLOODING <= self.flooding <= MAX_FLOODING:
-            raise ParameterError(
+            raise InputError(
                 f"flooding for {self.flooding} bits is outside [{MIN_FLOODING}, {MAX_FLOODING}]"
             )
         if self.flooding_stddev > MAX_DEVIATION:
-            raise ParameterError(
+            raise InputError(
                 f"flooding needs a standard deviation of 2**{math.log2(self.flooding_stddev):.1f}, "
                 "above 2**50"
             )
         if not _LEAST_SCALE <= self.scale_half_bits < 2 * self.ring.modulus.bit_length():
-            raise ParameterError(f"scale 2**({self.scale_half_bits}/2) does not fit the primes")
+            raise InputError(f"scale 2**({self.scale_half_bits}/2) does not fit the primes")
         if self.largest_coefficient >= self.ring.modulus / 2:
-            raise ParameterError(
+            raise InputError(
                 f"a sum of {self.clients} clients may reach 2**"
                 f"{math.log2(self.largest_coefficient):.2f}, and wraps around at "
                 f"2**{math.log2(self.ring.modulus / 2):.2f}"
@@ -161,25 +161,25 @@ class Params:
         for name in ("holders", "threshold", "max_corrupt"):
             check_integer(name, getattr(self, name), 0)
         if self.clients < 2:
-            raise ParameterError(f"{self.clients} clients: at least 2 can sum")
+            raise InputError(f"{self.clients} clients: at least 2 can sum")
         check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)
         if not (self.clip > 0 and math.isfinite(self.clip)):
-            raise ParameterError(f"clip {self.clip} is not positive and finite")
+            raise InputError(f"clip {self.clip} is not positive and finite")
 
     def _check_holders(self) -> None:
         if self.model is Model.SHARED_KEY:
             if self.holders or self.threshold or self.max_corrupt:
-                raise ParameterError("a shared key has neither holders nor a threshold")
+                raise InputError("a shared key has neither holders nor a threshold")
             return
         if self.flooding is None:
-            raise ParameterError("a threshold decryption is flooded: the server sees its result")
+            raise InputError("a threshold decryption is flooded: the server sees its result")
         if not 2 <= self.holders <= ORDER or not 0 <= self.max_corrupt < self.holders:
-            raise ParameterError(
+            raise InputError(
                 f"{self.holders} holders of whom {self.max_corrupt} corrupt: 2 to {ORDER}, not all"
             )
         needed = majority(self.holders, self.max_corrupt)
         if not needed <= self.threshold <= self.holders:
-            raise ParameterError(
+            raise InputError(
                 f"threshold {self.threshold} of {self.holders} holders, {self.max_corrupt} "
                 f"corrupt, is outside [{needed}, {self.holders}]: two sets of holders could both "
                 "answer"
@@ -230,7 +230,7 @@ class Params:
         """The largest scale at which this many clients cannot wrap around; may be negative."""
         room = self.ring.modulus / 2 - _NEVER * self.result_deviation
         if room <= 0:
-            raise ParameterError("the flooding alone wraps around")
+            raise InputError("the flooding alone wraps around")
         return math.ceil(2 * math.log2(room / (self.clients * math.sqrt(2)))) - 1
 
     def mean_stddev(self, survivors: int | None = None) -> float:
@@ -318,7 +318,7 @@ class Params:
                 threshold=reader.u32(),
                 max_corrupt=reader.u32(),
             )
-        except ValueError as error:  # ParameterError is one, and so is an unknown model
+        except ValueError as error:  # InputError is one, and so is an unknown model
             raise DecodeError(str(error)) from None
 
 
@@ -373,12 +373,12 @@ def plan_parameters(
       others: as in :class:`Params`.
 
     Raises:
-      ParameterError: none reach it; the message holds the best that can be had.
+      InputError: none reach it; the message holds the best that can be had.
     """
     bad = holders // 3 if max_corrupt is None else max_corrupt
     majority_of = majority(holders, bad) if model is Model.THRESHOLD else 0
     best: Params | None = None
-    refusal = ParameterError("no ring")
+    refusal = InputError("no ring")
     for ring in _rings(model, entries):
         try:
             draft = Params(
@@ -396,7 +396,7 @@ def plan_parameters(
                 max_corrupt=bad,
             )
             params = replace(draft, scale_half_bits=draft.largest_scale_half_bits)
-        except ParameterError as error:
+        except InputError as error:
             refusal = error
             continue
         if params.mean_error() <= precision:
@@ -405,7 +405,7 @@ def plan_parameters(
             best = params
     if best is None:
         raise refusal
-    raise ParameterError(
+    raise InputError(
         f"no parameters reach a largest error of {precision:.3g}: the best reach "
         f"{best.mean_error():.3g}"
     )
@@ -434,9 +434,7 @@ class Agreement:
     def __post_init__(self) -> None:
         Header(self.session, self.round)
         if self.round >= self.params.decryptions:
-            raise ParameterError(
-                f"round {self.round}: the key opens {self.params.decryptions} sums"
-            )
+            raise InputError(f"round {self.round}: the key opens {self.params.decryptions} sums")
         check_size("public_digest", self.public_digest, DIGEST_SIZE)
 
     @property
@@ -458,7 +456,7 @@ class Agreement:
         params, public = Params.read(reader), reader.take(DIGEST_SIZE)
         try:
             return cls(params=params, session=session, round=round_number, public_digest=public)
-        except ParameterError as error:
+        except InputError as error:
             raise DecodeError(str(error)) from None
 
     def key_context(self) -> bytes:

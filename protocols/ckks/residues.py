@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.errors import DecodeError, ParameterError
+from protocols.errors import DecodeError, InputError
 from protocols.primitives.prg import Stream
 from protocols.secrets import Secret
 
@@ -53,7 +53,7 @@ def ntt_primes(degree: int, bits: tuple[int, ...]) -> tuple[int, ...]:
     """The largest prime for each of ``bits``, 1 modulo 2 ``degree``, that is not yet taken.
 
     Raises:
-      ParameterError: there is none.
+      InputError: there is none.
     """
     taken: list[int] = []
     for size in bits:
@@ -61,7 +61,7 @@ def ntt_primes(degree: int, bits: tuple[int, ...]) -> tuple[int, ...]:
         while candidate in taken or not is_prime(candidate):
             candidate -= 2 * degree
             if candidate < 2 ** (size - 1) or candidate <= _WITNESSES[-1]:
-                raise ParameterError(f"no further prime of {size} bits is 1 modulo {2 * degree}")
+                raise InputError(f"no further prime of {size} bits is 1 modulo {2 * degree}")
         taken.append(candidate)
     return tuple(taken)
 
@@ -83,18 +83,18 @@ class Ring:
 
     def __post_init__(self) -> None:
         if self.degree not in DEGREES:
-            raise ParameterError(f"degree {self.degree} is none of {DEGREES}")
+            raise InputError(f"degree {self.degree} is none of {DEGREES}")
         if len(self._all_bits) > MAX_PRIMES:
-            raise ParameterError(f"{len(self._all_bits)} primes are more than {MAX_PRIMES}")
+            raise InputError(f"{len(self._all_bits)} primes are more than {MAX_PRIMES}")
         low = self.degree.bit_length() + 1
         for size in self._all_bits:
             if not low <= size <= MAX_PRIME_BITS:
-                raise ParameterError(
+                raise InputError(
                     f"a prime of {size} bits is outside [{low}, {MAX_PRIME_BITS}] at "
                     f"degree {self.degree}"
                 )
         if not self.prime_bits or (len(self.prime_bits) > 1) is not bool(self.special_bits):
-            raise ParameterError(
+            raise InputError(
                 f"primes of {self.prime_bits} bits and a special one of {self.special_bits}: "
                 "several need a special prime, a single one takes none"
             )

@@ -54,8 +54,8 @@ from protocols.ckks.params import DIGEST_SIZE, Agreement, Model
 from protocols.ckks.residues import Rows
 from protocols.collect import Collect
 from protocols.errors import (
+    InputError,
     LocalProtocolError,
-    ParameterError,
     RemoteProtocolError,
     TooFewSurvivors,
 )
@@ -84,7 +84,7 @@ class _Stage(Collect[Agreement]):
 
     def __init__(self, agreement: Agreement, model: Model) -> None:
         if agreement.params.model is not model:
-            raise ParameterError(f"{type(self).__name__} is for {model.name}")
+            raise InputError(f"{type(self).__name__} is for {model.name}")
         super().__init__(agreement)
 
 
@@ -100,7 +100,7 @@ class CollectCommitments(_Stage):
         super().__init__(agreement, Model.THRESHOLD)
         self._holders = frozenset(holders)
         if len(self._holders) != agreement.params.holders:
-            raise ParameterError(
+            raise InputError(
                 f"{len(self._holders)} holders are named, {agreement.params.holders} were agreed"
             )
         self._entries: dict[ClientId, Entry] = {}
@@ -215,7 +215,7 @@ class CollectUploads(_Stage):
         elif len(key) == DIGEST_SIZE:
             self._context = agreement.context(key)
         else:
-            raise ParameterError(f"a key's digest has {len(key)} bytes, expected {DIGEST_SIZE}")
+            raise InputError(f"a key's digest has {len(key)} bytes, expected {DIGEST_SIZE}")
         ring = agreement.params.ring
         self._key, self._clients = key, clients
         self._summands: dict[ClientId, bytes] = {}

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from protocols.checks import check_size
 from protocols.entropy import Entropy
-from protocols.errors import LocalProtocolError, ParameterError
+from protocols.errors import InputError, LocalProtocolError
 from protocols.secrets import Secret
 
 SEED_SIZE = 32  # bytes
@@ -76,7 +76,7 @@ class Stream:
     ) -> None:
         check_size("seed", seed, SEED_SIZE)
         if start % BLOCK_WORDS or not 0 <= start < MAX_WORDS:
-            raise ParameterError(f"start {start} is not a multiple of {BLOCK_WORDS} below 2**33")
+            raise InputError(f"start {start} is not a multiple of {BLOCK_WORDS} below 2**33")
         cipher = _cipher(seed.expose(), label, suite, start // BLOCK_WORDS)
         self._update = cipher.encryptor().update_into
         self._left = MAX_WORDS - start

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.entropy import Entropy
-from protocols.errors import ParameterError
+from protocols.errors import InputError
 from protocols.secrets import Secret
 
 ORDER = 2**16 - 1  # of the multiplicative group; also the largest number of holders
@@ -60,9 +60,9 @@ def split(secret: Secret, threshold: int, holders: int, entropy: Entropy) -> lis
       entropy: gives ``(threshold - 1) * len(secret)`` bytes.
     """
     if not 1 <= threshold <= holders <= ORDER:
-        raise ParameterError(f"cannot share with threshold {threshold} among {holders} holders")
+        raise InputError(f"cannot share with threshold {threshold} among {holders} holders")
     if len(secret) % 2:
-        raise ParameterError(f"cannot share {len(secret)} bytes: an even number is needed")
+        raise InputError(f"cannot share {len(secret)} bytes: an even number is needed")
     constant = _symbols(secret.expose())
     random = _symbols(entropy((threshold - 1) * len(secret)))
     polynomial = [*random.reshape(threshold - 1, len(constant)), constant]
@@ -89,7 +89,7 @@ def combine(holders: Sequence[int], shares: Sequence[Sequence[bytes]]) -> list[S
     for row in shares:
         sizes = {len(share) for share in row}
         if len(row) != len(holders) or len(sizes) > 1 or max(sizes) % 2:
-            raise ParameterError(
+            raise InputError(
                 f"{len(row)} shares of {sorted(sizes)} bytes do not fit {len(holders)} holders"
             )
         values = _symbols(b"".join(row)).reshape(len(holders), -1)
@@ -117,11 +117,11 @@ def correct(
       (n - threshold) / 2 of them: nobody else's polynomial is as near.
 
     Raises:
-      ParameterError: more are wrong, or the arguments do not fit each other.
+      InputError: more are wrong, or the arguments do not fit each other.
     """
     n, most = len(holders), (len(holders) - threshold) // 2
     if threshold < 1 or threshold > n:
-        raise ParameterError(f"{n} shares, {threshold} are needed")
+        raise InputError(f"{n} shares, {threshold} are needed")
     _weights_at_zero(holders)  # refuses what are no holders
     # One column for each symbol of each secret: the values at all holders.
     values = np.stack([_symbols(b"".join(row)).reshape(n, -1) for row in shares], axis=1).reshape(
@@ -171,7 +171,7 @@ def _wrong_places(
     N(x) = y E(x) everywhere: linear equations in their coefficients.
     """
     if most < 1:
-        raise ParameterError("more shares are wrong than can be corrected")
+        raise InputError("more shares are wrong than can be corrected")
     powers = np.ones((len(x), threshold + most), np.uint16)
     for column in range(1, threshold + most):
         powers[:, column] = _multiply(powers[:, column - 1], x.astype(np.uint16))
@@ -184,11 +184,11 @@ def _wrong_places(
     suspects = np.flatnonzero(at == 0)
     honest = np.flatnonzero(at)[:threshold]
     if len(honest) < threshold:
-        raise ParameterError("more shares are wrong than can be corrected")
+        raise InputError("more shares are wrong than can be corrected")
     right = _interpolate(x[honest], y[honest, None], x)[:, 0]
     wrong = np.flatnonzero(right != y)
     if not len(wrong) or len(wrong) > most or not set(wrong) <= set(suspects):
-        raise ParameterError("more shares are wrong than can be corrected")
+        raise InputError("more shares are wrong than can be corrected")
     return [int(place) for place in wrong]
 
 
@@ -198,7 +198,7 @@ def _multiply(one: NDArray[np.uint16], other: NDArray[np.uint16]) -> NDArray[np.
 
 
 def _solve(left: NDArray[np.uint16], right: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Some solution of the linear equations, free unknowns 0; ``ParameterError`` if none."""
+    """Some solution of the linear equations, free unknowns 0; ``InputError`` if none."""
     rows = np.concatenate([left, right[:, None]], axis=1)
     unknowns, pivots = left.shape[1], list[int]()
     for column in range(unknowns):
@@ -217,7 +217,7 @@ def _solve(left: NDArray[np.uint16], right: NDArray[np.uint16]) -> NDArray[np.ui
         if len(pivots) == len(rows):
             break
     if rows[len(pivots) :, -1].any():
-        raise ParameterError("more shares are wrong than can be corrected")
+        raise InputError("more shares are wrong than can be corrected")
     solution = np.zeros(unknowns, np.uint16)
     solution[pivots] = rows[: len(pivots), -1]
     return solution
@@ -227,7 +227,7 @@ def _weights_at_zero(holders: Sequence[int]) -> NDArray[np.int32]:
     """Logarithms of the Lagrange weights prod_{j != i} x_j / (x_j - x_i)."""
     x = np.asarray(holders, np.int64)
     if x.size == 0 or len(set(holders)) != x.size or x.min() < 1 or x.max() > ORDER:
-        raise ParameterError(f"holders must be distinct and in [1, {ORDER}]")
+        raise InputError(f"holders must be distinct and in [1, {ORDER}]")
     log_x = _LOG[x].astype(np.int64)
     differences = x[:, None] ^ x[None, :]  # subtraction in characteristic 2
     np.fill_diagonal(differences, 1)  # whose logarithm is 0

@@ -39,7 +39,7 @@ from dp.accounting.events import Unit
 from dp.errors import BudgetExceeded
 from protocols.errors import ProtocolError, RemoteProtocolError
 from protocols.wire import Reader, opaque
-from secagg.errors import ConfigError, InputError, MissingExtraError, NodeError, RefusedError
+from secagg.errors import InputError, MissingExtraError, NodeError, RefusedError
 from secagg.extras import install
 from secagg.nodes.coordinator import (
     Coordinator,
@@ -172,7 +172,7 @@ class SecureGrid(Grid):
       history: a report of every sum.
 
     Raises:
-      ConfigError: other types in ``clear``, or a deadline that nobody can keep.
+      InputError: other types in ``clear``, or a deadline that nobody can keep.
     """
 
     def __init__(
@@ -185,9 +185,9 @@ class SecureGrid(Grid):
         allow_plaintext: Sequence[str] = (),
     ) -> None:
         if strange := set(allow_plaintext) - {"evaluate", "query"}:
-            raise ConfigError(f"clear {sorted(strange)}: only evaluate and query may pass in clear")
+            raise InputError(f"clear {sorted(strange)}: only evaluate and query may pass in clear")
         if not deadline > 0:  # not a number either
-            raise ConfigError(f"deadline {deadline}: no node can answer in so many seconds")
+            raise InputError(f"deadline {deadline}: no node can answer in so many seconds")
         self._grid, self._deadline, self._clear = grid, deadline, frozenset(allow_plaintext)
         self._coordinator = Coordinator(summed, cohort or SumSettings())
         self.history: list[SumReport] = []
@@ -198,7 +198,7 @@ class SecureGrid(Grid):
         """One reply with the mean, or errors that say why there is none.
 
         Raises:
-          ConfigError: messages that are never summed.
+          InputError: messages that are never summed.
           BudgetExceeded: a node has no budget left; no vector was asked for.
         """
         sent = list(messages)
@@ -206,12 +206,12 @@ class SecureGrid(Grid):
             return []
         kinds = {message.metadata.message_type for message in sent}
         if len(kinds) > 1:
-            raise ConfigError(f"messages of several types in one call: {', '.join(sorted(kinds))}")
+            raise InputError(f"messages of several types in one call: {', '.join(sorted(kinds))}")
         category = kinds.pop().split(".")[0]
         if category in self._clear:
             return list(self._grid.send_and_receive(sent, timeout=timeout))
         if category not in SECURE:
-            raise ConfigError(
+            raise InputError(
                 f"replies to {category} say what single nodes say; pass clear=[{category!r}] if "
                 "that is meant"
             )
@@ -220,12 +220,12 @@ class SecureGrid(Grid):
     def _sum(self, sent: list[Message], timeout: float | None, *, trains: bool) -> list[Message]:
         first, content = sent[0], sent[0].content
         if taken := {RECORD, PRIVACY} & content.keys():
-            raise ConfigError(f"records named {', '.join(sorted(taken))} are ours; rename yours")
+            raise InputError(f"records named {', '.join(sorted(taken))} are ours; rename yours")
         model = digest(content)
         if any(other.content is not content and digest(other.content) != model for other in sent):
-            raise ConfigError("nodes of one sum must all be sent the same")
+            raise InputError("nodes of one sum must all be sent the same")
         if timeout is not None and not timeout > 0:
-            raise ConfigError(f"timeout {timeout}: no node can answer in so many seconds")
+            raise InputError(f"timeout {timeout}: no node can answer in so many seconds")
         name, start = _arrays(content) if trains else ("", {})
         shapes = shapes_of(start)
         nodes = [message.metadata.dst_node_id for message in sent]
@@ -233,23 +233,25 @@ class SecureGrid(Grid):
         self.history.append(report)
         errors: list[Message] = []
         try:
+            under_way = self._coordinator.begin(report.purpose, nodes, model=model, shapes=shapes)
+        except (BudgetExceeded, InputError) as error:
+            report.failure = f"none, {error}"
+            raise
+        except ProtocolError as error:
+            return _no_sum(report, sent, error, errors)
+        try:
             if not all(bool(np.isfinite(array).all()) for array in start.values()):
                 raise InputError("the model that the strategy sent is not finite")
-            under_way = self._coordinator.begin(report.purpose, nodes, model=model, shapes=shapes)
             report.sums_of_model = under_way.sums_of_model
             for ask in under_way.asks():
                 limit = timeout if ask.stage is Stage.MASK else self._deadline
                 errors += self._ask(under_way, ask, first, limit, report)
             finished = under_way.finish()
-        except (BudgetExceeded, ConfigError) as error:
+        except BudgetExceeded as error:
             report.failure = f"none, {error}"
             raise
         except (ProtocolError, InputError) as error:
-            why = f"{error}{_most_frequent(errors)}"
-            report.failure = f"none, {why}"
-            _log.warning("secagg: %s", report)
-            refusal = Error(code=REFUSED, reason=f"secagg: no sum, {why}")
-            return [Message(refusal, reply_to=message) for message in sent]
+            return _no_sum(report, sent, error, errors)
         result = finished.result
         _note(report, finished)
         _log.info("secagg: %s", report)
@@ -312,7 +314,7 @@ class SecureGrid(Grid):
         sent = list(messages)
         for message in sent:
             if message.metadata.message_type.split(".")[0] not in self._clear:
-                raise ConfigError(
+                raise InputError(
                     f"a {message.metadata.message_type} message would be answered in clear; "
                     "use send_and_receive"
                 )
@@ -343,6 +345,17 @@ class SecureGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+
+def _no_sum(
+    report: SumReport, sent: Sequence[Message], error: Exception, errors: Sequence[Message]
+) -> list[Message]:
+    """The answer to each message that was sent, when there is no sum; why goes to the report."""
+    why = f"{error}{_most_frequent(errors)}"
+    report.failure = f"none, {why}"
+    _log.warning("secagg: %s", report)
+    refusal = Error(code=REFUSED, reason=f"secagg: no sum, {why}")
+    return [Message(refusal, reply_to=message) for message in sent]
 
 
 def _most_frequent(errors: Sequence[Message]) -> str:

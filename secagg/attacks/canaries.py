@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+import dp
 from dp.accounting.accountant import epsilon_rdp
 from dp.accounting.calibrate import noise_multiplier
 from dp.accounting.events import NoSampling, PoissonSampling, Unit
@@ -35,12 +36,11 @@ from dp.empirical import (
     lower_bound,
     random_directions,
 )
-from dp.errors import BadParameter
 from dp.ledger import Budget
 from dp.noise.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields, shown
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.planning.noise import calibrate_shared_noise
 from secagg.training.data import Federation, federate
 from secagg.training.settings import TrainingConfig
@@ -96,22 +96,22 @@ class EmpiricalAudit:
         """The one whose ``as_dict()`` is ``data``, its bound or estimate computed anew.
 
         Raises:
-          ConfigError: it is no such object, or says what does not follow from its own numbers.
+          InputError: it is no such object, or says what does not follow from its own numbers.
         """
         held = Fields(data, _NAMES)
         audited = held.text("audited", ("local", "distributed", "client"))
         try:
             found = from_json(data["found"])
-        except BadParameter as error:
-            raise ConfigError(f"{audited}: {error}") from error
+        except dp.InputError as error:
+            raise InputError(f"{audited}: {error}") from error
         if found.epsilon > MAX_VALUE:
-            raise ConfigError(f"{audited}: epsilon {found.epsilon:g} is above {MAX_VALUE:g}")
+            raise InputError(f"{audited}: epsilon {found.epsilon:g} is above {MAX_VALUE:g}")
         estimated = isinstance(found, Estimate)
         unit = Unit.CLIENT if audited == "client" else Unit.EXAMPLE
         if found.unit is not unit or estimated is not (audited == "client"):
-            raise ConfigError(f"{audited}: found must be an estimate for client, else a bound")
+            raise InputError(f"{audited}: found must be an estimate for client, else a bound")
         if isinstance(found, LowerBound) and found.method != "one run":
-            raise ConfigError(f"{audited}: found is of {found.method}, must be of one run")
+            raise InputError(f"{audited}: found is of {found.method}, must be of one run")
         one = cls(
             audited=audited,
             found=found,
@@ -148,20 +148,20 @@ def one_run(
       entropy: of the coins. Noise and rounding are the system's.
 
     Raises:
-      BadParameter, ConfigError, PrivacyError: the settings cannot be kept.
+      InputError, PrivacyError: the settings cannot be kept.
     """
     if not 0 < noise_share <= 1:
-        raise ConfigError(f"noise_share {noise_share} must be above 0 and at most 1")
+        raise InputError(f"noise_share {noise_share} must be above 0 and at most 1")
     coins = include_canaries(canaries, entropy=entropy)
     if not coins.any():
-        raise ConfigError(f"none of {canaries} canaries is in; take more")
+        raise InputError(f"none of {canaries} canaries is in; take more")
     match mechanism:
         case "local":
             moved, noise, stated = _local(coins, budget, steps, noise_share)
         case "distributed":
             moved, noise, stated = _distributed(coins, budget, steps, noise_share)
         case _:
-            raise ConfigError(f"unknown mechanism {mechanism!r}; known: local, distributed")
+            raise InputError(f"unknown mechanism {mechanism!r}; known: local, distributed")
     found = guess(moved, coins, count=guesses)
     return EmpiricalAudit(
         audited=mechanism,
@@ -204,7 +204,7 @@ def client_cosines(
       entropy: of the canaries. Noise and rounding are the system's.
 
     Raises:
-      BadParameter, ConfigError, PrivacyError: the settings cannot be kept.
+      InputError, PrivacyError: the settings cannot be kept.
     """
     from torch import nn
 
@@ -212,7 +212,7 @@ def client_cosines(
     from secagg.vectors.layout import UPDATE
 
     if not 2 <= canaries < clients:
-        raise ConfigError(f"canaries {canaries} must be from 2 to {clients - 1}")
+        raise InputError(f"canaries {canaries} must be from 2 to {clients - 1}")
     config = TrainingConfig(
         unit="client",
         clients=clients,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.pages.numbers import finite
 
 _AGREES: Final = 1e-6  # relative; two machines differ in the last digits of an epsilon
@@ -21,7 +21,7 @@ class Fields:
     """An object with fields of these names and no other.
 
     Raises:
-      ConfigError: it is none, or a field that is asked for is not of its kind or range.
+      InputError: it is none, or a field that is asked for is not of its kind or range.
     """
 
     held: Any
@@ -29,7 +29,7 @@ class Fields:
 
     def __post_init__(self) -> None:
         if type(self.held) is not dict or self.held.keys() != set(self.names):
-            raise ConfigError(f"{self.held!r:.40} must be an object of {', '.join(self.names)}")
+            raise InputError(f"{self.held!r:.40} must be an object of {', '.join(self.names)}")
 
     def number(self, name: str, low: float, high: float) -> float:
         value = finite(self.held[name])
@@ -67,8 +67,8 @@ class Fields:
             if not _agree(self.held[name], value):
                 raise self._wrong(name, "what the rest gives")
 
-    def _wrong(self, name: str, wanted: str) -> ConfigError:
-        return ConfigError(f"{name} is {self.held[name]!r:.40}, must be {wanted}")
+    def _wrong(self, name: str, wanted: str) -> InputError:
+        return InputError(f"{name} is {self.held[name]!r:.40}, must be {wanted}")
 
 
 def _agree(stated: Any, computed: Any) -> bool:

@@ -34,7 +34,7 @@ from dp.ledger import Budget
 from dp.noise.mechanisms import DistributedNoise
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields, shown
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.planning.noise import calibrate_shared_noise
 from secagg.training.data import federate
 
@@ -96,7 +96,7 @@ class Picture:
         """The one whose ``as_dict()`` is ``data``, pixels to the grey that was written.
 
         Raises:
-          ConfigError: it is no such object, or says what does not follow from its own numbers.
+          InputError: it is no such object, or says what does not follow from its own numbers.
         """
         held = Fields(data, _OF_PICTURE)
         one = cls(
@@ -145,7 +145,7 @@ class Inversion:
         """The one whose ``as_dict()`` is ``data``.
 
         Raises:
-          ConfigError: it is no such object, or says what does not follow from its own numbers.
+          InputError: it is no such object, or says what does not follow from its own numbers.
         """
         held = Fields(data, _NAMES)
         seen = cast("Seen", held.text("seen", get_args(Seen)))
@@ -182,17 +182,17 @@ def invert_gradients(
       entropy: of the pictures that the search starts from. Noise is the system's.
 
     Raises:
-      BadParameter, ConfigError, PrivacyError: the settings cannot be kept.
+      InputError, PrivacyError: the settings cannot be kept.
     """
     import torch
 
     if model not in ("softmax", "mlp") or not 2 <= clients <= 100 or search < 1:
-        raise ConfigError(
+        raise InputError(
             f"model {model!r}, clients {clients}, search {search}: must be softmax or mlp, from 2 "
             "to 100, and at least 1"
         )
     if not 1 <= alone <= clients:
-        raise ConfigError(f"alone {alone} must be from 1 to {clients}")
+        raise InputError(f"alone {alone} must be from 1 to {clients}")
     data = federate("digits", clients=2, partition="iid", seed=seed)
     digits = np.concatenate([part.features for part in data.clients]).astype(np.float64)
     labels = np.concatenate([part.labels for part in data.clients])[:clients]
@@ -366,10 +366,10 @@ def _inked(held: Fields, name: str) -> tuple[tuple[float, ...], ...]:
     rows = held.items(name, SIDE, SIDE)
     for row in rows:
         if type(row) is not list or len(row) != SIDE:
-            raise ConfigError(f"{name} has a row {row!r:.40}, must be {SIDE} pixels")
+            raise InputError(f"{name} has a row {row!r:.40}, must be {SIDE} pixels")
         for pixel in row:
             if type(pixel) is not int or not 0 <= pixel <= 255:
-                raise ConfigError(f"{name} has a pixel {pixel!r:.40}, must be in [0, 255]")
+                raise InputError(f"{name} has a pixel {pixel!r:.40}, must be in [0, 255]")
     return tuple(tuple(pixel / 255 for pixel in row) for row in rows)
 
 

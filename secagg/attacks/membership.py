@@ -34,7 +34,7 @@ from dp.empirical import clopper_pearson_high, clopper_pearson_low, include_cana
 from dp.ledger import Budget
 from protocols.entropy import Entropy, system
 from secagg.attacks.fields import Fields, shown
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.pages.numbers import finite
 from secagg.training.data import Examples, Federation, federate
 from secagg.training.settings import MODES, TrainingConfig, noise_and_unit
@@ -84,11 +84,11 @@ class Rate:
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """The one whose ``as_dict()`` is ``data``; ``ConfigError`` if it is no such object."""
+        """The one whose ``as_dict()`` is ``data``; ``InputError`` if it is no such object."""
         held = Fields(data, _OF_RATE)
         low, high = map(finite, held.items("interval", 2, 2))
         if low is None or high is None or not 0 <= low <= high <= 1:
-            raise ConfigError(f"interval is {[low, high]}, must be two of [0, 1], the lower first")
+            raise InputError(f"interval is {[low, high]}, must be two of [0, 1], the lower first")
         return cls(
             false_positive_rate=held.number("false_positive_rate", 0, 1),
             true_positive_rate=held.number("true_positive_rate", low, high),
@@ -138,7 +138,7 @@ class Membership:
         """The one whose ``as_dict()`` is ``data``.
 
         Raises:
-          ConfigError: it is no such object, or one that no attack gives.
+          InputError: it is no such object, or one that no attack gives.
         """
         held = Fields(data, _NAMES)
         mode = held.text("mode", tuple(MODES))
@@ -158,7 +158,7 @@ class Membership:
             accuracy=held.number("accuracy", 0, 1),
         )
         if tuple(rate.false_positive_rate for rate in one.rates) != RATES:
-            raise ConfigError(f"rates must be at false positive rates of {RATES}")
+            raise InputError(f"rates must be at false positive rates of {RATES}")
         held.follows(one.as_dict())
         return one
 
@@ -186,17 +186,17 @@ def membership(
       entropy: of coins and of the shadows' noise. That of the targets is the system's.
 
     Raises:
-      ConfigError, PrivacyError: the settings cannot be kept, or are out of range.
+      InputError, PrivacyError: the settings cannot be kept, or are out of range.
     """
     clients = 2 * CLIENTS if mode == "client" else CLIENTS
     targets, shadows = models
     if targets < 1 or shadows < 16 or pool < clients or pool % clients:
-        raise ConfigError(
+        raise InputError(
             f"targets {targets}, shadows {shadows}, pool {pool}: must be at least 1, at least 16, "
             f"and a multiple of {clients}"
         )
     if rounds is not None and rounds < 1:
-        raise ConfigError(f"rounds {rounds} must be at least 1")
+        raise InputError(f"rounds {rounds} must be at least 1")
     some: dict[str, Any] = {} if rounds is None else {"rounds": rounds}
     drawn = _pool(pool, each=pool // clients if mode == "client" else 1, seed=seed)
     theirs, own = (
@@ -277,7 +277,7 @@ def _pool(count: int, *, each: int, seed: int) -> _Pool:
     fixed = 2 * CLIENTS
     if count + fixed > len(labels):
         there = len(labels) - fixed
-        raise ConfigError(f"pool {count} is above the {there} examples that there are")
+        raise InputError(f"pool {count} is above the {there} examples that there are")
     return _Pool(
         features=_with_one(rows[fixed : fixed + count]).reshape(count // each, each, -1),
         labels=labels[fixed : fixed + count].reshape(-1, each),
@@ -448,7 +448,7 @@ def _judged(scores: Reals, included: Flags, **what: Any) -> Membership:
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     members, others = int(included.sum()), int((~included).sum())
     if not members or not others:
-        raise ConfigError("every coin fell on one side; take more targets or a larger pool")
+        raise InputError("every coin fell on one side; take more targets or a larger pool")
     true, false = (
         np.concatenate([[0], np.cumsum(side[order])[ends]]) for side in (included, ~included)
     )
@@ -484,10 +484,10 @@ def _curve(points: list[Any]) -> tuple[tuple[float, float], ...]:
     for point in points:
         x, y = map(finite, point) if type(point) is list and len(point) == 2 else (None, None)
         if x is None or y is None or x < last[0] or y < last[1]:
-            raise ConfigError(f"roc has a point {point!r:.40}, must be two rates that never fall")
+            raise InputError(f"roc has a point {point!r:.40}, must be two rates that never fall")
         curve.append(last := (x, y))
     if (curve[0], curve[-1]) != ((0, 0), (1, 1)):
-        raise ConfigError("roc must run from (0, 0) to (1, 1)")
+        raise InputError("roc must run from (0, 0) to (1, 1)")
     return tuple(curve)
 
 

@@ -20,7 +20,7 @@ from secagg.attacks.fields import Fields, shown
 from secagg.attacks.inversion import Inversion, Seen, invert_gradients
 from secagg.attacks.membership import ATTACKS, Membership, Models, membership
 from secagg.audit.evidence import SCHEMA, evidence, load
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 
 Part: TypeAlias = Literal["membership", "audit", "canaries", "inversion"]
 Result: TypeAlias = Membership | EmpiricalAudit | Inversion
@@ -68,7 +68,7 @@ class AttackSuite:
       parts: of ``PARTS``.
 
     Raises:
-      ConfigError: an attribute is out of range.
+      InputError: an attribute is out of range.
     """
 
     epsilon: float = 2.0
@@ -79,15 +79,15 @@ class AttackSuite:
 
     def __post_init__(self) -> None:
         if not 1e-3 <= self.epsilon <= 1e3:
-            raise ConfigError(f"epsilon {self.epsilon} is outside [0.001, 1000]")
+            raise InputError(f"epsilon {self.epsilon} is outside [0.001, 1000]")
         if not 1e-15 <= self.delta < 1 / MIN_UNITS:
-            raise ConfigError(
+            raise InputError(
                 f"delta {self.delta} is outside [1e-15, {1 / MIN_UNITS:g}), one over the units"
             )
         if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed {self.seed} is outside [0, 2^63)")
+            raise InputError(f"seed {self.seed} is outside [0, 2^63)")
         if not self.parts or not set(self.parts) <= set(PARTS):
-            raise ConfigError(f"parts {self.parts} must be some of {', '.join(PARTS)}")
+            raise InputError(f"parts {self.parts} must be some of {', '.join(PARTS)}")
 
     def jobs(self) -> Iterator[Job]:
         """The jobs in the order of ``PARTS``."""
@@ -122,11 +122,11 @@ class AttackSuite:
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """The one whose ``as_dict()`` is ``data``; ``ConfigError`` if there is none."""
+        """The one whose ``as_dict()`` is ``data``; ``InputError`` if there is none."""
         held = Fields(data, _OF_PLAN)
         parts = held.items("parts", 1, len(PARTS))
         if [each for each in PARTS if each in parts] != parts:
-            raise ConfigError(f"parts {parts!r:.80} must be some of {', '.join(PARTS)}")
+            raise InputError(f"parts {parts!r:.80} must be some of {', '.join(PARTS)}")
         return cls(
             epsilon=held.number("epsilon", 1e-3, 1e3),
             delta=held.number("delta", 0, 1),
@@ -223,10 +223,10 @@ class Found:
         Pixels and seconds are as coarse as they were written.
 
         Raises:
-          ConfigError: it is of another schema or shape, or says what does not follow from it.
+          InputError: it is of another schema or shape, or says what does not follow from it.
         """
         if type(data) is not dict or data.get("schema") != SCHEMA:
-            raise ConfigError(f"this is no JSON object of schema {SCHEMA!r}")
+            raise InputError(f"this is no JSON object of schema {SCHEMA!r}")
         held = Fields(
             data,
             (
@@ -238,7 +238,7 @@ class Found:
         spent = Fields(data["seconds"], plan.parts)
         versions = Fields(data["versions"], _PACKAGES)
         if not all(type(each) is str for each in versions.held.values()):
-            raise ConfigError(f"versions are {versions.held!r:.80}, must be strings")
+            raise InputError(f"versions are {versions.held!r:.80}, must be strings")
         found = cls(
             plan=plan,
             results=[
@@ -251,12 +251,12 @@ class Found:
         )
         for group in found.membership:
             if tuple(one.attack for one in group) != ATTACKS:
-                raise ConfigError(f"membership, {group[0].mode}: must be {', '.join(ATTACKS)}")
+                raise InputError(f"membership, {group[0].mode}: must be {', '.join(ATTACKS)}")
         for views in found.inversions:
             if tuple(one.seen for one in views) != get_args(Seen):
-                raise ConfigError(f"inversion, {views[0].model}: must be {get_args(Seen)}")
+                raise InputError(f"inversion, {views[0].model}: must be {get_args(Seen)}")
             if not views[0].clients <= views[1].clients == views[2].clients:
-                raise ConfigError(f"inversion, {views[0].model}: other clients in each")
+                raise InputError(f"inversion, {views[0].model}: other clients in each")
         held.follows(found.as_dict())
         return found
 
@@ -265,13 +265,13 @@ class Found:
         """What was found, from the file of ``secagg bench attack --json``.
 
         Raises:
-          ConfigError: it cannot be read, or ``from_dict`` refuses it.
+          InputError: it cannot be read, or ``from_dict`` refuses it.
         """
         data = load(path)
         try:
             return cls.from_dict(data)
-        except ConfigError as error:
-            raise ConfigError(f"{path} is no file of `secagg bench attack`: {error}") from error
+        except InputError as error:
+            raise InputError(f"{path} is no file of `secagg bench attack`: {error}") from error
 
 
 def _alone(run: Callable[[], EmpiricalAudit]) -> Callable[[], tuple[Result, ...]]:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import dp
 from dp.accounting.events import NeighboringRelation, Unit
 from dp.empirical import Estimate, LowerBound, from_json
-from dp.errors import BadParameter
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.pages.numbers import at_least, short
 from secagg.pages.numbers import bound as as_bound
 from secagg.pages.numbers import delta as as_delta
@@ -84,40 +84,40 @@ def evidence(results: Iterable[LowerBound | Estimate]) -> dict[str, Any]:
 def load(path: Path) -> dict[str, Any]:
     """The object in a file, of which nothing but the schema is known.
 
-    Raises ``ConfigError``: it cannot be read, or is none of ``SCHEMA``.
+    Raises ``InputError``: it cannot be read, or is none of ``SCHEMA``.
     """
     try:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:
-            raise ConfigError(f"{path} is longer than {_MOST_BYTES:,} bytes")
+            raise InputError(f"{path} is longer than {_MOST_BYTES:,} bytes")
         data = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, InputError):
             raise
-        raise ConfigError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {error}") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise ConfigError(f"{path} is no JSON object of schema {SCHEMA!r}")
+        raise InputError(f"{path} is no JSON object of schema {SCHEMA!r}")
     return data
 
 
 def read(path: Path) -> tuple[LowerBound | Estimate, ...]:
     """The results in a file.
 
-    Raises ``ConfigError``: it cannot be read, is no such file, holds no result, or one whose
+    Raises ``InputError``: it cannot be read, is no such file, holds no result, or one whose
     epsilon does not follow from its own numbers.
     """
     data = load(path)
     if not isinstance(results := data.get("results"), list) or not results:
-        raise ConfigError(f"--attack-results {path} holds no results")
+        raise InputError(f"--attack-results {path} holds no results")
     if len(results) > _MOST_RESULTS:
-        raise ConfigError(
+        raise InputError(
             f"--attack-results {path} holds {len(results):,} results, at most 100 are read"
         )
     try:
         return tuple(map(from_json, results))
-    except BadParameter as error:
-        raise ConfigError(f"--attack-results {path}: {error}") from error
+    except dp.InputError as error:
+        raise InputError(f"--attack-results {path}: {error}") from error
 
 
 def measured(
@@ -125,7 +125,7 @@ def measured(
 ) -> tuple[Measured, ...]:
     """Each result beside every section of its unit in which that unit is there or not.
 
-    Raises ``ConfigError`` for a result that no section can be held against.
+    Raises ``InputError`` for a result that no section can be held against.
     """
     sections, beside = tuple(sections), []
     for result in results:
@@ -136,7 +136,7 @@ def measured(
             and section.adjacency is not NeighboringRelation.REPLACE_ONE
         ]
         if not alike:
-            raise ConfigError(
+            raise InputError(
                 f"the evidence is about one {result.unit.value} that is there or not, and this "
                 "ledger charged for no such thing"
             )

@@ -12,7 +12,7 @@ is decided as the ledger admits, by RDP
 in integers rounded up, or by the filter's own currency.
 
 Errors are those of ``dp.ledger.ledger``: ``LedgerCorrupt`` for a file that is damaged, edited or
-contradicts itself; ``NotALedger`` for one that never was a ledger; ``BadParameter`` where
+contradicts itself; ``NotALedger`` for one that never was a ledger; ``InputError`` where
 delta is 1/N or more, of which no statement can be made.
 """
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from secagg.bench.measure import CONFIDENCE, Interval, same_machine
 from secagg.bench.records import Measurement, Measurements, name_of
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 
 TOLERANCE: Final = 0.10
 BOUND: Final = 0.05  # of what is made of its reference; see ``Measurement.bound``
@@ -98,16 +98,16 @@ def compare(
     """See the module.
 
     Raises:
-      ConfigError: nothing was measured in both, or an argument is out of range.
+      InputError: nothing was measured in both, or an argument is out of range.
     """
     if not 0 < confidence < 1 or min(tolerance, bound) < 0:
-        raise ConfigError(
+        raise InputError(
             f"confidence {confidence}, tolerances {tolerance} and {bound}: out of range"
         )
     old, new = _by_name(before), _by_name(after)
     shared = [name for name in old if name in new]
     if not shared:
-        raise ConfigError("the two benchmarks share no measurement, so nothing can be compared")
+        raise InputError("the two benchmarks share no measurement, so nothing can be compared")
     each = 1 - (1 - confidence) / len(shared)
     return Comparison(
         changes=tuple(

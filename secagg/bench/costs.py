@@ -25,7 +25,7 @@ from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
 from protocols.primitives.shamir import majority
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
-from secagg.errors import ConfigError, SecaggError
+from secagg.errors import InputError, SecaggError
 from secagg.rounds.aggregation import Ckks
 from secagg.rounds.attendance import Costs, Now
 from secagg.rounds.ckks import CKKS, HOLDERS, MODELS, PRECISION, require
@@ -108,13 +108,13 @@ class Case:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             known = ", ".join(PROTOCOLS)
-            raise ConfigError(f"unknown protocol {self.protocol!r}; known: {known}")
+            raise InputError(f"unknown protocol {self.protocol!r}; known: {known}")
         if self.clients < 2 or self.entries < 1:
-            raise ConfigError(f"{self.clients} clients, {self.entries} entries: nothing to sum")
+            raise InputError(f"{self.clients} clients, {self.entries} entries: nothing to sum")
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout {self.dropout} is not in [0, 1)")
+            raise InputError(f"dropout {self.dropout} is not in [0, 1)")
         if self.protocol == "complete" and self.clients > MAX_COMPLETE:
-            raise ConfigError(
+            raise InputError(
                 f"complete graph of {self.clients:,} clients: at most {MAX_COMPLETE:,} are run"
             )
         if self.protocol in CKKS:
@@ -147,7 +147,7 @@ class Case:
             return Params(clients=self.clients, threshold=2, words=words)
         threshold = majority(self.clients, self.clients // 3 if active else 0)
         if threshold > self.clients - self.gone:
-            raise ConfigError(
+            raise InputError(
                 f"{self.protocol}: {self.clients - self.gone} of {self.clients} clients stay, "
                 f"{threshold} open a sum"
             )

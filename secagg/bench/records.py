@@ -31,7 +31,7 @@ from secagg.bench.measure import (
     peak_memory,
 )
 from secagg.bench.yardsticks import REFERENCES, X25519
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.files import write_atomically
 
 SCHEMA: Final = 1
@@ -136,15 +136,15 @@ class Measurements:
         """A file that ``write`` wrote.
 
         Raises:
-          ConfigError: it is none, or one of another schema.
+          InputError: it is none, or one of another schema.
         """
         try:
             data = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"cannot read {path}: {error}") from error
+            raise InputError(f"cannot read {path}: {error}") from error
         schema = data.get("schema") if isinstance(data, dict) else None
         if schema != SCHEMA or data.get("kind") not in KINDS:
-            raise ConfigError(
+            raise InputError(
                 f"{path} is no benchmark of schema {SCHEMA}: schema {schema!r:.40}, "
                 f"kind {data.get('kind') if isinstance(data, dict) else None!r:.40}"
             )
@@ -163,7 +163,7 @@ class Measurements:
                 notes=tuple(_typed(note, str) for note in _typed(data["notes"], list)),
             )
         except (LookupError, TypeError, ValueError) as error:
-            raise ConfigError(f"{path} is no benchmark: {error!r:.200}") from error
+            raise InputError(f"{path} is no benchmark: {error!r:.200}") from error
 
 
 def sweep(
@@ -184,7 +184,7 @@ def sweep(
                     measure(replace(case, entries=min(case.entries, 100), clients=4, dropout=0.0))
                     warm.add(case.protocol)
                 point, measured = session(case, rounds)
-            except ValueError as error:  # ParameterError, InputError: not at this size
+            except ValueError as error:  # protocols.InputError, InputError: not at this size
                 record = replace(record, notes=(*record.notes, f"{name_of(case)}: {error}"))
             else:
                 record = replace(

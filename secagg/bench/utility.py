@@ -39,7 +39,7 @@ from dp.accounting.events import PoissonSampling
 from dp.sgd import LocalDpSgd
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.files import write_atomically
 from secagg.rounds.aggregation import Plain, run_protocol
 from secagg.training.data import Federation, federate, simulated_dropouts
@@ -414,7 +414,7 @@ def read(path: Path) -> Known:
     """What ``write`` wrote.
 
     Raises:
-      ConfigError: the file is none of this command's.
+      InputError: the file is none of this command's.
     """
     try:
         known: Known = empty() | json.loads(path.read_bytes())
@@ -422,7 +422,7 @@ def read(path: Path) -> Known:
             _case(each)
             float(each["accuracy"])
     except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no file of `secagg bench utility`: {error!r:.200}") from error
+        raise InputError(f"{path} is no file of `secagg bench utility`: {error!r:.200}") from error
     return known
 
 

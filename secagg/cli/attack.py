@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secagg.cli.screen import progress
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.extras import TRAIN, require
 from secagg.pages.numbers import bound, duration, percent
 
@@ -181,19 +181,17 @@ def _check_drawn(context: click.Context, source: Path, html: Path | None) -> Non
     for option in ("quick", "seed", "epsilon", "delta", "only", "json_file"):
         if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
             name = option.removesuffix("_file")
-            raise ConfigError(
-                f"--from attacks nothing and --{name} is for an attack; leave out one"
-            )
+            raise InputError(f"--from attacks nothing and --{name} is for an attack; leave out one")
     if html is not None and html.resolve() == source.resolve():
-        raise ConfigError(f"--from and --html are both {html}; choose two files")
+        raise InputError(f"--from and --html are both {html}; choose two files")
 
 
 def _check_targets(json_file: Path | None, html: Path | None, figures: Path | None) -> None:
     """Refuse before minutes of work what could not be written after them."""
     for name, path in (("--json", json_file), ("--html", html)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise ConfigError(f"{name} {path} must be a file in a folder that is there")
+            raise InputError(f"{name} {path} must be a file in a folder that is there")
     if json_file is not None and html is not None and json_file.resolve() == html.resolve():
-        raise ConfigError(f"--json and --html are both {html}; choose two files")
+        raise InputError(f"--json and --html are both {html}; choose two files")
     if figures is not None and not figures.is_dir():
-        raise ConfigError(f"--figures {figures} is no folder that is there")
+        raise InputError(f"--figures {figures} is no folder that is there")

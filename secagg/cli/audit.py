@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secagg.cli.screen import JSON
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.pages.numbers import bound, counted
 from secagg.pages.numbers import delta as as_delta
 
@@ -82,10 +82,10 @@ def audit(
 
     if html is not None:
         if verify:
-            raise ConfigError("--verify prices nothing, so there is no page; leave out --html")
+            raise InputError("--verify prices nothing, so there is no page; leave out --html")
         _check_target(html, ledger)
     if verify and attack_results is not None:
-        raise ConfigError("--verify prices nothing to compare --attack-results with; leave out one")
+        raise InputError("--verify prices nothing to compare --attack-results with; leave out one")
     brought = () if attack_results is None else read(attack_results)
     kept, seal = _head(expected_head), _seal(head_key)
     try:
@@ -193,27 +193,27 @@ def _check_target(html: Path, ledger: Path) -> None:
         for path in forbidden
     )
     if same:
-        raise ConfigError(f"--html {html} is the ledger itself; choose another file")
+        raise InputError(f"--html {html} is the ledger itself; choose another file")
     if html.is_dir():
-        raise ConfigError(f"--html {html} is a folder; name a file")
+        raise InputError(f"--html {html} is a folder; name a file")
 
 
 def _head(text: str | None) -> "Head | None":
-    """``SEQ:HASH``, or ``ConfigError``."""
+    """``SEQ:HASH``, or ``InputError``."""
     from dp.ledger.ledger import Head
 
     if text is None:
         return None
     seq, _, digest = text.partition(":")
     if not (seq.isdecimal() and seq.isascii() and len(seq) < 20 and _is_key(digest)):
-        raise ConfigError(
+        raise InputError(
             f"--expected-head {text!r:.100} is not SEQ:HASH, a number and 64 hex digits"
         )
     return Head(seq=int(seq), hash=bytes.fromhex(digest))
 
 
 def _seal(text: str | None) -> "HeadSigner | None":
-    """A public key as 64 hex digits, or a file of these or of 32 raw bytes; or ``ConfigError``."""
+    """A public key as 64 hex digits, or a file of these or of 32 raw bytes; or ``InputError``."""
     from secagg.audit.report import seal_of
 
     if text is None:
@@ -224,12 +224,12 @@ def _seal(text: str | None) -> "HeadSigner | None":
         with Path(text).open("rb") as file:
             held = file.read(100)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the key {text!r:.200}: {error}") from error
+        raise InputError(f"cannot read the key {text!r:.200}: {error}") from error
     if len(held) == 32:
         return seal_of(held)
     digits = held.strip().decode("ascii", "replace")
     if not _is_key(digits):
-        raise ConfigError(f"{text!r:.200} holds no Ed25519 public key: 32 bytes or 64 hex digits")
+        raise InputError(f"{text!r:.200} holds no Ed25519 public key: 32 bytes or 64 hex digits")
     return seal_of(bytes.fromhex(digits))
 
 

@@ -16,7 +16,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from secagg.cli.screen import JSON, progress
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.extras import TRAIN, require
 from secagg.pages.numbers import elapsed, size
 
@@ -93,7 +93,7 @@ def costs(
     from secagg.files import write_atomically
 
     if resume and target is None:
-        raise ConfigError("--resume needs --json, the file to go on with")
+        raise InputError("--resume needs --json, the file to go on with")
     _check_folders(target, svg)
     if svg is not None:
         require("--svg", "matplotlib", extra="train")
@@ -101,7 +101,7 @@ def costs(
     known = kept.start("costs")
     if target is not None and target.exists():
         if not resume:
-            raise ConfigError(f"{target} exists; --resume goes on with it")
+            raise InputError(f"{target} exists; --resume goes on with it")
         known = _record(target, "costs")
     record = _swept(chosen, known, target, rounds=rounds, notes=notes)
     points = [point.cost for point in record.points]
@@ -216,7 +216,7 @@ def compare(
     else:
         _print(found)
     if not found.judged and not found.bytes:
-        raise ConfigError("no cost has samples enough to be judged; measure more rounds")
+        raise InputError("no cost has samples enough to be judged; measure more rounds")
     return REGRESSION if found.regressions else 0
 
 
@@ -247,11 +247,11 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | 
     _check_folders(target, svg)
     _check_source(source, target, few=few)
     if source is None and target is None and not few:
-        raise ConfigError("the full sweep takes more than an hour: it needs --json, to go on with")
+        raise InputError("the full sweep takes more than an hour: it needs --json, to go on with")
     held = source if source is not None else target
     known = study.read(held) if held is not None and held.exists() else study.empty()
     if few and known["search"]:
-        raise ConfigError(f"{target} is of a full sweep; --quick would drop most of its runs")
+        raise InputError(f"{target} is of a full sweep; --quick would drop most of its runs")
 
     def save(found: "study.Known") -> None:
         if target is not None:
@@ -318,10 +318,10 @@ def _check_source(source: Path | None, target: Path | None, *, few: bool) -> Non
     if source is None:
         return
     if not source.exists():
-        raise ConfigError(f"--from {source} is no file that is there")
+        raise InputError(f"--from {source} is no file that is there")
     if target is not None or few:
         other = "--quick" if few else "--json"
-        raise ConfigError(f"--from runs nothing and {other} is for a run; leave out one")
+        raise InputError(f"--from runs nothing and {other} is for a run; leave out one")
 
 
 def _cases(
@@ -333,7 +333,7 @@ def _cases(
 
     names = _list(protocols, "protocol", str) if protocols else list(PROTOCOLS)
     if unknown := [name for name in names if name not in PROTOCOLS]:
-        raise ConfigError(f"unknown protocol {unknown[0]!r}; known: {', '.join(PROTOCOLS)}")
+        raise InputError(f"unknown protocol {unknown[0]!r}; known: {', '.join(PROTOCOLS)}")
     here, notes = runnable()
     chosen, left_out = cases(
         [name for name in names if name in here],
@@ -343,7 +343,7 @@ def _cases(
         lanes=lanes,
     )
     if not chosen:
-        raise ConfigError(f"nothing to measure: {'; '.join([*notes, *left_out])}")
+        raise InputError(f"nothing to measure: {'; '.join([*notes, *left_out])}")
     return chosen, [note for note in notes if any(name not in here for name in names)] + left_out
 
 
@@ -488,9 +488,9 @@ def _record(path: Path, kind: str, *, measured: bool = True) -> "Measurements":
 
     record = Measurements.read(path)
     if record.kind != kind:
-        raise ConfigError(f"{path} is of `secagg bench {record.kind}`, not of {kind}")
+        raise InputError(f"{path} is of `secagg bench {record.kind}`, not of {kind}")
     if measured and not same_machine(record.machine, machine()):
-        raise ConfigError(f"{path} was measured on another machine; choose another file")
+        raise InputError(f"{path} was measured on another machine; choose another file")
     return record
 
 
@@ -499,7 +499,7 @@ def _list(text: str, name: str, kind: Callable[[str], T]) -> list[T]:
     try:
         return list(dict.fromkeys(kind(each.strip()) for each in text.split(",")))
     except ValueError:
-        raise ConfigError(f"--{name} {text!r:.100} is no list by comma") from None
+        raise InputError(f"--{name} {text!r:.100} is no list by comma") from None
 
 
 def _whole(text: str) -> int:
@@ -513,4 +513,4 @@ def _check_folders(*paths: Path | None) -> None:
     """Refuse at once what could not be written minutes later."""
     for path in paths:
         if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"there is no folder {path.parent} to write {path.name} into")
+            raise InputError(f"there is no folder {path.parent} to write {path.name} into")

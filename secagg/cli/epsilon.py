@@ -15,7 +15,7 @@ from dp.accounting import calibrate
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling, Sampling
 from dp.errors import AccountantLimit
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 
 _TITLES = {
     "epsilon": "epsilon",
@@ -133,7 +133,7 @@ class _Asked:
         }
         if self.events or wanted == ["epsilon"]:
             if self.events and (len(wanted) < len(given) or self.sampling_rate is not None):
-                raise ConfigError("--event says the whole plan; leave out the other settings of it")
+                raise InputError("--event says the whole plan; leave out the other settings of it")
             whole = [_event(text) for text in self.events] or [
                 _gaussian(self.noise_multiplier, rate, self.steps)
             ]
@@ -149,7 +149,7 @@ class _Asked:
             plan |= {"epsilon": self.epsilon, "noise_multiplier": self.noise_multiplier}
             solve = calibrate.max_steps
         else:
-            raise ConfigError(
+            raise InputError(
                 "give two of --epsilon, --noise-multiplier and --steps, or --event; "
                 f"of the three you gave {len(given) - len(wanted)}"
             )
@@ -162,7 +162,7 @@ def _event(text: str) -> GaussianEvent:
         noise, rate, steps = text.split(",")
         return _gaussian(float(noise), float(rate), int(steps))
     except ValueError as error:
-        raise ConfigError(f"--event {text!r} is not Z,Q,T: {error}") from error
+        raise InputError(f"--event {text!r} is not Z,Q,T: {error}") from error
 
 
 def _gaussian(noise: Any, rate: float, steps: Any) -> GaussianEvent:

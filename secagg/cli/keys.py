@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secagg.cli.screen import JSON
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.files import read_file, write_new
 from secagg.nodes.identities import (
     LARGEST_ROSTER,
@@ -88,7 +88,7 @@ def show(*, path: Path, operator: Path | None, as_json: bool) -> None:
         _print_roster(path, found, verified=operator is not None, as_json=as_json)
         return
     if operator is not None:
-        raise ConfigError(f"{path} is no roster: leave out --operator")
+        raise InputError(f"{path} is no roster: leave out --operator")
     private = data.startswith(b"secagg identity ")
     shown = load_identity(path).shown if private else load_public(path)
     if as_json:
@@ -137,7 +137,7 @@ def roster(
     signer = load_identity(operator)
     last = Roster.read(after, operator=signer.key.public).serial if after else 0
     if serial is not None and serial <= last:
-        raise ConfigError(f"--serial {serial} is not above {last}")
+        raise InputError(f"--serial {serial} is not above {last}")
     data = sign_roster(
         signer, dict(enumerate(map(load_public, members))), serial=serial or last + 1
     )

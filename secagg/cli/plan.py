@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secagg.cli.screen import JSON
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.planning import Advice, NoiseAdvice, NoiseWishes, SumWishes, plan_noise, plan_sum
 from secagg.training.settings import UNITS
 
@@ -107,9 +107,9 @@ def plan(*, as_json: bool, **wanted: Any) -> None:
         advice = plan_sum(wishes)
     elif "epsilon" not in noise:
         option = next(iter(noise)).replace("_", "-")
-        raise ConfigError(f"--{option} is about noise; give the budget too, --epsilon")
+        raise InputError(f"--{option} is about noise; give the budget too, --epsilon")
     elif "delta" not in noise:
-        raise ConfigError("--epsilon needs --delta, below one over the number of examples")
+        raise InputError("--epsilon needs --delta, below one over the number of examples")
     else:
         advice = plan_noise(wishes, NoiseWishes(**noise))
     if as_json:

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from secagg.cli.screen import progress
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.extras import TRAIN, require
 from secagg.stage import UNSIGNED
 from secagg.training.settings import TrainingConfig
@@ -91,7 +91,7 @@ def train(
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
     if resume and (overwrite or config):
-        raise ConfigError("--resume goes on with the settings of the run; leave out the others")
+        raise InputError("--resume goes on with the settings of the run; leave out the others")
     if resume:
         training = Training.resume(out, expect=given)
     else:
@@ -143,6 +143,6 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {error}") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+        raise InputError(f"{path} is not TOML: {error}") from error

@@ -34,7 +34,7 @@ from protocols.errors import LocalProtocolError, RemoteProtocolError, TooFewSurv
 from protocols.primitives.prg import SEED_SIZE, Expand
 from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE, sender_of
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.nodes.identities import Roster
 from secagg.nodes.node import REQUESTED, Answer, Request
 from secagg.nodes.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result
@@ -86,11 +86,11 @@ class WeightedMean:
         """What so many clients sum.
 
         Raises:
-          ConfigError: nothing was named that an evaluation could be averaged of.
+          InputError: nothing was named that an evaluation could be averaged of.
         """
         metrics = self.train_metrics if purpose.startswith("train") else self.evaluate_metrics
         if metrics is None:
-            raise ConfigError(
+            raise InputError(
                 "replies to evaluate hold each node's own numbers: name those to be averaged, "
                 "evaluate_metrics={'accuracy': 1.0}, or set the strategy's fraction_evaluate=0, or "
                 "let them pass with clear=['evaluate']"
@@ -119,7 +119,7 @@ class NoisySum:
       weighted_by: the name under which a strategy finds the number of survivors.
 
     Raises:
-      ConfigError: a learning rate is missing, or there is none to have; a rate of clients.
+      InputError: a learning rate is missing, or there is none to have; a rate of clients.
     """
 
     mechanism: DistributedNoise
@@ -131,22 +131,22 @@ class NoisySum:
     def __post_init__(self) -> None:
         Noise(mechanism=self.mechanism, sampling_rate=self.sampling_rate)
         if (self.mechanism.unit is Unit.EXAMPLE) is (self.learning_rate is None):
-            raise ConfigError("noise on examples, and only that, needs a learning_rate")
+            raise InputError("noise on examples, and only that, needs a learning_rate")
 
     def content(self, purpose: str, clients: int) -> Noise:
         """What so many clients sum.
 
         Raises:
-          ConfigError: too many clients, or numbers that would be a release of their own.
+          InputError: too many clients, or numbers that would be a release of their own.
         """
         if not purpose.startswith("train"):
-            raise ConfigError(
+            raise InputError(
                 f"replies to {purpose} would be a release beside the noise: set the strategy's "
                 "fraction_evaluate=0, or let them pass, unprotected and uncounted, with "
                 "clear=['evaluate']"
             )
         if clients > self.mechanism.clients:
-            raise ConfigError(
+            raise InputError(
                 f"the noise is for at most {self.mechanism.clients} nodes, {clients} were named"
             )
         return Noise(mechanism=self.mechanism, sampling_rate=self.sampling_rate)
@@ -166,7 +166,7 @@ class SumSettings:
       expand: how the masks are taken off, ``secagg.rounds.masking``.
 
     Raises:
-      ConfigError: the settings contradict each other.
+      InputError: the settings contradict each other.
     """
 
     protocol: str = BONAWITZ
@@ -179,9 +179,9 @@ class SumSettings:
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
-            raise ConfigError(f"unknown protocol {self.protocol!r}; known: {', '.join(PROTOCOLS)}")
+            raise InputError(f"unknown protocol {self.protocol!r}; known: {', '.join(PROTOCOLS)}")
         if self.roster is not None and self.protocol != BONAWITZ:
-            raise ConfigError(f"nothing is signed under {self.protocol}; leave the roster out")
+            raise InputError(f"nothing is signed under {self.protocol}; leave the roster out")
         for name in ("corrupt_fraction", "dropout"):
             object.__setattr__(self, name, as_fraction(name, getattr(self, name)))
 
@@ -226,10 +226,10 @@ class Coordinator:
 
         Raises:
           TooFewSurvivors: so few nodes were named that their sum would never open.
-          ConfigError, ParameterError, RangeError: no sum of these can be proposed.
+          InputError: no sum of these can be proposed.
         """
         if len(set(nodes)) < len(nodes):
-            raise ConfigError("a node is named twice in one sum")
+            raise InputError("a node is named twice in one sum")
         if len(nodes) < (least := max(2, self._fewest)):
             raise TooFewSurvivors(f"{len(nodes)} nodes were named, {least} needed")
         content = self.summed.content(purpose, len(nodes))

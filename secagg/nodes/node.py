@@ -147,7 +147,7 @@ class Node:
       policy: in place of the file, for trials.
 
     Raises:
-      ConfigError: no policy, or a wrong one.
+      InputError: no policy, or a wrong one.
       NodeError: the folder cannot be used.
     """
 

@@ -17,13 +17,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
+import protocols
 from dp.ledger.books import Budget
 from protocols import bonawitz
 from protocols.bonawitz.graph import as_fraction
-from protocols.errors import ParameterError
 from protocols.primitives.shamir import majority
 from protocols.primitives.sign import VERIFY_KEY_SIZE
-from secagg.errors import ConfigError, RefusedError
+from secagg.errors import InputError, RefusedError
 from secagg.nodes.proposal import PROTOCOLS, Average, Noise, Params, Proposal
 
 UNITS: Final = ("example", "client")
@@ -98,7 +98,7 @@ class NodePolicy:
         likes. With noise there is neither weight nor metric.
 
     Raises:
-      ConfigError: a value out of range.
+      InputError: a value out of range.
     """
 
     protocols: tuple[str, ...] = ("bonawitz",)
@@ -128,13 +128,13 @@ class NodePolicy:
         ):
             given = getattr(self, name)
             if not (given or empty) or any(each not in known for each in given):
-                raise ConfigError(f"{name} {list(given)} must name some of {', '.join(known)}")
+                raise InputError(f"{name} {list(given)} must name some of {', '.join(known)}")
         for name, (least, optional) in _LEAST.items():
             value = getattr(self, name)
             if not (optional and value is None) and (type(value) is not int or value < least):
-                raise ConfigError(f"{name} {value!r} is not an integer from {least}")
+                raise InputError(f"{name} {value!r} is not an integer from {least}")
         if self.maximum_cohort < self.minimum_cohort:
-            raise ConfigError(
+            raise InputError(
                 f"maximum_cohort {self.maximum_cohort} is below minimum_cohort "
                 f"{self.minimum_cohort}"
             )
@@ -144,10 +144,10 @@ class NodePolicy:
             _check_bound(f"metrics, {name!r},", most)
         for name in ("active", "allow_no_noise"):
             if type(value := getattr(self, name)) is not bool:
-                raise ConfigError(f"{name} {value!r} is neither true nor false")
+                raise InputError(f"{name} {value!r} is neither true nor false")
         for name in ("maximum_epsilon", "delta"):
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
-                raise ConfigError(f"{name} {value!r} is not a number")
+                raise InputError(f"{name} {value!r} is not a number")
         Budget(epsilon=self.maximum_epsilon, delta=self.delta)
         object.__setattr__(
             self, "corrupt_fraction", as_fraction("corrupt_fraction", self.corrupt_fraction)
@@ -155,47 +155,47 @@ class NodePolicy:
         for name in ("operator", "server"):
             key = getattr(self, name)
             if key is not None and (not isinstance(key, bytes) or len(key) != VERIFY_KEY_SIZE):
-                raise ConfigError(f"{name} is not a public key of {VERIFY_KEY_SIZE} bytes")
+                raise InputError(f"{name} is not a public key of {VERIFY_KEY_SIZE} bytes")
         if self.active and self.operator is None:
-            raise ConfigError("active needs operator, the public key of who signs the roster")
+            raise InputError("active needs operator, the public key of who signs the roster")
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a policy from a TOML file.
 
         Raises:
-          ConfigError: there is none, or it is not one of these.
+          InputError: there is none, or it is not one of these.
         """
         try:
             said = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigError(f"no policy at {path}: `secagg node new` writes one") from None
+            raise InputError(f"no policy at {path}: `secagg node new` writes one") from None
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+            raise InputError(f"{path} cannot be read: {error}") from None
         try:
             return cls._of(said)
-        except (ConfigError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path}: {error}") from None
+        except (InputError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: {error}") from None
 
     @classmethod
     def _of(cls, said: Mapping[str, Any]) -> Self:
         known = {item.name for item in fields(cls)}
         if unknown := sorted(said.keys() - known):
-            raise ConfigError(f"unknown line {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            raise InputError(f"unknown line {unknown[0]!r}; known: {', '.join(sorted(known))}")
         values = dict(said)
         for name in ("protocols", "graphs", "units"):
             if name in values:
                 if not isinstance(values[name], list):
-                    raise ConfigError(f"{name} must be a list")
+                    raise InputError(f"{name} must be a list")
                 values[name] = tuple(values[name])
         if not isinstance(values.get("metrics", {}), dict):
-            raise ConfigError("metrics must be a table of names and bounds")
+            raise InputError("metrics must be a table of names and bounds")
         for name in ("operator", "server"):
             if name in values:
                 try:
                     values[name] = bytes.fromhex(values[name])
                 except (ValueError, TypeError):
-                    raise ConfigError(
+                    raise InputError(
                         f"{name} is not a public key of {VERIFY_KEY_SIZE} bytes in hexadecimal"
                     ) from None
         return cls(**values)
@@ -303,7 +303,7 @@ def _threshold(params: Params) -> int:
         return params.plan(params.clients).threshold
     found = []
     for size in range(params.minimum_survivors, params.clients + 1):
-        with suppress(ParameterError):  # no graph for so many: a sum of them never begins
+        with suppress(protocols.InputError):  # no graph for so many: a sum of them never begins
             found.append(params.plan(size).threshold)
     return min(found)
 
@@ -324,7 +324,7 @@ def _stands(proposal: Proposal) -> int:
 
 def _check_bound(name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} {value!r} is not a number above 0")
+        raise InputError(f"{name} {value!r} is not a number above 0")
 
 
 def _refuse(line: str, found: str) -> NoReturn:

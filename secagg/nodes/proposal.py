@@ -36,7 +36,7 @@ from dp.noise.mechanisms import DistributedNoise
 from protocols import bonawitz, ckks
 from protocols.errors import DecodeError, ProtocolError
 from protocols.wire import Header, Reader
-from secagg.errors import ConfigError, InputError, RefusedError, SecaggError
+from secagg.errors import InputError, RefusedError, SecaggError
 from secagg.vectors.arrays import Shapes
 from secagg.vectors.layout import MAX_ENTRIES, UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, refuse_non_finite
@@ -77,7 +77,7 @@ class Average:
 
     def __post_init__(self) -> None:
         if not isinstance(self.weighted_by, str):
-            raise ConfigError(f"weighted_by is {self.weighted_by!r:.40}, expected a name")
+            raise InputError(f"weighted_by is {self.weighted_by!r:.40}, expected a name")
 
     def mean_error(self, weight: int, survivors: int) -> float:
         """An entry of the mean is within this of the true one, at that total weight."""
@@ -121,9 +121,9 @@ class Noise:
 
     def __post_init__(self) -> None:
         if not 0 < self.sampling_rate <= 1:
-            raise ConfigError(f"sampling_rate {self.sampling_rate} is outside (0, 1]")
+            raise InputError(f"sampling_rate {self.sampling_rate} is outside (0, 1]")
         if self.sampling_rate < 1 and self.mechanism.unit is Unit.CLIENT:
-            raise ConfigError("a cohort that the server picks is charged as if all took part")
+            raise InputError("a cohort that the server picks is charged as if all took part")
 
     def event(self, survivors: int | None = None) -> SkellamEvent | DiscreteGaussianEvent:
         """What the sum costs, of the fewest survivors where they are not known yet."""
@@ -191,7 +191,7 @@ class Proposal:
       content: what is summed.
 
     Raises:
-      ConfigError: the parts contradict each other.
+      InputError: the parts contradict each other.
     """
 
     purpose: str
@@ -206,34 +206,34 @@ class Proposal:
     def __post_init__(self) -> None:
         Header(self.session, 0)
         if not (self.purpose.isascii() and self.purpose.isprintable() and self.purpose):
-            raise ConfigError(f"purpose is {self.purpose!r:.40}, expected a printable word")
+            raise InputError(f"purpose is {self.purpose!r:.40}, expected a printable word")
         if len(self.model_digest) != DIGEST_SIZE or len(self.seed) != DIGEST_SIZE:
-            raise ConfigError(f"model_digest and seed have {DIGEST_SIZE} bytes each")
+            raise InputError(f"model_digest and seed have {DIGEST_SIZE} bytes each")
         signs = isinstance(self.params, bonawitz.Params) and self.params.active
         if len(self.roster_digest) != DIGEST_SIZE * signs:
-            raise ConfigError("where clients sign, and only there, a roster's digest is proposed")
+            raise InputError("where clients sign, and only there, a roster's digest is proposed")
         if len(dict(self.shapes)) < len(self.shapes):
-            raise ConfigError("an array is named twice")
+            raise InputError("an array is named twice")
         layout = self.layout
         mechanism = self.content.mechanism if isinstance(self.content, Noise) else None
         if mechanism is not None and (
             (mechanism.entries, mechanism.clients, mechanism.minimum_survivors)
             != (self.entries, self.params.clients, self.params.minimum_survivors)
         ):
-            raise ConfigError("the noise is for another vector, cohort or minimum of survivors")
+            raise InputError("the noise is for another vector, cohort or minimum of survivors")
         if isinstance(self.params, bonawitz.Params):
             expected, found = layout.words, self.params.words
             if mechanism and self.params.rates and self.params.active:
-                raise ConfigError(
+                raise InputError(
                     "in a sparse graph nobody counts survivors: a server that lies would leave out "
                     "their noise"
                 )
         else:
             expected, found = layout.reals, self.params.entries
             if self.params.model is not ckks.Model.THRESHOLD or self.params.clip != 1.0:
-                raise ConfigError("CKKS sums between machines have a threshold key, and clip 1")
+                raise InputError("CKKS sums between machines have a threshold key, and clip 1")
         if expected != found:
-            raise ConfigError(f"the protocol sums {found} numbers, the layout has {expected}")
+            raise InputError(f"the protocol sums {found} numbers, the layout has {expected}")
 
     @property
     def protocol(self) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+import dp
 from dp.accounting.accountant import (
     GRAPH_FAILURE,
     ReportedDelta,
@@ -30,10 +31,10 @@ from dp.accounting.events import (
     Sampling,
     Unit,
 )
-from dp.errors import BadParameter, CalibrationError
+from dp.errors import CalibrationError
 from dp.noise.mechanisms import DistributedNoise
 from dp.noise.skellam import ERROR
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.planning.sums import Advice, SumWishes, fewest, plan_sum
 from secagg.planning.survivors import likely_survivors, p_round_lost
 from secagg.vectors.packing import lane_bits
@@ -76,13 +77,13 @@ class NoiseWishes:
         """The unit that the noise hides, how many there are, and how they get into a sum.
 
         Raises:
-          ConfigError, BadParameter: the wishes contradict each other.
+          InputError: the wishes contradict each other.
         """
         if self.unit == "client":
             if self.examples is not None:
-                raise ConfigError(f"examples {self.examples}: unit client hides clients")
+                raise InputError(f"examples {self.examples}: unit client hides clients")
             if self.sampling_rate != 1:
-                raise ConfigError(
+                raise InputError(
                     f"sampling_rate {self.sampling_rate}: with unit client it changes no price"
                 )
             coins = HiddenPoissonSampling(
@@ -90,16 +91,16 @@ class NoiseWishes:
             )
             return Unit.CLIENT, clients, coins if coins.rate < 1 else NoSampling()
         if self.unit != "example":
-            raise ConfigError(f"unknown unit {self.unit!r}; known: example, client")
+            raise InputError(f"unknown unit {self.unit!r}; known: example, client")
         if self.client_sampling_rate != 1:
-            raise ConfigError(
+            raise InputError(
                 f"client_sampling_rate {self.client_sampling_rate}: it changes the price with "
                 "unit client alone"
             )
         if self.examples is None:
-            raise ConfigError("examples is missing: delta must be below one over their number")
+            raise InputError("examples is missing: delta must be below one over their number")
         if self.examples < clients:
-            raise ConfigError(f"examples {self.examples} are fewer than {clients} clients")
+            raise InputError(f"examples {self.examples} are fewer than {clients} clients")
         batches = PoissonSampling(rate=self.sampling_rate)
         return Unit.EXAMPLE, self.examples, batches if batches.rate < 1 else NoSampling()
 
@@ -268,9 +269,9 @@ def plan_noise(wishes: SumWishes, noise: NoiseWishes, *, measure: bool = True) -
       measure: whether to time this machine.
 
     Raises:
-      ConfigError, BadParameter, CalibrationError: the wishes contradict each other, or no
+      InputError, CalibrationError: the wishes contradict each other, or no
         noise keeps the budget.
-      ParameterError: as of ``plan_sum``.
+      protocols.InputError: as of ``plan_sum``.
     """
     chosen = _choose(wishes, noise)
     left = _accountants_delta(chosen)
@@ -308,7 +309,7 @@ def calibrate_shared_noise(
     before its end.
 
     Raises:
-      ConfigError: no noise is enough, because the lanes are too narrow for it.
+      InputError: no noise is enough, because the lanes are too narrow for it.
       CalibrationError: a trusted server's noise would not be enough either.
     """
     try:
@@ -322,14 +323,14 @@ def calibrate_shared_noise(
             delta=delta,
         )
         bits = at(1.0).bits
-        raise ConfigError(
+        raise InputError(
             f"bits {bits}: so few steps fit a lane of {bits} bits that rounding to them costs more "
             f"than epsilon {epsilon:g}, whatever the noise; take more bits"
         ) from None
 
 
 def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
-    """Unit, survivors and batch, or a ``ConfigError`` that names the wish that cannot be."""
+    """Unit, survivors and batch, or an ``InputError`` that names the wish that cannot be."""
     clients = wishes.clients
     unit, units, sampling = noise.units(clients)
     check_delta(noise.delta, units=units)
@@ -337,7 +338,7 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
     graph = wishes.graph
     sparse = graph.degree is not None
     if sparse and wishes.active:
-        raise ConfigError(
+        raise InputError(
             f"{clients} clients get a sparse graph, where none of them can count the survivors: a "
             "server that lies would leave out their noise. Plan without active, or for fewer "
             f"than {wishes.complete_below} clients, who share with everybody"
@@ -345,7 +346,7 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
     known = int(corrupt * clients)
     silent = max(1, known) if noise.uncounted_shares is None else noise.uncounted_shares
     if silent < max(1, known):
-        raise ConfigError(
+        raise InputError(
             f"uncounted_shares {silent}: {known} corrupt clients know their shares of the noise, "
             "and whoever sees the result its own; set at least "
             f"{max(1, known)}"
@@ -359,13 +360,13 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
     elif not sparse:
         minimum = max(minimum, graph.threshold)
     if silent >= minimum:
-        raise ConfigError(
+        raise InputError(
             f"uncounted_shares {silent} leaves no noise of minimum_survivors {minimum}"
         )
     batch = noise.max_batch
     if unit is Unit.CLIENT:
         if batch is not None:
-            raise ConfigError(f"max_batch {batch}: only sums with unit example have batches")
+            raise InputError(f"max_batch {batch}: only sums with unit example have batches")
         batch = 1
     elif batch is None:
         batch = -(-units // clients)
@@ -391,7 +392,7 @@ def _accountants_delta(chosen: _Chosen) -> float:
     fails += rounds * chosen.at(1.0, WIDTHS[-1]).rounding_failure
     left = (delta - fails) * (1 - 2.0**-40)  # the total is rounded up
     if left <= delta / 2:
-        raise ConfigError(
+        raise InputError(
             f"delta {delta:g} is used up by the graph, rounding and sampling ({fails:.3g} over "
             f"{rounds} rounds); raise it, or take fewer rounds"
         )
@@ -410,7 +411,7 @@ def _calibrate(chosen: _Chosen, delta: float) -> tuple[DistributedNoise, float]:
     for width in WIDTHS[:-1]:
         try:
             found = chosen.calibrated(width, delta)
-        except (BadParameter, CalibrationError, ConfigError):
+        except (dp.InputError, CalibrationError, InputError):
             continue  # too narrow
         if (more := _more_noise(found, widest)) <= MORE_NOISE:
             return found, more

@@ -1,6 +1,7 @@
 """Every parameter of a sum, from clients, dropouts, corruption, value range, entries, rounds.
 
 ``plan_sum`` chooses graph, threshold and lanes, counts the bytes of every message
+import protocols
 from the message classes themselves, bounds what can go wrong, and estimates the
 time on this machine from a calibration of well under a second. Degree and
 threshold of a sparse graph are those of ``protocols.bonawitz.graph``; its two
@@ -51,7 +52,7 @@ from protocols.primitives.shamir import combine, majority, split
 from protocols.primitives.sign import SIGNATURE_SIZE, SigningKey, verify
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, Header, Message
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.stage import UNSIGNED, Stage
 from secagg.vectors.layout import Layout, NoisyIntegers, Segment
 from secagg.vectors.packing import lane_bits
@@ -94,7 +95,7 @@ class SumWishes:
       complete_below: as of ``choose_graph``.
 
     Raises:
-      ConfigError: ``rounds`` is not an int from 1.
+      InputError: ``rounds`` is not an int from 1.
     """
 
     clients: int
@@ -110,11 +111,11 @@ class SumWishes:
 
     def __post_init__(self) -> None:
         if type(self.rounds) is not int or self.rounds < 1:
-            raise ConfigError(f"rounds {self.rounds!r} is not an int from 1")
+            raise InputError(f"rounds {self.rounds!r} is not an int from 1")
 
     @property
     def rates(self) -> tuple[Fraction, Fraction]:
-        """``corrupt_fraction`` and ``dropout``, exact; ``ParameterError`` if one is no fraction."""
+        """``corrupt_fraction`` and ``dropout``, exact; ``InputError`` if one is no fraction."""
         return as_fraction("corrupt_fraction", self.corrupt_fraction), as_fraction(
             "dropout", self.dropout
         )
@@ -264,16 +265,16 @@ def plan_sum(
       measure: whether to time this machine.
 
     Raises:
-      ParameterError: no graph stands so many corrupt and lost clients.
-      RangeError: the sum of so many clients at so many bits does not fit the lanes.
-      ConfigError: a wish is out of range.
+      protocols.InputError: no graph stands so many corrupt and lost clients.
+      InputError: the sum of so many clients at so many bits does not fit the lanes.
+      InputError: a wish is out of range.
     """
     clients, active = wishes.clients, wishes.active
     corrupt, dropout = wishes.rates
     entries, clip, bits, step, segment = _segment(wishes, mechanism)
     layout = Layout(segments=(segment,), clients=clients)
     if not layout.words:
-        raise ConfigError("0 entries: there is nothing to sum")
+        raise InputError("0 entries: there is nothing to sum")
     chosen = wishes.graph
     survivors = _survivors(clients, dropout)
     client_ms, server_ms = (

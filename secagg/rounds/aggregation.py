@@ -88,7 +88,7 @@ class Ckks:
         """What protects a sum of at most ``layout.clients``, of whom so many are there.
 
         Raises:
-          ParameterError: no parameters are precise enough.
+          protocols.InputError: no parameters are precise enough.
         """
         minimum = self.minimum_survivors
         return ckks.plan_parameters(
@@ -194,7 +194,7 @@ def aggregate(
 
     Raises:
       InputError: updates that do not fit together, or are not finite.
-      RangeError: the sum could overflow with this many clients, weights and bits.
+      InputError: the sum could overflow with this many clients, weights and bits.
       TooFewSurvivors: fewer are left than the protocol's settings say.
       MissingExtraError: the protocol needs tenseal, which is not installed.
     """

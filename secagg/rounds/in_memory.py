@@ -25,7 +25,7 @@ from protocols.errors import TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE, Expand
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
-from secagg.errors import ConfigError, InputError
+from secagg.errors import InputError
 from secagg.rounds.attendance import Costs, DropoutSchedule, Meter, Now
 from secagg.rounds.burns import MemoryBurn
 from secagg.rounds.ckks import MODELS, require
@@ -207,7 +207,7 @@ def _run_shared(
     meter.costs[Stage.REVEAL].client_seconds *= len(left)
     meter.count(Stage.REVEAL, (), answering=message)
     if not isinstance(opened, Published):
-        raise ConfigError("an unflooded sum may not leave its client")
+        raise InputError("an unflooded sum may not leave its client")
     return Outcome(values=opened.values, survivors=opened.survivors, costs=meter.costs)
 
 

@@ -18,11 +18,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.errors import LocalProtocolError, ParameterError
+import protocols
+from protocols.errors import LocalProtocolError
 from protocols.primitives.prg import BLOCK_WORDS, MAX_WORDS, SEED_SIZE, Expand, Mask, Masks, Suite
 from protocols.primitives.prg import expand as serial
 from protocols.secrets import Secret
-from secagg.errors import ConfigError, InputError, SecaggError
+from secagg.errors import InputError, SecaggError
 
 __all__ = ["Expand", "WorkerError", "expand", "over", "serial", "threads"]
 
@@ -44,16 +45,16 @@ def threads(count: int | None = None) -> Expand:
         environment variable SECAGG_THREADS says. It changes no word of a result.
 
     Raises:
-      ConfigError: ``count``, or what the variable says, is no integer from 1.
+      InputError: ``count``, or what the variable says, is no integer from 1.
     """
     if count is None:
         said = os.environ.get(THREADS, "")
         if said and not (said.isascii() and said.isdecimal() and int(said) > 0):
-            raise ConfigError(f"{THREADS} is {said!r:.40}, not an integer from 1")
+            raise InputError(f"{THREADS} is {said!r:.40}, not an integer from 1")
         cores = len(os.sched_getaffinity(0))
         count = min(cores, int(said)) if said else cores
     elif type(count) is not int or count < 1:
-        raise ConfigError(f"threads {count!r} is no integer from 1")
+        raise InputError(f"threads {count!r} is no integer from 1")
     several = count
 
     def expand(words: Words, masks: Sequence[Mask], suite: Suite) -> None:
@@ -90,7 +91,7 @@ def _check(words: Words, masks: Sequence[Mask]) -> None:
         )
     for mask in masks:
         if len(mask.seed) != SEED_SIZE:
-            raise ParameterError(f"seed has {len(mask.seed)} bytes, expected {SEED_SIZE}")
+            raise protocols.InputError(f"seed has {len(mask.seed)} bytes, expected {SEED_SIZE}")
     if len(words) > MAX_WORDS:
         raise LocalProtocolError(f"a seed gives at most {MAX_WORDS} words, asked for {len(words)}")
 
@@ -167,13 +168,13 @@ def over(executor: Executor, *, parts: int) -> Expand:
     holds as much memory again, or ``parts`` times as much where the masks are shared out.
 
     Raises:
-      ConfigError: ``parts`` is less than 1. The callable raises InputError, ParameterError and
+      InputError: ``parts`` is less than 1. The callable raises InputError, protocols.InputError and
         LocalProtocolError for words and seeds that do not fit, and
         WorkerError: a job failed. Only the type of its error is named, because an
         executor's error may quote the job, and so its seeds.
     """
     if parts < 1:
-        raise ConfigError(f"{parts} parts; at least 1 is needed")
+        raise InputError(f"{parts} parts; at least 1 is needed")
 
     def expand(words: Words, masks: Sequence[Mask], suite: Suite) -> None:
         jobs = _jobs(words, masks, suite, parts)

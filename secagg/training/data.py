@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import ConfigError, InputError
+from secagg.errors import InputError
 from secagg.stage import UNSIGNED, Stage
 
 FOLDER: Final = "SECAGG_DATA"  # the environment variable
@@ -100,7 +100,7 @@ def _fashion(part: str) -> Examples:
         )
         labels = read_idx(folder / f"{part}-labels-idx1-ubyte.gz", (rows,))
     except FileNotFoundError as error:
-        raise ConfigError(
+        raise InputError(
             f"fashion-mnist is not in {folder}; run `make data`, or set {FOLDER}"
         ) from error
     if labels.max() >= FASHION_CLASSES:
@@ -169,13 +169,13 @@ def federate(
         then are not looked at, and a part of the training examples stands in.
 
     Raises:
-      ConfigError: unknown names, too many clients for the data, or data that is not here.
+      InputError: unknown names, too many clients for the data, or data that is not here.
       InputError: a file of the data is not what it should be.
     """
     if name not in DATASETS:
-        raise ConfigError(f"unknown data {name!r}; known: {', '.join(DATASETS)}")
+        raise InputError(f"unknown data {name!r}; known: {', '.join(DATASETS)}")
     if evaluate_on not in EVALUATION_PARTS:
-        raise ConfigError(
+        raise InputError(
             f"unknown evaluate_on {evaluate_on!r}; known: {', '.join(EVALUATION_PARTS)}"
         )
     data = DATASETS[name]()
@@ -190,7 +190,7 @@ def federate(
         training, held_out = _cut(training, VALIDATION_SHARE)
         evaluation = everything.take(held_out)
     if len(training) < 2 * clients:
-        raise ConfigError(f"{clients} clients cannot have two of {len(training)} examples each")
+        raise InputError(f"{clients} clients cannot have two of {len(training)} examples each")
     alpha = parse_partition(partition)
     if alpha is None:
         parts = np.array_split(training, clients)
@@ -213,7 +213,7 @@ def parse_partition(partition: str) -> float | None:
     except ValueError:
         value = float("nan")
     if kind != "dirichlet" or not 0.01 <= value <= 1000:
-        raise ConfigError(
+        raise InputError(
             f"partition {partition!r} is neither iid nor dirichlet:ALPHA, ALPHA from .01"
         )
     return value

@@ -35,7 +35,7 @@ from protocols.errors import TooFewSurvivors
 from protocols.wire import digest
 from secagg.audit.page import page
 from secagg.audit.report import audit
-from secagg.errors import ConfigError, InputError, RunError
+from secagg.errors import InputError, RunError
 from secagg.files import write_atomically
 from secagg.rounds.aggregation import Bonawitz, Ckks, Plain, Protocol, run_protocol
 from secagg.rounds.attendance import StageCost
@@ -88,7 +88,7 @@ class Training:
         """A new run in the folder ``out``.
 
         Raises:
-          ConfigError, PrivacyError, MissingExtraError: the settings cannot be kept. Nothing was
+          InputError, PrivacyError, MissingExtraError: the settings cannot be kept. Nothing was
             written.
           RunError: ``out`` is no new or empty folder, or cannot be written.
         """
@@ -103,13 +103,13 @@ class Training:
         """Go on with the run in ``out``.
 
         Raises:
-          ConfigError: ``expect`` names a setting that the run does not have.
+          InputError: ``expect`` names a setting that the run does not have.
           RunError: there is no run, or it is corrupt.
         """
         folder = RunFolder.open(out)
         for name, value in (expect or {}).items():
             if folder.config.get(name) != value:
-                raise ConfigError(
+                raise InputError(
                     f"the run in {out} has {name} {folder.config.get(name)}, not {value}; "
                     "leave the option out, or start another run"
                 )
@@ -383,7 +383,7 @@ def _protocol(config: TrainingConfig) -> Protocol:
 def _event(mode: Mode, survivors: int | None = None) -> Event:
     event = mode.event(survivors)
     if event is None:
-        raise ConfigError("a run without privacy keeps no books")
+        raise InputError("a run without privacy keeps no books")
     return event
 
 

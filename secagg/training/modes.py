@@ -53,7 +53,7 @@ from dp.ledger.description import SystemDescription
 from dp.noise.mechanisms import DistributedNoise
 from dp.noise.sampling import coins
 from dp.sgd import ClippedSums, LocalDpSgd
-from secagg.errors import ConfigError, InputError
+from secagg.errors import InputError
 from secagg.planning.noise import calibrate_shared_noise
 from secagg.rounds.ckks import CKKS, FLOODING
 from secagg.rounds.parties import Words
@@ -131,7 +131,7 @@ class Mode(ABC):
         config = self._config
         whole = stated.delta(self.delta, epsilon=config.epsilon, rounds=config.rounds, steps=steps)
         if whole.total > config.delta:
-            raise ConfigError(
+            raise InputError(
                 f"delta {config.delta:g} is used up by rounding and sampling errors alone "
                 f"({whole.total:.3g} over {config.rounds} rounds); raise it"
             )
@@ -197,7 +197,7 @@ class Local(Mode):
             for examples in federation.clients
         ]
         if any(client.event(config.local_steps) != self._at(z) for client in self._clients):
-            raise ConfigError("an optimizer would release something else than the ledger charges")
+            raise InputError("an optimizer would release something else than the ledger charges")
         self._check_whole_delta(self.statement(), steps=config.rounds * config.local_steps)
         tail = NOISE_TAIL * z * config.clip / min(self._sizes)
         codec = FixedPoint(clip=_largest_entry(config, config.clip + tail), bits=config.bits)
@@ -250,7 +250,7 @@ class _Shared(Mode):
         check_delta(config.delta, units=units)
         self.delta = config.delta * (1 - _SPARE) - self._flooding(config)
         if min(self.delta, config.epsilon - self.flooding_epsilon) <= 0:
-            raise ConfigError(
+            raise InputError(
                 f"flooding alone uses up epsilon {config.epsilon:g} or delta {config.delta:g} over "
                 f"{config.rounds} rounds; take fewer rounds or another protocol"
             )
@@ -389,7 +389,7 @@ def mode(config: TrainingConfig, federation: Federation, model: nn.Module, done:
     """The mode of a run of which ``done`` rounds are finished.
 
     Raises:
-      ConfigError, PrivacyError: the settings cannot be kept.
+      InputError, PrivacyError: the settings cannot be kept.
     """
     match config.mode:
         case "none":
@@ -401,7 +401,7 @@ def mode(config: TrainingConfig, federation: Federation, model: nn.Module, done:
         case "client":
             return Client(config, federation, model)
         case other:
-            raise ConfigError(f"unknown mode {other!r}")
+            raise InputError(f"unknown mode {other!r}")
 
 
 class PlainSgd:

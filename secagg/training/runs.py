@@ -27,7 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from secagg.errors import ConfigError, RunError
+from secagg.errors import InputError, RunError
 from secagg.files import (
     LOCK,
     FolderLock,
@@ -108,7 +108,7 @@ class RunFolder:
           overwrite: remove the run that is there. Only its own files, and only if it is a run.
 
         Raises:
-          ConfigError: a setting is not finite, or not a str, int, float, bool or ``None``.
+          InputError: a setting is not finite, or not a str, int, float, bool or ``None``.
           RunError: the folder is not empty, is no folder, cannot be written, or another process
             works in it. Then no file of a new run is left in it.
         """
@@ -386,7 +386,7 @@ def _toml_value(name: str, value: Setting) -> str:
         return _toml_string(name, value)
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return repr(value)
-    raise ConfigError(f"setting {name!r} is {value!r}: not a text, truth or finite number")
+    raise InputError(f"setting {name!r} is {value!r}: not a text, truth or finite number")
 
 
 def _toml_string(name: str, text: str) -> str:
@@ -395,7 +395,7 @@ def _toml_string(name: str, text: str) -> str:
     try:
         quoted.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"setting {name!r} is {text!r}, which is not valid Unicode") from error
+        raise InputError(f"setting {name!r} is {text!r}, which is not valid Unicode") from error
     return quoted
 
 

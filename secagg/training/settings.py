@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Self, TypeVar, get_type_hints
 
 from protocols.primitives.shamir import majority
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.planning.survivors import likely_survivors
 from secagg.rounds.aggregation import PROTOCOL_NAMES
 from secagg.training.data import DATASETS, EVALUATION_PARTS, parse_partition
@@ -50,7 +50,7 @@ class TrainingConfig:
     What is not given is chosen by noise and unit, and is there once this is made.
 
     Raises:
-      ConfigError: a value is out of range, or two contradict each other.
+      InputError: a value is out of range, or two contradict each other.
     """
 
     data: str = _setting(
@@ -157,7 +157,7 @@ class TrainingConfig:
         _one_of("unit", self.unit, UNITS)
         if (self.noise, self.unit) not in MODES.values():
             hides = "nobody" if self.noise == "none" else "one example"
-            raise ConfigError(
+            raise InputError(
                 f"unit {self.unit}: noise {self.noise} hides {hides}; take noise distributed, or "
                 "leave unit out"
             )
@@ -187,7 +187,7 @@ class TrainingConfig:
         _between("seed", self.seed, 0, 2**63 - 1)
         _between("learning_rate", self.learning_rate, 1e-9, 1e6)
         if 2 * self.threshold <= self.clients:
-            raise ConfigError(
+            raise InputError(
                 f"threshold {self.threshold} is no majority of {self.clients} clients; "
                 f"every client would refuse it, set at least {majority(self.clients)}"
             )
@@ -199,29 +199,29 @@ class TrainingConfig:
         """Refuse what this noise or this unit cannot do."""
         if self.noise == "distributed":
             if not 1 <= self.uncounted_shares < self.minimum_survivors:
-                raise ConfigError(
+                raise InputError(
                     f"uncounted_shares {self.uncounted_shares} is outside "
                     f"[1, {self.minimum_survivors - 1}]: the shares of minimum_survivors "
                     f"{self.minimum_survivors} less those must make up the noise, and whoever "
                     "sees the result knows its own"
                 )
             if self.protocol == "plain":
-                raise ConfigError(
+                raise InputError(
                     "protocol plain shows every client's vector, and its one share of noise hides "
                     "little; take bonawitz, or noise local"
                 )
         elif self.uncounted_shares != 1:
-            raise ConfigError(
+            raise InputError(
                 f"uncounted_shares {self.uncounted_shares}: only distributed noise is made of "
                 "shares"
             )
         if self.mode == "distributed" and self.local_steps != 1:
-            raise ConfigError(
+            raise InputError(
                 f"local_steps {self.local_steps}: distributed noise that hides an example is added "
                 "at every step; leave it 1"
             )
         if self.unit != "client" and self.client_sampling_rate != 1.0:
-            raise ConfigError(
+            raise InputError(
                 f"client_sampling_rate {self.client_sampling_rate}: it changes the price with "
                 "unit client alone"
             )
@@ -247,14 +247,14 @@ class TrainingConfig:
         elif not isinstance(value, kind) or isinstance(value, bool):
             if value is None and optional:
                 return
-            raise ConfigError(f"{name} is {value!r}, expected {kind.__name__}")
+            raise InputError(f"{name} is {value!r}, expected {kind.__name__}")
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Self:
         """Make the settings of a TOML table or a command line; an unknown name is an error."""
         known = {item.name for item in fields(cls)}
         if unknown := sorted(settings.keys() - known):
-            raise ConfigError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            raise InputError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
         return cls(**settings)
 
     def as_dict(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def noise_and_unit(mode: str) -> dict[str, Any]:
     """The two settings that ``mode``, a name in ``MODES``, stands for.
 
     Raises:
-      ConfigError: no such mode.
+      InputError: no such mode.
     """
     _one_of("mode", mode, MODES)
     noise, unit = MODES[mode]
@@ -274,9 +274,9 @@ def noise_and_unit(mode: str) -> dict[str, Any]:
 
 def _between(name: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
-        raise ConfigError(f"{name} {value} is outside [{low}, {high}]")
+        raise InputError(f"{name} {value} is outside [{low}, {high}]")
 
 
 def _one_of(name: str, value: str, known: Mapping[str, object] | tuple[str, ...]) -> None:
     if value not in known:
-        raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        raise InputError(f"unknown {name} {value!r}; known: {', '.join(known)}")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from protocols.entropy import Entropy, system
-from secagg.errors import ConfigError, InputError, RangeError
+from secagg.errors import InputError
 from secagg.vectors.packing import (
     MAX_LANES,
     Block,
@@ -47,7 +47,7 @@ class Count:
       maximum: of one client's entry, before any weight; 1 to 2^63 - 1.
 
     Raises:
-      ConfigError: ``maximum`` out of range.
+      InputError: ``maximum`` out of range.
     """
 
     maximum: int
@@ -79,7 +79,7 @@ class NoisyIntegers:
       bits: that a total needs, sign included; 2 to 64.
 
     Raises:
-      ConfigError: ``bits`` out of range.
+      InputError: ``bits`` out of range.
     """
 
     bits: int
@@ -107,7 +107,7 @@ class Segment:
       lanes: integers a word, 1 to 8; ``None`` for as few words as are safe.
 
     Raises:
-      ConfigError: an attribute out of range.
+      InputError: an attribute out of range.
     """
 
     name: str
@@ -118,11 +118,11 @@ class Segment:
 
     def __post_init__(self) -> None:
         if not self.name or len(self.name.encode()) >= 2**16:
-            raise ConfigError(f"a segment's name has 1 to 65535 bytes, not {len(self.name)}")
+            raise InputError(f"a segment's name has 1 to 65535 bytes, not {len(self.name)}")
         if not isinstance(self.codec, FixedPoint | Count | NoisyIntegers):
-            raise ConfigError(f"{self.name!r}: {type(self.codec).__name__} is no codec")
+            raise InputError(f"{self.name!r}: {type(self.codec).__name__} is no codec")
         if self.weighted and isinstance(self.codec, NoisyIntegers):
-            raise ConfigError(f"{self.name!r}: a weight after the noise would scale the noise too")
+            raise InputError(f"{self.name!r}: a weight after the noise would scale the noise too")
         _check_integer(f"{self.name!r}: entries", self.entries, 0, MAX_ENTRIES)
         if self.lanes is not None:
             _check_integer(f"{self.name!r}: lanes", self.lanes, 1, MAX_LANES)
@@ -143,8 +143,8 @@ class Layout:
       words: length of the encoded vector.
 
     Raises:
-      ConfigError: an attribute out of range.
-      RangeError: the largest total of a segment does not fit its lane.
+      InputError: an attribute out of range.
+      InputError: the largest total of a segment does not fit its lane.
     """
 
     segments: tuple[Segment, ...]
@@ -158,7 +158,7 @@ class Layout:
         _check_integer("max_weight", self.max_weight, 1, 2**63 - 1)
         names = [segment.name for segment in self.segments]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"segments named twice: {', '.join(twice)}")
+            raise InputError(f"segments named twice: {', '.join(twice)}")
         lanes = tuple(map(self._lanes, self.segments))
         sizes = (word_count(s.entries, n) for s, n in zip(self.segments, lanes, strict=True))
         object.__setattr__(self, "lanes", lanes)
@@ -373,7 +373,7 @@ class Layout:
         limit = self._limit(segment)
         try:
             most = lanes_for(limit)
-        except RangeError:
+        except InputError:
             most = 0
         if most < (segment.lanes or 1):
             weight = f" x weight {self.max_weight}" if segment.weighted else ""
@@ -381,7 +381,7 @@ class Layout:
             total = f"{self.clients} clients{weight} x {limit // clients}"
             if isinstance(segment.codec, NoisyIntegers):
                 total = f"a total of {segment.codec.bits} bits"
-            raise RangeError(
+            raise InputError(
                 f"{segment.name!r}: {total} does not fit a {lane_bits(segment.lanes or 1)}-bit "
                 "lane; use fewer bits or lanes"
             )
@@ -463,4 +463,4 @@ def _pack(
 
 def _check_integer(name: str, value: int, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(f"{name} {value!r} is not an int from {low} to {high}")
+        raise InputError(f"{name} {value!r} is not an int from {low} to {high}")

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import InputError, RangeError
+from secagg.errors import InputError
 
 WORD_BITS = 64
 MAX_LANES = 8
@@ -42,14 +42,14 @@ def lanes_for(limit: int) -> int:
     """The most lanes a word can have so that each holds every total in [-limit, limit].
 
     Raises:
-      RangeError: not even one lane of 64 bits does, or ``limit`` is negative.
+      InputError: not even one lane of 64 bits does, or ``limit`` is negative.
     """
     if limit < 0:
-        raise RangeError(f"a total of at most {limit} is no range")
+        raise InputError(f"a total of at most {limit} is no range")
     for lanes in range(MAX_LANES, 0, -1):
         if limit < 2 ** (lane_bits(lanes) - 1):
             return lanes
-    raise RangeError(f"a total of {limit} does not fit a {WORD_BITS}-bit lane")
+    raise InputError(f"a total of {limit} does not fit a {WORD_BITS}-bit lane")
 
 
 def word_count(entries: int, lanes: int) -> int:

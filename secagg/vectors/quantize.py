@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from protocols.entropy import Entropy, system
 from protocols.primitives.prg import SEED_SIZE, Stream
 from protocols.secrets import Secret
-from secagg.errors import ConfigError, InputError
+from secagg.errors import InputError
 from secagg.vectors.packing import BLOCK_WORDS, Block
 
 Rounding: TypeAlias = Literal["stochastic", "nearest"]
@@ -63,7 +63,7 @@ class FixedPoint:
       rounding: ``"stochastic"`` or ``"nearest"``.
 
     Raises:
-      ConfigError: an attribute out of range.
+      InputError: an attribute out of range.
     """
 
     clip: float
@@ -77,11 +77,11 @@ class FixedPoint:
             or not isinstance(self.clip, float | int)
             or not 1 / MAX_CLIP <= self.clip <= MAX_CLIP
         ):
-            raise ConfigError(f"clip {self.clip!r} is not a float between 2**-500 and 2**500")
+            raise InputError(f"clip {self.clip!r} is not a float between 2**-500 and 2**500")
         if type(self.bits) is not int or not MIN_BITS <= self.bits <= MAX_BITS:
-            raise ConfigError(f"bits {self.bits!r} is not an int from {MIN_BITS} to {MAX_BITS}")
+            raise InputError(f"bits {self.bits!r} is not an int from {MIN_BITS} to {MAX_BITS}")
         if self.rounding not in ("stochastic", "nearest"):
-            raise ConfigError(f"rounding {self.rounding!r} is neither 'stochastic' nor 'nearest'")
+            raise InputError(f"rounding {self.rounding!r} is neither 'stochastic' nor 'nearest'")
 
     @property
     def levels(self) -> int:
@@ -196,14 +196,14 @@ def clip_norm(values: ArrayLike, bound: float) -> NDArray[np.floating[Any]]:
 
     Raises:
       InputError: ``values`` is no such vector, or an entry is NaN or infinite.
-      ConfigError: ``bound`` is no such number.
+      InputError: ``bound`` is no such number.
     """
     if (
         isinstance(bound, bool)
         or not isinstance(bound, float | int)
         or not 1e-30 <= bound <= MAX_CLIP
     ):
-        raise ConfigError(f"norm bound {bound!r:.80} is not a float between 1e-30 and 2**500")
+        raise InputError(f"norm bound {bound!r:.80} is not a float between 1e-30 and 2**500")
     bound = float(bound)
     vector = as_vector(values)
     single = vector.dtype.kind == "f" and vector.itemsize <= 4

@@ -18,13 +18,14 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import nn
 from torch.nn import functional
 
+import dp
 from dp.accounting.events import Unit
-from dp.errors import BadParameter, UnsoundModel
+from dp.errors import UnsoundModel
 from dp.ledger.ledger import Ledger
 from dp.noise import mechanisms
 from dp.noise.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums
-from secagg.errors import ConfigError, InputError
+from secagg.errors import InputError
 from secagg.rounds.in_memory import Outcome, run_plain
 from secagg.stage import Stage
 from secagg.training import loop as training
@@ -85,7 +86,7 @@ def test_noise_shares_lost_to_dropouts() -> None:
     sampled = 6 / math.sqrt(2 * 20_000)  # six deviations of a deviation of so many draws
     kept = DistributedNoise(**wanted, clients=20, minimum_survivors=12, uncounted_shares=2)
     assert deviation_against(kept, 12, known=2) > 2.0 * (1 - sampled)
-    with pytest.raises(BadParameter, match="survivors is 11"):
+    with pytest.raises(dp.InputError, match="survivors is 11"):
         kept.event(survivors=11)
     # The rule removed: shares as if nobody dropped out or talked, and 12 survive.
     naive = DistributedNoise(**wanted, clients=20, minimum_survivors=20, uncounted_shares=1)
@@ -99,7 +100,7 @@ def test_weighting_after_the_clip() -> None:
     data, weight = federation(), 8
     run = chosen("client", data)
     plan = run.mechanism
-    with pytest.raises(ConfigError, match="weight"):
+    with pytest.raises(InputError, match="weight"):
         replace(run.layout.segments[0], weighted=True)
     # The rule removed: the clipped vector times its weight is longer than what is priced.
     with pytest.MonkeyPatch.context() as patch:
@@ -325,7 +326,7 @@ def test_delta_of_one_over_n(
     data = federation()
     monkeypatch.setattr(training, "_federation", lambda config: data)
     settings = SMALL | {"delta": 1 / units} | noise_and_unit(mode_name)
-    with pytest.raises(BadParameter, match=f"below 1/{units} for {units} units"):
+    with pytest.raises(dp.InputError, match=f"below 1/{units} for {units} units"):
         training.Training.start(TrainingConfig(**settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -392,7 +393,7 @@ def test_frozen_parameters() -> None:
     assert sums.parameter_count == 10
     trained = torch.cat([p.detach().flatten() for p in model[1].parameters()])
     assert sums.sum(trained).shape == (10,)
-    with pytest.raises(BadParameter, match="shape"):
+    with pytest.raises(dp.InputError, match="shape"):
         sums.sum(torch.zeros(16 + 10))
 
 

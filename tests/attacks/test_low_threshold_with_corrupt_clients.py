@@ -18,7 +18,7 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
 )
-from protocols.errors import ParameterError, RemoteProtocolError
+from protocols.errors import InputError, RemoteProtocolError
 from protocols.primitives.shamir import combine
 from protocols.testing import agreement_of, insecure_identities, played, unmasked
 
@@ -92,7 +92,7 @@ def test_without_the_refusal_two_halves_and_the_corrupt_open_every_input() -> No
 def test_a_client_refuses_a_threshold_that_two_sets_reach_with_the_corrupt(
     corrupt: int | None,
 ) -> None:
-    with pytest.raises(ParameterError, match=r"threshold 4 is no majority of 6 .* 2 of them"):
+    with pytest.raises(InputError, match=r"threshold 4 is no majority of 6 .* 2 of them"):
         attack(params(4, corrupt), (1, 2), (3, 4), (5, 6))
 
 
@@ -107,9 +107,9 @@ def test_more_corrupt_clients_than_agreed_open_every_input() -> None:
 
 def test_a_third_is_taken_of_the_clients_agreed_and_not_of_a_roster_without_the_honest() -> None:
     """Two rosters of the same agreement that share no honest client could both reach it."""
-    with pytest.raises(ParameterError, match=r"threshold 5 is no majority of 9 .* 3 of them"):
+    with pytest.raises(InputError, match=r"threshold 5 is no majority of 9 .* 3 of them"):
         params(5, None, clients=9)
-    with pytest.raises(ParameterError, match=r"threshold 40 is no majority of 100 .* 0 of them"):
+    with pytest.raises(InputError, match=r"threshold 40 is no majority of 100 .* 0 of them"):
         params(40, 0, clients=100)
 
 

@@ -26,7 +26,7 @@ from between import (
 )
 
 from protocols import bonawitz
-from protocols.errors import DecodeError, ParameterError, ProtocolError, TooFewSurvivors
+from protocols.errors import DecodeError, InputError, ProtocolError, TooFewSurvivors
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.adapters.testing import ANYTHING
@@ -139,11 +139,11 @@ def test_no_cohort_that_may_come_has_a_threshold_below_the_nodes() -> None:
         shapes=SHAPES,
         content=content,
     )
-    with pytest.raises(ParameterError):
+    with pytest.raises(InputError):
         params.plan(4)
     least = []
     for size in range(4, 21):
-        with suppress(ParameterError):
+        with suppress(InputError):
             least.append(params.plan(size).threshold)
     assert min(least) < params.plan(20).threshold
     replace(ANYTHING, minimum_threshold=min(least), corrupt_fraction=0).check(proposal)

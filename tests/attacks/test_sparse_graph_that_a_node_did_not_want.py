@@ -13,7 +13,7 @@ import pytest
 from between import ENTRIES, MEAN, MODEL, SHAPES, Machines, signing
 
 from protocols import bonawitz
-from protocols.errors import ParameterError, RemoteProtocolError
+from protocols.errors import InputError, RemoteProtocolError
 from secagg.errors import RefusedError
 from secagg.nodes.node import Request
 from secagg.nodes.policy import NodePolicy
@@ -56,7 +56,7 @@ def machines(folder: Path) -> tuple[Machines, bytes, NodePolicy]:
 def refusal(machines: Machines, request: Request) -> str:
     try:
         machines.ask(100, request, None)
-    except (RefusedError, ParameterError, RemoteProtocolError) as error:
+    except (RefusedError, InputError, RemoteProtocolError) as error:
         return str(error)
     return ""
 

@@ -24,7 +24,7 @@ from dp.empirical import (
     normals,
     random_directions,
 )
-from dp.errors import BadParameter
+from dp.errors import InputError
 
 DELTA = 1e-5
 
@@ -141,7 +141,7 @@ def test_equal_scores_are_not_told_apart_by_their_coins() -> None:
     ],
 )
 def test_a_guess_that_means_nothing_is_refused(scores: list, coins: list, more: dict) -> None:
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         guess(scores, np.array(coins), **more)
 
 
@@ -163,9 +163,9 @@ def test_a_guess_that_means_nothing_is_refused(scores: list, coins: list, more: 
 )
 def test_counts_that_cannot_be_are_refused(arguments: tuple) -> None:
     *counts, more = arguments
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         lower_bound(*counts, **{"delta": DELTA} | more)
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         best_lower_bound([1.0], np.array([True]), counts=(), delta=DELTA)
 
 
@@ -174,7 +174,7 @@ def test_coins_are_fair_and_come_by_the_door() -> None:
     assert abs(coins.mean() - 0.5) < 0.02
     assert (coins == include_canaries(10_000, entropy=fixed(1))).all()
     assert include_canaries(100).tolist() != include_canaries(100).tolist()
-    with pytest.raises(BadParameter, match="bytes"):
+    with pytest.raises(InputError, match="bytes"):
         include_canaries(10, entropy=lambda count: b"")
 
 
@@ -284,13 +284,13 @@ def test_canaries_are_unit_vectors_in_every_direction() -> None:
     ],
 )
 def test_cosines_that_say_nothing_are_refused(arguments: dict) -> None:
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         from_cosines(**arguments, delta=DELTA)
 
 
 def test_a_change_that_is_none_is_refused() -> None:
     for change in (np.zeros(5), np.full(5, np.nan), np.ones(4)):
-        with pytest.raises(BadParameter):
+        with pytest.raises(InputError):
             cosines(random_directions(3, 5), change)
 
 
@@ -331,10 +331,10 @@ def test_an_epsilon_that_does_not_follow_from_the_numbers_is_refused(
         {"counts": None, "included": ["a", "b"]},
         {"included": [1e200, 1e-200], "counts": {"canaries": 1}},
     ):
-        with pytest.raises(BadParameter):
+        with pytest.raises(InputError):
             from_json(data | change)
     for other in (None, [], "bound", {}):
-        with pytest.raises(BadParameter):
+        with pytest.raises(InputError):
             from_json(other)
 
 

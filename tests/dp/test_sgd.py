@@ -18,7 +18,7 @@ from torch.nn import functional
 import dp.sgd
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
 from dp.accounting.events import GaussianEvent, NeighboringRelation, PoissonSampling, Unit
-from dp.errors import BadParameter, NonFiniteGradient, UnsoundModel
+from dp.errors import InputError, NonFiniteGradient, UnsoundModel
 from dp.noise import BinnedGaussianSampler
 from dp.sgd import ClippedSums, LocalDpSgd
 
@@ -487,13 +487,13 @@ def test_parameters_that_run_away_are_not_returned(data):
     "vector", [torch.zeros(42), torch.zeros(1, 43), torch.zeros(43, dtype=torch.int64)]
 )
 def test_a_vector_of_another_shape_or_type_is_refused(data, vector):
-    with pytest.raises(BadParameter, match="shape"):
+    with pytest.raises(InputError, match="shape"):
         client(data).run(vector, 1)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1.0, True])
 def test_steps_are_checked(data, steps):
-    with pytest.raises(BadParameter, match="steps"):
+    with pytest.raises(InputError, match="steps"):
         client(data).run(torch.zeros(43), steps)
 
 
@@ -509,14 +509,14 @@ def test_steps_are_checked(data, steps):
     + [{name: np.float16(0.5)} for name in ("learning_rate", "clip", "noise_multiplier")],
 )
 def test_arguments_are_checked(data, wrong):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         client(data, **wrong)
 
 
 def test_noise_too_small_for_the_integers_of_a_sum_is_refused_before_data_is_touched(data):
     """B C / g from 2^62 on: an int64 would wrap. B / z < 2^20 always holds, B / z > 2^21 never."""
     client(data, noise_multiplier=N * 2.0**-20)
-    with pytest.raises(BadParameter, match=r"noise_multiplier.*too little for 40 examples"):
+    with pytest.raises(InputError, match=r"noise_multiplier.*too little for 40 examples"):
         client(data, noise_multiplier=N * 2.0**-22)
 
 
@@ -528,10 +528,10 @@ def test_a_full_sum_and_the_farthest_noise_stay_within_an_int64(data):
 
 
 def test_data_must_be_there_and_match(data):
-    with pytest.raises(BadParameter, match="tensors"):
+    with pytest.raises(InputError, match="tensors"):
         client((data[0].numpy(), data[1]))
     for wrong in ((data[0], data[1][1:]), (data[0][:0], data[1][:0])):
-        with pytest.raises(BadParameter, match="inputs"):
+        with pytest.raises(InputError, match="inputs"):
             client(wrong)
 
 

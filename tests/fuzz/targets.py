@@ -35,7 +35,7 @@ from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from protocols.wire import with_checksum, without_checksum
 from secagg.adapters.testing import ANYTHING, Machines
-from secagg.errors import ConfigError, IdentityError, NodeError, RefusedError
+from secagg.errors import IdentityError, InputError, NodeError, RefusedError
 from secagg.nodes.coordinator import Coordinator, RunningSum, SumSettings, WeightedMean
 from secagg.nodes.identities import Identity, sign_roster
 from secagg.nodes.identities import Roster as SignedRoster
@@ -391,7 +391,7 @@ def policy() -> Target:
         path.write_bytes(data)
         try:
             NodePolicy.read(path)
-        except ConfigError:
+        except InputError:
             return False
         return True
 

@@ -17,7 +17,7 @@ from dp.empirical import (
     guess,
     lower_bound,
 )
-from dp.errors import BadParameter
+from dp.errors import InputError
 
 LEVELS = st.sampled_from([0.2, 0.05, 0.025, 1e-3, 1e-6])
 DELTAS = st.sampled_from([1e-2, 1e-5, 1e-12])
@@ -162,7 +162,7 @@ def test_whatever_a_file_says_is_refused_or_read_as_it_is_written(data):
             result[key] = data.draw(JSON)
     try:
         found = from_json(result)
-    except BadParameter:
+    except InputError:
         return
     assert from_json(found.as_dict()) == found
     assert found.as_dict()["kind"] == result["kind"]
@@ -170,5 +170,5 @@ def test_whatever_a_file_says_is_refused_or_read_as_it_is_written(data):
 
 @given(anything=JSON)
 def test_anything_else_is_no_result(anything):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         from_json(anything)

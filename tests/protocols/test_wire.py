@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import DecodeError, ParameterError
+from protocols.errors import DecodeError, InputError
 from protocols.wire import (
     CHECKSUM_SIZE,
     HEADER_SIZE,
@@ -98,7 +98,7 @@ def test_a_header_is_session_and_round() -> None:
     [(b"", 0), (SESSION[:-1], 0), (SESSION + b"x", 0), (SESSION, -1), (SESSION, 2**32)],
 )
 def test_a_header_that_does_not_fit_is_refused(session: bytes, number: int) -> None:
-    with pytest.raises(ParameterError):
+    with pytest.raises(InputError):
         Header(session, number)
 
 

@@ -19,7 +19,7 @@ from protocols.bonawitz.graph import plan_graph
 from protocols.bonawitz.messages import FRAME_WORDS
 from protocols.bonawitz.params import VERSION
 from protocols.bonawitz.records import RECORD
-from protocols.errors import ParameterError
+from protocols.errors import InputError
 from protocols.wire import Message
 
 HERE = Path(__file__).parent
@@ -72,7 +72,7 @@ def test_the_plans_of_the_page_are_those_of_the_planner(row: list[str]) -> None:
     clients, corrupt, dropout = row[0].split(", ")
     for active, cell in zip((False, True), row[1:], strict=True):
         if cell == "none":
-            with pytest.raises(ParameterError):
+            with pytest.raises(InputError):
                 plan_graph(int(clients), corrupt, dropout, active=active)
             continue
         found = plan_graph(int(clients), corrupt, dropout, active=active)

@@ -14,7 +14,7 @@ from dp.accounting.events import (
     PoissonSampling,
     Unit,
 )
-from dp.errors import BadParameter, CalibrationError, UnsoundEvent
+from dp.errors import CalibrationError, InputError, UnsoundEvent
 
 
 @pytest.mark.parametrize(
@@ -166,5 +166,5 @@ def test_an_unsound_design_is_refused_here_too():
 )
 def test_arguments_are_checked(wrong):
     good = {"epsilon": 1, "delta": 1e-5, "sampling": NoSampling(), "steps": 1}
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         noise_multiplier(**(good | wrong))

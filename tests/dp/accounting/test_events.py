@@ -20,7 +20,7 @@ from dp.accounting.events import (
     Unit,
     from_json,
 )
-from dp.errors import BadParameter
+from dp.errors import InputError
 
 positive = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
 sizes = st.integers(1, 10**6)
@@ -99,7 +99,7 @@ def test_the_text_is_canonical():
 @settings(deadline=None)
 @given(st.text() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
 def test_what_is_no_event_is_refused(text):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         from_json(text)
 
 
@@ -137,7 +137,7 @@ def test_what_is_no_event_is_refused(text):
     ],
 )
 def test_a_second_spelling_is_refused(text):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         from_json(text)
 
 
@@ -151,45 +151,45 @@ def test_an_integer_noise_is_the_same_event_as_its_double():
 
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, True, "1", None, 10**400])
 def test_noise_and_rate_are_checked_at_construction(value):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         GaussianEvent(noise_multiplier=value, sampling=NoSampling())
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         PoissonSampling(rate=value)
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         HiddenPoissonSampling(rate=value, cover=CohortSecrecy.TRUSTED_NOISE)
     good = {"variance": 1, "l2_sensitivity": 1, "l1_sensitivity": 1, "sampling": NoSampling()}
     for name in ("variance", "l2_sensitivity", "l1_sensitivity"):
-        with pytest.raises(BadParameter, match=name):
+        with pytest.raises(InputError, match=name):
             SkellamEvent(**(good | {name: value}))
 
 
 def test_skellam_numbers_whose_squares_overflow_are_refused():
-    with pytest.raises(BadParameter, match="1e\\+101"):
+    with pytest.raises(InputError, match="1e\\+101"):
         SkellamEvent(variance=1, l2_sensitivity=1e101, l1_sensitivity=1, sampling=NoSampling())
 
 
 def test_a_hidden_draw_says_what_hides_it():
-    with pytest.raises(BadParameter, match="cover"):
+    with pytest.raises(InputError, match="cover"):
         HiddenPoissonSampling(rate=0.5, cover="all_take_part")
 
 
 def test_a_rate_above_one_is_refused():
-    with pytest.raises(BadParameter, match=r"1\.01"):
+    with pytest.raises(InputError, match=r"1\.01"):
         PoissonSampling(rate=1.01)
 
 
 @pytest.mark.parametrize("steps", [-1, 1.0, True, 2**53 + 1, None])
 def test_steps_are_checked_at_construction(steps):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         GaussianEvent(noise_multiplier=1.0, sampling=NoSampling(), steps=steps)
 
 
 def test_a_bare_rate_is_no_sampling_design():
-    with pytest.raises(BadParameter, match="sampling"):
+    with pytest.raises(InputError, match="sampling"):
         GaussianEvent(noise_multiplier=1.0, sampling=0.01)
 
 
 def test_a_batch_larger_than_its_population_is_refused():
     for design in (FixedSizeSampling, ShuffledSampling):
-        with pytest.raises(BadParameter):
+        with pytest.raises(InputError):
             design(size=11, population=10)

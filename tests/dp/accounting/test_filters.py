@@ -16,7 +16,7 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.accounting.filters import SCALE, GdpFilter, RenyiFilter, ZcdpFilter
-from dp.errors import BadParameter, FilterFull, UnsoundEvent
+from dp.errors import FilterFull, InputError, UnsoundEvent
 
 
 def gaussian(z, q=1.0, steps=1, **more):
@@ -216,5 +216,5 @@ def test_a_filter_says_which_it_is_and_what_it_keeps():
     ],
 )
 def test_arguments_are_checked(wrong):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         RenyiFilter(**({"epsilon": 1, "delta": 1e-5, "order": 16} | wrong))

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling
-from dp.errors import BadParameter, LedgerBusy, LedgerConflict, LedgerCorrupt, LedgerError
+from dp.errors import InputError, LedgerBusy, LedgerConflict, LedgerCorrupt, LedgerError
 from dp.ledger.ledger import (
     SCHEMA_VERSION,
     Book,
@@ -80,7 +80,7 @@ def test_a_statement_adds_up_its_delta_by_name():
         entries=0,
     )
     assert plain.delta(1e-5, epsilon=2.0, rounds=100, steps=300).total == 1e-5
-    with pytest.raises(BadParameter, match="1/1000"):
+    with pytest.raises(InputError, match="1/1000"):
         STATEMENT.delta(1e-3, epsilon=2.0, rounds=1, steps=1)
 
 
@@ -112,7 +112,7 @@ def test_a_statement_adds_up_its_delta_by_name():
     ],
 )
 def test_a_statement_is_checked(wrong):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         replace(STATEMENT, **wrong)
 
 
@@ -151,9 +151,9 @@ def test_a_statement_comes_back_from_its_json(statement):
 def test_json_that_is_no_statement_is_refused(edit):
     data = STATEMENT.to_json()
     edit(data)
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         SystemDescription.from_json(data)
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         SystemDescription.from_json([data])
 
 
@@ -179,14 +179,14 @@ def test_the_last_statement_stands_and_a_change_is_seen(path):
 def test_a_statement_is_refused_where_one_unit_of_them_may_be_published_whole(path):
     with Ledger.create(path, BUDGET) as book:
         for units in (100_000, 99_999):  # the sampler is on top
-            with pytest.raises(BadParameter, match=f"1/{units}"):
+            with pytest.raises(InputError, match=f"1/{units}"):
                 book.declare(replace(STATEMENT, unit_count=units))
         assert book.statements() == []
         book.set_budgets({"a": Budget(epsilon=1, delta=1e-3)})
-        with pytest.raises(BadParameter, match="1/1000"):
+        with pytest.raises(InputError, match="1/1000"):
             book.declare(STATEMENT)
         book.declare(replace(STATEMENT, unit_count=100))
-        with pytest.raises(BadParameter, match="1/100"):
+        with pytest.raises(InputError, match="1/100"):
             book.set_budgets({"b": Budget(epsilon=1, delta=0.01)})
         assert book.budget_of("b") == BUDGET
 
@@ -266,7 +266,7 @@ def test_an_unsound_file_a_reader_and_a_key_that_does_not_fit_seal_nothing(path,
     with Ledger.create(path, BUDGET) as book:
         book.reserve(0, {"a": STEP})
         head = book.head()
-        with pytest.raises(BadParameter, match="no sign"):
+        with pytest.raises(InputError, match="no sign"):
             book.seal(HeadSigner(verify=seal.verify))
         with pytest.raises(LedgerCorrupt, match="not good"):
             book.seal(HeadSigner(verify=seal.verify, sign=lambda message: b"else"))

@@ -22,8 +22,8 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.errors import (
-    BadParameter,
     BudgetExceeded,
+    InputError,
     LedgerConflict,
     LedgerCorrupt,
     LedgerError,
@@ -107,9 +107,9 @@ def test_the_release_book_charges_everyone_every_round_and_both_are_above_the_sa
 
 
 def test_a_charge_without_an_event_is_refused(ledger):
-    with pytest.raises(BadParameter, match="no event"):
+    with pytest.raises(InputError, match="no event"):
         Charge()
-    with pytest.raises(BadParameter, match="not an event"):
+    with pytest.raises(InputError, match="not an event"):
         ledger.reserve(0, {"a": "gaussian"})
 
 
@@ -370,7 +370,7 @@ def test_a_signed_ledger_is_written_only_by_who_can_sign(path, seal, sealed):
     for reader in (None, HeadSigner(verify=seal.verify)):
         with Ledger.open(path, seal=reader) as book, pytest.raises(LedgerError, match="signed"):
             book.reserve(2, {"a": SEEN})
-    with pytest.raises(BadParameter, match="no sign"):
+    with pytest.raises(InputError, match="no sign"):
         Ledger.create(path.with_name("other"), BUDGET, seal=HeadSigner(verify=seal.verify))
     with Ledger.open(path, seal=seal) as book:
         book.reserve(2, {"a": SEEN})
@@ -453,7 +453,7 @@ def test_a_signer_that_fails_leaves_nothing_behind(path, seal):
 def test_the_policy_is_stored_and_an_unknown_one_is_refused(path, ledger):
     assert ledger.policy == "fixed plan"
     assert next(ledger.records()).data["policy"] == "fixed plan"
-    with pytest.raises(BadParameter, match="policy"):
+    with pytest.raises(InputError, match="policy"):
         Ledger.create(path.with_name("other"), BUDGET, policy="anything goes")
     assert not path.with_name("other").exists()
     raw(path, "UPDATE records SET body = replace(body, 'fixed plan', 'tomorrow') WHERE seq = 0")

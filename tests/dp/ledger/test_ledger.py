@@ -23,8 +23,8 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.errors import (
-    BadParameter,
     BudgetExceeded,
+    InputError,
     LedgerBusy,
     LedgerConflict,
     LedgerCorrupt,
@@ -75,14 +75,14 @@ def test_a_charge_that_does_not_fit_uses_up_no_key(ledger):
 
 def test_without_a_subject_or_a_number_left_no_key_is_given(ledger):
     for number in (None, 3):
-        with pytest.raises(BadParameter, match="charges is empty"):
+        with pytest.raises(InputError, match="charges is empty"):
             ledger.reserve_next({}, round_number=number)
-    with pytest.raises(BadParameter, match="round is -1"):
+    with pytest.raises(InputError, match="round is -1"):
         ledger.reserve_next({"a": CHEAP}, round_number=-1)
     ledger.reserve(2**63 - 1, {"a": CHEAP}, attempt=2**63 - 1)
-    with pytest.raises(BadParameter, match="round is 9223372036854775808"):
+    with pytest.raises(InputError, match="round is 9223372036854775808"):
         ledger.reserve_next({"a": CHEAP})
-    with pytest.raises(BadParameter, match="attempt is 9223372036854775808"):
+    with pytest.raises(InputError, match="attempt is 9223372036854775808"):
         ledger.reserve_next({"a": CHEAP}, round_number=2**63 - 1)
     assert ledger.spent("a") == {CHEAP: 1}
 
@@ -221,23 +221,23 @@ def test_an_event_that_is_unsound_alone_or_beside_the_others_is_not_admitted(led
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\0b", "\ud800", "x" * 257, 7, None])
 def test_a_subject_that_cannot_be_a_name_is_refused(ledger, name):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         ledger.reserve(0, {name: EVENT})
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         ledger.epsilon(name)
 
 
 @pytest.mark.parametrize("number", [-1, 2**63, 1.0, True, None])
 def test_rounds_and_attempts_are_checked(ledger, number):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         ledger.reserve(number, {"a": EVENT})
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         ledger.commit(0, ["a"], attempt=number)
 
 
 def test_one_name_in_place_of_a_list_of_names_is_refused(ledger):
     ledger.reserve(0, {"a": EVENT, "b": EVENT})
-    with pytest.raises(BadParameter, match="collection"):
+    with pytest.raises(InputError, match="collection"):
         ledger.abort(0, "ab")
 
 
@@ -439,7 +439,7 @@ def test_the_budget_of_a_file_is_fixed(path, ledger):
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(0, 0.1), (-1, 0.1), (1, 0), (1, 1), ("8", 0.1)])
 def test_a_budget_out_of_range_is_refused(epsilon, delta):
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         Budget(epsilon=epsilon, delta=delta)
 
 

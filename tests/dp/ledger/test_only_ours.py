@@ -8,7 +8,7 @@ from behind import raw, rechain
 
 from dp.accounting.accountant import epsilon_rdp
 from dp.accounting.events import GaussianEvent, NoSampling
-from dp.errors import BadParameter, LedgerConflict, LedgerCorrupt, LedgerMissing
+from dp.errors import InputError, LedgerConflict, LedgerCorrupt, LedgerMissing
 from dp.ledger import ledger as ledger_module
 from dp.ledger import reader, records, storage
 from dp.ledger.ledger import Budget, Ledger
@@ -200,9 +200,9 @@ def test_a_file_of_no_bytes_is_taken_over(path):
 )
 def test_a_second_spelling_of_a_name_gets_no_budget_of_its_own(ledger, name, words):
     ledger.reserve(0, {"Zo\u00eb": EVENT})
-    with pytest.raises(BadParameter, match=words):
+    with pytest.raises(InputError, match=words):
         ledger.reserve(1, {name: EVENT})
-    with pytest.raises(BadParameter, match=words):
+    with pytest.raises(InputError, match=words):
         ledger.set_budgets({name: BUDGET})
 
 

@@ -21,7 +21,7 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.accounting.filters import SCALE, GdpFilter, RenyiFilter, ZcdpFilter
-from dp.errors import BadParameter, BudgetExceeded, LedgerConflict, LedgerError, UnsoundEvent
+from dp.errors import BudgetExceeded, InputError, LedgerConflict, LedgerError, UnsoundEvent
 from dp.ledger.ledger import FIXED_PLAN, Book, Budget, Charge, Ledger, LedgerOwner
 
 BUDGET = Budget(epsilon=8, delta=1e-5)
@@ -65,7 +65,7 @@ def test_a_policy_has_one_spelling_and_is_fixed_with_the_file(path):
     ],
 )
 def test_an_unknown_policy_is_refused_on_creating_and_on_opening(path, text):
-    with pytest.raises(BadParameter, match="policy"):
+    with pytest.raises(InputError, match="policy"):
         Ledger.create(path, BUDGET, policy=text)
     assert not path.exists()
     Ledger.create(path, BUDGET, policy="zCDP").close()
@@ -257,7 +257,7 @@ def test_what_may_be_stated_of_adaptive_releases_is_the_whole_budget(path, polic
         for basis in ("reserved", "actual"):
             with pytest.raises(UnsoundEvent, match="chosen from earlier outputs"):
                 book.epsilon("a", "pld", basis=basis)
-        with pytest.raises(BadParameter, match="accountant"):
+        with pytest.raises(InputError, match="accountant"):
             book.epsilon("a", "gdp")
         assert book.compositions() == {"a": {STEP: 1}, "b": {STEP: 1}, "gone": {}}
 

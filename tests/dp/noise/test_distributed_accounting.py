@@ -15,7 +15,7 @@ from dp.accounting.events import (
     Unit,
     from_json,
 )
-from dp.errors import BadParameter, UnsoundEvent
+from dp.errors import InputError, UnsoundEvent
 from dp.noise.lanes import REDRAW_BIAS, Lanes, rounded_norm
 from dp.noise.mechanisms import DistributedNoise
 
@@ -92,7 +92,7 @@ def test_an_event_is_priced_by_the_shares_that_were_there(noise):
     )
     assert reserved == least > most
     for survivors in (69, 101, 0, True):
-        with pytest.raises(BadParameter, match="survivors"):
+        with pytest.raises(InputError, match="survivors"):
             mechanism.event(survivors=survivors)
     more_corrupt = plan(noise=noise, uncounted_shares=20)
     # More noise a share, so that what is left counts the same.
@@ -157,7 +157,7 @@ def test_counts_of_a_discrete_gaussian_are_checked(name, value):
         "l1_sensitivity": 1,
         "entries": 1,
     }
-    with pytest.raises(BadParameter, match=name):
+    with pytest.raises(InputError, match=name):
         DiscreteGaussianEvent(**(good | {name: value}), **CLIENT)
 
 

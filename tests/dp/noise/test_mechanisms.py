@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dp.accounting.events import Unit
-from dp.errors import BadParameter
+from dp.errors import InputError
 from dp.noise import mechanisms
 from dp.noise.lanes import log_tail, rounded_norm
 from dp.noise.mechanisms import DistributedNoise
@@ -172,9 +172,9 @@ def test_what_is_not_finite_becomes_zeros_under_the_whole_share_of_noise(value, 
 
 @pytest.mark.parametrize("vector", [np.ones(99), np.ones((10, 10)), ["a"] * 100, np.ones(100) * 1j])
 def test_what_is_no_such_vector_is_refused(vector):
-    with pytest.raises(BadParameter, match="vector"):
+    with pytest.raises(InputError, match="vector"):
         mechanism().encode(vector, seed=SEED)
-    with pytest.raises(BadParameter):
+    with pytest.raises(InputError):
         mechanism().decode(np.ones(mechanism().size), seed=SEED)
 
 
@@ -204,23 +204,23 @@ def test_two_clients_never_share_noise_under_one_rotation():
     ],
 )
 def test_an_attribute_out_of_range_is_refused_by_name(change, name):
-    with pytest.raises(BadParameter, match=name):
+    with pytest.raises(InputError, match=name):
         mechanism(**change)
 
 
 def test_lanes_too_narrow_for_the_tail_are_refused():
     planned = mechanism().scale
     assert 2**-42 < mechanism().wrap_probability <= 2**-40
-    with pytest.raises(BadParameter, match=r"too narrow.*2\*\*-40"):
+    with pytest.raises(InputError, match=r"too narrow.*2\*\*-40"):
         mechanism(scale=planned * 1.01)
-    with pytest.raises(BadParameter, match="every scale"):
+    with pytest.raises(InputError, match="every scale"):
         mechanism(bits=3)
 
 
 def test_rounding_at_the_usual_k_of_four_would_wrap():
     plan = mechanism(4096)
     scale = plan._lanes.balanced_scale(4)
-    with pytest.raises(BadParameter, match="too narrow"):
+    with pytest.raises(InputError, match="too narrow"):
         mechanism(4096, scale=scale)
 
 
@@ -291,14 +291,14 @@ def test_a_bit_costs_what_splitting_the_noise_costs():
 
 
 def test_a_bit_needs_its_share_and_a_client():
-    with pytest.raises(BadParameter, match="indicator"):
+    with pytest.raises(InputError, match="indicator"):
         mechanism().encode(normal(100), seed=SEED, indicator=True)
-    with pytest.raises(BadParameter, match="indicator"):
+    with pytest.raises(InputError, match="indicator"):
         mechanism().decode_indicator(np.zeros(mechanism().size, np.int64))
-    with pytest.raises(BadParameter, match="client's"):
+    with pytest.raises(InputError, match="client's"):
         mechanism(unit=Unit.EXAMPLE, bits=20, indicator_share=0.1)
     for share in (-0.1, 1.0, math.nan, math.inf):
-        with pytest.raises(BadParameter, match="indicator_share"):
+        with pytest.raises(InputError, match="indicator_share"):
             mechanism(indicator_share=share)
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp.errors import BadParameter
+from dp.errors import InputError
 from dp.noise import rotation
 from dp.noise.rotation import MAX_ENTRIES, backward, entry_error, forward, padded_size
 
@@ -95,12 +95,12 @@ def test_another_seed_turns_another_way():
 
 @pytest.mark.parametrize("entries", [0, -1, 1.0, True, MAX_ENTRIES + 1])
 def test_a_length_out_of_range_is_refused(entries):
-    with pytest.raises(BadParameter, match="entries"):
+    with pytest.raises(InputError, match="entries"):
         padded_size(entries)
 
 
 def test_a_short_seed_and_a_wrong_shape_are_refused():
-    with pytest.raises(BadParameter, match="seed"):
+    with pytest.raises(InputError, match="seed"):
         forward(np.ones(4), seed=b"short")
-    with pytest.raises(BadParameter, match="shape"):
+    with pytest.raises(InputError, match="shape"):
         backward(np.ones(5), 5, seed=SEED)

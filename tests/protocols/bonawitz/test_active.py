@@ -27,8 +27,8 @@ from protocols.bonawitz.messages import (
 )
 from protocols.errors import (
     DecodeError,
+    InputError,
     LocalProtocolError,
-    ParameterError,
     RemoteProtocolError,
     TooFewSurvivors,
 )
@@ -99,25 +99,25 @@ def shown(signatures: Mapping[int, bytes]) -> bytes:
 
 def test_identities_are_given_where_something_is_signed_and_nowhere_else() -> None:
     mine, trusted = IDENTITIES[1], agreement_of(replace(COMPLETE, active=False))
-    with pytest.raises(ParameterError, match="an active server, and only that"):
+    with pytest.raises(InputError, match="an active server, and only that"):
         join(AGREEMENT, 1)
-    with pytest.raises(ParameterError, match="an active server, and only that"):
+    with pytest.raises(InputError, match="an active server, and only that"):
         join(AGREEMENT, 1, identity=mine)
-    with pytest.raises(ParameterError, match="an active server, and only that"):
+    with pytest.raises(InputError, match="an active server, and only that"):
         join(AGREEMENT, 1, identities=publics())
-    with pytest.raises(ParameterError, match="an active server, and only that"):
+    with pytest.raises(InputError, match="an active server, and only that"):
         join(AGREEMENT, 1, identity=mine, identities={})
-    with pytest.raises(ParameterError, match="an active server, and only that"):
+    with pytest.raises(InputError, match="an active server, and only that"):
         join(trusted, 1, identity=mine, identities=publics())
-    with pytest.raises(ParameterError, match="needs the clients' identities"):
+    with pytest.raises(InputError, match="needs the clients' identities"):
         CollectKeys(AGREEMENT)
-    with pytest.raises(ParameterError, match="needs the clients' identities"):
+    with pytest.raises(InputError, match="needs the clients' identities"):
         CollectKeys(trusted, publics())
 
 
 @pytest.mark.parametrize("known", [{0: b"", 2: b""}, {1: IDENTITIES[2].public}])
 def test_our_own_identity_must_be_the_one_that_others_were_given(known: dict[int, bytes]) -> None:
-    with pytest.raises(ParameterError, match="is not that of client 1 among the identities"):
+    with pytest.raises(InputError, match="is not that of client 1 among the identities"):
         join(AGREEMENT, 1, identity=IDENTITIES[1], identities=known)
 
 
@@ -127,7 +127,7 @@ def test_our_own_identity_must_be_the_one_that_others_were_given(known: dict[int
     ids=str,
 )
 def test_a_number_of_corrupt_clients_that_means_nothing_is_refused(change: Any) -> None:
-    with pytest.raises(ParameterError, match="corrupt"):
+    with pytest.raises(InputError, match="corrupt"):
         replace(COMPLETE, **change)
 
 
@@ -215,7 +215,7 @@ def test_keys_without_a_signature_are_no_message_here_and_with_one_nowhere_else(
 def test_a_threshold_too_low_for_the_corrupt_is_refused(
     threshold: int, corrupt: int | None
 ) -> None:
-    with pytest.raises(ParameterError, match=f"threshold {threshold} is no majority of 6"):
+    with pytest.raises(InputError, match=f"threshold {threshold} is no majority of 6"):
         replace(COMPLETE, threshold=threshold, max_corrupt=corrupt)
 
 

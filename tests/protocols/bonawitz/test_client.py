@@ -29,8 +29,8 @@ from protocols.bonawitz.messages import (
 )
 from protocols.errors import (
     DecodeError,
+    InputError,
     LocalProtocolError,
-    ParameterError,
     RemoteProtocolError,
 )
 from protocols.testing import insecure_entropy, played
@@ -94,7 +94,7 @@ OTHER_PLACES = pytest.mark.parametrize(
 
 def test_a_client_number_that_has_no_encoding_is_refused() -> None:
     for number in (-1, 2**32):
-        with pytest.raises(ParameterError, match="client"):
+        with pytest.raises(InputError, match="client"):
             join(AGREEMENT, number)
 
 

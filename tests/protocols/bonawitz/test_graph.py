@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.bonawitz.graph import Complete, GraphPlan, Harary, as_fraction, draw, plan_graph
-from protocols.errors import ParameterError
+from protocols.errors import InputError
 from protocols.testing import insecure_entropy
 
 SAFE, FAILS = Fraction(1, 2**41), Fraction(1, 2**20)
@@ -86,7 +86,7 @@ def test_the_plan_is_that_of_exact_rational_sums(
 ) -> None:
     expected = exact_plan(clients, Fraction(corrupt), Fraction(dropout), active=active)
     if expected is None:
-        with pytest.raises(ParameterError):
+        with pytest.raises(InputError):
             planned(clients, corrupt, dropout, active=active)
     else:
         assert planned(clients, corrupt, dropout, active=active) == expected
@@ -107,7 +107,7 @@ def test_two_sets_of_holders_never_both_open_a_client(
 ) -> None:
     try:
         found = plan_graph(clients, corrupt, dropout, active=active)
-    except ParameterError:
+    except InputError:
         return
     bad = floor(Fraction(corrupt) * clients)
     assert found.threshold >= 2
@@ -141,9 +141,9 @@ def test_a_decimal_is_the_number_that_is_written() -> None:
 
 @pytest.mark.parametrize("value", ["", "a", "1/0", "nan", "inf", float("nan"), -0.1, 1, 1.5, "1"])
 def test_what_is_no_fraction_below_one_is_refused(value: float | str) -> None:
-    with pytest.raises(ParameterError, match="corrupt"):
+    with pytest.raises(InputError, match="corrupt"):
         plan_graph(100, value, 0.1, active=False)
-    with pytest.raises(ParameterError, match="dropout"):
+    with pytest.raises(InputError, match="dropout"):
         plan_graph(100, 0.1, value, active=False)
 
 
@@ -161,7 +161,7 @@ def test_where_less_than_a_tenth_is_left_no_graph_is_planned(
     corrupt: float, dropout: float, active: bool
 ) -> None:
     for clients in (10, 1000, 10**5):
-        with pytest.raises(ParameterError, match="leave less than a tenth"):
+        with pytest.raises(InputError, match="leave less than a tenth"):
             plan_graph(clients, corrupt, dropout, active=active)
 
 
@@ -171,13 +171,13 @@ def test_exactly_a_tenth_left_is_no_reason_to_refuse() -> None:
 
 
 def test_a_complete_graph_that_dropouts_bring_below_its_threshold_is_refused() -> None:
-    with pytest.raises(ParameterError, match="a threshold of 6 is needed and 5 would be left"):
+    with pytest.raises(InputError, match="a threshold of 6 is needed and 5 would be left"):
         plan_graph(10, 0.4, 0.5, active=False)
 
 
 @pytest.mark.parametrize("clients", [0, 1, -3])
 def test_one_client_is_no_graph(clients: int) -> None:
-    with pytest.raises(ParameterError, match="at least 2 can sum"):
+    with pytest.raises(InputError, match="at least 2 can sum"):
         plan_graph(clients, 0, 0, active=False)
 
 
@@ -275,12 +275,12 @@ def test_it_takes_as_many_losses_as_the_degree_to_cut_a_harary_graph(
 
 @pytest.mark.parametrize("degree", [0, 1, 3, 6, 8, -2])
 def test_a_degree_that_makes_no_circle_is_refused(degree: int) -> None:
-    with pytest.raises(ParameterError, match="no circle of degree"):
+    with pytest.raises(InputError, match="no circle of degree"):
         Harary(range(7), degree)
 
 
 def test_a_client_that_stands_twice_in_the_circle_is_refused() -> None:
-    with pytest.raises(ParameterError, match="no circle"):
+    with pytest.raises(InputError, match="no circle"):
         Harary([1, 2, 3, 4, 5, 1], 2)
 
 

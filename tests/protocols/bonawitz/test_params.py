@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.bonawitz import Agreement, Params, Rates
-from protocols.errors import DecodeError, ParameterError
+from protocols.errors import DecodeError, InputError
 from protocols.primitives.prg import MAX_WORDS, Suite
 from protocols.primitives.shamir import ORDER
 from protocols.wire import Reader, opaque
@@ -91,7 +91,7 @@ def test_two_agreements_are_one_encoding_only_if_equal(
     ids=lambda change: "{}={}".format(*next(iter(change.items()))),
 )
 def test_numbers_that_promise_nothing_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ParameterError, match=next(iter(change))):
+    with pytest.raises(InputError, match=next(iter(change))):
         dataclasses.replace(PARAMS, **change)  # type: ignore[arg-type]  # only integers are changed
 
 
@@ -111,7 +111,7 @@ def test_numbers_that_promise_nothing_are_refused(change: dict[str, int]) -> Non
     ids=["neither", "both", "infeasible", "corrupt-twice"],
 )
 def test_a_threshold_or_feasible_rates_are_given_and_not_both(change: dict[str, Any]) -> None:
-    with pytest.raises(ParameterError):
+    with pytest.raises(InputError):
         dataclasses.replace(PARAMS, **change)
 
 
@@ -141,7 +141,7 @@ def test_the_check_word_fits_behind_the_longest_vector() -> None:
     [{"session": bytes(15)}, {"round": -1}, {"round": 2**32}, {"public_digest": bytes(31)}],
 )
 def test_an_agreement_that_does_not_fit_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ParameterError):
+    with pytest.raises(InputError):
         dataclasses.replace(AGREEMENT, **change)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from protocols.bonawitz.graph import plan_graph
 from protocols.bonawitz.picks import Picks, log_tail, plan_picks
-from protocols.errors import ParameterError
+from protocols.errors import InputError
 
 PLANS = {  # n, C, D: k, t, c, alpha, y0, and who must sign
     (1000, 100, 300): (88, 36, 35, 242, 30, 551),
@@ -77,9 +77,9 @@ def test_below_two_hundred_and_where_it_halves_no_masks_the_graph_is_complete() 
 
 def test_more_than_twenty_thousand_and_too_few_to_sign_are_refused() -> None:
     assert plan_graph(20_000, 0.05, 0.1, active=True).picks
-    with pytest.raises(ParameterError, match="at most 20000"):
+    with pytest.raises(InputError, match="at most 20000"):
         plan_graph(20_001, 0.05, 0.1, active=True)
-    with pytest.raises(ParameterError, match="a threshold of 651 is needed and 600 would be left"):
+    with pytest.raises(InputError, match="a threshold of 651 is needed and 600 would be left"):
         plan_graph(1000, 0.3, 0.3 + 0.0, active=True) and plan_graph(
             1000, 0.1, 0.4, active=True, agreed=3000
         )

@@ -23,8 +23,8 @@ from protocols.ckks.residues import Ring
 from protocols.ckks.server import CollectCommitments, CollectOpenings
 from protocols.errors import (
     DecodeError,
+    InputError,
     LocalProtocolError,
-    ParameterError,
     RemoteProtocolError,
     TooFewSurvivors,
 )
@@ -96,7 +96,7 @@ def test_a_commitment_says_which_session_and_holder_and_hides_the_share() -> Non
     assert made != commit(AGREEMENT, 3, b"share", bytes(32))
     assert made != commit(replace(AGREEMENT, session=bytes(16)), 2, b"share", bytes(32))
     assert made != commit(AGREEMENT, 2, b"share", bytes(31) + b"\1")
-    with pytest.raises(ParameterError, match="blind has 0 bytes"):
+    with pytest.raises(InputError, match="blind has 0 bytes"):
         commit(AGREEMENT, 2, b"share", b"")
 
 
@@ -276,13 +276,13 @@ def test_a_seed_is_known_by_the_share_that_was_published_for_it() -> None:
 
 
 def test_the_wrong_model_is_refused() -> None:
-    with pytest.raises(ParameterError, match="no holders"):
+    with pytest.raises(InputError, match="no holders"):
         generate(SHARED, 1)
-    with pytest.raises(ParameterError, match="CollectCommitments is for THRESHOLD"):
+    with pytest.raises(InputError, match="CollectCommitments is for THRESHOLD"):
         CollectCommitments(SHARED, HOLDERS)
-    with pytest.raises(ParameterError, match="shared key for parameters of the threshold"):
+    with pytest.raises(InputError, match="shared key for parameters of the threshold"):
         SharedKey(AGREEMENT, Secret(bytes(32)))
-    with pytest.raises(ParameterError, match="3 holders are named, 4 were agreed"):
+    with pytest.raises(InputError, match="3 holders are named, 4 were agreed"):
         CollectCommitments(AGREEMENT, HOLDERS[:3])
 
 
@@ -315,7 +315,7 @@ def test_a_shared_key_is_another_in_every_session_and_under_other_parameters() -
 
 
 def test_a_shared_key_has_32_bytes() -> None:
-    with pytest.raises(ParameterError, match="secret has 16 bytes"):
+    with pytest.raises(InputError, match="secret has 16 bytes"):
         SharedKey(SHARED, Secret(bytes(16)))
 
 

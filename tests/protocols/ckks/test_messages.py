@@ -26,7 +26,7 @@ from protocols.ckks.messages import (
 )
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.ckks.residues import Ring
-from protocols.errors import DecodeError, ParameterError
+from protocols.errors import DecodeError, InputError
 from protocols.secrets import Secret
 from protocols.wire import Header, Reader, with_checksum, without_checksum
 
@@ -317,7 +317,7 @@ def test_an_agreement_is_decoded_again_and_every_field_changes_the_context(
 
 
 def test_a_round_beyond_the_decryptions_of_the_key_cannot_be_agreed_upon() -> None:
-    with pytest.raises(ParameterError, match="the key opens 1 sums"):
+    with pytest.raises(InputError, match="the key opens 1 sums"):
         Agreement(params=SHARED, session=bytes(16), round=1, public_digest=bytes(32))
     late = bytearray(
         Agreement(params=SHARED, session=bytes(16), public_digest=bytes(32)).to_bytes()

@@ -35,7 +35,7 @@ from protocols.ckks.residues import (
     unpack_ciphertext,
     unpack_seeded,
 )
-from protocols.errors import DecodeError, LocalProtocolError, ParameterError
+from protocols.errors import DecodeError, InputError, LocalProtocolError
 from protocols.primitives.prg import Stream, from_seed
 from protocols.secrets import Secret
 
@@ -224,7 +224,7 @@ def test_primes_are_those_that_seal_would_choose(degree: int, bits: tuple[int, .
     ids=str,
 )
 def test_rings_that_seal_or_the_protocol_cannot_use_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ParameterError):
+    with pytest.raises(InputError):
         Ring(**wrong)  # type: ignore[arg-type]  # wrong on purpose
 
 
@@ -313,7 +313,7 @@ def test_noise_comes_in_the_number_asked_for_however_many_points_are_rejected(co
 
 @pytest.mark.parametrize("deviation", [0.0, 0.5, 2.0**51, math.inf, math.nan])
 def test_noise_too_narrow_or_too_wide_for_doubles_is_refused(deviation: float) -> None:
-    with pytest.raises(ParameterError):
+    with pytest.raises(InputError):
         gaussian(4, deviation, os.urandom)
 
 
@@ -440,7 +440,7 @@ def test_values_that_do_not_fit_are_refused(values: NDArray[np.float64]) -> None
 
 def test_a_scale_that_leaves_no_room_is_refused() -> None:
     for scale in (0.5, 2.0**58, math.nan):
-        with pytest.raises(ParameterError, match="scale"):
+        with pytest.raises(InputError, match="scale"):
             Context(SHARED.ring, scale)
 
 

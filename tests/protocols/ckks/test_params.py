@@ -15,7 +15,7 @@ from protocols.ckks.microsoft_seal import Context, Key, PublicKey, context
 from protocols.ckks.noise import gaussian
 from protocols.ckks.params import MAX_BITS, error_variance, flooding_stddev, norm_bound
 from protocols.ckks.residues import Rows, add, pack_ciphertext, pack_seeded, uniform
-from protocols.errors import DecodeError, ParameterError
+from protocols.errors import DecodeError, InputError
 from protocols.primitives.prg import from_seed
 from protocols.primitives.shamir import majority
 from protocols.secrets import Secret
@@ -194,7 +194,7 @@ def test_predicted_sizes_are_those_of_the_wire(params: Params) -> None:
 
 
 def test_one_bit_more_of_scale_would_wrap_the_sum_around() -> None:
-    with pytest.raises(ParameterError, match=r"100 clients may reach 2\*\*65.14.*at 2\*\*65.00"):
+    with pytest.raises(InputError, match=r"100 clients may reach 2\*\*65.14.*at 2\*\*65.00"):
         replace(THRESHOLD, scale_half_bits=116)
     ones = np.ones(4096)
     for half_bits, right in ((115, True), (117, False)):
@@ -239,7 +239,7 @@ def test_one_bit_more_of_scale_would_wrap_the_sum_around() -> None:
 )
 @pytest.mark.parametrize("params", [SHARED, THRESHOLD], ids=lambda params: params.model.name)
 def test_what_promises_less_is_refused(params: Params, wrong: dict[str, object], says: str) -> None:
-    with pytest.raises(ParameterError, match=says):
+    with pytest.raises(InputError, match=says):
         replace(params, **wrong)  # type: ignore[arg-type]  # wrong on purpose
 
 
@@ -260,12 +260,12 @@ def test_what_promises_less_is_refused(params: Params, wrong: dict[str, object],
 def test_holders_who_could_answer_twice_or_see_too_much_are_refused(
     wrong: dict[str, object], says: str
 ) -> None:
-    with pytest.raises(ParameterError, match=says):
+    with pytest.raises(InputError, match=says):
         replace(THRESHOLD, **wrong)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_a_shared_key_has_no_holders_and_may_go_unflooded() -> None:
-    with pytest.raises(ParameterError, match="neither holders"):
+    with pytest.raises(InputError, match="neither holders"):
         replace(SHARED, holders=5, threshold=4)
     bare = replace(SHARED, flooding=None)
     assert bare.flooding_stddev == bare.flooding_delta == 0
@@ -396,14 +396,14 @@ def test_more_precision_never_costs_fewer_bytes() -> None:
 
 
 def test_an_unreachable_precision_is_refused_with_the_best_there_is() -> None:
-    with pytest.raises(ParameterError, match=r"the best reach [0-9.]+e-"):
+    with pytest.raises(InputError, match=r"the best reach [0-9.]+e-"):
         plan_parameters(
             model=Model.SHARED_KEY, clients=100, entries=10**6, clip=1.0, precision=1e-30
         )
 
 
 def test_a_refusal_that_no_ring_can_heal_is_the_planners_too() -> None:
-    with pytest.raises(ParameterError, match=r"outside .30"):
+    with pytest.raises(InputError, match=r"outside .30"):
         plan_parameters(
             model=Model.SHARED_KEY,
             clients=100,

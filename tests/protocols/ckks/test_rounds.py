@@ -23,8 +23,8 @@ from protocols.ckks.residues import Ring
 from protocols.ckks.server import CollectPartials, CollectUploads, Sum
 from protocols.errors import (
     DecodeError,
+    InputError,
     LocalProtocolError,
-    ParameterError,
     RemoteProtocolError,
     TooFewSurvivors,
 )
@@ -317,9 +317,9 @@ def test_the_model_decides_how_a_collection_closes() -> None:
     key = SharedKey(agreed(SHARED), SECRET)
     with pytest.raises(LocalProtocolError, match="close_shared"):
         CollectUploads(agreed(SHARED), key.digest, CLIENTS).close_threshold(HOLDERS)
-    with pytest.raises(ParameterError, match="is for SHARED_KEY"):
+    with pytest.raises(InputError, match="is for SHARED_KEY"):
         CollectUploads(agreed(THRESHOLD), key.digest, CLIENTS)
-    with pytest.raises(ParameterError, match="digest has 3 bytes"):
+    with pytest.raises(InputError, match="digest has 3 bytes"):
         CollectUploads(agreed(SHARED), b"key", CLIENTS)
 
 

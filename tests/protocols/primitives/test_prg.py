@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from protocols.errors import LocalProtocolError, ParameterError
+from protocols.errors import InputError, LocalProtocolError
 from protocols.primitives import prg
 from protocols.primitives.prg import CHUNK_WORDS, MAX_WORDS, Mask, Masks, Stream, Suite
 from protocols.secrets import Secret
@@ -206,13 +206,13 @@ def test_a_seed_gives_the_aes_blocks_that_gcm_may_give() -> None:
 
 @pytest.mark.parametrize("start", [-8, 1, 7, 9, MAX_WORDS, MAX_WORDS + 8])
 def test_a_start_that_is_no_block_is_refused(start: int) -> None:
-    with pytest.raises(ParameterError, match="start"):
+    with pytest.raises(InputError, match="start"):
         Stream(SEED, LABEL, start=start)
 
 
 @pytest.mark.parametrize("size", [0, 16, 31, 33])
 def test_a_seed_of_another_size_is_refused(size: int) -> None:
-    with pytest.raises(ParameterError, match=f"seed has {size} bytes"):
+    with pytest.raises(InputError, match=f"seed has {size} bytes"):
         Stream(Secret(bytes(size)), LABEL)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import ParameterError
+from protocols.errors import InputError
 from protocols.primitives import shamir
 from protocols.primitives.shamir import ORDER, combine, correct, split
 from protocols.secrets import Secret
@@ -181,24 +181,24 @@ def test_the_largest_holder_has_a_share() -> None:
     ("threshold", "holders"), [(0, 3), (-1, 3), (4, 3), (1, 0), (2, ORDER + 1)]
 )
 def test_a_threshold_outside_the_holders_is_refused(threshold: int, holders: int) -> None:
-    with pytest.raises(ParameterError, match="cannot share with threshold"):
+    with pytest.raises(InputError, match="cannot share with threshold"):
         split(Secret(bytes(2)), threshold, holders, bytes)
 
 
 def test_half_a_symbol_is_refused() -> None:
-    with pytest.raises(ParameterError, match="even number"):
+    with pytest.raises(InputError, match="even number"):
         split(Secret(bytes(3)), 2, 3, bytes)
 
 
 @pytest.mark.parametrize("holders", [[], [1, 1], [0, 1], [-1, 2], [1, ORDER + 1]])
 def test_holders_that_are_no_set_of_points_are_refused(holders: list[int]) -> None:
-    with pytest.raises(ParameterError, match="distinct"):
+    with pytest.raises(InputError, match="distinct"):
         combine(holders, [[bytes(2)] * len(holders)])
 
 
 @pytest.mark.parametrize("row", [[b"ab"], [b"ab"] * 3, [b"ab", b"abcdef"], [b"abc", b"abc"]])
 def test_shares_that_do_not_fit_the_holders_are_refused(row: list[bytes]) -> None:
-    with pytest.raises(ParameterError):
+    with pytest.raises(InputError):
         combine([1, 2], [row])
 
 
@@ -234,9 +234,9 @@ def test_more_wrong_shares_than_can_be_told_are_refused() -> None:
     _, rows = shared_by(8, 4, 1)
     for place in (0, 3, 5):  # (8 - 4) / 2 are told
         rows[0][place] = bytes(32)
-    with pytest.raises(ParameterError, match="more shares are wrong than can be corrected"):
+    with pytest.raises(InputError, match="more shares are wrong than can be corrected"):
         correct(range(1, 9), rows, 4)
     _, rows = shared_by(4, 3, 1)
     rows[0][2] = bytes(32)
-    with pytest.raises(ParameterError, match="more shares are wrong than can be corrected"):
+    with pytest.raises(InputError, match="more shares are wrong than can be corrected"):
         correct(range(1, 5), rows, 3)

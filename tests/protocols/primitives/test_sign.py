@@ -4,7 +4,7 @@ import pytest
 
 from protocols.bonawitz import Params, join
 from protocols.bonawitz.messages import refuse_shared
-from protocols.errors import ParameterError, RemoteProtocolError
+from protocols.errors import InputError, RemoteProtocolError
 from protocols.primitives.sign import _SMALL, SigningKey, is_small_order, verify
 from protocols.secrets import Secret
 from protocols.testing import agreement_of, insecure_entropy, insecure_identities, publics_of
@@ -35,17 +35,17 @@ def test_the_points_of_small_order_are_those_that_eight_times_make_neutral() -> 
 def test_anybodys_signature_of_an_identity_of_small_order_is_refused() -> None:
     with pytest.raises(RemoteProtocolError):
         verify(NEUTRAL, b"label", b"whatever", NEUTRAL + bytes(32))
-    with pytest.raises(ParameterError, match="the identity of client 4 is of small order"):
+    with pytest.raises(InputError, match="the identity of client 4 is of small order"):
         refuse_shared({1: SigningKey(Secret(bytes(32))).public, 4: NEUTRAL})
     identities = insecure_identities(range(3))
     known = publics_of(identities) | {9: NEUTRAL}
     agreement = agreement_of(Params(clients=4, threshold=3, words=1, active=True))
-    with pytest.raises(ParameterError, match="of small order"):
+    with pytest.raises(InputError, match="of small order"):
         join(agreement, 1, identity=identities[1], identities=known)
 
 
 def test_a_client_whose_randomness_repeats_sends_nothing() -> None:
     agreement = agreement_of(Params(clients=3, threshold=2, words=1))
-    with pytest.raises(ParameterError, match="two of our keys are equal"):
+    with pytest.raises(InputError, match="two of our keys are equal"):
         join(agreement, 1, lambda size: bytes(range(size)))
     assert join(agreement, 1, insecure_entropy(1))

@@ -23,7 +23,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from secagg.adapters.flower import SecureGrid, SumSettings, WeightedMean
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.stage import UNSIGNED
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
@@ -325,9 +325,9 @@ def test_weights_of_zero_everywhere_make_no_mean(folder: Path) -> None:
 @pytest.mark.parametrize("deadline", [0, -1, float("nan")])
 def test_a_deadline_that_nobody_can_keep_is_refused(deadline: float, folder: Path) -> None:
     grid = grid_of(programs(2), folder)
-    with pytest.raises(ConfigError, match="no node can answer in so many seconds"):
+    with pytest.raises(InputError, match="no node can answer in so many seconds"):
         SecureGrid(grid, MEAN, deadline=deadline)
-    with pytest.raises(ConfigError, match="no node can answer in so many seconds"):
+    with pytest.raises(InputError, match="no node can answer in so many seconds"):
         fit(SecureGrid(grid, MEAN), timeout=deadline)
 
 

@@ -16,7 +16,7 @@ from dp.ledger.books import Budget, State
 from dp.ledger.ledger import Ledger
 from secagg.adapters.flower import NoisySum, SecureGrid
 from secagg.adapters.testing import LocalGrid, stage_of
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.nodes.node import SUBJECT, new_folder
 from secagg.nodes.policy import NodePolicy
 from secagg.planning import NoiseWishes, SumWishes, plan_noise
@@ -248,20 +248,20 @@ def test_a_cohort_that_the_server_picks_is_charged_without_amplification(folder:
     for node in picked:
         (own,) = trial.own(node).reservations()
         assert own.charge.server == mechanism.event()
-    with pytest.raises(ConfigError, match="charged as if all took part"):
+    with pytest.raises(InputError, match="charged as if all took part"):
         fit(SecureGrid(trial.grid, replace(summed, sampling_rate=0.5)), fraction_train=0.5)
 
 
 def test_more_nodes_than_the_noise_is_for_are_refused(folder: Path) -> None:
     trial = Trial(folder)
     few = replace(CLIENT, clients=7, minimum_survivors=min(7, CLIENT.minimum_survivors))
-    with pytest.raises(ConfigError, match="at most 7 nodes, 8 were named"):
+    with pytest.raises(InputError, match="at most 7 nodes, 8 were named"):
         fit(SecureGrid(trial.grid, replace(trial.summed, mechanism=few)))
 
 
 def test_evaluate_is_refused_beside_noise(folder: Path) -> None:
     trial = Trial(folder)
-    with pytest.raises(ConfigError, match=r"fraction_evaluate=0.*clear=\['evaluate'\]"):
+    with pytest.raises(InputError, match=r"fraction_evaluate=0.*clear=\['evaluate'\]"):
         fit(trial.secured, fraction_evaluate=1.0)
 
 
@@ -297,7 +297,7 @@ def test_who_says_no_number_of_examples_does_not_take_part(folder: Path) -> None
 def test_noise_on_examples_needs_a_learning_rate_and_on_clients_none(folder: Path) -> None:
     ledger = Ledger.create(folder / "server.sqlite", BUDGET)
     for mechanism, rate in ((EXAMPLE, None), (CLIENT, 0.1)):
-        with pytest.raises(ConfigError, match="learning_rate"):
+        with pytest.raises(InputError, match="learning_rate"):
             NoisySum(mechanism=mechanism, ledger=ledger, learning_rate=rate)
 
 

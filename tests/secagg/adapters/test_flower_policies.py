@@ -242,5 +242,5 @@ def test_a_policy_that_cannot_be_read_is_not_shown_to_the_server(folder: Path) -
     grid = LocalGrid({n: each.app(new_folder(folder / str(n)), None) for n, each in nodes.items()})
     (folder / "101" / "policy.toml").write_text('secret_ward = "7b"\n', encoding="utf-8")
     fit(SecureGrid(grid, MEAN, LOSSY, deadline=DEADLINE))
-    assert "this node cannot take part (ConfigError)" in reasons(grid)[101]
+    assert "this node cannot take part (InputError)" in reasons(grid)[101]
     assert "ward" not in reasons(grid)[101]

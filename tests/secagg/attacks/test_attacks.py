@@ -12,7 +12,7 @@ from dp.empirical import include_canaries
 from secagg.attacks import membership as shadows
 from secagg.attacks.inversion import invert_gradients
 from secagg.attacks.membership import RATES, Membership, Models, membership
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.training.settings import TrainingConfig, noise_and_unit
 
 
@@ -128,7 +128,7 @@ def test_a_curve_of_equal_scores_is_the_diagonal() -> None:
     ],
 )
 def test_settings_that_attack_nothing_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(InputError):
         membership(**settings)
 
 
@@ -170,5 +170,5 @@ def test_an_inversion_that_cannot_be_is_refused() -> None:
         {"search": 0},
         {"alone": 21},
     ):
-        with pytest.raises(ConfigError):
+        with pytest.raises(InputError):
             invert_gradients(**settings)  # type: ignore[arg-type]  # the mistakes

@@ -14,7 +14,7 @@ from dp.errors import PrivacyError
 from dp.ledger import Budget
 from dp.noise import mechanisms
 from secagg.attacks.canaries import client_cosines, one_run
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 
 
 def fixed(seed: int) -> Callable[[int], bytes]:
@@ -86,12 +86,12 @@ def test_clipping_that_is_missing_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_run_that_cannot_be_is_refused() -> None:
     with pytest.raises(PrivacyError):
         one_run(canaries=10, guesses=11)
-    with pytest.raises(ConfigError):
+    with pytest.raises(InputError):
         one_run("elsewhere")  # type: ignore[arg-type]  # the mistake
     for share in (0.0, 1.5):
-        with pytest.raises(ConfigError, match="noise_share"):
+        with pytest.raises(InputError, match="noise_share"):
             one_run(noise_share=share)
-    with pytest.raises(ConfigError, match="is in"):
+    with pytest.raises(InputError, match="is in"):
         one_run(canaries=8, guesses=2, entropy=bytes)
 
 
@@ -112,5 +112,5 @@ def test_canary_clients_give_an_estimate_that_more_noise_lowers() -> None:
     assert not loose.refuted  # whatever it is: an estimate refutes nothing
     assert from_json(loose.as_dict()["found"]) == loose.found
     assert loose.found.unit is Unit.CLIENT
-    with pytest.raises(ConfigError):
+    with pytest.raises(InputError):
         client_cosines(clients=10, canaries=10)

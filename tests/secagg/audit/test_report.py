@@ -23,7 +23,7 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.accounting.filters import GdpFilter
-from dp.errors import BadParameter, LedgerCorrupt, PrivacyError
+from dp.errors import InputError, LedgerCorrupt, PrivacyError
 from dp.ledger.books import Verified
 from dp.ledger.ledger import Book, Budget, Charge, Head, HeadSigner, Ledger, LedgerOwner, Protection
 from protocols.primitives.sign import SigningKey
@@ -346,7 +346,7 @@ def test_a_filter_that_is_passed_is_over_budget() -> None:
 
 def test_an_unknown_policy_is_refused() -> None:
     for policy in ("none", "Rényi", "RDP at order", "RDP at order many"):
-        with pytest.raises(BadParameter, match="policy is"):
+        with pytest.raises(InputError, match="policy is"):
             audits._Pricer(policy)
 
 
@@ -407,10 +407,10 @@ def test_a_delta_of_one_over_n_is_refused(
     tmp_path: Path, ledger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coarse = charged(tmp_path / "coarse", budget=Budget(epsilon=9, delta=0.25))
-    with pytest.raises(BadParameter, match="1/4"):  # four subjects hold four units at least
+    with pytest.raises(InputError, match="1/4"):  # four subjects hold four units at least
         audit(coarse)
     stating(monkeypatch, Stated(unit_count=100_000))
-    with pytest.raises(BadParameter, match="1/100000"):
+    with pytest.raises(InputError, match="1/100000"):
         audit(ledger)
 
 

@@ -8,7 +8,7 @@ from scipy.stats import t
 
 from secagg.bench import costs
 from secagg.bench.costs import PROTOCOLS, Case, Cost, cases, exponents, growth, measure, student
-from secagg.errors import ConfigError, SecaggError
+from secagg.errors import InputError, SecaggError
 from secagg.rounds.ckks import CKKS
 from secagg.rounds.in_memory import Outcome, run_bonawitz
 
@@ -103,7 +103,7 @@ def test_a_wrong_sum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_case_that_cannot_be_run_is_refused(wrong: dict[str, object], message: str) -> None:
     right: dict[str, object] = {"protocol": "complete", "clients": 10, "entries": 10}
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(InputError, match=message):
         Case(**(right | wrong))  # type: ignore[arg-type]  # each of its own type
 
 

@@ -17,7 +17,7 @@ from secagg.bench.compare import Verdict, compare
 from secagg.bench.costs import Case, cases
 from secagg.bench.measure import machine
 from secagg.bench.records import Measurement, Measurements, Point, sweep
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 
 MACHINE = machine()
 TINY = Case(protocol="complete", clients=4, entries=10)
@@ -109,9 +109,9 @@ def test_what_only_one_has_is_named_and_nothing_shared_is_refused() -> None:
         replace(other, measurements=other.measurements[:-1]),
     )
     assert (found.missing, found.new) == (("cost 29 / aes",), ("cost 0 / aes",))
-    with pytest.raises(ConfigError, match="share no measurement"):
+    with pytest.raises(InputError, match="share no measurement"):
         compare(one, Measurements(kind="quick", machine=MACHINE))
-    with pytest.raises(ConfigError, match="out of range"):
+    with pytest.raises(InputError, match="out of range"):
         compare(one, other, confidence=1.0)
 
 
@@ -139,7 +139,7 @@ def test_a_sweep_measures_only_what_is_not_there_yet(monkeypatch: pytest.MonkeyP
 
 def test_what_a_protocol_refuses_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(case: Case, rounds: int) -> Any:
-        raise ConfigError("not so")
+        raise InputError("not so")
 
     monkeypatch.setattr(bench, "session", refuse)
     ((_, found),) = sweep([TINY], bench.start("costs"), rounds=1)
@@ -165,7 +165,7 @@ def test_a_file_of_another_make_is_refused(
     path.write_text(json.dumps(GOOD | {name: value}))
     try:
         found = Measurements.read(path)
-    except ConfigError:
+    except InputError:
         return
     assert found.as_dict() == GOOD | {name: value}  # of the same type, so it is one
 
@@ -175,9 +175,9 @@ def test_a_file_of_another_make_is_refused(
 )
 def test_what_is_no_record_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "record").write_bytes(data)
-    with pytest.raises(ConfigError):
+    with pytest.raises(InputError):
         Measurements.read(tmp_path / "record")
-    with pytest.raises(ConfigError):
+    with pytest.raises(InputError):
         Measurements.read(tmp_path / "nothing")
 
 
@@ -194,7 +194,7 @@ def test_a_point_that_cannot_be_is_refused(tmp_path: Path) -> None:
         data = json.loads(json.dumps(good))
         data["points"][0] |= wrong
         (tmp_path / "record").write_text(json.dumps(data))
-        with pytest.raises(ConfigError):
+        with pytest.raises(InputError):
             Measurements.read(tmp_path / "record")
 
 
@@ -213,7 +213,7 @@ def test_a_measurement_that_cannot_be_is_refused(tmp_path: Path, wrong: dict[str
     data = record(1).as_dict()
     data["measurements"] = [data["measurements"][0] | wrong]
     (tmp_path / "record").write_text(json.dumps(data))
-    with pytest.raises(ConfigError):
+    with pytest.raises(InputError):
         Measurements.read(tmp_path / "record")
 
 

@@ -8,7 +8,7 @@ import torch
 
 from dp.accounting.accountant import epsilon_rdp
 from secagg.bench import utility
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.training.data import federate
 from secagg.training.modes import mode
 from secagg.training.settings import TrainingConfig
@@ -105,7 +105,7 @@ def test_a_finished_run_is_not_run_again_and_one_of_other_settings_is_dropped(
 def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "utility.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="no file of"):
+    with pytest.raises(InputError, match="no file of"):
         utility.read(path)
 
 

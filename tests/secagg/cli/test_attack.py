@@ -30,7 +30,7 @@ from secagg.attacks.page import NOT_PRIVACY, audit_sentence, drawings, page
 from secagg.attacks.suite import BROKEN, AttackSuite, Found
 from secagg.audit.evidence import read
 from secagg.cli import attack as cli_attack
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.pages.numbers import at_least, percent
 
 ROOT = Path(__file__).parents[3]
@@ -217,7 +217,7 @@ def test_a_result_that_contradicts_itself_is_refused_alone_too() -> None:
         (Membership.from_dict, data["membership"][0], {"unit": "client"}),
     ):
         assert read_back(held).as_dict() == held
-        with pytest.raises(ConfigError, match="what the rest gives"):
+        with pytest.raises(InputError, match="what the rest gives"):
             read_back(held | odd)
 
 
@@ -269,7 +269,7 @@ def test_one_odd_value_anywhere_is_refused_or_can_be_drawn(
     at[step] = value
     try:
         back = Found.from_dict(data)
-    except ConfigError:
+    except InputError:
         return
     page(back)
     json.dumps(back.as_dict(), allow_nan=False)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from dp.ledger.ledger import Ledger, State
 from secagg.cli import main as cli
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.rounds.in_memory import run_bonawitz, run_plain
 from secagg.training import loop as training
 from secagg.training.settings import TrainingConfig, noise_and_unit
@@ -391,7 +391,7 @@ def test_help_has_examples(secagg: Run) -> None:
 
 
 def test_settings_know_nothing_unknown() -> None:
-    with pytest.raises(ConfigError, match="unknown setting"):
+    with pytest.raises(InputError, match="unknown setting"):
         TrainingConfig.parse({"epsilom": 1})
 
 

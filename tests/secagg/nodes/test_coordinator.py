@@ -26,7 +26,7 @@ from dp.errors import BudgetExceeded
 from dp.ledger.ledger import State
 from protocols.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors
 from secagg.adapters.testing import ANYTHING
-from secagg.errors import ConfigError, IdentityError, RefusedError
+from secagg.errors import IdentityError, InputError, RefusedError
 from secagg.nodes import coordinator as coordinators
 from secagg.nodes.coordinator import Coordinator, FinishedSum, SumSettings, WeightedMean
 from secagg.nodes.node import Node
@@ -245,14 +245,14 @@ def test_a_changed_budget_does_not_open_the_old_ledger(folder: Path) -> None:
 
 def test_evaluations_are_summed_only_by_name(folder: Path) -> None:
     machines = Machines(folder, SIX)
-    with pytest.raises(ConfigError, match="evaluate_metrics="):
+    with pytest.raises(InputError, match="evaluate_metrics="):
         carry(mean_of(), machines, purpose="evaluate", shapes=())
     named = WeightedMean(clip=1.0, max_weight=MAX_WEIGHT, evaluate_metrics={"loss": 10.0})
     finished = carry(Coordinator(named, SumSettings()), machines, purpose="evaluate", shapes=())
     check_mean(finished, machines)
     assert finished.result.vector.size == 0
     noise = Coordinator(noisy(folder / "server.sqlite", noise_of(6)), SumSettings())
-    with pytest.raises(ConfigError, match="a release beside the noise"):
+    with pytest.raises(InputError, match="a release beside the noise"):
         carry(noise, machines, purpose="evaluate", shapes=())
 
 
@@ -262,21 +262,21 @@ def test_one_node_two_of_one_name_or_more_than_the_noise_is_for_are_refused(
     machines = Machines(folder, SIX)
     with pytest.raises(TooFewSurvivors, match="1 nodes were named, 2 needed"):
         carry(mean_of(), machines, nodes=[100])
-    with pytest.raises(ConfigError, match="named twice"):
+    with pytest.raises(InputError, match="named twice"):
         carry(mean_of(), machines, nodes=[100, 100, 101])
     noise = Coordinator(noisy(folder / "server.sqlite", noise_of(5)), SumSettings())
-    with pytest.raises(ConfigError, match="at most 5 nodes, 6 were named"):
+    with pytest.raises(InputError, match="at most 5 nodes, 6 were named"):
         carry(noise, machines)
 
 
 def test_cohorts_and_sums_that_contradict_themselves_are_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown protocol"):
+    with pytest.raises(InputError, match="unknown protocol"):
         SumSettings(protocol="plain")
     machines = Machines(folder, SIX)
     roster, _ = signing(machines)
-    with pytest.raises(ConfigError, match="nothing is signed under threshold-ckks"):
+    with pytest.raises(InputError, match="nothing is signed under threshold-ckks"):
         SumSettings(protocol="threshold-ckks", roster=roster)
-    with pytest.raises(ConfigError, match="needs a learning_rate"):
+    with pytest.raises(InputError, match="needs a learning_rate"):
         noisy(folder / "a.sqlite", noise_of(6), learning_rate=1.0)
     assert ANYTHING.minimum_cohort == 2
 

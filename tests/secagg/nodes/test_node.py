@@ -20,7 +20,7 @@ from between import (
 from dp.ledger.ledger import State
 from protocols import bonawitz
 from protocols.errors import RemoteProtocolError, TooFewSurvivors
-from secagg.errors import ConfigError, IdentityError, NodeError
+from secagg.errors import IdentityError, InputError, NodeError
 from secagg.nodes.coordinator import Coordinator, SumSettings
 from secagg.nodes.node import Node, Request, new_folder
 from secagg.nodes.policy import NodePolicy
@@ -119,7 +119,7 @@ def test_a_folder_that_is_missing_or_taken_is_an_error(folder: Path) -> None:
     with pytest.raises(NodeError, match="cannot make"):
         new_folder(home)
     (home / "policy.toml").unlink()
-    with pytest.raises(ConfigError, match="no policy at"):
+    with pytest.raises(InputError, match="no policy at"):
         Node(home)
 
 

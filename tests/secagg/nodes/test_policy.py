@@ -11,7 +11,7 @@ from between import ENTRIES, MAX_WEIGHT, MEAN, MODEL, SHAPES, noise_of
 from dp.accounting.events import Unit
 from dp.ledger.rules import composition_rule as named_policy
 from secagg.adapters.testing import ANYTHING
-from secagg.errors import ConfigError, RefusedError
+from secagg.errors import InputError, RefusedError
 from secagg.nodes.coordinator import SumSettings
 from secagg.nodes.policy import TEMPLATE, NodePolicy
 from secagg.nodes.proposal import Average, Noise, Proposal
@@ -132,9 +132,9 @@ def test_the_template_says_the_defaults_and_every_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no policy at .*`secagg node new` writes one"):
+    with pytest.raises(InputError, match=r"no policy at .*`secagg node new` writes one"):
         NodePolicy.read(tmp_path / "policy.toml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         NodePolicy.read(tmp_path)
 
 
@@ -200,7 +200,7 @@ def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) ->
 def test_a_wrong_line_is_an_error_that_names_it(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=told) as error:
+    with pytest.raises(InputError, match=told) as error:
         NodePolicy.read(path)
     assert str(path) in str(error.value)
 
@@ -208,7 +208,7 @@ def test_a_wrong_line_is_an_error_that_names_it(tmp_path: Path, text: str, told:
 def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         NodePolicy.read(path)
 
 

@@ -11,7 +11,7 @@ from between import ENTRIES, MAX_WEIGHT, MODEL, SHAPES, noise_of
 from dp.accounting.events import Unit
 from protocols import bonawitz, ckks
 from protocols.errors import DecodeError
-from secagg.errors import ConfigError, InputError
+from secagg.errors import InputError
 from secagg.nodes.coordinator import SumSettings
 from secagg.nodes.proposal import MAX_DIMENSIONS, MAX_SIZE, Average, Contribution, Noise, Proposal
 from secagg.vectors.arrays import flat, shapes_of, unflat
@@ -158,22 +158,22 @@ def test_the_hash_of_a_proposal_is_what_parties_agree_upon() -> None:
 def test_parts_that_contradict_each_other_are_no_proposal(
     change: dict[str, Any], told: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(InputError, match=told):
         replace(PLAIN, **change)
 
 
 def test_noise_in_a_sparse_graph_that_signs_is_no_proposal() -> None:
     rates = bonawitz.Rates(corrupt_fraction="0.05", dropout="0.1")
     params = replace(NOISED.params, threshold=None, rates=rates, active=True)
-    with pytest.raises(ConfigError, match="in a sparse graph nobody counts survivors"):
+    with pytest.raises(InputError, match="in a sparse graph nobody counts survivors"):
         replace(NOISED, params=params, roster_digest=bytes(32))
 
 
 def test_a_sampling_rate_is_of_examples_alone() -> None:
-    with pytest.raises(ConfigError, match="charged as if all took part"):
+    with pytest.raises(InputError, match="charged as if all took part"):
         Noise(mechanism=noise_of(6), sampling_rate=0.5)
     for rate in (0.0, -1.0, 1.5, float("nan")):
-        with pytest.raises(ConfigError, match="outside"):
+        with pytest.raises(InputError, match="outside"):
             Noise(mechanism=noise_of(6, unit=Unit.EXAMPLE), sampling_rate=rate)
 
 

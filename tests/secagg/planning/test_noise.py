@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dp
 from dp.accounting.accountant import epsilon_rdp
 from dp.accounting.calibrate import calibrate_noise
 from dp.accounting.events import CohortSecrecy, HiddenPoissonSampling, NoSampling, Unit
-from dp.errors import BadParameter, PrivacyError
+from dp.errors import PrivacyError
 from dp.noise.lanes import WRAP_FAILURE
 from dp.noise.mechanisms import DistributedNoise
 from dp.noise.skellam import MAX_VARIANCE
 from protocols.bonawitz import Agreement
-from secagg.errors import ConfigError
+from secagg.errors import InputError
 from secagg.planning import NoiseAdvice, NoiseWishes, SumWishes, plan_noise
 from secagg.planning.noise import MORE_NOISE, WIDTHS
 from secagg.planning.survivors import LOST_RUNS, likely_survivors, p_round_lost
@@ -66,7 +67,7 @@ def test_lanes_are_the_narrowest_that_cost_little(wanted: dict[str, Any], entrie
     assert advice.mechanism.bits in WIDTHS
     assert 0 <= advice.more_noise <= MORE_NOISE
     for width in WIDTHS[: WIDTHS.index(advice.mechanism.bits)]:
-        with suppress(ConfigError, BadParameter):  # too narrow for any noise
+        with suppress(InputError, dp.InputError):  # too narrow for any noise
             narrower = advise(**wanted | {"entries": entries, "bits": width})
             assert narrower.more_noise > MORE_NOISE
     assert advice.sum.lane_bits >= advice.mechanism.bits
@@ -151,7 +152,7 @@ def test_lanes_that_are_too_narrow_are_not_blamed_on_the_budget() -> None:
 
     with pytest.raises(PrivacyError, match="no noise multiplier"):
         calibrate_noise(lambda z: at(z).event(steps=20), epsilon=4, delta=1e-4)
-    with pytest.raises(ConfigError, match=r"bits 8: .*take more bits"):
+    with pytest.raises(InputError, match=r"bits 8: .*take more bits"):
         advise(**CLIENTS, bits=8)
 
 
@@ -166,25 +167,25 @@ def test_no_scale_is_planned_whose_noise_no_sampler_draws() -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
-        ({"clients": 500, "active": True}, ConfigError, "sparse graph.*active"),
-        ({"bits": 8}, ConfigError, "bits 8"),
-        ({"bits": 3}, BadParameter, "3-bit lanes are too narrow"),
-        ({"bits": 64}, BadParameter, "bits is 64"),
-        ({"delta": 1 / 60}, BadParameter, "below 1/60 for 60 units"),
-        ({"delta": 1e-40}, ConfigError, "used up"),
-        ({"minimum_survivors": 40, "uncounted_shares": 40}, ConfigError, "leaves no noise"),
-        ({"minimum_survivors": 61}, BadParameter, "minimum_survivors is 61"),
-        ({"uncounted_shares": 0}, ConfigError, "uncounted_shares 0"),
-        ({"uncounted_shares": 2}, ConfigError, "3 corrupt clients know"),
-        ({"client_sampling_rate": 0.0}, BadParameter, "rate"),
-        ({"sampling_rate": 0.5}, ConfigError, "sampling_rate 0.5"),
-        ({"examples": 1000}, ConfigError, "examples 1000"),
-        ({"max_batch": 5}, ConfigError, "max_batch 5"),
-        ({"unit": "record"}, ConfigError, "unknown unit 'record'"),
-        ({"epsilon": 0.0}, BadParameter, "epsilon"),
-        ({"rounds": 0}, ConfigError, "rounds 0"),
-        ({"clip": math.nan}, BadParameter, "clip"),
-        ({"entries": 0}, BadParameter, "entries"),
+        ({"clients": 500, "active": True}, InputError, "sparse graph.*active"),
+        ({"bits": 8}, InputError, "bits 8"),
+        ({"bits": 3}, dp.InputError, "3-bit lanes are too narrow"),
+        ({"bits": 64}, dp.InputError, "bits is 64"),
+        ({"delta": 1 / 60}, dp.InputError, "below 1/60 for 60 units"),
+        ({"delta": 1e-40}, InputError, "used up"),
+        ({"minimum_survivors": 40, "uncounted_shares": 40}, InputError, "leaves no noise"),
+        ({"minimum_survivors": 61}, dp.InputError, "minimum_survivors is 61"),
+        ({"uncounted_shares": 0}, InputError, "uncounted_shares 0"),
+        ({"uncounted_shares": 2}, InputError, "3 corrupt clients know"),
+        ({"client_sampling_rate": 0.0}, dp.InputError, "rate"),
+        ({"sampling_rate": 0.5}, InputError, "sampling_rate 0.5"),
+        ({"examples": 1000}, InputError, "examples 1000"),
+        ({"max_batch": 5}, InputError, "max_batch 5"),
+        ({"unit": "record"}, InputError, "unknown unit 'record'"),
+        ({"epsilon": 0.0}, dp.InputError, "epsilon"),
+        ({"rounds": 0}, InputError, "rounds 0"),
+        ({"clip": math.nan}, dp.InputError, "clip"),
+        ({"entries": 0}, dp.InputError, "entries"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_by_name(
@@ -207,7 +208,7 @@ def test_what_cannot_be_kept_is_refused_by_name(
     ],
 )
 def test_what_examples_cannot_have_is_refused_by_name(changed: dict[str, Any], words: str) -> None:
-    with pytest.raises((ConfigError, BadParameter), match=words):
+    with pytest.raises((InputError, dp.InputError), match=words):
         advise(**EXAMPLES | changed)
 
 

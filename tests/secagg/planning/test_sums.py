@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import protocols
 from protocols.bonawitz import Agreement
-from protocols.errors import ParameterError
-from secagg.errors import ConfigError, RangeError
+from secagg.errors import InputError
 from secagg.planning import Advice, SumWishes, noise, plan_sum, sums
 from secagg.planning.sums import COMPLETE_BELOW
 from secagg.rounds.in_memory import run_bonawitz
@@ -153,7 +153,7 @@ def test_a_complete_graphs_threshold_is_one_that_its_clients_accept(
         advice = plan(
             clients=clients, corrupt_fraction=Fraction(corrupt, 100), dropout=0, active=active
         )
-    except ParameterError:
+    except protocols.InputError:
         assume(condition=False)
     corrupted = corrupt * clients // 100
     assert advice.graph == "complete"
@@ -181,7 +181,7 @@ def test_both_probabilities_keep_the_promise_in_exact_arithmetic(
             entries=1,
             complete_below=0,
         )
-    except ParameterError:
+    except protocols.InputError:
         assume(condition=False)
     assert 0 <= advice.p_insecure <= 2**-40
     assert 0 <= advice.p_failure <= 2**-20
@@ -236,23 +236,23 @@ def test_a_clip_scales_the_step_alone() -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
-        ({"lanes": 3}, RangeError, "does not fit a 21-bit lane"),
-        ({"lanes": 9}, ConfigError, "lanes 9"),
-        ({"rounds": 0}, ConfigError, "rounds 0"),
-        ({"rounds": 1.5}, ConfigError, "rounds 1.5"),
-        ({"rounds": True}, ConfigError, "rounds True"),
-        ({"entries": 0}, ConfigError, "0 entries"),
-        ({"clip": float("nan")}, ConfigError, "clip nan"),
-        ({"clients": 1}, ParameterError, "at least 2"),
-        ({"corrupt_fraction": "0.5", "dropout": "0.45"}, ParameterError, "no graph is safe"),
+        ({"lanes": 3}, InputError, "does not fit a 21-bit lane"),
+        ({"lanes": 9}, InputError, "lanes 9"),
+        ({"rounds": 0}, InputError, "rounds 0"),
+        ({"rounds": 1.5}, InputError, "rounds 1.5"),
+        ({"rounds": True}, InputError, "rounds True"),
+        ({"entries": 0}, InputError, "0 entries"),
+        ({"clip": float("nan")}, InputError, "clip nan"),
+        ({"clients": 1}, protocols.InputError, "at least 2"),
+        ({"corrupt_fraction": "0.5", "dropout": "0.45"}, protocols.InputError, "no graph is safe"),
         (
             {"corrupt_fraction": "0.3", "dropout": "0.4", "active": True},
-            ParameterError,
+            protocols.InputError,
             "no graph is safe",
         ),
-        ({"corrupt_fraction": "most"}, ParameterError, "not a fraction"),
-        ({"dropout": 1}, ParameterError, "outside"),
-        ({"dropout": float("nan")}, ParameterError, "not a fraction"),
+        ({"corrupt_fraction": "most"}, protocols.InputError, "not a fraction"),
+        ({"dropout": 1}, protocols.InputError, "outside"),
+        ({"dropout": float("nan")}, protocols.InputError, "not a fraction"),
     ],
 )
 def test_what_cannot_be_is_a_typed_error(

@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import protocols
 from dp.ledger.description import SystemDescription
 from protocols.bonawitz import Rates
 from protocols.ckks import Agreement, Model, plan_parameters
 from protocols.ckks.keys import CollectiveKey
 from protocols.entropy import system
-from protocols.errors import LocalProtocolError, ParameterError, TooFewSurvivors
+from protocols.errors import LocalProtocolError, TooFewSurvivors
 from protocols.wire import SESSION_SIZE
 from secagg import (
     Ckks,
@@ -327,7 +328,7 @@ def test_a_client_with_a_wrong_vector_sends_no_frame(
 @both
 def test_a_precision_that_no_parameters_have_is_refused(protocol: str) -> None:
     layout = Layout(segments=(Segment(name="x", entries=2, codec=FixedPoint(clip=1.0)),), clients=2)
-    with pytest.raises(ParameterError, match="no parameters reach"):
+    with pytest.raises(protocols.InputError, match="no parameters reach"):
         under(protocol, precision=2.0**-60).params(layout, 2)
 
 

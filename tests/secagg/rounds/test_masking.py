@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from protocols.errors import LocalProtocolError, ParameterError
+import protocols
+from protocols.errors import LocalProtocolError
 from protocols.primitives.prg import CHUNK_WORDS, MAX_WORDS, Mask, Masks, Suite
 from protocols.secrets import Secret
-from secagg.errors import ConfigError, InputError
+from secagg.errors import InputError
 from secagg.rounds import masking
 from secagg.rounds.masking import Expand, Job, WorkerError, over, serial, threads
 
@@ -143,13 +144,13 @@ def test_a_number_of_threads_that_is_none_is_refused(
     said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(masking.THREADS, said)
-    with pytest.raises(ConfigError, match="SECAGG_THREADS"):
+    with pytest.raises(InputError, match="SECAGG_THREADS"):
         masking.expand(words_of(8), masks_of(1), AES)
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.0, True])
 def test_so_many_threads_are_none(count: Any) -> None:
-    with pytest.raises(ConfigError, match="threads"):
+    with pytest.raises(InputError, match="threads"):
         threads(count)
 
 
@@ -238,7 +239,7 @@ def test_a_seed_of_another_size_is_refused_as_by_serial() -> None:
     words = words_of(LONG)
     bad = [*masks_of(2), Mask(seed=Secret(bytes(31)), label=b"")]
     for expand in (serial, threads(2), over(Elsewhere(), parts=2)):
-        with pytest.raises(ParameterError, match="seed has 31 bytes"):
+        with pytest.raises(protocols.InputError, match="seed has 31 bytes"):
             expand(words, bad, AES)
     assert np.array_equal(words, words_of(LONG))
 

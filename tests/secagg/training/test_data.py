@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg.errors import ConfigError, InputError
+from secagg.errors import InputError
 from secagg.training.data import (
     DATASETS,
     FASHION,
@@ -121,12 +121,12 @@ def test_a_small_alpha_gives_clients_of_few_classes() -> None:
     "partition", ["", "IID", "dirichlet:0", "dirichlet:x", "dirichlet:nan", "a:1"]
 )
 def test_an_unknown_split_is_refused(partition: str) -> None:
-    with pytest.raises(ConfigError, match="partition"):
+    with pytest.raises(InputError, match="partition"):
         federate("digits", clients=2, partition=partition, seed=0)
 
 
 def test_more_clients_than_examples_are_refused() -> None:
-    with pytest.raises(ConfigError, match="719 clients"):
+    with pytest.raises(InputError, match="719 clients"):
         federate("digits", clients=719, partition="iid", seed=0)
 
 
@@ -232,7 +232,7 @@ def test_data_that_nobody_fetched_says_how_to_fetch_it(
 ) -> None:
     monkeypatch.delenv(FOLDER, raising=False)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="run `make data`") as refusal:
+    with pytest.raises(InputError, match="run `make data`") as refusal:
         federate("fashion-mnist", clients=2, partition="iid", seed=0)
     assert "\n" not in str(refusal.value)
 

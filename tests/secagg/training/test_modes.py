@@ -13,11 +13,12 @@ from opacus.optimizers import DPOptimizer
 from scipy import stats
 from torch.nn import functional
 
+import dp
 import dp.sgd
-from dp.errors import BadParameter, CalibrationError
+from dp.errors import CalibrationError
 from dp.ledger.ledger import Ledger, State
 from dp.noise import mechanisms, sampling
-from secagg.errors import ConfigError, InputError
+from secagg.errors import InputError
 from secagg.rounds.in_memory import run_bonawitz
 from secagg.stage import Stage
 from secagg.training import loop as training
@@ -326,7 +327,7 @@ def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(mode_name
     integers = chosen.mechanism.encode(np.zeros(chosen._entries), seed=SEED)
     with pytest.raises(InputError, match="weight 2"):
         chosen.layout.encode({"update": integers}, weight=2)
-    with pytest.raises(ConfigError, match="scale the noise too"):
+    with pytest.raises(InputError, match="scale the noise too"):
         Segment(name="update", entries=3, codec=segment.codec, weighted=True)
 
 
@@ -425,7 +426,7 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
 ) -> None:
     config = TrainingConfig(**PLAN | {"minimum_survivors": 5}, **noise_and_unit(mode_name))
     run = training.Training.start(config, tmp_path / "run")
-    with pytest.raises(BadParameter, match="survivors is 4"):
+    with pytest.raises(dp.InputError, match="survivors is 4"):
         run._mode.event(4)
     seen = []
 
@@ -462,7 +463,7 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
 def test_settings_that_cannot_be_kept_are_refused_by_name_before_there_is_a_run(
     mode_name: str, changed: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
-    with pytest.raises((ConfigError, BadParameter), match=words) as caught:
+    with pytest.raises((InputError, dp.InputError), match=words) as caught:
         training.Training.start(
             TrainingConfig(**noise_and_unit(mode_name), **changed), tmp_path / "run"
         )

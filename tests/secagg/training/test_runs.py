@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg.errors import ConfigError, RunError
+from secagg.errors import InputError, RunError
 from secagg.files import LOCK, write_atomically
 from secagg.training import runs
 from secagg.training.runs import RunFolder
@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_no_half_made_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, [1], {"a": 1}, b"x", "\ud800"])
 def test_a_setting_that_a_config_cannot_hold_is_refused(tmp_path: Path, value: object) -> None:
-    with pytest.raises(ConfigError, match="'clip'") as caught:
+    with pytest.raises(InputError, match="'clip'") as caught:
         RunFolder.create(tmp_path / "run", {"clip": value})  # type: ignore[dict-item] - the claim
     assert_one_line(caught.value)
     assert names(tmp_path) == set()
