@@ -22,9 +22,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _settings(command: F) -> F:
-    """One option a field of ``TrainingConfig``."""
+    """One option a field of ``TrainingConfig`` that a command line can hold."""
     kinds = TrainingConfig.kinds()
-    for item in reversed(fields(TrainingConfig)):
+    for item in reversed([each for each in fields(TrainingConfig) if "help" in each.metadata]):
         option = click.option(
             f"--{item.name.replace('_', '-')}",
             item.name,
