@@ -7,6 +7,9 @@
 import secagg._siblings  # noqa: F401  # first: a stranger's dp or protocols is not to be imported
 # isort: on
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 import dp
 import protocols
 from dp.errors import BudgetExceeded, LedgerError, PrivacyError
@@ -30,6 +33,24 @@ from secagg.stage import Stage
 from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, clip_norm
 from secagg.vectors.vector import flatten, unflatten
+
+if TYPE_CHECKING:
+    from secagg.training.loop import Trainer
+    from secagg.training.runs import load_run
+else:
+    # torch takes seconds to import: these are looked up where they are first used.
+    _HOMES = {
+        "secagg.training.loop": ("Trainer",),
+        "secagg.training.runs": ("load_run",),
+    }
+
+    def __getattr__(name):
+        for home, names in _HOMES.items():
+            if name in names:
+                found = globals()[name] = getattr(import_module(home), name)
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+
 
 __version__ = "0.1.0"
 
@@ -58,11 +79,13 @@ __all__ = [
     "Segment",
     "Stage",
     "TooFewSurvivors",
+    "Trainer",
     "__version__",
     "aggregate",
     "clip_norm",
     "dp",
     "flatten",
+    "load_run",
     "protocols",
     "unflatten",
 ]

@@ -387,7 +387,8 @@ class Distributed(_Shared):
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         gradient = torch.from_numpy(self.mechanism.decode(sums[UPDATE], seed=seed))
         expected = sum(self._clients[client].expected_batch for client in survivors)
-        return -self._rate / expected * gradient
+        moved: Tensor = -self._rate / expected * gradient
+        return moved
 
     def _at(self, noise: float) -> DistributedNoise:
         config = self._config
@@ -439,7 +440,9 @@ class Client(_Shared):
         # The same work before either side of the coin: when a client answers shows nothing.
         if not _coin(self._config.client_sampling_rate) or not math.isfinite(norm):
             update, below = np.zeros(self._entries, np.float32), None
-        integers = self.mechanism.encode(update / np.asarray(clip, update.dtype), seed=seed, indicator=below)
+        integers = self.mechanism.encode(
+            update / np.asarray(clip, update.dtype), seed=seed, indicator=below
+        )
         return {UPDATE: integers}, 1
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:

@@ -8,8 +8,8 @@ Names, defaults and numbers are those of Flower (flwr 1.42), which follows [RCZ+
 | ``SGD`` | ``FedAvgM`` | FedAvg, with ``momentum`` FedAvgM |
 | ``Adagrad``, ``Adam``, ``Yogi`` | ``FedAdagrad``, ``FedAdam``, ``FedYogi`` | algorithm 2 |
 
-As Flower's, ``Adam`` corrects the bias of its moments in the step size, and counts a round more than
-there were. Delta is the mean update, t the round, from 1; moments begin at 0.
+As Flower's, ``Adam`` corrects the bias of its moments in the step size, and counts a round more
+than there were. Delta is the mean update, t the round, from 1; moments begin at 0.
 
 [RCZ+21]: Reddi et al., Adaptive Federated Optimization, arXiv 2003.00295.
 """

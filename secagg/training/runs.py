@@ -1,6 +1,7 @@
 """One run of ``secagg train`` on disk, so that it can be killed at any moment and continued.
 
     config.toml         the settings; ``secagg train --config`` reads it again
+    metrics.csv         the numbers of every round, a line each
     metrics.json        {"schema": 1, "config", "versions", "rounds": [...], "final": {...} or null}
     model.safetensors   tensors after the last round, and that round's record as metadata
     ledger.sqlite       the privacy spent; written by ``dp.ledger.ledger``, never by this module
@@ -11,23 +12,28 @@
 
 Guarantee: a file here is whole or absent, since each is written under a
 temporary name, synced and renamed. A round's tensors and record are one file, so
-they appear together; metrics.json follows it, and is brought up to date by
+they appear together; metrics.json and metrics.csv follow it, the first brought up to date by
 ``RunFolder.open`` if the run died between the two. Any other disagreement is
 ``RunError``. The digest in model.safetensors finds accidents; whoever edits the
 folder on purpose can write a new one.
 """
 
+import csv
 import hashlib
+import io
 import json
 import math
 import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from secagg.errors import InputError, RunError
+from secagg.extras import require
 from secagg.files import (
     LOCK,
     FolderLock,
@@ -42,12 +48,15 @@ if TYPE_CHECKING:
 
 CONFIG = "config.toml"
 METRICS = "metrics.json"
+TABLE = "metrics.csv"
 LEDGER = "ledger.sqlite"
 MODEL = "model.safetensors"
 CURVES = "curves.svg"
 REPORT = "report.html"
 AUDIT = "audit.html"
 AUDIT_JSON = "audit.json"
+
+MOMENTS = "server optimizer: "  # before the name of each of its vectors in MODEL
 
 SCHEMA = 1
 
@@ -58,7 +67,7 @@ _HEADER = "# A run of `secagg train`; --config reads this file again.\n"
 # In the order of removal: without metrics.json nothing can be resumed, so that no run goes on
 # with the ledger gone; config.toml, which tells that the folder is a run, goes last.
 _FILES = (
-    *(METRICS, MODEL, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f"{LEDGER}-journal"),
+    *(METRICS, TABLE, MODEL, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f"{LEDGER}-journal"),
     *(CURVES, REPORT, AUDIT, AUDIT_JSON, CONFIG),
 )
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, "Keys"
@@ -161,8 +170,12 @@ class RunFolder:
         result: RoundRecord = json.loads(self._encode(self._rounds, self._final))
         return result
 
-    def load(self) -> tuple[list[RoundRecord], dict[str, "torch.Tensor"]]:
+    def load(
+        self, *, repair: bool = True
+    ) -> tuple[list[RoundRecord], dict[str, "torch.Tensor"]]:
         """The records of all finished rounds, and the tensors after the last of them.
+
+        With ``repair`` the folder is brought up to date; without it nothing is written.
 
         | on disk                                   | then                              |
         |-------------------------------------------|-----------------------------------|
@@ -200,8 +213,9 @@ class RunFolder:
                 f"{self.ledger} is missing, so what was spent is unknown; "
                 "start again with --overwrite"
             )
-        if behind:
+        if behind and repair:
             write_atomically(self.path / METRICS, self._encode(rounds, None))
+            write_atomically(self.path / TABLE, _to_csv(rounds))
         self._rounds, self._final, self._versions = rounds, final, metrics["versions"]
         return self.metrics["rounds"], tensors
 
@@ -235,6 +249,7 @@ class RunFolder:
         # From here on the round is on disk: a second attempt would be refused by ``load`` too.
         self._rounds = rounds
         write_atomically(self.path / METRICS, metrics)
+        write_atomically(self.path / TABLE, _to_csv(rounds))
 
     def finish(self, final: Mapping[str, Any]) -> None:
         """Write the final record into metrics.json; finishing again replaces it.
@@ -275,6 +290,55 @@ class RunFolder:
                 "or start again with --overwrite"
             )
         return metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as its folder holds it.
+
+    Attributes:
+      settings: those that were set or filled in.
+      records: of the finished rounds, in order.
+      final: the last record; None while the run is not finished.
+      state_dict: the tensors of the model, for ``load_state_dict``; empty before the first round.
+      ledger: the file of what was spent; None without privacy.
+    """
+
+    settings: Mapping[str, Setting]
+    records: tuple[RoundRecord, ...] = field(repr=False)
+    final: RoundRecord | None
+    state_dict: Mapping[str, "torch.Tensor"] = field(repr=False)
+    ledger: Path | None
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run of ``secagg train`` or of a ``Trainer``. Nothing is written, nobody locked out.
+
+    Raises:
+      MissingExtraError: torch or safetensors is not installed.
+      RunError: there is no run, or it is corrupt; the message names the file.
+    """
+    require("load_run", "torch", "safetensors", extra="train")
+    path = Path(folder)
+    run = RunFolder(path, _read_config(path / CONFIG), versions={})
+    records, tensors = run.load(repair=False)
+    return Run(
+        settings=MappingProxyType(run.config),
+        records=tuple(records),
+        final=run.metrics["final"],
+        state_dict=MappingProxyType(
+            {name: kept for name, kept in tensors.items() if not name.startswith(MOMENTS)}
+        ),
+        ledger=run.ledger if _exists(run.ledger) else None,
+    )
+
+
+def shown(record: Mapping[str, Any]) -> str:
+    """The number of a record that tells best how good the model is; empty without evaluation."""
+    for name in ("metric", "accuracy", "loss"):
+        if (value := record.get(name)) is not None:
+            return f"{name} {value:.3f}"
+    return ""
 
 
 def _make(folder: Path) -> bool:
@@ -369,6 +433,18 @@ def _parse(path: Path, data: bytes | str) -> RoundRecord:
     if not isinstance(value, dict):
         raise _corrupt(path, "not an object")
     return value
+
+
+def _to_csv(rounds: list[RoundRecord]) -> bytes:
+    """What every record holds beside tables, one column a name; empty where it is not known."""
+    names = dict.fromkeys(
+        name for record in rounds for name, value in record.items() if not isinstance(value, dict)
+    )
+    file = io.StringIO()
+    table = csv.DictWriter(file, list(names), extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rounds)
+    return file.getvalue().encode()
 
 
 def _to_toml(config: Mapping[str, Setting]) -> str:

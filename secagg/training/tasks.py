@@ -161,16 +161,20 @@ def per_example(loss: Loss | nn.Module) -> Loss:
     with weights of classes is no mean of examples: the weights then stay, the division goes.
     """
     if not callable(loss):
-        raise InputError(f"loss is a {type(loss).__name__}, must be a function of output and target")
+        raise InputError(
+            f"loss is a {type(loss).__name__}, must be a function of output and target"
+        )
+    single: Callable[..., Any] = loss
     if isinstance(loss, nn.Module):
-        loss = copy.deepcopy(loss)
-        if hasattr(loss, "reduction"):
-            loss.reduction = "none"
+        module: Any = copy.deepcopy(loss)
+        if hasattr(module, "reduction"):
+            module.reduction = "none"
+        single = module
     elif "reduction" in _parameters(loss):
-        loss = functools.partial(loss, reduction="none")
+        single = functools.partial(single, reduction="none")
 
     def losses(outputs: Any, targets: Tensor) -> Tensor:
-        found: Tensor = loss(outputs, targets)
+        found: Tensor = single(outputs, targets)
         return found.flatten(1).mean(1) if found.ndim > 1 else found
 
     return losses
@@ -257,7 +261,7 @@ def check_on_zeros(model: nn.Module, data: Examples, loss: Loss) -> None:
         ) from error
 
 
-def load_factory(setting: str, name: str) -> Any:
+def load_factory(setting: str, name: str, *arguments: object) -> Any:
     """What ``module:factory`` gives when it is called; found from the current folder too.
 
     Raises:
@@ -268,7 +272,7 @@ def load_factory(setting: str, name: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return getattr(importlib.import_module(module), factory)()
+        return getattr(importlib.import_module(module), factory)(*arguments)
     except Exception as error:
         told = f"{error}".splitlines() or [""]
         raise InputError(
