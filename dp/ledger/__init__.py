@@ -1,7 +1,8 @@
 """The books: what every subject has spent, on disk before a byte leaves.
 
 ``Ledger`` is the file, ``books`` its vocabulary, ``records`` the chain on disk, ``rules`` what
-composition of charges a budget admits.
+composition of charges a budget admits, ``opacus_accountant`` a ledger in the place of an accountant
+of Opacus.
 """
 
 from dp.ledger.books import (
@@ -16,6 +17,7 @@ from dp.ledger.books import (
 )
 from dp.ledger.description import SystemDescription
 from dp.ledger.ledger import FIXED_PLAN, Ledger
+from dp.ledger.opacus_accountant import LedgerAccountant
 from dp.ledger.records import Book, Charge, Entry, Head
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "HeadSigner",
     "Key",
     "Ledger",
+    "LedgerAccountant",
     "LedgerOwner",
     "Protection",
     "Reservation",

@@ -338,7 +338,8 @@ def _course(run: _Run) -> Markup:
 def _quality(run: _Run) -> tuple[str, list[float | None], Callable[[float], str], float]:
     """What the model is measured by: name, values, how one is shown, and the top of its axis."""
     for name in ("accuracy", "metric", "loss"):
-        known = [value for value in (values := run.values(name)) if value is not None]
+        values = run.values(name)
+        known = [value for value in values if value is not None]
         if known and name != "accuracy":
             return name.capitalize(), values, short, max(*known, 1e-9)
         if known:
@@ -473,7 +474,9 @@ def _settings(run: _Run) -> Markup:
         tag("h2", "Settings"),
         tag("p", "The model and the data came from a program, which can run it again.")
         if run.config.get("data") == OWN
-        else tag("p", "The same run again: ", tag("code", "secagg train --config config.toml"), "."),
+        else tag(
+            "p", "The same run again: ", tag("code", "secagg train --config config.toml"), "."
+        ),
         parts.table(("Meaning", "Setting", "Value"), rows, "settings"),
     )
 

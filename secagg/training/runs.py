@@ -170,9 +170,7 @@ class RunFolder:
         result: RoundRecord = json.loads(self._encode(self._rounds, self._final))
         return result
 
-    def load(
-        self, *, repair: bool = True
-    ) -> tuple[list[RoundRecord], dict[str, "torch.Tensor"]]:
+    def load(self, *, repair: bool = True) -> tuple[list[RoundRecord], dict[str, "torch.Tensor"]]:
         """The records of all finished rounds, and the tensors after the last of them.
 
         With ``repair`` the folder is brought up to date; without it nothing is written.
