@@ -223,12 +223,12 @@ class Trainer:
             raise RunError(f"the run in {out} is one of `secagg train`; resume it with that")
         if len(clients) != config.clients:
             raise InputError(f"the run in {out} has {config.clients} clients, not {len(clients)}")
+        if (said := _described(task, config.rounds)) != config.trainer:
+            raise InputError(f"the run in {out} was given {config.trainer}, not {said}")
         if learning_rate is not None and max(_rates(learning_rate, config.rounds)) != (
             config.learning_rate
         ):
             raise InputError(f"the run in {out} has learning_rate {config.learning_rate}")
-        if (said := _described(task, config.rounds)) != config.trainer:
-            raise InputError(f"the run in {out} was given {config.trainer}, not {said}")
         return _Resumed(folder, config, task, callbacks)
 
     def _begin(

@@ -231,7 +231,7 @@ def test_every_form_of_data_is_the_same_examples_read_once() -> None:
         ({"rounds": 2.5}, "rounds 2.5"),
         ({"rounds": True}, "rounds True"),
         ({"learning_rate": 0}, "above 0 in every round"),
-        ({"learning_rate": lambda number: 1 - number}, "above 0 in every round"),
+        ({"learning_rate": lambda number: 2 - number}, "above 0 in every round"),
         ({"learning_rate": math.nan}, "learning rate of round 1 is nan"),
         ({"batch_size": 2, "sampling_rate": 0.5}, "say the same"),
         ({"local_epochs": 2, "local_steps": 2}, "say the same"),
@@ -364,6 +364,7 @@ def test_without_a_metric_the_loss_is_the_target(tmp_path: Path) -> None:
         evaluation=clients[0],
         rounds=50,
         learning_rate=0.2,
+        clip=10.0,
         stop_at=0.5,
     )
     records = list(run)
