@@ -44,18 +44,15 @@ class LedgerAccountant:
 
     def get_epsilon(self, delta: float, *_: Any, **__: Any) -> float:
         """Epsilon of all steps at ``delta``, by RDP; the accountant's own settings are fixed."""
-        return epsilon_rdp(list(self._spent().items()), delta)
+        return epsilon_rdp([(event, steps) for event, _, steps in self._spent()], delta)
 
     @property
     def history(self) -> list[tuple[float, float, int]]:
         """Opacus' record: (noise multiplier, sample rate, steps)."""
-        return [
-            (event.noise_multiplier, event.sampling.rate, steps)
-            for event, steps in self._spent().items()
-        ]
+        return [(event.noise_multiplier, rate, steps) for event, rate, steps in self._spent()]
 
     def __len__(self) -> int:
-        return sum(self._spent().values())
+        return sum(steps for _, _, steps in self._spent())
 
     @classmethod
     def mechanism(cls) -> str:
@@ -92,12 +89,12 @@ class LedgerAccountant:
                 "charge them, or open the ledger that they are in"
             )
 
-    def _spent(self) -> dict[GaussianEvent, int]:
-        found: dict[GaussianEvent, int] = {}
+    def _spent(self) -> list[tuple[GaussianEvent, float, int]]:
+        """Every kind of step that was charged: its event, its rate, how many."""
+        found = []
         for event, steps in self._ledger.spent(self._subject).items():
-            if not (
-                isinstance(event, GaussianEvent) and isinstance(event.sampling, PoissonSampling)
-            ):
+            sampling = event.sampling
+            if not isinstance(event, GaussianEvent) or not isinstance(sampling, PoissonSampling):
                 raise InputError(f"{self._subject!r} was charged for something else than DP-SGD")
-            found[event] = steps
+            found.append((event, sampling.rate, steps))
         return found

@@ -483,7 +483,7 @@ class Trainer:
         public = digest(
             layout.to_bytes(),
             start.cpu().numpy().tobytes(),
-            *(buffer.cpu().numpy().tobytes() for buffer in self.model.buffers()),
+            *map(_raw, self.model.buffers()),
             seed,
             json.dumps([config.as_dict(), self._mode.state], sort_keys=True).encode(),
         )
@@ -565,6 +565,12 @@ def resume(out: Path, *, expect: Mapping[str, Any] | None = None) -> Trainer:
             )
     config = TrainingConfig.parse(folder.config)
     return _Resumed(folder, config, _task(config))
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    """The bytes of a tensor of any type."""
+    flat = tensor.detach().cpu().reshape(-1)
+    return flat.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _rates(learning_rate: Rate, rounds: int) -> list[float]:

@@ -61,7 +61,7 @@ from dp.noise.sampling import coins
 from dp.sgd import ClippedSums, LocalDpSgd
 from secagg.errors import InputError
 from secagg.planning.noise import calibrate_shared_noise
-from secagg.rounds.ckks import CKKS, FLOODING
+from secagg.rounds.ckks import CKKS, FLOODING, PRECISION
 from secagg.rounds.parties import Words
 from secagg.training.data import ROW_NORM, Examples, Federation
 from secagg.training.description import statement
@@ -178,6 +178,11 @@ class Plain(Mode):
         clip = config.clip if self._own else _largest_entry(config, ROW_NORM)
         codec = FixedPoint(clip=clip, bits=config.bits)
         most, buffers = max(self._weights), sum(b.numel() for b in _buffers(model).values())
+        if buffers and config.protocol in CKKS:
+            raise InputError(
+                f"the model has buffers in floats, whose range is too wide for the precision of "
+                f"{config.protocol}; take another protocol, or a model without running statistics"
+            )
         segments = [
             Segment(name=UPDATE, entries=self._entries, codec=codec, weighted=True),
             Segment(name=WEIGHT, entries=1, codec=Count(maximum=most)),
@@ -213,7 +218,9 @@ class Plain(Mode):
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         weight = int(sums[WEIGHT][0])
         if self._own:
-            self.clipped = int(sums[CLIPPED][0]) / (self._all_entries * len(survivors))
+            share = float(sums[CLIPPED][0]) / (self._all_entries * len(survivors))
+            approximate = self._config.protocol in CKKS  # where a count of 0 may come out as more
+            self.clipped = 0.0 if approximate and share < 8 * PRECISION else share
         if BUFFERS in sums:
             _move_buffers(self._model, sums[BUFFERS] / weight)
         return torch.from_numpy(sums[UPDATE] / weight)

@@ -114,6 +114,15 @@ def test_the_model_that_was_handed_in_stays_as_it_is(tmp_path: Path) -> None:
     assert_same(model, linear(), atol=0)
 
 
+def test_under_ckks_it_is_too_up_to_its_precision(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run", protocol=secagg.Ckks())
+    assert [record["clipped"] for record in run] == [0.0, 0.0]
+    by_hand = descend(linear(), [0.5, 0.5], SIZES, functional.cross_entropy)
+    assert_same(run.model, by_hand, atol=2e-3)
+    with pytest.raises(InputError, match="too wide for the precision of threshold-ckks"):
+        trainer(tmp_path / "normed", model=normed(), protocol=secagg.Ckks())
+
+
 def mean_by_hand(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, targets)
 
