@@ -257,6 +257,7 @@ class RunFolder:
         """
         record = _plain(final, "the final record")
         write_atomically(self.path / METRICS, self._encode(self._rounds, record))
+        write_atomically(self.path / TABLE, _to_csv(self._rounds))  # a kill may have left it behind
         self._final = record
 
     def _encode(self, rounds: list[RoundRecord], final: RoundRecord | None) -> bytes:

@@ -421,10 +421,19 @@ def test_a_full_disk_in_the_middle_of_save_keeps_the_round_before(tmp_path: Path
     run = folder_with(tmp_path, 1)
     with disk_of(50), pytest.raises(RunError, match=r"model\.safetensors"):
         run.save(2, tensors(2), record(2))
-    assert names(tmp_path) == {"config.toml", "metrics.json", "model.safetensors"}
+    assert names(tmp_path) == {"config.toml", "metrics.csv", "metrics.json", "model.safetensors"}
     assert_state(RunFolder.open(tmp_path), 1)
     run.save(2, tensors(2), record(2))
     assert_state(RunFolder.open(tmp_path), 2)
+
+
+def test_a_table_that_a_kill_left_behind_is_whole_when_the_run_is_finished(tmp_path: Path) -> None:
+    run = folder_with(tmp_path, 2)
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    assert len(whole.splitlines()) == 3
+    (tmp_path / "metrics.csv").write_bytes(whole.splitlines(keepends=True)[0])
+    run.finish({})
+    assert (tmp_path / "metrics.csv").read_bytes() == whole
 
 
 # Corrupt
