@@ -30,22 +30,21 @@ except ModuleNotFoundError as error:
 
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
-from protocols.primitives.shamir import majority
 from protocols.wire import digest
 from secagg.audit.page import page
 from secagg.audit.report import audit
 from secagg.errors import InputError, RunError
 from secagg.files import write_atomically
-from secagg.rounds.aggregation import Bonawitz, Ckks, Plain, Protocol, run_protocol
+from secagg.rounds.aggregation import Bonawitz, Ckks, Protocol, run_protocol
 from secagg.rounds.attendance import StageCost
-from secagg.rounds.ckks import FLOODING, MODELS, require
+from secagg.rounds.ckks import require
 from secagg.rounds.in_memory import Outcome
 from secagg.stage import UNSIGNED, Stage
 from secagg.training.books import Books, head_of
 from secagg.training.callbacks import Callback
 from secagg.training.data import Federation, federate, simulated_dropouts
 from secagg.training.modes import Mode, check_loss, mode
-from secagg.training.optimizers import Moments, Rate, ServerOptimizer, describe_rate, rate_at
+from secagg.training.optimizers import Moments, Rate, ServerOptimizer, rate_at
 from secagg.training.report import curves, report
 from secagg.training.runs import (
     AUDIT,
@@ -64,10 +63,16 @@ from secagg.training.tasks import (
     Loss,
     Metric,
     Task,
+    batch_settings,
+    check_accounted,
     cross_entropy,
+    described,
+    filled_protocol,
     load_factory,
     measure,
     own_task,
+    protocol_settings,
+    rates_of,
 )
 from secagg.vectors.vector import flatten, unflatten
 
@@ -158,7 +163,7 @@ class Trainer:
         for name, hint in _NOT_HERE.items():
             if name in settings:
                 raise InputError(f"setting {name} is not taken here; {hint}")
-        rates = _rates(learning_rate, rounds)
+        rates = rates_of(learning_rate, rounds)
         task = own_task(
             model,
             clients,
@@ -170,14 +175,14 @@ class Trainer:
             learning_rate=learning_rate,
             stop_at=stop_at,
         )
-        batches = _batches(task.federation, batch_size, local_epochs, settings)
+        batches = batch_settings(task.federation, batch_size, local_epochs, settings)
         config = TrainingConfig.parse(
             {"dropout": 0.0}
             | settings
             | batches
-            | _of_protocol(protocol, len(clients))
+            | protocol_settings(protocol, len(clients))
             | {"data": OWN, "model": OWN, "clients": len(clients), "rounds": rounds}
-            | {"learning_rate": max(rates), "trainer": _described(task, rounds)}
+            | {"learning_rate": max(rates), "trainer": described(task, rounds)}
         )
         self._begin(config, task, Path(out), overwrite=overwrite, callbacks=callbacks)
 
@@ -223,9 +228,9 @@ class Trainer:
             raise RunError(f"the run in {out} is one of `secagg train`; resume it with that")
         if len(clients) != config.clients:
             raise InputError(f"the run in {out} has {config.clients} clients, not {len(clients)}")
-        if (said := _described(task, config.rounds)) != config.trainer:
+        if (said := described(task, config.rounds)) != config.trainer:
             raise InputError(f"the run in {out} was given {config.trainer}, not {said}")
-        if learning_rate is not None and max(_rates(learning_rate, config.rounds)) != (
+        if learning_rate is not None and max(rates_of(learning_rate, config.rounds)) != (
             config.learning_rate
         ):
             raise InputError(f"the run in {out} has learning_rate {config.learning_rate}")
@@ -243,7 +248,7 @@ class Trainer:
         require(config.protocol)
         if task.stop_at is not None and not len(task.federation.evaluation):
             raise InputError("stop_at needs evaluation data")
-        _check_accounted(config, task.protocol)
+        check_accounted(config, task.protocol)
         config = replace(config)  # a copy, whatever its maker does with it
         chosen = mode(config, task.federation, task.model, loss=task.loss)  # or refuses
         folder = RunFolder.create(out, config.as_dict(), versions=_versions(), overwrite=overwrite)
@@ -287,7 +292,7 @@ class Trainer:
         self._folder, self._task, self._federation = folder, task, task.federation
         self._mode, self._callbacks = chosen, tuple(callbacks)
         self._moments: Moments = moments
-        self._protocol = _protocol(config, task.protocol)
+        self._protocol = filled_protocol(config, task.protocol)
         self._books = None if chosen.event() is None else Books(config, chosen, folder, records)
         self._stopped = bool(records) and self._reached(records[-1])
 
@@ -571,103 +576,6 @@ def _raw(tensor: torch.Tensor) -> bytes:
     """The bytes of a tensor of any type."""
     flat = tensor.detach().cpu().reshape(-1)
     return flat.contiguous().view(torch.uint8).numpy().tobytes()
-
-
-def _rates(learning_rate: Rate, rounds: int) -> list[float]:
-    """The step size of every round, each above 0."""
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= 100_000:
-        raise InputError(f"rounds {rounds!r} is not an int from 1 to 100000")
-    last = rounds if callable(learning_rate) else 1
-    rates = [rate_at(learning_rate, number) for number in range(1, last + 1)]
-    if min(rates) <= 0:
-        raise InputError("learning_rate must be above 0 in every round")
-    return rates
-
-
-def _batches(
-    data: Federation,
-    batch_size: float | None,
-    local_epochs: float | None,
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The settings that a size of batches and a number of passes stand for."""
-    found: dict[str, Any] = {}
-    if batch_size is not None:
-        if "sampling_rate" in settings:
-            raise InputError("batch_size and sampling_rate say the same; give one")
-        examples = sum(map(len, data.clients))
-        found["sampling_rate"] = min(1.0, batch_size * len(data.clients) / max(examples, 1))
-    if local_epochs is not None:
-        if "local_steps" in settings:
-            raise InputError("local_epochs and local_steps say the same; give one")
-        rate = found.get("sampling_rate", settings.get("sampling_rate", 1.0))
-        if not (local_epochs > 0 and rate > 0):
-            raise InputError(f"local_epochs {local_epochs} and the sampling rate must be above 0")
-        found["local_steps"] = max(1, round(local_epochs / rate))
-    return found
-
-
-def _of_protocol(protocol: Protocol, clients: int) -> dict[str, Any]:
-    """The settings that a protocol holds."""
-    if not isinstance(protocol, Protocol):
-        raise InputError(f"unknown protocol {protocol!r}; known: Bonawitz(), Ckks(), Plain()")
-    found: dict[str, Any] = {"minimum_survivors": protocol.minimum_survivors}
-    match protocol:
-        case Bonawitz():
-            found |= {"protocol": "bonawitz", "threshold": protocol.threshold}
-            if protocol.active and protocol.threshold is None:
-                found["threshold"] = majority(clients, clients // 3)
-        case Ckks():
-            found["protocol"] = next(n for n, model in MODELS.items() if model is protocol.model)
-        case Plain():
-            found["protocol"] = "plain"
-    return found
-
-
-def _check_accounted(config: TrainingConfig, protocol: Protocol | None) -> None:
-    """Refuse what the price of distributed noise does not count."""
-    if config.noise != "distributed":
-        return
-    if isinstance(protocol, Bonawitz) and protocol.rates is not None:
-        raise InputError(
-            "protocol Bonawitz(rates=...): only the server counts the survivors of a sparse graph; "
-            "with distributed noise leave rates out"
-        )
-    if isinstance(protocol, Ckks) and protocol.flooding != FLOODING:
-        raise InputError(
-            f"protocol Ckks(flooding={protocol.flooding}): distributed noise is priced with "
-            f"{FLOODING}; leave flooding out"
-        )
-
-
-def _protocol(config: TrainingConfig, given: Protocol | None) -> Protocol:
-    """The protocol as handed in, or named, with the settings that were filled in."""
-    minimum = config.minimum_survivors
-    if given is not None:
-        if isinstance(given, Bonawitz) and given.rates is None:
-            return replace(given, threshold=config.threshold, minimum_survivors=minimum)
-        return replace(given, minimum_survivors=minimum)
-    match config.protocol:
-        case "bonawitz":
-            return Bonawitz(threshold=config.threshold, minimum_survivors=minimum)
-        case "plain":
-            return Plain(minimum_survivors=minimum)
-        case name:
-            return Ckks(model=MODELS[name], minimum_survivors=minimum)
-
-
-def _described(task: Task, rounds: int) -> str | None:
-    """What the objects of a run say of themselves, so that it is not resumed with others."""
-    said = [] if task.protocol in (None, Bonawitz()) else [repr(task.protocol)]
-    if callable(task.learning_rate):
-        said.append(f"learning rate {describe_rate(task.learning_rate, rounds)}")
-    if task.optimizer is not None:
-        said.append(task.optimizer.describe(rounds))
-    if task.metric is not None:
-        said.append(f"metric {getattr(task.metric, '__name__', type(task.metric).__name__)}")
-    if task.stop_at is not None:
-        said.append(f"stop_at {task.stop_at:g}")
-    return "; ".join(said) or None
 
 
 def _task(config: TrainingConfig) -> Task:

@@ -12,8 +12,8 @@ the setting ``clip``; what is beyond is cut, and counted under the masks. Buffer
 the statistics of BatchNorm, are averaged beside the parameters; integers stay. Under noise nothing
 but parameters travels, and a model with such statistics is refused.
 
-Under the last two a client that fails on its data, or whose update is not finite, brings zeros and
-its share of noise: that it failed would be seen by whoever chose the model.
+Under ``distributed`` and ``client`` a client that fails on its data, or whose update is not finite,
+brings zeros and its share of noise: that it failed would be seen by whoever chose the model.
 
 A mode is asked in the order of a round: ``words`` (or ``reals``) of each client that takes
 part, ``moved`` for what comes of their sum. ``event`` is what a round costs each of them.

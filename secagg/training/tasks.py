@@ -9,8 +9,8 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -25,10 +25,13 @@ except ModuleNotFoundError as error:
     raise missing("secagg.training.tasks", "torch", extra="train") from error
 
 from dp.errors import UnsoundModel
+from protocols.primitives.shamir import majority
 from secagg.errors import InputError
-from secagg.rounds.aggregation import Protocol
+from secagg.rounds.aggregation import Bonawitz, Ckks, Plain, Protocol
+from secagg.rounds.ckks import FLOODING, MODELS
 from secagg.training.data import Examples, Federation
-from secagg.training.optimizers import Rate, ServerOptimizer
+from secagg.training.optimizers import Rate, ServerOptimizer, describe_rate, rate_at
+from secagg.training.settings import TrainingConfig
 from secagg.vectors.vector import flatten
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
@@ -95,6 +98,103 @@ def own_task(
         loss=per_example(loss),
         **more,
     )
+
+
+def rates_of(learning_rate: Rate, rounds: int) -> list[float]:
+    """The step size of every round, each above 0."""
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= 100_000:
+        raise InputError(f"rounds {rounds!r} is not an int from 1 to 100000")
+    last = rounds if callable(learning_rate) else 1
+    rates = [rate_at(learning_rate, number) for number in range(1, last + 1)]
+    if min(rates) <= 0:
+        raise InputError("learning_rate must be above 0 in every round")
+    return rates
+
+
+def batch_settings(
+    data: Federation,
+    batch_size: float | None,
+    local_epochs: float | None,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The settings that a size of batches and a number of passes stand for."""
+    found: dict[str, Any] = {}
+    if batch_size is not None:
+        if "sampling_rate" in settings:
+            raise InputError("batch_size and sampling_rate say the same; give one")
+        examples = sum(map(len, data.clients))
+        found["sampling_rate"] = min(1.0, batch_size * len(data.clients) / max(examples, 1))
+    if local_epochs is not None:
+        if "local_steps" in settings:
+            raise InputError("local_epochs and local_steps say the same; give one")
+        rate = found.get("sampling_rate", settings.get("sampling_rate", 1.0))
+        if not (local_epochs > 0 and rate > 0):
+            raise InputError(f"local_epochs {local_epochs} and the sampling rate must be above 0")
+        found["local_steps"] = max(1, round(local_epochs / rate))
+    return found
+
+
+def protocol_settings(protocol: Protocol, clients: int) -> dict[str, Any]:
+    """The settings that a protocol holds."""
+    if not isinstance(protocol, Protocol):
+        raise InputError(f"unknown protocol {protocol!r}; known: Bonawitz(), Ckks(), Plain()")
+    found: dict[str, Any] = {"minimum_survivors": protocol.minimum_survivors}
+    match protocol:
+        case Bonawitz():
+            found |= {"protocol": "bonawitz", "threshold": protocol.threshold}
+            if protocol.active and protocol.threshold is None:
+                found["threshold"] = majority(clients, clients // 3)
+        case Ckks():
+            found["protocol"] = next(n for n, model in MODELS.items() if model is protocol.model)
+        case Plain():
+            found["protocol"] = "plain"
+    return found
+
+
+def check_accounted(config: TrainingConfig, protocol: Protocol | None) -> None:
+    """Refuse what the price of distributed noise does not count."""
+    if config.noise != "distributed":
+        return
+    if isinstance(protocol, Bonawitz) and protocol.rates is not None:
+        raise InputError(
+            "protocol Bonawitz(rates=...): only the server counts the survivors of a sparse graph; "
+            "with distributed noise leave rates out"
+        )
+    if isinstance(protocol, Ckks) and protocol.flooding != FLOODING:
+        raise InputError(
+            f"protocol Ckks(flooding={protocol.flooding}): distributed noise is priced with "
+            f"{FLOODING}; leave flooding out"
+        )
+
+
+def filled_protocol(config: TrainingConfig, given: Protocol | None) -> Protocol:
+    """The protocol as handed in, or named, with the settings that were filled in."""
+    minimum = config.minimum_survivors
+    if given is not None:
+        if isinstance(given, Bonawitz) and given.rates is None:
+            return replace(given, threshold=config.threshold, minimum_survivors=minimum)
+        return replace(given, minimum_survivors=minimum)
+    match config.protocol:
+        case "bonawitz":
+            return Bonawitz(threshold=config.threshold, minimum_survivors=minimum)
+        case "plain":
+            return Plain(minimum_survivors=minimum)
+        case name:
+            return Ckks(model=MODELS[name], minimum_survivors=minimum)
+
+
+def described(task: Task, rounds: int) -> str | None:
+    """What the objects of a run say of themselves, so that it is not resumed with others."""
+    said = [] if task.protocol in (None, Bonawitz()) else [repr(task.protocol)]
+    if callable(task.learning_rate):
+        said.append(f"learning rate {describe_rate(task.learning_rate, rounds)}")
+    if task.optimizer is not None:
+        said.append(task.optimizer.describe(rounds))
+    if task.metric is not None:
+        said.append(f"metric {getattr(task.metric, '__name__', type(task.metric).__name__)}")
+    if task.stop_at is not None:
+        said.append(f"stop_at {task.stop_at:g}")
+    return "; ".join(said) or None
 
 
 def examples(data: ClientData, whose: str) -> Examples:
