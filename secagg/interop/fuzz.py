@@ -178,7 +178,8 @@ class _Fuzzed:
             for other, read in script.handed.items()
             if other is not stage and client in read
         ]
-        decoded = around.handed(stage, message)
+        roster = bytes.fromhex(script.handed[Stage.SHARE][client])
+        decoded = around.handed(stage, message, roster)
         changed = [
             (name, data)
             for name, data in mutants(decoded, others, around.numbers, dice)

@@ -5,9 +5,11 @@ what stands before a list of n entries is taken from a message that has n.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass, replace
+from inspect import signature
 from itertools import pairwise
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,19 +23,19 @@ from protocols.bonawitz.messages import (
     SealedShares,
     ShareBoxes,
     Signatures,
-    SignedBitmap,
     SignedSurvivors,
     Survivors,
-    bitmap_size,
     frame_sizes,
 )
 from protocols.bonawitz.params import Agreement
+from protocols.errors import InputError
 from protocols.primitives.agree import KEY_SIZE
 from protocols.secrets import Secret
 from protocols.wire import Header, Message, with_checksum, without_checksum
 from secagg.interop.play import Dice
 from secagg.stage import Stage
 
+M = TypeVar("M", bound=Message)
 Mutant: TypeAlias = tuple[str, bytes]  # what was done, and the message
 
 _P: Final = 2**255 - 19
@@ -52,7 +54,7 @@ SIZES: Final = (0, 1, 2**16, 2**32 - 1)  # that a roster may claim, beside those
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """What the readers of a round's messages need to know.
+    """A round, as far as the readers of its messages need to know it.
 
     Attributes:
       come: how many clients advertised.
@@ -63,37 +65,52 @@ class Round:
     come: int
     numbers: Sequence[int]
 
-    @property
-    def _bitmap(self) -> int:
-        params = self.agreement.params
-        return bitmap_size(self.come) if params.plan(self.come).picks else 0
+    def handed(self, stage: Stage, message: bytes, roster: bytes) -> Message:
+        """What a client reads at ``stage``, decoded.
 
-    def handed(self, stage: Stage, message: bytes) -> Message:
-        """What a client reads at ``stage``, decoded."""
-        expect, signed = self.agreement.header, self.agreement.params.active
+        Args:
+          roster: as it was shown to that client.
+        """
         if stage is Stage.SHARE:
-            return Roster.from_bytes(message, expect=expect, signed=signed)
+            return self._read(Roster, message)
         if stage is Stage.MASK:
-            return ShareBoxes.from_bytes(message, expect=expect, bitmap=self._bitmap)
-        if stage is Stage.REVEAL and signed:
-            return Signatures.from_bytes(message, expect=expect)
-        return Survivors.from_bytes(message, expect=expect, bitmap=self._bitmap)
+            return self._read(ShareBoxes, message)
+        if stage is Stage.REVEAL and self.agreement.params.active:
+            return self._read(Signatures, message)
+        shown = self._read(Roster, roster)
+        return self._read(Survivors, message, members=sorted(shown.entries))
 
     def answer(self, stage: Stage, place: int, message: bytes) -> Message:
         """What a client sends at ``stage``, decoded; ``place`` in the frames of its vector."""
-        expect, params = self.agreement.header, self.agreement.params
-        if stage is Stage.ADVERTISE:
-            return Advertise.from_bytes(message, expect=expect, signed=params.active)
-        if stage is Stage.SHARE:
-            return SealedShares.from_bytes(message, expect=expect)
-        if stage is Stage.SIGN:
-            return SignedSurvivors.from_bytes(message, expect=expect)
-        if stage is Stage.REVEAL:
-            return Reveal.from_bytes(message, expect=expect)
-        sizes = frame_sizes(params.words + 1)
+        if stage is not Stage.MASK:
+            return self._read(_ANSWERS[stage], message)
+        sizes = frame_sizes(self.agreement.params.words + 1)
         if place == len(sizes):
-            return Mark.from_bytes(message, expect=expect, bitmap=self._bitmap)
-        return MaskedFrame.from_bytes(message, expect=expect, index=place, count=sizes[place])
+            return self._read(Mark, message)
+        return self._read(MaskedFrame, message, index=place, count=sizes[place])
+
+    def _read(self, kind: type[M], message: bytes, **known: Any) -> M:
+        """Decode ``message``: of all that is known its class is told what its fields depend on."""
+        plan = self.agreement.params.plan(self.come)
+        picks = plan.picks is not None
+        known |= {
+            "signed": self.agreement.params.active,
+            "bitmap": (self.come + 7) // 8 if picks else 0,
+            "size": self.come if picks else 0,
+            "part": plan.degree is not None and not picks,
+            "marked": picks,
+        }
+        asked = signature(kind.read).parameters
+        agreed = {name: value for name, value in known.items() if name in asked}
+        return kind.from_bytes(message, expect=self.agreement.header, **agreed)
+
+
+_ANSWERS: Final[Mapping[Stage, type[Message]]] = {
+    Stage.ADVERTISE: Advertise,
+    Stage.SHARE: SealedShares,
+    Stage.SIGN: SignedSurvivors,
+    Stage.REVEAL: Reveal,
+}
 
 
 def mutants(
@@ -106,7 +123,8 @@ def mutants(
       numbers: to put in the place of clients' numbers.
     """
     for name, changed in _changed(message, numbers, dice):
-        yield name, changed.to_bytes()
+        with suppress(InputError):  # what a class cannot write no message says
+            yield name, changed.to_bytes()
     for part in fields(message):
         if isinstance(table := getattr(message, part.name), Mapping):
             yield from _relisted(message, part.name, table, numbers, dice)
@@ -152,20 +170,20 @@ def _variants(value: object, numbers: Sequence[int], dice: Dice) -> Iterator[tup
             yield "another round", replace(value, round=(value.round + 1) % 2**32)
         case PublicKeys():
             yield from _keys(value, (), dice)
-        case SignedBitmap():
-            for part in ("included", "signature"):
-                for name, other in _octets(getattr(value, part), dice):
-                    yield f"{part} {name}", replace(value, **{part: other})
         case frozenset():
             yield from _sets(value, numbers, dice)
         case dict():
             yield from _tables(value, numbers, dice)
-        case np.ndarray():
+        case np.ndarray():  # of words
             yield "a word less", value[:-1]
             yield "a word more", np.append(value, value[:1])
             flipped = value.copy()
             flipped[dice.below(len(value))] ^= np.uint64(1 << dice.below(64))
             yield "a bit flipped", flipped
+        case object() if is_dataclass(value) and not isinstance(value, type):
+            for part in fields(value):
+                for name, other in _variants(getattr(value, part.name), numbers, dice):
+                    yield f"{part.name} {name}", replace(value, **{part.name: other})
 
 
 def _octets(value: bytes, dice: Dice) -> Iterator[tuple[str, bytes]]:
@@ -192,9 +210,8 @@ def _keys(
             theirs = getattr(dice.one(others), dice.one((part, twin)))
             yield f"{part} of another", replace(value, **{part: theirs})
     yield "exchanged", replace(value, mask=value.seal, seal=value.mask)
-    for name, signature in _octets(value.signature, dice):
-        if len(signature) == len(value.signature):
-            yield f"signature {name}", replace(value, signature=signature)
+    for name, signed in _octets(value.signature, dice):
+        yield f"signature {name}", replace(value, signature=signed)
 
 
 def _sets(

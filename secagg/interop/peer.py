@@ -10,19 +10,8 @@ from enum import StrEnum
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from protocols.bonawitz import (
-    Agreement,
-    CollectKeys,
-    CollectReveals,
-    CollectShares,
-    CollectSignatures,
-    CollectVectors,
-    Params,
-    Rates,
-    Sum,
-)
+from protocols.bonawitz import Agreement, Params, Rates
 from protocols.bonawitz.params import DIGEST_SIZE, VERSION
 from protocols.entropy import Entropy
 from protocols.errors import (
@@ -39,11 +28,11 @@ from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
 from secagg.errors import InputError
 from secagg.rounds.parties import BonawitzClient
+from secagg.rounds.relay import StageRequests, Total, advance, relay_bonawitz
 from secagg.stage import UNSIGNED, Stage
 
 Request: TypeAlias = Mapping[str, Any]
 Answer: TypeAlias = dict[str, Any]
-Words: TypeAlias = NDArray[np.uint64]
 
 PROTOCOL: Final = "secagg interop 1"
 SPEAKS: Final = VERSION.decode()  # the protocol whose messages are compared
@@ -137,7 +126,9 @@ class Peer:
             case "result":
                 server = self._server(fields.text("id"))
                 fields.finish()
-                return _sum(server.result())
+                total = server.result()
+                words = total.values.astype("<u8").tobytes().hex()
+                return {"survivors": list(total.survivors), "words": words}
         raise InputError(f"no request is called {op!r:.40}")
 
     def _party(self, name: str) -> "_Client | _Server":
@@ -199,38 +190,41 @@ class _Server:
     def __init__(self, agreement: Agreement, fields: "_Fields") -> None:
         entropy, identities = fields.octets("entropy"), fields.identities()
         fields.finish()
-        self._entropy = _drawn(entropy)
-        self._stage: (
-            CollectKeys | CollectShares | CollectVectors | CollectSignatures | CollectReveals
-        ) = CollectKeys(agreement, identities)
+        anybody = (0,)  # whom the relay would ask first; whoever sends keys is taken
+        self._relay = relay_bonawitz(
+            agreement, anybody, identities=identities, entropy=_drawn(entropy)
+        )
+        self._stage: StageRequests | None = None
+        self._advance()
+
+    def _advance(self) -> StageRequests | Total:
+        self._stage = None  # what fails to close stays closed
+        found = advance(self._relay)
+        if isinstance(found, StageRequests):
+            self._stage = found
+        return found
+
+    def _open(self) -> StageRequests:
+        if self._stage is None:
+            raise LocalProtocolError("this server is closed")
+        return self._stage
 
     def receive(self, messages: list[bytes]) -> int:
-        if isinstance(self._stage, CollectVectors):
-            return self._stage.receive(messages)
-        if len(messages) != 1:
+        stage = self._open()
+        if len(messages) != 1 and stage.stage is not Stage.MASK:
             raise InputError(f"{len(messages)} messages at once; this stage takes one")
-        return self._stage.receive(messages[0])
+        return stage.receive(messages)
 
-    def close(self) -> dict[int, bytes]:
-        match self._stage:
-            case CollectKeys() as stage:
-                sent, self._stage = stage.close(self._entropy)
-            case CollectVectors() as stage if stage.agreement.params.active:
-                sent, self._stage = stage.close_to_sign()
-            case CollectVectors() as stage:
-                alive = stage.alive
-                message, self._stage = stage.close()
-                sent = dict.fromkeys(alive, message)
-            case CollectShares() | CollectSignatures() as stage:
-                sent, self._stage = stage.close()
-            case CollectReveals():
-                raise LocalProtocolError("the last stage has a result, and no messages")
-        return sent
+    def close(self) -> Mapping[int, bytes]:
+        if self._open().stage is Stage.REVEAL or isinstance(found := self._advance(), Total):
+            raise LocalProtocolError("the last stage has a result, and no messages")
+        return found.requests
 
-    def result(self) -> Sum:
-        if not isinstance(self._stage, CollectReveals):
+    def result(self) -> Total:
+        last = self._open().stage is Stage.REVEAL
+        if not last or isinstance(found := self._advance(), StageRequests):
             raise LocalProtocolError("no result before the last stage")
-        return self._stage.close()
+        return found
 
 
 def _client(agreement: Agreement, fields: "_Fields") -> tuple[_Client, bytes]:
@@ -253,14 +247,6 @@ def _client(agreement: Agreement, fields: "_Fields") -> tuple[_Client, bytes]:
         )
     )
     return client, client.answer(b"")[0]
-
-
-def _sum(found: Sum) -> Answer:
-    return {
-        "survivors": list(found.survivors),
-        "words": found.words.astype("<u8").tobytes().hex(),
-        "liars": list(found.liars),
-    }
 
 
 def _agreement(fields: "_Fields") -> Agreement:
