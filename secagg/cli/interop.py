@@ -42,9 +42,7 @@ def peer() -> None:
     Whatever a line holds, it gets an answer. All keys are those that a request brings: for tests
     alone.
     """
-    # Not click's streams: an answer has to leave at once, and a broken pipe is one error.
-    with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as sink:
-        serve(sys.stdin.buffer, sink)
+    serve(sys.stdin.buffer, sys.stdout.buffer)
 
 
 @interop.command(

@@ -1,10 +1,10 @@
 """Another implementation of the masks' protocol, tested against ours.
 
 ``peer`` answers requests as our clients and servers, ``process`` asks another program the same,
-``play`` plays rounds with both and ``mutants`` changes their messages; ``fuzz`` compares all of it.
+``play`` plays rounds with both, ``mutants`` changes their messages, ``fuzzer`` compares all of it.
 """
 
-from secagg.interop.fuzz import Difference, Report, fuzz
+from secagg.interop.fuzzer import Difference, Report, fuzz
 from secagg.interop.peer import Peer, serve
 from secagg.interop.process import ForeignPeer, PeerError
 

@@ -151,10 +151,7 @@ class Peer:
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Answer the lines of ``source`` on ``sink`` until there are no more.
-
-    ``sink`` has no buffer, so that whoever waits for an answer has it.
-    """
+    """Answer the lines of ``source`` on ``sink`` until there are no more."""
     peer = Peer()
     while line := source.readline(MAX_LINE + 1):
         if len(line) > MAX_LINE:
@@ -163,9 +160,8 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             answer = _refusal(Refusal.REQUEST, f"a line of more than {MAX_LINE} bytes")
         else:
             answer = peer.answer_line(line)
-        left = memoryview(json.dumps(answer).encode() + b"\n")
-        while left:
-            left = left[sink.write(left) :]
+        sink.write(json.dumps(answer).encode() + b"\n")
+        sink.flush()  # whoever asked waits for it
 
 
 class _Client:
