@@ -1,7 +1,8 @@
 """The command line: ``secagg train``, ``plan``, ``epsilon``, ``audit``, ``bench`` and the like.
 
 Errors are one line on stderr. Exit codes: 0 done, 2 bad input or a run that
-cannot go on, 130 interrupted; ``audit`` and ``bench attack`` have more, see their modules.
+cannot go on, 130 interrupted; ``audit``, ``bench`` and ``interop fuzz`` have
+more, see their modules.
 """
 
 import sys

@@ -8,14 +8,14 @@ the same bytes, or to refuse it at the same layer. A round is a function of its 
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from protocols.bonawitz import Agreement
 from protocols.wire import Reader
 from secagg.interop.mutants import Round, mutants
 from secagg.interop.peer import Answer, Answers, Peer, Request
-from secagg.interop.play import SETTINGS, Dice, Differs, Pair, Setting, cast, play
+from secagg.interop.play import SETTINGS, Dice, Differs, Pair, Script, Setting, cast, play
 from secagg.stage import Stage
 
 SCHEMA: Final = "secagg interop 1"
@@ -131,18 +131,36 @@ class _Fuzzed:
             play(pair, script, self._lost, self._dice)
         if self._report.differences > before:
             return  # what follows would differ as well
-        come = script.arrived[Stage.ADVERTISE]
-        numbers = sorted({*script.clients, self._stranger()})
-        agreement = Agreement.read(Reader(bytes.fromhex(agreed)))
-        around = Round(agreement=agreement, come=len(come), numbers=numbers)
+        around = _around(script, agreed)
         for stage in script.stages:
             if "client" in pair.roles and stage in script.handed:
                 self._client(around, stage)
             if "server" in pair.roles and script.arrived.get(stage):
                 self._server(around, stage)
 
-    def _stranger(self) -> int:
-        return next(number for number in range(2**32) if number not in self._script.clients)
+        with self._noted():
+            self._one_box_does_not_open()
+
+    def _one_box_does_not_open(self) -> None:
+        """Another round of the setting, in which one client cannot open what a peer sealed it."""
+        script, lost = cast(self._setting, self._dice)
+        agreed = self._pair.asked(
+            "the agreement", {"op": "agreement", "agreement": script.agreement}
+        )
+        reader = self._dice.one(script.foreign)
+
+        def between(stage: Stage, client: int, message: str) -> str:
+            if (stage, client) != (Stage.MASK, reader):
+                return message
+            boxes = _around(script, agreed).boxes(bytes.fromhex(message))
+            if not boxes.boxes:
+                return message
+            sender = self._dice.one(sorted(boxes.boxes))
+            box = boxes.boxes[sender]
+            broken = {sender: box[:-1] + bytes([box[-1] ^ 1])}
+            return replace(boxes, boxes=boxes.boxes | broken).to_bytes().hex()
+
+        play(self._pair, script, lost, self._dice, between=between)
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
@@ -233,3 +251,13 @@ class _Fuzzed:
             yield "frames in the wrong order", [*messages[1:], messages[0]]
             for other in near:
                 yield "the first frame of another", [other[0], *messages[1:]]
+
+
+def _around(script: Script, agreed: str) -> Round:
+    """What the readers of a round's messages need to know, once keys are in."""
+    stranger = next(number for number in range(2**32) if number not in script.clients)
+    return Round(
+        agreement=Agreement.read(Reader(bytes.fromhex(agreed))),
+        come=len(script.arrived[Stage.ADVERTISE]),
+        numbers=sorted({*script.clients, stranger}),
+    )

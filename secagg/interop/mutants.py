@@ -74,11 +74,15 @@ class Round:
         if stage is Stage.SHARE:
             return self._read(Roster, message)
         if stage is Stage.MASK:
-            return self._read(ShareBoxes, message)
+            return self.boxes(message)
         if stage is Stage.REVEAL and self.agreement.params.active:
             return self._read(Signatures, message)
         shown = self._read(Roster, roster)
         return self._read(Survivors, message, members=sorted(shown.entries))
+
+    def boxes(self, message: bytes) -> ShareBoxes:
+        """What a client reads at the mask stage, decoded."""
+        return self._read(ShareBoxes, message)
 
     def answer(self, stage: Stage, place: int, message: bytes) -> Message:
         """What a client sends at ``stage``, decoded; ``place`` in the frames of its vector."""

@@ -5,7 +5,7 @@ any stage of it.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -38,7 +38,7 @@ class Dice:
         return of[self.below(len(of))]
 
     def some(self, of: Sequence[T], number: int) -> list[T]:
-        """At most ``number`` of them, each at most once, in any order."""
+        """Up to ``number`` of them, each at most once, in any order."""
         left, taken = list(of), list[T]()
         while left and len(taken) < number:
             taken.append(left.pop(self.below(len(left))))
@@ -294,7 +294,7 @@ class Script:
 
 
 def cast(setting: Setting, dice: Dice) -> tuple[Script, dict[int, Stage]]:
-    """Who takes part in a round, with which secrets, and who is lost before which answer."""
+    """The parts of a round: who plays with which secrets, and who is lost before which answer."""
     agreed: dict[str, Any] = {
         "session": dice.octets(SESSION_SIZE).hex(),
         "round": dice.below(2**32),
@@ -345,46 +345,57 @@ def cast(setting: Setting, dice: Dice) -> tuple[Script, dict[int, Stage]]:
     )
 
 
-def play(pair: Pair, script: Script, lost: Mapping[int, Stage], dice: Dice) -> Answer | None:
-    """Play the round, and fill the script. Its sum, or ``None`` where too few were left.
+def _as_it_is(stage: Stage, client: int, message: str) -> str:
+    return message
+
+
+def play(
+    pair: Pair,
+    script: Script,
+    lost: Mapping[int, Stage],
+    dice: Dice,
+    *,
+    between: Callable[[Stage, int, str], str] = _as_it_is,
+) -> Answer | None:
+    """Play the round, and fill the script. Its sum, or ``None`` where it came to none.
+
+    Args:
+      between: what becomes of a message to a client on its way.
 
     Raises:
       Differs: from there on there is no round that both know.
     """
-    with ExitStack() as stack:
-        try:
-            return _play(pair, script, lost, dice, stack)
-        except Refused:
-            return None
-
-
-def _play(
-    pair: Pair, script: Script, lost: Mapping[int, Stage], dice: Dice, stack: ExitStack
-) -> Answer:
-    names, answers = dict[int, str](), dict[int, Sent]()
-    for client, request in script.clients.items():
-        party = pair.party(f"client {client}", request, both=client in script.foreign)
-        names[client], message = stack.enter_context(party)
-        answers[client] = [message]
-    server, _ = stack.enter_context(pair.party("the server", script.server))
-    here = list(script.clients)
-    for stage in script.stages:
-        script.answers[stage] = answers
-        here = [client for client in here if client in answers and lost.get(client) is not stage]
-        script.arrived[stage] = here = dice.some(here, len(here))
-        for client in here:
-            about = f"server, {stage}: client {client}"
-            pair.asked(about, {"op": "receive", "id": server, "messages": answers[client]})
-        if stage is Stage.REVEAL:
-            break
-        after = script.stages[script.stages.index(stage) + 1]
-        handed = pair.asked(f"server, {stage}: close", {"op": "close", "id": server})
-        script.handed[after] = {int(client): message for client, message in handed.items()}
-        answers = {}
-        for client, message in script.handed[after].items():
-            asked = {"op": "message", "id": names[client], "message": message}
-            answer = pair.ask(f"client {client}, {after}", asked)
-            if "ok" in answer:  # or it sees too few, and is out
-                answers[client] = answer["ok"]
-    found: Answer = pair.asked("server: result", {"op": "result", "id": server})
-    return found
+    with ExitStack() as stack, suppress(Refused):
+        names, answers = dict[int, str](), dict[int, Sent]()
+        for client, request in script.clients.items():
+            party = pair.party(f"client {client}", request, both=client in script.foreign)
+            names[client], message = stack.enter_context(party)
+            answers[client] = [message]
+        server, _ = stack.enter_context(pair.party("the server", script.server))
+        here = list(script.clients)
+        for stage in script.stages:
+            script.answers[stage] = answers
+            here = [
+                client for client in here if client in answers and lost.get(client) is not stage
+            ]
+            script.arrived[stage] = here = dice.some(here, len(here))
+            for client in here:
+                about = f"server, {stage}: client {client}"
+                pair.asked(about, {"op": "receive", "id": server, "messages": answers[client]})
+            if stage is Stage.REVEAL:
+                break
+            after = script.stages[script.stages.index(stage) + 1]
+            handed = pair.asked(f"server, {stage}: close", {"op": "close", "id": server})
+            script.handed[after] = {
+                int(client): between(after, int(client), message)
+                for client, message in handed.items()
+            }
+            answers = {}
+            for client, message in script.handed[after].items():
+                asked = {"op": "message", "id": names[client], "message": message}
+                answer = pair.ask(f"client {client}, {after}", asked)
+                if "ok" in answer:  # or it sees too few, and is out
+                    answers[client] = answer["ok"]
+        found: Answer = pair.asked("server: result", {"op": "result", "id": server})
+        return found
+    return None
