@@ -111,10 +111,11 @@ def _print(report: Report, command: str) -> None:
         f"{report.comparisons:,} answers compared in {report.seconds:.1f} s: "
         f"{report.accepted:,} accepted by both with the same bytes, "
         f"{report.refused:,} refused by both at the same layer, {report.differences:,} different"
+        + (f", {report.layers:,} of them in the layer of a refusal alone" * (report.layers > 0))
     )
     if (first := report.first) is None:
         return
-    out.print(f"The first, in a round of setting {first.setting!r}: {first.about}")
+    out.print(f"One of them, in a round of setting {first.setting!r}: {first.about}")
     out.print(f"  ours:   {json.dumps(first.ours)[:SHOWN]}")
     out.print(f"  theirs: {json.dumps(first.theirs)[:SHOWN]}")
     if report.ended is not None:

@@ -43,6 +43,11 @@ class Difference:
     ours: Answer
     theirs: Answer | str
 
+    @property
+    def layer_alone(self) -> bool:
+        """Whether both refused, at different layers."""
+        return "error" in self.ours and isinstance(self.theirs, dict) and "error" in self.theirs
+
 
 @dataclass(slots=True, kw_only=True)
 class Report:
@@ -54,7 +59,8 @@ class Report:
       accepted, refused: answers that were compared and are equal.
       settings: comparisons by the setting of their round.
       differences: requests that were answered differently.
-      first: the first of them.
+      layers: those of them that both refused, at different layers.
+      first: the first of them, or of those that not both refused, if there are such.
       ended: why the peer could not be asked to the end.
     """
 
@@ -65,6 +71,7 @@ class Report:
     seconds: float = 0.0
     settings: dict[str, int] = field(default_factory=dict)
     differences: int = 0
+    layers: int = 0
     first: Difference | None = None
     ended: str | None = None
 
@@ -168,17 +175,25 @@ class _Fuzzed:
         try:
             yield
         except Differs as found:
-            self._report.differences += 1
-            self._report.first = self._report.first or Difference(
-                setting=self._setting.name,
-                seed=self._seed,
-                about=found.about,
-                requests=list(found.requests),
-                ours=found.ours,
-                theirs=found.theirs,
+            self._note(
+                Difference(
+                    setting=self._setting.name,
+                    seed=self._seed,
+                    about=found.about,
+                    requests=list(found.requests),
+                    ours=found.ours,
+                    theirs=found.theirs,
+                )
             )
             if self._pair.ended is not None:
                 raise
+
+    def _note(self, found: Difference) -> None:
+        report = self._report
+        report.differences += 1
+        report.layers += found.layer_alone
+        if report.first is None or (report.first.layer_alone and not found.layer_alone):
+            report.first = found
 
     def _client(self, around: Round, stage: Stage) -> None:
         """One client, that reads changed messages: each a new one, that was asked all before."""

@@ -143,6 +143,10 @@ def _changed(message: Message, numbers: Sequence[int], dice: Dice) -> Iterator[t
         value = getattr(message, part.name)
         for name, other in _variants(value, numbers, dice):
             yield f"{part.name}: {name}", replace(message, **{part.name: other})
+    if isinstance(message, Advertise):
+        for number in dice.some(numbers, 2):
+            fresh = _fresh(message.keys, dice)
+            yield f"keys: fresh, of {number}", replace(message, sender=number, keys=fresh)
     if isinstance(message, Roster):
         listed = len(message.entries)
         sizes = {*SIZES, *(message.size + by for by in (-1, 1)), listed - 1, listed}
@@ -218,6 +222,11 @@ def _keys(
         yield f"signature {name}", replace(value, signature=signed)
 
 
+def _fresh(value: PublicKeys, dice: Dice) -> PublicKeys:
+    """Keys that nobody else has, under the old signature."""
+    return replace(value, mask=dice.octets(KEY_SIZE), seal=dice.octets(KEY_SIZE))
+
+
 def _sets(
     value: frozenset[int], numbers: Sequence[int], dice: Dice
 ) -> Iterator[tuple[str, frozenset[int]]]:
@@ -245,7 +254,10 @@ def _tables(
         kept = dice.some(listed, dice.below(len(listed)))
         yield f"{len(kept)} of {len(listed)}", {number: table[number] for number in kept}
     for number in dice.some(sorted({*numbers} - {*listed}), 3):
-        yield f"with {number}", table | {number: table[dice.one(listed)]}
+        entry = table[dice.one(listed)]
+        yield f"with {number}", table | {number: entry}
+        if isinstance(entry, PublicKeys):
+            yield f"with {number}, fresh", table | {number: _fresh(entry, dice)}
         moved = {key: table[key] for key in listed[:-1]} | {number: table[listed[-1]]}
         yield f"{listed[-1]} is now {number}", moved
     if len(listed) > 1:

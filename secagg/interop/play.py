@@ -66,7 +66,7 @@ class Setting:
     spare: int = 1
     numbers: tuple[int, ...] = ()
     foreign: int = 2**32
-    mutants: int = 60
+    mutants: int = 120
     orders: int = 4
 
 
@@ -101,7 +101,7 @@ SETTINGS: Final = (
         come=30,
         agreed={"clients": 40, "rates": _rates("1/20", "1/10"), "suite": 2},
         spare=3,
-        mutants=24,
+        mutants=40,
         orders=1,
     ),
     Setting(
