@@ -231,15 +231,14 @@ class _Fuzzed:
             ("as it is", [bytes.fromhex(sent) for sent in script.answers[stage][client]])
             for client in arrived
         ]
-        changed = [
-            one
-            for _, messages in dice.some(good, CHANGED)
-            for one in self._changed(around, stage, messages, [other for _, other in good])
-        ]
+        some = [messages for _, messages in dice.some(good, CHANGED)]
+        rest = [messages for _, messages in good]
+        changed = [one for messages in some for one in self._changed(around, stage, messages, rest)]
+        moved = list(_moved(some)) if stage is Stage.MASK else []
         closes = "result" if stage is Stage.REVEAL else "close"
         for _ in range(setting.orders):
             kept = good if dice.below(2) else dice.some(good, 1 + dice.below(len(good)))
-            both = [*kept, *dice.some(changed, setting.mutants)]
+            both = [*kept, *moved, *dice.some(changed, setting.mutants)]
             with self._noted(), script.server_at(self._pair, stage) as party:
                 for name, messages in dice.some(both, len(both)):
                     sent = [message.hex() for message in messages]
@@ -250,7 +249,7 @@ class _Fuzzed:
     def _changed(
         self, around: Round, stage: Stage, messages: Messages, good: list[Messages]
     ) -> Iterator[tuple[str, Messages]]:
-        """What one client sent, one message of it changed, or in a vector all of them moved."""
+        """What one client sent, one message of it changed."""
         near = self._dice.some([other for other in good if other != messages], 2)
         for place, message in enumerate(messages):
             decoded = around.answer(stage, place, message)
@@ -259,13 +258,16 @@ class _Fuzzed:
             for name, data in mutants(decoded, others, around.numbers, self._dice):
                 changed = [*messages[:place], data, *messages[place + 1 :]]
                 yield f"{kind}, {name}", changed
-        if stage is Stage.MASK:
-            yield "no frame", []
-            yield "a frame less", messages[:-1]
-            yield "a frame more", [*messages, messages[-1]]
-            yield "frames in the wrong order", [*messages[1:], messages[0]]
-            for other in near:
-                yield "the first frame of another", [other[0], *messages[1:]]
+
+
+def _moved(vectors: list[Messages]) -> Iterator[tuple[str, Messages]]:
+    """Vectors whose messages are as they are, but too few, too many or in another order."""
+    for messages, other in zip(vectors, [*vectors[1:], vectors[0]], strict=True):
+        yield "no message of a vector", []
+        yield "one message less", messages[:-1]
+        yield "one message more", [*messages, messages[-1]]
+        yield "the first message last", [*messages[1:], messages[0]]
+        yield "the first message of another", [other[0], *messages[1:]]
 
 
 def _around(script: Script, agreed: str) -> Round:
