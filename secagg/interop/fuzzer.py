@@ -144,7 +144,6 @@ class _Fuzzed:
                 self._client(around, stage)
             if "server" in pair.roles and script.arrived.get(stage):
                 self._server(around, stage)
-
         with self._noted():
             self._one_box_does_not_open()
 

@@ -17,6 +17,7 @@ import protocols.bonawitz.params
 import protocols.bonawitz.server
 import protocols.collect
 import protocols.wire
+import secagg.interop.peer
 from protocols.bonawitz import (
     Agreement,
     AwaitRoster,
@@ -28,9 +29,10 @@ from protocols.bonawitz import (
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import refuse_low_order
 from protocols.testing import insecure_plan
+from protocols.wire import CHECKSUM_SIZE
 from secagg.interop import PeerError, Report, fuzz
 from secagg.interop.mutants import LOW_ORDER
-from secagg.interop.peer import ROLES, Answer, Answers, Peer, Request
+from secagg.interop.peer import ROLES, Answer, Answers, Peer, Refusal, Request
 from secagg.interop.play import SETTINGS, Dice, Pair, Setting, cast, play
 from secagg.stage import Stage
 
@@ -98,6 +100,11 @@ def nothing(*_: Any, **__: Any) -> None:
     """In the place of a check: whatever it is asked, it agrees."""
 
 
+def unchecked(data: bytes) -> memoryview:
+    """``without_checksum`` that reads none."""
+    return memoryview(data)[:-CHECKSUM_SIZE]
+
+
 def unordered(reader: Any, read: Any) -> dict[int, Any]:
     """``Reader.map`` that takes entries in any order, and the last one of a client."""
     return {reader.u32(): read(reader) for _ in range(reader.u32())}
@@ -106,7 +113,7 @@ def unordered(reader: Any, read: Any) -> dict[int, Any]:
 @pytest.mark.parametrize(
     ("setting", "where", "check", "instead"),
     [
-        ("complete", protocols.wire, "without_checksum", lambda data: memoryview(data)[:-16]),
+        ("complete", protocols.wire, "without_checksum", unchecked),
         ("complete", protocols.wire.Reader, "finish", nothing),
         ("complete", protocols.wire.Reader, "map", unordered),
         ("complete", protocols.bonawitz.client, "refuse_low_order", nothing),
@@ -146,6 +153,19 @@ def test_one_other_byte_is_found_in_the_first_message() -> None:
     assert (first.requests[-1]["op"], report.differences) == ("client", 1)  # the round ends there
     assert isinstance(first.theirs, dict)
     assert len(first.ours["ok"]) == len(first.theirs["ok"])
+
+
+def test_another_layer_is_a_difference_and_is_counted_apart() -> None:
+    report = compared(Weak(secagg.interop.peer, "_kind", lambda _: Refusal.RULE), 0)
+    assert report.layers == report.differences > 0
+    assert report.first is not None
+    assert isinstance(report.first.theirs, dict)
+    assert (report.first.ours["error"], report.first.theirs["error"]) == ("decode", "rule")
+    weak = compared(Weak(protocols.wire, "without_checksum", unchecked), 0)
+    assert 0 < weak.layers < weak.differences
+    assert weak.first is not None
+    assert isinstance(weak.first.theirs, dict)
+    assert "ok" in weak.first.theirs  # it is shown before any that both refused
 
 
 class Ends:
