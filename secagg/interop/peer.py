@@ -40,7 +40,7 @@ ROLES: Final = ("client", "server")
 CLIENT_ENTROPY: Final = 2 * KEY_SIZE + SEED_SIZE  # bytes that a client draws, once a round
 MAX_LINE: Final = 2**24  # bytes; two full frames in hexadecimal are 2**20
 MAX_PARTIES: Final = 2**12  # that one process holds at a time
-MAX_WORDS: Final = 2**20  # of a vector: a server's accumulator is then 8 MiB
+MAX_WORDS: Final = 2**17  # of a vector: a server's accumulator is then 1 MiB
 MAX_CLIENTS: Final = 2**16 - 1  # of an agreement: a plan of more takes minutes
 MAX_TEXT: Final = 300  # characters of a refusal's message
 
