@@ -236,7 +236,7 @@ def _sets(
         yield f"without {number}", value - {number}
     for number in dice.some(sorted({*numbers} - value), 3):
         yield f"with {number}", value | {number}
-    for _ in range(4):
+    for _ in range(12):
         yield "some", frozenset(dice.some(sorted(value), 1 + dice.below(len(value) or 1)))
 
 
