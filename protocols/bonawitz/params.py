@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Self
 
 from protocols.bonawitz.graph import GraphPlan, as_fraction, complete, plan_graph
+from protocols.bonawitz.picks import LEFT_OUT
 from protocols.checks import NO_SUM, check_integer, check_size
 from protocols.errors import DecodeError, InputError
 from protocols.primitives.prg import MAX_WORDS, Suite
@@ -121,6 +122,15 @@ class Params:
         if self.rates is not None:
             return int(as_fraction("corrupt_fraction", self.rates.corrupt_fraction) * self.clients)
         return self.clients // 3 if self.max_corrupt is None else self.max_corrupt
+
+    @property
+    def left_out(self) -> int:
+        """Most honest survivors, of the one set that was signed, that may not be in the sum.
+
+        Only where clients pick their holders; of every roster that may come, as no plan leaves
+        out more than this part of its clients.
+        """
+        return self.clients // LEFT_OUT if self.active and self.rates is not None else 0
 
     def needed(self, plan: GraphPlan) -> int:
         """Survivors without whom nothing is released.

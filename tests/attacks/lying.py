@@ -277,7 +277,8 @@ class Lying:
 
 def params_of(clients: int, **changed: Any) -> Params:
     rates = Rates(corrupt_fraction="1/6", dropout=0)
-    return Params(**{"clients": clients, "rates": rates, "words": 2, "active": True} | changed)
+    given: dict[str, Any] = {"clients": clients, "rates": rates, "words": 2, "active": True}
+    return Params(**given | changed)
 
 
 def chooses(picks: Sets) -> Callable[..., list[int]]:
