@@ -381,7 +381,7 @@ def _degree(clients: int, chosen: GraphPlan) -> int:
 
 
 def masks_of(clients: int, chosen: GraphPlan) -> int:
-    """With how many others a client masks: of its own picks and those who picked it, the mean."""
+    """The peers that a client masks with: of its own picks and those who picked it, the mean."""
     degree = _degree(clients, chosen)
     if chosen.picks is None:
         return degree

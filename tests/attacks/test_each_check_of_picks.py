@@ -328,6 +328,7 @@ def test_a_fifth_of_the_corrupt_that_seal_rubbish_and_complain_of_all_are_droppe
     for n in clients:
         collect.receive(answers[n])
     named, signing = collect.close_to_sign()
+    assert collect.dropped == (liar,)
     honest = [n for n in clients if n != liar]
     assert sorted(named) == honest
     signed = {n: states[n].sign_survivors(named[n]) for n in honest}
