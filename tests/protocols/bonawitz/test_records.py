@@ -43,7 +43,7 @@ from protocols.testing import (
     insecure_plan,
     played,
 )
-from protocols.wire import with_checksum, without_checksum
+from protocols.wire import opaque, with_checksum, without_checksum
 
 PARAMS = Params(clients=5, threshold=3, words=6, suite=Suite.CHACHA20)
 RATES = Rates(corrupt_fraction=0.1, dropout=0.1)  # 12 clients: 4 neighbours, a threshold of 2, or 3
@@ -451,3 +451,13 @@ def test_keys_of_one_session_are_not_bound_to_another() -> None:
     with pytest.raises(LocalProtocolError, match="signed keys are of one agreement"):
         state.rebind(signed)
     assert state.rebind(replace(AGREEMENT, public_digest=b"x" * 32)).public == state.public
+
+
+@pytest.mark.parametrize("size", [1, 31, 33])
+def test_a_signing_key_of_another_size_is_refused(size: int) -> None:
+    record = led_to(("complete", 1))[0].into_record()
+    body = bytes(without_checksum(record.expose()))
+    empty = body[: -3 * 32].rindex(bytes(8))  # no identity, and nobody's identities
+    forged = body[:empty] + opaque(bytes(size)) + body[empty + 4 :]
+    with pytest.raises(DecodeError, match=f"a signing key of {size} bytes"):
+        restore(Secret(with_checksum(forged)), burn=BurnInMemory())
