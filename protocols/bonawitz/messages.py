@@ -26,7 +26,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.params import DIGEST_SIZE, Agreement
+from protocols.bonawitz.params import DIGEST_SIZE
 from protocols.errors import DecodeError, InputError, RemoteProtocolError
 from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
@@ -475,10 +475,10 @@ def _signature(reader: Reader) -> bytes:
     return reader.take(SIGNATURE_SIZE)
 
 
-def check_keys(agreement: Agreement, client: ClientId, keys: PublicKeys, identity: bytes) -> None:
-    """Raises ``RemoteProtocolError`` unless ``identity`` signed these keys for this round."""
+def check_keys(label: bytes, client: ClientId, keys: PublicKeys, identity: bytes) -> None:
+    """Raises ``RemoteProtocolError`` unless ``identity`` signed these keys under ``label``."""
     try:
-        verify(identity, agreement.advertise(client), keys.mask + keys.seal, keys.signature)
+        verify(identity, label, keys.mask + keys.seal, keys.signature)
     except RemoteProtocolError:
         raise RemoteProtocolError(
             f"the keys of client {client} are not signed by its identity"
@@ -508,11 +508,17 @@ def to_bitmap(members: Sequence[ClientId], chosen: Container[ClientId]) -> bytes
     return np.packbits(bits).tobytes()
 
 
+def check_bitmap(members: Sequence[ClientId], bitmap: bytes) -> None:
+    """Raises ``DecodeError`` unless the bits behind the last member are 0."""
+    padding = -len(members) % 8
+    if bitmap and bitmap[-1] & ((1 << padding) - 1):
+        raise DecodeError("a bitmap names more clients than there are in the roster")
+
+
 def from_bitmap(members: Sequence[ClientId], bitmap: bytes) -> frozenset[ClientId]:
     """Inverse of ``to_bitmap``; ``DecodeError`` where a bit behind the last member is set."""
+    check_bitmap(members, bitmap)
     bits = np.unpackbits(np.frombuffer(bitmap, np.uint8))
-    if bits[len(members) :].any():
-        raise DecodeError("a bitmap names more clients than there are in the roster")
     return frozenset(members[place] for place in np.flatnonzero(bits).tolist())
 
 

@@ -1,6 +1,7 @@
 """What all parties of a round agree upon before it, and the labels that follow from it."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
@@ -233,9 +234,10 @@ class Agreement:
             public_digest=reader.take(DIGEST_SIZE),
         )
 
-    def advertise(self, client: ClientId) -> bytes:
-        """Label of the signature on a client's keys."""
-        return b" ".join((VERSION, b"keys", hashlib.sha256(self.to_bytes()).digest(), u32(client)))
+    def advertised_by(self) -> Callable[[ClientId], bytes]:
+        """Labels of the signatures on clients' keys; the agreement is hashed once for all."""
+        of_all = b" ".join((VERSION, b"keys", hashlib.sha256(self.to_bytes()).digest(), b""))
+        return lambda client: of_all + u32(client)
 
     def context(self, roster: bytes) -> "Context":
         """The context of a round among the clients of ``roster``, a digest."""

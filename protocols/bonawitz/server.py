@@ -117,6 +117,7 @@ class CollectKeys(Collect[Agreement]):
         refuse_shared(self._identities)
         self._keys: dict[ClientId, PublicKeys] = {}
         self._taken: set[bytes] = set()
+        self._label = agreement.advertised_by()
 
     def receive(self, message: bytes) -> ClientId:
         """Take an ``Advertise``; returns its sender.
@@ -145,7 +146,7 @@ class CollectKeys(Collect[Agreement]):
         if params.active:
             if sender not in self._identities:
                 raise RemoteProtocolError(f"client {sender} has no identity")
-            check_keys(self.agreement, sender, advertise.keys, self._identities[sender])
+            check_keys(self._label(sender), sender, advertise.keys, self._identities[sender])
         self._taken |= theirs
         self._keys[sender] = advertise.keys
         return sender
