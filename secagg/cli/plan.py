@@ -133,6 +133,14 @@ def _table(advice: Advice, step: str) -> Table:
     of_each = "holders that each client picks" if picked else "neighbours a client"
     table.add_row("graph", advice.graph, f"{advice.degree:,} {of_each}")
     table.add_row("threshold", f"{advice.threshold:,} shares", f"of {of:,} rebuild a secret")
+    table.add_row("masks", f"{advice.masks:,} a client", "and one of its own")
+    if advice.quorum:
+        table.add_row("quorum", f"{advice.quorum:,} clients", "sign the one set of survivors")
+    if advice.alpha is not None and advice.left_out is not None:
+        corrupt = int(advice.corrupt_fraction * advice.clients)
+        table.add_row("one sum", f"{corrupt + advice.left_out:,} fewer", "at most, than are signed")
+        table.add_row("", f"{corrupt:,} corrupt", f"and {advice.left_out:,} that are left out")
+        table.add_row("no sum", f"up to {advice.alpha:,}", "honest clients, however many sign")
     table.add_row("step", f"{advice.step:.3g}", step)
     table.add_row("lanes", f"{advice.lanes} a word", f"of {advice.lane_bits} bits")
     table.add_row("words", f"{advice.words:,}", f"for {advice.entries:,} entries")

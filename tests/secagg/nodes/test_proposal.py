@@ -9,10 +9,12 @@ import pytest
 from between import ENTRIES, MAX_WEIGHT, MODEL, SHAPES, noise_of
 
 from dp.accounting.events import Unit
+from dp.noise.mechanisms import DistributedNoise
 from protocols import bonawitz, ckks
 from protocols.errors import DecodeError
-from secagg.errors import InputError
+from secagg.errors import InputError, RefusedError
 from secagg.nodes.coordinator import SumSettings
+from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import MAX_DIMENSIONS, MAX_SIZE, Average, Contribution, Noise, Proposal
 from secagg.vectors.arrays import flat, shapes_of, unflat
 from secagg.vectors.layout import Layout
@@ -162,11 +164,28 @@ def test_parts_that_contradict_each_other_are_no_proposal(
         replace(PLAIN, **change)
 
 
-def test_noise_in_a_sparse_graph_that_signs_is_no_proposal() -> None:
+def test_noise_that_counts_on_whom_a_lying_server_may_leave_out_is_no_proposal() -> None:
     rates = bonawitz.Rates(corrupt_fraction="0.05", dropout="0.1")
-    params = replace(NOISED.params, threshold=None, rates=rates, active=True)
-    with pytest.raises(InputError, match="in a sparse graph nobody counts survivors"):
-        replace(NOISED, params=params, roster_digest=bytes(32))
+    mechanism = noise_of(300, minimum_survivors=200, uncounted_shares=30)
+
+    def proposed(mechanism: DistributedNoise) -> Proposal:
+        content = Noise(mechanism=mechanism)
+        params = bonawitz.Params(
+            clients=300,
+            rates=rates,
+            minimum_survivors=200,
+            words=Layout(segments=content.segments(), clients=300).words,
+            active=True,
+        )
+        assert (params.corrupted, params.left_out) == (15, 15)
+        return replace(NOISED, params=params, content=content, roster_digest=bytes(32))
+
+    policy = NodePolicy(graphs=("sparse",), corrupt_fraction="0.05", operator=bytes(32))
+    policy.check(proposed(mechanism))
+    with pytest.raises(InputError, match=r"leaves out up to 15 survivors .* 30 needed"):
+        proposed(replace(mechanism, uncounted_shares=29))
+    with pytest.raises(RefusedError, match="the sum stands 15 of 300, not 30"):
+        replace(policy, corrupt_fraction="0.1").check(proposed(mechanism))
 
 
 def test_a_sampling_rate_is_of_examples_alone() -> None:
