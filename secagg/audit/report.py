@@ -28,7 +28,7 @@ import numpy as np
 
 from dp.accounting.accountant import Vector, check_delta, epsilon_curve, epsilon_pld, has_pld
 from dp.accounting.events import Event
-from dp.errors import AccountantLimit, LedgerCorrupt, LedgerError, LedgerMissing, UnsoundEvent
+from dp.errors import AccountantLimit, LedgerCorrupt, LedgerMissing, UnsoundEvent
 from dp.ledger import admission
 from dp.ledger.ledger import (
     FIXED_PLAN,
@@ -55,6 +55,7 @@ from secagg.audit.values import (
     Subject,
     in_words,
 )
+from secagg.errors import NotALedger
 
 SEAL_LABEL: Final = b"secagg ledger head"  # of the Ed25519 signature of a head
 DELTAS: Final = tuple(10.0**-exponent for exponent in range(2, 13))  # of the curve
@@ -63,10 +64,6 @@ _MAGIC: Final = b"SQLite format 3\0"  # sqlite.org/fileformat.html, 1.3
 _APPLICATION: Final = slice(68, 72)  # where that header names the program, the same page
 _LEDGER: Final = b"dpLg"
 _LIBRARIES: Final = ("secagg", "dp-accounting", "numpy", "scipy", "cryptography")
-
-
-class NotALedger(LedgerError):
-    """The file was never a ledger: text, a picture, another program's database."""
 
 
 def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:

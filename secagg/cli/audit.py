@@ -108,8 +108,6 @@ def audit(
                 click.echo("\n".join([*words, f"head: {text}"]))
             return SOUND
         result = reports.audit(ledger, head=kept, seal=seal)
-    except reports.NotALedger:
-        raise
     except LedgerCorrupt as error:
         click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
         return TAMPERED

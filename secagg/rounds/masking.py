@@ -23,18 +23,14 @@ from protocols.errors import LocalProtocolError
 from protocols.primitives.prg import BLOCK_WORDS, MAX_WORDS, SEED_SIZE, Expand, Mask, Masks, Suite
 from protocols.primitives.prg import expand as serial
 from protocols.secrets import Secret
-from secagg.errors import InputError, SecaggError
+from secagg.errors import InputError, WorkerError
 
-__all__ = ["Expand", "WorkerError", "expand", "over", "serial", "threads"]
+__all__ = ["Expand", "expand", "over", "serial", "threads"]
 
 Words: TypeAlias = NDArray[np.uint64]
 
 THREADS = "SECAGG_THREADS"  # the environment variable: at most so many
 PAYS = 2_000_000  # words of all masks: 1 ms on one core (measured), ten times what a thread costs
-
-
-class WorkerError(SecaggError):
-    """A worker failed, or could not be asked. ``words`` are as they were before the call."""
 
 
 def threads(count: int | None = None) -> Expand:

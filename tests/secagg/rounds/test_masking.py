@@ -18,9 +18,9 @@ import protocols
 from protocols.errors import LocalProtocolError
 from protocols.primitives.prg import CHUNK_WORDS, MAX_WORDS, Mask, Masks, Suite
 from protocols.secrets import Secret
-from secagg.errors import InputError
+from secagg.errors import InputError, WorkerError
 from secagg.rounds import masking
-from secagg.rounds.masking import Expand, Job, WorkerError, over, serial, threads
+from secagg.rounds.masking import Expand, Job, over, serial, threads
 
 AES = Suite.AES_128_CTR
 LONG = 9 * CHUNK_WORDS + 5  # words
