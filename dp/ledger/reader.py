@@ -283,7 +283,7 @@ class Reader:
         try:
             self._policy = composition_rule(genesis.get("policy", FIXED_PLAN))
         except InputError as error:
-            raise LedgerError(f"{self._path} has a policy unknown here: {error}") from None
+            raise LedgerError(f"{self._path} needs a newer version of secagg: {error}") from None
         self._accounts = Accounts(self._budget, self._policy)
 
     def _version(self, connection: sqlite3.Connection) -> int:

@@ -69,7 +69,7 @@ _LIBRARIES: Final = ("secagg", "dp-accounting", "numpy", "scipy", "cryptography"
 def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
     """The only place where one is opened here; raises as ``Ledger.open``, and ``NotALedger``."""
     if not path.exists():  # ``Ledger.open`` says to create one, which is no word to an auditor
-        raise LedgerMissing(f"{path} does not exist")
+        raise LedgerMissing(f"{path} does not exist; give the path of a ledger")
     try:
         return Ledger.open(path, seal=seal, read_only=True)
     except LedgerCorrupt as error:

@@ -267,7 +267,7 @@ class Node:
             said = read_file(path, _SERIAL_SIZE).decode(errors="replace").strip()
             serial, _, whose = said.partition(" of ")
             if not serial.isdecimal():
-                raise IdentityError(f"{path} holds no serial: it was changed")
+                raise IdentityError(f"{path} holds no serial, so it was changed: restore it")
             seen = int(serial) if whose == of else 0
         found = Roster.read(self.home / "roster.json", operator=operator, at_least=seen)
         if found.serial > seen:
@@ -298,7 +298,7 @@ class Node:
         try:
             reader = Reader(unseal(self._key(), state, _STATE).expose())
         except ProtocolError:
-            raise NodeError("the state is not of this node, or was changed") from None
+            raise NodeError("the state is not of this node, or was changed: begin anew") from None
         record = Secret(reader.opaque())
         charge = Key(reader.u64(), reader.u64()) if reader.left else None
         reader.finish()

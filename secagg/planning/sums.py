@@ -274,7 +274,7 @@ def plan_sum(
     entries, clip, bits, step, segment = _segment(wishes, mechanism)
     layout = Layout(segments=(segment,), clients=clients)
     if not layout.words:
-        raise InputError("0 entries: there is nothing to sum")
+        raise InputError("entries is 0, must be at least 1")
     chosen = wishes.graph
     survivors = _survivors(clients, dropout)
     client_ms, server_ms = (

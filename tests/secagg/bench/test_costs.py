@@ -94,8 +94,8 @@ def test_a_wrong_sum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ("wrong", "message"),
     [
         ({"protocol": "trust me"}, "unknown protocol"),
-        ({"clients": 1}, "nothing to sum"),
-        ({"entries": 0}, "nothing to sum"),
+        ({"clients": 1}, "must be 2 or more"),
+        ({"entries": 0}, "must be 2 or more"),
         ({"dropout": 1.0}, "dropout"),
         ({"dropout": 0.6}, "open a sum"),
         ({"clients": 1001}, "at most 1,000"),

@@ -182,7 +182,7 @@ def test_bad_input_exits_2_in_one_line(keys: Run, home: Path, tmp_path: Path) ->
         ((*signing, pub, *others, pub), "stands twice"),
         ((*signing, pub, home / "operator.key.pub"), "stands twice"),
         ((*signing, pub, home / "b.key"), "no public key"),
-        ((*signing, pub, *others, "--serial", "0"), "--serial 0 is not above 0"),
+        ((*signing, pub, *others, "--serial", "0"), "--serial is 0, must be above 0"),
         ((*signing, pub, *others, "--after", home / "json"), "no roster"),
         (("roster", "--operator", pub, "--out", home / "new", pub, *others), "others may"),
         (("roster", "--operator", home / "a.key", "--out", home / "new", pub, *others), "twice"),

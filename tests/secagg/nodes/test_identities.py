@@ -273,7 +273,7 @@ def test_an_identity_never_shows_its_secret(key: Path) -> None:
     for text in (repr(identity), str(identity), repr(identity.key), repr(identity.shown)):
         assert SECRET.hex() not in text
         assert repr(SECRET)[2:-1] not in text
-    with pytest.raises(TypeError, match="not pickled or copied"):
+    with pytest.raises(TypeError, match="pickle"):
         copy.deepcopy(identity)
     with pytest.raises(TypeError):
         pickle.dumps(identity)

@@ -150,7 +150,7 @@ def test_the_hash_of_a_proposal_is_what_parties_agree_upon() -> None:
         ({"purpose": "träin"}, "purpose"),
         ({"model_digest": b""}, "32 bytes"),
         ({"shapes": (("a", (5,)), ("a", (1,)))}, "named twice"),
-        ({"shapes": (("a", (50,)),)}, "the protocol sums .* numbers, the layout has"),
+        ({"shapes": (("a", (50,)),)}, "numbers, must be .* as in the layout"),
         ({"roster_digest": bytes(32)}, "roster"),
         ({"content": Noise(mechanism=noise_of(7))}, "the noise is for another"),
     ],
@@ -165,12 +165,12 @@ def test_parts_that_contradict_each_other_are_no_proposal(
 def test_noise_in_a_sparse_graph_that_signs_is_no_proposal() -> None:
     rates = bonawitz.Rates(corrupt_fraction="0.05", dropout="0.1")
     params = replace(NOISED.params, threshold=None, rates=rates, active=True)
-    with pytest.raises(InputError, match="in a sparse graph nobody counts survivors"):
+    with pytest.raises(InputError, match="nobody counts survivors"):
         replace(NOISED, params=params, roster_digest=bytes(32))
 
 
 def test_a_sampling_rate_is_of_examples_alone() -> None:
-    with pytest.raises(InputError, match="charged as if all took part"):
+    with pytest.raises(InputError, match="sampling_rate must be 1"):
         Noise(mechanism=noise_of(6), sampling_rate=0.5)
     for rate in (0.0, -1.0, 1.5, float("nan")):
         with pytest.raises(InputError, match="outside"):
@@ -196,7 +196,7 @@ def own(**change: Any) -> Contribution:
         ({"vector": np.full((ENTRIES, 1), PRIVATE)}, "an update of shape"),
         ({"vector": np.array([PRIVATE] * 4 + [np.nan])}, "'update' is nan at entry 4"),
         ({"vector": np.array([np.inf] + [PRIVATE] * 4)}, "'update' is inf at entry 0"),
-        ({"weight": PRIVATE}, "weight is no integer"),
+        ({"weight": PRIVATE}, "weight must be an integer"),
     ],
 )
 @pytest.mark.parametrize("protocol", ["bonawitz", "threshold-ckks"])
