@@ -249,14 +249,6 @@ class Params:
         return self.mean_stddev(survivors) * math.sqrt(2 * math.log(2 * self.entries))
 
     @property
-    def flooding_delta(self) -> float:
-        """The total variation distance of opened results from ones without the key [LMSS22].
-
-        2**-(s/2) / 6.9 a session; ``dp.accounting`` prices the flooding in epsilon instead.
-        """
-        return 0.0 if self.flooding is None else 2 ** (-self.flooding / 2) / 6.9
-
-    @property
     def chunk_size(self) -> int:
         """Bytes of one ciphertext of a client."""
         return _chunk_size(self.ring, self.model)

@@ -74,7 +74,7 @@ def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
         return Ledger.open(path, seal=seal, read_only=True)
     except LedgerCorrupt as error:
         if _is_foreign(path):
-            raise NotALedger(str(error)) from error
+            raise NotALedger(f"{path} is no ledger; give the path of one") from error
         raise
 
 

@@ -268,7 +268,7 @@ def test_a_shared_key_has_no_holders_and_may_go_unflooded() -> None:
     with pytest.raises(InputError, match="must be 0 under a shared key"):
         replace(SHARED, holders=5, threshold=4)
     bare = replace(SHARED, flooding=None)
-    assert bare.flooding_stddev == bare.flooding_delta == 0
+    assert bare.flooding_stddev == 0
     assert bare.mean_error() < 2**-44
 
 
@@ -412,7 +412,3 @@ def test_a_refusal_that_no_ring_can_heal_is_the_planners_too() -> None:
             precision=0.1,
             flooding=12,
         )
-
-
-def test_flooding_adds_its_share_to_a_reported_delta() -> None:
-    assert THRESHOLD.flooding_delta == pytest.approx(2**-20 / 6.9)

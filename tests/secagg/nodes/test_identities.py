@@ -486,7 +486,7 @@ def test_a_serial_out_of_range(serial: Any) -> None:
 def test_a_roster_that_nobody_would_read_is_not_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identities, "LARGEST_ROSTER", len(ROSTER))
     assert sign_roster(OPERATOR, MEMBERS, serial=3) == ROSTER
-    with pytest.raises(IdentityError, match="a roster of"):
+    with pytest.raises(IdentityError, match="a roster has at most"):
         sign_roster(OPERATOR, MEMBERS, serial=10)
 
 

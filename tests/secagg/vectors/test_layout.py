@@ -156,8 +156,8 @@ def test_a_short_segment_takes_the_room_that_its_words_leave():
     ("clients", "maximum", "lanes", "message"),
     [
         (3, 2**30, 2, "3 clients x 1073741824 does not fit a 32-bit lane"),
-        (2, 2**62, None, "2 clients x 4611686018427387904 fits a lane"),
-        (2**32 - 1, 2**63 - 1, None, "fits a lane"),
+        (2, 2**62, None, "2 clients x 4611686018427387904 does not fit a 64-bit lane"),
+        (2**32 - 1, 2**63 - 1, None, "does not fit a 64-bit lane"),
     ],
 )
 def test_overflow_is_an_exception_at_construction(clients, maximum, lanes, message):
