@@ -95,12 +95,12 @@ class Reader:
 
         | policy | accountant, basis | what it is |
         |---|---|---|
-                | fixed plan | rdp, reserved | what was spent, the number that admission uses |
+        | fixed plan | rdp, reserved | what was spent, the number that admission uses |
         | fixed plan | rdp, actual | with actual noise: true if no output decided who was lost |
         | fixed plan | pld, reserved | mostly tighter, for a report; refused once a commit rose |
         | fixed plan | pld, actual | refused where it differs: it needs a plan fixed in advance |
         | a filter | rdp, either | the whole budget; ``inf`` if an actual price passed it |
-                | a filter | pld, either | refused: ``UnsoundEvent`` |
+        | a filter | pld, either | refused: ``UnsoundEvent`` |
 
         Where a commit rose above its reservation, what is held is true under a fixed plan if no
         output decided that. Why a filter states the budget, ``dp.ledger.rules`` says.

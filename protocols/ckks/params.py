@@ -342,6 +342,7 @@ def _rings(model: Model, entries: int) -> Iterator[Ring]:
         yield Ring(degree=degree, prime_bits=sizes, special_bits=special)
 
 
+# The arguments are the fields of ``Params`` that a caller may wish for, and the precision.
 def plan_parameters(
     *,
     model: Model,

@@ -156,7 +156,8 @@ def test_a_roster_after_another_has_the_next_serial(keys: Run, home: Path) -> No
     assert sign(keys, home, "--after", home / "next", "--serial", 50, out="later")[0] == 0
     assert serial("later") == 50
     code, _, err = sign(keys, home, "--after", home / "next", "--serial", 42, out="same")
-    assert (code, err) == (2, "secagg: --serial is 42, must be above 42, that of the roster there\n")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--serial is 42, must be above 42" in err
     assert not (home / "same").exists()
 
 
