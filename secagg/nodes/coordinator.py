@@ -83,7 +83,7 @@ class WeightedMean:
     evaluate_metrics: Mapping[str, float] | None = None
 
     def content(self, purpose: str, clients: int) -> Average:
-        """What so many clients sum.
+        """The content of a proposal to so many clients.
 
         Raises:
           InputError: nothing was named that an evaluation could be averaged of.
@@ -134,7 +134,7 @@ class NoisySum:
             raise InputError("noise on examples, and only that, needs a learning_rate")
 
     def content(self, purpose: str, clients: int) -> Noise:
-        """What so many clients sum.
+        """The content of a proposal to so many clients.
 
         Raises:
           InputError: too many clients, or numbers that would be a release of their own.
@@ -325,7 +325,7 @@ class RunningSum:
         return relay_threshold_ckks(agreement, clients)
 
     def asks(self) -> Iterator[StageRequests]:
-        """Stage after stage.
+        """The requests of the sum, stage after stage.
 
         Raises:
           ProtocolError, InputError: nothing was released.
@@ -368,7 +368,7 @@ class RunningSum:
         return [node for node, client in self._clients.items() if client in ask.requests]
 
     def request(self, ask: StageRequests, node: NodeId) -> Request:
-        """What to send."""
+        """The request to send to one node."""
         request = Request(
             stage=ask.stage,
             proposal=self._said,

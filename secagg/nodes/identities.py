@@ -62,7 +62,7 @@ class Identity:
 
     @property
     def shown(self) -> PublicIdentity:
-        """What everybody may know."""
+        """The public half, which everybody may know."""
         return PublicIdentity(self.name, self.key.public)
 
 
@@ -223,7 +223,7 @@ class Roster:
         return {number: member.public for number, member in self.members.items()}
 
     def number_of(self, public: bytes) -> ClientId:
-        """The number of who has that key; ``IdentityError`` if nobody has."""
+        """The client number of a public key; ``IdentityError`` if nobody has it."""
         for number, member in self.members.items():
             if member.public == public:
                 return number

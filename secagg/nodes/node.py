@@ -83,7 +83,7 @@ class Request:
     next_session: bytes = b""
 
     def signed(self) -> bytes:
-        """What ``signature`` is over."""
+        """The bytes that ``signature`` signs."""
         numbers = f"{self.stage} {self.client}".encode()
         fields = (numbers, self.proposal, self.message, self.next_session)
         return b"".join(map(opaque, fields))
@@ -91,7 +91,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a node says.
+    """A node's answer to a request.
 
     Attributes:
       messages: of the protocol; several frames of one vector, otherwise one.
@@ -166,7 +166,7 @@ class Node:
         compute: Compute,
         purpose: str | None = None,
     ) -> Answer:
-        """One stage.
+        """Answer one request of the server, a stage of a sum.
 
         Args:
           state: what the last answer left.

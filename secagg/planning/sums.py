@@ -197,17 +197,17 @@ class Advice:
 
     @property
     def bytes_up_per_client(self) -> int:
-        """The bytes of a whole round."""
+        """Bytes that a client sends in a whole round."""
         return sum(stage.bytes_up for stage in self.traffic.values())
 
     @property
     def bytes_down_per_client(self) -> int:
-        """The bytes of a whole round."""
+        """Bytes that a client is sent in a whole round."""
         return sum(stage.bytes_down for stage in self.traffic.values())
 
     @property
     def bits_per_entry(self) -> float:
-        """Sent by a client, all stages together."""
+        """Bits that a client sends for an entry, all stages together."""
         return 8 * self.bytes_up_per_client / self.entries
 
     @property
@@ -217,16 +217,16 @@ class Advice:
 
     @property
     def p_insecure_any_round(self) -> float:
-        """Bound for all rounds together; each draws its own graph."""
+        """Bound on P[some round is insecure]; each draws its own graph."""
         return min(1.0, self.rounds * self.p_insecure)
 
     @property
     def p_failure_any_round(self) -> float:
-        """Bound for all rounds together; a round that fails releases nothing."""
+        """Bound on P[some round fails], which then releases nothing."""
         return min(1.0, self.rounds * self.p_failure)
 
     def params(self) -> Params:
-        """The same for ``protocols.bonawitz``."""
+        """Parameters of ``protocols.bonawitz`` as advised."""
         sparse = self.graph == "sparse"
         return Params(
             clients=self.clients,

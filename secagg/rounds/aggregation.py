@@ -114,7 +114,7 @@ class Plain:
     minimum_survivors: int | None = None
 
     def params(self, layout: Layout) -> bonawitz.Params:
-        """The same words and the same minimum as under masks, which nobody makes."""
+        """Parameters of a sum without masks: the words and the minimum as with them."""
         minimum = self.minimum_survivors
         needed = majority(layout.clients) if minimum is None else minimum
         return Bonawitz(threshold=needed).params(layout)
