@@ -150,7 +150,7 @@ def test_a_number_of_threads_that_is_none_is_refused(
 
 @pytest.mark.parametrize("count", [0, -1, 1.0, True])
 def test_so_many_threads_are_none(count: Any) -> None:
-    with pytest.raises(InputError, match="threads"):
+    with pytest.raises(InputError, match="must be an integer from 1"):
         threads(count)
 
 
