@@ -418,7 +418,7 @@ def from_cosines(
     """
     fitted = _statistics("included", included)
     if (entries is None) == (unobserved is None):
-        raise InputError("give either entries or unobserved, what a canary left out looks like")
+        raise InputError("give either entries, or unobserved of canaries left out")
     if unobserved is not None:
         null = Gaussian.fit(_statistics("unobserved", unobserved))
     else:
@@ -437,10 +437,10 @@ def from_json(data: Any) -> LowerBound | Estimate:
         found = _parsed(data)
         stated = float(data["epsilon"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"this is no result of an attack: {error!r:.200}") from error
+        raise InputError(f"data is no result that as_dict() gave: {error!r:.200}") from error
     if not abs(stated - found.epsilon) <= _AGREES * max(1.0, found.epsilon):
         raise InputError(
-            f"a result states epsilon {stated:g}, and its own numbers give {found.epsilon:g}"
+            f"epsilon is {stated:g}, must be {found.epsilon:g} by the other numbers of the result"
         )
     return found
 
@@ -469,7 +469,7 @@ def _parsed(data: Mapping[str, Any]) -> LowerBound | Estimate:
             integer("canaries", data["canaries"], 2, MOST)
             return _estimate(pair[0], pair[1], data["canaries"], delta, unit)
         case kind, method:
-            raise InputError(f"kind {kind!r:.80} by {method!r:.80} is not known here")
+            raise InputError(f"kind {kind!r:.80} by method {method!r:.80} is not known")
 
 
 def _chance(epsilon: float, canaries: int, guesses: int, correct: int, delta: float) -> float:
@@ -514,7 +514,7 @@ def _estimate(
     check_delta(delta)
     for name, one in (("included", included), ("unobserved", unobserved)):
         if not (abs(one.mean) <= _WIDE and 1 / _WIDE <= one.deviation <= _WIDE):
-            raise InputError(f"{name} is {one}, must be within {_WIDE:g} and spread")
+            raise InputError(f"{name} is {one}, must be within {_WIDE:g}, spread above 0")
     pairs = [
         ((one.mean - other.mean) / other.deviation, one.deviation / other.deviation)
         for one, other in ((included, unobserved), (unobserved, included))

@@ -262,6 +262,7 @@ class LocalDpSgd(_PerExample):
     for every entry of every step.
     """
 
+    # What is trained, what plain DP-SGD may choose, and where an earlier run stopped.
     def __init__(
         self,
         model: nn.Module,

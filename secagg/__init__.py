@@ -9,8 +9,24 @@ import secagg._siblings  # noqa: F401  # first: a stranger's dp or protocols is 
 
 import dp
 import protocols
-from dp.errors import BudgetExceeded, LedgerError, PrivacyError
+from dp.errors import (
+    AccountantLimit,
+    BudgetExceeded,
+    CalibrationError,
+    FilterFull,
+    LedgerBusy,
+    LedgerConflict,
+    LedgerCorrupt,
+    LedgerError,
+    LedgerMissing,
+    MissingLibrary,
+    NonFiniteGradient,
+    PrivacyError,
+    UnsoundEvent,
+    UnsoundModel,
+)
 from protocols.errors import (
+    DecodeError,
     LocalProtocolError,
     ProtocolError,
     RemoteProtocolError,
@@ -21,9 +37,11 @@ from secagg.errors import (
     InputError,
     MissingExtraError,
     NodeError,
+    NotALedger,
     RefusedError,
     RunError,
     SecaggError,
+    WorkerError,
 )
 from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
 from secagg.stage import Stage
@@ -34,20 +52,31 @@ from secagg.vectors.vector import flatten, unflatten
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccountantLimit",
     "Aggregate",
     "Bonawitz",
     "BudgetExceeded",
+    "CalibrationError",
     "Ckks",
     "Count",
+    "DecodeError",
+    "FilterFull",
     "FixedPoint",
     "IdentityError",
     "InputError",
     "Layout",
+    "LedgerBusy",
+    "LedgerConflict",
+    "LedgerCorrupt",
     "LedgerError",
+    "LedgerMissing",
     "LocalProtocolError",
     "MissingExtraError",
+    "MissingLibrary",
     "NodeError",
     "NoisyIntegers",
+    "NonFiniteGradient",
+    "NotALedger",
     "Plain",
     "PrivacyError",
     "ProtocolError",
@@ -58,6 +87,9 @@ __all__ = [
     "Segment",
     "Stage",
     "TooFewSurvivors",
+    "UnsoundEvent",
+    "UnsoundModel",
+    "WorkerError",
     "__version__",
     "aggregate",
     "clip_norm",

@@ -76,7 +76,7 @@ class SystemDescription:
             integer(name, value, least, MAX_STEPS)
         freeze_floats(self, "sampler_error", zero=True)
         if self.sampler_error and not self.entries:
-            raise InputError("sampler_error is given without entries, how many a step")
+            raise InputError("entries is 0, must be given beside sampler_error")
 
     def epsilon_added(self, epsilon: float, *, rounds: int) -> float:
         """What flooded decryptions add to an epsilon after so many rounds."""
@@ -114,7 +114,7 @@ class SystemDescription:
         """The statement whose ``to_json()`` is ``data``; anything else is an ``InputError``."""
         names = {item.name for item in fields(cls)}
         if not isinstance(data, Mapping) or data.keys() != names:
-            raise InputError(f"a statement has exactly the fields {', '.join(sorted(names))}")
+            raise InputError(f"data must have exactly the fields {', '.join(sorted(names))}")
         values = dict(data)
         for name in _LISTS:
             if not isinstance(values[name], list):

@@ -139,7 +139,7 @@ class Ledger(Reader):
         ``LedgerCorrupt``: a process may have been killed while creating it, or it is a copy.
         """
         if seal is not None and seal.sign is None:
-            raise InputError("seal has no sign; a sealed ledger is created by who can sign")
+            raise InputError("seal has no sign: give a HeadSigner that can sign, or none")
         genesis = {
             "action": "create",
             "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
@@ -209,12 +209,12 @@ class Ledger(Reader):
         signed already, ``LedgerCorrupt`` if it is not sound or ``seal`` does not fit itself.
         """
         if seal.sign is None:
-            raise InputError("seal has no sign")
+            raise InputError("seal has no sign: give a HeadSigner that can sign")
         with self._file.transaction() as connection:
             self._version(connection)
             self._check_schema(connection)
             if is_sealed(connection):
-                raise LedgerConflict(f"{self._path} is signed already")
+                raise LedgerConflict(f"{self._path} is signed already; open it with its seal")
             check_chain(connection, None)
             write_seal(connection, append(connection, {"action": "seal"}), seal.sign)
             check_seal(connection, seal.verify)
@@ -248,7 +248,9 @@ class Ledger(Reader):
                 if self._accounts.budget_of(connection, subject) == budget:
                     continue
                 if self._accounts.spent(connection, subject):
-                    raise LedgerConflict(f"{subject!r} was charged before, its budget is fixed")
+                    raise LedgerConflict(
+                        f"{subject!r} was charged, so its budget is fixed; leave it out"
+                    )
                 groups.setdefault(budget, []).append(subject)
             if groups:
                 for said in islice(statements(connection), 1):
@@ -311,7 +313,7 @@ class Ledger(Reader):
         if round_number is not None:
             number("round", round_number)
         if not wanted:
-            raise InputError("charges is empty, and nothing would hold the key")
+            raise InputError("charges is empty, must name a subject at least")
         with self._writing() as connection:
             key = self._accounts.free_key(connection, round_number)
             self._charge(connection, key, wanted, minimum)

@@ -95,12 +95,12 @@ class Reader:
 
         | policy | accountant, basis | what it is |
         |---|---|---|
-                | fixed plan | rdp, reserved | what was spent, the number that admission uses |
+        | fixed plan | rdp, reserved | what was spent, the number that admission uses |
         | fixed plan | rdp, actual | with actual noise: true if no output decided who was lost |
         | fixed plan | pld, reserved | mostly tighter, for a report; refused once a commit rose |
         | fixed plan | pld, actual | refused where it differs: it needs a plan fixed in advance |
         | a filter | rdp, either | the whole budget; ``inf`` if an actual price passed it |
-                | a filter | pld, either | refused: ``UnsoundEvent`` |
+        | a filter | pld, either | refused: ``UnsoundEvent`` |
 
         Where a commit rose above its reservation, what is held is true under a fixed plan if no
         output decided that. Why a filter states the budget, ``dp.ledger.rules`` says.
@@ -283,7 +283,7 @@ class Reader:
         try:
             self._policy = composition_rule(genesis.get("policy", FIXED_PLAN))
         except InputError as error:
-            raise LedgerError(f"{self._path} has a policy unknown here: {error}") from None
+            raise LedgerError(f"{self._path} needs a newer version of secagg: {error}") from None
         self._accounts = Accounts(self._budget, self._policy)
 
     def _version(self, connection: sqlite3.Connection) -> int:

@@ -131,10 +131,10 @@ class Charge:
 
     def __post_init__(self) -> None:
         if not self.events():
-            raise InputError("a charge holds no event; leave its subject out")
+            raise InputError("charge holds no event; leave its subject out")
         for event in self.events().values():
             if not isinstance(event, Event):
-                raise InputError(f"charge holds {event!r:.80}, not an event")
+                raise InputError(f"charge holds {event!r:.80}, must be of dp.accounting.events")
 
     def events(self) -> dict[Book, Event]:
         """The event of each book that is charged."""

@@ -18,8 +18,8 @@ from dp.errors import LedgerBusy, LedgerCorrupt, LedgerError
 _CODES: Final[dict[int, tuple[type[LedgerError], str]]] = {
     sqlite3.SQLITE_BUSY: (LedgerBusy, "another process holds it; try again"),
     sqlite3.SQLITE_LOCKED: (LedgerBusy, "another process holds it; try again"),
-    sqlite3.SQLITE_FULL: (LedgerError, "the disk is full; nothing was written"),
-    sqlite3.SQLITE_READONLY: (LedgerError, "the file is read-only; nothing was written"),
+    sqlite3.SQLITE_FULL: (LedgerError, "the disk is full and nothing was written; make room"),
+    sqlite3.SQLITE_READONLY: (LedgerError, "the file is read-only; mend its rights"),
     sqlite3.SQLITE_CANTOPEN: (LedgerError, "the file or its folder cannot be opened for writing"),
     sqlite3.SQLITE_IOERR: (LedgerError, "the disk fails; treat what was being written as charged"),
     sqlite3.SQLITE_ERROR: (LedgerCorrupt, "its tables are not those of a ledger"),
@@ -27,6 +27,7 @@ _CODES: Final[dict[int, tuple[type[LedgerError], str]]] = {
     sqlite3.SQLITE_CORRUPT: (LedgerCorrupt, "the file is damaged"),
     sqlite3.SQLITE_NOTADB: (LedgerCorrupt, "is not a SQLite file"),
 }
+_MEND: Final = "; charge nothing to it, restore a copy that verifies"
 
 
 class File:
@@ -67,7 +68,7 @@ class File:
     def connection(self) -> sqlite3.Connection:
         """Raises ``LedgerError`` after ``close`` and after a fork."""
         if self._connection is None:
-            raise LedgerError(f"the ledger {self.path} is closed")
+            raise LedgerError(f"the ledger {self.path} is closed; open it again")
         if os.getpid() != self._process:
             raise LedgerError(f"the ledger {self.path} was opened before a fork; open it anew")
         return self._connection
@@ -78,13 +79,14 @@ class File:
         try:
             yield
         except LedgerCorrupt as error:
-            raise LedgerCorrupt(f"{self.path}: {error}") from error
+            raise LedgerCorrupt(f"{self.path}: {error}{_MEND}") from error
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended part
             kind, what = _CODES.get(code, (LedgerError, str(error)))
             if "Could not decode to UTF-8" in str(error):
                 kind, what = LedgerCorrupt, "holds text that is no UTF-8"
-            raise kind(f"{self.path}: {what}") from error
+            mend = _MEND if kind is LedgerCorrupt else ""
+            raise kind(f"{self.path}: {what}{mend}") from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -92,7 +94,7 @@ class File:
         with self.translated():
             connection = self.connection
             if self.read_only:
-                raise LedgerError(f"{self.path} was opened to be read only; nothing was written")
+                raise LedgerError(f"{self.path} was opened with read_only, so nothing was written")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 # A file moved away, or put back from a copy, would take charges nobody sees.
@@ -145,7 +147,7 @@ class File:
             finally:
                 os.close(folder)
         except OSError as error:
-            raise LedgerError(f"cannot sync the folder of {self.path}: {error}") from error
+            raise LedgerError(f"cannot sync the folder of {self.path}: {error.strerror}") from error
 
     @property
     def is_void(self) -> bool:

@@ -94,9 +94,9 @@ def join(
     check_integer("client", me, 0)
     active = agreement.params.active
     if active is not (identity is not None) or active is not bool(identities):
-        raise InputError("an active server, and only that, needs identity and identities")
+        raise InputError("identity and identities must be given if active is True, and only then")
     if identity and identities and identities.get(me) != identity.public:
-        raise InputError(f"our own identity is not that of client {me} among the identities")
+        raise InputError(f"identity must be that of client {me} among the identities")
     refuse_shared(identities or {})
     keys = Keys(
         mask=PrivateKey(Secret(entropy(KEY_SIZE))),
@@ -104,7 +104,7 @@ def join(
         draw=Secret(entropy(SEED_SIZE)),
     )
     if len({keys.mask.secret.expose(), keys.seal.secret.expose(), keys.draw.expose()}) < 3:
-        raise InputError("entropy repeats itself: two of our keys are equal")
+        raise InputError("entropy gave the same bytes twice, must be a source that never repeats")
     state = AwaitRoster(
         agreement=agreement,
         me=me,
@@ -138,9 +138,9 @@ class AwaitRoster(Client):
             over everything public.
         """
         if agreement.header != self.agreement.header:
-            raise LocalProtocolError("our keys were advertised for another session or round")
+            raise LocalProtocolError("our keys are of another session or round: advertise new ones")
         if agreement != self.agreement and (agreement.params.active or self.identity):
-            raise LocalProtocolError("signed keys are of one agreement")
+            raise LocalProtocolError("signed keys are of one agreement: advertise new ones")
         return replace(self, agreement=agreement, keys=Once(self.keys.take()))
 
     def on_roster(self, message: bytes) -> tuple[bytes, "AwaitBoxes"]:
@@ -410,7 +410,7 @@ class AwaitBoxes(Client):
     def _mark(self, included: Set[ClientId]) -> bytes:
         """Whom we have masked with, signed. We mask once, so that we sign one."""
         if self.identity is None:
-            raise LocalProtocolError("no identity to sign a mark with")
+            raise LocalProtocolError("identity is missing: a mark is signed with it")
         bitmap = to_bitmap(self._members(), included)
         label = self.agreement.context(self.roster).included(self.me)
         mark = SignedBitmap(included=bitmap, signature=self.identity.sign(label, bitmap))
@@ -548,7 +548,7 @@ class AwaitSurvivors(_Holder):
             in this round.
         """
         if self.identity is None:
-            raise LocalProtocolError("the server is trusted to name one set: nothing is signed")
+            raise LocalProtocolError("active is False, so nothing is signed: call on_survivors")
         survivors = self._read_survivors(message)
         label = self.agreement.context(self.roster).survivors()
         answer = SignedSurvivors(

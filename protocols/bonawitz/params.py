@@ -68,7 +68,7 @@ class Params:
     def __post_init__(self) -> None:
         check_integer("clients", self.clients, 2)
         if (self.threshold is None) is (self.rates is None):
-            raise InputError("give either a threshold, or rates that a graph is planned for")
+            raise InputError("give either threshold, or rates, for which a graph is planned")
         if self.threshold is not None:
             check_integer("threshold", self.threshold, 2, min(self.clients, ORDER))
         check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)

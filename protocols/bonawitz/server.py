@@ -112,7 +112,7 @@ class CollectKeys(Collect[Agreement]):
     ) -> None:
         super().__init__(agreement)
         if agreement.params.active is not bool(identities):
-            raise InputError("an active server, and only that, needs the clients' identities")
+            raise InputError("identities must be given if active is True, and only then")
         self._identities = identities or {}
         refuse_shared(self._identities)
         self._keys: dict[ClientId, PublicKeys] = {}
@@ -404,7 +404,7 @@ class CollectVectors(Collect[Agreement]):
             another set was named before.
         """
         if self.agreement.params.active:
-            raise LocalProtocolError("the clients sign the survivors first: close_to_sign")
+            raise LocalProtocolError("active is True, so clients sign first: call close_to_sign")
         message = self._name(burn)
         return message, self._reveals()
 
@@ -417,7 +417,7 @@ class CollectVectors(Collect[Agreement]):
           The survivors for each of them, with the marks that it needs to see; the next stage.
         """
         if not self.agreement.params.active:
-            raise LocalProtocolError("nothing is signed in this round: close")
+            raise LocalProtocolError("active is False, so nothing is signed: call close")
         if self.marked:
             self._open()
             self._drop_conflicts()

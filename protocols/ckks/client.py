@@ -120,7 +120,8 @@ def encrypt(
     request = hashlib.sha256(name + what).digest()
     if burn is not None and not burn(agreement.header.place(me), UPLOAD_STAGE, request):
         raise LocalProtocolError(
-            f"another vector, or under another key, was encrypted in round {agreement.round}"
+            f"another vector, or under another key, was encrypted in round {agreement.round}; "
+            "start a new round"
         )
     if not isinstance(values, np.ndarray):
         values = values()

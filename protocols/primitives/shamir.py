@@ -62,7 +62,7 @@ def split(secret: Secret, threshold: int, holders: int, entropy: Entropy) -> lis
     if not 1 <= threshold <= holders <= ORDER:
         raise InputError(f"cannot share with threshold {threshold} among {holders} holders")
     if len(secret) % 2:
-        raise InputError(f"cannot share {len(secret)} bytes: an even number is needed")
+        raise InputError(f"secret has {len(secret)} bytes, must be an even number")
     constant = _symbols(secret.expose())
     random = _symbols(entropy((threshold - 1) * len(secret)))
     polynomial = [*random.reshape(threshold - 1, len(constant)), constant]
@@ -123,7 +123,7 @@ def correct(
     """
     n, most = len(holders), (len(holders) - threshold) // 2
     if threshold < 1 or threshold > n:
-        raise InputError(f"{n} shares, {threshold} are needed")
+        raise InputError(f"threshold {threshold} is outside [1, {n}], the number of shares")
     _weights_at_zero(holders)  # refuses what are no holders
     # By holder, secret and symbol.
     values = np.stack([_symbols(b"".join(row)).reshape(n, -1) for row in shares], axis=1)

@@ -154,7 +154,7 @@ def one_run(
         raise InputError(f"noise_share {noise_share} must be above 0 and at most 1")
     coins = include_canaries(canaries, entropy=entropy)
     if not coins.any():
-        raise InputError(f"none of {canaries} canaries is in; take more")
+        raise InputError(f"none of {canaries} canaries was included; take more canaries")
     match mechanism:
         case "local":
             moved, noise, stated = _local(coins, budget, steps, noise_share)

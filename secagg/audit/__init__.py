@@ -5,13 +5,12 @@ cannot show, ``evidence`` what attacks measured, ``page`` is for reading.
 """
 
 from secagg.audit.evidence import evidence
-from secagg.audit.report import SEAL_LABEL, NotALedger, audit, open_ledger, seal_of, verify
+from secagg.audit.report import SEAL_LABEL, audit, open_ledger, seal_of, verify
 from secagg.audit.values import Audit
 
 __all__ = [
     "SEAL_LABEL",
     "Audit",
-    "NotALedger",
     "audit",
     "evidence",
     "open_ledger",

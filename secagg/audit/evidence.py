@@ -109,7 +109,7 @@ def read(path: Path) -> tuple[LowerBound | Estimate, ...]:
     """
     data = load(path)
     if not isinstance(results := data.get("results"), list) or not results:
-        raise InputError(f"--attack-results {path} holds no results")
+        raise InputError(f"--attack-results {path} holds no results, must have at least 1")
     if len(results) > _MOST_RESULTS:
         raise InputError(
             f"--attack-results {path} holds {len(results):,} results, at most 100 are read"
@@ -137,8 +137,8 @@ def measured(
         ]
         if not alike:
             raise InputError(
-                f"the evidence is about one {result.unit.value} that is there or not, and this "
-                "ledger charged for no such thing"
+                f"--attack-results are about one {result.unit.value} that is there or not; the "
+                "ledger charged nothing for that, leave them out"
             )
         beside += [
             Measured(found=result.at(section.total_delta), stated=section.epsilon)

@@ -28,7 +28,7 @@ import numpy as np
 
 from dp.accounting.accountant import Vector, check_delta, epsilon_curve, epsilon_pld, has_pld
 from dp.accounting.events import Event
-from dp.errors import AccountantLimit, LedgerCorrupt, LedgerError, LedgerMissing, UnsoundEvent
+from dp.errors import AccountantLimit, LedgerCorrupt, LedgerMissing, UnsoundEvent
 from dp.ledger import admission
 from dp.ledger.ledger import (
     FIXED_PLAN,
@@ -55,6 +55,7 @@ from secagg.audit.values import (
     Subject,
     in_words,
 )
+from secagg.errors import NotALedger
 
 SEAL_LABEL: Final = b"secagg ledger head"  # of the Ed25519 signature of a head
 DELTAS: Final = tuple(10.0**-exponent for exponent in range(2, 13))  # of the curve
@@ -65,19 +66,15 @@ _LEDGER: Final = b"dpLg"
 _LIBRARIES: Final = ("secagg", "dp-accounting", "numpy", "scipy", "cryptography")
 
 
-class NotALedger(LedgerError):
-    """The file was never a ledger: text, a picture, another program's database."""
-
-
 def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
     """The only place where one is opened here; raises as ``Ledger.open``, and ``NotALedger``."""
     if not path.exists():  # ``Ledger.open`` says to create one, which is no word to an auditor
-        raise LedgerMissing(f"{path} does not exist")
+        raise LedgerMissing(f"{path} does not exist; give the path of a ledger")
     try:
         return Ledger.open(path, seal=seal, read_only=True)
     except LedgerCorrupt as error:
         if _is_foreign(path):
-            raise NotALedger(str(error)) from error
+            raise NotALedger(f"{path} is no ledger; give the path of one") from error
         raise
 
 

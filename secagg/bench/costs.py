@@ -112,7 +112,7 @@ class Case:
             known = ", ".join(PROTOCOLS)
             raise InputError(f"unknown protocol {self.protocol!r}; known: {known}")
         if self.clients < 2 or self.entries < 1:
-            raise InputError(f"{self.clients} clients, {self.entries} entries: nothing to sum")
+            raise InputError(f"clients {self.clients}, entries {self.entries}: at least 2, at least 1")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout} is not in [0, 1)")
         if self.protocol == "complete" and self.clients > MAX_COMPLETE:
@@ -151,7 +151,7 @@ class Case:
         if threshold > self.clients - self.gone:
             raise InputError(
                 f"{self.protocol}: {self.clients - self.gone} of {self.clients} clients stay, "
-                f"{threshold} open a sum"
+                f"{threshold} are needed; take more clients or less dropout"
             )
         return Params(clients=self.clients, threshold=threshold, words=words, active=active)
 
@@ -316,7 +316,7 @@ def _whole(case: Case, clients: int | None = None) -> Callable[[Now], _Found]:
             else not np.array_equal(outcome.values, vector * np.uint64(survivors))
         )
         if wrong or survivors != len(there) - len(gone):
-            raise SecaggError(f"{case} gave a wrong sum")
+            raise SecaggError(f"{case} gave a wrong sum; please report it")
         return _found(case, outcome.costs, len(there), survivors)
 
     return run

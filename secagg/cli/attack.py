@@ -190,8 +190,8 @@ def _check_targets(json_file: Path | None, html: Path | None, figures: Path | No
     """Refuse before minutes of work what could not be written after them."""
     for name, path in (("--json", json_file), ("--html", html)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise InputError(f"{name} {path} must be a file in a folder that is there")
+            raise InputError(f"{name} {path} must be a file in a folder that exists")
     if json_file is not None and html is not None and json_file.resolve() == html.resolve():
         raise InputError(f"--json and --html are both {html}; choose two files")
     if figures is not None and not figures.is_dir():
-        raise InputError(f"--figures {figures} is no folder that is there")
+        raise InputError(f"--figures {figures} must be a folder that exists")

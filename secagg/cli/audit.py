@@ -40,18 +40,18 @@ Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent
 """
 )
 @click.argument("ledger", type=click.Path(path_type=Path))
-@click.option("--verify", is_flag=True, help="Check chain, accounts and signature; price nothing.")
+@click.option("--verify", is_flag=True, help="Check hashes, accounts, signature; no epsilon.")
 @JSON
 @click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
 @click.option(
     "--expected-head",
     metavar="SEQ:HASH",
-    help="Head that was kept outside the file; the ledger must still contain it.",
+    help="Number and hash of a record, kept outside the file; the ledger must still hold it.",
 )
 @click.option(
     "--head-key",
     metavar="FILE",
-    help="Ed25519 public key that verifies the signature of the head: a file, or 64 hex digits.",
+    help="Ed25519 public key that the last record is signed with: a file, or 64 hex digits.",
 )
 @click.option(
     "--attack-results",
@@ -68,9 +68,9 @@ def audit(
     head_key: str | None,
     attack_results: Path | None,
 ) -> int:
-    """What a privacy ledger proves, computed anew from its records.
+    """Compute anew what a privacy ledger proves.
 
-    Nothing that is stored as an epsilon is believed. Give --expected-head or
+    No epsilon that is stored is believed: all come from the records. Give --expected-head or
     --head-key, or the report says that the ledger is not tamper-evident.
     """
     from dp.errors import LedgerCorrupt  # numpy and the accountants take their time to import
@@ -108,8 +108,6 @@ def audit(
                 click.echo("\n".join([*words, f"head: {text}"]))
             return SOUND
         result = reports.audit(ledger, head=kept, seal=seal)
-    except reports.NotALedger:
-        raise
     except LedgerCorrupt as error:
         click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
         return TAMPERED

@@ -64,18 +64,18 @@ Examples:
     "--clients", default="10,30,100", show_default=True, help="Numbers of clients, by commas."
 )
 @click.option(
-    "--entries", default="1e3,1e4,1e5", show_default=True, help="Lengths of a vector, by commas."
+    "--entries", default="1e3,1e4,1e5", show_default=True, help="Numbers in a vector, by commas."
 )
 @click.option(
-    "--dropout", default="0,0.1,0.3", show_default=True, help="Fractions that vanish, by commas."
+    "--dropout", default="0,0.1,0.3", show_default=True, help="Fractions that drop out, by commas."
 )
-@click.option("--lanes", type=int, default=3, show_default=True, help="Entries in one masked word.")
+@click.option("--lanes", type=int, default=3, show_default=True, help="Entries in a 64-bit word.")
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Sessions a point; their median counts; with 6 or more a 95 % interval is shown.",
+    help="Runs of each point, whose median counts; from 6 on a 95 % interval is shown.",
 )
 @_file("--json", "target", "File that is written after every point.")
 @click.option("--resume", is_flag=True, help="Keep the points in that file, measure the others.")
@@ -101,7 +101,7 @@ def costs(
     known = kept.start("costs")
     if target is not None and target.exists():
         if not resume:
-            raise InputError(f"{target} exists; --resume goes on with it")
+            raise InputError(f"{target} exists; go on with it by --resume, or choose another file")
         known = _record(target, "costs")
     record = _swept(chosen, known, target, rounds=rounds, notes=notes)
     points = [point.cost for point in record.points]
@@ -124,7 +124,7 @@ Examples:
 @_file("--json", "target", "Write all samples, for compare.")
 @_file("--html", "html", "Write one page of its own.")
 def quick(*, target: Path | None, html: Path | None) -> None:
-    """Constructions and rounds of every protocol in two minutes, on one page.
+    """Measure every protocol in two minutes, on one page.
 
     Every sum is checked; a wrong one ends the command with exit code 2.
     """
@@ -192,7 +192,7 @@ Exit codes: 0 no regression, 1 a regression, 2 nothing that can be compared.
 def compare(
     *, before: Path, after: Path, tolerance: float, bound: float, confidence: float, as_json: bool
 ) -> int:
-    """Is AFTER worse than BEFORE? Two files of quick, or of costs.
+    """Say whether AFTER is worse than BEFORE, two files of quick or costs.
 
     A cost is worse if the interval of its ratio lies above the earlier one, and its median by
     more than the tolerance. Of bytes, one more is worse.
@@ -231,11 +231,11 @@ Examples:
 @click.option(
     "--quick", "few", is_flag=True, help="Run digits with two epsilons and two seeds, no search."
 )
-@_file("--json", "target", "File that is written after every run, and gone on with.")
+@_file("--json", "target", "File to write after every run; what it holds is not run again.")
 @_file("--svg", "svg", "Draw all runs.")
 @_file("--from", "source", "Run nothing: print and draw the runs in this file, which --json wrote.")
 def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | None) -> None:
-    """Accuracy against epsilon for every mode of noise: mean, least and most of several seeds.
+    """Measure accuracy against epsilon: mean, lowest and highest of several seeds.
 
     Settings are searched on validation examples first. The full sweep trains on digits and
     Fashion-MNIST (make data); neither search nor choice is in any epsilon.
@@ -251,7 +251,7 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | 
     held = source if source is not None else target
     known = study.read(held) if held is not None and held.exists() else study.empty()
     if few and known["search"]:
-        raise InputError(f"{target} is of a full sweep; --quick would drop most of its runs")
+        raise InputError(f"{target} is of a full sweep; leave out --quick, or choose another file")
 
     def save(found: "study.Known") -> None:
         if target is not None:
@@ -280,10 +280,10 @@ Examples:
 @click.option(
     "--quick", "few", is_flag=True, help="Measure 20 clients only, to see what it prints."
 )
-@_file("--json", "target", "File that is written after every point, and gone on with.")
+@_file("--json", "target", "File to write after every point; what it holds is not run again.")
 @_file("--from", "source", "Measure nothing: print the points in this file, which --json wrote.")
 def paper(*, few: bool, target: Path | None, source: Path | None) -> None:
-    """The tables of Bonawitz et al. 2017, section 7: communication, and running time.
+    """Measure the tables of Bonawitz et al. 2017, section 7: bytes and running time.
 
     The paper's own factors stand beside ours; its seconds are of another machine.
     """
@@ -318,7 +318,7 @@ def _check_source(source: Path | None, target: Path | None, *, few: bool) -> Non
     if source is None:
         return
     if not source.exists():
-        raise InputError(f"--from {source} is no file that is there")
+        raise InputError(f"--from {source} must be a file that exists")
     if target is not None or few:
         other = "--quick" if few else "--json"
         raise InputError(f"--from runs nothing and {other} is for a run; leave out one")
@@ -499,7 +499,7 @@ def _list(text: str, name: str, kind: Callable[[str], T]) -> list[T]:
     try:
         return list(dict.fromkeys(kind(each.strip()) for each in text.split(",")))
     except ValueError:
-        raise InputError(f"--{name} {text!r:.100} is no list by comma") from None
+        raise InputError(f"--{name} {text!r:.100} is no list by comma, such as 10,100") from None
 
 
 def _whole(text: str) -> int:

@@ -36,7 +36,7 @@ In this order:
 """,
 )
 def keys() -> None:
-    """Make identities, and sign who has which number.
+    """Make identities, and sign which client has which.
 
     Against a server that may lie, clients sign. The operator, who is not the server, says whose
     signature counts. If the server chose the identities, it could impersonate every client except
@@ -137,7 +137,7 @@ def roster(
     signer = load_identity(operator)
     last = Roster.read(after, operator=signer.key.public).serial if after else 0
     if serial is not None and serial <= last:
-        raise InputError(f"--serial {serial} is not above {last}")
+        raise InputError(f"--serial is {serial}, must be above {last}, that of the roster there")
     data = sign_roster(
         signer, dict(enumerate(map(load_public, members))), serial=serial or last + 1
     )

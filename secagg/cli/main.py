@@ -28,7 +28,7 @@ def main() -> None:
     try:
         code = cli.main(prog_name="secagg", standalone_mode=False)
     except click.exceptions.Abort:
-        _fail("interrupted; `--resume` goes on from the last finished round", 130)
+        _fail("interrupted; `--resume`, where there is one, goes on", 130)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)

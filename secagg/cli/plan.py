@@ -33,12 +33,10 @@ Examples:
     help="Fraction of the clients that may collude with the server.",
 )
 @click.option(
-    "--dropout", default="0.1", show_default=True, help="Fraction of the clients that may vanish."
+    "--dropout", default="0.1", show_default=True, help="Fraction of clients that may drop out."
 )
-@click.option("--active", is_flag=True, help="Plan for a server that may lie about who is alive.")
-@click.option(
-    "--entries", type=int, default=10**6, show_default=True, help="Length of a client's vector."
-)
+@click.option("--active", is_flag=True, help="Plan for a malicious server, not a curious one.")
+@click.option("--entries", type=int, default=10**6, show_default=True, help="Numbers in a vector.")
 @click.option(
     "--clip",
     type=float,
@@ -55,10 +53,12 @@ Examples:
 @click.option(
     "--epsilon",
     type=float,
-    help="Privacy budget over all rounds; plans distributed noise too.",
+    help="Privacy budget over all rounds: plan distributed noise too.",
 )
 @click.option(
-    "--delta", type=float, help="Delta: below one over the number of examples, or clients."
+    "--delta",
+    type=float,
+    help="Probability that epsilon fails: below 1 / examples, or 1 / clients.",
 )
 @click.option(
     "--unit",
@@ -76,7 +76,7 @@ Examples:
 @click.option(
     "--client-sampling-rate",
     type=float,
-    help="Probability that a client, by its own secret coin, contributes its update.",
+    help="Probability that a client, drawn in secret by itself, contributes its update.",
 )
 @click.option(
     "--minimum-survivors",
@@ -92,12 +92,13 @@ Examples:
 )
 @JSON
 def plan(*, as_json: bool, **wanted: Any) -> None:
-    """Choose graph, threshold and lanes for a sum, and say what it costs.
+    """Choose the parameters of a sum, and say its cost.
 
-    With a budget also noise, scale and the fewest survivors: the narrowest lanes with at
-    most 1 % more noise than the widest. Bytes are exact. Milliseconds are an estimate for
-    one idle core of this machine. Probabilities of the graph and of a lane that wraps
-    are upper bounds.
+    These are graph, threshold and lanes, the integers packed in a 64-bit word; with
+    --epsilon also noise, scale and the fewest survivors: the narrowest lanes with at most
+    1 % more noise than the widest. Bytes are exact. Milliseconds are an estimate for one
+    idle core of this machine. Probabilities that the graph fails, or that a lane wraps
+    around, are upper bounds.
     """
     given = {name: value for name, value in wanted.items() if value is not None}
     noise = {each.name: given.pop(each.name) for each in fields(NoiseWishes) if each.name in given}
@@ -109,7 +110,7 @@ def plan(*, as_json: bool, **wanted: Any) -> None:
         option = next(iter(noise)).replace("_", "-")
         raise InputError(f"--{option} is about noise; give the budget too, --epsilon")
     elif "delta" not in noise:
-        raise InputError("--epsilon needs --delta, below one over the number of examples")
+        raise InputError("--epsilon needs --delta, below one over the number of units")
     else:
         advice = plan_noise(wishes, NoiseWishes(**noise))
     if as_json:

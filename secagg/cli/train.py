@@ -91,7 +91,7 @@ def train(
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
     if resume and (overwrite or config):
-        raise InputError("--resume goes on with the settings of the run; leave out the others")
+        raise InputError("--resume takes the run's settings; leave out --overwrite, --config")
     if resume:
         training = Training.resume(out, expect=given)
     else:

@@ -169,7 +169,7 @@ class NoiseAdvice:
 
     @property
     def p_round_lost(self) -> float:
-        """P[fewer than the minimum survive a round], each client gone by a coin of its own."""
+        """P[fewer than the minimum survive a round], as each drops out independently."""
         return p_round_lost(
             self.sum.clients, float(self.sum.dropout), self.mechanism.minimum_survivors
         )

@@ -208,17 +208,17 @@ class Advice:
 
     @property
     def bytes_up_per_client(self) -> int:
-        """The bytes of a whole round."""
+        """Bytes that a client sends in a whole round."""
         return sum(stage.bytes_up for stage in self.traffic.values())
 
     @property
     def bytes_down_per_client(self) -> int:
-        """The bytes of a whole round."""
+        """Bytes that a client is sent in a whole round."""
         return sum(stage.bytes_down for stage in self.traffic.values())
 
     @property
     def bits_per_entry(self) -> float:
-        """Sent by a client, all stages together."""
+        """Bits that a client sends for an entry, all stages together."""
         return 8 * self.bytes_up_per_client / self.entries
 
     @property
@@ -228,16 +228,16 @@ class Advice:
 
     @property
     def p_insecure_any_round(self) -> float:
-        """Bound for all rounds together; each draws its own graph."""
+        """Bound on P[some round is insecure]; each draws its own graph."""
         return min(1.0, self.rounds * self.p_insecure)
 
     @property
     def p_failure_any_round(self) -> float:
-        """Bound for all rounds together; a round that fails releases nothing."""
+        """Bound on P[some round fails], which then releases nothing."""
         return min(1.0, self.rounds * self.p_failure)
 
     def params(self) -> Params:
-        """The same for ``protocols.bonawitz``."""
+        """Parameters of ``protocols.bonawitz`` as advised."""
         sparse = self.graph == "sparse"
         return Params(
             clients=self.clients,
@@ -285,7 +285,7 @@ def plan_sum(
     entries, clip, bits, step, segment = _segment(wishes, mechanism)
     layout = Layout(segments=(segment,), clients=clients)
     if not layout.words:
-        raise InputError("0 entries: there is nothing to sum")
+        raise InputError("entries is 0, must be at least 1")
     chosen = wishes.graph
     survivors = _survivors(clients, dropout)
     client_ms, server_ms = (
@@ -388,6 +388,12 @@ def masks_of(clients: int, chosen: GraphPlan) -> int:
     return round(2 * degree - degree**2 / (clients - 1))
 
 
+def _listed(message: Callable[[list[ClientId]], Message], count: int) -> int:
+    """Bytes of a message that lists ``count``; entries are alike, so that two messages tell it."""
+    empty, one = len(message([]).to_bytes()), len(message([0]).to_bytes())
+    return empty + count * (one - empty)
+
+
 def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> dict[Stage, Traffic]:
     """Bytes of one client, all of whose peers stay; of one picked as often as it picks."""
     degree, header = _degree(clients, chosen), Header(bytes(SESSION_SIZE), 0)
@@ -397,11 +403,6 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
     mark = SignedBitmap(included=bitmap, signature=signature)
     shown = degree if chosen.degree and not chosen.picks else clients - 1
     keys = PublicKeys(mask=bytes(KEY_SIZE), seal=bytes(KEY_SIZE), signature=signature)
-
-    def listed(message: Callable[[list[ClientId]], Message], count: int) -> int:
-        """Every entry of a list has the same length, so that two messages tell it."""
-        empty, one = len(message([]).to_bytes()), len(message([0]).to_bytes())
-        return empty + count * (one - empty)
 
     def roster(listing: list[ClientId]) -> Roster:
         entries = dict.fromkeys(listing, keys)
@@ -423,10 +424,10 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
         return Reveal(header=header, sender=0, shares=shares)
 
     frame = MaskedFrame(header=header, sender=0, index=0, words=np.empty(0, np.uint64))
-    survivors = listed(lambda alive: Survivors(header=header, alive=frozenset(alive)), clients)
+    survivors = _listed(lambda alive: Survivors(header=header, alive=frozenset(alive)), clients)
     marked = 0
     if chosen.picks:
-        survivors += listed(
+        survivors += _listed(
             lambda peers: Survivors(
                 header=header, alive=frozenset(), marks=dict.fromkeys(peers, mark)
             ),
@@ -436,15 +437,15 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
     signed = SignedSurvivors(header=header, sender=0, signature=signature)
     sizes = {
         Stage.ADVERTISE: (len(Advertise(header=header, sender=0, keys=keys).to_bytes()), 0),
-        Stage.SHARE: (listed(sealed, degree), listed(roster, shown + 1)),
+        Stage.SHARE: (_listed(sealed, degree), _listed(roster, shown + 1)),
         Stage.MASK: (
             8 * (words + 1) + len(frame_sizes(words + 1)) * len(frame.to_bytes()) + marked,
-            listed(passed_on, degree),
+            _listed(passed_on, degree),
         ),
         Stage.SIGN: (len(signed.to_bytes()), survivors),
         Stage.REVEAL: (
-            listed(reveal, held),
-            listed(signatures, chosen.quorum if chosen.picks else held) if active else survivors,
+            _listed(reveal, held),
+            _listed(signatures, chosen.quorum if chosen.picks else held) if active else survivors,
         ),
     }
     return {

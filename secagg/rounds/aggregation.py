@@ -114,7 +114,7 @@ class Plain:
     minimum_survivors: int | None = None
 
     def params(self, layout: Layout) -> bonawitz.Params:
-        """The same words and the same minimum as under masks, which nobody makes."""
+        """Parameters of a sum without masks: the words and the minimum as with them."""
         minimum = self.minimum_survivors
         needed = majority(layout.clients) if minimum is None else minimum
         return Bonawitz(threshold=needed).params(layout)
@@ -215,7 +215,7 @@ def aggregate(
     sums = outcome.sums(layout)
     weight = int(sums.pop(WEIGHT)[0]) if weights is not None else len(outcome.survivors)
     if not weight:
-        raise InputError("the survivors' weights are all 0; there is no mean")
+        raise InputError("weights of all survivors are 0, so there is no mean; one must be above 0")
     total = {name: _like(named[0][name], value) for name, value in sums.items()}
     mean = {name: _like(named[0][name], value / weight) for name, value in sums.items()}
     whole = isinstance(updates[0], Mapping)
@@ -237,7 +237,7 @@ def _named(updates: Sequence[Any], weights: Sequence[int] | None) -> list[Mappin
         raise InputError(f"{clients} updates: at least 2 clients can hide in a sum")
     named = [update if isinstance(update, Mapping) else {UPDATE: update} for update in updates]
     if any(update.keys() != named[0].keys() for update in named):
-        raise InputError("every update needs the same names")
+        raise InputError("updates must all have the same names")
     if WEIGHT in named[0]:
         raise InputError(f"the name {WEIGHT!r} is taken; pass weights=[...]")
     return named
@@ -265,7 +265,7 @@ def _layout(
     if weights is not None:
         heaviest = max(1, *map(_weight, weights))
         if not all(segment.weighted for segment in segments):
-            raise InputError("weights beside noised integers would be a release of their own")
+            raise InputError("weights beside noisy integers would be released; leave them out")
         segments.append(Segment(name=WEIGHT, entries=1, codec=Count(maximum=heaviest)))
     return Layout(segments=tuple(segments), clients=len(named), max_weight=heaviest)
 

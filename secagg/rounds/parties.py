@@ -82,7 +82,7 @@ class BonawitzClient(Party):
         if isinstance(state, bonawitz.AwaitRoster):
             state = state.rebind(self.agreement)
         elif state.agreement != self.agreement:
-            raise NodeError("our state is of another proposal")
+            raise NodeError("our state is of another proposal; begin with the first stage")
         self._state = state
         return self
 
@@ -219,7 +219,7 @@ class SharedCkksClient(Party):
         from protocols.ckks.client import encrypt
 
         if stage is not Stage.MASK:
-            raise NodeError(f"asked for stage {stage} under a shared key")
+            raise NodeError(f"asked for stage {stage}, a shared key has {Stage.MASK} alone")
         own = (self.agreement, self.me, self.key, self.vector)
         upload = encrypt(*own, burn=self.burn, chunks=self.chunks)
         frames = tuple(upload)

@@ -223,7 +223,7 @@ class RunFolder:
             written. On disk is then the state before this round, or this round complete.
         """
         if self._final is not None:
-            raise RunError(f"{self.path} is finished; it takes no further round")
+            raise RunError(f"{self.path} is finished and takes no further round; start another run")
         if round != len(self._rounds) + 1 or record.get("round") != round:
             raise RunError(
                 f"round {round} with the record of round {record.get('round')!r} cannot follow "

@@ -67,12 +67,12 @@ class TrainingConfig:
     )
     dropout: float = _setting(
         0.1,
-        "Probability that a client vanishes in a round, at a random stage.",
-        "chance of each client to vanish in a round, at a random stage",
+        "Probability that a client drops out of a round, at a random stage.",
+        "chance of each client to drop out of a round, at a random stage",
     )
     threshold: int = _setting(
         _BY_MODE,
-        "Shares that open a sum.  [default: a majority of the clients]",
+        "Clients that can open a sum together.  [default: a majority of the clients]",
         "shares that rebuild a secret; fewer survivors give nothing",
     )
     minimum_survivors: int = _setting(
@@ -132,7 +132,7 @@ class TrainingConfig:
     )
     client_sampling_rate: float = _setting(
         1.0,
-        "Probability that a client, by its own secret coin, contributes its update.",
+        "Probability that a client, drawn in secret by itself, contributes its update.",
         "chance of each client, by its own coin, to bring its update",
     )
     seed: int = _setting(

@@ -295,7 +295,7 @@ def test_who_reads_only_writes_nothing_and_is_refused_what_would(path, seal):
             lambda: reader.declare(STATEMENT),
             lambda: reader.seal(seal),
         ):
-            with pytest.raises(LedgerError, match="read only"):
+            with pytest.raises(LedgerError, match="opened with read_only"):
                 call()
     assert files(path.parent) == before
 

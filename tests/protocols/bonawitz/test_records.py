@@ -445,7 +445,7 @@ def test_one_mask_key_answers_one_roster_whatever_the_session() -> None:
 def test_keys_of_one_session_are_not_bound_to_another() -> None:
     state = played(AGREEMENT, dict.fromkeys(CLIENTS, WORDS), "roster").states[ME]
     for change in ({"session": b"another session!"}, {"round": 3}):
-        with pytest.raises(LocalProtocolError, match="advertised for another session or round"):
+        with pytest.raises(LocalProtocolError, match="of another session or round"):
             state.rebind(replace(AGREEMENT, **change))
     signed = replace(AGREEMENT, params=replace(PARAMS, active=True, max_corrupt=0))
     with pytest.raises(LocalProtocolError, match="signed keys are of one agreement"):

@@ -47,6 +47,6 @@ def test_anybodys_signature_of_an_identity_of_small_order_is_refused() -> None:
 
 def test_a_client_whose_randomness_repeats_sends_nothing() -> None:
     agreement = agreement_of(Params(clients=3, threshold=2, words=1))
-    with pytest.raises(InputError, match="two of our keys are equal"):
+    with pytest.raises(InputError, match="gave the same bytes twice"):
         join(agreement, 1, lambda size: bytes(range(size)))
     assert join(agreement, 1, insecure_entropy(1))

@@ -31,8 +31,9 @@ from protocols.secrets import Secret
 from secagg.audit import report as audits
 from secagg.audit.page import page
 from secagg.audit.recount import MAX_SNAPSHOTS, Recount
-from secagg.audit.report import SEAL_LABEL, NotALedger, audit, seal_of, verify
+from secagg.audit.report import SEAL_LABEL, audit, seal_of, verify
 from secagg.audit.values import Audit, Section
+from secagg.errors import NotALedger
 
 BUDGET = Budget(epsilon=4, delta=1e-5)
 

@@ -116,10 +116,10 @@ def test_a_wrong_sum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ("wrong", "message"),
     [
         ({"protocol": "trust me"}, "unknown protocol"),
-        ({"clients": 1}, "nothing to sum"),
-        ({"entries": 0}, "nothing to sum"),
+        ({"clients": 1}, "at least 2, at least 1"),
+        ({"entries": 0}, "at least 2, at least 1"),
         ({"dropout": 1.0}, "dropout"),
-        ({"dropout": 0.6}, "open a sum"),
+        ({"dropout": 0.6}, "are needed"),
         ({"clients": 1001}, "at most 1,000"),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_sweep_goes_from_small_to_large_and_says_what_it_leaves_out() -> None:
     assert {case.protocol for case in kept if case.clients == 2000} == {"plain"}
     assert len(left_out) == 2
     assert "2,000 clients" in left_out[1]
-    assert "open a sum" in left_out[0]
+    assert "are needed" in left_out[0]
 
 
 def power_law(scatter: float = 0.0) -> list[Cost]:

@@ -159,9 +159,9 @@ def test_bad_input_exits_2_in_one_line(audit: Run, ledger: Path, tmp_path: Path)
     with Ledger.create(coarse, Budget(epsilon=9, delta=0.5)) as book:
         book.reserve(1, {"a": QUIET, "b": QUIET})
     for arguments, word in (
-        ((tmp_path / "nothing",), "nothing does not exist\n"),
+        ((tmp_path / "nothing",), "nothing does not exist; give"),
         ((tmp_path,), "folder"),
-        ((tmp_path / "text",), "not a SQLite file"),
+        ((tmp_path / "text",), "is no ledger"),
         ((tmp_path / "empty",), "empty"),
         ((newer,), "schema 99"),
         ((coarse,), "below 1/2"),

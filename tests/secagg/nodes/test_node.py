@@ -54,11 +54,11 @@ def test_the_state_of_another_node_or_a_changed_one_is_refused(folder: Path) -> 
     for place in range(0, len(state), 37):
         changed = bytearray(state)
         changed[place] ^= 1
-        with pytest.raises(NodeError, match="not of this node, or was changed"):
+        with pytest.raises(NodeError, match="not of this node, or was changed: begin anew"):
             machines.ask(100, request, bytes(changed))
-    with pytest.raises(NodeError, match="not of this node, or was changed"):
+    with pytest.raises(NodeError, match="not of this node, or was changed: begin anew"):
         machines.ask(101, request, state)
-    with pytest.raises(NodeError, match="not of this node, or was changed"):
+    with pytest.raises(NodeError, match="not of this node, or was changed: begin anew"):
         machines.ask(100, request, state[:20])
 
 
@@ -104,7 +104,7 @@ def test_a_node_that_lost_the_key_of_its_state_is_back_after_one_sum(folder: Pat
     (machines.home(100) / "state.key").unlink()
     assert carry(coordinator, machines).survivors == SIX[1:]
     assert [str(error) for error in machines.errors] == [
-        "the state is not of this node, or was changed"
+        "the state is not of this node, or was changed: begin anew"
     ]
     check_mean(finished := carry(coordinator, machines), machines)
     assert finished.survivors == SIX

@@ -241,7 +241,7 @@ def test_a_clip_scales_the_step_alone() -> None:
         ({"rounds": 0}, InputError, "rounds 0"),
         ({"rounds": 1.5}, InputError, "rounds 1.5"),
         ({"rounds": True}, InputError, "rounds True"),
-        ({"entries": 0}, InputError, "0 entries"),
+        ({"entries": 0}, InputError, "entries is 0"),
         ({"clip": float("nan")}, InputError, "clip nan"),
         ({"clients": 1}, protocols.InputError, "at least 2"),
         ({"corrupt_fraction": "0.5", "dropout": "0.45"}, protocols.InputError, "no graph is safe"),
@@ -250,9 +250,9 @@ def test_a_clip_scales_the_step_alone() -> None:
             protocols.InputError,
             "no graph is safe",
         ),
-        ({"corrupt_fraction": "most"}, protocols.InputError, "not a fraction"),
+        ({"corrupt_fraction": "most"}, protocols.InputError, "no decimal number"),
         ({"dropout": 1}, protocols.InputError, "outside"),
-        ({"dropout": float("nan")}, protocols.InputError, "not a fraction"),
+        ({"dropout": float("nan")}, protocols.InputError, "no decimal number"),
     ],
 )
 def test_what_cannot_be_is_a_typed_error(
