@@ -145,6 +145,7 @@ class Ledger(Reader):
             "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
             "keeper": LedgerOwner(keeper).value,
             "policy": named_policy(policy).text,
+            "schema": SCHEMA_VERSION,
             "sealed": seal is not None,
         }
         place = _place(path)
@@ -211,8 +212,7 @@ class Ledger(Reader):
         if seal.sign is None:
             raise InputError("seal has no sign: give a HeadSigner that can sign")
         with self._file.transaction() as connection:
-            self._version(connection)
-            self._check_schema(connection)
+            self._check_writable(connection)
             if is_sealed(connection):
                 raise LedgerConflict(f"{self._path} is signed already; open it with its seal")
             check_chain(connection, None)
@@ -434,6 +434,7 @@ class Ledger(Reader):
         with self._file.transaction() as connection:
             if self._version(connection) == 1:
                 migrate_1_to_2(connection)
+            self._check_age(connection)
             if self._version(connection) == 2:  # nobody else did it meanwhile
                 sealed = is_sealed(connection)
                 if sealed:
@@ -465,12 +466,17 @@ class Ledger(Reader):
         self, connection: sqlite3.Connection, data: dict[str, Any], *, first: bool = False
     ) -> None:
         """One record more, if the file is ours and what it continues is what the seal says."""
-        self._version(connection)  # another process may have migrated the file meanwhile
-        self._check_schema(connection)
+        self._check_writable(connection)
         if not first:
             self._check_signer(connection)
         self._added = append(connection, data)
         self._sign(connection, self._added)
+
+    def _check_writable(self, connection: sqlite3.Connection) -> None:
+        # Another process may have migrated the file meanwhile, forwards alone.
+        if (version := self._version(connection)) != SCHEMA_VERSION:
+            raise LedgerCorrupt(f"says schema {version}, and was opened with {SCHEMA_VERSION}")
+        self._check_schema(connection)
 
     def _check_signer(self, connection: sqlite3.Connection) -> None:
         self._check_seal(connection)

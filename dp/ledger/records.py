@@ -54,7 +54,7 @@ CREATE TABLE spent (
 ) WITHOUT ROWID
 """
 _KEYS: Final = {  # what a record of each action may say
-    "create": {"budget", "keeper", "policy", "sealed"},
+    "create": {"budget", "keeper", "policy", "sealed", "schema"},
     "migrate": {"schema"},
     "seal": set[str](),
     "state": {"statement"},
