@@ -26,6 +26,7 @@ from secagg.errors import (
     SecaggError,
 )
 from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
+from secagg.rounds.calibration import ClipReport, calibrate_clip
 from secagg.stage import Stage
 from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, clip_norm
@@ -38,6 +39,7 @@ __all__ = [
     "Bonawitz",
     "BudgetExceeded",
     "Ckks",
+    "ClipReport",
     "Count",
     "FixedPoint",
     "IdentityError",
@@ -60,6 +62,7 @@ __all__ = [
     "TooFewSurvivors",
     "__version__",
     "aggregate",
+    "calibrate_clip",
     "clip_norm",
     "dp",
     "flatten",
