@@ -222,9 +222,9 @@ def aggregate(
 ) -> Aggregate:
     """Sum the clients' updates under a protocol, all parties in this process.
 
-    >>> result = aggregate([{"w": [0.5, 1.0]}, {"w": [0.25, 3.0]}], clip=4.0)
+    >>> result = aggregate([{"w": [0.5, 1.0]}, {"w": [0.3, 3.0]}], clip=4.0)
     >>> result.mean["w"].round(2).tolist()
-    [0.38, 2.0]
+    [0.4, 2.0]
     >>> result.clipped
     {'w': 0}
 
@@ -439,9 +439,13 @@ def _codecs(
                     f"codec={{{name!r}: Count(maximum=...)}}, says how exact its sum is"
                 )
             found[name] = Count(maximum=(2**63 - 1) // len(models))
+        elif is_counter(name) and name not in clips:
+            continue
         elif not form.integer:
             found[name] = _float_codec(name, clips, approximate=approximate)
-        elif models.start is None and not is_counter(name):
+        elif name in clips:
+            raise InputError(f"{name!r} holds integers: hand it over as floats to average it")
+        elif models.start is None:
             raise InputError(
                 f"{name!r} holds integers: name it in counts=[{name!r}] to sum it, hand it over "
                 "as floats to average it, or give the server's own as start= to keep that"
@@ -516,9 +520,10 @@ def _weight(client: int, value: Any) -> int:
         weight = operator.index(value)  # numpy's and torch's too
     except (TypeError, ValueError, RuntimeError):
         weight = -1
-    if weight < 0 or isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+    boolean = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    if boolean or not 0 <= weight < 2**63:
         raise InputError(
-            f"client {client}: weight {value!r:.40} is not a count; weights are integers from 0"
+            f"client {client}: weight {value!r:.40} is not a count, an integer from 0 to 2^63 - 1"
         )
     return weight
 

@@ -22,6 +22,7 @@ from secagg.vectors.quantize import refuse_non_finite
 from secagg.vectors.trees import read_models
 
 QUANTILES: Final = (0.5, 0.9, 0.99, 0.999, 1.0)
+ROOM: Final = 2.0  # of a clip, for rounds to come
 
 _LOW, _HIGH = -32, 64  # powers of two: the first bin is below, the last from there on
 SMALLEST: Final = 2.0**_LOW
@@ -37,9 +38,10 @@ class ClipReport:
     """How large the entries of all survivors are, by array.
 
     Attributes:
-      clip: by name, for ``aggregate(clip=...)``: at most ``cut`` of an array is beyond it. An
-        array of zeros has the largest of the others': it will not stay 0. Running statistics are
-        not here, they have a range of their own.
+      clip: by name, for ``aggregate(clip=...)``: twice what all but ``cut`` of an array stay
+        below, as other rounds are not like this one; it costs one bit. An array of zeros has the
+        largest of the others': it will not stay 0. Running statistics are not here, they have a
+        range of their own.
       quantiles: by name, what that share (``QUANTILES``) of all entries stays below, in absolute
         value; up to a quarter above the true one, and never below 2^-32.
       survivors: the clients that were counted.
@@ -72,13 +74,13 @@ def calibrate_clip(
 
     >>> found = calibrate_clip([{"w": [0.5, 1.1]}, {"w": [0.25, -3.0]}])
     >>> found.clip
-    {'w': 3.5}
+    {'w': 7.0}
     >>> aggregate([{"w": [0.5, 1.1]}, {"w": [0.25, -3.0]}], clip=found.clip).clipped
     {'w': 0}
 
     Args:
       updates, start: as of :func:`aggregate`. Integers are left out.
-      cut: the share of an array's entries that may be beyond its clip.
+      cut: the share of an array's entries that may be beyond half its clip.
       protocol: that sums the counts; they are exact, so no CKKS.
 
     Raises:
@@ -110,15 +112,12 @@ def calibrate_clip(
         ),
     )
     counts = outcome.sums(layout)
-    clip = {name: _above(counts[name], 1 - cut) for name in entries if not is_statistic(name)}
-    if large := [name for name, value in clip.items() if math.isinf(value)]:
+    edges = {name: _above(counts[name], 1 - cut) for name in entries if not is_statistic(name)}
+    if large := [name for name, edge in edges.items() if math.isinf(edge)]:
         raise InputError(f"entries of {large[0]!r} reach 2^{_HIGH}; no clip is so large")
-    largest = max(clip.values(), default=1.0)
+    largest = max((edge for edge in edges.values() if edge > SMALLEST), default=1.0)
     return ClipReport(
-        clip={
-            name: (largest if largest > SMALLEST else 1.0) if value == SMALLEST else value
-            for name, value in clip.items()
-        },
+        clip={name: ROOM * (edge if edge > SMALLEST else largest) for name, edge in edges.items()},
         quantiles={
             name: tuple(_above(counts[name], share) for share in QUANTILES) for name in entries
         },

@@ -25,9 +25,10 @@ def shapes_of(arrays: Arrays) -> Shapes:
     """
     shapes = []
     for name, array in arrays.items():
-        if array.dtype.kind == "f":
-            shapes.append((name, tuple(array.shape)))
-        elif not (array.dtype.kind in "iu" and is_counter(name)):
+        if is_counter(name):  # of any type: a strategy that averages makes floats of it
+            continue
+        shapes.append((name, tuple(array.shape)))
+        if array.dtype.kind != "f":
             raise InputError(
                 f"array {name!r} holds {array.dtype}: only floats are averaged, and of integers "
                 "only BatchNorm's num_batches_tracked stays as the server has it; leave this one "
@@ -64,7 +65,7 @@ def unflat(vector: NDArray[Any], start: Arrays) -> dict[str, NDArray[Any]]:
     """
     moved, at = {}, 0
     for name, array in start.items():
-        if array.dtype.kind != "f":
+        if is_counter(name):
             moved[name] = array.copy()
             continue
         part = vector[at : at + array.size].reshape(array.shape)

@@ -8,8 +8,8 @@
 | other integers and booleans          | counts, where the caller says so; refused otherwise |
 
 Statistics are in the unit of what the layer sees, and not of the size of a gradient: a clip for
-updates would cut them. There are few of them, so that 32 bits an entry cost nothing. An array is
-known by its name, the last word of it: torch's, Keras', and Flax' in ``batch_stats``.
+updates would cut them. There are few of them, so that 32 bits an entry cost nothing. Counter and
+statistics are known by the last word of their name: torch's, Keras', and Flax' in ``batch_stats``.
 """
 
 import re
