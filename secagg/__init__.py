@@ -28,6 +28,7 @@ from secagg.errors import (
 from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
 from secagg.rounds.calibration import ClipReport, calibrate_clip
 from secagg.stage import Stage
+from secagg.training.runs import Run, load_run
 from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, clip_norm
 from secagg.vectors.vector import flatten, unflatten
@@ -55,6 +56,7 @@ __all__ = [
     "ProtocolError",
     "RefusedError",
     "RemoteProtocolError",
+    "Run",
     "RunError",
     "SecaggError",
     "Segment",
@@ -66,6 +68,7 @@ __all__ = [
     "clip_norm",
     "dp",
     "flatten",
+    "load_run",
     "protocols",
     "unflatten",
 ]

@@ -54,13 +54,16 @@ class ClipReport:
     def __str__(self) -> str:
         head = ("array", *(f"{share:.4g}" for share in QUANTILES), "clip")
         rows = [head] + [
-            (name, *(f"{value:.3g}" for value in values), f"{self.clip.get(name, math.nan):.3g}")
+            (name, *(f"{value:.3g}" for value in values), self._clip(name))
             for name, values in self.quantiles.items()
         ]
         wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]) for row in rows
         )
+
+    def _clip(self, name: str) -> str:
+        return f"{self.clip[name]:.3g}" if name in self.clip else "own"
 
 
 def calibrate_clip(
