@@ -228,7 +228,7 @@ def aggregate(
     >>> result.clipped
     {'w': 0}
 
-    The mean is within one quantisation step, clip / 2^15, of the true mean of the clipped
+    The mean is within one quantisation step, clip / 32767, of the true mean of the clipped
     updates, whatever the weights; everything a client brings, its weight too,
     travels in the one masked vector. float32 adds its own rounding. Under CKKS the largest error
     of the mean is expected at 2^-14 of the clip instead; one sum in 12 has a larger one. A total
@@ -237,7 +237,7 @@ def aggregate(
     | array                                       | what becomes of it                           |
     |---------------------------------------------|----------------------------------------------|
     | floats                                      | averaged; an entry beyond the clip is cut    |
-    | ``running_mean``, ``running_var``           | averaged within 2^16, in steps of 2^-15, or  |
+    | ``running_mean``, ``running_var``           | averaged within 2^16, in steps of 3.1e-5, or |
     |                                             | within the clip that names them              |
     | integers and booleans in ``counts``         | summed exactly                               |
     | other integers                              | stay as ``start`` has them                   |

@@ -358,6 +358,13 @@ def test_what_cannot_be_summed_is_an_input_error_that_names_it(
         aggregate(updates, **{"clip": 8.0} | options)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_tensor_comes_back_on_the_device_of_the_first_client() -> None:
+    result = aggregate([torch.ones(2, device="cuda"), torch.zeros(2)], clip=1.0)
+    assert result.mean.device.type == "cuda"
+    assert result.mean.tolist() == pytest.approx([0.5, 0.5], abs=1e-4)
+
+
 def test_weights_of_numpy_and_torch_are_taken() -> None:
     for weights in (np.array([1, 3]), torch.tensor([1, 3]), (w for w in (1, 3)), (1, 3)):
         assert aggregate([[1.0], [2.0]], clip=8.0, weights=weights).weight == 4
