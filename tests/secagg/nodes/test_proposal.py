@@ -344,6 +344,35 @@ def test_only_floats_are_averaged(kind: type[np.generic]) -> None:
         shapes_of({"counter": np.ones(2, kind)})
 
 
+def test_a_counter_of_batches_stays_as_the_start_has_it() -> None:
+    start = {"bn.num_batches_tracked": np.array(7), **ARRAYS}
+    after = {name: array + 1 for name, array in start.items()}
+    shapes = shapes_of(start)
+    assert shapes == shapes_of(ARRAYS)
+    vector = flat(after, shapes, start=start)
+    assert vector.tolist() == [1] * 5
+    assert flat({name: after[name] for name in ARRAYS}, shapes, start=start).tolist() == [1] * 5
+    moved = unflat(vector, start)
+    assert moved["bn.num_batches_tracked"] == 7
+    assert moved["bn.num_batches_tracked"].dtype == np.int64
+    assert np.array_equal(moved["weight"], ARRAYS["weight"] + 1)
+
+
+def test_a_counter_of_which_a_strategy_made_a_float_is_no_update() -> None:
+    start = {"bn.num_batches_tracked": np.array(7.0), **ARRAYS}
+    after = {**ARRAYS, "bn.num_batches_tracked": np.array(9)}
+    vector = flat(after, shapes_of(start), start=start)
+    assert vector.tolist() == [0] * 5
+    assert unflat(vector, start)["bn.num_batches_tracked"] == 7
+
+
+def test_a_running_variance_is_not_rounded_below_zero_and_other_arrays_are() -> None:
+    start = {"bn.running_var": np.array([1e-6, 0.5, 0.0]), "w": np.array([1e-6])}
+    moved = unflat(np.array([-2e-6, -0.25, 0.0, -2e-6]), start)
+    assert moved["bn.running_var"].tolist() == [0.0, 0.25, 0.0]
+    assert moved["w"] < 0
+
+
 @pytest.mark.parametrize(
     "change",
     [{"weight": np.ones(4)}, {"more": np.ones(1)}, {"scalar": np.ones(1)}],
