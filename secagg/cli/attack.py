@@ -16,7 +16,7 @@ from rich.text import Text
 from secagg.cli.screen import progress
 from secagg.errors import InputError
 from secagg.extras import TRAIN, require
-from secagg.pages.numbers import bound, duration, percent
+from secagg.pages.numbers import bound, counted, duration, percent
 
 if TYPE_CHECKING:
     from secagg.attacks.suite import Found, Part
@@ -170,8 +170,10 @@ def _print(found: "Found") -> None:
     if found.inversions:
         out.print(Text(f"{NOT_PRIVACY}.", style="bold"))
     if found.audits:
-        refuted = ", ".join(found.refuted)
-        out.print(f"Stated epsilon refuted: {refuted or 'none, which proves none of them'}")
+        broken = sum(one.noise_share < 1 and one.refuted for one in found.audits)
+        but = f" but the {counted(broken, 'audit')} of noise left out on purpose" if broken else ""
+        refuted = ", ".join(found.refuted) or f"none{but}, which proves none of the others"
+        out.print(f"Stated epsilon refuted: {refuted}")
     spent = ", ".join(f"{part} {duration(1000 * each)}" for part, each in found.seconds.items())
     out.print(f"Took: {spent}")
 

@@ -15,6 +15,7 @@ from secagg.cli.audit import audit
 from secagg.cli.bench import bench
 from secagg.cli.epsilon import epsilon
 from secagg.cli.keys import keys
+from secagg.cli.ledger import ledger
 from secagg.cli.node import node
 from secagg.cli.plan import plan
 from secagg.cli.train import train
@@ -48,6 +49,6 @@ def cli() -> None:
     """Sum model updates that nobody may see one by one."""
 
 
-for command in (train, plan, epsilon, audit, bench, keys, node):
+for command in (train, plan, epsilon, audit, ledger, bench, keys, node):
     cli.add_command(command)
 bench.add_command(attack)

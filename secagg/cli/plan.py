@@ -160,7 +160,9 @@ def _table(advice: Advice, step: str) -> Table:
         ("unsafe graph", advice.p_insecure_any_round),
         ("failed round", advice.p_failure_any_round),
     ):
-        table.add_row(name, _power_of_two(any_round), f"at most, in {_rounds(advice.rounds)}")
+        most = "at most, " if any_round else ""  # 0 is exact: it cannot happen
+        shown = _power_of_two(any_round) if any_round else "0"
+        table.add_row(name, shown, f"{most}in {_rounds(advice.rounds)}")
     return table
 
 
@@ -235,8 +237,10 @@ def _rounds(count: int) -> str:
 
 
 def _power_of_two(probability: float) -> str:
-    """1e-13 -> 2^-43.2 (1e-13)."""
-    if not 0 < probability < 1:
+    """1e-13 -> 2^-43.2 (1e-13); a bound that underflowed is not 0."""
+    if probability < 2.0**-1000:
+        return "below 2^-1000"
+    if probability >= 1:
         return f"{probability:.0f}"
     return f"2^{math.log2(probability):.1f} ({probability:.1g})"
 
