@@ -61,7 +61,7 @@ def _headline(audit: Audit) -> Markup:
         else " No model is named in it."
     )
     about = (
-        f"{of}. Audited on {audit.made_on}; the file has SHA-256 {audit.digest.hex()}.{model} "
+        f"{of}. Made on {audit.made_on}; the file has SHA-256 {audit.digest.hex()}.{model} "
         f"Kept by the {audit.keeper.value}, {counted(audit.records, 'record')}, policy "
         f"“{audit.policy}”. Every number is computed anew from the records; no stored epsilon "
         "was read."

@@ -80,6 +80,8 @@ def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
     """The only place where one is opened here; raises as ``Ledger.open``, and ``NotALedger``."""
     if not path.exists():  # ``Ledger.open`` says to create one, which is no word to an auditor
         raise LedgerMissing(f"{path} does not exist")
+    if not path.is_file():
+        raise NotALedger(f"{path} is no regular file")
     try:
         return Ledger.open(path, seal=seal, read_only=True)
     except LedgerCorrupt as error:

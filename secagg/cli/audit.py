@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from secagg.cli.heads import head_of, verifier
-from secagg.cli.screen import JSON
+from secagg.cli.screen import JSON, OUT_FILE, PLACE, screen
 from secagg.errors import InputError
 from secagg.pages.numbers import bound, counted
 from secagg.pages.numbers import delta as as_delta
@@ -40,12 +39,10 @@ Examples:
 Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent.
 """
 )
-@click.argument(
-    "ledgers", metavar="LEDGER...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("ledgers", metavar="LEDGER...", nargs=-1, required=True, type=PLACE)
 @click.option("--verify", is_flag=True, help="Check chain, accounts and signature; price nothing.")
 @JSON
-@click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
+@click.option("--html", type=OUT_FILE, help="Write one self-contained page.")
 @click.option(
     "--expected-head",
     metavar="SEQ:HASH",
@@ -59,7 +56,7 @@ Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent
 )
 @click.option(
     "--attack-results",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     help="JSON with results of attacks on this training; shown beside the stated epsilon.",
 )
 def audit(
@@ -139,7 +136,7 @@ def _several(ledgers: tuple[Path, ...], seal: "HeadSigner | None", *, as_json: b
     if as_json:
         click.echo(json.dumps(found.as_json(), allow_nan=False))
     else:
-        out = Console(highlight=False, soft_wrap=True, markup=False)
+        out = screen()
         table = Table(title="ledgers side by side", title_justify="left")
         for name in ("ledger", "of", "unit", "subjects", "epsilon", "of", "delta", "verdict"):
             numeric = name in ("subjects", "epsilon", "delta")
@@ -189,7 +186,7 @@ def show_verified(found: "Verified", *, as_json: bool) -> int:
 
 
 def _print(result: "Audit") -> None:
-    out = Console(highlight=False, soft_wrap=True, markup=False)
+    out = screen()
     out.print(f"{result.purpose or 'Nobody stated what this is a ledger of'}: {result.ledger}")
     out.print(f"SHA-256 {result.digest.hex()}, audited on {result.made_on}")
     if result.releases:
@@ -264,5 +261,3 @@ def _check_target(html: Path, ledger: Path) -> None:
     )
     if same:
         raise InputError(f"--html {html} is the ledger itself; choose another file")
-    if html.is_dir():
-        raise InputError(f"--html {html} is a folder; name a file")

@@ -7,9 +7,9 @@ import click
 
 from secagg.cli.audit import TAMPERED, show_verified
 from secagg.cli.heads import head_of, verifier
-from secagg.cli.screen import JSON
+from secagg.cli.screen import JSON, OUT_FILE, PLACE
 
-_LEDGER = click.argument("ledger", type=click.Path(path_type=Path))
+_LEDGER = click.argument("ledger", type=PLACE)
 _HEAD = click.option(
     "--expected-head",
     metavar="SEQ:HASH",
@@ -27,7 +27,7 @@ _KEY = click.option(
     epilog="""\b
 In this order:
   secagg keys new auditor.key --name auditor       at somebody's who does not keep the ledger
-  secagg ledger seal ledger.sqlite --key keeper.key
+  secagg ledger seal ledger.sqlite --signing-key keeper.key
   secagg ledger head ledger.sqlite --out head.txt  and keep head.txt somewhere else
   secagg ledger verify ledger.sqlite --expected-head head.txt --head-key keeper.key.pub
 """
@@ -44,19 +44,19 @@ def ledger() -> None:
 @ledger.command(
     epilog="""\b
 Example:
-  secagg ledger seal runs/train/ledger.sqlite --key keeper.key
+  secagg ledger seal runs/train/ledger.sqlite --signing-key keeper.key
 
 From then on whoever writes in it needs the key too: secagg train --resume --seal keeper.key.
 """
 )
 @_LEDGER
 @click.option(
-    "--key",
-    type=click.Path(path_type=Path),
+    "--signing-key",
+    type=PLACE,
     required=True,
     help="Private key that signs, of secagg keys new.",
 )
-def seal(*, ledger: Path, key: Path) -> int:
+def seal(*, ledger: Path, signing_key: Path) -> int:
     """Sign the head of a ledger, now and from now on. The whole file is verified first.
 
     That what stands in it was true before, no signature made now can show.
@@ -67,7 +67,7 @@ def seal(*, ledger: Path, key: Path) -> int:
     from secagg.audit.values import head_text
     from secagg.nodes.identities import load_identity
 
-    identity = load_identity(key)
+    identity = load_identity(signing_key)
     try:
         open_ledger(ledger, None).close()  # says what it is, if it is none
         with Ledger.open(ledger) as book:
@@ -92,9 +92,7 @@ Examples:
 )
 @_LEDGER
 @_KEY
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="File for it, which must not be there yet."
-)
+@click.option("--out", type=OUT_FILE, help="File for it, which must not be there yet.")
 @JSON
 def head(*, ledger: Path, head_key: str | None, out: Path | None, as_json: bool) -> int:
     """Print the end of the chain, SEQ:HASH, after the whole of it was verified.

@@ -6,10 +6,9 @@ from dataclasses import fields
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from secagg.cli.screen import JSON
+from secagg.cli.screen import JSON, screen
 from secagg.errors import InputError
 from secagg.planning import Advice, NoiseAdvice, NoiseWishes, SumWishes, plan_noise, plan_sum
 from secagg.training.settings import UNITS
@@ -115,7 +114,7 @@ def plan(*, as_json: bool, **wanted: Any) -> None:
     if as_json:
         click.echo(json.dumps(advice.as_dict()))
         return
-    out = Console(highlight=False, soft_wrap=True)
+    out = screen()
     if isinstance(advice, NoiseAdvice):
         table = _table(advice.sum, f"{advice.sum.bits} bits for a total")
         _add_noise(table, advice)

@@ -41,7 +41,7 @@ def key(tmp_path: Path) -> Path:
 def test_a_key_of_secagg_keys_seals_and_its_public_half_checks(
     run: Run, secagg: Run, ledger: Path, key: Path
 ) -> None:
-    code, out, err = run("seal", ledger, "--key", key)
+    code, out, err = run("seal", ledger, "--signing-key", key)
     assert (code, err) == (0, "")
     assert "is signed by keeper" in out
     code, out, _ = run("verify", ledger, "--head-key", f"{key}.pub")
@@ -52,13 +52,13 @@ def test_a_key_of_secagg_keys_seals_and_its_public_half_checks(
     assert "Verdict: sound" in out
     code, out, _ = secagg("audit", ledger)
     assert "Verdict: signed, not checked" in out
-    code, _, err = run("seal", ledger, "--key", key)
+    code, _, err = run("seal", ledger, "--signing-key", key)
     assert code == 2
     assert "signed already" in err
 
 
 def test_a_sealed_ledger_that_was_edited_is_found(run: Run, ledger: Path, key: Path) -> None:
-    run("seal", ledger, "--key", key)
+    run("seal", ledger, "--signing-key", key)
     with closing(sqlite3.connect(ledger)) as connection:
         connection.execute("UPDATE seal SET signature = zeroblob(64)")
         connection.commit()
@@ -69,7 +69,7 @@ def test_a_sealed_ledger_that_was_edited_is_found(run: Run, ledger: Path, key: P
 
 
 def test_whoever_writes_in_a_sealed_ledger_needs_the_key(run: Run, ledger: Path, key: Path) -> None:
-    run("seal", ledger, "--key", key)
+    run("seal", ledger, "--signing-key", key)
     from secagg.nodes.identities import load_identity
 
     with Ledger.open(ledger, seal=signer(load_identity(key).key)) as book:
@@ -101,9 +101,9 @@ def test_a_head_in_a_file_is_kept_and_checked(run: Run, ledger: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("seal", "LEDGER", "--key", "none"), "cannot open"),
-        (("seal", "LEDGER", "--key", "KEY.pub"), "others may read"),
-        (("seal", "none", "--key", "KEY"), "does not exist"),
+        (("seal", "LEDGER", "--signing-key", "none"), "cannot open"),
+        (("seal", "LEDGER", "--signing-key", "KEY.pub"), "others may read"),
+        (("seal", "none", "--signing-key", "KEY"), "does not exist"),
         (("verify", "LEDGER", "--head-key", "KEY"), "private key"),
         (("verify", "LEDGER", "--head-key", "LEDGER"), "no Ed25519 public key"),
         (("verify", "LEDGER", "--head-key", "none"), "cannot read"),
