@@ -70,6 +70,7 @@ from dp.ledger.description import SystemDescription
 from dp.ledger.migrations import migrate_1_to_2, migrate_2_to_3
 from dp.ledger.reader import APPLICATION_ID, SCHEMA_VERSION, UNFINISHED, Reader
 from dp.ledger.records import (
+    MODEL_DIGEST,
     Book,
     Charge,
     Entry,
@@ -81,6 +82,8 @@ from dp.ledger.records import (
     holds,
     is_sealed,
     make_tables,
+    of_action,
+    released,
     sealed_from,
     statements,
     write_seal,
@@ -391,6 +394,29 @@ class Ledger(Reader):
         with self._writing() as connection:
             held = self._closing(connection, "abort", State.ABORTED, key, wanted)
             self._close_open(connection, key, {"action": "abort"}, held)
+
+    def release(self, round_number: int, model_digest: bytes, *, attempt: int = 0) -> None:
+        """Write down which model came of a round: an audit then says of what it is.
+
+        ``model_digest`` is a SHA-256 of the model as whoever released it hashes it. That this
+        model came of this round is the keeper's word. Repeating the last call changes nothing.
+
+        Raises ``LedgerConflict`` where nothing is charged in that round and attempt, or all was
+        taken back.
+        """
+        key = key_of(round_number, attempt)
+        if not (isinstance(model_digest, bytes) and len(model_digest) == MODEL_DIGEST):
+            raise InputError("model_digest must be the 32 bytes of a SHA-256")
+        record = {"action": "model", **key._asdict(), "model": model_digest.hex()}
+        with self._writing() as connection:
+            before = next(of_action(connection, "model"), None)
+            if before is not None and before.data == record:
+                return
+            if not released(connection, *key):
+                raise LedgerConflict(
+                    f"nothing is charged in round {key.round}, attempt {key.attempt}: reserve first"
+                )
+            self._append(connection, record)
 
     # Inside
 

@@ -297,7 +297,7 @@ class Reader:
         if application != APPLICATION_ID:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             if not tables and self._file.is_void:
-                raise LedgerMissing(f"{self._path} is empty; create the ledger")
+                raise LedgerMissing(f"{self._path} is empty: nothing was written in it")
             if not tables:
                 raise LedgerCorrupt(UNFINISHED)
             raise LedgerCorrupt("is a SQLite file, but no ledger")

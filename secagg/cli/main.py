@@ -17,6 +17,7 @@ from secagg.cli.bench import bench
 from secagg.cli.epsilon import epsilon
 from secagg.cli.interop import interop
 from secagg.cli.keys import keys
+from secagg.cli.ledger import ledger
 from secagg.cli.node import node
 from secagg.cli.plan import plan
 from secagg.cli.train import train
@@ -50,6 +51,6 @@ def cli() -> None:
     """Sum model updates that nobody may see one by one."""
 
 
-for command in (train, plan, epsilon, audit, bench, interop, keys, node):
+for command in (train, plan, epsilon, audit, ledger, bench, interop, keys, node):
     cli.add_command(command)
 bench.add_command(attack)

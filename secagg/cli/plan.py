@@ -6,10 +6,9 @@ from dataclasses import fields
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from secagg.cli.screen import JSON
+from secagg.cli.screen import JSON, screen
 from secagg.errors import InputError
 from secagg.planning import Advice, NoiseAdvice, NoiseWishes, SumWishes, plan_noise, plan_sum
 from secagg.training.settings import UNITS
@@ -116,7 +115,7 @@ def plan(*, as_json: bool, **wanted: Any) -> None:
     if as_json:
         click.echo(json.dumps(advice.as_dict()))
         return
-    out = Console(highlight=False, soft_wrap=True)
+    out = screen()
     if isinstance(advice, NoiseAdvice):
         table = _table(advice.sum, f"{advice.sum.bits} bits for a total")
         _add_noise(table, advice)
@@ -169,7 +168,9 @@ def _table(advice: Advice, step: str) -> Table:
         ("unsafe graph", advice.p_insecure_any_round),
         ("failed round", advice.p_failure_any_round),
     ):
-        table.add_row(name, _power_of_two(any_round), f"at most, in {_rounds(advice.rounds)}")
+        most = "at most, " if any_round else ""  # 0 is exact: it cannot happen
+        shown = _power_of_two(any_round) if any_round else "0"
+        table.add_row(name, shown, f"{most}in {_rounds(advice.rounds)}")
     return table
 
 
@@ -244,8 +245,10 @@ def _rounds(count: int) -> str:
 
 
 def _power_of_two(probability: float) -> str:
-    """1e-13 -> 2^-43.2 (1e-13)."""
-    if not 0 < probability < 1:
+    """1e-13 -> 2^-43.2 (1e-13); a bound that underflowed is not 0."""
+    if probability < 2.0**-1000:
+        return "below 2^-1000"
+    if probability >= 1:
         return f"{probability:.0f}"
     return f"2^{math.log2(probability):.1f} ({probability:.1g})"
 

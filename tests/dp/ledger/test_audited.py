@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -531,3 +532,61 @@ def test_a_schema_lowered_while_the_ledger_is_open_stops_its_next_write(path):
             book.reserve(0, {"a": STEP})
         with pytest.raises(LedgerCorrupt, match="its record 0 is of a later one"):
             book.verify()
+
+
+# Models
+
+
+def test_a_model_is_written_down_beside_its_round(ledger, path):
+    ledger.reserve(3, {"a": STEP})
+    ledger.release(3, bytes(range(32)))
+    ledger.release(3, bytes(range(32)))  # the same again changes nothing
+    last = list(ledger.records())[-1]
+    assert (last.action, last.round, last.attempt) == ("model", 3, 0)
+    assert last.data["model"] == bytes(range(32)).hex()
+    assert ledger.verify().head.seq == last.seq
+
+
+def test_a_model_of_no_round_is_refused(ledger):
+    with pytest.raises(LedgerConflict, match="nothing is charged in round 3, attempt 0"):
+        ledger.release(3, bytes(32))
+    ledger.reserve(3, {"a": STEP})
+    ledger.abort(3, ["a"])
+    with pytest.raises(LedgerConflict, match="reserve first"):
+        ledger.release(3, bytes(32))
+    for wrong in (b"", bytes(31), "00" * 32, None):
+        with pytest.raises(InputError, match="32 bytes"):
+            ledger.release(3, wrong)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"action": "model", "round": 9, "attempt": 0, "model": 64 * "0"},
+        {"action": "model", "round": 1, "attempt": 0, "model": 62 * "0"},
+        {"action": "model", "round": 1, "attempt": 0, "model": "no hex"},
+        {"action": "model", "round": 1, "attempt": 0},
+    ],
+)
+def test_a_forged_record_of_a_model_is_damage(path, record):
+    with Ledger.create(path, BUDGET) as book:
+        book.reserve(1, {"a": STEP})
+    body = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO records VALUES (2, ?, zeroblob(32))", (body,))
+    rechain(path)
+    with Ledger.open(path) as book, pytest.raises(LedgerCorrupt, match="contradicts"):
+        book.verify()
+
+
+def test_what_is_not_stated_is_not_written_and_older_statements_are_read():
+    data = STATEMENT.to_json()
+    assert "purpose" not in data
+    assert SystemDescription.from_json(data) == STATEMENT
+    whole = replace(STATEMENT, purpose="a study", data_digest=64 * "0")
+    assert SystemDescription.from_json(whole.to_json()) == whole
+    with pytest.raises(InputError, match="leave it out"):
+        SystemDescription.from_json(data | {"purpose": ""})
+    for name, wrong in (("data_digest", "abc"), ("purpose", " "), ("bias", "a\nb"), ("tuning", 3)):
+        with pytest.raises(InputError, match=name):
+            replace(STATEMENT, **{name: wrong})
