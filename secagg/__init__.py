@@ -12,8 +12,24 @@ from typing import TYPE_CHECKING
 
 import dp
 import protocols
-from dp.errors import BudgetExceeded, LedgerError, PrivacyError
+from dp.errors import (
+    AccountantLimit,
+    BudgetExceeded,
+    CalibrationError,
+    FilterFull,
+    LedgerBusy,
+    LedgerConflict,
+    LedgerCorrupt,
+    LedgerError,
+    LedgerMissing,
+    MissingLibrary,
+    NonFiniteGradient,
+    PrivacyError,
+    UnsoundEvent,
+    UnsoundModel,
+)
 from protocols.errors import (
+    DecodeError,
     LocalProtocolError,
     ProtocolError,
     RemoteProtocolError,
@@ -24,25 +40,25 @@ from secagg.errors import (
     InputError,
     MissingExtraError,
     NodeError,
+    NotALedger,
     RefusedError,
     RunError,
     SecaggError,
+    WorkerError,
 )
 from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
+from secagg.rounds.calibration import ClipReport, calibrate_clip
 from secagg.stage import Stage
+from secagg.training.runs import Run, load_run
 from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, clip_norm
 from secagg.vectors.vector import flatten, unflatten
 
 if TYPE_CHECKING:
     from secagg.training.loop import Trainer
-    from secagg.training.runs import load_run
 else:
-    # torch takes seconds to import: these are looked up where they are first used.
-    _HOMES = {
-        "secagg.training.loop": ("Trainer",),
-        "secagg.training.runs": ("load_run",),
-    }
+    # torch takes seconds to import: looked up where it is first used.
+    _HOMES = {"secagg.training.loop": ("Trainer",)}
 
     def __getattr__(name):
         for home, names in _HOMES.items():
@@ -55,33 +71,50 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccountantLimit",
     "Aggregate",
     "Bonawitz",
     "BudgetExceeded",
+    "CalibrationError",
     "Ckks",
+    "ClipReport",
     "Count",
+    "DecodeError",
+    "FilterFull",
     "FixedPoint",
     "IdentityError",
     "InputError",
     "Layout",
+    "LedgerBusy",
+    "LedgerConflict",
+    "LedgerCorrupt",
     "LedgerError",
+    "LedgerMissing",
     "LocalProtocolError",
     "MissingExtraError",
+    "MissingLibrary",
     "NodeError",
     "NoisyIntegers",
+    "NonFiniteGradient",
+    "NotALedger",
     "Plain",
     "PrivacyError",
     "ProtocolError",
     "RefusedError",
     "RemoteProtocolError",
+    "Run",
     "RunError",
     "SecaggError",
     "Segment",
     "Stage",
     "TooFewSurvivors",
     "Trainer",
+    "UnsoundEvent",
+    "UnsoundModel",
+    "WorkerError",
     "__version__",
     "aggregate",
+    "calibrate_clip",
     "clip_norm",
     "dp",
     "flatten",

@@ -1,10 +1,10 @@
 """The books: what every subject has spent, on disk before a byte leaves.
 
 ``Ledger`` is the file, ``books`` its vocabulary, ``records`` the chain on disk, ``rules`` what
-composition of charges a budget admits, ``opacus_accountant`` a ledger in the place of an accountant
-of Opacus.
+composition of charges a budget admits. ``accountant`` puts a ledger under an Opacus loop.
 """
 
+from dp.ledger.accountant import LedgerAccountant
 from dp.ledger.books import (
     Budget,
     HeadSigner,
@@ -17,7 +17,6 @@ from dp.ledger.books import (
 )
 from dp.ledger.description import SystemDescription
 from dp.ledger.ledger import FIXED_PLAN, Ledger
-from dp.ledger.opacus_accountant import LedgerAccountant
 from dp.ledger.records import Book, Charge, Entry, Head
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 
-from secagg.cli.screen import progress
+from secagg.cli.screen import PLACE, on_screen, progress, screen
 from secagg.errors import InputError
 from secagg.extras import TRAIN, require
 from secagg.stage import UNSIGNED
@@ -50,14 +48,14 @@ Examples:
 @_settings
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     default=Path("runs/train"),
     show_default=True,
     help="Folder of the run.",
 )
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     default=None,
     help="TOML file of these settings; options given here win over it.",
 )
@@ -92,23 +90,23 @@ def train(
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
     if resume and (overwrite or config):
-        raise InputError("--resume goes on with the settings of the run; leave out the others")
+        raise InputError("--resume takes the run's settings; leave out --overwrite, --config")
     if resume:
         trainer = loop.resume(out, expect=given)
     else:
         chosen = TrainingConfig.parse((_read(config) if config else {}) | given)
         trainer = loop.start(chosen, out, overwrite=overwrite)
 
-    lines = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    lines = screen(stderr=as_json)
     if not as_json:
         lines.print(trainer.headline)
     with progress() as bar:
         task = bar.add_task("rounds", total=trainer.config.rounds, completed=trainer.done)
         for record in trainer:
             if not as_json:
-                (bar.console if sys.stderr.isatty() and sys.stdout.isatty() else lines).print(
-                    _line(record, trainer.config), highlight=False
-                )
+                (
+                    bar.console if on_screen(stderr=True) and on_screen(stderr=False) else lines
+                ).print(_line(record, trainer.config), highlight=False)
             bar.advance(task)
         final = trainer.finish()
     if as_json:

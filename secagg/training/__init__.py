@@ -4,7 +4,7 @@
 the ways to be private, ``data``, ``settings`` and ``tasks`` what it runs on, ``optimizers`` how the
 common model follows, ``books`` what was spent, ``runs`` its folder, ``callbacks`` who else is told,
 ``report``, ``description`` and ``threat_table`` what it tells people. Most need the extra
-``train``, so nothing is imported here.
+``train``, so nothing is imported here; ``secagg.load_run`` reads a folder without it.
 """
 
 __all__: list[str] = []

@@ -53,8 +53,10 @@ from secagg.training.runs import (
     METRICS,
     MOMENTS,
     REPORT,
+    TABLE,
     RoundRecord,
     RunFolder,
+    load_run,
     shown,
 )
 from secagg.training.settings import OWN, TrainingConfig
@@ -356,8 +358,10 @@ class Trainer:
         }
         self._folder.finish(final)
         metrics = self._folder.metrics
-        write_atomically(self._folder.path / CURVES, curves(metrics))
-        write_atomically(self._folder.path / REPORT, report(metrics).encode())
+        folder = self._folder.path
+        write_atomically(folder / TABLE, load_run(folder).to_csv().encode())
+        write_atomically(folder / CURVES, curves(metrics))
+        write_atomically(folder / REPORT, report(metrics).encode())
         for callback in self._callbacks:
             callback.on_end(final)
         return final

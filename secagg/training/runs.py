@@ -1,8 +1,8 @@
 """One run of ``secagg train`` on disk, so that it can be killed at any moment and continued.
 
     config.toml         the settings; ``secagg train --config`` reads it again
-    metrics.csv         the numbers of every round, a line each
     metrics.json        {"schema": 1, "config", "versions", "rounds": [...], "final": {...} or null}
+    metrics.csv         its rounds as a table, for other programs; written when the run is finished
     model.safetensors   tensors after the last round, and that round's record as metadata
     ledger.sqlite       the privacy spent; written by ``dp.ledger.ledger``, never by this module
     curves.svg          pictures of metrics.json, for people
@@ -12,7 +12,7 @@
 
 Guarantee: a file here is whole or absent, since each is written under a
 temporary name, synced and renamed. A round's tensors and record are one file, so
-they appear together; metrics.json and metrics.csv follow it, the first brought up to date by
+they appear together; metrics.json follows it, and is brought up to date by
 ``RunFolder.open`` if the run died between the two. Any other disagreement is
 ``RunError``. The digest in model.safetensors finds accidents; whoever edits the
 folder on purpose can write a new one.
@@ -27,9 +27,8 @@ import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from secagg.errors import InputError, RunError
@@ -67,8 +66,8 @@ _HEADER = "# A run of `secagg train`; --config reads this file again.\n"
 # In the order of removal: without metrics.json nothing can be resumed, so that no run goes on
 # with the ledger gone; config.toml, which tells that the folder is a run, goes last.
 _FILES = (
-    *(METRICS, TABLE, MODEL, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f"{LEDGER}-journal"),
-    *(CURVES, REPORT, AUDIT, AUDIT_JSON, CONFIG),
+    *(METRICS, MODEL, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f"{LEDGER}-journal"),
+    *(TABLE, CURVES, REPORT, AUDIT, AUDIT_JSON, CONFIG),
 )
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, "Keys"
 
@@ -170,10 +169,8 @@ class RunFolder:
         result: RoundRecord = json.loads(self._encode(self._rounds, self._final))
         return result
 
-    def load(self, *, repair: bool = True) -> tuple[list[RoundRecord], dict[str, "torch.Tensor"]]:
+    def load(self) -> tuple[list[RoundRecord], dict[str, "torch.Tensor"]]:
         """The records of all finished rounds, and the tensors after the last of them.
-
-        With ``repair`` the folder is brought up to date; without it nothing is written.
 
         | on disk                                   | then                              |
         |-------------------------------------------|-----------------------------------|
@@ -183,7 +180,7 @@ class RunFolder:
         | rounds that spent epsilon, and no ledger  | ``RunError``: unknown what it cost |
         | anything else                             | ``RunError``                      |
         """
-        metrics = self._read_metrics()
+        metrics = _read_metrics(self.path / METRICS, self.config)
         rounds, final = metrics["rounds"], metrics["final"]
         model = self.path / MODEL
         tensors: dict[str, torch.Tensor] = {}
@@ -211,9 +208,8 @@ class RunFolder:
                 f"{self.ledger} is missing, so what was spent is unknown; "
                 "start again with --overwrite"
             )
-        if behind and repair:
+        if behind:
             write_atomically(self.path / METRICS, self._encode(rounds, None))
-            write_atomically(self.path / TABLE, _to_csv(rounds))
         self._rounds, self._final, self._versions = rounds, final, metrics["versions"]
         return self.metrics["rounds"], tensors
 
@@ -235,7 +231,7 @@ class RunFolder:
             written. On disk is then the state before this round, or this round complete.
         """
         if self._final is not None:
-            raise RunError(f"{self.path} is finished; it takes no further round")
+            raise RunError(f"{self.path} is finished and takes no further round; start another run")
         if round != len(self._rounds) + 1 or record.get("round") != round:
             raise RunError(
                 f"round {round} with the record of round {record.get('round')!r} cannot follow "
@@ -247,7 +243,6 @@ class RunFolder:
         # From here on the round is on disk: a second attempt would be refused by ``load`` too.
         self._rounds = rounds
         write_atomically(self.path / METRICS, metrics)
-        write_atomically(self.path / TABLE, _to_csv(rounds))
 
     def finish(self, final: Mapping[str, Any]) -> None:
         """Write the final record into metrics.json; finishing again replaces it.
@@ -257,7 +252,6 @@ class RunFolder:
         """
         record = _plain(final, "the final record")
         write_atomically(self.path / METRICS, self._encode(self._rounds, record))
-        write_atomically(self.path / TABLE, _to_csv(self._rounds))  # a kill may have left it behind
         self._final = record
 
     def _encode(self, rounds: list[RoundRecord], final: RoundRecord | None) -> bytes:
@@ -270,66 +264,98 @@ class RunFolder:
         }
         return (_json(metrics, METRICS, indent=1) + "\n").encode()
 
-    def _read_metrics(self) -> RoundRecord:
-        path = self.path / METRICS
-        metrics = _parse(path, _read(path))
-        if metrics.get("schema") != SCHEMA:
-            raise _corrupt(path, f"schema {metrics.get('schema')!r}, expected {SCHEMA}")
-        for name, kind in (
-            *(("config", dict), ("versions", dict)),
-            *(("rounds", list), ("final", dict | None)),
-        ):
-            if name not in metrics or not isinstance(metrics[name], kind):
-                raise _corrupt(path, f"no {name!r} of the right kind in it")
-        if not all(isinstance(record, dict) and "round" in record for record in metrics["rounds"]):
-            raise _corrupt(path, "a round that is no record")
-        if metrics["config"] != self.config:
-            raise RunError(
-                f"{path} belongs to other settings than {CONFIG} beside it; restore {CONFIG}, "
-                "or start again with --overwrite"
-            )
-        return metrics
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run as its folder holds it.
+    """What a run folder says, finished or not.
 
     Attributes:
-      settings: those that were set or filled in.
-      records: of the finished rounds, in order.
-      final: the last record; None while the run is not finished.
-      state_dict: the tensors of the model, for ``load_state_dict``; empty before the first round.
-      ledger: the file of what was spent; None without privacy.
+      path: the folder.
+      config: its settings.
+      versions: of the libraries that did the work.
+      rounds: a record of each finished round.
+      final: the record of the whole run; ``None`` while it is not finished.
     """
 
-    settings: Mapping[str, Setting]
-    records: tuple[RoundRecord, ...] = field(repr=False)
+    path: Path
+    config: Mapping[str, Setting]
+    versions: Mapping[str, str]
+    rounds: tuple[RoundRecord, ...]
     final: RoundRecord | None
-    state_dict: Mapping[str, "torch.Tensor"] = field(repr=False)
-    ledger: Path | None
+
+    @property
+    def ledger(self) -> Path | None:
+        """The file of what was spent; ``None`` without privacy."""
+        path = self.path / LEDGER
+        return path if _exists(path) else None
+
+    def state_dict(self) -> dict[str, "torch.Tensor"]:
+        """The model's tensors after the last finished round, for ``load_state_dict``.
+
+        Raises:
+          MissingExtraError: torch or safetensors is not installed.
+          RunError: there is no model yet, or the file is corrupt.
+        """
+        require("Run.state_dict", "torch", "safetensors", extra="train")
+        _, _, tensors = _read_model(self.path / MODEL)
+        return {name: kept for name, kept in tensors.items() if not name.startswith(MOMENTS)}
+
+    @property
+    def table(self) -> dict[str, list[Any]]:
+        """The rounds column by column, as metrics.csv has them: ``pandas.DataFrame(run.table)``.
+
+        A record of numbers becomes a column for each, ``seconds.mask``; any other record or list
+        its JSON. ``None`` where a round has no such value.
+        """
+        rows = [_row(record) for record in self.rounds]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: [row.get(name) for row in rows] for name in names}
+
+    def to_csv(self) -> str:
+        """``table`` as RFC 4180 has it, with a head, but for line ends, which are those of Unix."""
+        table, text = self.table, io.StringIO()
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(table)
+        lines.writerows(zip(*table.values(), strict=True))
+        return text.getvalue()
 
 
-def load_run(folder: str | Path) -> Run:
-    """Read a run of ``secagg train`` or of a ``Trainer``. Nothing is written, nobody locked out.
+def load_run(path: str | Path) -> Run:
+    """Read the run in ``path``, of ``secagg train``; nothing is locked or written.
+
+    A run that goes on meanwhile is read as of its last finished round.
 
     Raises:
-      MissingExtraError: torch or safetensors is not installed.
-      RunError: there is no run, or it is corrupt; the message names the file.
+      InputError: ``path`` is no path.
+      RunError: a file is missing, corrupt, or of another run; the message names it.
     """
-    require("load_run", "torch", "safetensors", extra="train")
-    path = Path(folder)
-    run = RunFolder(path, _read_config(path / CONFIG), versions={})
-    records, tensors = run.load(repair=False)
+    try:
+        folder = Path(path)
+    except TypeError:
+        raise InputError(f"{path!r:.80} is no path") from None
+    config = _read_config(folder / CONFIG)
+    metrics = _read_metrics(folder / METRICS, config)
     return Run(
-        settings=MappingProxyType(run.config),
-        records=tuple(records),
-        final=run.metrics["final"],
-        state_dict=MappingProxyType(
-            {name: kept for name, kept in tensors.items() if not name.startswith(MOMENTS)}
-        ),
-        ledger=run.ledger if _exists(run.ledger) else None,
+        path=folder,
+        config=config,
+        versions=metrics["versions"],
+        rounds=tuple(metrics["rounds"]),
+        final=metrics["final"],
     )
+
+
+def _row(record: RoundRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict) and value and all(map(_is_number, value.values())):
+            row |= {f"{name}.{inner}": number for inner, number in value.items()}
+        else:
+            row[name] = json.dumps(value) if isinstance(value, dict | list) else value
+    return row
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def shown(record: Mapping[str, Any]) -> str:
@@ -434,18 +460,6 @@ def _parse(path: Path, data: bytes | str) -> RoundRecord:
     return value
 
 
-def _to_csv(rounds: list[RoundRecord]) -> bytes:
-    """What every record holds beside tables, one column a name; empty where it is not known."""
-    names = dict.fromkeys(
-        name for record in rounds for name, value in record.items() if not isinstance(value, dict)
-    )
-    file = io.StringIO()
-    table = csv.DictWriter(file, list(names), extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-    table.writerows(rounds)
-    return file.getvalue().encode()
-
-
 def _to_toml(config: Mapping[str, Setting]) -> str:
     return _HEADER + "".join(
         f"{name if _BARE_KEY.fullmatch(name) else _toml_string(name, name)} = "
@@ -481,6 +495,26 @@ def _read_config(path: Path) -> dict[str, Setting]:
     except (ValueError, RecursionError) as error:
         raise _corrupt(path, error) from error
     return config
+
+
+def _read_metrics(path: Path, config: Mapping[str, Setting]) -> RoundRecord:
+    metrics = _parse(path, _read(path))
+    if metrics.get("schema") != SCHEMA:
+        raise _corrupt(path, f"schema {metrics.get('schema')!r}, expected {SCHEMA}")
+    for name, kind in (
+        *(("config", dict), ("versions", dict)),
+        *(("rounds", list), ("final", dict | None)),
+    ):
+        if name not in metrics or not isinstance(metrics[name], kind):
+            raise _corrupt(path, f"no {name!r} of the right kind in it")
+    if not all(isinstance(record, dict) and "round" in record for record in metrics["rounds"]):
+        raise _corrupt(path, "a round that is no record")
+    if metrics["config"] != config:
+        raise RunError(
+            f"{path} belongs to other settings than {CONFIG} beside it; restore {CONFIG}, "
+            "or start again with --overwrite"
+        )
+    return metrics
 
 
 def _encode_model(tensors: Mapping[str, "torch.Tensor"], rounds: list[RoundRecord]) -> bytes:

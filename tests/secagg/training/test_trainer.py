@@ -176,7 +176,7 @@ def test_statistics_in_floats_are_averaged_and_counters_stay(tmp_path: Path) -> 
     weighted = sum(n * mean for n, mean in zip(SIZES, means, strict=True)) / sum(SIZES)
     torch.testing.assert_close(run.model[1].running_mean, weighted, rtol=0, atol=1e-5)
     assert int(run.model[1].num_batches_tracked) == 0
-    assert secagg.load_run(tmp_path / "run").state_dict.keys() == run.model.state_dict().keys()
+    assert secagg.load_run(tmp_path / "run").state_dict().keys() == run.model.state_dict().keys()
 
 
 def test_cut_entries_are_counted_under_the_masks_and_warned_of(tmp_path: Path) -> None:
@@ -481,7 +481,7 @@ def test_a_callback_that_fails_ends_the_run_with_the_round_on_disk(tmp_path: Pat
     run = trainer(tmp_path / "run", callbacks=[Failing()])
     with pytest.raises(RuntimeError, match="no disk"):
         next(iter(run))
-    assert len(secagg.load_run(tmp_path / "run").records) == 1
+    assert len(secagg.load_run(tmp_path / "run").rounds) == 1
 
 
 def test_a_run_is_read_back_frozen_and_nothing_is_written(tmp_path: Path) -> None:
@@ -490,12 +490,12 @@ def test_a_run_is_read_back_frozen_and_nothing_is_written(tmp_path: Path) -> Non
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     read = secagg.load_run(tmp_path / "run")
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
-    assert [record["round"] for record in read.records] == [1, 2]
-    assert read.settings["rounds"] == 2
+    assert [record["round"] for record in read.rounds] == [1, 2]
+    assert read.config["rounds"] == 2
     assert read.final is not None
     assert read.ledger is None
     again = nn.Linear(3, 2)
-    again.load_state_dict(dict(read.state_dict))
+    again.load_state_dict(read.state_dict())
     assert_same(again, run.model, atol=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         read.final = None
@@ -546,7 +546,7 @@ def test_writers_log_every_number_under_its_round(
     fake(monkeypatch, "mlflow", log_metrics=log_metrics)
     writers = [TensorBoard(tmp_path / "logs"), MLflow()]
     final = trainer(tmp_path / "run", callbacks=writers).run()
-    records = secagg.load_run(tmp_path / "run").records
+    records = secagg.load_run(tmp_path / "run").rounds
     expected = [(r["round"], name, value) for r in records for name, value in numbers(r)]
     assert {"loss", "accuracy", "bytes_up", "milliseconds/train"} <= {n for _, n, _ in expected}
     assert logged["tensorboard"] == [*expected, "closed"]
