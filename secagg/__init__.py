@@ -31,6 +31,7 @@ from protocols.errors import (
     ProtocolError,
     RemoteProtocolError,
     TooFewSurvivors,
+    WrongShares,
 )
 from secagg.errors import (
     IdentityError,
@@ -94,6 +95,7 @@ __all__ = [
     "UnsoundEvent",
     "UnsoundModel",
     "WorkerError",
+    "WrongShares",
     "__version__",
     "aggregate",
     "calibrate_clip",
