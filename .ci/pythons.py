@@ -24,7 +24,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PINS: Final = ROOT / "constraints.txt"
 BASE: Final = "base"  # no extra
 EXTRAS: Final = {  # what runs with it beside a sum under masks
-    BASE: "import secagg.cli.main, dp.ledger, dp.noise, protocols.bonawitz",
+    BASE: "import secagg.cli.plan, secagg.cli.keys, dp.ledger, dp.noise, protocols.bonawitz",
     "train": "import dp.sgd, secagg.training.loop, secagg.bench.utility, secagg.attacks.suite",
     "ckks": "print(secagg.aggregate([[0.5]] * 3, protocol=secagg.Ckks()).weight)",
     "flower": "import secagg.adapters.flower",
