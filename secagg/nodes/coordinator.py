@@ -255,7 +255,7 @@ class Coordinator:
         self.session = system(SESSION_SIZE)  # of the next sum, or of the one after
         self.advertised: dict[NodeId, bytes] = {}  # keys of that session
         self.ahead: Ahead | None = None  # shares of the session before it
-        self.params: Params | None = None  # of the last sum
+        self.last: tuple[Params, frozenset[NodeId]] | None = None  # sum: what and whose
         self.examples: dict[NodeId, int] = {}  # what nodes said that they have; it stays
         self.begun: Counter[tuple[str, bytes]] = Counter()  # sums, by purpose and model
 
@@ -284,7 +284,9 @@ class Coordinator:
             entries = sum(math.prod(shape) for _, shape in shapes)
             most, minimum, segments = len(nodes), None, content.segments(entries)
         params = self.cohort.params(most, Layout(segments=segments, clients=most), minimum)
-        steady, self.params = self.params in (None, params), params
+        # Nodes that are drawn anew for every sum would share for sums that never are.
+        now = params, frozenset(nodes)
+        steady, self.last = self.last in (None, now), now
         ahead, self.ahead = self.ahead, None
         if ahead and not ahead.is_for(nodes, params):
             ahead = None
@@ -378,7 +380,7 @@ class RunningSum:
         self._clients = {node: coordinator.numbers[node] for node in nodes}
         known = {self._clients[node]: keys for node, keys in advertised.items()}
         self._relay = self._begin(known, ahead)
-        self._steady = steady and _may_share_ahead(proposal)
+        self._steady = steady and may_share_ahead(proposal)
         self._next: Ahead | None = None
         self._learned: dict[NodeId, ClientId] = {}
         self._charged: Key | None = None  # where in our ledger
@@ -554,8 +556,8 @@ class RunningSum:
             summed.ledger.commit(key.round, charges, attempt=key.attempt, survivors=left)
 
 
-def _may_share_ahead(proposal: Proposal) -> bool:
-    """Where nothing public is signed, and not with noise in a graph whose survivors none counts."""
+def may_share_ahead(proposal: Proposal) -> bool:
+    """Whether nothing public is signed, nor noise in a graph whose survivors nobody counts."""
     params = proposal.params
     if not isinstance(params, bonawitz.Params) or params.active:
         return False

@@ -130,7 +130,7 @@ def mean_of(cohort: SumSettings | None = None) -> Coordinator:
 
 
 def mean_after_another_sum() -> Coordinator:
-    """Its first sum follows one of other parameters: keys come ahead of the next, no shares do."""
+    """Its first sum follows one of others: keys come ahead of the next, no shares do."""
     coordinator = mean_of()
-    coordinator.params = bonawitz.Params(clients=2, threshold=2, words=1)
+    coordinator.last = (bonawitz.Params(clients=2, threshold=2, words=1), frozenset({1, 2}))
     return coordinator

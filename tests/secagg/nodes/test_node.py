@@ -23,7 +23,7 @@ from dp.ledger.ledger import State
 from protocols import bonawitz
 from protocols.errors import RemoteProtocolError, TooFewSurvivors
 from secagg.errors import IdentityError, InputError, NodeError
-from secagg.nodes.coordinator import Coordinator, SumSettings
+from secagg.nodes.coordinator import Coordinator, SumSettings, may_share_ahead
 from secagg.nodes.node import Node, Request, new_folder
 from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Contribution, Proposal
@@ -213,9 +213,24 @@ def test_keys_that_are_signed_are_never_asked_for_ahead(folder: Path) -> None:
         machines.before[100, Stage.REVEAL],
     )
     assert not request.next_session
-    asked = replace(request, next_session=bytes(16))
-    with pytest.raises(NodeError, match="signed keys are not advertised before"):
-        machines.ask(100, asked, state)
+    for ahead in ({"next_session": bytes(16)}, {"next_roster": b"a roster"}):
+        with pytest.raises(NodeError, match="signed keys are not advertised before"):
+            machines.ask(100, replace(request, **ahead), state)
+
+
+def test_in_a_sparse_graph_with_noise_nothing_is_shared_ahead(folder: Path) -> None:
+    machines = Machines(folder, tuple(range(12)))
+    machines.policy = replace(machines.policy, corrupt_fraction=0)
+    coordinator = Coordinator(noisy(folder / "s.sqlite", noise_of(12)), SumSettings())
+    complete = carry(coordinator, machines).proposal
+    assert isinstance(complete.params, bonawitz.Params)
+    rates = bonawitz.Rates(corrupt_fraction=0, dropout=0.1)
+    sparse = replace(complete, params=replace(complete.params, threshold=None, rates=rates))
+    assert may_share_ahead(complete)
+    assert not may_share_ahead(sparse)
+    request = replace(machines.requests[1, Stage.REVEAL], proposal=sparse.to_bytes())
+    with pytest.raises(NodeError, match="in a sparse graph with noise nothing is shared before"):
+        machines.ask(1, request, machines.before[1, Stage.REVEAL])
 
 
 def test_a_second_answer_counts_as_none(folder: Path) -> None:
