@@ -15,7 +15,7 @@ the rest of the sum. Where too few are left
 
 import math
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -435,12 +435,22 @@ class RunningSum:
             if ask.stage is Stage.MASK:
                 self._reserve(ask)
             elif ask.stage is Stage.REVEAL and self._steady:
-                alive = {node: self._clients[node] for node in self.asked(ask)}
-                self._next = self._coordinator.share_ahead(alive, self.proposal.params)
+                self._prepare_next(set(self.asked(ask)))
             yield ask
             if ask.stage is Stage.ADVERTISE and self._coordinator.cohort.active:
                 self._clients = self._learned  # a client that signs has a number of its own
         return ask
+
+    def _prepare_next(self, alive: Set[NodeId]) -> None:
+        """Ask all for shares of the next sum, unless one is lost: with it they would share anew.
+
+        Who is lost may have lost its state too: it is asked for keys again.
+        """
+        gone = self._clients.keys() - alive
+        if not gone:
+            self._next = self._coordinator.share_ahead(self._clients, self.proposal.params)
+        for node in gone:
+            self._coordinator.advertised.pop(node, None)
 
     def asked(self, ask: StageRequests) -> list[NodeId]:
         """The nodes to send a request to."""
