@@ -1,7 +1,8 @@
 """The command line: ``secagg train``, ``plan``, ``epsilon``, ``audit``, ``bench`` and the like.
 
 Errors are one line on stderr. Exit codes: 0 done, 2 bad input or a run that
-cannot go on, 130 interrupted; ``audit`` and ``bench attack`` have more, see their modules.
+cannot go on, 130 interrupted; ``audit``, ``bench`` and ``interop fuzz`` have
+more, see their modules.
 """
 
 import sys
@@ -18,6 +19,7 @@ COMMANDS: Final = {  # each in a module of its name; the first line of its help
     "audit": "What a privacy ledger proves, computed anew from its records.",
     "bench": "Measure what the protocols cost on this machine.",
     "epsilon": "What a plan costs, or how much noise or how many steps a budget allows.",
+    "interop": "Test another implementation of the masks' protocol against this one.",
     "keys": "Make identities, and sign who has which number.",
     "node": "Say what a node agrees to, and see what it has spent.",
     "plan": "Choose graph, threshold and lanes for a sum, and say what it costs.",
