@@ -12,8 +12,24 @@ from typing import TYPE_CHECKING
 
 import dp
 import protocols
-from dp.errors import BudgetExceeded, LedgerError, PrivacyError
+from dp.errors import (
+    AccountantLimit,
+    BudgetExceeded,
+    CalibrationError,
+    FilterFull,
+    LedgerBusy,
+    LedgerConflict,
+    LedgerCorrupt,
+    LedgerError,
+    LedgerMissing,
+    MissingLibrary,
+    NonFiniteGradient,
+    PrivacyError,
+    UnsoundEvent,
+    UnsoundModel,
+)
 from protocols.errors import (
+    DecodeError,
     LocalProtocolError,
     ProtocolError,
     RemoteProtocolError,
@@ -24,14 +40,18 @@ from secagg.errors import (
     InputError,
     MissingExtraError,
     NodeError,
+    NotALedger,
     RefusedError,
     RunError,
     SecaggError,
+    WorkerError,
 )
 from secagg.stage import Stage
 
 if TYPE_CHECKING:
     from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
+    from secagg.rounds.calibration import ClipReport, calibrate_clip
+    from secagg.training.runs import Run, load_run
     from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
     from secagg.vectors.quantize import FixedPoint, clip_norm
     from secagg.vectors.vector import flatten, unflatten
@@ -40,6 +60,8 @@ else:
     # up where it is first used. Type checkers read the lines above, or any name would pass.
     _HOMES = {
         "secagg.rounds.aggregation": ("Aggregate", "Bonawitz", "Ckks", "Plain", "aggregate"),
+        "secagg.rounds.calibration": ("ClipReport", "calibrate_clip"),
+        "secagg.training.runs": ("Run", "load_run"),
         "secagg.vectors.layout": ("Count", "Layout", "NoisyIntegers", "Segment"),
         "secagg.vectors.quantize": ("FixedPoint", "clip_norm"),
         "secagg.vectors.vector": ("flatten", "unflatten"),
@@ -56,35 +78,53 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccountantLimit",
     "Aggregate",
     "Bonawitz",
     "BudgetExceeded",
+    "CalibrationError",
     "Ckks",
+    "ClipReport",
     "Count",
+    "DecodeError",
+    "FilterFull",
     "FixedPoint",
     "IdentityError",
     "InputError",
     "Layout",
+    "LedgerBusy",
+    "LedgerConflict",
+    "LedgerCorrupt",
     "LedgerError",
+    "LedgerMissing",
     "LocalProtocolError",
     "MissingExtraError",
+    "MissingLibrary",
     "NodeError",
     "NoisyIntegers",
+    "NonFiniteGradient",
+    "NotALedger",
     "Plain",
     "PrivacyError",
     "ProtocolError",
     "RefusedError",
     "RemoteProtocolError",
+    "Run",
     "RunError",
     "SecaggError",
     "Segment",
     "Stage",
     "TooFewSurvivors",
+    "UnsoundEvent",
+    "UnsoundModel",
+    "WorkerError",
     "__version__",
     "aggregate",
+    "calibrate_clip",
     "clip_norm",
     "dp",
     "flatten",
+    "load_run",
     "protocols",
     "unflatten",
 ]

@@ -16,13 +16,14 @@ from protocols.errors import ProtocolError
 from secagg.errors import SecaggError
 
 COMMANDS: Final = {  # each in a module of its name; the first line of its help
-    "audit": "What a privacy ledger proves, computed anew from its records.",
+    "audit": "Compute anew what a privacy ledger proves.",
     "bench": "Measure what the protocols cost on this machine.",
-    "epsilon": "What a plan costs, or how much noise or how many steps a budget allows.",
+    "epsilon": "Compute the epsilon, noise or steps of a plan.",
     "interop": "Test another implementation of the masks' protocol against this one.",
-    "keys": "Make identities, and sign who has which number.",
+    "keys": "Make identities, and sign which client has which.",
+    "ledger": "Sign a privacy ledger, print the end of its chain, check both.",
     "node": "Say what a node agrees to, and see what it has spent.",
-    "plan": "Choose graph, threshold and lanes for a sum, and say what it costs.",
+    "plan": "Choose the parameters of a sum, and say its cost.",
     "train": "Train a model over clients that show their updates to nobody.",
 }
 
@@ -32,7 +33,7 @@ def main() -> None:
     try:
         code = cli.main(prog_name="secagg", standalone_mode=False)
     except click.exceptions.Abort:
-        _fail("interrupted; `--resume` goes on from the last finished round", 130)
+        _fail("interrupted; `--resume`, where there is one, goes on", 130)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
