@@ -42,8 +42,10 @@ NO_PATHS = ("", "/dev/null/none", "zero\0byte")
 
 def commands(command: click.Command, *names: str) -> Iterator[tuple[str, click.Command]]:
     if isinstance(command, click.Group):
-        for name, each in command.commands.items():
-            yield from commands(each, *names, name)
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            if (each := command.get_command(context, name)) is not None:
+                yield from commands(each, *names, name)
     else:
         yield " ".join(names), command
 
