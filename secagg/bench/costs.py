@@ -110,7 +110,7 @@ class Case:
             known = ", ".join(PROTOCOLS)
             raise InputError(f"unknown protocol {self.protocol!r}; known: {known}")
         if self.clients < 2 or self.entries < 1:
-            raise InputError(f"{self.clients} clients, {self.entries} entries: must be from 2, from 1")
+            raise InputError(f"{self.clients} clients, {self.entries} entries: least is 2 and 1")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout} is not in [0, 1)")
         if self.protocol == "complete" and self.clients > MAX_COMPLETE:

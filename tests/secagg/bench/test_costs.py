@@ -94,8 +94,8 @@ def test_a_wrong_sum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ("wrong", "message"),
     [
         ({"protocol": "trust me"}, "unknown protocol"),
-        ({"clients": 1}, "must be from 2, from 1"),
-        ({"entries": 0}, "must be from 2, from 1"),
+        ({"clients": 1}, "least is 2 and 1"),
+        ({"entries": 0}, "least is 2 and 1"),
         ({"dropout": 1.0}, "dropout"),
         ({"dropout": 0.6}, "are needed"),
         ({"clients": 1001}, "at most 1,000"),
