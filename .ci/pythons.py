@@ -30,10 +30,10 @@ EXTRAS: Final = {  # what runs with it beside a sum under masks
     BASE: _BASE_RUNS,
     OLDEST: _BASE_RUNS,
     "train": "import dp.sgd, secagg.training.loop, secagg.bench.utility, secagg.attacks.suite",
-    "ckks": "print(secagg.aggregate([[0.5]] * 3, protocol=secagg.Ckks()).weight)",
+    "ckks": "print(secagg.aggregate([[0.5]] * 3, clip=1.0, protocol=secagg.Ckks()).weight)",
     "flower": "import secagg.adapters.flower",
 }
-SUM: Final = "import secagg; print(secagg.__file__, secagg.aggregate([[0.5]] * 3).weight)"
+SUM: Final = "import secagg; print(secagg.__file__, secagg.aggregate([[0.5]] * 3, clip=1.0).weight)"
 PACKAGES: Final = ("secagg", "dp", "protocols")
 TEST_TOOLS: Final = ("pytest", "hypothesis", "pytest-xdist")
 # These read the packages' source, which is taken away so that the wheel is what is tested.

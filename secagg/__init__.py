@@ -44,7 +44,9 @@ from secagg.errors import (
     WorkerError,
 )
 from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
+from secagg.rounds.calibration import ClipReport, calibrate_clip
 from secagg.stage import Stage
+from secagg.training.runs import Run, load_run
 from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, clip_norm
 from secagg.vectors.vector import flatten, unflatten
@@ -58,6 +60,7 @@ __all__ = [
     "BudgetExceeded",
     "CalibrationError",
     "Ckks",
+    "ClipReport",
     "Count",
     "DecodeError",
     "FilterFull",
@@ -82,6 +85,7 @@ __all__ = [
     "ProtocolError",
     "RefusedError",
     "RemoteProtocolError",
+    "Run",
     "RunError",
     "SecaggError",
     "Segment",
@@ -92,9 +96,11 @@ __all__ = [
     "WorkerError",
     "__version__",
     "aggregate",
+    "calibrate_clip",
     "clip_norm",
     "dp",
     "flatten",
+    "load_run",
     "protocols",
     "unflatten",
 ]

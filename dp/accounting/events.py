@@ -259,6 +259,7 @@ Event: TypeAlias = GaussianEvent | SkellamEvent | DiscreteGaussianEvent
 _KINDS: dict[str, type[Event]] = {
     kind.KIND: kind for kind in (GaussianEvent, SkellamEvent, DiscreteGaussianEvent)
 }
+MECHANISMS: Final = tuple(_KINDS)  # by which noise a release is hidden
 _DESIGNS: dict[str, type[Sampling]] = {
     design.DESIGN: design
     for design in (

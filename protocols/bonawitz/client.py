@@ -47,13 +47,14 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
     bitmap_size,
+    check_bitmap,
     check_keys,
     from_bitmap,
     refuse_shared,
     to_bitmap,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
-from protocols.bonawitz.records import Client, Keys, Peer, Sharing
+from protocols.bonawitz.records import Client, Keys, Peer, Sharing, Stranger
 from protocols.burn import Burn
 from protocols.checks import check_integer
 from protocols.entropy import Entropy, system
@@ -158,8 +159,8 @@ class AwaitRoster(Client):
         roster = Roster.from_bytes(message, expect=self.agreement.header, signed=params.active)
         self._check_roster(roster)
 
-        keys = self.keys.take()
-        context = self.agreement.context(roster.digest())
+        keys, digest = self.keys.take(), roster.digest()
+        context = self.agreement.context(digest)
         plan = params.plan(roster.size)
         draw = from_seed(keys.draw, context.draw(self.me))
         seed = Secret(draw(SEED_SIZE))
@@ -174,17 +175,21 @@ class AwaitRoster(Client):
         shares = dict(zip(holders, split(both, plan.threshold, len(holders), draw), strict=True))
         boxes: dict[ClientId, bytes] = {}
         peers: dict[ClientId, Peer] = {}
+        strangers: dict[ClientId, Stranger] = {}
         for peer, theirs in roster.entries.items():
             if peer == self.me:
                 continue
             refuse_low_order(theirs.mask)  # the masks themselves are agreed a stage later
+            if peer not in shares:  # we have not picked it, and hardly anybody like it picks us
+                refuse_low_order(theirs.seal)
+                strangers[peer] = Stranger(mask_key=theirs.mask, seal_key=theirs.seal)
+                continue
             sealing, opening = keys.seal.agree(
                 theirs.seal,
                 context.seal(self.me, peer, self.public.mask, theirs.mask),
                 context.seal(peer, self.me, theirs.mask, self.public.mask),
             )
-            if peer in shares:
-                boxes[peer] = seal(sealing, shares[peer], _about(context, self.me, peer), draw)
+            boxes[peer] = seal(sealing, shares[peer], _about(context, self.me, peer), draw)
             peers[peer] = Peer(mask_key=theirs.mask, opening=opening)
         answer = SealedShares(header=context.header, sender=self.me, boxes=boxes).to_bytes()
         request = message + self.agreement.to_bytes()
@@ -196,16 +201,17 @@ class AwaitRoster(Client):
             me=self.me,
             burn=self.burn,
             identity=self.identity,
-            identities={peer: self.identities[peer] for peer in peers} if params.active else {},
+            identities={peer: self.identities[peer] for peer in others} if params.active else {},
             size=roster.size,
-            roster=roster.digest(),
+            roster=digest,
             secrets=Once(
                 Sharing(
                     mask_key=keys.mask,
                     seed=seed,
                     own_share=shares.get(self.me),
-                    picks=frozenset(holders if plan.picks else ()),
                     peers=peers,
+                    seal_key=keys.seal if plan.picks else None,
+                    strangers=strangers,
                 )
             ),
         )
@@ -249,10 +255,11 @@ class AwaitRoster(Client):
         ):
             raise RemoteProtocolError("one key stands twice in the roster")
         if params.active:
+            label = self.agreement.advertised_by()
             for client, keys in roster.entries.items():
                 if client not in self.identities:
                     raise RemoteProtocolError(f"client {client} of the roster has no identity")
-                check_keys(self.agreement, client, keys, self.identities[client])
+                check_keys(label(client), client, keys, self.identities[client])
 
     def _fields(self) -> Fields:
         return self._known(), self.keys.take().to_bytes()
@@ -312,7 +319,7 @@ class AwaitBoxes(Client):
             _check_words(words, params.words)
 
         sharing = self.secrets.take()
-        if strangers := boxes.boxes.keys() - sharing.peers.keys():
+        if strangers := boxes.boxes.keys() - sharing.peers.keys() - sharing.strangers.keys():
             raise RemoteProtocolError(f"boxes of clients not in the roster: {sorted(strangers)}")
         shared: Set[ClientId] = boxes.boxes.keys() | {self.me}
         if plan.picks:
@@ -325,9 +332,9 @@ class AwaitBoxes(Client):
         shares = {self.me: sharing.own_share} if sharing.own_share else {}
         shut: set[ClientId] = set()  # whose box does not open
         for sender, box in boxes.boxes.items():
-            peer, about = sharing.peers[sender], _about(context, sender, self.me)
+            about = _about(context, sender, self.me)
             try:
-                shares[sender] = unseal(peer.opening, box, about)
+                shares[sender] = unseal(self._opening(sharing, context, sender), box, about)
             except RemoteProtocolError:
                 if plan.degree is not None and not plan.picks:
                     raise
@@ -342,12 +349,12 @@ class AwaitBoxes(Client):
                 )
             included = shared - {self.me}
         else:
-            near = sharing.picks | boxes.boxes.keys() if plan.picks else boxes.boxes.keys()
+            near = sharing.peers.keys() | boxes.boxes.keys() if plan.picks else boxes.boxes.keys()
             included = (near & shared) - shut
         masks = [Mask(seed=sharing.seed, label=context.self_mask(self.me))]
         for peer_id in sorted(included):
             label = context.pair(self.me, peer_id)
-            (seed,) = sharing.mask_key.agree(sharing.peers[peer_id].mask_key, label)
+            (seed,) = sharing.mask_key.agree(sharing.mask_key_of(peer_id), label)
             masks.append(Mask(seed=seed, label=label, subtract=self.me < peer_id))
         if isinstance(words, np.ndarray):
             self._burn(message, words.data)
@@ -363,7 +370,7 @@ class AwaitBoxes(Client):
         frames = self._frames(counted, streams)
         if plan.picks:
             frames = chain(frames, (self._mark(included),))
-        known = sharing.picks | boxes.boxes.keys() if plan.picks else sharing.peers.keys()
+        known = sharing.peers.keys() | boxes.boxes.keys()
         return frames, AwaitSurvivors(
             agreement=self.agreement,
             me=self.me,
@@ -378,6 +385,18 @@ class AwaitBoxes(Client):
             silent=frozenset(known - included),
             shares=Once(shares),
         )
+
+    def _opening(self, sharing: Sharing, context: Context, sender: ClientId) -> Secret:
+        """The key of the box from a peer."""
+        if sender in sharing.peers:
+            return sharing.peers[sender].opening
+        if sharing.seal_key is None:
+            raise LocalProtocolError("no sealing key to open a box with")
+        theirs = sharing.strangers[sender]
+        own = sharing.mask_key.public
+        label = context.seal(sender, self.me, theirs.mask_key, own)
+        (opening,) = sharing.seal_key.agree(theirs.seal_key, label)
+        return opening
 
     def _who_shared(self, boxes: ShareBoxes) -> Set[ClientId]:
         """Where clients pick their holders: of the whole roster."""
@@ -471,7 +490,7 @@ class _Holder(Client):
             mark = marks.get(client)
             if mark is None:
                 raise RemoteProtocolError(f"no mark of client {client}, with whom we have masked")
-            from_bitmap(members, mark.included)
+            check_bitmap(members, mark.included)
             if not mark.included[place // 8] >> (7 - place % 8) & 1:
                 raise RemoteProtocolError(f"client {client} has not masked with us")
             verify(self.identities[client], context.included(client), mark.included, mark.signature)
@@ -621,7 +640,7 @@ def _public(
     agreement: Agreement, me: ClientId, keys: Keys, identity: SigningKey | None
 ) -> PublicKeys:
     mask, seal = keys.mask.public, keys.seal.public
-    signature = identity.sign(agreement.advertise(me), mask + seal) if identity else b""
+    signature = identity.sign(agreement.advertised_by()(me), mask + seal) if identity else b""
     return PublicKeys(mask=mask, seal=seal, signature=signature)
 
 

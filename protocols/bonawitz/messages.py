@@ -26,7 +26,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.params import DIGEST_SIZE, Agreement
+from protocols.bonawitz.params import DIGEST_SIZE
 from protocols.errors import DecodeError, InputError, RemoteProtocolError
 from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
@@ -61,11 +61,9 @@ class PublicKeys:
 
     @classmethod
     def read(cls, reader: Reader, *, signed: bool) -> Self:
-        return cls(
-            mask=reader.take(KEY_SIZE),
-            seal=reader.take(KEY_SIZE),
-            signature=reader.take(SIGNATURE_SIZE if signed else 0),
-        )
+        data = reader.take(2 * KEY_SIZE + (SIGNATURE_SIZE if signed else 0))
+        mask, seal = data[:KEY_SIZE], data[KEY_SIZE : 2 * KEY_SIZE]
+        return cls(mask=mask, seal=seal, signature=data[2 * KEY_SIZE :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +125,7 @@ class Roster(Message):
 
     entries: dict[ClientId, PublicKeys]
     part_of: tuple[int, bytes] | None = None  # size and digest, where not everybody is listed
+    _read: bytes = field(default=b"", init=False, repr=False, compare=False)  # digest of its bytes
 
     @property
     def size(self) -> int:
@@ -135,7 +134,9 @@ class Roster(Message):
 
     def digest(self) -> bytes:
         """SHA-256 of all entries: what the context of the round says of its members."""
-        return self.part_of[1] if self.part_of else hashlib.sha256(self._list()[4:]).digest()
+        if self.part_of:
+            return self.part_of[1]
+        return self._read or hashlib.sha256(self._list()[4:]).digest()
 
     def part(self, clients: Iterable[ClientId], digest: bytes) -> Self:
         """The roster as it is shown to somebody who needs to know some of the clients.
@@ -154,11 +155,13 @@ class Roster(Message):
 
     @classmethod
     def read(cls, reader: Reader, header: Header, *, signed: bool = False) -> Self:
-        size, digest = reader.u32(), reader.take(DIGEST_SIZE)
+        size, digest, listed = reader.u32(), reader.take(DIGEST_SIZE), reader.rest
         entries = reader.map(lambda source: PublicKeys.read(source, signed=signed))
         if size > len(entries):
             return cls(header=header, entries=entries, part_of=(size, digest))
         message = cls(header=header, entries=entries)
+        read = listed[4 : len(listed) - reader.left]  # as they stand: they have one encoding
+        object.__setattr__(message, "_read", hashlib.sha256(read).digest())
         if size < len(entries) or digest != message.digest():
             raise DecodeError(f"a roster of {len(entries)} clients has another size or hash")
         return message
@@ -475,10 +478,10 @@ def _signature(reader: Reader) -> bytes:
     return reader.take(SIGNATURE_SIZE)
 
 
-def check_keys(agreement: Agreement, client: ClientId, keys: PublicKeys, identity: bytes) -> None:
-    """Raises ``RemoteProtocolError`` unless ``identity`` signed these keys for this round."""
+def check_keys(label: bytes, client: ClientId, keys: PublicKeys, identity: bytes) -> None:
+    """Raises ``RemoteProtocolError`` unless ``identity`` signed these keys under ``label``."""
     try:
-        verify(identity, agreement.advertise(client), keys.mask + keys.seal, keys.signature)
+        verify(identity, label, keys.mask + keys.seal, keys.signature)
     except RemoteProtocolError:
         raise RemoteProtocolError(
             f"the keys of client {client} are not signed by its identity"
@@ -508,11 +511,17 @@ def to_bitmap(members: Sequence[ClientId], chosen: Container[ClientId]) -> bytes
     return np.packbits(bits).tobytes()
 
 
+def check_bitmap(members: Sequence[ClientId], bitmap: bytes) -> None:
+    """Raises ``DecodeError`` unless the bits behind the last member are 0."""
+    padding = -len(members) % 8
+    if bitmap and bitmap[-1] & ((1 << padding) - 1):
+        raise DecodeError("a bitmap names more clients than there are in the roster")
+
+
 def from_bitmap(members: Sequence[ClientId], bitmap: bytes) -> frozenset[ClientId]:
     """Inverse of ``to_bitmap``; ``DecodeError`` where a bit behind the last member is set."""
+    check_bitmap(members, bitmap)
     bits = np.unpackbits(np.frombuffer(bitmap, np.uint8))
-    if bits[len(members) :].any():
-        raise DecodeError("a bitmap names more clients than there are in the roster")
     return frozenset(members[place] for place in np.flatnonzero(bits).tolist())
 
 

@@ -1,11 +1,13 @@
 """What all parties of a round agree upon before it, and the labels that follow from it."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
 from protocols.bonawitz.graph import GraphPlan, as_fraction, complete, plan_graph
+from protocols.bonawitz.picks import LEFT_OUT
 from protocols.checks import NO_SUM, check_integer, check_size
 from protocols.errors import DecodeError, InputError
 from protocols.primitives.prg import MAX_WORDS, Suite
@@ -122,6 +124,15 @@ class Params:
             return int(as_fraction("corrupt_fraction", self.rates.corrupt_fraction) * self.clients)
         return self.clients // 3 if self.max_corrupt is None else self.max_corrupt
 
+    @property
+    def left_out(self) -> int:
+        """Most honest survivors, of the one set that was signed, that may not be in the sum.
+
+        Only where clients pick their holders; of every roster that may come, as no plan leaves
+        out more than this part of its clients.
+        """
+        return self.clients // LEFT_OUT if self.active and self.rates is not None else 0
+
     def needed(self, plan: GraphPlan) -> int:
         """Survivors without whom nothing is released.
 
@@ -223,9 +234,10 @@ class Agreement:
             public_digest=reader.take(DIGEST_SIZE),
         )
 
-    def advertise(self, client: ClientId) -> bytes:
-        """Label of the signature on a client's keys."""
-        return b" ".join((VERSION, b"keys", hashlib.sha256(self.to_bytes()).digest(), u32(client)))
+    def advertised_by(self) -> Callable[[ClientId], bytes]:
+        """Labels of the signatures on clients' keys; the agreement is hashed once for all."""
+        of_all = b" ".join((VERSION, b"keys", hashlib.sha256(self.to_bytes()).digest(), b""))
+        return lambda client: of_all + u32(client)
 
     def context(self, roster: bytes) -> "Context":
         """The context of a round among the clients of ``roster``, a digest."""

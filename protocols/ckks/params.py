@@ -76,7 +76,8 @@ def norm_bound(degree: int, variance: float) -> float:
 
     The squared norm is the mean of N/2 products of two exponentials: the error's spectrum,
     taken as Gaussian, times the secret's. With h = N/2 and x = 40 ln 2 the second are all
-    below ln h + x, and [Laurent, Massart 2000, Lemma 1] bounds the sum, each but for 2**-40.
+    below ln h + x but for 2**-40; cut there, the sum passes the bound below, which has the form
+    of [Laurent, Massart 2000, Lemma 1], with 2**-50 at most at N from 2048 on, by Chernoff.
     """
     half, tail = degree / 2, _TAIL_BITS * math.log(2)
     excess = 2 * math.sqrt(tail / half) + (math.log(half) + tail) * tail / half

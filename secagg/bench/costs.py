@@ -26,6 +26,7 @@ from protocols.primitives.shamir import majority
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
 from secagg.errors import InputError, SecaggError
+from secagg.planning.sums import masks_of
 from secagg.rounds.aggregation import Ckks
 from secagg.rounds.attendance import Costs, Now
 from secagg.rounds.ckks import CKKS, HOLDERS, MODELS, PRECISION, require
@@ -61,7 +62,8 @@ class Cost:
     Attributes:
       lanes: entries a word; 0 under CKKS.
       dropout: fraction of the clients that vanish before they send their vector.
-      neighbours: of each client, and ``threshold`` shares that rebuild a secret; 0 without masks.
+      neighbours: with whom each client masks, and ``threshold`` shares that rebuild a secret; 0
+        without masks.
       client_seconds: one client, all its stages, on one core; protocol alone.
       server_seconds: the server, all its stages, on one core.
       bytes_up: what one client sends in all, and ``bytes_down`` what it is sent.
@@ -110,7 +112,9 @@ class Case:
             known = ", ".join(PROTOCOLS)
             raise InputError(f"unknown protocol {self.protocol!r}; known: {known}")
         if self.clients < 2 or self.entries < 1:
-            raise InputError(f"{self.clients} clients, {self.entries} entries: least is 2 and 1")
+            raise InputError(
+                f"clients {self.clients}, entries {self.entries}: at least 2, at least 1"
+            )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout} is not in [0, 1)")
         if self.protocol == "complete" and self.clients > MAX_COMPLETE:
@@ -166,7 +170,7 @@ def measure(case: Case, *, now: Now = time.process_time) -> Cost:
     neighbours, threshold = 0, 0
     if case.protocol in MASKED:
         plan = case.params.plan(case.clients)
-        neighbours = case.clients - 1 if plan.degree is None else plan.degree
+        neighbours = masks_of(case.clients, plan)
         threshold = plan.threshold
     whole = case.clients * case.entries <= FULL
     if whole:

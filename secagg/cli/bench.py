@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
-from secagg.cli.screen import JSON, progress
+from secagg.cli.screen import JSON, OUT_FILE, PLACE, Screen, progress, screen
 from secagg.errors import InputError
 from secagg.extras import TRAIN, require
 from secagg.pages.numbers import elapsed, size
@@ -33,7 +32,8 @@ REGRESSION = 1  # bad input is 2, as everywhere
 
 
 def _file(option: str, name: str, told: str) -> Callable[[F], F]:
-    return click.option(option, name, type=click.Path(path_type=Path, dir_okay=False), help=told)
+    kind = PLACE if option == "--from" else OUT_FILE
+    return click.option(option, name, type=kind, help=told)
 
 
 @click.group()
@@ -94,7 +94,6 @@ def costs(
 
     if resume and target is None:
         raise InputError("--resume needs --json, the file to go on with")
-    _check_folders(target, svg)
     if svg is not None:
         require("--svg", "matplotlib", extra="train")
     chosen, notes = _cases(**swept)
@@ -105,7 +104,7 @@ def costs(
         known = _record(target, "costs")
     record = _swept(chosen, known, target, rounds=rounds, notes=notes)
     points = [point.cost for point in record.points]
-    out = _console()
+    out = screen(width=WIDTH)
     out.print(_costs_table(points))
     if (grows := _growth_table(points)).row_count:
         out.print(grows)
@@ -134,13 +133,12 @@ def quick(*, target: Path | None, html: Path | None) -> None:
     from secagg.bench.yardsticks import REFERENCES
     from secagg.files import write_atomically
 
-    _check_folders(target, html)
     with progress() as bar:
         task = bar.add_task("quick", total=steps())
         for step in measured():
             bar.update(task, advance=1, description=step[0])
     record = step[1]
-    out = _console()
+    out = screen(width=WIDTH)
     out.print(_costs_table([point.cost for point in record.points]))
     out.print(_ratios_table(record.measurements))
     units = "; ".join(f"{each.name}: one {each.unit}" for each in REFERENCES.values())
@@ -164,8 +162,8 @@ Examples:
 Exit codes: 0 no regression, 1 a regression, 2 nothing that can be compared.
 """
 )
-@click.argument("before", type=click.Path(path_type=Path))
-@click.argument("after", type=click.Path(path_type=Path))
+@click.argument("before", type=PLACE)
+@click.argument("after", type=PLACE)
 @click.option(
     "--tolerance",
     type=float,
@@ -244,7 +242,6 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | 
     from secagg.bench import utility as study
     from secagg.files import write_atomically
 
-    _check_folders(target, svg)
     _check_source(source, target, few=few)
     if source is None and target is None and not few:
         raise InputError("the full sweep takes more than an hour: it needs --json, to go on with")
@@ -290,7 +287,6 @@ def paper(*, few: bool, target: Path | None, source: Path | None) -> None:
     from secagg.bench import records as kept
     from secagg.bench.paper import cases, expansions
 
-    _check_folders(target)
     _check_source(source, target, few=few)
     record = kept.start("paper")
     held = source if source is not None else target
@@ -298,7 +294,7 @@ def paper(*, few: bool, target: Path | None, source: Path | None) -> None:
         record = _record(held, "paper", measured=source is None)
     if source is None:
         record = _swept(cases(quick=few), record, target, rounds=1)
-    out = _console()
+    out = screen(width=WIDTH)
     headings = ("clients", "entries", "published", "its formula", "complete", "sparse")
     table = _table("a client sends and is sent, over 16 bits an entry", *headings)
     for each in expansions():
@@ -331,7 +327,9 @@ def _cases(
     from secagg.bench.costs import PROTOCOLS, cases
     from secagg.bench.quick import protocols as runnable
 
-    names = _list(protocols, "protocol", str) if protocols else list(PROTOCOLS)
+    names = list(PROTOCOLS) if protocols is None else _list(protocols, "protocol", str)
+    if not 1 <= lanes <= 8:
+        raise InputError(f"--lanes {lanes} is outside [1, 8]")
     if unknown := [name for name in names if name not in PROTOCOLS]:
         raise InputError(f"unknown protocol {unknown[0]!r}; known: {', '.join(PROTOCOLS)}")
     here, notes = runnable()
@@ -369,7 +367,7 @@ def _swept(
 
 
 def _print(found: "Comparison") -> None:
-    out = _console()
+    out = screen(width=WIDTH)
     table = _table("", "cost", "to", "before", "after", "factor", "at least", "verdict")
     for change in found.changes:
         ratios = (
@@ -466,7 +464,7 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _close(out: Console, record: "Measurements") -> None:
+def _close(out: Screen, record: "Measurements") -> None:
     for note in record.notes:
         out.print(f"Left out: {note}" if record.kind != "quick" else f"Note: {note}")
     one = record.machine
@@ -474,11 +472,6 @@ def _close(out: Console, record: "Measurements") -> None:
         f"{one['cpu']}, {one['cores']} cores, {', '.join(one['flags'])}; {one['python']}, "
         f"{one['openssl']}; load {one['load'][0]} at the start; {record.seconds:.0f} s in all"
     )
-
-
-def _console() -> Console:
-    width = max(WIDTH, Console().width)  # a figure that is cut off says nothing
-    return Console(highlight=False, soft_wrap=True, markup=False, width=width)
 
 
 def _record(path: Path, kind: str, *, measured: bool = True) -> "Measurements":
@@ -498,7 +491,7 @@ def _list(text: str, name: str, kind: Callable[[str], T]) -> list[T]:
     """``10,1e3`` -> [10, 1000]."""
     try:
         return list(dict.fromkeys(kind(each.strip()) for each in text.split(",")))
-    except ValueError:
+    except (OverflowError, ValueError):
         raise InputError(f"--{name} {text!r:.100} is no list by comma, such as 10,100") from None
 
 
@@ -507,10 +500,3 @@ def _whole(text: str) -> int:
     if not value.is_integer():
         raise ValueError(text)
     return int(value)
-
-
-def _check_folders(*paths: Path | None) -> None:
-    """Refuse at once what could not be written minutes later."""
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"there is no folder {path.parent} to write {path.name} into")

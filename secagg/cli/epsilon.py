@@ -8,13 +8,13 @@ from decimal import ROUND_CEILING, Context
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dp.accounting import calibrate
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling, Sampling
 from dp.errors import AccountantLimit
+from secagg.cli.screen import screen
 from secagg.errors import InputError
 
 _TITLES = {
@@ -105,7 +105,7 @@ def epsilon(*, as_json: bool, **given: Any) -> None:
             table.add_row(name, _rounded_up(value), words)
         else:
             table.add_row(name, "none", "no finite bound here")
-    Console(highlight=False).print(table)
+    screen().print(table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +128,8 @@ class _Asked:
             "steps": self.steps,
         }
         wanted = [name for name, value in given.items() if value is None]
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"--steps {self.steps} must be 1 or more: nothing would be released")
         rate = 1.0 if self.sampling_rate is None else self.sampling_rate
         plan: dict[str, Any] = {"sampling": _sampling(rate), "delta": self.delta}
         by_pld: dict[str, Any] = {

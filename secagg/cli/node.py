@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from secagg.cli.screen import JSON
+from secagg.cli.screen import JSON, PLACE
 
-_PATH = click.Path(path_type=Path)
+_PATH = PLACE
 
 
 @click.group(

@@ -6,10 +6,9 @@ from dataclasses import fields
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from secagg.cli.screen import JSON
+from secagg.cli.screen import JSON, screen
 from secagg.errors import InputError
 from secagg.planning import Advice, NoiseAdvice, NoiseWishes, SumWishes, plan_noise, plan_sum
 from secagg.training.settings import UNITS
@@ -116,7 +115,7 @@ def plan(*, as_json: bool, **wanted: Any) -> None:
     if as_json:
         click.echo(json.dumps(advice.as_dict()))
         return
-    out = Console(highlight=False, soft_wrap=True)
+    out = screen()
     if isinstance(advice, NoiseAdvice):
         table = _table(advice.sum, f"{advice.sum.bits} bits for a total")
         _add_noise(table, advice)
@@ -134,6 +133,14 @@ def _table(advice: Advice, step: str) -> Table:
     of_each = "holders that each client picks" if picked else "neighbours a client"
     table.add_row("graph", advice.graph, f"{advice.degree:,} {of_each}")
     table.add_row("threshold", f"{advice.threshold:,} shares", f"of {of:,} rebuild a secret")
+    table.add_row("masks", f"{advice.masks:,} a client", "and one of its own")
+    if advice.quorum:
+        table.add_row("quorum", f"{advice.quorum:,} clients", "sign the one set of survivors")
+    if advice.alpha is not None and advice.left_out is not None:
+        corrupt = int(advice.corrupt_fraction * advice.clients)
+        table.add_row("one sum", f"{corrupt + advice.left_out:,} fewer", "at most, than are signed")
+        table.add_row("", f"{corrupt:,} corrupt", f"and {advice.left_out:,} that are left out")
+        table.add_row("no sum", f"up to {advice.alpha:,}", "honest clients, however many sign")
     table.add_row("step", f"{advice.step:.3g}", step)
     table.add_row("lanes", f"{advice.lanes} a word", f"of {advice.lane_bits} bits")
     table.add_row("words", f"{advice.words:,}", f"for {advice.entries:,} entries")
@@ -161,7 +168,9 @@ def _table(advice: Advice, step: str) -> Table:
         ("unsafe graph", advice.p_insecure_any_round),
         ("failed round", advice.p_failure_any_round),
     ):
-        table.add_row(name, _power_of_two(any_round), f"at most, in {_rounds(advice.rounds)}")
+        most = "at most, " if any_round else ""  # 0 is exact: it cannot happen
+        shown = _power_of_two(any_round) if any_round else "0"
+        table.add_row(name, shown, f"{most}in {_rounds(advice.rounds)}")
     return table
 
 
@@ -236,8 +245,10 @@ def _rounds(count: int) -> str:
 
 
 def _power_of_two(probability: float) -> str:
-    """1e-13 -> 2^-43.2 (1e-13)."""
-    if not 0 < probability < 1:
+    """1e-13 -> 2^-43.2 (1e-13); a bound that underflowed is not 0."""
+    if probability < 2.0**-1000:
+        return "below 2^-1000"
+    if probability >= 1:
         return f"{probability:.0f}"
     return f"2^{math.log2(probability):.1f} ({probability:.1g})"
 

@@ -135,7 +135,9 @@ class _Vector:
         self.ran = True
         try:
             return self.proposal.encode(self.compute(self.proposal))
-        except Exception as error:  # noqa: BLE001  # which one it is would say something of the data
+        except KeyboardInterrupt:  # by a person, who may end what has been charged
+            raise
+        except BaseException as error:  # noqa: BLE001  # what it is would say something of the data
             _log.warning("secagg: %s", NOTHING, exc_info=error)
             return self.proposal.encode(None)
 

@@ -78,7 +78,7 @@ class NodePolicy:
     Attributes:
       protocols: that it takes part in.
       graphs: of pairwise masks: "complete", "sparse". In a sparse one a client takes the
-        server's word for how many there are.
+        server's word for how many there are, unless the cohort signs.
       minimum_cohort, maximum_cohort: fewest clients in a sum, and most.
       minimum_threshold: fewest clients (CKKS: key holders) who can open one together, whatever
         number of clients comes.
@@ -311,15 +311,16 @@ def _threshold(params: Params) -> int:
 def _stands(proposal: Proposal) -> int:
     """Clients that may work with the server, of as many as there may be."""
     params, noise = proposal.params, proposal.noise
-    stands = params.clients
+    stands, left_out = params.clients, 0
     if isinstance(params, bonawitz.Params):
+        left_out = params.left_out
         if params.rates is not None:
             stands = int(Fraction(params.rates.corrupt_fraction) * params.clients)
         elif params.active:
             stands = params.corrupted
         else:
             stands = (params.threshold or 0) - 1
-    return min(stands, noise.mechanism.uncounted_shares) if noise else stands
+    return min(stands, noise.mechanism.uncounted_shares - left_out) if noise else stands
 
 
 def _check_bound(name: str, value: float) -> None:

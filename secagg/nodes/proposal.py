@@ -223,11 +223,14 @@ class Proposal:
             raise InputError("the noise is for another vector, cohort or minimum of survivors")
         if isinstance(self.params, bonawitz.Params):
             expected, found = layout.words, self.params.words
-            if mechanism and self.params.rates and self.params.active:
-                raise InputError(
-                    "rates give a sparse graph, where nobody counts survivors, and a lying server "
-                    "would leave out their noise; take a threshold"
-                )
+            if mechanism and (left_out := self.params.left_out):
+                least = self.params.corrupted + left_out
+                if mechanism.uncounted_shares < least:
+                    raise InputError(
+                        f"uncounted_shares {mechanism.uncounted_shares}: a server that lies leaves "
+                        f"out up to {left_out} survivors and their noise, and "
+                        f"{self.params.corrupted} may be corrupt; {least} needed"
+                    )
         else:
             expected, found = layout.reals, self.params.entries
             if self.params.model is not ckks.Model.THRESHOLD or self.params.clip != 1.0:

@@ -1,7 +1,6 @@
 """Every parameter of a sum, from clients, dropouts, corruption, value range, entries, rounds.
 
 ``plan_sum`` chooses graph, threshold and lanes, counts the bytes of every message
-import protocols
 from the message classes themselves, bounds what can go wrong, and estimates the
 time on this machine from a calibration of well under a second. Degree and
 threshold of a sparse graph are those of ``protocols.bonawitz.graph``; its two
@@ -70,7 +69,8 @@ BITS = 16  # of a quantised entry, where nobody says otherwise
 PLAIN_BYTES = 4  # an entry of a plain fp32 vector
 _SHOWN: Final = (
     *("clients", "corrupt_fraction", "dropout", "active", "entries", "clip", "bits", "rounds"),
-    *("graph", "degree", "threshold", "minimum_survivors", "lanes", "lane_bits", "words", "step"),
+    *("graph", "degree", "threshold", "masks", "quorum", "alpha", "left_out", "minimum_survivors"),
+    *("lanes", "lane_bits", "words", "step"),
     *("bytes_up_per_client", "bytes_down_per_client", "bits_per_entry", "expansion", "traffic"),
     *("client_milliseconds", "server_milliseconds", "p_insecure", "p_failure"),
     *("p_insecure_any_round", "p_failure_any_round"),
@@ -150,8 +150,15 @@ class Advice:
       bits: of a quantised entry; with noise, of its total.
       rounds: how often the sum is taken.
       graph: ``complete`` or ``sparse``.
-      degree: neighbours of each client; all others, n - 1, in the complete graph.
+      degree: neighbours of each client, or holders that each picks; all others, n - 1, in
+        the complete graph.
       threshold: shares that rebuild a secret.
+      masks: with how many others a client masks, in the mean: with its picks and its pickers.
+      quorum: clients that sign the one set of survivors, against a server that lies; else 0.
+      alpha: where clients pick their holders: no honest set of so many or fewer opens;
+        otherwise None, as the next.
+      left_out: most honest survivors of the signed set that are not in the sum; the others,
+        less those that are corrupt, are.
       minimum_survivors: fewest clients whose sum may be opened: the threshold, or in a sparse
         graph half of the clients, but no more than the planned dropouts leave. With noise, what
         the noise counts on.
@@ -184,6 +191,10 @@ class Advice:
     graph: str
     degree: int
     threshold: int
+    masks: int
+    quorum: int
+    alpha: int | None
+    left_out: int | None
     minimum_survivors: int
     lanes: int
     lane_bits: int
@@ -294,6 +305,10 @@ def plan_sum(
         graph="complete" if chosen.degree is None else "sparse",
         degree=_degree(clients, chosen),
         threshold=chosen.threshold,
+        masks=masks_of(clients, chosen),
+        quorum=chosen.quorum if active else 0,
+        alpha=chosen.picks.alpha if chosen.picks else None,
+        left_out=chosen.picks.left_out if chosen.picks else None,
         minimum_survivors=mechanism.minimum_survivors
         if mechanism
         else fewest(clients, dropout, chosen),
@@ -365,8 +380,8 @@ def _degree(clients: int, chosen: GraphPlan) -> int:
     return clients - 1 if chosen.degree is None else chosen.degree
 
 
-def _masks(clients: int, chosen: GraphPlan) -> int:
-    """With how many others a client masks: of its own picks and those who picked it, the mean."""
+def masks_of(clients: int, chosen: GraphPlan) -> int:
+    """The peers that a client masks with: of its own picks and those who picked it, the mean."""
     degree = _degree(clients, chosen)
     if chosen.picks is None:
         return degree
@@ -416,7 +431,7 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
             lambda peers: Survivors(
                 header=header, alive=frozenset(), marks=dict.fromkeys(peers, mark)
             ),
-            _masks(clients, chosen),
+            masks_of(clients, chosen),
         ) - len(Survivors(header=header, alive=frozenset()).to_bytes())
         marked = len(Mark(header=header, sender=0, mark=mark).to_bytes())
     signed = SignedSurvivors(header=header, sender=0, signature=signature)
@@ -486,7 +501,7 @@ class _Speed:
 
     def __init__(self, clients: int, chosen: GraphPlan) -> None:
         self._clients, self._threshold = clients, chosen.threshold
-        self._degree = _masks(clients, chosen)
+        self._degree = masks_of(clients, chosen)
         self._verified = chosen.threshold
         if chosen.picks:  # everybody's keys, the marks of its peers, and the signatures
             self._verified = clients + chosen.quorum

@@ -127,7 +127,7 @@ class CkksClient(Party):
     """A client of threshold ``protocols.ckks``; the first ones also hold the key.
 
     Attributes:
-      vector: gives ``params.entries`` reals.
+      vector: gives ``params.entries`` reals; it is asked once the answer was burnt.
       burn: durable, where the state may move into a record.
       opens: told whose uploads a sum is said to be of, by number and digest, before an answer
         that helps to open it leaves. A sum that was none can be shown later.
@@ -181,7 +181,7 @@ class CkksClient(Party):
             holder, key = state.on_openings(opened, boxes, burn=self.burn)
         else:
             _refuse(Stage.MASK, state)
-        own = (self.agreement, self.me, key, self.vector())
+        own = (self.agreement, self.me, key, self.vector)
         frames = tuple(ckks.encrypt(*own, burn=self.burn, chunks=self.chunks))
         self._state = holder
         return frames
@@ -220,7 +220,7 @@ class SharedCkksClient(Party):
 
         if stage is not Stage.MASK:
             raise NodeError(f"asked for stage {stage}, a shared key has {Stage.MASK} alone")
-        own = (self.agreement, self.me, self.key, self.vector())
+        own = (self.agreement, self.me, self.key, self.vector)
         upload = encrypt(*own, burn=self.burn, chunks=self.chunks)
         frames = tuple(upload)
         self._sent = upload.digest

@@ -15,217 +15,34 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from lying import Lying, few_clients_pick, input_of, params_of
 
-from protocols.bonawitz import Agreement, Params, Rates, params, restore
+from protocols.bonawitz import Agreement, restore
 from protocols.bonawitz.client import AwaitSurvivors
 from protocols.bonawitz.graph import pick
 from protocols.bonawitz.messages import (
     Mark,
-    MaskedFrame,
-    Reveal,
     ShareBoxes,
     Signatures,
     SignedBitmap,
-    SignedSurvivors,
     Survivors,
-    bitmap_size,
-    from_bitmap,
     to_bitmap,
 )
 from protocols.errors import DecodeError, RemoteProtocolError, TooFewSurvivors
-from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import Mask, Masks
-from protocols.primitives.shamir import combine
-from protocols.secrets import Secret
 from protocols.testing import (
     BurnInMemory,
     agreement_of,
-    burn_nothing,
     insecure_entropy,
     insecure_identities,
-    insecure_plan,
     played,
 )
-from protocols.wire import Header
 
 HOLDERS, THRESHOLD = 4, 2
-RATES = Rates(corrupt_fraction="1/6", dropout=0)
-Sets = Mapping[int, Collection[int]]
-
-
-def params_of(clients: int) -> Params:
-    return Params(clients=clients, rates=RATES, words=2, active=True)
 
 
 @pytest.fixture(autouse=True)
-def few_clients_pick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(params, "plan_graph", insecure_plan(HOLDERS, THRESHOLD))
-
-
-def input_of(client: int) -> NDArray[np.uint64]:
-    return np.array([1 << client, 7], np.uint64)
-
-
-class Lying:
-    """A server and its corrupt clients, which give it all they have and sign what it likes."""
-
-    def __init__(self, clients: int, corrupt: Collection[int] = ()) -> None:
-        self.corrupt = frozenset(corrupt)
-        self.everybody = range(clients)
-        self.honest = [n for n in self.everybody if n not in self.corrupt]
-        self.agreement = agreement_of(params_of(clients))
-        self.header = self.agreement.header
-        self.identities = insecure_identities(self.everybody)
-        inputs = {n: input_of(n) for n in self.everybody}
-        made = played(self.agreement, inputs, "boxes", identities=self.identities)
-        self.context, self.keys, self.sealed = made.context, made.keys, made.sealed
-        self.opening = {n: made.states[n].into_record() for n in self.everybody}
-        self.picks = {n: frozenset(self.sealed[n]) for n in self.everybody}
-        self.quorum = self.agreement.params.plan(clients).quorum
-
-    def near(self, client: int) -> set[int]:
-        return {n for n in self.everybody if n in self.picks[client] or client in self.picks[n]}
-
-    def mask(self, passed_on: Sets) -> None:
-        """Each client gets the boxes of these, who are also said to have shared."""
-        self.frames, self.included, self.marks, self.states = {}, {}, {}, {}
-        self.records: dict[int, Secret] = {}
-        for n in self.everybody:
-            senders = set(self.everybody if n in self.corrupt else passed_on[n]) | {n}
-            message = ShareBoxes(
-                header=self.header,
-                recipient=n,
-                boxes={s: self.sealed[s][n] for s in sorted(senders) if n in self.sealed[s]},
-                shared=to_bitmap(self.everybody, senders),
-            ).to_bytes()
-            state: Any = restore(self.opening[n], burn=burn_nothing)
-            try:
-                frames, state = state.on_boxes(message, input_of(n))
-                frame, mark = frames
-            except RemoteProtocolError:
-                continue
-            self.frames[n] = frame
-            bitmap = bitmap_size(len(self.everybody))
-            self.marks[n] = Mark.from_bytes(mark, expect=self.header, bitmap=bitmap).mark
-            self.included[n] = from_bitmap(self.everybody, self.marks[n].included)
-            self.records[n] = state.into_record()
-
-    def mark_of(self, sender: int, reader: int) -> SignedBitmap:
-        """A corrupt client marks whomever helps."""
-        if sender not in self.corrupt:
-            return self.marks[sender]
-        bitmap = to_bitmap(self.everybody, {reader})
-        signature = self.identities[sender].sign(self.context.included(sender), bitmap)
-        return SignedBitmap(included=bitmap, signature=signature)
-
-    def reveals(self, named: Sets) -> dict[int, dict[int, bytes]]:
-        """What comes back where each client is named a set of its own, with all that was signed."""
-        states, signed = {}, dict[frozenset[int], dict[int, bytes]]()
-        for n in self.honest:
-            if n not in self.records:
-                continue
-            alive = frozenset(named[n])
-            readable = (alive & self.included[n] & set(self.everybody)) & (
-                self.marks.keys() | self.corrupt
-            )
-            marks = {peer: self.mark_of(peer, n) for peer in readable}
-            message = Survivors(header=self.header, alive=alive, marks=marks).to_bytes()
-            try:
-                state: Any = restore(self.records[n], burn=burn_nothing)
-                answer, states[n] = state.sign_survivors(message)
-            except RemoteProtocolError:
-                continue
-            of = signed.setdefault(alive, {})
-            of[n] = SignedSurvivors.from_bytes(answer, expect=self.header).signature
-        label = self.context.survivors()
-        for alive, signatures in signed.items():
-            body = Survivors(header=self.header, alive=alive).body()
-            signatures |= {n: self.identities[n].sign(label, body) for n in self.corrupt & alive}
-        found: dict[int, dict[int, bytes]] = {}
-        for n, state in states.items():
-            shown = Signatures(header=self.header, signatures=signed[frozenset(named[n])])
-            try:
-                answer = state.on_signatures(shown.to_bytes())
-            except RemoteProtocolError:
-                continue
-            found[n] = read_shares(answer, self.header)
-        return found
-
-    def open(self, named: Sets) -> list[tuple[frozenset[int], NDArray[np.uint64]]]:
-        """Every sum of honest clients that comes out of what is revealed, and its words."""
-        seeds, keys = self._rebuilt(self.reveals(named), named)
-        opened = []
-        left = {n for n in self.honest if n in self.frames}
-        while left:
-            part, edge = set[int](), {min(left)}
-            while edge:  # those whose masks with each other nobody can take off
-                part |= edge
-                edge = {
-                    peer
-                    for n in edge
-                    for peer in left - part
-                    if n not in keys
-                    and peer not in keys
-                    and (peer in self.included[n] or n in self.included[peer])
-                }
-            left -= part
-            if part <= seeds.keys() and all(
-                (peer in part and n in self.included[peer]) or peer in keys or n in keys
-                for n in part
-                for peer in self.included[n]
-            ):
-                words = self._unmasked(part, seeds, keys)
-                opened.append((frozenset(part), words))
-        return [(part, words) for part, words in opened if words[-1] == len(part)]
-
-    def _rebuilt(
-        self, revealed: Mapping[int, Mapping[int, bytes]], named: Sets
-    ) -> tuple[dict[int, Secret], dict[int, PrivateKey]]:
-        seeds, keys = {}, {}
-        held = {n: restore(self.records[n], burn=burn_nothing) for n in self.corrupt}
-        shares: dict[int, Mapping[int, Secret]] = {
-            n: state.shares.take()  # type: ignore[union-attr]  # it waits for survivors
-            for n, state in held.items()
-        }
-        for n in self.everybody:
-            places = {holder: place for place, holder in enumerate(sorted(self.picks[n]), 1)}
-            first, last = {}, {}
-            for holder, place in places.items():
-                if holder in self.corrupt:
-                    both = shares[holder][n].expose()
-                    first[place], last[place] = both[:32], both[32:]
-                elif n in revealed.get(holder, ()):
-                    half = first if n in named[holder] else last
-                    half[place] = revealed[holder][n]
-            for half, kept in ((first, seeds), (last, keys)):
-                if len(half) >= THRESHOLD:
-                    numbers = sorted(half)[:THRESHOLD]
-                    (kept[n],) = combine(numbers, [[half[i] for i in numbers]])  # type: ignore[index]
-        keys |= {n: Secret(insecure_entropy(n)(32)) for n in self.corrupt}
-        found = {n: PrivateKey(key) for n, key in keys.items()}
-        return seeds, {n: key for n, key in found.items() if key.public == self.keys[n].mask}
-
-    def _unmasked(
-        self, part: Iterable[int], seeds: Mapping[int, Secret], keys: Mapping[int, PrivateKey]
-    ) -> NDArray[np.uint64]:
-        words, masks = np.zeros(3, np.uint64), []
-        part = set(part)
-        for n in part:
-            frame = MaskedFrame.from_bytes(self.frames[n], expect=self.header, index=0, count=3)
-            words += frame.words
-            masks.append(Mask(seed=seeds[n], label=self.context.self_mask(n), subtract=True))
-            for peer in self.included[n] - {p for p in part if n in self.included[p]}:
-                label = self.context.pair(n, peer)
-                mine, theirs = (n, peer) if n in keys else (peer, n)
-                (seed,) = keys[mine].agree(self.keys[theirs].mask, label)
-                masks.append(Mask(seed=seed, label=label, subtract=n > peer))
-        Masks(masks, self.agreement.params.suite).apply_to(words)
-        return words
-
-
-def read_shares(answer: bytes, header: Header) -> dict[int, bytes]:
-    return {peer: s.expose() for peer, s in Reveal.from_bytes(answer, expect=header).shares.items()}
+def picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_clients_pick(monkeypatch, HOLDERS, THRESHOLD)
 
 
 def all_to_all(server: Lying) -> dict[int, set[int]]:
@@ -249,9 +66,7 @@ def unmarked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def few_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule removed: as many as hold a share may sign a set of their own."""
-    plan = insecure_plan(HOLDERS, THRESHOLD)
-    monkeypatch.setattr(params, "plan_graph", lambda *a, **k: replace(plan(*a, **k), quorum=3))
-    monkeypatch.setattr(params.Params, "needed", lambda self, plan: plan.quorum)
+    few_clients_pick(monkeypatch, HOLDERS, THRESHOLD, quorum=3)
 
 
 def two_sets(server: Lying, arc: set[int]) -> list[dict[int, set[int]]]:
@@ -355,7 +170,7 @@ def test_of_all_two_views_of_few_clients_only_sums_of_a_signed_majority_open(
     clients: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every split into two, boxes held back in every direction, every pair of the sets above."""
-    monkeypatch.setattr(params, "plan_graph", insecure_plan(3, 2))
+    few_clients_pick(monkeypatch, 3, 2)
     server, opened = Lying(clients), 0
     for size in range(2, clients):
         for arc in map(set, itertools.combinations(server.everybody, size)):

@@ -322,7 +322,7 @@ def test_what_is_no_signature_of_a_survivor_over_our_set_counts_nothing(params: 
         "of another set": key.sign(label, other),
         "of another round": key.sign(elsewhere, body),
         "of another roster": key.sign(state.agreement.context(bytes(32)).survivors(), body),
-        "for another purpose": key.sign(state.agreement.advertise(spared), body),
+        "for another purpose": key.sign(state.agreement.advertised_by()(spared), body),
         "of another key": IDENTITIES[12].sign(label, body),
         "a bit changed": bytes([signed[spared][0] ^ 1]) + signed[spared][1:],
         "s not reduced": signed[spared][:32] + unreduced(signed[spared][32:]),

@@ -113,6 +113,21 @@ def test_the_error_of_a_hundred_clients_flooded_by_five_is_as_found_before() -> 
     assert math.log2(THRESHOLD.mean_error()) == pytest.approx(-14.8, abs=0.4)
 
 
+@pytest.mark.parametrize("degree", [2048, 4096, 8192, 16384, 32768])
+def test_a_norm_passes_its_bound_once_in_2_to_the_39_ciphertexts(degree: int) -> None:
+    """A Chernoff bound: means of products of two exponentials, the second cut at ``most``."""
+    half, tail = degree // 2, 40 * math.log(2)
+    most = math.log(half) + tail  # passed by the largest of half with 2**-40 at most
+    bound = norm_bound(degree, 1.0) ** 2 / degree
+    second = np.linspace(0, most, 200_001)
+    found = min(
+        half * math.log(np.trapezoid(np.exp(-second) / (1 - slope * second), second))
+        - slope * half * bound
+        for slope in np.linspace(0.02, 0.98, 49) / most
+    )
+    assert found / math.log(2) < -50
+
+
 @pytest.mark.parametrize(("model", "bits"), [(Model.SHARED_KEY, 28), (Model.THRESHOLD, 12)])
 def test_degree_2048_reaches_what_was_found_before_and_no_more(model: Model, bits: int) -> None:
     ring, clients, holders = Ring(degree=2048, prime_bits=(54,)), 100, 5

@@ -123,10 +123,13 @@ def test_a_folder_that_is_missing_or_taken_is_an_error(folder: Path) -> None:
         Node(home)
 
 
-def test_a_program_that_fails_brings_its_noise_and_stays_charged(folder: Path) -> None:
+@pytest.mark.parametrize("failure", [NodeError("out of memory"), SystemExit(3)])
+def test_a_program_that_fails_brings_its_noise_and_stays_charged(
+    folder: Path, failure: BaseException
+) -> None:
     def fails(node: int, proposal: Proposal) -> Contribution:
         if node == 100:
-            raise NodeError("out of memory")
+            raise failure
         return Contribution(vector=np.zeros(proposal.entries), metrics={})
 
     machines = Machines(folder, SIX, work=fails)
