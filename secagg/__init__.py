@@ -31,6 +31,7 @@ from protocols.errors import (
     ProtocolError,
     RemoteProtocolError,
     TooFewSurvivors,
+    WrongShares,
 )
 from secagg.errors import (
     IdentityError,
@@ -38,6 +39,7 @@ from secagg.errors import (
     MissingExtraError,
     NodeError,
     NotALedger,
+    PeerError,
     RefusedError,
     RunError,
     SecaggError,
@@ -80,6 +82,7 @@ __all__ = [
     "NoisyIntegers",
     "NonFiniteGradient",
     "NotALedger",
+    "PeerError",
     "Plain",
     "PrivacyError",
     "ProtocolError",
@@ -94,6 +97,7 @@ __all__ = [
     "UnsoundEvent",
     "UnsoundModel",
     "WorkerError",
+    "WrongShares",
     "__version__",
     "aggregate",
     "calibrate_clip",
