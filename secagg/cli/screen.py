@@ -64,7 +64,7 @@ class Screen(Console):
     """A console that is as wide as its tables need: words wrap, numbers are whole."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich prints; a table's columns that may not wrap are never cut."""
+        """Print as rich does; a table's columns that may not wrap are never cut."""
         for table in objects:
             if isinstance(table, Table):
                 room = self.options.update(max_width=_WIDEST)
