@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -117,14 +118,12 @@ def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     def main(grid: Grid, context: Context) -> None:
         config = settings or context.run_config
         nodes, entries = int(config["nodes"]), int(config["entries"])
-        kinds = [(size, masked) for size in dict.fromkeys((1, entries)) for masked in (False, True)]
-        if config.get("secure-only"):
-            kinds = [(entries, True)]
-        # One grid, as nodes keep the keys of one next sum.
-        secured = SecureGrid(grid, WeightedMean(clip=0.1, max_weight=10), deadline=600)
+        alone = bool(config.get("secure-only"))
         told: list[dict[str, Any]] = []
-        for number in range(int(config["rounds"])):
-            for size, masked in kinds:
+        for size in (entries,) if alone else dict.fromkeys((1, entries)):
+            # One grid a size, since shares are sent ahead for a sum of the same parameters.
+            secured = SecureGrid(grid, WeightedMean(clip=0.1, max_weight=10), deadline=600)
+            for number, masked in product(range(int(config["rounds"])), (False, True)[alone:]):
                 strategy = FedAvg(
                     min_train_nodes=nodes, min_available_nodes=nodes, fraction_evaluate=0
                 )
@@ -265,7 +264,7 @@ def main() -> None:
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """Medians over the rounds after the first, where keys came ahead."""
+    """Medians over the rounds after the first, where shares came ahead."""
     kinds: dict[tuple[int, bool], list[dict[str, Any]]] = {}
     for said in found["rounds"]:
         kinds.setdefault((said["entries"], said["secure"]), []).append(said)

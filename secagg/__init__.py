@@ -34,6 +34,7 @@ from protocols.errors import (
     ProtocolError,
     RemoteProtocolError,
     TooFewSurvivors,
+    WrongShares,
 )
 from secagg.errors import (
     IdentityError,
@@ -41,18 +42,40 @@ from secagg.errors import (
     MissingExtraError,
     NodeError,
     NotALedger,
+    PeerError,
     RefusedError,
     RunError,
     SecaggError,
     WorkerError,
 )
-from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
-from secagg.rounds.calibration import ClipReport, calibrate_clip
 from secagg.stage import Stage
-from secagg.training.runs import Run, load_run
-from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
-from secagg.vectors.quantize import FixedPoint, clip_norm
-from secagg.vectors.vector import flatten, unflatten
+
+if TYPE_CHECKING:
+    from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
+    from secagg.rounds.calibration import ClipReport, calibrate_clip
+    from secagg.training.runs import Run, load_run
+    from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
+    from secagg.vectors.quantize import FixedPoint, clip_norm
+    from secagg.vectors.vector import flatten, unflatten
+else:
+    # numpy and OpenSSL take longer to import than all the rest: a name that needs them is looked
+    # up where it is first used. Type checkers read the lines above, or any name would pass.
+    _HOMES = {
+        "secagg.rounds.aggregation": ("Aggregate", "Bonawitz", "Ckks", "Plain", "aggregate"),
+        "secagg.rounds.calibration": ("ClipReport", "calibrate_clip"),
+        "secagg.training.runs": ("Run", "load_run"),
+        "secagg.vectors.layout": ("Count", "Layout", "NoisyIntegers", "Segment"),
+        "secagg.vectors.quantize": ("FixedPoint", "clip_norm"),
+        "secagg.vectors.vector": ("flatten", "unflatten"),
+    }
+
+    def __getattr__(name):
+        for home, names in _HOMES.items():
+            if name in names:
+                found = globals()[name] = getattr(import_module(home), name)
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+
 
 if TYPE_CHECKING:
     from secagg.training.loop import Trainer
@@ -97,6 +120,7 @@ __all__ = [
     "NoisyIntegers",
     "NonFiniteGradient",
     "NotALedger",
+    "PeerError",
     "Plain",
     "PrivacyError",
     "ProtocolError",
@@ -112,6 +136,7 @@ __all__ = [
     "UnsoundEvent",
     "UnsoundModel",
     "WorkerError",
+    "WrongShares",
     "__version__",
     "aggregate",
     "calibrate_clip",

@@ -35,6 +35,10 @@ class IdentityError(SecaggError):
     """A key file or a roster cannot be believed, read or written; the message says what to do."""
 
 
+class PeerError(SecaggError):
+    """The other program ended, was silent for too long, or sent a line that is no answer."""
+
+
 class WorkerError(SecaggError):
     """A worker failed, or could not be asked. ``words`` are as they were before the call."""
 

@@ -57,7 +57,7 @@ def test_an_error_is_given_by_secagg_and_stands_under_one_root(error: type) -> N
 
 def test_no_error_is_defined_elsewhere() -> None:
     places = {Path(module.__file__ or "") for module in MODULES}
-    known = {error.__name__ for error in OURS} | {"Exception", "ValueError", "RuntimeError"}
+    known = {error.__name__ for error in OURS}  # not signals that stay inside one module
     modules = [path for place in places for path in place.parent.rglob("*.py")]
     assert len(modules) > 100
     for path in set(modules) - places:

@@ -91,6 +91,7 @@ _PLD_STEPS = (
 )
 _PLD_PER_SPREAD = 5  # so many to a deviation of one step: 1 % of epsilon for a million steps
 _PLD_FLOATS = 1e-9  # relative; the engine was found low by up to 6e-12 (prv-accountant, mpmath)
+_COARSEST: Final = 10.0  # nats: a loss that is rounded up by more says nothing
 
 
 def merge(composition: Composition) -> dict[Event, int]:
@@ -193,6 +194,10 @@ def epsilon_curve(
         raise InputError(f"accountant is {accountant!r}, must be 'rdp' or 'pld'")
     if pld_discretization is not None:
         pld_discretization = positive_float("pld_discretization", pld_discretization)
+        if pld_discretization > _COARSEST:
+            raise InputError(
+                f"pld_discretization is {pld_discretization:g}, must be at most {_COARSEST:g}"
+            )
     if not steps:
         return (0.0,) * len(deltas)
     gaussian: dict[GaussianEvent, int] = {}

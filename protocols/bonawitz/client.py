@@ -129,8 +129,8 @@ class AwaitRoster(Client):
     def rebind(self, agreement: Agreement) -> "AwaitRoster":
         """The same keys, where they were advertised before everything public was known.
 
-        Lets an honest-but-curious server collect keys for the next session together with the
-        last answer of this one. This state is then used up. What we agree to enters every label,
+        Lets an honest-but-curious server collect keys for the next session together with an
+        answer of this one. This state is then used up. What we agree to enters every label,
         and the burn record of the next answer: one set of keys answers under one agreement.
 
         Raises:
@@ -281,6 +281,20 @@ class AwaitBoxes(Client):
     roster: bytes
     secrets: Once[Sharing] = field(repr=False)
 
+    def rebind(self, agreement: Agreement) -> "AwaitBoxes":
+        """The same shares, where they were sealed before everything public was known.
+
+        This state is then used up. The boxes stay bound to session, parameters and roster; the
+        masks, and the burn record of the next answer, to ``agreement``.
+
+        Raises:
+          LocalProtocolError: another session or other parameters, shares that were sealed under
+            everything public, or an active server, whom that would let show two models.
+        """
+        if not agreement.completes(self.agreement):
+            raise LocalProtocolError("our shares were sealed under another agreement")
+        return replace(self, agreement=agreement, secrets=Once(self.secrets.take()))
+
     def on_boxes(
         self, message: bytes, words: Words | Iterable[Words], *, expand: Expand | None = None
     ) -> tuple[Iterator[bytes], "AwaitSurvivors"]:
@@ -303,8 +317,10 @@ class AwaitBoxes(Client):
           RemoteProtocolError: boxes of strangers, too few boxes, too few that open; in a sparse
             graph that the server drew, one that does not open.
           LocalProtocolError: ``words`` are not as many as agreed (in parts: raised
-            by the iterator, before the last frame).
+            by the iterator, before the last frame), or what is public is not known yet.
         """
+        if not self.agreement.known:
+            raise LocalProtocolError("no vector is masked before everything public is known")
         params = self.agreement.params
         plan = params.plan(self.size)
         bitmap = bitmap_size(self.size) if plan.picks else 0
@@ -356,11 +372,12 @@ class AwaitBoxes(Client):
             label = context.pair(self.me, peer_id)
             (seed,) = sharing.mask_key.agree(sharing.mask_key_of(peer_id), label)
             masks.append(Mask(seed=seed, label=label, subtract=self.me < peer_id))
+        request = message + self.agreement.to_bytes()
         if isinstance(words, np.ndarray):
-            self._burn(message, words.data)
+            self._burn(request, words.data)
             words = (words,)
         else:
-            self._burn(message, system(DIGEST_SIZE))
+            self._burn(request, system(DIGEST_SIZE))
         counted = _counted(words, params.words)
         streams = Masks(() if expand else masks, params.suite)
         if expand:

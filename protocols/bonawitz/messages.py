@@ -197,7 +197,7 @@ class SealedShares(Message):
 
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, sender=reader.u32(), boxes=reader.map(_box))
+        return cls(header=header, sender=reader.u32(), boxes=reader.fixed_map(BOX_SIZE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +236,7 @@ class ShareBoxes(Message):
     @classmethod
     def read(cls, reader: Reader, header: Header, *, bitmap: int = 0) -> Self:
         """``bitmap``: bytes of ``shared``."""
-        recipient, boxes = reader.u32(), reader.map(_box)
+        recipient, boxes = reader.u32(), reader.fixed_map(BOX_SIZE)
         return cls(header=header, recipient=recipient, boxes=boxes, shared=reader.take(bitmap))
 
 
@@ -466,12 +466,12 @@ class Reveal(Message):
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
         sender = reader.u32()
-        shares = reader.map(lambda source: source.secret(SHARE_SIZE))
-        return cls(header=header, sender=sender, shares=shares)
-
-
-def _box(reader: Reader) -> bytes:
-    return reader.take(BOX_SIZE)
+        shares = reader.fixed_map(SHARE_SIZE)
+        return cls(
+            header=header,
+            sender=sender,
+            shares={client: Secret(share) for client, share in shares.items()},
+        )
 
 
 def _signature(reader: Reader) -> bytes:

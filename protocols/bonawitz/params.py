@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Self
 
@@ -16,6 +16,7 @@ from protocols.wire import SESSION_SIZE, ClientId, Header, Reader, opaque, u32, 
 
 VERSION = b"secagg/1 bonawitz"
 DIGEST_SIZE = 32  # bytes, SHA-256
+UNKNOWN = hashlib.sha256(VERSION + b" keys alone").digest()  # of no public input that there is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +206,8 @@ class Agreement:
       public_digest: SHA-256 over whatever else the application made public for this
         round: the model's bytes, clip, scale, rotation seed, layout of the vector.
         Clients who were told different things then do not cancel, and nobody
-        learns anything (arXiv 2111.07380 is the attack).
+        learns anything (arXiv 2111.07380 is the attack). ``UNKNOWN`` while keys and shares
+        are sent ahead of it: no vector is masked under such an agreement.
     """
 
     params: Params
@@ -220,6 +222,16 @@ class Agreement:
     @property
     def header(self) -> Header:
         return Header(self.session, self.round)
+
+    @property
+    def known(self) -> bool:
+        """Whether everything public is in it."""
+        return self.public_digest != UNKNOWN
+
+    def completes(self, earlier: "Agreement") -> bool:
+        """Whether this is what ``earlier`` was to become: the same with all that is public."""
+        unknown = replace(self, public_digest=UNKNOWN)
+        return self.known and unknown == earlier and not self.params.active
 
     def to_bytes(self) -> bytes:
         return self.header.to_bytes() + self.params.to_bytes() + self.public_digest

@@ -235,6 +235,22 @@ class CollectShares(Collect[Agreement]):
         self._boxes[sender] = shares.boxes
         return sender
 
+    def rebind(self, agreement: Agreement) -> "CollectShares":
+        """The same shares, where they were collected before everything public was known.
+
+        This collection is then closed. See ``AwaitBoxes.rebind``.
+
+        Raises:
+          LocalProtocolError: they are of another session, or of other parameters.
+        """
+        self._open()
+        if not agreement.completes(self.agreement):
+            raise LocalProtocolError("these shares were sealed under another agreement")
+        self._closed = True
+        bound = CollectShares(replace(self._round, agreement=agreement))
+        bound._boxes = self._boxes
+        return bound
+
     def close(self) -> tuple[dict[ClientId, bytes], "CollectVectors"]:
         """The boxes for each client that shared, and the next stage."""
         self._close(len(self._boxes), self._round.needed)

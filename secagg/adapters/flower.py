@@ -97,6 +97,7 @@ RECORD: Final = "secagg"  # name of our record in a message, and in a node's con
 FRAMES: Final = "secagg.frames"
 PRIVACY: Final = "secagg.privacy"  # what noise on examples needs its app to know
 SECURE: Final = ("train", "evaluate")
+AHEAD: Final = ("next_keys", "next_shares")  # fields of an answer that are of later sums
 POLL: Final = (0.02, 1.0)  # seconds between looks for replies: a tenth of the wait, within these
 LOST_IN_ROUNDING: Final = 0.1  # of the root mean square of a mean: more error than this is told
 REFUSED: Final = 6  # Flower's code of a mod whose precondition failed
@@ -413,6 +414,7 @@ def _ask_of(
             "message": request.message,
             "signature": request.signature,
             "next_session": request.next_session,
+            "next_roster": request.next_roster,
         }
     )
     ttl = like.metadata.ttl if limit is None else min(like.metadata.ttl, limit)
@@ -577,7 +579,7 @@ def _size(content: RecordDict) -> int:
 def _answer(answer: Answer) -> RecordDict:
     joined = b"".join(map(opaque, answer.messages))
     messages = Array(dtype="uint8", shape=(len(joined),), stype=RECORD, data=joined)
-    beside = ConfigRecord({"next_keys": answer.next_keys, "examples": answer.examples})
+    beside = ConfigRecord({name: getattr(answer, name) for name in (*AHEAD, "examples")})
     return RecordDict({RECORD: beside, FRAMES: ArrayRecord({"messages": messages})})
 
 
@@ -586,13 +588,14 @@ def _read_answer(content: RecordDict) -> Answer:
     frames = content.array_records.get(FRAMES)
     if beside is None or frames is None or "messages" not in frames:
         raise InputError("its app has no secure_mod: this is a plain reply, and was not read")
-    next_keys, examples = beside.get("next_keys"), beside.get("examples")
-    if not isinstance(next_keys, bytes) or type(examples) is not int:
+    ahead, examples = {name: beside.get(name) for name in AHEAD}, beside.get("examples")
+    if not all(isinstance(value, bytes) for value in ahead.values()) or type(examples) is not int:
         raise RemoteProtocolError("an answer lacks a field")
     reader, messages = Reader(frames["messages"].data), list[bytes]()
     while reader.left:
         messages.append(reader.opaque())
-    return Answer(messages=tuple(messages), state=None, next_keys=next_keys, examples=examples)
+    values: dict[str, Any] = dict(ahead)
+    return Answer(messages=tuple(messages), state=None, examples=examples, **values)
 
 
 def _read_request(record: ConfigRecord) -> Request:
@@ -600,7 +603,7 @@ def _read_request(record: ConfigRecord) -> Request:
         stage = Stage(str(record["stage"]))
     except (KeyError, ValueError):
         raise RemoteProtocolError("the server's request names no stage") from None
-    names = ("proposal", "message", "signature", "next_session")
+    names = ("proposal", "message", "signature", "next_session", "next_roster")
     named = {name: record.get(name) for name in names}
     client = record.get("client")
     if not all(isinstance(value, bytes) for value in named.values()) or type(client) is not int:

@@ -1,7 +1,7 @@
 """``secagg bench``: what the protocols cost on this machine, and whether that became worse.
 
-A further command is a function under ``@bench.command()``, here or in a module that
-``secagg.cli.main`` imports. Exit codes: 0 done, 1 a regression, 2 bad input.
+A further command is a function under ``@bench.command()``; ``attack`` has a module of its own.
+Exit codes: 0 done, 1 a regression, 2 bad input.
 """
 
 import json
@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import TaskID
 from rich.table import Table
 
+from secagg.cli.attack import attack
 from secagg.cli.screen import JSON, OUT_FILE, PLACE, Screen, progress, screen
 from secagg.errors import InputError
 from secagg.extras import TRAIN, require
@@ -43,6 +44,9 @@ def bench() -> None:
     Seconds are CPU seconds of one core. They swing with the machine; what is compared are
     ratios to raw AES, X25519, SHA-256 or numpy, measured in turn with what they judge.
     """
+
+
+bench.add_command(attack)
 
 
 @bench.command(

@@ -6,22 +6,26 @@ more, see their modules.
 """
 
 import sys
+from importlib import import_module
+from typing import Final
 
 import click
 
 from dp.errors import PrivacyError
 from protocols.errors import ProtocolError
-from secagg.cli.attack import attack
-from secagg.cli.audit import audit
-from secagg.cli.bench import bench
-from secagg.cli.epsilon import epsilon
-from secagg.cli.interop import interop
-from secagg.cli.keys import keys
-from secagg.cli.ledger import ledger
-from secagg.cli.node import node
-from secagg.cli.plan import plan
-from secagg.cli.train import train
 from secagg.errors import SecaggError
+
+COMMANDS: Final = {  # each in a module of its name; the first line of its help
+    "audit": "Compute anew what a privacy ledger proves.",
+    "bench": "Measure what the protocols cost on this machine.",
+    "epsilon": "Compute the epsilon, noise or steps of a plan.",
+    "interop": "Test another implementation of the masks' protocol against this one.",
+    "keys": "Make identities, and sign which client has which.",
+    "ledger": "Sign a privacy ledger, print the end of its chain, check both.",
+    "node": "Say what a node agrees to, and see what it has spent.",
+    "plan": "Choose the parameters of a sum, and say its cost.",
+    "train": "Train a model over clients that show their updates to nobody.",
+}
 
 
 def main() -> None:
@@ -45,12 +49,24 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Commands whose modules are imported when they are called, and not to list them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"secagg.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="secagg", message="%(version)s")
 def cli() -> None:
     """Sum model updates that nobody may see one by one."""
-
-
-for command in (train, plan, epsilon, audit, ledger, bench, interop, keys, node):
-    cli.add_command(command)
-bench.add_command(attack)

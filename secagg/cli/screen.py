@@ -64,7 +64,7 @@ class Screen(Console):
     """A console that is as wide as its tables need: words wrap, numbers are whole."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich prints; a table's columns that may not wrap are never cut."""
+        """Print as rich does; a table's columns that may not wrap are never cut."""
         for table in objects:
             if isinstance(table, Table):
                 room = self.options.update(max_width=_WIDEST)
@@ -98,12 +98,12 @@ class _Lines(Progress):
         )
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """As rich's; and the line, if it is due."""
+        """Update the bar, or say a line if one is due."""
         super().update(task_id, **changes)
         self._say(task_id)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """The same for one step."""
+        """Take a step, or say a line if one is due."""
         super().advance(task_id, advance)
         self._say(task_id)
 

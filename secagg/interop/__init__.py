@@ -6,6 +6,6 @@
 
 from secagg.interop.fuzzer import Difference, Report, fuzz
 from secagg.interop.peer import Peer, serve
-from secagg.interop.process import ForeignPeer, PeerError
+from secagg.interop.process import ForeignPeer
 
-__all__ = ["Difference", "ForeignPeer", "Peer", "PeerError", "Report", "fuzz", "serve"]
+__all__ = ["Difference", "ForeignPeer", "Peer", "Report", "fuzz", "serve"]

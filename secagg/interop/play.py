@@ -15,8 +15,8 @@ from protocols.bonawitz.params import DIGEST_SIZE
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
+from secagg.errors import PeerError
 from secagg.interop.peer import CLIENT_ENTROPY, Answer, Answers, Refusal, Request
-from secagg.interop.process import PeerError
 from secagg.stage import UNSIGNED, Stage
 
 T = TypeVar("T")

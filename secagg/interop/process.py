@@ -16,17 +16,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
-from secagg.errors import InputError, SecaggError
+from secagg.errors import InputError, PeerError
 from secagg.interop.peer import MAX_LINE, PROTOCOL, ROLES, SPEAKS, Answer, Refusal, Request
 
 TIMEOUT: Final = 60.0  # seconds for one answer; ours take at most one
 MEMORY: Final = 2**31  # bytes that the program may write to; ours needs under 2**28
 GRACE: Final = 2.0  # seconds to end by itself once its input has ended
 _CHUNK: Final = 2**16  # bytes, what a pipe holds
-
-
-class PeerError(SecaggError):
-    """The other program ended, was silent for too long, or sent a line that is no answer."""
 
 
 class ForeignPeer:

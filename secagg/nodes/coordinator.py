@@ -15,7 +15,8 @@ the rest of the sum. Where too few are left
 
 import math
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final, TypeAlias
@@ -23,12 +24,14 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+import protocols
 from dp.accounting.events import Unit
 from dp.ledger.ledger import Key, Ledger
 from dp.noise.mechanisms import DistributedNoise
 from protocols import bonawitz
 from protocols.bonawitz import ClientId
 from protocols.bonawitz.graph import as_fraction
+from protocols.bonawitz.params import UNKNOWN
 from protocols.entropy import system
 from protocols.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE, Expand
@@ -48,6 +51,7 @@ from secagg.rounds.relay import (
     advance,
     relay_bonawitz,
     relay_threshold_ckks,
+    share_ahead,
 )
 from secagg.stage import Stage
 from secagg.vectors.arrays import Shapes
@@ -158,7 +162,8 @@ class SumSettings:
 
     Attributes:
       protocol: "bonawitz" or "threshold-ckks".
-      corrupt_fraction, dropout: fractions that the graph is planned for, ``secagg.planning.sums``.
+      corrupt_fraction, dropout: fractions that the graph is planned for, ``secagg.planning.sums``;
+        ``dropout`` of one sum: a sparse graph without noise is planned for the losses of two.
       roster: the server may lie and the clients sign: whose identity is whose, signed by
         the operator. ``None``: the server follows the protocol.
       minimum_survivors: fewest nodes in a sum; by default what the graph needs.
@@ -197,6 +202,13 @@ class SumSettings:
         corrupt, dropout = Fraction(self.corrupt_fraction), Fraction(self.dropout)
         chosen = choose_graph(clients, corrupt, dropout, active=self.active)
         sparse = chosen.degree is not None
+        if sparse and not self.active and minimum is None:
+            # Shares may be a sum old: a graph for the losses of two sums, where there is one.
+            of_two = 1 - (1 - dropout) ** 2
+            with suppress(protocols.InputError):
+                wider = choose_graph(clients, corrupt, of_two, active=False)
+                if wider.degree is not None:
+                    chosen, dropout = wider, of_two
         return bonawitz.Params(
             clients=clients,
             threshold=None if sparse else chosen.threshold,
@@ -208,14 +220,42 @@ class SumSettings:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """What a sum leaves for the next one: who has shared for which session, and what.
+
+    Attributes:
+      params: for which the shares are sealed.
+      rosters: for each client that is asked to share.
+      shares: collects what they answer.
+      shared: nodes whose shares are in.
+    """
+
+    params: Params
+    session: bytes
+    rosters: Mapping[ClientId, bytes]
+    shares: bonawitz.CollectShares = field(repr=False)
+    shared: set[NodeId] = field(default_factory=set)
+
+    def is_for(self, nodes: Sequence[NodeId], params: Params) -> bool:
+        """Whether a sum may begin with its vectors: just these were to share, and all have.
+
+        Whoever is new, or was lost in between, has all begin anew together.
+        """
+        whole = len(self.shared) == len(self.rosters)
+        return whole and self.shared == set(nodes) and self.params == params
+
+
 class Coordinator:
     """Begins one sum after the other. Not for threads."""
 
     def __init__(self, summed: WeightedMean | NoisySum, cohort: SumSettings) -> None:
         self.summed, self.cohort = summed, cohort
         self.numbers: dict[NodeId, ClientId] = {}  # for as long as this object lives
-        self.session = system(SESSION_SIZE)  # of the next sum
+        self.session = system(SESSION_SIZE)  # of the next sum, or of the one after
         self.advertised: dict[NodeId, bytes] = {}  # keys of that session
+        self.ahead: Ahead | None = None  # shares of the session before it
+        self.last: tuple[Params, frozenset[NodeId]] | None = None  # sum: what and whose
         self.examples: dict[NodeId, int] = {}  # what nodes said that they have; it stays
         self.begun: Counter[tuple[str, bytes]] = Counter()  # sums, by purpose and model
 
@@ -243,10 +283,18 @@ class Coordinator:
         else:
             entries = sum(math.prod(shape) for _, shape in shapes)
             most, minimum, segments = len(nodes), None, content.segments(entries)
+        params = self.cohort.params(most, Layout(segments=segments, clients=most), minimum)
+        # Nodes that are drawn anew for every sum would share for sums that never are.
+        now = params, frozenset(nodes)
+        steady, self.last = self.last in (None, now), now
+        ahead, self.ahead = self.ahead, None
+        if ahead and not ahead.is_for(nodes, params):
+            ahead = None
+        known = {node: keys for node, keys in self.advertised.items() if node in nodes}
         proposal = Proposal(
             purpose=purpose,
-            session=self.session,
-            params=self.cohort.params(most, Layout(segments=segments, clients=most), minimum),
+            session=ahead.session if ahead else self.session,
+            params=params,
             model_digest=model,
             seed=system(SEED_SIZE),
             shapes=shapes,
@@ -256,9 +304,30 @@ class Coordinator:
         self.begun[purpose, model] += 1
         for node in nodes:
             self.numbers.setdefault(node, len(self.numbers))
-        known = {node: keys for node, keys in self.advertised.items() if node in nodes}
+        if ahead is None:
+            self._open_session()
+        return RunningSum(self, proposal, nodes, known, ahead, steady=steady)
+
+    def _open_session(self) -> None:
+        """A session of which nobody has advertised keys."""
         self.advertised, self.session = {}, system(SESSION_SIZE)
-        return RunningSum(self, proposal, nodes, known)
+
+    def share_ahead(self, nodes: Mapping[NodeId, ClientId], params: Params) -> Ahead | None:
+        """Collect shares for the session whose keys we have, of those of ``nodes`` that sent them.
+
+        Keys are then asked for of the session after it. ``None``: too few have sent any.
+        """
+        if not isinstance(params, bonawitz.Params):
+            return None
+        agreement = bonawitz.Agreement(
+            params=params, session=self.session, round=0, public_digest=UNKNOWN
+        )
+        known = {nodes[node]: keys for node, keys in self.advertised.items() if node in nodes}
+        with suppress(TooFewSurvivors):
+            rosters, shares = share_ahead(agreement, known)
+            self.ahead = Ahead(params=params, session=self.session, rosters=rosters, shares=shares)
+            self._open_session()
+        return self.ahead
 
     @property
     def _fewest(self) -> int:
@@ -300,18 +369,24 @@ class RunningSum:
         proposal: Proposal,
         nodes: Sequence[NodeId],
         advertised: Mapping[NodeId, bytes],
+        ahead: Ahead | None = None,
+        *,
+        steady: bool = False,
     ) -> None:
         self._coordinator, self.proposal = coordinator, proposal
         cohort = coordinator.cohort
         self._said, self._identity = proposal.to_bytes(), cohort.identity
         self.sums_of_model = coordinator.begun[proposal.purpose, proposal.model_digest]
         self._clients = {node: coordinator.numbers[node] for node in nodes}
-        self._relay = self._begin({self._clients[node]: keys for node, keys in advertised.items()})
+        known = {self._clients[node]: keys for node, keys in advertised.items()}
+        self._relay = self._begin(known, ahead)
+        self._steady = steady and may_share_ahead(proposal)
+        self._next: Ahead | None = None
         self._learned: dict[NodeId, ClientId] = {}
         self._charged: Key | None = None  # where in our ledger
         self._finished: FinishedSum | None = None
 
-    def _begin(self, advertised: Mapping[ClientId, bytes]) -> Relay:
+    def _begin(self, advertised: Mapping[ClientId, bytes], ahead: Ahead | None) -> Relay:
         agreement, cohort = self.proposal.agreement(), self._coordinator.cohort
         clients = sorted(self._clients.values())
         if isinstance(agreement, bonawitz.Agreement):
@@ -320,6 +395,7 @@ class RunningSum:
                 clients,
                 identities=cohort.roster.identities if cohort.roster else None,
                 advertised=advertised,
+                shared=ahead.shares if ahead else None,
                 expand=cohort.expand,
             )
         return relay_threshold_ckks(agreement, clients)
@@ -358,10 +434,23 @@ class RunningSum:
         while isinstance(ask := advance(self._relay), StageRequests):
             if ask.stage is Stage.MASK:
                 self._reserve(ask)
+            elif ask.stage is Stage.REVEAL and self._steady:
+                self._prepare_next(set(self.asked(ask)))
             yield ask
             if ask.stage is Stage.ADVERTISE and self._coordinator.cohort.active:
                 self._clients = self._learned  # a client that signs has a number of its own
         return ask
+
+    def _prepare_next(self, alive: Set[NodeId]) -> None:
+        """Ask all for shares of the next sum, unless one is lost: with it they would share anew.
+
+        Who is lost may have lost its state too: it is asked for keys again.
+        """
+        gone = self._clients.keys() - alive
+        if not gone:
+            self._next = self._coordinator.share_ahead(self._clients, self.proposal.params)
+        for node in gone:
+            self._coordinator.advertised.pop(node, None)
 
     def asked(self, ask: StageRequests) -> list[NodeId]:
         """The nodes to send a request to."""
@@ -374,16 +463,25 @@ class RunningSum:
             proposal=self._said,
             client=self._clients[node],
             message=ask.requests[self._clients[node]],
-            next_session=self._coordinator.session if self._asks_ahead(ask) else b"",
+            next_session=self._coordinator.session if self._asks_keys(ask) else b"",
+            next_roster=self._rosters(ask).get(self._clients[node], b""),
         )
         if self._identity is None:
             return request
         return replace(request, signature=self._identity.sign(REQUESTED, request.signed()))
 
-    def _asks_ahead(self, ask: StageRequests) -> bool:
-        """Keys of the next sum come with the last answer, where nothing public is signed."""
-        cohort = self._coordinator.cohort
-        return ask.stage is Stage.REVEAL and cohort.protocol == BONAWITZ and not cohort.active
+    def _asks_keys(self, ask: StageRequests) -> bool:
+        """Keys come one sum ahead, where nothing public is signed; two, where shares do too."""
+        params = self.proposal.params
+        if not isinstance(params, bonawitz.Params) or params.active:
+            return False
+        if not self._steady:
+            return ask.stage is Stage.REVEAL
+        return ask.stage is Stage.SHARE or bool(self._rosters(ask))
+
+    def _rosters(self, ask: StageRequests) -> Mapping[ClientId, bytes]:
+        """Of the next session, for who is asked to share its secrets for it."""
+        return self._next.rosters if self._next and ask.stage is Stage.REVEAL else {}
 
     def receive(self, ask: StageRequests, node: NodeId, answer: Answer) -> None:
         """Hand in an answer.
@@ -405,8 +503,12 @@ class RunningSum:
         self._learned[node] = ask.receive(answer.messages)
         if tells:
             self._coordinator.examples[node] = answer.examples
-        if answer.next_keys and self._asks_ahead(ask):
+        if answer.next_keys and self._asks_keys(ask):
             self._coordinator.advertised[node] = answer.next_keys
+        if self._next and answer.next_shares and sender_of(answer.next_shares) == client:
+            with suppress(RemoteProtocolError):
+                self._next.shares.receive(answer.next_shares)
+                self._next.shared.add(node)
 
     @property
     def _tells_examples(self) -> bool:
@@ -462,3 +564,11 @@ class RunningSum:
             left = len(survivors)
             charges = dict.fromkeys(map(str, survivors), noise.event(left))
             summed.ledger.commit(key.round, charges, attempt=key.attempt, survivors=left)
+
+
+def may_share_ahead(proposal: Proposal) -> bool:
+    """Whether nothing public is signed, nor noise in a graph whose survivors nobody counts."""
+    params = proposal.params
+    if not isinstance(params, bonawitz.Params) or params.active:
+        return False
+    return proposal.noise is None or params.rates is None

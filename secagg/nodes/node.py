@@ -22,18 +22,19 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from dp.accounting.events import Unit
 from dp.errors import LedgerConflict
 from dp.ledger.ledger import Key, Ledger, LedgerOwner
 from protocols import bonawitz, ckks
+from protocols.bonawitz.params import UNKNOWN
 from protocols.entropy import system
 from protocols.errors import DecodeError, ProtocolError
 from protocols.primitives.aead import seal, unseal
@@ -45,7 +46,7 @@ from secagg.errors import IdentityError, NodeError, RefusedError
 from secagg.files import FolderLock, read_file, write_atomically
 from secagg.nodes.identities import Roster, load_identity
 from secagg.nodes.policy import TEMPLATE, NodePolicy
-from secagg.nodes.proposal import DIGEST_SIZE, Contribution, Proposal
+from secagg.nodes.proposal import Contribution, Proposal
 from secagg.rounds.burns import BurnFile
 from secagg.rounds.parties import BonawitzClient, CkksClient
 from secagg.stage import Stage
@@ -53,7 +54,7 @@ from secagg.stage import Stage
 REQUESTED: Final = b"secagg/1 request"  # label of a server's signature
 SUBJECT: Final = "this node"  # in the node's ledger
 NOTHING: Final = "this node brings nothing to this sum; its log says why"
-_STATE: Final = b"secagg node state 2"
+_STATE: Final = b"secagg node state 3"
 _MODEL: Final = b"secagg node sums over a model"
 _SERIAL_SIZE: Final = 256  # bytes of roster.serial, at most
 _log = logging.getLogger("secagg")
@@ -71,8 +72,10 @@ class Request:
       client: the number that the server gave the node; a signing cohort has its own.
       message: of the protocol; empty at the first stage.
       signature: of the server over all the rest, if it has an identity.
-      next_session: with the last stage, the next session, for which the node is asked to
-        advertise keys at once; empty if it is not.
+      next_session: with the share or the reveal stage, a session that comes later, for which
+        the node is asked to advertise keys at once; empty if it is not.
+      next_roster: with the reveal stage, the roster of the session for which the node has keys
+        waiting: it is asked to share its secrets for that session at once; empty if it is not.
     """
 
     stage: Stage
@@ -81,11 +84,12 @@ class Request:
     message: bytes
     signature: bytes = b""
     next_session: bytes = b""
+    next_roster: bytes = b""
 
     def signed(self) -> bytes:
         """The bytes that ``signature`` signs."""
         numbers = f"{self.stage} {self.client}".encode()
-        fields = (numbers, self.proposal, self.message, self.next_session)
+        fields = (numbers, self.proposal, self.message, self.next_session, self.next_roster)
         return b"".join(map(opaque, fields))
 
 
@@ -96,22 +100,37 @@ class Answer:
     Attributes:
       messages: of the protocol; several frames of one vector, otherwise one.
       state: to be kept for the node until the next request, sealed; ``None``: nothing.
-      next_keys: keys for the next session, if they were asked for.
+      next_keys: keys for a session that comes later, if they were asked for.
+      next_shares: shares for the next session, if they were asked for and its roster is good.
       examples: with the vector, where noise hides examples: the node's public number of them.
     """
 
     messages: tuple[bytes, ...]
     state: bytes | None
     next_keys: bytes = b""
+    next_shares: bytes = b""
     examples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """The state between two stages, with the charge in our ledger."""
+    """What waits for one session between two stages: a record, and the charge in our ledger."""
 
-    record: Secret | None = None
+    session: bytes
+    record: Secret
     charge: Key | None = None  # in our ledger
+
+    def to_bytes(self) -> bytes:
+        charge = b"".join(map(u64, self.charge or ()))
+        return self.session + opaque(self.record.expose()) + opaque(charge)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        session, record = reader.take(SESSION_SIZE), Secret(reader.opaque())
+        charge = Reader(reader.opaque())
+        key = Key(charge.u64(), charge.u64()) if charge.left else None
+        charge.finish()
+        return cls(session=session, record=record, charge=key)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -192,30 +211,31 @@ class Node:
             raise NodeError("the message is of another type than the proposal")
         if request.stage is Stage.MASK and model != proposal.model_digest:
             raise NodeError("the model that came is not the one that was proposed")
-        kept, next_keys = _Kept(), b""
+        ahead = _Ahead.of(request, proposal)
         with FolderLock(self.home), BurnFile(self.home / "burnt.sqlite") as burn:
             # The first stage needs no state, so a node that lost ``state.key`` can rejoin.
-            if state and request.stage is not Stage.ADVERTISE:
-                kept = self._open(state)
+            kept = self._open(state) if state and request.stage is not Stage.ADVERTISE else []
+            mine, later = _find(kept, proposal.session)
             vector = _Vector(node=self, proposal=proposal, burn=burn, compute=compute)
-            party = self._party(request, kept.record, vector)
+            party = self._party(request, mine.record if mine else None, vector)
             try:
                 messages = party.answer(request.stage, request.message)
             except Exception as error:
                 if vector.ran:
                     raise NodeError(NOTHING) from error
                 raise
+            charge = vector.charge or (mine.charge if mine else None)
             if request.stage is Stage.REVEAL:
-                self.settle(kept.charge)
-                next_keys, after = _keys_ahead(request, proposal)
-            else:
-                after = _Kept(record=party.into_record(), charge=kept.charge or vector.charge)
+                self.settle(charge)
+            said, later = ahead.answer(later, burn) if ahead else ({}, later)
+            if record := party.into_record():
+                later = [_Kept(session=proposal.session, record=record, charge=charge), *later]
         tells = request.stage is Stage.MASK and _hides_examples(proposal)
         return Answer(
             messages=messages,
-            state=self._close(after.record, after.charge) if after.record else None,
-            next_keys=next_keys,
+            state=self._close(later) if later else None,
             examples=(self.policy.examples or 0) if tells else 0,
+            **said,
         )
 
     def _party(
@@ -292,19 +312,19 @@ class Node:
             raise NodeError(f"{path} is no key of {SEED_SIZE} bytes; move it away")
         return Secret(key)
 
-    def _close(self, record: Secret, charge: Key | None) -> bytes:
-        content = Secret(opaque(record.expose()) + b"".join(map(u64, charge or ())))
+    def _close(self, kept: Sequence[_Kept]) -> bytes:
+        content = Secret(b"".join(each.to_bytes() for each in kept))
         return seal(self._key(), content, _STATE, system)
 
-    def _open(self, state: bytes) -> _Kept:
+    def _open(self, state: bytes) -> list[_Kept]:
         try:
             reader = Reader(unseal(self._key(), state, _STATE).expose())
         except ProtocolError:
             raise NodeError("the state is not of this node, or was changed: begin anew") from None
-        record = Secret(reader.opaque())
-        charge = Key(reader.u64(), reader.u64()) if reader.left else None
-        reader.finish()
-        return _Kept(record=record, charge=charge)
+        kept = []
+        while reader.left:
+            kept.append(_Kept.read(reader))
+        return kept
 
     # The books
 
@@ -358,20 +378,77 @@ class Node:
             ) from None
 
 
-def _keys_ahead(request: Request, proposal: Proposal) -> tuple[bytes, _Kept]:
-    """Keys for the next session, if they are asked for, and what waits there with them."""
-    params = proposal.params
-    if not request.next_session or isinstance(params, ckks.Params):
-        return b"", _Kept()
-    if params.active:
-        raise NodeError("signed keys are not advertised before everything public is known")
-    if len(request.next_session) != SESSION_SIZE:
-        raise DecodeError(f"a session of {len(request.next_session)} bytes")
-    unknown = bonawitz.Agreement(
-        params=params, session=request.next_session, round=0, public_digest=bytes(DIGEST_SIZE)
-    )
-    keys, state = bonawitz.join(unknown, request.client)
-    return keys, _Kept(record=state.into_record())
+def _find(kept: Sequence[_Kept], session: bytes) -> tuple[_Kept | None, list[_Kept]]:
+    """What waits for this session, and for later ones; what waited for earlier ones is dropped.
+
+    Where nothing waits for this session the protocol is handed what waits first, and refuses it.
+    """
+    for place, each in enumerate(kept):
+        if each.session == session:
+            return each, list(kept[place + 1 :])
+    return (kept[0] if kept else None), []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ahead:
+    """What a request asks for sums that are not proposed yet. It says nothing of data.
+
+    Attributes:
+      params: of the sum that is under way, which our policy allows. Shares are sealed for the
+        same: a sum with others cannot use them.
+      roster: of the session of which we have keys waiting; empty: no shares are asked for.
+      session: to advertise keys for; empty: none are asked for.
+    """
+
+    params: bonawitz.Params
+    me: int
+    roster: bytes
+    session: bytes
+
+    @classmethod
+    def of(cls, request: Request, proposal: Proposal) -> Self | None:
+        """``None``: nothing is asked. Raises ``NodeError`` for what is never sent ahead."""
+        params, stage = proposal.params, request.stage
+        roster = request.next_roster if stage is Stage.REVEAL else b""
+        session = request.next_session if stage in (Stage.SHARE, Stage.REVEAL) else b""
+        if isinstance(params, ckks.Params) or not (roster or session):
+            return None
+        if params.active:
+            raise NodeError("signed keys are not advertised before everything public is known")
+        if roster and proposal.noise and params.rates:
+            raise NodeError("in a sparse graph with noise nothing is shared before a proposal")
+        if session and len(session) != SESSION_SIZE:
+            raise DecodeError(f"a session of {len(session)} bytes")
+        return cls(params=params, me=request.client, roster=roster, session=session)
+
+    def answer(self, later: list[_Kept], burn: BurnFile) -> tuple[dict[str, bytes], list[_Kept]]:
+        """Shares and keys, as fields of an answer, and what then waits in place of ``later``.
+
+        A roster that is no good costs us the next sum, and not the answer for this one.
+        """
+        said, waits = {}, list[_Kept]()
+        if self.roster and later:
+            try:
+                said["next_shares"], kept = self._share(later[0], burn)
+                waits.append(kept)
+            except (ProtocolError, NodeError) as error:
+                _log.warning("secagg: no shares for the next sum: %s", error)
+        if self.session:
+            said["next_keys"], state = bonawitz.join(self._agreement(self.session), self.me)
+            waits.append(_Kept(session=self.session, record=state.into_record()))
+        return said, waits
+
+    def _share(self, kept: _Kept, burn: BurnFile) -> tuple[bytes, _Kept]:
+        state = bonawitz.restore(kept.record, burn=burn)
+        if not isinstance(state, bonawitz.AwaitRoster):
+            raise NodeError(f"asked for shares ahead, our state is {type(state).__name__}")
+        message, after = state.rebind(self._agreement(kept.session)).on_roster(self.roster)
+        return message, _Kept(session=kept.session, record=after.into_record())
+
+    def _agreement(self, session: bytes) -> bonawitz.Agreement:
+        return bonawitz.Agreement(
+            params=self.params, session=session, round=0, public_digest=UNKNOWN
+        )
 
 
 def _hides_examples(proposal: Proposal) -> bool:

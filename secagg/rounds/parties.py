@@ -72,17 +72,22 @@ class BonawitzClient(Party):
     def from_record(self, record: Secret, *, burn: Burn) -> Self:
         """This party in the state that ``record`` holds.
 
-        Keys that were advertised before everything public was known answer under our agreement.
+        Keys that were advertised, and shares that were sealed, before everything public was known
+        answer under our agreement.
 
         Raises:
           NodeError: the record is of another agreement.
-          ProtocolError: it is no record, or its keys are of another session.
+          ProtocolError: it is no record, its keys are of another session, or its shares of other
+            parameters.
         """
         state = bonawitz.restore(record, burn=burn)
-        if isinstance(state, bonawitz.AwaitRoster):
-            state = state.rebind(self.agreement)
-        elif state.agreement != self.agreement:
-            raise NodeError("our state is of another proposal; begin with the first stage")
+        match state:
+            case bonawitz.AwaitRoster():
+                state = state.rebind(self.agreement)
+            case bonawitz.AwaitBoxes() if not state.agreement.known:
+                state = state.rebind(self.agreement)
+            case _ if state.agreement != self.agreement:
+                raise NodeError("our state is of another proposal; begin with the first stage")
         self._state = state
         return self
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
 
-from protocols.bonawitz import Agreement, ClientId, CollectKeys
+from protocols.bonawitz import Agreement, ClientId, CollectKeys, CollectShares
 from protocols.bonawitz.messages import Advertise
 from protocols.ckks.params import Agreement as CkksAgreement
 from protocols.entropy import Entropy, system
@@ -78,6 +78,7 @@ def relay_bonawitz(
     *,
     identities: Identities | None = None,
     advertised: Mapping[ClientId, bytes] | None = None,
+    shared: CollectShares | None = None,
     expand: Expand = expand,
     entropy: Entropy = system,
 ) -> Relay:
@@ -88,25 +89,26 @@ def relay_bonawitz(
       identities: against an active server, everybody's, from somebody who is not it.
       advertised: keys of this session that came before it was proposed. A client
         whose keys are good is not asked again.
+      shared: shares of this session that came before it was proposed: who sent them is asked
+        for a vector at once, and nobody else for anything.
       expand: how the masks are taken off; see ``secagg.rounds.masking``.
 
     Raises:
       TooFewSurvivors, RemoteProtocolError: nothing was released.
     """
-    keys = CollectKeys(agreement, identities)
-    known = set()
-    for client, message in (advertised or {}).items():
-        with suppress(RemoteProtocolError):
-            if Advertise.from_bytes(message, expect=agreement.header).sender == client:
-                known.add(keys.receive(message))
-    if asked := [client for client in clients if client not in known]:
-        yield StageRequests(
-            stage=Stage.ADVERTISE,
-            requests=dict.fromkeys(asked, b""),
-            receive=_single(keys.receive),
-        )
-    rosters, shares = keys.close(entropy)
-    yield StageRequests(stage=Stage.SHARE, requests=rosters, receive=_single(shares.receive))
+    if shared is None:
+        keys = CollectKeys(agreement, identities)
+        known = _receive_known(keys, advertised or {})
+        if asked := [client for client in clients if client not in known]:
+            yield StageRequests(
+                stage=Stage.ADVERTISE,
+                requests=dict.fromkeys(asked, b""),
+                receive=_single(keys.receive),
+            )
+        rosters, shares = keys.close(entropy)
+        yield StageRequests(stage=Stage.SHARE, requests=rosters, receive=_single(shares.receive))
+    else:
+        shares = shared.rebind(agreement)
     boxes, vectors = shares.close()
     if agreement.params.active:
         with Spool() as spool:
@@ -124,6 +126,32 @@ def relay_bonawitz(
     yield StageRequests(stage=Stage.REVEAL, requests=requests, receive=_single(reveals.receive))
     total = reveals.close(expand)
     return Total(values=total.words, survivors=total.survivors)
+
+
+def share_ahead(
+    agreement: Agreement, advertised: Mapping[ClientId, bytes], *, entropy: Entropy = system
+) -> tuple[dict[ClientId, bytes], CollectShares]:
+    """The roster for each client whose keys came, and what takes its shares, before a proposal.
+
+    Args:
+      agreement: one whose public inputs are ``UNKNOWN``.
+
+    Raises:
+      TooFewSurvivors: these clients cannot sum among themselves.
+    """
+    keys = CollectKeys(agreement)
+    _receive_known(keys, advertised)
+    return keys.close(entropy)
+
+
+def _receive_known(keys: CollectKeys, advertised: Mapping[ClientId, bytes]) -> set[ClientId]:
+    """Take keys that came earlier; whose they are, of those that are good."""
+    known = set()
+    for client, message in advertised.items():
+        with suppress(RemoteProtocolError):
+            if Advertise.from_bytes(message, expect=keys.agreement.header).sender == client:
+                known.add(keys.receive(message))
+    return known
 
 
 def relay_threshold_ckks(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from between import Machines, NoStore, carry, mean_of
+from between import Machines, NoStore, carry, mean_after_another_sum
 
 from protocols.bonawitz import AwaitRoster
 from protocols.bonawitz.messages import Advertise, Roster
@@ -23,7 +23,7 @@ NODES, VICTIM = (100, 101, 102), 102
 
 def answered_twice(folder: Path) -> bool:
     """One state, two sessions; the rosters hold the same keys."""
-    machines, coordinator = Machines(folder, NODES), mean_of()
+    machines, coordinator = Machines(folder, NODES), mean_after_another_sum()
     carry(coordinator, machines)
     keys, state = coordinator.advertised, machines.states[VICTIM]
     proposal = carry(coordinator, machines).proposal

@@ -7,7 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from between import MODEL, SHAPES, Machines, carry, check_mean, mean_of, signing
+from between import (
+    MODEL,
+    SHAPES,
+    Machines,
+    carry,
+    check_mean,
+    mean_after_another_sum,
+    mean_of,
+    signing,
+)
 
 from protocols import bonawitz
 from protocols.errors import RemoteProtocolError
@@ -96,7 +105,7 @@ def test_also_in_a_cohort_that_signs(folder: Path, stage: Stage) -> None:
 
 
 def test_keys_ahead_in_anothers_name_count_as_none(folder: Path) -> None:
-    machines, coordinator = Machines(folder, NODES), mean_of()
+    machines, coordinator = Machines(folder, NODES), mean_after_another_sum()
     carry(coordinator, machines)
     coordinator.advertised[LIAR] = coordinator.advertised.pop(VICTIM)
     machines.requests.clear()

@@ -13,7 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from between import ENTRIES, Machines, NoStore, carry, mean_of, noise_of, noisy
+from between import (
+    ENTRIES,
+    Machines,
+    NoStore,
+    carry,
+    mean_after_another_sum,
+    mean_of,
+    noise_of,
+    noisy,
+)
 from numpy.typing import NDArray
 
 from dp.ledger.ledger import State
@@ -117,7 +126,7 @@ def test_the_same_request_gets_the_same_bytes_again(folder: Path) -> None:
 
 def two_proposals(folder: Path) -> bool:
     """In one the victim's vector is summed, in the other the victim is lost."""
-    machines, coordinator = Machines(folder, NODES), mean_of()
+    machines, coordinator = Machines(folder, NODES), mean_after_another_sum()
     carry(coordinator, machines)
     session, ahead = coordinator.session, dict(coordinator.advertised)
     states = dict(machines.states)
@@ -127,7 +136,7 @@ def two_proposals(folder: Path) -> bool:
     first, answers, brought = dict(machines.requests), dict(machines.answers), machines.brought
     own = brought[VICTIM]
 
-    coordinator.session, coordinator.advertised = session, ahead
+    coordinator.session, coordinator.advertised, coordinator.ahead = session, ahead, None
     machines.states.update(states)
     lost = carry(coordinator, machines, lost={VICTIM: Stage.MASK}).proposal
     assert lost.seed != summed.seed
@@ -154,7 +163,7 @@ def test_without_burn_records_a_mask_key_rebuilt_in_one_sum_opens_the_other(
 
 def shared_again(folder: Path) -> None:
     """The first step of it: shares of the same keys under a second proposal."""
-    machines, coordinator = Machines(folder, NODES), mean_of()
+    machines, coordinator = Machines(folder, NODES), mean_after_another_sum()
     carry(coordinator, machines)
     carry(coordinator, machines)
     request = machines.requests[VICTIM, Stage.SHARE]

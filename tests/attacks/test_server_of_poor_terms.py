@@ -242,6 +242,7 @@ def test_a_signature_is_of_one_proposal(folder: Path) -> None:
         {"client": 7},
         {"message": b"another"},
         {"next_session": bytes(16)},
+        {"next_roster": b"another"},
         {"stage": Stage.REVEAL},
         {"signature": b""},
     ],

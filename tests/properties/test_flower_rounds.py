@@ -49,6 +49,7 @@ def test_a_round_gives_the_mean_of_its_survivors_or_nothing(
                 assert not report.survivors
                 assert not arrays_of(result.arrays)
                 continue
-            gone = {node for node, (_, stage) in fate.items() if stage in ("share", "mask")}
+            asked = {stage.stage for stage in report.stages} - {"advertise", "reveal"}
+            gone = {node for node, (_, stage) in fate.items() if stage in asked}
             assert set(report.survivors) <= set(nodes) - gone
             assert is_mean_of([nodes[node] for node in report.survivors], result)

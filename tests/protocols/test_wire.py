@@ -55,6 +55,22 @@ def test_a_length_that_reaches_past_the_end_is_an_error() -> None:
         Reader(u32(2**32 - 1) + b"abc").opaque()
 
 
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.binary(min_size=3, max_size=3))), st.data())
+@quick
+def test_a_map_of_fixed_entries_is_read_as_any_map(
+    entries: list[tuple[int, bytes]], drawn: st.DataObject
+) -> None:
+    data = u32(len(entries)) + b"".join(u32(client) + entry for client, entry in entries)
+    data = data[: drawn.draw(st.integers(0, len(data)))] if drawn.draw(st.booleans()) else data
+    found: list[object] = []
+    for read in (lambda reader: reader.map(lambda each: each.take(3)), lambda r: r.fixed_map(3)):
+        try:
+            found.append(read(Reader(data)))
+        except DecodeError as error:
+            found.append("listed after" in str(error) or "left" in str(error))
+    assert found[0] == found[1]
+
+
 def test_bytes_left_over_are_an_error() -> None:
     reader = Reader(b"abc")
     reader.take(2)

@@ -222,7 +222,7 @@ def test_what_is_burnt_is_the_round_the_client_the_stage_and_a_hash(case: Case) 
     answer(restore(state.into_record(), burn=store), message)
     stage = case[1]
     request = message
-    if stage == 1:  # what is agreed to, as keys may be advertised before it is known
+    if stage in (1, 2):  # what is agreed to, as keys and shares may be sent before it is known
         request += state.agreement.to_bytes()
     if stage == 2:
         request += hashlib.sha256(WORDS.tobytes()).digest()

@@ -120,6 +120,7 @@ def test_a_request_of_another_type_than_proposed_is_not_trained_on(folder: Path)
         {"message": 0},
         {"signature": ""},
         {"next_session": 1.0},
+        {"next_roster": "none"},
     ],
     ids=str,
 )
@@ -143,6 +144,7 @@ def test_an_answer_that_is_none_counts_as_none(folder: Path) -> None:
     grid = grid_of(programs(5), folder)
     spoils: list[Any] = [
         lambda content: content["secagg"].pop("next_keys"),
+        lambda content: content["secagg"].update({"next_shares": 0}),
         lambda content: content["secagg"].update({"examples": 1.5}),
         lambda content: content.pop("secagg"),
         lambda content: content.pop("secagg.frames"),

@@ -49,7 +49,7 @@ def test_without_flower_the_adapter_says_what_to_install() -> None:
 def test_without_flower_everything_else_is_there() -> None:
     python(
         f"{WITHOUT}\n"
-        "import secagg.cli.main, secagg.nodes\n"
+        "import secagg.cli.node, secagg.cli.keys, secagg.nodes\n"
         "import secagg.rounds.relay, secagg.adapters\n"
         "assert 'flwr' not in sys.modules\n"
     )

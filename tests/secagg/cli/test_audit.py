@@ -162,7 +162,7 @@ def test_bad_input_exits_2_in_one_line(audit: Run, ledger: Path, tmp_path: Path)
         book.reserve(1, {"a": QUIET, "b": QUIET})
     for arguments, word in (
         ((tmp_path / "nothing",), "nothing does not exist; give"),
-        ((tmp_path,), "folder"),
+        ((tmp_path,), "no regular file"),
         ((tmp_path / "text",), "is no ledger"),
         ((tmp_path / "empty",), "empty"),
         ((newer,), "schema 99"),
@@ -175,8 +175,8 @@ def test_bad_input_exits_2_in_one_line(audit: Run, ledger: Path, tmp_path: Path)
         ((ledger, "--head-key", tmp_path / "pem"), "no Ed25519 public key"),
         ((ledger, "--html", ledger), "the ledger itself"),
         ((ledger, "--html", f"{ledger}-wal"), "the ledger itself"),
-        ((ledger, "--html", tmp_path), "folder"),
-        ((ledger, "--html", tmp_path / "none" / "page.html"), "cannot write"),
+        ((ledger, "--html", tmp_path), "no regular file"),
+        ((ledger, "--html", tmp_path / "none" / "page.html"), "there is no folder"),
         ((ledger, "--html", tmp_path / "page.html", "--verify"), "--verify"),
     ):
         code, out, err = audit(*arguments)

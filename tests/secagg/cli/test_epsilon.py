@@ -141,7 +141,7 @@ def test_the_command_line_starts_without_the_engine() -> None:
         [
             sys.executable,
             "-c",
-            "import sys, secagg.cli.main\n"
+            "import sys, secagg.cli.epsilon\n"
             "print({'dp_accounting', 'scipy', 'torch'} & set(sys.modules))",
         ],
         capture_output=True,

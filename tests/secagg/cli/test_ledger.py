@@ -109,8 +109,8 @@ def test_a_head_in_a_file_is_kept_and_checked(run: Run, ledger: Path, tmp_path: 
         (("verify", "LEDGER", "--head-key", "none"), "cannot read"),
         (("verify", "LEDGER", "--expected-head", "KEY"), "not SEQ:HASH"),
         (("verify", "LEDGER", "--expected-head", "none"), "not SEQ:HASH"),
-        (("verify", "KEY"), "not a SQLite file"),
-        (("head", "LEDGER", "--out", "none/here"), "cannot open"),
+        (("verify", "KEY"), "is no ledger"),
+        (("head", "LEDGER", "--out", "none/here"), "there is no folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

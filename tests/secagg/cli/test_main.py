@@ -27,7 +27,9 @@ FILES = {
     *("config.toml", "metrics.json", "metrics.csv", "ledger.sqlite"),
     *("model.safetensors", "curves.svg", "report.html"),
 }
-GROUPS = ["", *(name for name, one in cli.cli.commands.items() if isinstance(one, click.Group))]
+CONTEXT = click.Context(cli.cli)
+COMMANDS = {name: cli.cli.get_command(CONTEXT, name) for name in cli.COMMANDS}
+GROUPS = ["", *(name for name, one in COMMANDS.items() if isinstance(one, click.Group))]
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -30,7 +30,8 @@ from protocols.errors import RemoteProtocolError
 from protocols.primitives.agree import refuse_low_order
 from protocols.testing import insecure_plan
 from protocols.wire import CHECKSUM_SIZE
-from secagg.interop import PeerError, Report, fuzz
+from secagg.errors import PeerError
+from secagg.interop import Report, fuzz
 from secagg.interop.mutants import LOW_ORDER
 from secagg.interop.peer import ROLES, Answer, Answers, Peer, Refusal, Request
 from secagg.interop.play import SETTINGS, Dice, Pair, Setting, cast, play

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from secagg.errors import InputError
-from secagg.interop.process import ForeignPeer, PeerError
+from secagg.errors import InputError, PeerError
+from secagg.interop.process import ForeignPeer
 
 HELLO = {"op": "hello"}
 READ = "import sys; line = sys.stdin.readline();"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dp.ledger.books import Budget
 from dp.ledger.ledger import Ledger
 from dp.noise.mechanisms import DistributedNoise
+from protocols import bonawitz
 from secagg.adapters import testing
 from secagg.adapters.testing import ANYTHING
 from secagg.nodes.coordinator import (
@@ -126,3 +127,10 @@ def signing(machines: Machines, *, skip: int = 1) -> tuple[Roster, NodePolicy]:
 
 def mean_of(cohort: SumSettings | None = None) -> Coordinator:
     return Coordinator(MEAN, cohort or SumSettings())
+
+
+def mean_after_another_sum() -> Coordinator:
+    """Its first sum follows one of others: keys come ahead of the next, no shares do."""
+    coordinator = mean_of()
+    coordinator.last = (bonawitz.Params(clients=2, threshold=2, words=1), frozenset({1, 2}))
+    return coordinator

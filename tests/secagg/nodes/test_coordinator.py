@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,67 @@ def test_sums_follow_each_other_and_late_nodes_come_back(folder: Path) -> None:
         check_mean(finished := carry(coordinator, machines, lost=lost), machines)
         gone = {node for node, stage in lost.items() if stage is not Stage.REVEAL}
         assert set(finished.survivors) == set(SIX) - gone
+
+
+def stages_of(machines: Machines, coordinator: Coordinator, **more: Any) -> list[Stage]:
+    """The stages that a sum took, which gave the mean of all who were not lost."""
+    machines.requests.clear()
+    check_mean(carry(coordinator, machines, **more), machines)
+    asked = {stage for _, stage in machines.requests}
+    return [stage for stage in Stage if stage in asked]
+
+
+def test_a_steady_cohort_needs_two_messages_from_its_second_sum_on(folder: Path) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    assert stages_of(machines, coordinator) == list(UNSIGNED)
+    for _ in range(3):
+        assert stages_of(machines, coordinator) == [Stage.MASK, Stage.REVEAL]
+
+
+def test_a_cohort_that_changes_shares_anew_and_loses_no_sum(folder: Path) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    steady, keys_known = [Stage.MASK, Stage.REVEAL], [Stage.SHARE, Stage.MASK, Stage.REVEAL]
+    stages_of(machines, coordinator, nodes=SIX[:5])
+    for nodes, first in ((SIX, list(UNSIGNED)), (SIX[1:], keys_known)):  # one is new; one leaves
+        assert stages_of(machines, coordinator, nodes=nodes) == first
+        assert not any(request.next_roster for request in machines.requests.values())
+        assert stages_of(machines, coordinator, nodes=nodes) == keys_known
+        assert stages_of(machines, coordinator, nodes=nodes) == steady
+    for stage in (Stage.MASK, Stage.REVEAL):
+        assert stages_of(machines, coordinator, nodes=SIX[1:], lost={102: stage}) == steady
+        assert stages_of(machines, coordinator, nodes=SIX[1:]) == list(UNSIGNED)  # asked again
+    assert stages_of(machines, coordinator, nodes=SIX[1:]) == steady
+
+
+def test_sums_of_two_kinds_in_turn_share_nothing_in_vain(folder: Path) -> None:
+    named = replace(MEAN, evaluate_metrics={"loss": 10.0})
+    machines, coordinator = Machines(folder, SIX), Coordinator(named, SumSettings())
+    stages_of(machines, coordinator)
+    for _ in range(2):
+        found = stages_of(machines, coordinator, purpose="evaluate", shapes=())
+        assert found == [Stage.SHARE, Stage.MASK, Stage.REVEAL]
+        assert not any(request.next_roster for request in machines.requests.values())
+        assert stages_of(machines, coordinator) == [Stage.SHARE, Stage.MASK, Stage.REVEAL]
+
+
+def test_a_hundred_sums_of_a_cohort_that_churns_are_exact(folder: Path) -> None:
+    machines, coordinator = Machines(folder, SIX), mean_of()
+    draw, took = np.random.default_rng(7), list[int]()
+    for _ in range(100):
+        lost = {node: UNSIGNED[draw.integers(4)] for node in SIX if draw.random() < 0.1}
+        machines.requests.clear()
+        try:
+            finished = carry(coordinator, machines, lost=lost)
+        except TooFewSurvivors:
+            assert len(lost) >= 3
+            continue
+        check_mean(finished, machines)
+        asked = {stage for _, stage in machines.requests}
+        took.append(len(asked))
+        gone = {node for node, at in lost.items() if at in asked and at is not Stage.REVEAL}
+        assert set(finished.survivors) <= set(SIX) - gone
+        assert len(finished.survivors) >= len(SIX) - len(lost)
+    assert {2, 4} <= set(took)
 
 
 def test_too_few_are_an_error_and_the_next_sum_works(folder: Path) -> None:

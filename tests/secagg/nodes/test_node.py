@@ -1,6 +1,7 @@
 """What a node keeps between two stages, and what it does with what it is handed."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from between import (
     Machines,
     carry,
     check_mean,
+    mean_after_another_sum,
     mean_of,
     noise_of,
     noisy,
@@ -21,7 +23,7 @@ from dp.ledger.ledger import State
 from protocols import bonawitz
 from protocols.errors import RemoteProtocolError, TooFewSurvivors
 from secagg.errors import IdentityError, InputError, NodeError
-from secagg.nodes.coordinator import Coordinator, SumSettings
+from secagg.nodes.coordinator import Coordinator, SumSettings, may_share_ahead
 from secagg.nodes.node import Node, Request, new_folder
 from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Contribution, Proposal
@@ -33,7 +35,7 @@ SIX = tuple(range(100, 106))
 
 @pytest.mark.parametrize("stage", [Stage.SHARE, Stage.MASK, Stage.REVEAL])
 def test_a_node_that_was_restarted_says_so_and_is_gone(folder: Path, stage: Stage) -> None:
-    machines, coordinator = Machines(folder, SIX), mean_of()
+    machines, coordinator = Machines(folder, SIX), mean_after_another_sum()
     carry(coordinator, machines)
 
     def forget(node: int, request: Request) -> Request:
@@ -63,7 +65,7 @@ def test_the_state_of_another_node_or_a_changed_one_is_refused(folder: Path) -> 
 
 
 def test_a_state_of_another_stage_or_sum_is_refused(folder: Path) -> None:
-    machines, coordinator = Machines(folder, SIX), mean_of()
+    machines, coordinator = Machines(folder, SIX), mean_after_another_sum()
     carry(coordinator, machines)
     mask, state = machines.requests[100, Stage.MASK], machines.before[100, Stage.REVEAL]
     with pytest.raises(NodeError, match="asked for stage mask, our state is AwaitSurvivors"):
@@ -152,7 +154,7 @@ def test_sums_of_two_servers_are_two_charges(folder: Path) -> None:
 
 
 def test_keys_come_with_the_last_answer_and_nobody_is_asked_for_them_again(folder: Path) -> None:
-    machines, coordinator = Machines(folder, SIX), mean_of()
+    machines, coordinator = Machines(folder, SIX), mean_after_another_sum()
     carry(coordinator, machines)
     machines.requests.clear()
     check_mean(carry(coordinator, machines), machines)
@@ -161,27 +163,30 @@ def test_keys_come_with_the_last_answer_and_nobody_is_asked_for_them_again(folde
 
 def test_a_session_is_never_used_twice(folder: Path) -> None:
     machines, coordinator, sessions = Machines(folder, SIX), mean_of(), []
-    for lost in (None, dict.fromkeys(SIX, Stage.MASK), None):
+    for lost in (None, dict.fromkeys(SIX, Stage.REVEAL), None, None):
         with suppress(TooFewSurvivors):
             carry(coordinator, machines, lost=lost)
-        request = machines.requests[100, Stage.SHARE]
+        request = machines.requests[100, Stage.MASK]
         sessions.append(Proposal.from_bytes(request.proposal).session)
-    assert len(set(sessions)) == 3
+    assert len(set(sessions)) == 4
 
 
-def test_keys_of_a_sum_that_failed_are_not_used_again(folder: Path) -> None:
-    machines, coordinator = Machines(folder, SIX), mean_of()
+@pytest.mark.parametrize("begin", [mean_of, mean_after_another_sum])
+def test_keys_of_a_sum_that_failed_are_not_used_again(
+    begin: Callable[[], Coordinator], folder: Path
+) -> None:
+    machines, coordinator = Machines(folder, SIX), begin()
     carry(coordinator, machines)
     with pytest.raises(TooFewSurvivors):
         carry(coordinator, machines, lost=dict.fromkeys(SIX, Stage.MASK))
-    machines.requests.clear()
-    check_mean(carry(coordinator, machines), machines)
-    assert (100, Stage.ADVERTISE) in machines.requests
+    check_mean(finished := carry(coordinator, machines), machines)
+    assert finished.survivors == SIX
+    assert not machines.errors  # a node refuses to share one mask key twice
 
 
 @pytest.mark.parametrize("keys", ["another's", "noise", "of another session"])
 def test_keys_that_are_not_the_nodes_count_as_none(folder: Path, keys: str) -> None:
-    machines, coordinator = Machines(folder, SIX), mean_of()
+    machines, coordinator = Machines(folder, SIX), mean_after_another_sum()
     carry(coordinator, machines)
     coordinator.advertised[100] = {
         "another's": coordinator.advertised[101],
@@ -211,9 +216,24 @@ def test_keys_that_are_signed_are_never_asked_for_ahead(folder: Path) -> None:
         machines.before[100, Stage.REVEAL],
     )
     assert not request.next_session
-    asked = replace(request, next_session=bytes(16))
-    with pytest.raises(NodeError, match="signed keys are not advertised before"):
-        machines.ask(100, asked, state)
+    for ahead in ({"next_session": bytes(16)}, {"next_roster": b"a roster"}):
+        with pytest.raises(NodeError, match="signed keys are not advertised before"):
+            machines.ask(100, replace(request, **ahead), state)
+
+
+def test_in_a_sparse_graph_with_noise_nothing_is_shared_ahead(folder: Path) -> None:
+    machines = Machines(folder, tuple(range(12)))
+    machines.policy = replace(machines.policy, corrupt_fraction=0)
+    coordinator = Coordinator(noisy(folder / "s.sqlite", noise_of(12)), SumSettings())
+    complete = carry(coordinator, machines).proposal
+    assert isinstance(complete.params, bonawitz.Params)
+    rates = bonawitz.Rates(corrupt_fraction=0, dropout=0.1)
+    sparse = replace(complete, params=replace(complete.params, threshold=None, rates=rates))
+    assert may_share_ahead(complete)
+    assert not may_share_ahead(sparse)
+    request = replace(machines.requests[1, Stage.REVEAL], proposal=sparse.to_bytes())
+    with pytest.raises(NodeError, match="in a sparse graph with noise nothing is shared before"):
+        machines.ask(1, request, machines.before[1, Stage.REVEAL])
 
 
 def test_a_second_answer_counts_as_none(folder: Path) -> None:

@@ -205,7 +205,9 @@ def test_digest_tells_the_parts_apart() -> None:
 
 def test_importing_secagg_loads_no_framework() -> None:
     code = (
-        "import secagg, secagg.cli.main, sys; "
+        "import importlib, secagg, secagg.cli.main as cli, sys; "
+        "[importlib.import_module(f'secagg.cli.{name}') for name in cli.COMMANDS]; "
+        "[getattr(secagg, name) for name in secagg.__all__]; "
         "print([m for m in ('torch', 'opacus', 'scipy', 'dp_accounting', 'sklearn', 'matplotlib')"
         " if m in sys.modules])"
     )

@@ -325,7 +325,7 @@ def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(mode_name
     assert isinstance(segment.codec, NoisyIntegers)
     assert segment.entries == chosen.mechanism.size
     integers = chosen.mechanism.encode(np.zeros(chosen._entries), seed=SEED)
-    with pytest.raises(InputError, match="weight is 2"):
+    with pytest.raises(InputError, match="weight 2"):
         chosen.layout.encode({"update": integers}, weight=2)
     with pytest.raises(InputError, match="would scale the noise"):
         Segment(name="update", entries=3, codec=segment.codec, weighted=True)
