@@ -53,6 +53,7 @@ from secagg.stage import Stage
 if TYPE_CHECKING:
     from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
     from secagg.rounds.calibration import ClipReport, calibrate_clip
+    from secagg.training.loop import Trainer
     from secagg.training.runs import Run, load_run
     from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
     from secagg.vectors.quantize import FixedPoint, clip_norm
@@ -63,25 +64,12 @@ else:
     _HOMES = {
         "secagg.rounds.aggregation": ("Aggregate", "Bonawitz", "Ckks", "Plain", "aggregate"),
         "secagg.rounds.calibration": ("ClipReport", "calibrate_clip"),
+        "secagg.training.loop": ("Trainer",),
         "secagg.training.runs": ("Run", "load_run"),
         "secagg.vectors.layout": ("Count", "Layout", "NoisyIntegers", "Segment"),
         "secagg.vectors.quantize": ("FixedPoint", "clip_norm"),
         "secagg.vectors.vector": ("flatten", "unflatten"),
     }
-
-    def __getattr__(name):
-        for home, names in _HOMES.items():
-            if name in names:
-                found = globals()[name] = getattr(import_module(home), name)
-                return found
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-
-
-if TYPE_CHECKING:
-    from secagg.training.loop import Trainer
-else:
-    # torch takes seconds to import: looked up where it is first used.
-    _HOMES = {"secagg.training.loop": ("Trainer",)}
 
     def __getattr__(name):
         for home, names in _HOMES.items():

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from dp.errors import BudgetExceeded, LedgerCorrupt
-from dp.ledger.ledger import Key, Ledger, Protection, State
+from dp.ledger.ledger import Key, Ledger, State
 from secagg.audit.report import audit
+from secagg.audit.values import HEAD_BESIDE
 from secagg.training import loop as training
 from secagg.training.report import report
 from secagg.training.runs import AUDIT, AUDIT_JSON, REPORT, RunFolder
@@ -37,7 +38,7 @@ def test_a_run_with_a_ledger_leaves_its_audit_and_the_report_links_to_it(
     run, final = finished(tmp_path / "run", **noise_and_unit(mode_name))
     found = json.loads((tmp_path / "run" / AUDIT_JSON).read_text())
     assert found["head"] == last_head(tmp_path / "run")
-    assert found["protection"] == [Protection.HEAD.value]
+    assert found["protection"] == [HEAD_BESIDE]
     assert found["verdict"] == "sound"
     (section,) = found["sections"]
     books = section["books"].values()
@@ -157,7 +158,7 @@ def test_a_run_that_the_budget_stopped_has_the_audit_of_what_stands_charged(
     found = json.loads((tmp_path / "run" / AUDIT_JSON).read_text())
     kept = int(last_head(tmp_path / "run").split(":")[0])
     assert int(found["head"].split(":")[0]) > kept  # the round that was cut off came after
-    assert found["protection"] == [Protection.HEAD.value]
+    assert found["protection"] == [HEAD_BESIDE]
     assert found["verdict"] == "sound"
     assert [row["open"] for row in found["sections"][0]["rounds"]] == [0, 4]
     assert found["sections"][0]["epsilon"] == final["epsilon"]
