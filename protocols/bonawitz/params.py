@@ -14,6 +14,7 @@ from protocols.wire import SESSION_SIZE, ClientId, Header, Reader, opaque, u32, 
 
 VERSION = b"secagg/1 bonawitz"
 DIGEST_SIZE = 32  # bytes, SHA-256
+TAG_SIZE = 8  # bytes of the same: two agreements in an accident, not in an attack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +223,11 @@ class Agreement:
             params=Params.read(reader),
             public_digest=reader.take(DIGEST_SIZE),
         )
+
+    @property
+    def tag(self) -> bytes:
+        """The start of SHA-256 of all of it: what a message says of what its sender agrees to."""
+        return hashlib.sha256(self.to_bytes()).digest()[:TAG_SIZE]
 
     def advertise(self, client: ClientId) -> bytes:
         """Label of the signature on a client's keys."""

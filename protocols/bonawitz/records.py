@@ -15,7 +15,7 @@ from protocols.records import Kept
 from protocols.secrets import Secret
 from protocols.wire import ClientId, Reader, opaque, u32, write_map, write_set
 
-RECORD = b"secagg client state 3"
+RECORD = b"secagg client state 4"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +48,6 @@ class Client(Kept):
             "identity": SigningKey(Secret(identity)) if identity else None,
             "identities": reader.map(lambda source: source.take(VERIFY_KEY_SIZE)),
         }
-
-    def _members(self) -> list[ClientId]:
-        """The roster in order, where all of it was shown and has identities."""
-        return sorted(self.identities.keys() | {self.me})
 
     def _burn(self, request: bytes, *more: Any, place: bytes = b"") -> None:
         """Take this stage for ``request`` and ``more``, buffers of any size.

@@ -141,7 +141,11 @@ def wrong_share_is_corrected(run: Script) -> None:
     change = "lowest bit of the first byte of the share of client 1"
     run.act("server", "receive", [run.change("reveal 0", change, data)])
     for client in run.clients[1:]:
-        run.act("server", "receive", run.act(f"client {client}", "on_survivors", ["survivors"]))
+        run.act(
+            "server",
+            "receive",
+            run.act(f"client {client}", "on_survivors", [f"survivors {client}"]),
+        )
     run.act("server", "close")
 
 

@@ -5,6 +5,7 @@ Whatever is changed on its way keeps to the encoding, unless the encoding is the
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 from script import Script, script, turned
 
@@ -12,6 +13,7 @@ from protocols.bonawitz import Rates
 from protocols.bonawitz.messages import (
     PublicKeys,
     Roster,
+    SealedShares,
     ShareBoxes,
     Signatures,
     SignedSurvivors,
@@ -43,14 +45,14 @@ def roster_of(run: Script) -> Roster:
 
 def refuse_roster(run: Script, change: str, client: int, keys: PublicKeys, says: str) -> None:
     """Client 0 is shown other keys of one client."""
-    roster = Roster(header=run.header, entries=entries_of(run) | {client: keys})
+    roster = replace(roster_of(run), entries=entries_of(run) | {client: keys})
     fails = (RemoteProtocolError, says)
     run.client_refuses("on_roster", "roster 0", change, roster.to_bytes(), fails)
 
 
 @script("A roster of another session.", after="keys")
 def refuses_another_session(run: Script) -> None:
-    data = turned(run.bytes["roster 0"], 1)
+    data = turned(run.bytes["roster 0"], 2)
     change = "lowest bit of the session's first byte"
     run.client_refuses("on_roster", "roster 0", change, data, ANOTHER_ROUND)
 
@@ -87,7 +89,7 @@ def refuses_one_key_twice(run: Script) -> None:
 @script("A client that stands in the roster twice: one holder, two share numbers.", after="keys")
 def refuses_client_listed_twice(run: Script) -> None:
     data = run.bytes["roster 0"]
-    head, entry = 1 + 20 + 4 + 32 + 4, 4 + 64
+    head, entry = 2 + 20 + 8 + 4 + 32 + 4, 4 + 64
     data = data[: head + entry] + data[head : head + entry] + data[head + 2 * entry :]
     fails = (DecodeError, "client 0 listed after 0: twice, or out of order")
     run.client_refuses("on_roster", "roster 0", "client 0 in place of client 1 too", data, fails)
@@ -95,7 +97,7 @@ def refuses_client_listed_twice(run: Script) -> None:
 
 @script("A whole roster whose hash is not that of its entries.", after="keys")
 def refuses_roster_of_another_hash(run: Script) -> None:
-    data = turned(run.bytes["roster 0"], 25)
+    data = turned(run.bytes["roster 0"], 34)
     fails = (DecodeError, "a roster of 3 clients has another size or hash")
     change = "lowest bit of the digest's first byte"
     run.client_refuses("on_roster", "roster 0", change, data, fails)
@@ -106,7 +108,7 @@ def refuses_part_of_a_roster(run: Script) -> None:
     roster = roster_of(run)
     entries = {client: roster.entries[client] for client in (0, 1)}
     part_of = (roster.size, roster.digest())
-    data = Roster(header=run.header, entries=entries, part_of=part_of).to_bytes()
+    data = replace(roster, entries=entries, part_of=part_of).to_bytes()
     fails = (RemoteProtocolError, "2 of 3 clients in the roster")
     run.client_refuses("on_roster", "roster 0", "client 2 left out", data, fails)
 
@@ -138,7 +140,7 @@ def refuses_neighbour_list_of_wrong_size(run: Script) -> None:
     roster = roster_of(run)
     last = max(roster.entries)
     entries = {client: keys for client, keys in roster.entries.items() if client != last}
-    data = Roster(header=run.header, entries=entries, part_of=roster.part_of).to_bytes()
+    data = replace(roster, entries=entries).to_bytes()
     fails = (RemoteProtocolError, "3 neighbours in the roster, 4 are planned for 8 clients")
     run.client_refuses("on_roster", "roster 0", f"client {last} left out", data, fails)
 
@@ -201,12 +203,30 @@ def refuses_boxes_of_another(run: Script) -> None:
     run.act("client 0", "on_boxes", ["boxes 1"], fails=fails)
 
 
-@script(
-    "One client was told of another model: it opens nobody's boxes.",
-    after="shares",
-    told={2: hashlib.sha256(b"another model").digest()},
-)
+OTHER_MODEL = {2: hashlib.sha256(b"another model").digest()}
+
+
+@script("One client was told of another model than the server.", after="keys", told=OTHER_MODEL)
 def refuses_another_public_input(run: Script) -> None:
+    fails = (RemoteProtocolError, "the server agrees to something else")
+    run.act("client 2", "on_roster", ["roster 2"], fails=fails)
+
+
+@script("As before, and the server says that it agrees: no box opens.", told=OTHER_MODEL)
+def refuses_boxes_of_another_public_input(run: Script) -> None:
+    run.keys()
+    for client in run.clients:
+        roster, shares = f"roster {client}", f"shares {client}"
+        if client in OTHER_MODEL:
+            told = replace(roster_of(run), agreement=run.told_agreement(client).tag).to_bytes()
+            roster = run.change(roster, "what client 2 agrees to", told)
+        run.act(f"client {client}", "on_roster", [roster])
+        if client in OTHER_MODEL:
+            sealed = SealedShares.from_bytes(run.bytes[shares], expect=run.header)
+            told = replace(sealed, agreement=run.agreement.tag).to_bytes()
+            shares = run.change(shares, "what the server agrees to", told)
+        run.act("server", "receive", [shares])
+    run.act("server", "close")
     run.act("client 2", "on_boxes", ["boxes 2"], fails=CLOSED_BOX)
 
 
@@ -226,32 +246,48 @@ def refuses_too_few_neighbours_shared(run: Script) -> None:
 # The survivors.
 
 
+def survivors_of(run: Script, alive: Iterable[int]) -> Survivors:
+    """What client 0 is told, were these alive."""
+    shown = sorted(entries_of(run))
+    whole = len(shown) == roster_of(run).size
+    named = frozenset(alive)
+    return Survivors(
+        header=run.header,
+        alive=named & frozenset(shown),
+        members=shown,
+        unseen=None if whole else len(named - frozenset(shown)),
+    )
+
+
 def refuse_survivors(run: Script, change: str, alive: Iterable[int], says: str) -> None:
     """Client 0 is told that these are alive."""
-    data = Survivors(header=run.header, alive=frozenset(alive)).to_bytes()
+    data = survivors_of(run, alive).to_bytes()
     does = "sign_survivors" if run.identity else "on_survivors"
-    run.client_refuses(does, "survivors", change, data, (RemoteProtocolError, says))
+    run.client_refuses(does, "survivors 0", change, data, (RemoteProtocolError, says))
 
 
 @script("The survivors of another round.", after="vectors")
 def refuses_another_round(run: Script) -> None:
-    data = turned(run.bytes["survivors"], 20)
+    data = turned(run.bytes["survivors 0"], 21)
     change = "round 0 in place of 1"
-    run.client_refuses("on_survivors", "survivors", change, data, ANOTHER_ROUND)
+    run.client_refuses("on_survivors", "survivors 0", change, data, ANOTHER_ROUND)
 
 
-@script("The same survivors in another encoding.", after="vectors")
-def refuses_survivors_out_of_order(run: Script) -> None:
-    data = run.bytes["survivors"]
-    data = data[:25] + data[29:33] + data[25:29] + data[33:]
-    fails = (DecodeError, "survivors are listed twice, or out of order")
-    run.client_refuses("on_survivors", "survivors", "clients 0 and 1 exchanged", data, fails)
+@script("Survivors, of whom one has no place in the roster.", after="vectors")
+def refuses_survivors_beyond_the_roster(run: Script) -> None:
+    data = run.bytes["survivors 0"]
+    data = data[:-1] + bytes([data[-1] | 0b0001_0000])
+    fails = (DecodeError, "names more clients than the 3 of the roster")
+    run.client_refuses("on_survivors", "survivors 0", "a fourth place is set", data, fails)
 
 
-@script("A survivor that never shared.", after="vectors")
+@script("A survivor that never shared.", clients=4, threshold=3)
 def refuses_stranger_among_survivors(run: Script) -> None:
-    says = "named as alive, never shared: [9]"
-    refuse_survivors(run, "client 9 added", [0, 1, 2, 9], says)
+    run.keys()
+    run.shares(3)
+    run.vectors()
+    says = "named as alive, never shared: [3]"
+    refuse_survivors(run, "client 3 added", [0, 1, 2, 3], says)
 
 
 @script("The client's vector was sent, and it is not among the survivors.", after="vectors")
@@ -292,26 +328,26 @@ def refuses_survivor_that_never_shared(run: Script) -> None:
         run.act("server", "receive", sent)
     run.act("server", "close")
     fails = (RemoteProtocolError, f"named as alive, never shared: [{first[0]}]")
-    run.act("client 0", "on_survivors", ["survivors"], fails=fails)
+    run.act("client 0", "on_survivors", ["survivors 0"], fails=fails)
 
 
 @script("A client restored from an old copy is asked for another set.", after="vectors")
 def refuses_second_answer(run: Script) -> None:
     (record,) = run.act("client 0", "save")
     run.act("client 0", "restore", [record])
-    run.act("client 0", "on_survivors", ["survivors"])
+    run.act("client 0", "on_survivors", ["survivors 0"])
     run.act("client 0", "restore", [record])
     says = "stage 3 of client 0 was answered for another request"
     refuse_survivors(run, "client 2 left out", [0, 1], says)
     run.act("client 0", "restore", [record])
-    run.act("client 0", "on_survivors", ["survivors"])
+    run.act("client 0", "on_survivors", ["survivors 0"])
 
 
 @script("A client is asked again, with no record between.", after="vectors")
 def refuses_used_state(run: Script) -> None:
-    run.act("client 0", "on_survivors", ["survivors"])
+    run.act("client 0", "on_survivors", ["survivors 0"])
     fails = (LocalProtocolError, "this stage was already answered")
-    run.act("client 0", "on_survivors", ["survivors"], fails=fails)
+    run.act("client 0", "on_survivors", ["survivors 0"], fails=fails)
 
 
 # The signatures.
@@ -325,9 +361,9 @@ def refuses_used_state(run: Script) -> None:
     active=True,
 )
 def refuses_signatures_of_another_set(run: Script) -> None:
-    lie = Survivors(header=run.header, alive=frozenset({0, 1, 2})).to_bytes()
-    other = run.change("survivors", "client 3 left out", lie)
-    for client, named in ((0, "survivors"), (1, other), (2, other), (3, "survivors")):
+    lie = survivors_of(run, {0, 1, 2}).to_bytes()
+    other = run.change("survivors 0", "client 3 left out", lie)
+    for client, named in ((0, "survivors 0"), (1, other), (2, other), (3, "survivors 3")):
         run.act("server", "receive", run.act(f"client {client}", "sign_survivors", [named]))
     run.act("server", "close")
     run.act("client 0", "on_signatures", ["signatures 0"], fails=TWO_OF_THREE)
@@ -356,4 +392,4 @@ def refuses_signature_twice(run: Script) -> None:
 )
 def refuses_to_reveal_unsigned(run: Script) -> None:
     fails = (LocalProtocolError, "sign the survivors before revealing")
-    run.act("client 0", "on_survivors", ["survivors"], fails=fails)
+    run.act("client 0", "on_survivors", ["survivors 0"], fails=fails)

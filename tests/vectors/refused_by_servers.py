@@ -3,6 +3,8 @@
 Whatever is changed on its way has its checksum made anew, unless the checksum is the point.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from script import Script, rewritten, script, turned
 
@@ -41,7 +43,7 @@ def refuses_bytes_left_over(run: Script) -> None:
 @script("A mask key of low order is advertised.")
 def refuses_low_order_key_advertised(run: Script) -> None:
     run.act("client 0", "join")
-    data = rewritten(run.bytes["advertise 0"], lambda body: body[:25] + bytes(32) + body[57:])
+    data = rewritten(run.bytes["advertise 0"], lambda body: body[:26] + bytes(32) + body[58:])
     fails = (RemoteProtocolError, "is a point of low order")
     run.server_refuses("advertise 0", "the mask key is zero", data, fails)
 
@@ -50,7 +52,7 @@ def refuses_low_order_key_advertised(run: Script) -> None:
 def refuses_second_advertise(run: Script) -> None:
     run.act("server", "receive", run.act("client 0", "join"))
     run.act("client 1", "join")
-    data = rewritten(run.bytes["advertise 1"], lambda body: turned(body, 24))
+    data = rewritten(run.bytes["advertise 1"], lambda body: turned(body, 25))
     fails = (RemoteProtocolError, "client 0 has already advertised")
     run.server_refuses("advertise 1", "sender 0 in place of 1", data, fails)
 
@@ -66,8 +68,8 @@ def refuses_bad_signature(run: Script) -> None:
 @script("A client that seals no box for one of its peers.", after="keys")
 def refuses_missing_box(run: Script) -> None:
     run.act("client 0", "on_roster", ["roster 0"])
-    boxes = SealedShares.from_bytes(run.bytes["shares 0"], expect=run.header).boxes
-    data = SealedShares(header=run.header, sender=0, boxes={1: boxes[1]}).to_bytes()
+    shares = SealedShares.from_bytes(run.bytes["shares 0"], expect=run.header)
+    data = replace(shares, boxes={1: shares.boxes[1]}).to_bytes()
     fails = (RemoteProtocolError, "client 0 sealed 1 boxes, not one for each of its 2 peers")
     run.server_refuses("shares 0", "no box for client 2", data, fails)
 
@@ -81,7 +83,7 @@ def refuses_wrong_checksum(run: Script) -> None:
 @script("The first frame says that it is the second.", after="shares")
 def refuses_frame_out_of_order(run: Script) -> None:
     mask_input(run)
-    data = rewritten(run.bytes[FRAME], lambda body: turned(body, 28))
+    data = rewritten(run.bytes[FRAME], lambda body: turned(body, 29))
     fails = (DecodeError, "frame 1 of client 0, expected frame 0")
     run.server_refuses(FRAME, "index 1 in place of 0", data, fails)
 
@@ -144,7 +146,7 @@ def refuses_too_few_reveals(run: Script) -> None:
 
 
 def reveal_of(run: Script) -> Reveal:
-    run.act("client 0", "on_survivors", ["survivors"])
+    run.act("client 0", "on_survivors", ["survivors 0"])
     return Reveal.from_bytes(run.bytes["reveal 0"], expect=run.header)
 
 
@@ -163,7 +165,7 @@ def refuse_sum(run: Script, client: int, says: str) -> None:
     data = Reveal(header=run.header, sender=0, shares=wrong).to_bytes()
     change = f"lowest bit of the first byte of the share of client {client}"
     run.act("server", "receive", [run.change("reveal 0", change, data)])
-    run.act("server", "receive", run.act("client 1", "on_survivors", ["survivors"]))
+    run.act("server", "receive", run.act("client 1", "on_survivors", ["survivors 1"]))
     run.act("server", "close", fails=(RemoteProtocolError, says))
 
 

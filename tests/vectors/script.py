@@ -26,6 +26,14 @@ FIRST, STEP = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd, otherwise of no mea
 Fails = tuple[type[ProtocolError], str]
 
 
+SENT = {  # by a stage of the server, what it sends when it closes
+    "CollectKeys": "roster",
+    "CollectShares": "boxes",
+    "CollectVectors": "survivors",
+    "CollectSignatures": "signatures",
+}
+
+
 class Counting:
     """Bytes for one party: SHA-256 of "secagg vector PARTY J" for J = 0, 1, ..., one after another.
 
@@ -92,6 +100,11 @@ class Script:
     @staticmethod
     def _agreement(params: Params, round_number: int, public: bytes) -> Agreement:
         return Agreement(params=params, session=SESSION, round=round_number, public_digest=public)
+
+    def told_agreement(self, client: int) -> Agreement:
+        """What a client agrees to."""
+        public = self.told.get(client, PUBLIC)
+        return self._agreement(self.agreement.params, self.agreement.round, public)
 
     @property
     def _long(self) -> bool:
@@ -170,9 +183,8 @@ class Script:
         me = int(party.removeprefix("client "))
         match does:
             case "join":
-                params = self.agreement.params
                 message, self._states[me] = join(
-                    self._agreement(params, self.agreement.round, self.told.get(me, PUBLIC)),
+                    self.told_agreement(me),
                     me,
                     self.entropy[party],
                     identity=self.identity.get(me),
@@ -206,11 +218,7 @@ class Script:
             return []
         entropy = [self.entropy["server"]] if stage == "CollectKeys" else []
         out, self._server = getattr(self._server, does)(*entropy)
-        if isinstance(out, bytes):
-            return [("survivors", "survivors", out)]
-        if does == "close_to_sign":  # in a complete graph all are told the same
-            return [("survivors", "survivors", next(iter(out.values())))]
-        kind = {"CollectKeys": "roster", "CollectShares": "boxes"}.get(stage, "signatures")
+        kind = SENT[stage]
         return [(f"{kind} {c}", _client(c), out[c]) for c in sorted(out)]
 
     def _burn(self, session: bytes, stage: int, request: bytes) -> bool:
@@ -244,11 +252,13 @@ class Script:
         self._stage("MaskedFrame", "on_boxes", "boxes {}", drops, how if close else "")
 
     def signed(self, *drops: int) -> None:
-        self._stage("SignedSurvivors", "sign_survivors", "survivors", drops, "close")
+        self._stage("SignedSurvivors", "sign_survivors", "survivors {}", drops, "close")
 
     def reveals(self, *drops: int, close: bool = True) -> None:
         does, receives = (
-            ("on_signatures", "signatures {}") if self.identity else ("on_survivors", "survivors")
+            ("on_signatures", "signatures {}")
+            if self.identity
+            else ("on_survivors", "survivors {}")
         )
         self._stage("Reveal", does, receives, drops, "close" if close else "")
 

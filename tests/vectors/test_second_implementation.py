@@ -6,7 +6,7 @@ imported here: the two agree through the page and the files.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,37 @@ def joined(row: Row) -> bytes:
     return u32(len(row)) + b"".join(u32(client) + row[client] for client in sorted(row))
 
 
+def written(chosen: Collection[int], roster: list[int]) -> bytes:
+    """A Subset: the shorter of its two forms."""
+    size = -(-len(roster) // 8)
+    bits = sum((client in chosen) << (8 * size - 1 - at) for at, client in enumerate(roster))
+    places = [at for at, client in enumerate(roster) if client in chosen]
+    gaps = b""
+    for before, place in zip([-1, *places], places, strict=False):
+        full, rest = divmod(place - before - 1, 255)
+        gaps += b"\xff" * full + bytes([rest])
+    short = b"\1" + u32(len(places)) + gaps
+    return short if len(short) < 1 + size else b"\0" + bits.to_bytes(size, "big")
+
+
+def subset(data: bytes, roster: list[int]) -> set[int]:
+    """Inverse of ``written``, from the front of ``data``."""
+    found, size = set(), -(-len(roster) // 8)
+    if data[0]:
+        place, at = -1, 5
+        for _ in range(int.from_bytes(data[1:5], "big")):
+            place += 1
+            while data[at] == 255:
+                place, at = place + 255, at + 1
+            place, at = place + data[at], at + 1
+            found.add(roster[place])
+    else:
+        found = {c for at, c in enumerate(roster) if data[1 + at // 8] >> (7 - at % 8) & 1}
+        at = 1 + size
+    assert data[:at] == written(found, roster)
+    return found
+
+
 class Common:
     """What everybody knows."""
 
@@ -145,6 +176,7 @@ class Common:
             + opaque(rated)
             + bytes.fromhex(script["public"])
         )
+        self.tag = sha(self.agreement)[:8]
         self.words, self.suite, self.active = p["words"], p["suite"], p["active"]
         self.threshold, self.degree = script["plan"]["threshold"], script["plan"]["degree"]
         self.identities = {
@@ -155,11 +187,12 @@ class Common:
 
     def settle(self, roster: bytes) -> Row:
         """The entries of a roster, and with its digest the context."""
-        self.context = sha(VERSION + self.agreement + roster[25:57])
-        return entries(roster[57:], self.entry)
+        assert roster[:30] == self.head(2) + self.tag
+        self.context = sha(VERSION + self.agreement + roster[34:66])
+        return entries(roster[66:], self.entry)
 
     def head(self, kind: int) -> bytes:
-        return bytes([kind]) + self.header
+        return bytes([1, kind]) + self.header
 
     def label(self, usage: bytes, about: bytes = b"") -> bytes:
         return VERSION + b" " + usage + b" " + self.context + self.header + about
@@ -218,11 +251,11 @@ class Client(Common):
             nonce = nonces[16 * place : 16 * place + 12]
             gcm = AESGCM(self.box_key(peer, ours=True))
             boxes[peer] = nonce + gcm.encrypt(nonce, shares[peer], self.about(self.me, peer))
-        return checked(self.head(3) + u32(self.me) + joined(boxes))
+        return checked(self.head(3) + u32(self.me) + self.tag + joined(boxes))
 
     def on_boxes(self, message: bytes, words: list[int]) -> Iterator[bytes]:
         vector = self.apply([*words, 1], 1, self.seed, self.label(b"self", u32(self.me)))
-        for peer, box in entries(message[25:], 92).items():
+        for peer, box in entries(message[26:], 92).items():
             gcm = AESGCM(self.box_key(peer, ours=False))
             self.held[peer] = gcm.decrypt(box[:12], box[12:], self.about(peer, self.me))
             label = self.pair(self.me, peer)
@@ -233,20 +266,20 @@ class Client(Common):
             yield checked(self.head(5) + u32(self.me) + u32(index) + part)
 
     def on_survivors(self, message: bytes) -> bytes:
-        alive = entries(message[21:], 0)
+        alive = subset(message[22:], sorted(self.roster))
         shares = {p: both[:32] if p in alive else both[32:] for p, both in self.held.items()}
         return checked(self.head(7) + u32(self.me) + joined(shares))
 
     def sign_survivors(self, message: bytes) -> bytes:
         self.named = message
-        signature = self.sign(self.label(b"survivors"), message[21:])
+        signature = self.sign(self.label(b"survivors"), message[22:])
         return checked(self.head(8) + u32(self.me) + signature)
 
     def on_signatures(self, message: bytes) -> bytes:
-        signed = entries(message[21:], 64)
+        signed = entries(message[22:], 64)
         assert len(signed.keys() | {self.me}) >= self.threshold
         for client, signature in signed.items():
-            whole = opaque(self.label(b"survivors")) + self.named[21:]
+            whole = opaque(self.label(b"survivors")) + self.named[22:]
             self.identities[client].verify(signature, whole)
         return self.on_survivors(self.named)
 
@@ -263,7 +296,7 @@ def unmask(script: dict[str, Any], known: dict[str, bytes]) -> tuple[list[int], 
 
     def bodies(kind: str) -> Row:
         found = {name: data for name, data in arrived.items() if name.split()[0] == kind}
-        return {int.from_bytes(d[21:25], "big"): d[25:-16] for d in found.values()}
+        return {int.from_bytes(d[22:26], "big"): d[26:-16] for d in found.values()}
 
     keys, reveals = bodies("advertise"), bodies("reveal")
     sharers, alive = sorted(bodies("shares")), sorted(bodies("frame"))
@@ -281,18 +314,20 @@ def unmask(script: dict[str, Any], known: dict[str, bytes]) -> tuple[list[int], 
 
     # What the server said is a function of what it had received.
     size_and_digest = u32(len(members)) + sha(joined(keys)[4:])
-    signed, boxes = bodies("signed"), {c: entries(d, 92) for c, d in bodies("shares").items()}
+    signed, boxes = bodies("signed"), {c: entries(d[8:], 92) for c, d in bodies("shares").items()}
     for name, data in known.items():
         kind, *to = name.split()
-        if kind == "survivors":
-            assert data == common.head(6) + joined(dict.fromkeys(alive, b""))
-        if kind not in ("roster", "boxes", "signatures"):
+        if kind not in ("roster", "boxes", "survivors", "signatures"):
             continue
         me = int(to[0])
         peers = near[me]
+        if kind == "survivors":
+            shown = sorted([*peers, me])
+            unseen = u32(len(set(alive) - set(shown))) if len(shown) < len(members) else b""
+            assert data == common.head(6) + written(alive, shown) + unseen
         if kind == "roster":
             seen = {c: keys[c] for c in (*peers, me)}
-            assert data == common.head(2) + size_and_digest + joined(seen)
+            assert data == common.head(2) + common.tag + size_and_digest + joined(seen)
         if kind == "boxes":
             passed = {c: boxes[c][me] for c in peers if c in sharers}
             assert data == common.head(4) + u32(me) + joined(passed)
@@ -303,8 +338,8 @@ def unmask(script: dict[str, Any], known: dict[str, bytes]) -> tuple[list[int], 
     total = [0] * (common.words + 1)
     for name, data in arrived.items():
         if name.startswith("frame"):
-            at = FRAME * int.from_bytes(data[25:29], "big")
-            for place, word in enumerate(words_of(data[29:-16]), at):
+            at = FRAME * int.from_bytes(data[26:30], "big")
+            for place, word in enumerate(words_of(data[30:-16]), at):
                 total[place] = (total[place] + word) % 2**64
     answers = {client: entries(body, 32) for client, body in reveals.items()}
     for client in sharers:

@@ -123,9 +123,7 @@ class Player:
             self.sum = closed
             return []
         out, self.server = closed
-        if does == "close_to_sign":  # in a complete graph all are told the same
-            return [next(iter(out.values()))]
-        return [out] if isinstance(out, bytes) else [out[client] for client in sorted(out)]
+        return [out[client] for client in sorted(out)]
 
 
 def messages_of(script: dict[str, Any]) -> dict[str, bytes]:
@@ -203,7 +201,7 @@ def test_the_derived_values_of_a_file_are_those_of_the_code(file: Path) -> None:
     if not rosters:
         assert script["plan"] is script["context"] is None
         return
-    head = 1 + 16 + 4
+    head = 2 + 16 + 4 + 8
     size = int.from_bytes(rosters[0][head : head + 4], "big")
     digest = rosters[0][head + 4 : head + 36]
     plan = player.params.plan(size)
