@@ -141,7 +141,7 @@ class Params:
             + u32(self.minimum_survivors)
             + u64(self.words)
             + bytes([self.suite, self.active])
-            + u32(NO_CORRUPT if self.max_corrupt is None else self.max_corrupt)
+            + u32(NO_CORRUPT if self.max_corrupt in (None, self.clients // 3) else self.max_corrupt)
             + opaque(rates)
         )
 
@@ -163,7 +163,8 @@ class Params:
             )
         except (InputError, UnicodeDecodeError) as error:
             raise DecodeError(str(error)) from None
-        if active > 1 or (rates and params.rates and params.rates.to_bytes() != rates):
+        unreduced = params.rates is not None and params.rates.to_bytes() != rates
+        if active > 1 or corrupt == clients // 3 or unreduced:
             raise DecodeError("parameters in another encoding than ours")
         return params
 

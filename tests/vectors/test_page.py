@@ -291,5 +291,5 @@ def test_the_page_names_every_field_of_a_vector() -> None:
 
 
 def steps_of(file: Path) -> list[dict[str, str]]:
-    steps: list[dict[str, str]] = json.loads(file.read_text())["steps"]
+    steps: list[dict[str, str]] = json.loads(file.read_text()).get("steps", [])
     return steps
