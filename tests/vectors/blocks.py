@@ -46,6 +46,17 @@ def blocks() -> dict[str, Any]:
         "shares": _shares(),
         "box": _box(),
         "signature": _signature(),
+        "refused signatures": [
+            {
+                "rule": "R8",
+                "shows": "an identity of small order, under which anything is signed",
+                "public": (b"\1" + bytes(31)).hex(),
+                "label": "label",
+                "message": b"what is signed".hex(),
+                "signature": (b"\1" + bytes(63)).hex(),
+                "error": "check",
+            }
+        ],
         "agreements": [
             {"rule": "R8", "shows": shows, "bytes": data.hex(), "error": None if good else "check"}
             for shows, data, good in agreements()
@@ -75,6 +86,7 @@ NO_SUBSETS = [
     (3, "0010", "a place beyond the roster"),
     (9, "00e0", "cut short"),
     (3, "02e0", "another form"),
+    (300, "0200000000", "another form of one that gaps would have"),
     (3, "0100000003000000", "gaps, where a bitmap is shorter"),
     (72, "00c0" + 8 * "00", "a bitmap, where gaps are shorter"),
     (40, "0000ff00000000", "a byte more than the roster has"),
@@ -210,6 +222,7 @@ def agreements() -> list[tuple[str, bytes, bool]]:
         ("corrupt and rates", {**wide, "active": 1, "corrupt": 2, "rates": rates("0", "0")}, False),
         ("rates", {**wide, "rates": rates("1/20", "1/3")}, True),
         ("rates that are not reduced", {**wide, "rates": rates("2/40", "1/3")}, False),
+        ("rates and a byte more", {**wide, "rates": rates("1/20", "1/3") + b"\0"}, False),
         ("rates as decimals", {**wide, "rates": rates("0.05", "1/3")}, False),
         ("a fraction of one", {**wide, "rates": rates("1", "0")}, False),
         ("a negative fraction", {**wide, "rates": rates("-1/20", "0")}, False),

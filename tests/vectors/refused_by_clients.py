@@ -729,3 +729,17 @@ def refuses_signature_that_is_none(run: Script) -> None:
     data = Signatures(header=run.header, signatures=few).to_bytes()
     change = "two, of which one has a bit changed"
     run.client_refuses("on_signatures", "signatures 0", change, data, TWO_OF_THREE)
+
+
+@script("Boxes under the type of a roster.", rule="R3", after="shares")
+def refuses_type_changed(run: Script) -> None:
+    data = run.bytes["boxes 0"][:1] + b"\2" + run.bytes["boxes 0"][2:]
+    fails = (DecodeError, "message type 0x02, expected 0x04")
+    run.client_refuses("on_boxes", "boxes 0", "type 2 in place of 4", data, fails)
+
+
+@script("Boxes of which the last is cut short; enough others open.", rule="R4", after="shares")
+def refuses_boxes_cut_short(run: Script) -> None:
+    data = run.bytes["boxes 0"][:-1]
+    fails = (DecodeError, "need 92 bytes, 91 left")
+    run.client_refuses("on_boxes", "boxes 0", "last byte missing", data, fails)

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocols.bonawitz import Agreement
 from protocols.bonawitz.graph import plan_graph
-from protocols.errors import DecodeError, InputError
+from protocols.errors import DecodeError, InputError, RemoteProtocolError
+from protocols.primitives.sign import verify
 from protocols.wire import Reader, read_subset, write_subset
 
 HERE = Path(__file__).parent
@@ -62,6 +63,13 @@ def test_shares_box_signature_and_key_agreement_are_those_of_the_file() -> None:
         bytes.fromhex(case["secret"]), bytes.fromhex(case["public"]), case["label"].encode()
     )
     assert found.hex() == case["gives"]
+
+
+@pytest.mark.parametrize("case", FILE["refused signatures"], ids=lambda case: case["shows"])
+def test_what_is_no_signature_is_refused(case: dict[str, Any]) -> None:
+    message, signature = bytes.fromhex(case["message"]), bytes.fromhex(case["signature"])
+    with pytest.raises(RemoteProtocolError):
+        verify(bytes.fromhex(case["public"]), case["label"].encode(), message, signature)
 
 
 @pytest.mark.parametrize("case", FILE["agreements"], ids=lambda case: case["shows"])
