@@ -323,7 +323,7 @@ class SignedSet:
     def check(
         self, identity: bytes, label: bytes, members: Sequence[ClientId]
     ) -> frozenset[ClientId]:
-        """Whom it names; ``RemoteProtocolError`` unless ``identity`` has signed it."""
+        """The clients that it names; ``RemoteProtocolError`` unless ``identity`` has signed it."""
         verify(identity, label, self.included, self.signature)
         return read_subset(self.included, members)
 
