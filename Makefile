@@ -63,7 +63,7 @@ docs: .venv/.dev ## the pages: their code runs, their tables and pictures are tr
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_readme.py tests/test_contributing.py \
 		tests/test_releasing.py tests/secagg/bench/test_figures.py
 
-pythons: .venv/.made ## the built package on every Python that is found: each extra alone, and the tests
+pythons: .venv/.made ## the built package on every Python that is found: extras, tests, oldest dependencies
 	$(BIN)/python .ci/pythons.py
 
 bench: .venv/.dev ## the benchmarks

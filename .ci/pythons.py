@@ -3,7 +3,8 @@
 Wheel and sdist are built once and judged by twine. Then, for each interpreter that is found, every
 extra alone goes into a fresh environment, with the versions of constraints.txt, and is run; the
 environment without an extra also runs the tests of the unpacked sdist. Those of them that need a
-library of an extra are left out and counted.
+library of an extra are left out and counted. On the oldest Python the same runs once more with the
+oldest versions that pyproject.toml allows.
 """
 
 import argparse
@@ -23,13 +24,16 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 PINS: Final = ROOT / "constraints.txt"
 BASE: Final = "base"  # no extra
+OLDEST: Final = "oldest"  # no extra, and the lower bounds of what the package needs
+_BASE_RUNS: Final = "import secagg.cli.main, dp.ledger, dp.noise, protocols.bonawitz"
 EXTRAS: Final = {  # what runs with it beside a sum under masks
-    BASE: "import secagg.cli.main, dp.ledger, dp.noise, protocols.bonawitz",
+    BASE: _BASE_RUNS,
+    OLDEST: _BASE_RUNS,
     "train": "import dp.sgd, secagg.training.loop, secagg.bench.utility, secagg.attacks.suite",
-    "ckks": "print(secagg.aggregate([[0.5]] * 3, protocol=secagg.Ckks()).weight)",
+    "ckks": "print(secagg.aggregate([[0.5]] * 3, clip=1.0, protocol=secagg.Ckks()).weight)",
     "flower": "import secagg.adapters.flower",
 }
-SUM: Final = "import secagg; print(secagg.__file__, secagg.aggregate([[0.5]] * 3).weight)"
+SUM: Final = "import secagg; print(secagg.__file__, secagg.aggregate([[0.5]] * 3, clip=1.0).weight)"
 PACKAGES: Final = ("secagg", "dp", "protocols")
 TEST_TOOLS: Final = ("pytest", "hypothesis", "pytest-xdist")
 # These read the packages' source, which is taken away so that the wheel is what is tested.
@@ -81,16 +85,24 @@ def main() -> int:
             return 1
         for version, python in there.items():
             for extra in asked.extra or EXTRAS:
+                if extra == OLDEST and version != supported[0] and not asked.extra:
+                    continue  # newer Pythons have no wheels of what is so old
                 failures += not tried(version, python, extra, wheel, source, place)
     return 1 if failures else 0
 
 
+def project() -> dict[str, list[str]]:
+    """That table of pyproject.toml."""
+    found: dict[str, dict[str, list[str]]]
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return found["project"]
+
+
 def pythons_named() -> list[str]:
     """Those of the classifiers, oldest first."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [
         found[1]
-        for line in project["classifiers"]
+        for line in project()["classifiers"]
         if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", line))
     ]
 
@@ -136,14 +148,16 @@ def tried(version: str, python: Path, extra: str, wheel: Path, source: Path, pla
     home = place / f"{version}-{extra}"
     try:
         own = environment(python, home)
-        pip(own, str(wheel) if extra == BASE else f"{wheel}[{extra}]")
+        pins = oldest_pins(home / "oldest.txt") if extra == OLDEST else PINS
+        bare = extra in (BASE, OLDEST)
+        pip(own, str(wheel) if bare else f"{wheel}[{extra}]", pins=pins)
         printed = run(own, "-c", f"{SUM}\n{EXTRAS[extra]}", cwd=place).splitlines()
         if not (printed[0].startswith(str(home)) and printed[0].endswith(" 3")):
             raise Failed(f"another package, or another sum: {printed[0]}")
         said = run(own.with_name("secagg"), "--version", cwd=place).strip()
         if said != wheel.name.split("-")[1]:
             raise Failed(f"secagg --version says {said!r}, the wheel is {wheel.name}")
-        summary = tested(own, source) if extra == BASE else []
+        summary = tested(own, source, pins) if bare else []
     except Failed as failure:
         say(version, f"{extra} FAILED\n{failure}")
         return False
@@ -153,9 +167,9 @@ def tried(version: str, python: Path, extra: str, wheel: Path, source: Path, pla
     return True
 
 
-def tested(python: Path, source: Path) -> list[str]:
+def tested(python: Path, source: Path, pins: Path) -> list[str]:
     """Run the sdist's tests on the installed wheel; the last lines that they print."""
-    pip(python, *TEST_TOOLS)
+    pip(python, *TEST_TOOLS, pins=pins)
     words = ("-q", "-n", "auto", "-m", "not slow", f"--without={','.join(WITHOUT)}")
     left_out = (f"--ignore=tests/test_{name}.py" for name in OF_THE_SOURCE)
     lines = run(python, "-m", "pytest", *words, *left_out, cwd=source).splitlines()
@@ -168,9 +182,22 @@ def environment(python: Path, home: Path) -> Path:
     return home / "bin" / "python"
 
 
-def pip(python: Path, *requirements: str) -> None:
-    """Install what is named, in the versions of constraints.txt."""
-    words = ("--quiet", "--disable-pip-version-check", "--constraint", PINS)
+def oldest_pins(path: Path) -> Path:
+    """Constraints of the package's own lower bounds, and of constraints.txt for all else."""
+    lows = {}
+    for needed in project()["dependencies"]:
+        if not (found := re.match(r"([\w-]+)>=([\d.]+)", needed)):
+            raise Failed(f"{needed!r} of pyproject.toml has no lower bound")
+        lows[found[1]] = found[2]
+    lines = PINS.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.partition("==")[0] not in lows]
+    path.write_text("\n".join([*kept, *(f"{name}=={low}" for name, low in lows.items())]))
+    return path
+
+
+def pip(python: Path, *requirements: str, pins: Path = PINS) -> None:
+    """Install what is named, in the versions that ``pins`` gives."""
+    words = ("--quiet", "--disable-pip-version-check", "--constraint", pins)
     run(python, "-m", "pip", "install", *words, *requirements, cwd=python.parent)
 
 

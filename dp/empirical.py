@@ -24,7 +24,7 @@ guesses.
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal, Self, TypeAlias
 
@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dp.accounting.accountant import check_delta
-from dp.accounting.events import Unit
+from dp.accounting.events import MECHANISMS, Unit
 from dp.checks import integer, positive_float
 from dp.errors import InputError
 
@@ -65,6 +65,7 @@ class LowerBound:
       method: "one run" or "many runs".
       counts: what was counted, from which alone the bound follows.
       comparisons: how many bounds were tried of which this is one, paid for by Bonferroni.
+      mechanism: what was attacked, of ``dp.accounting.events.MECHANISMS``; empty if not said.
     """
 
     epsilon: float
@@ -74,17 +75,22 @@ class LowerBound:
     method: Method
     counts: Mapping[str, int]
     comparisons: int = 1
+    mechanism: str = ""
+
+    def __post_init__(self) -> None:
+        _check_mechanism(self.mechanism)
 
     def at(self, delta: float) -> "LowerBound":
         """The bound from the same counts at a delta that was not chosen by them."""
         bound = lower_bound if self.method == "one run" else from_rates
-        return bound(
+        found = bound(
             *self.counts.values(),
             delta=delta,
             significance=self.significance,
             comparisons=self.comparisons,
             unit=self.unit,
         )
+        return replace(found, mechanism=self.mechanism)
 
     def as_dict(self) -> dict[str, Any]:
         """The bound as JSON, labelled as a bound; ``from_json`` reads it."""
@@ -97,6 +103,7 @@ class LowerBound:
             "significance": self.significance,
             "comparisons": self.comparisons,
             "counts": dict(self.counts),
+            **_named(self.mechanism),
         }
 
 
@@ -125,6 +132,7 @@ class Estimate:
       included: of the statistic of canaries that took part.
       unobserved: of those that did not.
       canaries: how many took part.
+      mechanism: what was attacked, of ``dp.accounting.events.MECHANISMS``; empty if not said.
     """
 
     epsilon: float
@@ -133,10 +141,15 @@ class Estimate:
     included: Gaussian
     unobserved: Gaussian
     canaries: int
+    mechanism: str = ""
+
+    def __post_init__(self) -> None:
+        _check_mechanism(self.mechanism)
 
     def at(self, delta: float) -> "Estimate":
         """The estimate from the same two Gaussians at another delta."""
-        return _estimate(self.included, self.unobserved, self.canaries, delta, self.unit)
+        found = _estimate(self.included, self.unobserved, self.canaries, delta, self.unit)
+        return replace(found, mechanism=self.mechanism)
 
     def as_dict(self) -> dict[str, Any]:
         """The estimate as JSON, labelled as an estimate; ``from_json`` reads it."""
@@ -149,6 +162,7 @@ class Estimate:
             "canaries": self.canaries,
             "included": [self.included.mean, self.included.deviation],
             "unobserved": [self.unobserved.mean, self.unobserved.deviation],
+            **_named(self.mechanism),
         }
 
 
@@ -418,7 +432,7 @@ def from_cosines(
     """
     fitted = _statistics("included", included)
     if (entries is None) == (unobserved is None):
-        raise InputError("give either entries or unobserved, what a canary left out looks like")
+        raise InputError("give either entries, or unobserved of canaries left out")
     if unobserved is not None:
         null = Gaussian.fit(_statistics("unobserved", unobserved))
     else:
@@ -434,15 +448,24 @@ def from_json(data: Any) -> LowerBound | Estimate:
       InputError: it is no such object, or states another epsilon than follows from it.
     """
     try:
-        found = _parsed(data)
+        found = replace(_parsed(data), mechanism=data.get("mechanism", ""))
         stated = float(data["epsilon"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"this is no result of an attack: {error!r:.200}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"data is no result that as_dict() gave: {error!r:.200}") from error
     if not abs(stated - found.epsilon) <= _AGREES * max(1.0, found.epsilon):
         raise InputError(
-            f"a result states epsilon {stated:g}, and its own numbers give {found.epsilon:g}"
+            f"epsilon is {stated:g}, must be {found.epsilon:g} by the other numbers of the result"
         )
     return found
+
+
+def _check_mechanism(name: str) -> None:
+    if name != "" and name not in MECHANISMS:
+        raise InputError(f"mechanism {name!r:.80} is unknown; known: {', '.join(MECHANISMS)}")
+
+
+def _named(mechanism: str) -> dict[str, str]:
+    return {"mechanism": mechanism} if mechanism else {}
 
 
 def _parsed(data: Mapping[str, Any]) -> LowerBound | Estimate:
@@ -469,7 +492,7 @@ def _parsed(data: Mapping[str, Any]) -> LowerBound | Estimate:
             integer("canaries", data["canaries"], 2, MOST)
             return _estimate(pair[0], pair[1], data["canaries"], delta, unit)
         case kind, method:
-            raise InputError(f"kind {kind!r:.80} by {method!r:.80} is not known here")
+            raise InputError(f"kind {kind!r:.80} by method {method!r:.80} is not known")
 
 
 def _chance(epsilon: float, canaries: int, guesses: int, correct: int, delta: float) -> float:
@@ -514,7 +537,7 @@ def _estimate(
     check_delta(delta)
     for name, one in (("included", included), ("unobserved", unobserved)):
         if not (abs(one.mean) <= _WIDE and 1 / _WIDE <= one.deviation <= _WIDE):
-            raise InputError(f"{name} is {one}, must be within {_WIDE:g} and spread")
+            raise InputError(f"{name} is {one}, must be within {_WIDE:g}, spread above 0")
     pairs = [
         ((one.mean - other.mean) / other.deviation, one.deviation / other.deviation)
         for one, other in ((included, unobserved), (unobserved, included))

@@ -42,7 +42,7 @@ class NonFiniteGradient(PrivacyError):
 
 
 class LedgerError(PrivacyError):
-    """The book cannot be read or written; nothing was charged unless the message says so."""
+    """The ledger cannot be read or written; nothing was charged unless the message says so."""
 
 
 class LedgerMissing(LedgerError):

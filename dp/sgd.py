@@ -16,12 +16,16 @@ of that a Gaussian mechanism, floating point and all: docs/privacy/gaussian-nois
 **An example is computed alone.** In a batch, its float32 gradient moves with the other examples, in
 the last bits by itself and by any amount under a model that somebody chose for it. Then what
 one example changes would have no bound. Alone, it is a function of the example, the parameters and
-a seed of its own: buffers are put back before each, and a generator is seeded anew. A module that
-remembers examples in attributes of its own is not found out, and voids the bound.
+a seed of its own: buffers and attributes of modules are put back before each, and a generator is
+seeded anew. A model that remembers examples elsewhere, in a class, a global, a closure, its loss or
+the values of its parameters, is not found out, and voids the bound; one that changes its parameters
+on an example of zeros is refused.
 
-**What overflows says nothing.** An example whose loss or gradient is not finite, or for which the
+**What fails says nothing.** An example whose loss or gradient is not finite, or for which the
 model fails, adds zeros: whoever chooses the parameters could choose for whose example that happens
-and read off who is there. ``left_out`` counts them and is as secret as the examples.
+and read off who is there. ``left_out`` counts them and is as secret as the examples. To fail is to
+raise whatever it be, ``SystemExit`` too, but for ``KeyboardInterrupt``, by which a person ends the
+run. Who catches that has charged for the step; a model that raises it ends runs by its data.
 What can be refused, is refused before any data is touched.
 
 [ACG+16]: Abadi et al., Deep Learning with Differential Privacy, arXiv 1607.00133.
@@ -30,9 +34,10 @@ What can be refused, is refused before any data is touched.
 import copy
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from dp.accounting.events import GaussianEvent, NeighboringRelation, PoissonSampling, Unit
 from dp.checks import integer, positive_float
@@ -116,24 +121,28 @@ class _PerExample:
         self._device = self._trained[0].device
         self._inputs, self._targets = inputs.to(self._device), targets.to(self._device)
         self._model, self._loss, self._entropy, self.left_out = model, loss, entropy, 0
-        self._buffers = [
-            (module, name, kept.detach().clone())
-            for module in model.modules()
-            for name, kept in module.named_buffers(recurse=False)
-        ]
+        self._held = _Held(model)
         self._try()
 
     def _try(self) -> None:
         """Refuse on an example of zeros what must not be refused on one of the data."""
+        before = [(name, p, p.detach().clone()) for name, p in self._model.named_parameters()]
         try:
             self._gradient(torch.zeros_like(self._inputs[:1]), torch.zeros_like(self._targets[:1]))
-        except UnsoundModel:
+        except (UnsoundModel, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             told = f"{error}".splitlines() or [type(error).__name__]
             raise UnsoundModel(
                 f"the model and its loss fail on an example of zeros: {told[0]}"
             ) from error
+        self._held.put_back()
+        for name, now, was in before:
+            if not torch.equal(now.nan_to_num(), was.nan_to_num()):
+                raise UnsoundModel(
+                    f"the model changes its parameter {name!r} while it computes: one example "
+                    "would be computed from what others left behind; make it a buffer"
+                )
 
     def _load(self, parameters: Tensor) -> Tensor:
         """``parameters`` checked, as a new float64 vector on the model's device."""
@@ -166,7 +175,9 @@ class _PerExample:
                 gradient = self._gradient(
                     self._inputs[i : i + 1].clone(), self._targets[i : i + 1].clone()
                 )
-            except Exception:  # noqa: BLE001  # whatever it is, it is made of this example
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001  # whatever it is, it is made of this example
                 gradient = None
             norm = math.nan if gradient is None else float(torch.linalg.vector_norm(gradient))
             if gradient is None or not math.isfinite(norm):
@@ -177,11 +188,10 @@ class _PerExample:
     def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor | None:
         """Of one example, flat in float64; ``None`` if its loss is not finite.
 
-        Buffers are as they were when the model was handed in, and what the model draws is from a
-        seed of this example alone: otherwise it would depend on who was computed before.
+        Buffers and attributes are as they were when the model was handed in, and what the model
+        draws is from a seed of this example alone: otherwise it would depend on who came before.
         """
-        for module, name, kept in self._buffers:
-            setattr(module, name, kept.clone())
+        self._held.put_back()
         cuda = [self._device] if self._device.type == "cuda" else []
         seed = int.from_bytes(self._entropy(32)[:8]) >> 1
         with torch.random.fork_rng(devices=cuda), torch.enable_grad():
@@ -202,6 +212,63 @@ class _PerExample:
         if not torch.isfinite(losses).all():
             return None
         return torch.cat([part.reshape(-1).double() for part in found])
+
+
+class _Held:
+    """What a model's modules hold beside the values of parameters, to be put back at any time.
+
+    Names and all that stands under them: attributes, hooks, submodules, buffers. Functions, classes
+    and whatever else Python does not copy are kept as they are, with what they reach.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules, tables = list(model.modules()), ("_parameters", "_modules", "_buffers")
+        self._shared: dict[int, Any] = {id(p): p for p in (*modules, *model.parameters())}
+        self._tables = [(m.__dict__[n], dict(m.__dict__[n])) for m in modules for n in tables]
+        self._attributes = [(module, dict(vars(module))) for module in modules]
+        self._buffers = [
+            (module.__dict__["_buffers"], name, kept.detach().clone())
+            for module in modules
+            for name, kept in module.named_buffers(recurse=False)
+        ]
+        others = [
+            (module, name, value)
+            for module, attributes in self._attributes
+            for name, value in attributes.items()
+            if name not in tables
+        ]
+        # Most are hooks that nobody has set: to look at each takes less than to make it anew.
+        kinds = (dict, OrderedDict, list, set)
+        self._empty = [value for _, _, value in others if type(value) in kinds and not value]
+        copies = self._copied([value for _, _, value in others])
+        self._changing = [
+            (module, name, copied)
+            for (module, name, value), copied in zip(others, copies, strict=True)
+            if copied is not value and not any(value is empty for empty in self._empty)
+        ]
+
+    def put_back(self) -> None:
+        """All as it was when this was made."""
+        for module, attributes in self._attributes:
+            own = module.__dict__
+            own.clear()
+            own.update(attributes)
+        for table, held in self._tables:
+            table.clear()
+            table.update(held)
+        for buffers, name, kept in self._buffers:
+            buffers[name] = kept.clone()
+        for empty in self._empty:
+            if empty:
+                empty.clear()
+        if self._changing:
+            fresh = self._copied([kept for _, _, kept in self._changing])
+            for (module, name, _), value in zip(self._changing, fresh, strict=True):
+                module.__dict__[name] = value
+
+    def _copied(self, values: list[Any]) -> list[Any]:
+        """Together, so that what two of them share stays one; modules and parameters themselves."""
+        return copy.deepcopy(values, dict(self._shared))
 
 
 class ClippedSums(_PerExample):
@@ -262,6 +329,7 @@ class LocalDpSgd(_PerExample):
     for every entry of every step.
     """
 
+    # What is trained, what plain DP-SGD may choose, and where an earlier run stopped.
     def __init__(
         self,
         model: nn.Module,

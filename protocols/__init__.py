@@ -11,6 +11,7 @@ from protocols.errors import (
     ProtocolError,
     RemoteProtocolError,
     TooFewSurvivors,
+    WrongShares,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "TooFewSurvivors",
+    "WrongShares",
 ]

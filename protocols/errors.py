@@ -4,6 +4,8 @@ Who is at fault is the type: ``LocalProtocolError`` is our caller's mistake,
 ``RemoteProtocolError`` a peer's, ``TooFewSurvivors`` nobody's.
 """
 
+from collections.abc import Iterable
+
 
 class ProtocolError(Exception):
     """A rule of the protocol was broken. Abstract: see those below."""
@@ -19,6 +21,26 @@ class InputError(LocalProtocolError, ValueError):
 
 class RemoteProtocolError(ProtocolError):
     """A peer sent something that the protocol forbids."""
+
+
+class WrongShares(RemoteProtocolError):
+    """More shares of a secret are wrong than the others correct; nothing was released.
+
+    Who dealt them sealed wrong ones, or so many of their holders lied that these could have
+    stopped the round anyway. Leave out ``dealers`` when it is tried again: else a single one of
+    them ends every round.
+
+    Attributes:
+      dealers: whose secrets they are of.
+    """
+
+    def __init__(self, dealers: Iterable[int]) -> None:
+        self.dealers = tuple(sorted(dealers))
+        super().__init__(
+            f"too many shares of {len(self.dealers)} clients are wrong, of client "
+            f"{self.dealers[0]} first: it sealed wrong ones, or many of their holders lied; "
+            "nothing was released"
+        )
 
 
 class DecodeError(RemoteProtocolError):

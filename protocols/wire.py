@@ -111,6 +111,11 @@ class Reader:
         """Bytes not read yet."""
         return len(self._rest)
 
+    @property
+    def rest(self) -> memoryview:
+        """What is not read yet."""
+        return self._rest
+
     def view(self, length: int) -> memoryview:
         """The next ``length`` bytes, not copied."""
         if length > len(self._rest):

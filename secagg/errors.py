@@ -1,4 +1,6 @@
-"""Everything that ``secagg`` raises on top of what ``protocols`` and ``dp`` raise."""
+"""Errors of ``secagg``, above those of ``dp`` and ``protocols``; docs/errors.md has them all."""
+
+from dp.errors import LedgerError
 
 
 class SecaggError(Exception):
@@ -31,3 +33,11 @@ class NodeError(SecaggError):
 
 class IdentityError(SecaggError):
     """A key file or a roster cannot be believed, read or written; the message says what to do."""
+
+
+class WorkerError(SecaggError):
+    """A worker failed, or could not be asked. ``words`` are as they were before the call."""
+
+
+class NotALedger(LedgerError):
+    """The file was never a ledger: text, a picture, another program's database."""

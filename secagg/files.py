@@ -103,12 +103,18 @@ def _check_folder(folder: Path, about: os.stat_result) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data``, durably, or leave it as it was.
 
+    What is no regular file is not replaced: a rename would put a file in the place of a device,
+    a pipe or a link, and whoever reads there would wait for ever.
+
     Raises:
-      RunError: the disk is full, read-only, ... Nothing temporary is left behind, and the old
-        file is untouched (only if syncing the *folder* fails may it be the new one already).
+      RunError: ``path`` is a link, a pipe, a device or a folder; the disk is full, read-only, ...
+        Nothing temporary is left behind, and the old file is untouched (only if syncing the
+        *folder* fails may it be the new one already).
     """
     beside = temporary(path)
     try:
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise RunError(f"{str(path)!r} is no regular file, and is left as it is; name another")
         try:
             _write_synced(beside, data)
             beside.replace(path)
@@ -236,5 +242,5 @@ def cannot(verb: str, path: Path, error: OSError | ValueError) -> RunError:
     """What went wrong with ``path``, and what to do, in one line."""
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number) if number is not None else str(error)
-    advice = _ADVICE.get(number or 0, "choose another folder with --out")
+    advice = _ADVICE.get(number or 0, "choose another path")
     return RunError(f"cannot {verb} {str(path)!r}: {reason}; {advice}")

@@ -109,7 +109,9 @@ def merge(composition: Composition) -> dict[Event, int]:
     for name in ("unit", "adjacency"):
         kinds = sorted({getattr(event, name).value for event in steps})
         if len(kinds) > 1:
-            raise UnsoundEvent(f"{' and '.join(kinds)} in one composition: report them apart")
+            raise UnsoundEvent(
+                f"{name} is {' and '.join(kinds)} in one composition; report them apart"
+            )
     return steps
 
 
@@ -338,7 +340,8 @@ def reported_delta(
         eta = flooding_epsilon(flooding_bits, flooded_keys, epsilon) / 2
         if eta > 0.5:  # the proof's small terms need far less
             raise InputError(
-                f"flooded_keys is {flooded_keys}: flooding of {flooding_bits} bits hides no so many"
+                f"flooded_keys is {flooded_keys}, too many for flooding_bits {flooding_bits}: "
+                "decrypt fewer sums, or flood with more bits"
             )
         left = (1 + math.exp(min(epsilon + eta, 700.0))) * math.exp(-epsilon - _FLOODING_NATS) / 2
         stretched = math.expm1(eta) * (accountant + either * sampler)
@@ -356,7 +359,7 @@ def reported_delta(
 
 def _checked(epsilon: float) -> float:
     if not epsilon >= 0:
-        raise PrivacyError(f"the accountant returned {epsilon}, which is no epsilon")
+        raise PrivacyError(f"epsilon came out as {epsilon}; take the other accountant")
     return epsilon
 
 
@@ -381,7 +384,9 @@ def check_design(event: Event) -> None:
         case NoSampling() | PoissonSampling() | HiddenPoissonSampling() | FixedSizeSampling():
             pass
         case design:
-            raise UnsoundEvent(f"{type(design).__name__} is not supported by any accountant here")
+            raise UnsoundEvent(
+                f"sampling is {type(design).__name__}, must be of dp.accounting.events"
+            )
     trusted = getattr(event.sampling, "cover", None) is CohortSecrecy.TRUSTED_NOISE
     if clients and event.adjacency is NeighboringRelation.ADD_OR_REMOVE and not trusted:
         raise UnsoundEvent(
@@ -390,7 +395,8 @@ def check_design(event: Event) -> None:
         )
     if not isinstance(event, GaussianEvent) and event.adjacency is NeighboringRelation.REPLACE_ONE:
         raise UnsoundEvent(
-            f"the norms of {type(event).__name__} are of one contribution, not of a replacement"
+            f"the sensitivities of {type(event).__name__} are of one contribution, not of a "
+            "replacement; use another neighboring relation"
         )
 
 
@@ -417,7 +423,7 @@ def _rdp_of_step(event: Event) -> Vector:
             case GaussianEvent():
                 vector = _gaussian(event)
     if np.isnan(vector).any():
-        raise PrivacyError(f"the price of {event} is not a number")
+        raise PrivacyError(f"the price of {event} is not a number; no release may be made with it")
     vector.setflags(write=False)
     return vector
 
@@ -612,7 +618,7 @@ def _interval(steps: Mapping[GaussianEvent, int], asked: float | None) -> float:
         z = event.noise_multiplier
         z /= 2 if event.adjacency is NeighboringRelation.REPLACE_ONE else 1
         if z < 1e-3:
-            raise AccountantLimit("noise multiplier below 0.001: no loss distribution can hold it")
+            raise AccountantLimit("noise_multiplier is below 0.001, too little for PLD; take RDP")
         # Deviation of the loss of one step: 1/z unsampled, q (exp(1/z^2) - 1)^(1/2) for small q.
         spread = min(1 / z, _rate(event) * math.sqrt(math.expm1(min(1 / (z * z), 700.0))))
         one_step = 1 / (z * z) + 20 / z

@@ -259,6 +259,7 @@ Event: TypeAlias = GaussianEvent | SkellamEvent | DiscreteGaussianEvent
 _KINDS: dict[str, type[Event]] = {
     kind.KIND: kind for kind in (GaussianEvent, SkellamEvent, DiscreteGaussianEvent)
 }
+MECHANISMS: Final = tuple(_KINDS)  # by which noise a release is hidden
 _DESIGNS: dict[str, type[Sampling]] = {
     design.DESIGN: design
     for design in (
@@ -299,9 +300,9 @@ def from_json(text: str) -> Event:
     try:
         event = _parse(json.loads(text))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"not an event ({type(error).__name__}: {error})") from None
+        raise InputError(f"not an event of to_json ({type(error).__name__}: {error})") from None
     if event.to_json() != text:
-        raise InputError(f"not the text of an event, which would be {event.to_json()}")
+        raise InputError(f"not as to_json writes it, which is {event.to_json()}")
     return event
 
 

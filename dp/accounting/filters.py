@@ -91,7 +91,7 @@ class Filter(ABC):
         if (event.unit, event.adjacency) != (self.unit, self.adjacency):
             raise UnsoundEvent(
                 f"the filter is for {self.unit.value} under {self.adjacency.value}, the event "
-                f"for {event.unit.value} under {event.adjacency.value}"
+                f"for {event.unit.value} under {event.adjacency.value}; take one for it"
             )
         price = self._price(event.one_step())
         # Above the rounding of the doubles that led to the price.

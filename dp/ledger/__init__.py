@@ -1,9 +1,10 @@
 """The books: what every subject has spent, on disk before a byte leaves.
 
 ``Ledger`` is the file, ``books`` its vocabulary, ``records`` the chain on disk, ``rules`` what
-composition of charges a budget admits.
+composition of charges a budget admits. ``accountant`` puts a ledger under an Opacus loop.
 """
 
+from dp.ledger.accountant import LedgerAccountant
 from dp.ledger.books import (
     Budget,
     HeadSigner,
@@ -28,6 +29,7 @@ __all__ = [
     "HeadSigner",
     "Key",
     "Ledger",
+    "LedgerAccountant",
     "LedgerOwner",
     "Protection",
     "Reservation",

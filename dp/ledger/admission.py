@@ -19,6 +19,7 @@ from dp.errors import UnsoundEvent
 Counts: TypeAlias = NDArray[np.int64]
 
 _UNIT: Final = 2.0**-50  # of RDP; 10**6 steps are rounded up by less than 1e-9
+_ALONE: Final = 2**18  # products, up to which OpenBLAS starts no thread (interface/gemm.c)
 _INFINITE: Final = 2**62  # units, an RDP of 4096 nats: beyond it an order refuses
 
 
@@ -47,7 +48,7 @@ def epsilons(counts: Counts, events: Sequence[Event], delta: float) -> Vector:
     table = np.stack([_units(event) for event in events])
     # Doubles find the orders that may be the best, integers decide: the estimate is off by
     # far less than the slack, and where int64 would overflow by far less than a factor of 2.
-    estimate = counts.astype(np.float64) @ table.astype(np.float64)
+    estimate = _product(counts.astype(np.float64), table.astype(np.float64))
     above = conversion(delta)
     near = np.where(estimate < _INFINITE, estimate * _UNIT + above, np.inf)
     least = near.min(axis=1, keepdims=True)
@@ -59,6 +60,17 @@ def epsilons(counts: Counts, events: Sequence[Event], delta: float) -> Vector:
     result = result.clip(min=0.0)
     result[~counts.any(axis=1)] = 0.0
     return result[alike.reshape(-1)]
+
+
+def _product(left: Vector, right: Vector) -> Vector:
+    """``left @ right``, in pieces that a BLAS computes on this thread.
+
+    A batch of 1,000 subjects takes it less than a millisecond; with threads to wake and to wait
+    for, the whole reservation took 47 ms of two busy cores in place of 30.
+    """
+    rows = max(1, _ALONE // right.size)
+    pieces = [left[at : at + rows] @ right for at in range(0, len(left), rows)]
+    return np.concatenate(pieces)
 
 
 def epsilon(composition: Mapping[Event, int], delta: float) -> float:

@@ -2,9 +2,11 @@
 
 An epsilon alone says little: NIST SP 800-226 asks what one unit is, who is trusted, what
 is released and what is left out. None of this can be computed from a ledger, so it is
-stated once, in the chain like all else, and a report says who said it.
+stated once, in the chain like all else, and a report says who said it. What is stated of a
+matter in ``MATTERS`` is optional; a report names those of which nobody stated anything.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
@@ -15,7 +17,22 @@ from dp.checks import freeze_floats, integer
 from dp.errors import InputError
 
 _LONGEST: Final = 4096  # characters of one text
+# By field, what a report calls it: of what the ledger is, and what surrounds an epsilon.
+MATTERS: Final[Mapping[str, str]] = {
+    "purpose": "What the ledger is of",
+    "organisation": "Who answers for it",
+    "data_set": "Data set",
+    "data_digest": "Digest of the data set",
+    "utility": "Utility",
+    "bias": "Bias",
+    "access_control": "Access control",
+    "data_collection": "Data collection",
+    "side_channels": "Side channels",
+    "intermediate_models": "Who sees intermediate models",
+    "tuning": "Tuning on the same data",
+}
 _TEXTS: Final = ("mechanism", "sampling", "scope", "randomness", "floating_point")
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
 _LISTS: Final = ("trusted", "released", "unaccounted", "assumptions")
 
 
@@ -40,6 +57,19 @@ class SystemDescription:
         taken to have a key of its own, of which there can be no more.
       sampler_error: total-variation distance of one drawn entry from the exact law.
       entries: how many are drawn a step with that error.
+      purpose: what the releases are for: the name of a study, of a model.
+      organisation: who keeps the ledger and answers for what it says.
+      data_set: the name of the data whose units are protected.
+      data_digest: SHA-256 of that data as its holder hashes it, 64 hex digits.
+      utility: how good what is released is, and how that was measured.
+      bias: how that differs between groups of people.
+      access_control: who can read raw data, ledger and model.
+      data_collection: how the data were collected, and who saw them then.
+      side_channels: what time, memory and traffic may show.
+      intermediate_models: who sees the models of rounds before the last.
+      tuning: what else was computed on the same data to choose settings.
+
+    The last eleven may be left empty: nobody stated them then.
     """
 
     unit_count: int
@@ -57,10 +87,28 @@ class SystemDescription:
     flooding_bits: int | None = None
     sampler_error: float = 0.0
     entries: int = 0
+    purpose: str = ""
+    organisation: str = ""
+    data_set: str = ""
+    data_digest: str = ""
+    utility: str = ""
+    bias: str = ""
+    access_control: str = ""
+    data_collection: str = ""
+    side_channels: str = ""
+    intermediate_models: str = ""
+    tuning: str = ""
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
             _check_line(name, getattr(self, name))
+        for name in MATTERS:
+            if getattr(self, name) != "":
+                _check_line(name, getattr(self, name))
+        if self.data_digest and not _DIGEST.fullmatch(self.data_digest):
+            raise InputError(
+                f"data_digest is {self.data_digest!r:.80}, must be 64 lower-case hex digits"
+            )
         for name in _LISTS:
             if not isinstance(lines := getattr(self, name), tuple):
                 raise InputError(f"{name} is {lines!r:.80}, must be a tuple of texts")
@@ -76,7 +124,7 @@ class SystemDescription:
             integer(name, value, least, MAX_STEPS)
         freeze_floats(self, "sampler_error", zero=True)
         if self.sampler_error and not self.entries:
-            raise InputError("sampler_error is given without entries, how many a step")
+            raise InputError("entries is 0, must be given beside sampler_error")
 
     def epsilon_added(self, epsilon: float, *, rounds: int) -> float:
         """What flooded decryptions add to an epsilon after so many rounds."""
@@ -105,16 +153,25 @@ class SystemDescription:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Every field by its name, tuples as lists: what ``json.dumps`` takes."""
+        """Every field by its name, tuples as lists: what ``json.dumps`` takes.
+
+        A matter of which nothing is stated is left out.
+        """
         data = {item.name: getattr(self, item.name) for item in fields(self)}
+        data = {name: said for name, said in data.items() if said != "" or name not in MATTERS}
         return data | {name: list(data[name]) for name in _LISTS}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The statement whose ``to_json()`` is ``data``; anything else is an ``InputError``."""
-        names = {item.name for item in fields(cls)}
-        if not isinstance(data, Mapping) or data.keys() != names:
-            raise InputError(f"a statement has exactly the fields {', '.join(sorted(names))}")
+        names = {item.name for item in fields(cls)} - MATTERS.keys()
+        if not isinstance(data, Mapping) or data.keys() - MATTERS.keys() != names:
+            raise InputError(
+                f"data must have the fields {', '.join(sorted(names))}, and of "
+                f"{', '.join(sorted(MATTERS))} those that are stated"
+            )
+        if blank := [name for name in MATTERS if data.get(name) == ""]:
+            raise InputError(f"{blank[0]} is empty; leave it out")
         values = dict(data)
         for name in _LISTS:
             if not isinstance(values[name], list):

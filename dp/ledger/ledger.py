@@ -70,6 +70,7 @@ from dp.ledger.description import SystemDescription
 from dp.ledger.migrations import migrate_1_to_2, migrate_2_to_3
 from dp.ledger.reader import APPLICATION_ID, SCHEMA_VERSION, UNFINISHED, Reader
 from dp.ledger.records import (
+    MODEL_DIGEST,
     Book,
     Charge,
     Entry,
@@ -81,6 +82,8 @@ from dp.ledger.records import (
     holds,
     is_sealed,
     make_tables,
+    of_action,
+    released,
     sealed_from,
     statements,
     write_seal,
@@ -139,12 +142,13 @@ class Ledger(Reader):
         ``LedgerCorrupt``: a process may have been killed while creating it, or it is a copy.
         """
         if seal is not None and seal.sign is None:
-            raise InputError("seal has no sign; a sealed ledger is created by who can sign")
+            raise InputError("seal has no sign: give a HeadSigner that can sign, or none")
         genesis = {
             "action": "create",
             "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
             "keeper": LedgerOwner(keeper).value,
             "policy": named_policy(policy).text,
+            "schema": SCHEMA_VERSION,
             "sealed": seal is not None,
         }
         place = _place(path)
@@ -209,12 +213,11 @@ class Ledger(Reader):
         signed already, ``LedgerCorrupt`` if it is not sound or ``seal`` does not fit itself.
         """
         if seal.sign is None:
-            raise InputError("seal has no sign")
+            raise InputError("seal has no sign: give a HeadSigner that can sign")
         with self._file.transaction() as connection:
-            self._version(connection)
-            self._check_schema(connection)
+            self._check_writable(connection)
             if is_sealed(connection):
-                raise LedgerConflict(f"{self._path} is signed already")
+                raise LedgerConflict(f"{self._path} is signed already; open it with its seal")
             check_chain(connection, None)
             write_seal(connection, append(connection, {"action": "seal"}), seal.sign)
             check_seal(connection, seal.verify)
@@ -248,7 +251,9 @@ class Ledger(Reader):
                 if self._accounts.budget_of(connection, subject) == budget:
                     continue
                 if self._accounts.spent(connection, subject):
-                    raise LedgerConflict(f"{subject!r} was charged before, its budget is fixed")
+                    raise LedgerConflict(
+                        f"{subject!r} was charged, so its budget is fixed; leave it out"
+                    )
                 groups.setdefault(budget, []).append(subject)
             if groups:
                 for said in islice(statements(connection), 1):
@@ -311,7 +316,7 @@ class Ledger(Reader):
         if round_number is not None:
             number("round", round_number)
         if not wanted:
-            raise InputError("charges is empty, and nothing would hold the key")
+            raise InputError("charges is empty, must name a subject at least")
         with self._writing() as connection:
             key = self._accounts.free_key(connection, round_number)
             self._charge(connection, key, wanted, minimum)
@@ -390,6 +395,29 @@ class Ledger(Reader):
             held = self._closing(connection, "abort", State.ABORTED, key, wanted)
             self._close_open(connection, key, {"action": "abort"}, held)
 
+    def release(self, round_number: int, model_digest: bytes, *, attempt: int = 0) -> None:
+        """Write down which model came of a round: an audit then says of what it is.
+
+        ``model_digest`` is a SHA-256 of the model as whoever released it hashes it. That this
+        model came of this round is the keeper's word. Repeating the last call changes nothing.
+
+        Raises ``LedgerConflict`` where nothing is charged in that round and attempt, or all was
+        taken back.
+        """
+        key = key_of(round_number, attempt)
+        if not (isinstance(model_digest, bytes) and len(model_digest) == MODEL_DIGEST):
+            raise InputError("model_digest must be the 32 bytes of a SHA-256")
+        record = {"action": "model", **key._asdict(), "model": model_digest.hex()}
+        with self._writing() as connection:
+            before = next(of_action(connection, "model"), None)
+            if before is not None and before.data == record:
+                return
+            if not released(connection, *key):
+                raise LedgerConflict(
+                    f"nothing is charged in round {key.round}, attempt {key.attempt}: reserve first"
+                )
+            self._append(connection, record)
+
     # Inside
 
     def _create(self, genesis: dict[str, Any]) -> None:
@@ -432,6 +460,7 @@ class Ledger(Reader):
         with self._file.transaction() as connection:
             if self._version(connection) == 1:
                 migrate_1_to_2(connection)
+            self._check_age(connection)
             if self._version(connection) == 2:  # nobody else did it meanwhile
                 sealed = is_sealed(connection)
                 if sealed:
@@ -463,12 +492,17 @@ class Ledger(Reader):
         self, connection: sqlite3.Connection, data: dict[str, Any], *, first: bool = False
     ) -> None:
         """One record more, if the file is ours and what it continues is what the seal says."""
-        self._version(connection)  # another process may have migrated the file meanwhile
-        self._check_schema(connection)
+        self._check_writable(connection)
         if not first:
             self._check_signer(connection)
         self._added = append(connection, data)
         self._sign(connection, self._added)
+
+    def _check_writable(self, connection: sqlite3.Connection) -> None:
+        # Another process may have migrated the file meanwhile, forwards alone.
+        if (version := self._version(connection)) != SCHEMA_VERSION:
+            raise LedgerCorrupt(f"says schema {version}, and was opened with {SCHEMA_VERSION}")
+        self._check_schema(connection)
 
     def _check_signer(self, connection: sqlite3.Connection) -> None:
         self._check_seal(connection)

@@ -4,6 +4,8 @@
 |---|---|---|
 | 1 | 2 | one account a subject, for both adversaries, becomes two books that begin alike |
 | 2 | 3 | policies other than "fixed plan"; records "state" and "seal", unknown before |
+
+A file that says an older schema than its records are of was changed by hand: ``check_age``.
 """
 
 import sqlite3
@@ -11,7 +13,16 @@ from itertools import zip_longest
 from typing import Final
 
 from dp.errors import LedgerCorrupt
-from dp.ledger.records import Head, append, check_chain, make_tables, replay
+from dp.ledger.records import (
+    Head,
+    append,
+    check_chain,
+    genesis_of,
+    make_tables,
+    of_action,
+    replay,
+)
+from dp.ledger.rules import FIXED_PLAN
 
 _OLD: Final = ("charges", "events", "spent")
 _ALIKE: Final = (  # what schema 1 held, and the same seen through schema 2
@@ -28,6 +39,26 @@ _ALIKE: Final = (  # what schema 1 held, and the same seen through schema 2
         " LEFT JOIN events AS e ON e.id = event WHERE book = 0 AND held <> 0 ORDER BY name, json",
     ),
 )
+
+
+def check_age(connection: sqlite3.Connection, version: int) -> None:
+    """Raise ``LedgerCorrupt`` where a record is newer than ``version``, which the file says.
+
+    The first record says the schema that the file was made in. Of those made before it did, only
+    what is in the table above tells.
+    """
+    genesis = genesis_of(connection)
+    made_later = genesis.data.get("policy", FIXED_PLAN) != FIXED_PLAN or "schema" in genesis.data
+    later = [genesis.seq] if made_later else []
+    for action in ("state", "seal"):
+        later += [record.seq for record in of_action(connection, action)]
+    later += [
+        record.seq
+        for record in of_action(connection, "migrate")
+        if record.data.get("schema") not in range(version + 1)
+    ]
+    if later:
+        raise LedgerCorrupt(f"says schema {version}, and its record {min(later)} is of a later one")
 
 
 def migrate_1_to_2(connection: sqlite3.Connection) -> None:

@@ -23,6 +23,7 @@ from dp.ledger.books import (
     subject_name,
 )
 from dp.ledger.description import SystemDescription
+from dp.ledger.migrations import check_age
 from dp.ledger.records import (
     Book,
     Entry,
@@ -95,12 +96,12 @@ class Reader:
 
         | policy | accountant, basis | what it is |
         |---|---|---|
-                | fixed plan | rdp, reserved | what was spent, the number that admission uses |
+        | fixed plan | rdp, reserved | what was spent, the number that admission uses |
         | fixed plan | rdp, actual | with actual noise: true if no output decided who was lost |
         | fixed plan | pld, reserved | mostly tighter, for a report; refused once a commit rose |
         | fixed plan | pld, actual | refused where it differs: it needs a plan fixed in advance |
         | a filter | rdp, either | the whole budget; ``inf`` if an actual price passed it |
-                | a filter | pld, either | refused: ``UnsoundEvent`` |
+        | a filter | pld, either | refused: ``UnsoundEvent`` |
 
         Where a commit rose above its reservation, what is held is true under a fixed plan if no
         output decided that. Why a filter states the budget, ``dp.ledger.rules`` says.
@@ -235,6 +236,8 @@ class Reader:
         Raises ``LedgerCorrupt`` naming the first thing that is wrong.
         """
         with self._file.snapshot() as connection:
+            self._check_age(connection)
+            self._file.check_size()
             last = check_chain(connection, head)
             check_end(connection)
             self._check_seal(connection)
@@ -271,7 +274,9 @@ class Reader:
                     f"{self._path} has schema {schema}, which is read after it was brought to "
                     f"schema {SCHEMA_VERSION}: open a copy of it without read_only, once"
                 )
+            self._file.check_size()
             self._check_schema(connection)
+            self._check_age(connection)
             check_end(connection)
             genesis = genesis_of(connection).data
             try:
@@ -283,7 +288,7 @@ class Reader:
         try:
             self._policy = composition_rule(genesis.get("policy", FIXED_PLAN))
         except InputError as error:
-            raise LedgerError(f"{self._path} has a policy unknown here: {error}") from None
+            raise LedgerError(f"{self._path} needs a newer version of secagg: {error}") from None
         self._accounts = Accounts(self._budget, self._policy)
 
     def _version(self, connection: sqlite3.Connection) -> int:
@@ -292,11 +297,13 @@ class Reader:
         if application != APPLICATION_ID:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             if not tables and self._file.is_void:
-                raise LedgerMissing(f"{self._path} is empty; create the ledger")
+                raise LedgerMissing(f"{self._path} is empty: nothing was written in it")
             if not tables:
                 raise LedgerCorrupt(UNFINISHED)
             raise LedgerCorrupt("is a SQLite file, but no ledger")
-        if not 1 <= version <= SCHEMA_VERSION:
+        if version < 1:
+            raise LedgerCorrupt(f"says schema {version}, which no ledger has")
+        if version > SCHEMA_VERSION:
             raise LedgerError(
                 f"{self._path} has schema {version}, this version reads up to {SCHEMA_VERSION}; "
                 "use the version of secagg that wrote it, or a newer one"
@@ -307,6 +314,10 @@ class Reader:
         ):
             raise LedgerCorrupt("says schema 1, and has the tables of a later one")
         return int(version)
+
+    def _check_age(self, connection: sqlite3.Connection) -> None:
+        if (version := self._version(connection)) < SCHEMA_VERSION:
+            check_age(connection, version)
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:
         """Once for every state of the schema: SQLite counts its changes."""

@@ -54,7 +54,7 @@ CREATE TABLE spent (
 ) WITHOUT ROWID
 """
 _KEYS: Final = {  # what a record of each action may say
-    "create": {"budget", "keeper", "policy", "sealed"},
+    "create": {"budget", "keeper", "policy", "sealed", "schema"},
     "migrate": {"schema"},
     "seal": set[str](),
     "state": {"statement"},
@@ -62,6 +62,7 @@ _KEYS: Final = {  # what a record of each action may say
     "reserve": {"round", "attempt", "minimum", "charges"},
     "commit": {"round", "attempt", "subjects", "survivors", "realised", "evidence"},
     "abort": {"round", "attempt", "subjects"},
+    "model": {"round", "attempt", "model"},
 }
 _FOLDED: Final = {  # what verify compares
     "events": "id",
@@ -103,6 +104,12 @@ _COUNT: Final = (
 )
 
 
+_RELEASED: Final = (
+    "SELECT 1 FROM charges WHERE round = ? AND attempt = ? AND state != 'aborted' LIMIT 1"
+)
+MODEL_DIGEST: Final = 32  # bytes of a SHA-256
+
+
 class Book(Enum):
     """Against whom an account holds.
 
@@ -131,10 +138,10 @@ class Charge:
 
     def __post_init__(self) -> None:
         if not self.events():
-            raise InputError("a charge holds no event; leave its subject out")
+            raise InputError("charge holds no event; leave its subject out")
         for event in self.events().values():
             if not isinstance(event, Event):
-                raise InputError(f"charge holds {event!r:.80}, not an event")
+                raise InputError(f"charge holds {event!r:.80}, must be of dp.accounting.events")
 
     def events(self) -> dict[Book, Event]:
         """The event of each book that is charged."""
@@ -165,8 +172,9 @@ class Entry:
 
     Attributes:
       seq: its place in the chain, from 0.
-      action: "create", "migrate", "seal", "state", "budget", "reserve", "commit" or "abort".
-      round: the round of a reserve, commit or abort, else ``None``.
+      action: "create", "migrate", "seal", "state", "budget", "reserve", "commit", "abort"
+        or "model".
+      round: the round of a reserve, commit, abort or model, else ``None``.
       attempt: the attempt, likewise.
       subjects: whom it concerns, in the order of the call.
       charges: for "reserve", what each was charged; for "commit", what differed from it.
@@ -275,9 +283,25 @@ def check_chain(connection: sqlite3.Connection, kept: Head | None) -> Head:
             for held, said in zip_longest(connection.execute(query), scratch.execute(query)):
                 if held != said:
                     raise LedgerCorrupt(
-                        f"the accounts hold {held} in {table}, the records say {said}"
+                        f"the accounts hold {_in_words(connection, table, held)}; the records say "
+                        f"{_in_words(scratch, table, said)}"
                     )
     return last
+
+
+def _in_words(connection: sqlite3.Connection, table: str, row: tuple[Any, ...] | None) -> str:
+    """A row of the accounts as people read it."""
+    if row is None:
+        return f"nothing more in {table}"
+    columns = [item[1] for item in connection.execute(f"PRAGMA table_info({table})")]
+    told = dict(zip(columns, row, strict=True))
+    if "subject" in told:
+        find = "SELECT name FROM subjects WHERE id = ?"
+        named = connection.execute(find, (told["subject"],)).fetchone()
+        told["subject"] = named[0] if named else told["subject"]
+    if "book" in told:
+        told["book"] = next((b.value for b in Book if b.number == told["book"]), told["book"])
+    return f"in {table} " + ", ".join(f"{name} {value!r:.200}" for name, value in told.items())
 
 
 def of_action(connection: sqlite3.Connection, action: str) -> Iterator[Entry]:
@@ -302,6 +326,12 @@ def statements(connection: sqlite3.Connection) -> Iterator[SystemDescription]:
             yield SystemDescription.from_json(record.data["statement"])
         except (InputError, KeyError):
             raise LedgerCorrupt(f"record {record.seq} holds no statement") from None
+
+
+def released(connection: sqlite3.Connection, round_number: int, attempt: int) -> bool:
+    """Whether anything is charged under a key, and not all of it taken back."""
+    found = connection.execute(_RELEASED, (round_number, attempt)).fetchone()
+    return found is not None
 
 
 def make_tables(connection: sqlite3.Connection, *, records: bool = True) -> None:
@@ -479,6 +509,11 @@ def _fold(connection: sqlite3.Connection, data: Mapping[str, Any]) -> None:
         case "abort":
             _close(connection, data, "aborted")
             _count(connection, _batch(data, data["subjects"]), held=-1, realised=-1)
+        case "model":
+            if len(bytes.fromhex(data["model"])) != MODEL_DIGEST:
+                raise ValueError("a model has a digest of 32 bytes")
+            if not released(connection, data["round"], data["attempt"]):
+                raise ValueError("a model came of a round in which nothing is charged")
         case action:
             raise ValueError(f"unknown action {action!r}")
 

@@ -18,8 +18,8 @@ from dp.errors import LedgerBusy, LedgerCorrupt, LedgerError
 _CODES: Final[dict[int, tuple[type[LedgerError], str]]] = {
     sqlite3.SQLITE_BUSY: (LedgerBusy, "another process holds it; try again"),
     sqlite3.SQLITE_LOCKED: (LedgerBusy, "another process holds it; try again"),
-    sqlite3.SQLITE_FULL: (LedgerError, "the disk is full; nothing was written"),
-    sqlite3.SQLITE_READONLY: (LedgerError, "the file is read-only; nothing was written"),
+    sqlite3.SQLITE_FULL: (LedgerError, "the disk is full and nothing was written; make room"),
+    sqlite3.SQLITE_READONLY: (LedgerError, "the file is read-only; mend its rights"),
     sqlite3.SQLITE_CANTOPEN: (LedgerError, "the file or its folder cannot be opened for writing"),
     sqlite3.SQLITE_IOERR: (LedgerError, "the disk fails; treat what was being written as charged"),
     sqlite3.SQLITE_ERROR: (LedgerCorrupt, "its tables are not those of a ledger"),
@@ -27,6 +27,7 @@ _CODES: Final[dict[int, tuple[type[LedgerError], str]]] = {
     sqlite3.SQLITE_CORRUPT: (LedgerCorrupt, "the file is damaged"),
     sqlite3.SQLITE_NOTADB: (LedgerCorrupt, "is not a SQLite file"),
 }
+_MEND: Final = "; charge nothing to it, restore a copy that verifies"
 
 
 class File:
@@ -57,17 +58,23 @@ class File:
                     f"{log} holds what is not in {self.path} yet, and {index.name} is missing: "
                     "copy both files and open the copy once without read_only"
                 )
+        before = _look(self.path)
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         with self.translated():
             self._connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
             _harden(self._connection)
-        self._place = self._look()
+        if _look(self.path) != before:
+            self.close()
+            raise LedgerBusy(f"{self.path} was replaced while it was opened; open it anew")
+        # SQLite names them after the file itself, whatever link leads there.
+        self._beside = [Path(f"{os.path.realpath(self.path)}{end}") for end in ("-wal", "-shm")]
+        self._places = {self.path: before}
 
     @property
     def connection(self) -> sqlite3.Connection:
         """Raises ``LedgerError`` after ``close`` and after a fork."""
         if self._connection is None:
-            raise LedgerError(f"the ledger {self.path} is closed")
+            raise LedgerError(f"the ledger {self.path} is closed; open it again")
         if os.getpid() != self._process:
             raise LedgerError(f"the ledger {self.path} was opened before a fork; open it anew")
         return self._connection
@@ -78,13 +85,14 @@ class File:
         try:
             yield
         except LedgerCorrupt as error:
-            raise LedgerCorrupt(f"{self.path}: {error}") from error
+            raise LedgerCorrupt(f"{self.path}: {error}{_MEND}") from error
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended part
             kind, what = _CODES.get(code, (LedgerError, str(error)))
             if "Could not decode to UTF-8" in str(error):
                 kind, what = LedgerCorrupt, "holds text that is no UTF-8"
-            raise kind(f"{self.path}: {what}") from error
+            mend = _MEND if kind is LedgerCorrupt else ""
+            raise kind(f"{self.path}: {what}{mend}") from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -92,12 +100,10 @@ class File:
         with self.translated():
             connection = self.connection
             if self.read_only:
-                raise LedgerError(f"{self.path} was opened to be read only; nothing was written")
+                raise LedgerError(f"{self.path} was opened with read_only, so nothing was written")
             connection.execute("BEGIN IMMEDIATE")
             try:
-                # A file moved away, or put back from a copy, would take charges nobody sees.
-                if self._look() != self._place:
-                    raise LedgerError(f"{self.path} was moved or replaced; open it anew")
+                self._check_places("nothing was written")
                 if os.stat(self.path).st_nlink > 1:
                     raise LedgerError(
                         f"{self.path} has a second name, a hard link: whoever opens it by that "
@@ -105,6 +111,7 @@ class File:
                     )
                 yield connection
                 connection.execute("COMMIT")
+                self._check_places("treat what was being written as charged")
             except BaseException:
                 with suppress(sqlite3.Error):  # the first error is the one to tell
                     connection.execute("ROLLBACK")
@@ -135,6 +142,27 @@ class File:
                 f"{self.path}: SQLite gives journal {mode!r} and synchronous {level}, not "
                 "'wal' and 2; without them a power cut forgets charges. Use a local disk"
             )
+        # From the first read to ``close`` SQLite keeps both files beside it, and never changes them
+        # for others: whoever finds another there writes into what nobody else reads.
+        with self.snapshot():
+            connection.execute("PRAGMA page_count").fetchone()
+            self._places |= {path: _look(path) for path in self._beside}
+
+    def check_size(self) -> None:
+        """Raise ``LedgerCorrupt`` where bytes follow the last page; inside ``snapshot``."""
+        (pages,) = self.connection.execute("PRAGMA page_count").fetchone()
+        (size,) = self.connection.execute("PRAGMA page_size").fetchone()
+        if (more := self._stamp()[1] - pages * size) > 0:
+            raise LedgerCorrupt(f"{more} bytes follow its last page, which no ledger wrote")
+
+    def _check_places(self, then: str) -> None:
+        """Refuse files moved away, or put back from a copy: they take charges nobody sees."""
+        for path, place in self._places.items():
+            if place is None or _look(path) != place:
+                raise LedgerError(
+                    f"{path} was moved, removed or replaced while {self.path.name} was open; "
+                    f"{then}, open it anew"
+                )
 
     def sync_folder(self) -> None:
         """Put the name of a new file on disk; SQLite syncs only what is in it."""
@@ -145,7 +173,7 @@ class File:
             finally:
                 os.close(folder)
         except OSError as error:
-            raise LedgerError(f"cannot sync the folder of {self.path}: {error}") from error
+            raise LedgerError(f"cannot sync the folder of {self.path}: {error.strerror}") from error
 
     @property
     def is_void(self) -> bool:
@@ -166,12 +194,13 @@ class File:
             raise LedgerError(f"{self.path} cannot be read: {error.strerror}") from error
         return found.st_ino, found.st_size, found.st_mtime_ns
 
-    def _look(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+
+def _look(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _harden(connection: sqlite3.Connection) -> None:

@@ -104,7 +104,7 @@ class Lanes:
         if not found:
             raise InputError(
                 f"{self.bits}-bit lanes are too narrow for {self.clients} clients and their noise: "
-                "P[wrap] is above 2**-40 a round at every scale"
+                "P[wrap] is above 2**-40 a round at every scale; take more bits or less noise"
             )
         return min(found, math.sqrt(MAX_VARIANCE) / self.share_stddev * (1 - 2.0**-40))
 

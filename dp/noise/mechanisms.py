@@ -118,22 +118,24 @@ class DistributedNoise:
         integer("uncounted_shares", self.uncounted_shares, 1, self.minimum_survivors - 1)
         integer("bits", self.bits, MIN_BITS, MAX_BITS)
         if self.noise not in ("skellam", "discrete_gaussian"):
-            raise InputError(f"noise is {self.noise!r}, not 'skellam' or 'discrete_gaussian'")
+            raise InputError(f"noise is {self.noise!r}, must be 'skellam' or 'discrete_gaussian'")
         if not isinstance(self.unit, Unit):
             raise InputError(f"unit is {self.unit!r}, not one of dp.accounting.events.Unit")
         integer("batch", self.batch, 1, 2**24 if self.unit is Unit.EXAMPLE else 1)
         share = positive_float("indicator_share", self.indicator_share, below=1.0, zero=True)
         if share and self.unit is Unit.EXAMPLE:
-            raise InputError("an indicator is a client's, not an example's")
+            raise InputError(f"indicator_share is {share}, must be 0 where unit is EXAMPLE")
         scale = self._lanes.largest_scale() if self.scale is None else self.scale
         object.__setattr__(self, "scale", positive_float("scale", scale))
         if (risk := self.wrap_probability) > WRAP_FAILURE:
             raise InputError(
                 f"{self.bits}-bit lanes are too narrow for {self.clients} clients and their noise "
-                f"at scale {scale:g}: P[wrap] is bounded by {risk:.2g} a round, above 2**-40"
+                f"at scale {scale:g}, raise bits: P[wrap] is up to {risk:.2g} a round, above 2**-40"
             )
         if not self._norm_allowed > 0:
-            raise InputError(f"scale {scale:g} times the clip is less than one step can tell")
+            raise InputError(
+                f"scale {scale:g} rounds the clip away; take a larger one or more bits"
+            )
 
     @property
     def size(self) -> int:
@@ -225,8 +227,7 @@ class DistributedNoise:
 
     def indicator_stddev(self, survivors: int) -> float:
         """Standard deviation of the noise in the sum of b - 1/2; sigma_b of [ATMR21]."""
-        if not self.indicator_share:
-            raise InputError("no indicator travels without an indicator_share")
+        self._check_indicator()
         return math.sqrt(survivors * self.share_variance) / (2 * self.indicator_resolution)
 
     def encode(
@@ -258,8 +259,8 @@ class DistributedNoise:
         Returns:
           int64, shape (size,). Nothing clamps after the noise: lanes of the sum may wrap.
         """
-        if indicator is not None and not self.indicator_share:
-            raise InputError("no indicator travels without an indicator_share")
+        if indicator is not None:
+            self._check_indicator()
         values = self._checked(vector)
         norm = _norm(values)
         limit = self.batch * self.clip
@@ -292,8 +293,7 @@ class DistributedNoise:
     def decode_indicator(self, total: NDArray[np.signedinteger[Any]]) -> float:
         """The noisy sum of b - 1/2 over those clients that said a bit. Errors as ``decode``."""
         self._check_total(total)
-        if not self.indicator_share:
-            raise InputError("no indicator travels without an indicator_share")
+        self._check_indicator()
         return float(total[-1]) / (2 * self.indicator_resolution)
 
     def event(
@@ -368,6 +368,10 @@ class DistributedNoise:
             indicator_share=self.indicator_share,
         )
 
+    def _check_indicator(self) -> None:
+        if not self.indicator_share:
+            raise InputError("indicator_share is 0, must be above 0 where an indicator is sent")
+
     def _check_total(self, total: NDArray[np.signedinteger[Any]]) -> None:
         if not isinstance(total, np.ndarray) or total.dtype.kind != "i":
             raise InputError("total must be an array of signed integers")
@@ -394,7 +398,7 @@ class DistributedNoise:
     def _checked(self, vector: ArrayLike) -> Floats:
         array = np.asarray(vector)
         if array.dtype.kind not in "fiu" or array.itemsize > 8:
-            raise InputError(f"vector holds {array.dtype}, expected floats or integers")
+            raise InputError(f"vector holds {array.dtype}, must be numbers of at most 64 bits")
         if array.shape != (self.entries,):
             raise InputError(f"vector has shape {array.shape}, expected ({self.entries},)")
         if not np.isfinite(array).all():

@@ -104,7 +104,7 @@ def backward(rotated: NDArray[Any], entries: int, *, seed: bytes, scale: float =
 
 def _sign_bits(seed: bytes, size: int) -> NDArray[np.uint8]:
     if not isinstance(seed, bytes) or len(seed) < SEED_SIZE:
-        raise InputError(f"the rotation's seed must be at least {SEED_SIZE} bytes")
+        raise InputError(f"seed must be bytes, at least {SEED_SIZE} of them")
     return np.frombuffer(hashlib.shake_128(_LABEL + seed).digest(-(-size // 8)), np.uint8)
 
 

@@ -136,7 +136,7 @@ class SkellamSampler:
         exact = _number("variance", variance, MIN_VARIANCE, MAX_VARIANCE)
         self.variance = float(exact)
         if self.variance != exact:
-            raise InputError(f"variance is {variance!r}, which is no double")
+            raise InputError(f"variance is {variance!r}, must be exact as a float")
         self.error = skellam.ERROR
         self._table = skellam.table(self.variance)
 

@@ -40,6 +40,7 @@ from protocols.bonawitz.server import (
     CollectShares,
     CollectSignatures,
     CollectVectors,
+    Dispute,
     Sum,
 )
 from protocols.wire import ClientId
@@ -56,6 +57,7 @@ __all__ = [
     "CollectShares",
     "CollectSignatures",
     "CollectVectors",
+    "Dispute",
     "Params",
     "Rates",
     "Sum",

@@ -51,7 +51,7 @@ from protocols.bonawitz.messages import (
     refuse_shared,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
-from protocols.bonawitz.records import Client, Keys, Peer, Sharing
+from protocols.bonawitz.records import Client, Keys, Peer, Sharing, Stranger
 from protocols.burn import Burn
 from protocols.checks import check_integer
 from protocols.entropy import Entropy, system
@@ -100,9 +100,9 @@ def join(
     check_integer("client", me, 0)
     active = agreement.params.active
     if active is not (identity is not None) or active is not bool(identities):
-        raise InputError("an active server, and only that, needs identity and identities")
+        raise InputError("identity and identities must be given if active is True, and only then")
     if identity and identities and identities.get(me) != identity.public:
-        raise InputError(f"our own identity is not that of client {me} among the identities")
+        raise InputError(f"identity must be that of client {me} among the identities")
     refuse_shared(identities or {})
     keys = Keys(
         mask=PrivateKey(Secret(entropy(KEY_SIZE))),
@@ -110,7 +110,7 @@ def join(
         draw=Secret(entropy(SEED_SIZE)),
     )
     if len({keys.mask.secret.expose(), keys.seal.secret.expose(), keys.draw.expose()}) < 3:
-        raise InputError("entropy repeats itself: two of our keys are equal")
+        raise InputError("entropy gave the same bytes twice, must be a source that never repeats")
     state = AwaitRoster(
         agreement=agreement,
         me=me,
@@ -144,9 +144,9 @@ class AwaitRoster(Client):
             over everything public.
         """
         if agreement.header != self.agreement.header:
-            raise LocalProtocolError("our keys were advertised for another session or round")
+            raise LocalProtocolError("our keys are of another session or round: advertise new ones")
         if agreement != self.agreement and (agreement.params.active or self.identity):
-            raise LocalProtocolError("signed keys are of one agreement")
+            raise LocalProtocolError("signed keys are of one agreement: advertise new ones")
         return replace(self, agreement=agreement, keys=Once(self.keys.take()))
 
     def on_roster(self, message: bytes) -> tuple[bytes, "AwaitBoxes"]:
@@ -166,8 +166,8 @@ class AwaitRoster(Client):
         check_agreed(self.agreement, roster.agreement, "the server")
         self._check_roster(roster)
 
-        keys = self.keys.take()
-        context = self.agreement.context(roster.digest())
+        keys, digest = self.keys.take(), roster.digest()
+        context = self.agreement.context(digest)
         plan = params.plan(roster.size)
         draw = from_seed(keys.draw, context.draw(self.me))
         seed = Secret(draw(SEED_SIZE))
@@ -182,17 +182,21 @@ class AwaitRoster(Client):
         shares = dict(zip(holders, split(both, plan.threshold, len(holders), draw), strict=True))
         boxes: dict[ClientId, bytes] = {}
         peers: dict[ClientId, Peer] = {}
+        strangers: dict[ClientId, Stranger] = {}
         for peer, theirs in roster.entries.items():
             if peer == self.me:
                 continue
             refuse_low_order(theirs.mask)  # the masks themselves are agreed a stage later
+            if peer not in shares:  # we have not picked it, and hardly anybody like it picks us
+                refuse_low_order(theirs.seal)
+                strangers[peer] = Stranger(mask_key=theirs.mask, seal_key=theirs.seal)
+                continue
             sealing, opening = keys.seal.agree(
                 theirs.seal,
                 context.seal(self.me, peer, self.public.mask, theirs.mask),
                 context.seal(peer, self.me, theirs.mask, self.public.mask),
             )
-            if peer in shares:
-                boxes[peer] = seal(sealing, shares[peer], _about(context, self.me, peer), draw)
+            boxes[peer] = seal(sealing, shares[peer], _about(context, self.me, peer), draw)
             peers[peer] = Peer(mask_key=theirs.mask, opening=opening)
         answer = SealedShares(
             header=context.header, sender=self.me, agreement=self.agreement.tag, boxes=boxes
@@ -206,16 +210,17 @@ class AwaitRoster(Client):
             me=self.me,
             burn=self.burn,
             identity=self.identity,
-            identities={peer: self.identities[peer] for peer in peers} if params.active else {},
+            identities={peer: self.identities[peer] for peer in others} if params.active else {},
             size=roster.size,
-            roster=roster.digest(),
+            roster=digest,
             secrets=Once(
                 Sharing(
                     mask_key=keys.mask,
                     seed=seed,
                     own_share=shares.get(self.me),
-                    picks=frozenset(holders if plan.picks else ()),
                     peers=peers,
+                    seal_key=keys.seal if plan.picks else None,
+                    strangers=strangers,
                 )
             ),
         )
@@ -259,10 +264,11 @@ class AwaitRoster(Client):
         ):
             raise RemoteProtocolError("one key stands twice in the roster")
         if params.active:
+            label = self.agreement.advertised_by()
             for client, keys in roster.entries.items():
                 if client not in self.identities:
                     raise RemoteProtocolError(f"client {client} of the roster has no identity")
-                check_keys(self.agreement, client, keys, self.identities[client])
+                check_keys(label(client), client, keys, self.identities[client])
 
     def _fields(self) -> Fields:
         return self._known(), self.keys.take().to_bytes()
@@ -322,9 +328,9 @@ class AwaitBoxes(Client):
             _check_words(words, params.words)
 
         sharing = self.secrets.take()
-        if strangers := boxes.boxes.keys() - sharing.peers.keys():
+        if strangers := boxes.boxes.keys() - sharing.peers.keys() - sharing.strangers.keys():
             raise RemoteProtocolError(f"boxes of clients not in the roster: {sorted(strangers)}")
-        members = tuple(sorted(sharing.peers.keys() | {self.me}))
+        members = tuple(sorted(sharing.peers.keys() | sharing.strangers.keys() | {self.me}))
         shared: Set[ClientId] = boxes.boxes.keys() | {self.me}
         if plan.picks:
             shared = self._who_shared(boxes, members)
@@ -336,9 +342,9 @@ class AwaitBoxes(Client):
         shares = {self.me: sharing.own_share} if sharing.own_share else {}
         shut: set[ClientId] = set()  # whose box does not open
         for sender, box in boxes.boxes.items():
-            peer, about = sharing.peers[sender], _about(context, sender, self.me)
+            about = _about(context, sender, self.me)
             try:
-                shares[sender] = unseal(peer.opening, box, about)
+                shares[sender] = unseal(self._opening(sharing, context, sender), box, about)
             except RemoteProtocolError:
                 if plan.degree is not None and not plan.picks:
                     raise
@@ -353,12 +359,12 @@ class AwaitBoxes(Client):
                 )
             included = shared - {self.me}
         else:
-            near = sharing.picks | boxes.boxes.keys() if plan.picks else boxes.boxes.keys()
+            near = sharing.peers.keys() | boxes.boxes.keys() if plan.picks else boxes.boxes.keys()
             included = (near & shared) - shut
         masks = [Mask(seed=sharing.seed, label=context.self_mask(self.me))]
         for peer_id in sorted(included):
             label = context.pair(self.me, peer_id)
-            (seed,) = sharing.mask_key.agree(sharing.peers[peer_id].mask_key, label)
+            (seed,) = sharing.mask_key.agree(sharing.mask_key_of(peer_id), label)
             masks.append(Mask(seed=seed, label=label, subtract=self.me < peer_id))
         if isinstance(words, np.ndarray):
             self._burn(message, words.data)
@@ -374,7 +380,7 @@ class AwaitBoxes(Client):
         frames = self._frames(counted, streams)
         if plan.picks:
             frames = chain(frames, (self._mark(included, members),))
-        known = sharing.picks | boxes.boxes.keys() if plan.picks else sharing.peers.keys()
+        known = sharing.peers.keys() | boxes.boxes.keys()
         return frames, AwaitSurvivors(
             agreement=self.agreement,
             me=self.me,
@@ -391,6 +397,18 @@ class AwaitBoxes(Client):
             shares=Once(shares),
         )
 
+    def _opening(self, sharing: Sharing, context: Context, sender: ClientId) -> Secret:
+        """The key of the box from a peer."""
+        if sender in sharing.peers:
+            return sharing.peers[sender].opening
+        if sharing.seal_key is None:
+            raise LocalProtocolError("no sealing key to open a box with")
+        theirs = sharing.strangers[sender]
+        own = sharing.mask_key.public
+        label = context.seal(sender, self.me, theirs.mask_key, own)
+        (opening,) = sharing.seal_key.agree(theirs.seal_key, label)
+        return opening
+
     def _who_shared(self, boxes: ShareBoxes, members: Sequence[ClientId]) -> Set[ClientId]:
         """Where clients pick their holders: of the whole roster."""
         shared = read_subset(boxes.shared, members)
@@ -403,7 +421,7 @@ class AwaitBoxes(Client):
     def _mark(self, included: Set[ClientId], members: Sequence[ClientId]) -> bytes:
         """Whom we have masked with, signed. We mask once, so that we sign one."""
         if self.identity is None:
-            raise LocalProtocolError("no identity to sign a mark with")
+            raise LocalProtocolError("identity is missing: a mark is signed with it")
         named = write_subset(included, members)
         label = self.agreement.context(self.roster).included(self.me)
         mark = SignedSet(included=named, signature=self.identity.sign(label, named))
@@ -549,7 +567,7 @@ class AwaitSurvivors(_Holder):
             in this round.
         """
         if self.identity is None:
-            raise LocalProtocolError("the server is trusted to name one set: nothing is signed")
+            raise LocalProtocolError("active is False, so nothing is signed: call on_survivors")
         survivors = self._read_survivors(message)
         label = self.agreement.context(self.roster).survivors()
         answer = SignedSurvivors(
@@ -642,7 +660,7 @@ def _public(
     agreement: Agreement, me: ClientId, keys: Keys, identity: SigningKey | None
 ) -> PublicKeys:
     mask, seal = keys.mask.public, keys.seal.public
-    signature = identity.sign(agreement.advertise(me), mask + seal) if identity else b""
+    signature = identity.sign(agreement.advertised_by()(me), mask + seal) if identity else b""
     return PublicKeys(mask=mask, seal=seal, signature=signature)
 
 

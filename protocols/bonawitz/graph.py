@@ -174,11 +174,11 @@ def plan_graph(
     """
     g, d = as_fraction("corrupt_fraction", corrupt), as_fraction("dropout", dropout)
     if clients < 2:
-        raise InputError(f"{clients} clients: at least 2 can sum")
+        raise InputError(f"clients is {clients}, must be at least 2")
     if g + (2 * d if active else d) > MOST_LOST:
         raise InputError(
             f"corrupt_fraction {float(g):g} and dropout {float(d):g}"
-            f"{' (twice: active)' if active else ''} leave less than a tenth; no graph is safe"
+            f"{' (twice: active)' if active else ''} leave less than a tenth: no graph is safe"
         )
     corrupted, dropped = int(g * clients), int(d * clients)
     if active:
@@ -285,7 +285,7 @@ def as_fraction(name: str, value: Fraction | float | str) -> Fraction:
     """``value`` in [0, 1), a decimal as it is written: floor(.29 * 100) is 28 in binary."""
     text = str(value)
     if not _FRACTION.fullmatch(text):
-        raise InputError(f"{name} {text[:40]!r} is not a fraction")
+        raise InputError(f"{name} {text[:40]!r} is no decimal number such as 0.1")
     fraction = Fraction(text)
     if not 0 <= fraction < 1:
         raise InputError(f"{name} {text} is outside [0, 1)")

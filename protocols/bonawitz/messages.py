@@ -72,11 +72,9 @@ class PublicKeys:
 
     @classmethod
     def read(cls, reader: Reader, *, signed: bool) -> Self:
-        return cls(
-            mask=reader.take(KEY_SIZE),
-            seal=reader.take(KEY_SIZE),
-            signature=reader.take(SIGNATURE_SIZE if signed else 0),
-        )
+        data = reader.take(2 * KEY_SIZE + (SIGNATURE_SIZE if signed else 0))
+        mask, seal = data[:KEY_SIZE], data[KEY_SIZE : 2 * KEY_SIZE]
+        return cls(mask=mask, seal=seal, signature=data[2 * KEY_SIZE :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +140,7 @@ class Roster(Message):
     agreement: bytes
     entries: dict[ClientId, PublicKeys]
     part_of: tuple[int, bytes] | None = None  # size and digest, where not everybody is listed
+    _read: bytes = field(default=b"", init=False, repr=False, compare=False)  # digest of its bytes
 
     @property
     def size(self) -> int:
@@ -150,7 +149,9 @@ class Roster(Message):
 
     def digest(self) -> bytes:
         """SHA-256 of all entries: what the context of the round says of its members."""
-        return self.part_of[1] if self.part_of else hashlib.sha256(self._list()[4:]).digest()
+        if self.part_of:
+            return self.part_of[1]
+        return self._read or hashlib.sha256(self._list()[4:]).digest()
 
     def part(self, clients: Iterable[ClientId], digest: bytes) -> Self:
         """The roster as it is shown to somebody who needs to know some of the clients.
@@ -170,10 +171,13 @@ class Roster(Message):
     @classmethod
     def read(cls, reader: Reader, header: Header, *, signed: bool = False) -> Self:
         agreement, size, digest = reader.take(TAG_SIZE), reader.u32(), reader.take(DIGEST_SIZE)
+        listed = reader.rest
         entries = reader.map(lambda source: PublicKeys.read(source, signed=signed))
         message = cls(header=header, agreement=agreement, entries=entries)
         if size > len(entries):
             return replace(message, part_of=(size, digest))
+        read = listed[4 : len(listed) - reader.left]  # as they stand: they have one encoding
+        object.__setattr__(message, "_read", hashlib.sha256(read).digest())
         if size < len(entries) or digest != message.digest():
             raise DecodeError(f"a roster of {len(entries)} clients has another size or hash")
         return message
@@ -541,10 +545,10 @@ def check_agreed(agreement: Agreement, tag: bytes, whose: str) -> None:
         )
 
 
-def check_keys(agreement: Agreement, client: ClientId, keys: PublicKeys, identity: bytes) -> None:
-    """Raises ``RemoteProtocolError`` unless ``identity`` signed these keys for this round."""
+def check_keys(label: bytes, client: ClientId, keys: PublicKeys, identity: bytes) -> None:
+    """Raises ``RemoteProtocolError`` unless ``identity`` signed these keys under ``label``."""
     try:
-        verify(identity, agreement.advertise(client), keys.mask + keys.seal, keys.signature)
+        verify(identity, label, keys.mask + keys.seal, keys.signature)
     except RemoteProtocolError:
         raise RemoteProtocolError(
             f"the keys of client {client} are not signed by its identity"

@@ -1,11 +1,13 @@
 """What all parties of a round agree upon before it, and the labels that follow from it."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
 from protocols.bonawitz.graph import GraphPlan, as_fraction, complete, plan_graph
+from protocols.bonawitz.picks import LEFT_OUT
 from protocols.checks import NO_SUM, check_integer, check_size
 from protocols.errors import DecodeError, InputError
 from protocols.primitives.prg import MAX_WORDS, Suite
@@ -67,7 +69,7 @@ class Params:
     def __post_init__(self) -> None:
         check_integer("clients", self.clients, 2)
         if (self.threshold is None) is (self.rates is None):
-            raise InputError("give either a threshold, or rates that a graph is planned for")
+            raise InputError("give either threshold, or rates, for which a graph is planned")
         if self.threshold is not None:
             check_integer("threshold", self.threshold, 2, min(self.clients, ORDER))
         check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)
@@ -122,6 +124,15 @@ class Params:
         if self.rates is not None:
             return int(as_fraction("corrupt_fraction", self.rates.corrupt_fraction) * self.clients)
         return self.clients // 3 if self.max_corrupt is None else self.max_corrupt
+
+    @property
+    def left_out(self) -> int:
+        """Most honest survivors, of the one set that was signed, that may not be in the sum.
+
+        Only where clients pick their holders; of every roster that may come, as no plan leaves
+        out more than this part of its clients.
+        """
+        return self.clients // LEFT_OUT if self.active and self.rates is not None else 0
 
     def needed(self, plan: GraphPlan) -> int:
         """Survivors without whom nothing is released.
@@ -230,9 +241,10 @@ class Agreement:
         """The start of SHA-256 of all of it: what a message says of what its sender agrees to."""
         return hashlib.sha256(self.to_bytes()).digest()[:TAG_SIZE]
 
-    def advertise(self, client: ClientId) -> bytes:
-        """Label of the signature on a client's keys."""
-        return b" ".join((VERSION, b"keys", hashlib.sha256(self.to_bytes()).digest(), u32(client)))
+    def advertised_by(self) -> Callable[[ClientId], bytes]:
+        """Labels of the signatures on clients' keys; the agreement is hashed once for all."""
+        of_all = b" ".join((VERSION, b"keys", hashlib.sha256(self.to_bytes()).digest(), b""))
+        return lambda client: of_all + u32(client)
 
     def context(self, roster: bytes) -> "Context":
         """The context of a round among the clients of ``roster``, a digest."""

@@ -13,7 +13,7 @@ from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.sign import VERIFY_KEY_SIZE, SigningKey
 from protocols.records import Kept
 from protocols.secrets import Secret
-from protocols.wire import ClientId, Reader, opaque, u32, write_map, write_set
+from protocols.wire import ClientId, Reader, opaque, u32, write_map
 
 RECORD = b"secagg client state 4"
 
@@ -102,28 +102,60 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """What a client keeps of who is no pick of its own: it may have picked us.
+
+    Few have, so the key of its box is agreed when that box comes.
+    """
+
+    mask_key: bytes
+    seal_key: bytes
+
+    def to_bytes(self) -> bytes:
+        return self.mask_key + self.seal_key
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        return cls(mask_key=reader.take(KEY_SIZE), seal_key=reader.take(KEY_SIZE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sharing:
     """The secrets of a client that it has shared."""
 
     mask_key: PrivateKey
     seed: Secret  # of the self-mask, b_u in [BIK+17]
     own_share: Secret | None  # in a complete graph
-    picks: frozenset[ClientId]  # where clients pick their own holders
-    peers: Mapping[ClientId, Peer]
+    peers: Mapping[ClientId, Peer]  # to whom it sealed a box; where clients pick, its picks
+    seal_key: PrivateKey | None = None  # where they pick, to open the boxes of strangers
+    strangers: Mapping[ClientId, Stranger] = field(default_factory=dict)
+
+    def mask_key_of(self, peer: ClientId) -> bytes:
+        return (self.peers.get(peer) or self.strangers[peer]).mask_key
 
     def to_bytes(self) -> bytes:
         own_share = opaque(self.own_share.expose() if self.own_share else b"")
-        secrets = self.mask_key.secret.expose() + self.seed.expose() + own_share
-        return secrets + write_set(self.picks) + write_map(self.peers, Peer.to_bytes)
+        seal_key = opaque(self.seal_key.secret.expose() if self.seal_key else b"")
+        return b"".join(
+            (
+                *(self.mask_key.secret.expose(), self.seed.expose(), own_share),
+                *(write_map(self.peers, Peer.to_bytes), seal_key),
+                write_map(self.strangers, Stranger.to_bytes),
+            )
+        )
 
     @classmethod
     def read(cls, reader: Reader) -> Self:
         mask_key, seed = PrivateKey(reader.secret(KEY_SIZE)), reader.secret(SEED_SIZE)
-        own_share = reader.opaque()
+        own_share, peers = reader.opaque(), reader.map(Peer.read)
+        seal_key = reader.opaque()
+        if len(seal_key) not in (0, KEY_SIZE):
+            raise DecodeError(f"a sealing key of {len(seal_key)} bytes")
         return cls(
             mask_key=mask_key,
             seed=seed,
             own_share=Secret(own_share) if own_share else None,
-            picks=reader.set("picks"),
-            peers=reader.map(Peer.read),
+            peers=peers,
+            seal_key=PrivateKey(Secret(seal_key)) if seal_key else None,
+            strangers=reader.map(Stranger.read),
         )

@@ -56,6 +56,7 @@ from protocols.errors import (
     LocalProtocolError,
     RemoteProtocolError,
     TooFewSurvivors,
+    WrongShares,
 )
 from protocols.primitives.agree import PrivateKey, refuse_low_order
 from protocols.primitives.prg import Expand, Mask, expand
@@ -65,6 +66,22 @@ from protocols.secrets import Secret
 from protocols.wire import CHECKSUM_SIZE, ClientId, read_subset, write_subset
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Dispute:
+    """A wrong share: its holder revealed another than it was sealed, or its dealer sealed it so.
+
+    One of the two lied. If at most c clients lie, whoever is in disputes with more than c others
+    is one of them; of a single dispute nobody can tell.
+
+    Attributes:
+      holder: who revealed it.
+      dealer: whose secret it is a share of.
+    """
+
+    holder: ClientId
+    dealer: ClientId
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sum:
     """What a round releases.
@@ -72,13 +89,12 @@ class Sum:
     Attributes:
       words: the survivors' vectors added up modulo 2**64.
       survivors: whose vectors those are, in order.
-      liars: holders whose shares were wrong, and the others' have corrected them: the holder
-        lied, or whoever dealt it that share.
+      disputes: shares that were wrong, and that the others have corrected.
     """
 
     words: NDArray[np.uint64] = field(repr=False)
     survivors: tuple[ClientId, ...]
-    liars: tuple[ClientId, ...] = ()
+    disputes: tuple["Dispute", ...] = ()
 
 
 class CollectKeys(Collect[Agreement]):
@@ -94,11 +110,12 @@ class CollectKeys(Collect[Agreement]):
     ) -> None:
         super().__init__(agreement)
         if agreement.params.active is not bool(identities):
-            raise InputError("an active server, and only that, needs the clients' identities")
+            raise InputError("identities must be given if active is True, and only then")
         self._identities = identities or {}
         refuse_shared(self._identities)
         self._keys: dict[ClientId, PublicKeys] = {}
         self._taken: set[bytes] = set()
+        self._label = agreement.advertised_by()
 
     def receive(self, message: bytes) -> ClientId:
         """Take an ``Advertise``; returns its sender.
@@ -127,7 +144,7 @@ class CollectKeys(Collect[Agreement]):
         if params.active:
             if sender not in self._identities:
                 raise RemoteProtocolError(f"client {sender} has no identity")
-            check_keys(self.agreement, sender, advertise.keys, self._identities[sender])
+            check_keys(self._label(sender), sender, advertise.keys, self._identities[sender])
         self._taken |= theirs
         self._keys[sender] = advertise.keys
         return sender
@@ -345,6 +362,14 @@ class CollectVectors(Collect[Agreement]):
         return tuple(sorted(self._alive))
 
     @property
+    def dropped(self) -> tuple[ClientId, ...]:
+        """The clients whose vectors were taken out of the sum again, who had most conflicts first.
+
+        Of two in conflict one lied, and who has many conflicts has lied in most of them.
+        """
+        return tuple(self._dropped)
+
+    @property
     def marked(self) -> bool:
         """Whether a mark follows the frames, and those are kept until ``close_to_sign``."""
         return self._round.plan.picks is not None
@@ -375,7 +400,7 @@ class CollectVectors(Collect[Agreement]):
             another set was named before.
         """
         if self.agreement.params.active:
-            raise LocalProtocolError("the clients sign the survivors first: close_to_sign")
+            raise LocalProtocolError("active is True, so clients sign first: call close_to_sign")
         return self._name(burn), self._reveals()
 
     def close_to_sign(
@@ -387,7 +412,7 @@ class CollectVectors(Collect[Agreement]):
           The survivors for each of them, with the marks that it needs to see; the next stage.
         """
         if not self.agreement.params.active:
-            raise LocalProtocolError("nothing is signed in this round: close")
+            raise LocalProtocolError("active is False, so nothing is signed: call close")
         if self.marked:
             self._open()
             self._drop_conflicts()
@@ -532,19 +557,19 @@ class CollectReveals(Collect[Agreement]):
         Raises:
           TooFewSurvivors: fewer shares of some secret than the threshold. Nothing
             is released.
-          RemoteProtocolError: too many shares are wrong, or vectors are: some client lied or
-            erred. Nothing is released.
+          WrongShares: of some client's secret too many are wrong. Nothing is released.
+          RemoteProtocolError: vectors are wrong: some client lied or erred. Nothing is released.
         """
         self._close(len(self._shares), self._round.plan.threshold)
-        suite, liars = self.agreement.params.suite, frozenset[ClientId]()
+        suite, disputes = self.agreement.params.suite, set[Dispute]()
         try:
             masks = self._masks(self._rebuilt())
             expand(self._total, masks, suite)
         except RemoteProtocolError:
             masks = []
         if not masks or not self._counts():
-            secrets, liars = self._corrected()
-            if masks and not liars:
+            secrets, disputes = self._corrected()
+            if masks and not disputes:
                 raise self._wrong()
             back = [replace(mask, subtract=not mask.subtract) for mask in masks]
             expand(self._total, back + self._masks(secrets), suite)
@@ -553,7 +578,7 @@ class CollectReveals(Collect[Agreement]):
         return Sum(
             words=self._total[:-1],
             survivors=tuple(sorted(self._alive)),
-            liars=tuple(sorted(liars)),
+            disputes=tuple(sorted(disputes)),
         )
 
     def _counts(self) -> bool:
@@ -597,24 +622,25 @@ class CollectReveals(Collect[Agreement]):
             rebuilt |= zip(clients, combine(numbers[:threshold], rows), strict=True)
         return rebuilt
 
-    def _corrected(self) -> tuple[dict[ClientId, Secret], frozenset[ClientId]]:
-        """The same from all the shares there are, and whose were wrong."""
+    def _corrected(self) -> tuple[dict[ClientId, Secret], set[Dispute]]:
+        """The same from all the shares there are, and which of them were wrong."""
         corrected: dict[ClientId, Secret] = {}
-        liars: set[ClientId] = set()
+        disputes: set[Dispute] = set()
+        beyond: list[ClientId] = []
         for holders, numbers, clients in self._sets():
             rows = [
                 [self._shares[holder][client].expose() for holder in holders] for client in clients
             ]
-            try:
-                secrets, wrong = correct(numbers, rows, self._round.plan.threshold)
-            except InputError:
-                raise RemoteProtocolError(
-                    f"too many of {len(holders)} shares of client {clients[0]} are wrong to tell "
-                    "whose; nothing was released"
-                ) from None
-            corrected |= zip(clients, secrets, strict=True)
-            liars |= {holders[place] for place in wrong}
-        return corrected, frozenset(liars)
+            secrets, wrong = correct(numbers, rows, self._round.plan.threshold)
+            for client, secret, places in zip(clients, secrets, wrong, strict=True):
+                if secret is None:
+                    beyond.append(client)
+                    continue
+                corrected[client] = secret
+                disputes |= {Dispute(holders[place], client) for place in places}
+        if beyond:
+            raise WrongShares(beyond)
+        return corrected, disputes
 
     def _sets(self) -> Iterable[tuple[tuple[ClientId, ...], tuple[int, ...], list[ClientId]]]:
         """Holders, their numbers, and the clients whose shares they have under these numbers."""

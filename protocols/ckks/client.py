@@ -14,7 +14,7 @@ A message that breaks a rule raises ``RemoteProtocolError``, and nothing is open
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -32,7 +32,8 @@ from protocols.ckks.messages import (
     check_summands,
     split,
 )
-from protocols.ckks.params import Agreement
+from protocols.ckks.params import DIGEST_SIZE, Agreement, Params
+from protocols.entropy import system
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.wire import ClientId
 
@@ -88,12 +89,15 @@ def encrypt(
     agreement: Agreement,
     me: ClientId,
     key: SharedKey | CollectiveKey,
-    values: Values,
+    values: Values | Callable[[], Values],
     *,
     burn: Burn | None = None,
     chunks: Chunks = in_turn,
 ) -> Upload:
     """Encrypt ``values``: ``params.entries`` of float64 within ``params.clip``.
+
+    Or what a function gives. It is asked once the burn record was taken, so that nothing is
+    computed for an answer that may not leave; such a round is answered once, whatever it gives.
 
     SEAL draws the randomness: two uploads of one vector differ, and say no more than one.
     Two uploads of two vectors are two summands: a sum opened with each tells the difference.
@@ -110,18 +114,18 @@ def encrypt(
     """
     params, name = agreement.params, key.context(agreement)
     check_integer("client", me, 0)
-    if values.shape != (params.entries,) or values.dtype != np.float64:
-        raise LocalProtocolError(
-            f"input is {values.dtype} of shape {values.shape}, expected float64 of "
-            f"({params.entries},)"
-        )
-    if not bool((np.abs(values) <= params.clip).all()):
-        raise LocalProtocolError(f"an entry is above the clip {params.clip}, or not a number")
-    request = hashlib.sha256(name + values.tobytes()).digest()
+    if isinstance(values, np.ndarray):
+        _check_values(values, params)
+    what = values.tobytes() if isinstance(values, np.ndarray) else system(DIGEST_SIZE)
+    request = hashlib.sha256(name + what).digest()
     if burn is not None and not burn(agreement.header.place(me), UPLOAD_STAGE, request):
         raise LocalProtocolError(
-            f"another vector, or under another key, was encrypted in round {agreement.round}"
+            f"another vector, or under another key, was encrypted in round {agreement.round}; "
+            "start a new round"
         )
+    if not isinstance(values, np.ndarray):
+        values = values()
+        _check_values(values, params)
     padded = np.zeros((params.chunks, params.ring.degree))
     padded.reshape(-1)[: params.entries] = values / params.clip
     packed = chunks(key.encrypting(), padded)
@@ -131,6 +135,16 @@ def encrypt(
         ).to_bytes()
         for index, ciphertext in enumerate(packed)
     )
+
+
+def _check_values(values: Values, params: Params) -> None:
+    if values.shape != (params.entries,) or values.dtype != np.float64:
+        raise LocalProtocolError(
+            f"input is {values.dtype} of shape {values.shape}, expected float64 of "
+            f"({params.entries},)"
+        )
+    if not bool((np.abs(values) <= params.clip).all()):
+        raise LocalProtocolError(f"an entry is above the clip {params.clip}, or not a number")
 
 
 # --- who opens under a shared key ---

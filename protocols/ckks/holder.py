@@ -86,7 +86,7 @@ def generate(
       entropy: gives 128 bytes; the error of b_i SEAL draws for itself.
     """
     if agreement.params.model is not Model.THRESHOLD:
-        raise InputError("a shared key has no holders")
+        raise InputError("params.model is SHARED_KEY, which has no holders; take THRESHOLD")
     check_integer("holder", me, 0)
     seed, own = Secret(entropy(SEED_SIZE)), Secret(entropy(SEED_SIZE))
     making = Making(
@@ -206,7 +206,7 @@ class AwaitOpenings(_Waiting):
         """
         agreement, store = self.agreement, burn if self.burn is None else self.burn
         if store is None:
-            raise LocalProtocolError("a holder answers through a burn store, and was given none")
+            raise LocalProtocolError("burn is missing: a holder writes down what it answers")
         opened = Openings.from_bytes(message, expect=agreement.key_header, params=agreement.params)
         found = ShareBoxes.from_bytes(boxes, expect=agreement.key_header)
         committed = {holder: entry.commitment for holder, entry in self.roster.entries.items()}
@@ -290,7 +290,7 @@ class Holder(Party):
         """
         params = agreement.params
         if agreement.key_context() != self.agreement.key_context():
-            raise LocalProtocolError("this key is of another session, or of other parameters")
+            raise LocalProtocolError("agreement is of another session, or parameters, than the key")
         request = Request.from_bytes(
             message,
             expect=agreement.header,

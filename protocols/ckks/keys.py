@@ -159,7 +159,7 @@ class SharedKey:
 
     def __init__(self, agreement: Agreement, secret: Secret) -> None:
         if agreement.params.model is not Model.SHARED_KEY:
-            raise InputError("a shared key for parameters of the threshold model")
+            raise InputError("params.model is THRESHOLD, must be SHARED_KEY for a shared key")
         check_size("secret", secret, SEED_SIZE)
         self._agreement, self._secret = agreement, secret
         self.digest = from_seed(secret, agreement.label(b"name"))(32)
@@ -210,7 +210,7 @@ class CollectiveKey:
     def __init__(self, agreement: Agreement, openings: Openings) -> None:
         params = agreement.params
         if params.model is not Model.THRESHOLD:
-            raise InputError("a collective key for parameters of the shared key")
+            raise InputError("params.model is SHARED_KEY, must be THRESHOLD for a collective key")
         if len(openings.entries) != params.holders:
             raise RemoteProtocolError(
                 f"{len(openings.entries)} holders have opened, {params.holders} were agreed"
@@ -338,7 +338,7 @@ def finish(opened: Iterable[Values], survivors: int, params: Params) -> Values:
 
 def _context(own: Agreement, agreement: Agreement, digest: bytes) -> bytes:
     if own.key_context() != agreement.key_context():
-        raise LocalProtocolError("this key is of another session, or of other parameters")
+        raise LocalProtocolError("agreement is of another session, or parameters, than the key")
     return agreement.context(digest)
 
 

@@ -62,7 +62,7 @@ class Context:
 
     def __init__(self, ring: Ring, scale: float) -> None:
         if not 1 < scale < ring.modulus / 4:
-            raise InputError(f"scale {scale} is outside (1, q/4)")
+            raise InputError(f"scale {scale} is outside (1, {ring.modulus / 4:g})")
         self.ring, self.scale = ring, scale
         levels = sealapi.SEC_LEVEL_TYPE
         self.data = Level(ring.degree, ring.key_primes, levels.TC128)
@@ -367,14 +367,14 @@ def _saved(saveable: Any, limit: int) -> memoryview:
     data = _written(saveable)
     magic, _, _, _, compression, _, total = _HEADER.unpack_from(data)
     if magic != _MAGIC or total != len(data) or compression not in (_NONE, _ZSTD):
-        raise LocalProtocolError("SEAL saved in a format that this version does not know")
+        raise LocalProtocolError("SEAL saved in an unknown format; use tenseal 0.3.18")
     body = np.frombuffer(data, np.uint8)[_HEADER.size :]
     if compression == _NONE:
         return body.data
     out = np.empty(limit, np.uint8)
     length: int = _decompress(out.ctypes.data, limit, body.ctypes.data, len(body))
     if length > limit:  # zstd's errors are the largest numbers
-        raise LocalProtocolError("SEAL saved what its own zstd does not open")
+        raise LocalProtocolError("SEAL saved what its own zstd does not open; use tenseal 0.3.18")
     return out[:length].data
 
 

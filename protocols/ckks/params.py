@@ -76,7 +76,8 @@ def norm_bound(degree: int, variance: float) -> float:
 
     The squared norm is the mean of N/2 products of two exponentials: the error's spectrum,
     taken as Gaussian, times the secret's. With h = N/2 and x = 40 ln 2 the second are all
-    below ln h + x, and [Laurent, Massart 2000, Lemma 1] bounds the sum, each but for 2**-40.
+    below ln h + x but for 2**-40; cut there, the sum passes the bound below, which has the form
+    of [Laurent, Massart 2000, Lemma 1], with 2**-50 at most at N from 2048 on, by Chernoff.
     """
     half, tail = degree / 2, _TAIL_BITS * math.log(2)
     excess = 2 * math.sqrt(tail / half) + (math.log(half) + tail) * tail / half
@@ -161,18 +162,18 @@ class Params:
         for name in ("holders", "threshold", "max_corrupt"):
             check_integer(name, getattr(self, name), 0)
         if self.clients < 2:
-            raise InputError(f"{self.clients} clients: at least 2 can sum")
+            raise InputError(f"clients is {self.clients}, must be at least 2")
         check_integer("minimum_survivors", self.minimum_survivors, 2, self.clients, why=NO_SUM)
         if not (self.clip > 0 and math.isfinite(self.clip)):
-            raise InputError(f"clip {self.clip} is not positive and finite")
+            raise InputError(f"clip is {self.clip}, must be above 0 and finite")
 
     def _check_holders(self) -> None:
         if self.model is Model.SHARED_KEY:
             if self.holders or self.threshold or self.max_corrupt:
-                raise InputError("a shared key has neither holders nor a threshold")
+                raise InputError("holders, threshold, max_corrupt must be 0 under a shared key")
             return
         if self.flooding is None:
-            raise InputError("a threshold decryption is flooded: the server sees its result")
+            raise InputError("flooding is None: a threshold key needs it")
         if not 2 <= self.holders <= ORDER or not 0 <= self.max_corrupt < self.holders:
             raise InputError(
                 f"{self.holders} holders of whom {self.max_corrupt} corrupt: 2 to {ORDER}, not all"
@@ -230,7 +231,7 @@ class Params:
         """The largest scale at which this many clients cannot wrap around; may be negative."""
         room = self.ring.modulus / 2 - _NEVER * self.result_deviation
         if room <= 0:
-            raise InputError("the flooding alone wraps around")
+            raise InputError("flooding alone wraps around: take fewer bits of it, or larger primes")
         return math.ceil(2 * math.log2(room / (self.clients * math.sqrt(2)))) - 1
 
     def mean_stddev(self, survivors: int | None = None) -> float:
@@ -247,14 +248,6 @@ class Params:
         where its spectrum is, and lie 2**-20 and more below the flooding.
         """
         return self.mean_stddev(survivors) * math.sqrt(2 * math.log(2 * self.entries))
-
-    @property
-    def flooding_delta(self) -> float:
-        """The total variation distance of opened results from ones without the key [LMSS22].
-
-        2**-(s/2) / 6.9 a session; ``dp.accounting`` prices the flooding in epsilon instead.
-        """
-        return 0.0 if self.flooding is None else 2 ** (-self.flooding / 2) / 6.9
 
     @property
     def chunk_size(self) -> int:
@@ -350,6 +343,7 @@ def _rings(model: Model, entries: int) -> Iterator[Ring]:
         yield Ring(degree=degree, prime_bits=sizes, special_bits=special)
 
 
+# The arguments are the fields of ``Params`` that a caller may wish for, and the precision.
 def plan_parameters(
     *,
     model: Model,

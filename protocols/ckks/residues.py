@@ -83,9 +83,9 @@ class Ring:
 
     def __post_init__(self) -> None:
         if self.degree not in DEGREES:
-            raise InputError(f"degree {self.degree} is none of {DEGREES}")
+            raise InputError(f"degree is {self.degree}, must be one of {DEGREES}")
         if len(self._all_bits) > MAX_PRIMES:
-            raise InputError(f"{len(self._all_bits)} primes are more than {MAX_PRIMES}")
+            raise InputError(f"prime_bits has {len(self._all_bits)} primes, at most {MAX_PRIMES}")
         low = self.degree.bit_length() + 1
         for size in self._all_bits:
             if not low <= size <= MAX_PRIME_BITS:

@@ -84,7 +84,7 @@ class _Stage(Collect[Agreement]):
 
     def __init__(self, agreement: Agreement, model: Model) -> None:
         if agreement.params.model is not model:
-            raise InputError(f"{type(self).__name__} is for {model.name}")
+            raise InputError(f"params.model must be {model.name} for {type(self).__name__}")
         super().__init__(agreement)
 
 
@@ -278,7 +278,7 @@ class CollectUploads(_Stage):
             have another one opened in the same round.
         """
         if isinstance(self._key, CollectiveKey):
-            raise LocalProtocolError("the holders open this sum: close_threshold")
+            raise LocalProtocolError("the holders open this sum: call close_threshold")
         self._finish()
         ring = self.agreement.params.ring
         message = SharedSum(
@@ -301,7 +301,7 @@ class CollectUploads(_Stage):
           burn: as in :meth:`close_shared`.
         """
         if not isinstance(self._key, CollectiveKey):
-            raise LocalProtocolError("the clients open this sum: close_shared")
+            raise LocalProtocolError("the clients open this sum: call close_shared")
         params, left = self.agreement.params, frozenset(alive)
         if strangers := left - set(self._key.holders):
             raise LocalProtocolError(f"named as alive, and no holders: {sorted(strangers)}")

@@ -57,17 +57,19 @@ def refuse_low_order(public: bytes) -> None:
 
     A lookup in place of an agreement that would find it too.
     """
-    if int.from_bytes(public, "little") % 2**255 in _LOW_ORDER:
+    if public in _LOW_ORDER:
         raise RemoteProtocolError(f"public key {public.hex()} is a point of low order")
 
 
-# The u of every point of order 1, 2, 4 or 8 on the curve or its twist, in each of its encodings
-# below 2**255; X25519 ignores the highest bit. https://cr.yp.to/ecdh.html, "How do I validate".
+# The u of every point of order 1, 2, 4 or 8 on the curve or its twist, in each of its encodings:
+# X25519 ignores the highest bit. https://cr.yp.to/ecdh.html, "How do I validate".
 _P = 2**255 - 19
 _LOW_ORDER = frozenset(
-    {
+    (u | highest << 255).to_bytes(KEY_SIZE, "little")
+    for u in (
         *(0, 1, _P - 1, _P, _P + 1),
         325606250916557431795983626356110631294008115727848805560023387167927233504,
         39382357235489614581723060781553021112529911719440698176882885853963445705823,
-    }
+    )
+    for highest in (0, 1)
 )

@@ -62,7 +62,7 @@ def split(secret: Secret, threshold: int, holders: int, entropy: Entropy) -> lis
     if not 1 <= threshold <= holders <= ORDER:
         raise InputError(f"cannot share with threshold {threshold} among {holders} holders")
     if len(secret) % 2:
-        raise InputError(f"cannot share {len(secret)} bytes: an even number is needed")
+        raise InputError(f"secret has {len(secret)} bytes, must be an even number")
     constant = _symbols(secret.expose())
     random = _symbols(entropy((threshold - 1) * len(secret)))
     polynomial = [*random.reshape(threshold - 1, len(constant)), constant]
@@ -101,11 +101,12 @@ def combine(holders: Sequence[int], shares: Sequence[Sequence[bytes]]) -> list[S
 
 def correct(
     holders: Sequence[int], shares: Sequence[Sequence[bytes]], threshold: int
-) -> tuple[list[Secret], list[int]]:
-    """Rebuild several secrets where some of the holders' shares are wrong.
+) -> tuple[list[Secret | None], list[list[int]]]:
+    """Rebuild several secrets where some of the shares are wrong.
 
-    Whose shares are wrong is found by Berlekamp and Welch's equations in one symbol at a time
-    that does not fit the rest; who is found out is left out of all secrets.
+    Each secret for itself: whoever shared one of them badly spoils no other. Which shares are
+    wrong is found by Berlekamp and Welch's equations in one symbol that does not fit the rest;
+    where the same holders are wrong in many secrets they are solved once.
 
     Args:
       holders: their numbers, distinct, at least as many as the threshold.
@@ -113,33 +114,60 @@ def correct(
       threshold: shares that rebuild a secret.
 
     Returns:
-      The secrets, and the places in ``holders`` of those with a wrong share, at most
-      (n - threshold) / 2 of them: nobody else's polynomial is as near.
+      The secrets, and for each the places in ``holders`` of its wrong shares, at most
+      (n - threshold) / 2 of them: no other polynomial is as near. ``None`` in place of a
+      secret of which more are wrong.
 
     Raises:
-      InputError: more are wrong, or the arguments do not fit each other.
+      InputError: the arguments do not fit each other.
     """
     n, most = len(holders), (len(holders) - threshold) // 2
     if threshold < 1 or threshold > n:
-        raise InputError(f"{n} shares, {threshold} are needed")
+        raise InputError(f"threshold {threshold} is outside [1, {n}], the number of shares")
     _weights_at_zero(holders)  # refuses what are no holders
-    # One column for each symbol of each secret: the values at all holders.
-    values = np.stack([_symbols(b"".join(row)).reshape(n, -1) for row in shares], axis=1).reshape(
-        n, -1
-    )
+    # By holder, secret and symbol.
+    values = np.stack([_symbols(b"".join(row)).reshape(n, -1) for row in shares], axis=1)
     x = np.asarray(holders, np.int64)
+    secrets: list[Secret | None] = [None] * len(shares)
+    wrong: list[list[int]] = [[] for _ in shares]
+    left, suspects = list(range(len(shares))), set[int]()
+    while left:
+        known = [place for place in range(n) if place not in suspects][:threshold]
+        flat = values[:, left].reshape(n, -1)
+        expected = _interpolate(x[known], flat[known], x).reshape(n, len(left), -1)
+        differ = (expected != values[:, left]).any(axis=2)
+        fits = differ.sum(axis=0) <= most
+        done = [each for each, good in zip(left, fits, strict=True) if good]
+        numbers = [holders[place] for place in known]
+        rows = [[shares[each][place] for place in known] for each in done]
+        for each, secret in zip(done, combine(numbers, rows), strict=True):
+            secrets[each] = secret
+            wrong[each] = np.flatnonzero(differ[:, left.index(each)]).tolist()
+        left = [each for each in left if each not in set(done)]
+        while left:
+            try:
+                suspects = _wrong_in(x, values[:, left[0]], threshold, most)
+            except InputError:
+                left.pop(0)
+                continue
+            break
+    return secrets, wrong
+
+
+def _wrong_in(
+    x: NDArray[np.int64], values: NDArray[np.uint16], threshold: int, most: int
+) -> set[int]:
+    """The places of one secret's wrong shares; ``InputError`` if there are too many."""
     wrong: set[int] = set()
     while True:
-        kept = [place for place in range(n) if place not in wrong]
+        kept = [place for place in range(len(x)) if place not in wrong]
         known = kept[:threshold]
         expected = _interpolate(x[known], values[known], x[kept])
         bad = np.flatnonzero((expected != values[kept]).any(axis=0))
         if not bad.size:
-            break
+            return wrong
         found = _wrong_places(x[kept], values[kept, bad[0]], threshold, most - len(wrong))
         wrong |= {kept[place] for place in found}
-    numbers = [holders[place] for place in known]
-    return combine(numbers, [[row[place] for place in known] for row in shares]), sorted(wrong)
 
 
 def _interpolate(

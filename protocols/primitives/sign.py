@@ -20,8 +20,13 @@ VERIFY_KEY_SIZE = 32  # bytes of a public key, section 5.1.5
 _PRIME = 2**255 - 19
 _ORDER = 2**252 + 27742317777372353535851937790883648493  # of the base point, section 5.1
 _ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7  # y of four points
-# y of all eight points of small order; 0 and 1 have a second encoding that fits 255 bits
-_SMALL = frozenset({0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8, _PRIME, _PRIME + 1})
+# All eight points of small order by their y, of which 0 and 1 have a second encoding that fits
+# 255 bits, with either sign.
+_SMALL = frozenset(
+    (y | sign << 255).to_bytes(VERIFY_KEY_SIZE, "little")
+    for y in (0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8, _PRIME, _PRIME + 1)
+    for sign in (0, 1)
+)
 
 
 class SigningKey:
@@ -48,7 +53,7 @@ class SigningKey:
 
 def is_small_order(public: bytes) -> bool:
     """Whether eight times this point is zero, in any of its encodings."""
-    return int.from_bytes(public, "little") % 2**255 in _SMALL
+    return public in _SMALL
 
 
 def verify(public: bytes, label: bytes, message: bytes, signature: bytes) -> None:

@@ -172,7 +172,7 @@ class SecureGrid(Grid):
       history: a report of every sum.
 
     Raises:
-      InputError: other types in ``clear``, or a deadline that nobody can keep.
+      InputError: other types in ``allow_plaintext``, or a deadline that nobody can keep.
     """
 
     def __init__(
@@ -185,9 +185,9 @@ class SecureGrid(Grid):
         allow_plaintext: Sequence[str] = (),
     ) -> None:
         if strange := set(allow_plaintext) - {"evaluate", "query"}:
-            raise InputError(f"clear {sorted(strange)}: only evaluate and query may pass in clear")
+            raise InputError(f"allow_plaintext {sorted(strange)} may name evaluate and query alone")
         if not deadline > 0:  # not a number either
-            raise InputError(f"deadline {deadline}: no node can answer in so many seconds")
+            raise InputError(f"deadline is {deadline} s, must be above 0")
         self._grid, self._deadline, self._clear = grid, deadline, frozenset(allow_plaintext)
         self._coordinator = Coordinator(summed, cohort or SumSettings())
         self.history: list[SumReport] = []
@@ -206,14 +206,14 @@ class SecureGrid(Grid):
             return []
         kinds = {message.metadata.message_type for message in sent}
         if len(kinds) > 1:
-            raise InputError(f"messages of several types in one call: {', '.join(sorted(kinds))}")
+            raise InputError(f"messages are of types {', '.join(sorted(kinds))}, must be of one")
         category = kinds.pop().split(".")[0]
         if category in self._clear:
             return list(self._grid.send_and_receive(sent, timeout=timeout))
         if category not in SECURE:
             raise InputError(
-                f"replies to {category} say what single nodes say; pass clear=[{category!r}] if "
-                "that is meant"
+                f"replies to {category} show what single nodes say; pass "
+                f"allow_plaintext=[{category!r}] if that is meant"
             )
         return self._sum(sent, timeout, trains=category == "train")
 
@@ -223,9 +223,9 @@ class SecureGrid(Grid):
             raise InputError(f"records named {', '.join(sorted(taken))} are ours; rename yours")
         model = digest(content)
         if any(other.content is not content and digest(other.content) != model for other in sent):
-            raise InputError("nodes of one sum must all be sent the same")
+            raise InputError("messages of one sum must have the same content for every node")
         if timeout is not None and not timeout > 0:
-            raise InputError(f"timeout {timeout}: no node can answer in so many seconds")
+            raise InputError(f"timeout is {timeout} s, must be above 0")
         name, start = _arrays(content) if trains else ("", {})
         shapes = shapes_of(start)
         nodes = [message.metadata.dst_node_id for message in sent]
@@ -241,7 +241,7 @@ class SecureGrid(Grid):
             return _no_sum(report, sent, error, errors)
         try:
             if not all(bool(np.isfinite(array).all()) for array in start.values()):
-                raise InputError("the model that the strategy sent is not finite")
+                raise InputError("the model that the strategy sent is NaN or infinite")
             report.sums_of_model = under_way.sums_of_model
             for ask in under_way.asks():
                 limit = timeout if ask.stage is Stage.MASK else self._deadline
@@ -511,7 +511,7 @@ def _compute(
     finally:
         message.content = outer
     if reply.has_error():
-        raise NodeError("the app replied an error")
+        raise NodeError("the app replied an error; its own log says why")
     said = reply.content
     if proposal.shapes:
         _, start = _arrays(inner)
@@ -527,7 +527,7 @@ def _compute(
     weight = numbers.get(proposal.content.weighted_by)
     if weight is None or weight != int(weight):
         raise NodeError(
-            f"the app's reply has no whole number {proposal.content.weighted_by!r} to weigh it by"
+            f"the app's reply needs a whole number {proposal.content.weighted_by!r} to weigh it by"
         )
     return Contribution(vector=vector, weight=int(weight), metrics=numbers)
 

@@ -125,7 +125,7 @@ def carry(
     purpose: str = "train",
     change: Change = lambda _, request: request,
 ) -> FinishedSum:
-    """One sum. A node that refuses, or fails, has not answered; ``machines.errors`` says why.
+    """Carry one sum. A node that refuses, or fails, has not answered; ``machines.errors`` says why.
 
     Args:
       shapes: the arrays of the model, by name.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import dp
 from dp.accounting.accountant import epsilon_rdp
 from dp.accounting.calibrate import noise_multiplier
-from dp.accounting.events import NoSampling, PoissonSampling, Unit
+from dp.accounting.events import Event, NoSampling, PoissonSampling, Unit
 from dp.empirical import (
     Estimate,
     Flags,
@@ -154,25 +154,22 @@ def one_run(
         raise InputError(f"noise_share {noise_share} must be above 0 and at most 1")
     coins = include_canaries(canaries, entropy=entropy)
     if not coins.any():
-        raise InputError(f"none of {canaries} canaries is in; take more")
+        raise InputError(f"none of {canaries} canaries was included; take more canaries")
     match mechanism:
         case "local":
-            moved, noise, stated = _local(coins, budget, steps, noise_share)
+            moved, noise, event = _local(coins, budget, steps, noise_share)
         case "distributed":
-            moved, noise, stated = _distributed(coins, budget, steps, noise_share)
+            moved, noise, event = _distributed(coins, budget, steps, noise_share)
         case _:
             raise InputError(f"unknown mechanism {mechanism!r}; known: local, distributed")
     found = guess(moved, coins, count=guesses)
+    bound = lower_bound(
+        found.canaries, found.made, found.correct, delta=budget.delta, significance=SIGNIFICANCE
+    )
     return EmpiricalAudit(
         audited=mechanism,
-        found=lower_bound(
-            found.canaries,
-            found.made,
-            found.correct,
-            delta=budget.delta,
-            significance=SIGNIFICANCE,
-        ),
-        stated=stated,
+        found=replace(bound, mechanism=event.KIND),
+        stated=epsilon_rdp([(event, 1)], budget.delta),
         noise_multiplier=noise,
         steps=steps,
         noise_share=noise_share,
@@ -236,23 +233,21 @@ def client_cosines(
             total += how.layout.encode({UPDATE: encoded})
         moved = how.moved(how.layout.decode(total), range(clients), rotation)
         position = position + moved.to(position.dtype)
-    change = position.double().numpy()
+    change, event = position.double().numpy(), how.event(clients)
+    found = from_cosines(
+        cosines(planted, change), entries=len(change), delta=budget.delta, unit=Unit.CLIENT
+    )
     return EmpiricalAudit(
         audited="client",
-        found=from_cosines(
-            cosines(planted, change),
-            entries=len(change),
-            delta=budget.delta,
-            unit=Unit.CLIENT,
-        ),
-        stated=epsilon_rdp([(how.event(clients), rounds)], how.delta),
+        found=replace(found, mechanism=event.KIND),
+        stated=epsilon_rdp([(event, rounds)], how.delta),
         noise_multiplier=how.noise_multiplier,
         steps=rounds,
     )
 
 
-def _local(coins: Flags, budget: Budget, steps: int, share: float) -> tuple[Reals, float, float]:
-    """What the steps move of each canary's entry, z, and its epsilon."""
+def _local(coins: Flags, budget: Budget, steps: int, share: float) -> tuple[Reals, float, Event]:
+    """What the steps move of each canary's entry, z, and what all steps are priced as."""
     import torch
 
     from dp.sgd import LocalDpSgd
@@ -276,12 +271,12 @@ def _local(coins: Flags, budget: Budget, steps: int, share: float) -> tuple[Real
     )
     moved = client.run(torch.zeros(len(coins)), steps)
     event = replace(client.event(steps), noise_multiplier=noise)
-    return moved.double().numpy(), noise, epsilon_rdp([(event, 1)], budget.delta)
+    return moved.double().numpy(), noise, event
 
 
 def _distributed(
     coins: Flags, budget: Budget, steps: int, share: float
-) -> tuple[Reals, float, float]:
+) -> tuple[Reals, float, Event]:
     """The same of sums of clients' clipped gradients, with the noise in shares."""
     import torch
 
@@ -314,8 +309,7 @@ def _distributed(
         sums = [client.sum(position).numpy() for client in clients] + silent
         total = sum(mechanism.encode(one, seed=seed) for one in sums)
         position = position - torch.from_numpy(mechanism.decode(np.asarray(total), seed=seed))
-    event = priced.event(survivors=CLIENTS, steps=steps)
-    return position.double().numpy(), noise, epsilon_rdp([(event, 1)], budget.delta)
+    return position.double().numpy(), noise, priced.event(survivors=CLIENTS, steps=steps)
 
 
 def _planted(coins: Flags, places: NDArray[np.intp]) -> tuple[Any, Any, Any, Callable[..., Any]]:

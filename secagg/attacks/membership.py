@@ -448,7 +448,7 @@ def _judged(scores: Reals, included: Flags, **what: Any) -> Membership:
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     members, others = int(included.sum()), int((~included).sum())
     if not members or not others:
-        raise InputError("every coin fell on one side; take more targets or a larger pool")
+        raise InputError("all targets are members, or none is; take more targets or a larger pool")
     true, false = (
         np.concatenate([[0], np.cumsum(side[order])[ends]]) for side in (included, ~included)
     )

@@ -119,7 +119,9 @@ def _header(found: Found) -> Markup:
     if found.refuted:
         title = f"A stated epsilon was refuted: {', '.join(found.refuted)}."
     elif found.audits:
-        title = "No stated epsilon was refuted."
+        broken = any(one.noise_share < 1 and one.refuted for one in found.audits)
+        but = " but those whose noise was left out on purpose" if broken else ""
+        title = f"No stated epsilon was refuted{but}."
     else:
         title = "What the attacks found."
     about = (

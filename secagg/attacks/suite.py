@@ -256,13 +256,13 @@ class Found:
             if tuple(one.seen for one in views) != get_args(Seen):
                 raise InputError(f"inversion, {views[0].model}: must be {get_args(Seen)}")
             if not views[0].clients <= views[1].clients == views[2].clients:
-                raise InputError(f"inversion, {views[0].model}: other clients in each")
+                raise InputError(f"inversion, {views[0].model}: clients of its views differ")
         held.follows(found.as_dict())
         return found
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What was found, from the file of ``secagg bench attack --json``.
+        """What was found, from the file of ``secagg bench attack``.
 
         Raises:
           InputError: it cannot be read, or ``from_dict`` refuses it.

@@ -20,7 +20,7 @@ import dp
 from dp.accounting.events import NeighboringRelation, Unit
 from dp.empirical import Estimate, LowerBound, from_json
 from secagg.errors import InputError
-from secagg.pages.numbers import at_least, short
+from secagg.pages.numbers import at_least, short, spaced
 from secagg.pages.numbers import bound as as_bound
 from secagg.pages.numbers import delta as as_delta
 
@@ -40,26 +40,38 @@ class Stated(Protocol):
     def epsilon(self) -> float: ...
     @property
     def total_delta(self) -> float: ...
+    @property
+    def mechanisms(self) -> frozenset[str]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A result at the ledger's delta, and the epsilon that the ledger proves there."""
+    """A result at the ledger's delta, and the epsilon that the ledger proves there.
+
+    ``charged``: the mechanisms that the ledger charged for, to hold the result's own against.
+    """
 
     found: LowerBound | Estimate
     stated: float
+    charged: frozenset[str]
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the result says that another mechanism was attacked than any charged here."""
+        return bool(self.found.mechanism) and self.found.mechanism not in self.charged
 
     @property
     def contradicts(self) -> bool:
-        """Whether it is a bound, and passes what is stated."""
-        return isinstance(self.found, LowerBound) and self.found.epsilon > self.stated
+        """Whether it is a bound on this mechanism, and passes what is stated."""
+        bound = isinstance(self.found, LowerBound) and self.found.epsilon > self.stated
+        return bound and not self.foreign
 
     @property
     def sentence(self) -> str:
         """What was measured, labelled; bounds rounded down."""
         found = self.found
         against = f"stated for one {found.unit.value}: {as_bound(self.stated)}"
-        where = f"at delta {as_delta(found.delta)}; {against}"
+        where = f"at delta {as_delta(found.delta)}; {self._of} {against}"
         if isinstance(found, Estimate):
             return (
                 f"estimate, no bound: epsilon about {short(found.epsilon)} {where} "
@@ -71,9 +83,24 @@ class Measured:
             f"({found.method}, wrong with probability {short(found.significance)}{comparisons})"
         )
 
+    @property
+    def _of(self) -> str:
+        """What was attacked, in words."""
+        if not self.found.mechanism:
+            return "of which mechanism nobody said;"
+        name = f"{spaced(self.found.mechanism)} noise"
+        if self.foreign:
+            here = " and ".join(sorted(map(spaced, self.charged)))
+            return f"of {name}, ANOTHER MECHANISM than this ledger's, {here};"
+        return f"of {name}, as this ledger's;"
+
     def as_dict(self) -> dict[str, Any]:
         stated = self.stated if math.isfinite(self.stated) else None
-        return self.found.as_dict() | {"stated": stated, "contradicts": self.contradicts}
+        return self.found.as_dict() | {
+            "stated": stated,
+            "contradicts": self.contradicts,
+            "another_mechanism": self.foreign,
+        }
 
 
 def evidence(results: Iterable[LowerBound | Estimate]) -> dict[str, Any]:
@@ -109,7 +136,7 @@ def read(path: Path) -> tuple[LowerBound | Estimate, ...]:
     """
     data = load(path)
     if not isinstance(results := data.get("results"), list) or not results:
-        raise InputError(f"--attack-results {path} holds no results")
+        raise InputError(f"--attack-results {path} holds no results, must have at least 1")
     if len(results) > _MOST_RESULTS:
         raise InputError(
             f"--attack-results {path} holds {len(results):,} results, at most 100 are read"
@@ -137,11 +164,15 @@ def measured(
         ]
         if not alike:
             raise InputError(
-                f"the evidence is about one {result.unit.value} that is there or not, and this "
-                "ledger charged for no such thing"
+                f"--attack-results are about one {result.unit.value} that is there or not; the "
+                "ledger charged nothing for that, leave them out"
             )
         beside += [
-            Measured(found=result.at(section.total_delta), stated=section.epsilon)
+            Measured(
+                found=result.at(section.total_delta),
+                stated=section.epsilon,
+                charged=section.mechanisms,
+            )
             for section in alike
         ]
     return tuple(beside)

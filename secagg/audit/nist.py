@@ -1,6 +1,9 @@
-"""What an epsilon report must say beside its numbers [NIST SP 800-226], item by item.
+"""What surrounds an epsilon, after the pyramid of [NIST SP 800-226], item by item.
 
-What the records show is said from the records. What no record can show is the keeper's
+[PHK+23]: Ponomareva et al., How to DP-fy ML, arXiv 2303.00654, section 5.2.
+
+A row says whose word it is. What the records show is said from the records. What no record can
+show is the keeper's word, and where the keeper gave none the report says so, loudly.
 word, and where the keeper gave none the report says so, loudly.
 """
 
@@ -14,12 +17,16 @@ from dp.accounting.events import (
     NeighboringRelation,
     Unit,
 )
+from dp.ledger.description import MATTERS
 from dp.ledger.ledger import FIXED_PLAN, LedgerOwner, SystemDescription
-from secagg.audit.values import Row, Section, Source
-from secagg.pages.numbers import bound, counted
+from secagg.audit.evidence import Measured
+from secagg.audit.values import Release, Row, Section, Source
+from secagg.pages.numbers import bound, counted, spaced
 from secagg.pages.numbers import delta as as_delta
 
 MAX_EVENTS: Final = 12  # kinds of event that a row spells out
+EMPIRICAL: Final = "Empirical audit"
+_OF_WHAT: Final = ("purpose", "organisation", "data_set", "data_digest")
 
 
 def rows(
@@ -29,10 +36,17 @@ def rows(
     keeper: LedgerOwner,
     policy: str,
     protection: Iterable[str],
+    releases: Sequence[Release],
 ) -> tuple[Row, ...]:
     """All items, in the order of the report."""
     return (
-        *(row for section in sections for row in _of_section(section, several=len(sections) > 1)),
+        *(_matter(stated, name) for name in _OF_WHAT),
+        _models(releases),
+        *(
+            row
+            for section in sections
+            for row in _of_section(section, stated, several=len(sections) > 1)
+        ),
         _from("Who keeps the ledger", _KEEPERS[keeper]),
         _units(stated),
         _word(stated, "Who is trusted with what", "trusted"),
@@ -47,7 +61,9 @@ def rows(
             "Costs the sum: the joint composition of what those clients were charged. The "
             "records do not say who is the same person, and no number here covers it.",
         ),
-        _from("How parameters were chosen", _policy(policy)),
+        *_chosen(policy),
+        *(_matter(stated, name) for name in MATTERS if name not in _OF_WHAT),
+        _reading(sections),
         Row(
             item="Accountant",
             text="Rényi DP at fixed orders, in integers rounded up, decides who is over budget; "
@@ -57,15 +73,66 @@ def rows(
         ),
         _word(stated, "Randomness", "randomness"),
         _word(stated, "Floating point", "floating_point"),
-        Row(item="Empirical audit", text="None is attached.", source="software"),
+        empirical(()),
         _from("Against tampering", ". ".join(map(_capital, protection)) + "."),
     )
 
 
-def _of_section(section: Section, *, several: bool) -> Iterator[Row]:
-    mark = f" ({section.unit.value}, {_spaced(section.adjacency.value)})" if several else ""
+def empirical(measured: Sequence[Measured]) -> Row:
+    """The row on what was measured from outside, which is attached to an audit after it."""
+    if not measured:
+        return Row(item=EMPIRICAL, text="None is attached.", source="software")
+    foreign = sum(one.foreign for one in measured)
+    other = f", {foreign} of them of another mechanism" if foreign else ""
+    return Row(
+        item=EMPIRICAL,
+        text=f"{counted(len(measured), 'result')} attached{other}: see Measured by attacks. That "
+        "this training was attacked is the word of whoever brought them.",
+        source="software",
+    )
+
+
+def _matter(stated: SystemDescription | None, name: str) -> Row:
+    """One of ``MATTERS``: what was said of it, or that nobody said anything."""
+    said = "" if stated is None else str(getattr(stated, name))
+    if not said:
+        return _nobody(MATTERS[name], "it")
+    return Row(item=MATTERS[name], text=_sentence(said), source="keeper")
+
+
+def _models(releases: Sequence[Release]) -> Row:
+    item = "Models that were released"
+    if not releases:
+        return _nobody(item, "which model this ledger is of")
+    last = releases[-1]
+    return Row(
+        item=item,
+        text=f"{counted(len(releases), 'model')}, the last of round {last.round:,}: SHA-256 "
+        f"{last.model.hex()}. The JSON lists all.",
+        source="keeper",
+    )
+
+
+def _reading(sections: Sequence[Section]) -> Row:
+    """How an epsilon is to be read, for whoever has to judge one."""
+    largest = max((section.epsilon for section in sections), default=0.0)
+    where = "up to 1" if largest <= 1 else "between 1 and 10" if largest <= 10 else "above 10"
+    return Row(
+        item="How to read an epsilon",
+        text="It bounds by which factor, e^epsilon, one unit can change the chance of anything "
+        "that is concluded; no number is safe for every use. Up to 1 the promise is strong; "
+        "between 1 and 10 it is what most trained models that are published with one have; above "
+        f"10 it says little by itself [PHK+23]. Here it is {where}.",
+        source="software",
+    )
+
+
+def _of_section(
+    section: Section, stated: SystemDescription | None, *, several: bool
+) -> Iterator[Row]:
+    mark = f" ({section.unit.value}, {spaced(section.adjacency.value)})" if several else ""
     yield _from("Unit" + mark, _UNITS[section.unit])
-    yield _from("NeighboringRelation" + mark, _ADJACENCIES[section.adjacency])
+    yield _from("Neighboring relation" + mark, _ADJACENCIES[section.adjacency])
     for book, report in section.books.items():
         yield _from(
             f"Epsilon, {book.value} book" + mark,
@@ -73,12 +140,12 @@ def _of_section(section: Section, *, several: bool) -> Iterator[Row]:
             f"{counted(len(section.subjects), 'subject')}, by {report.accountant.upper()}: "
             f"{report.why}. {_BOOKS[book.value]}",
         )
-    yield _delta(section, mark)
+    yield _delta(section, stated, mark)
     yield _from("Mechanism and sampling, in evidence" + mark, _evidence(section))
 
 
-def _delta(section: Section, mark: str) -> Row:
-    if section.reported is None:
+def _delta(section: Section, stated: SystemDescription | None, mark: str) -> Row:
+    if section.reported is None or stated is None:
         return Row(
             item="Delta" + mark,
             text=f"{as_delta(section.delta)}, the accountant's alone. Nobody stated a random "
@@ -96,7 +163,11 @@ def _delta(section: Section, mark: str) -> Row:
     )
     listed = ", ".join(f"{name} {as_delta(part)}" for name, part in parts if part)
     return Row(
-        item="Delta" + mark, text=f"{as_delta(reported.total)} in all: {listed}.", source="keeper"
+        item="Delta" + mark,
+        text=f"{as_delta(reported.total)} in all: {listed}. Delta is the chance that epsilon says "
+        f"nothing, for each unit; times the {stated.unit_count:,} units it is "
+        f"{as_delta(reported.total * stated.unit_count)}, which has to be well below 1.",
+        source="keeper",
     )
 
 
@@ -127,12 +198,12 @@ def describe(event: Event) -> str:
     details = ", ".join(
         f"{value:g}" if isinstance(value, float) else _plain(value) for value in values
     )
-    design = _spaced(event.sampling.DESIGN)
+    design = spaced(event.sampling.DESIGN)
     return f"{noise}, sampling {design}{f' ({details})' if details else ''}"
 
 
 def _plain(value: object) -> str:
-    return _spaced(str(getattr(value, "value", value)))
+    return spaced(str(getattr(value, "value", value)))
 
 
 def _units(stated: SystemDescription | None) -> Row:
@@ -148,7 +219,7 @@ def _word(stated: SystemDescription | None, item: str, name: str) -> Row:
     text = said if isinstance(said, str) else "; ".join(_strings(said))
     return Row(
         item=item,
-        text=_capital(text or "none") + "." * (text[-1:] not in ".!?"),
+        text=_sentence(text or "none"),
         source="keeper",
     )
 
@@ -166,20 +237,26 @@ def _from(item: str, text: str, source: Source = "records") -> Row:
     return Row(item=item, text=text, source=source)
 
 
-def _policy(policy: str) -> str:
+def _chosen(policy: str) -> Iterator[Row]:
+    item = "How parameters were chosen"
     if policy == FIXED_PLAN:
-        return (
-            "Fixed plan: every noise, rate and number of rounds was chosen before the first "
-            "round. If any was chosen from an output, no number here holds."
+        yield Row(
+            item=item,
+            text="Fixed plan: every noise, rate and number of rounds was chosen before the first "
+            "round. No record can show that, and if any was chosen from an output, no number here "
+            "holds.",
+            source="keeper",
         )
-    return (
-        f"By a filter, {policy}: parameters may follow from earlier outputs, and only the whole "
-        "budget may be stated."
-    )
+    else:
+        yield _from(
+            item,
+            f"By a filter, {policy}: parameters may follow from earlier outputs, and only the "
+            "whole budget may be stated.",
+        )
 
 
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
+def _sentence(text: str) -> str:
+    return _capital(text) + "." * (text[-1:] not in ".!?")
 
 
 def _capital(text: str) -> str:

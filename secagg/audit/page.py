@@ -51,12 +51,31 @@ def _headline(audit: Audit) -> Markup:
         title = f"{counted(len(audit.over), 'subject').capitalize()} passed the budget."
     else:
         title = "Nobody passed the budget."
+    if audit.sections and not audit.contradictions:
+        title = f"{title.removesuffix('.')}, {_budget(audit)}."
+    of = audit.purpose or "Nobody stated what this is a ledger of"
+    model = (
+        f" The model of round {audit.releases[-1].round:,} has SHA-256 "
+        f"{audit.releases[-1].model.hex()}."
+        if audit.releases
+        else " No model is named in it."
+    )
     about = (
+        f"{of}. Made on {audit.made_on}; the file has SHA-256 {audit.digest.hex()}.{model} "
         f"Kept by the {audit.keeper.value}, {counted(audit.records, 'record')}, policy "
         f"“{audit.policy}”. Every number is computed anew from the records; no stored epsilon "
         "was read."
     )
     return parts.header(f"secagg audit · {audit.ledger}", title, about, warnings=_warnings(audit))
+
+
+def _budget(audit: Audit) -> str:
+    """The least budget of every unit: of how much nobody may spend more."""
+    return "; ".join(
+        f"epsilon {as_epsilon(epsilon)} at delta {as_delta(delta)} for one {section.unit.value}"
+        for section in audit.sections
+        for epsilon, delta in (section.budget,)
+    )
 
 
 def _warnings(audit: Audit) -> Iterable[str]:
@@ -118,7 +137,8 @@ def _numbers(section: Section) -> Markup:
             if report.rdp is None or report.accountant == "rdp"
             else (f"; by RDP, which admits: {bound(report.rdp)}")
         )
-        label = f"epsilon, {book.value} book, by {report.accountant.upper()}{held}{actual}"
+        of = as_epsilon(section.budget[0])
+        label = f"epsilon of {of}, {book.value} book, by {report.accountant.upper()}{held}{actual}"
         values.append((bound(report.epsilon), label))
     of = "of the whole system" if section.reported else "of the accountant alone"
     values.append((as_delta(section.total_delta), f"delta {of}"))
@@ -171,7 +191,10 @@ def _spent(audit: Audit, section: Section, name: str) -> Markup:
         top=limit,
         rule=(limit, f"least budget {show(limit)}"),
     )
-    detail = f"{what}, {name} book: least, quarters, median, most of all subjects"
+    detail = join(
+        f"{what}, {name} book, of all subjects",
+        parts.legend(("all", "half", "median"), inside=True),
+    )
     return parts.figure(_TITLES[name], detail, chart)
 
 
@@ -195,11 +218,19 @@ def _curve(section: Section) -> Markup:
         series,
         as_epsilon,
         each="delta",
+        mark=_own(section, deltas),
     )
     same = "" if apart else ", the same in both books"
     colours = parts.legend(apart, inside=True) if apart else ""
     detail = join(f"of the subject that spent most, along delta{same}", colours)
     return parts.figure("Epsilon and delta", detail, chart)
+
+
+def _own(section: Section, deltas: Sequence[float]) -> tuple[float, str] | None:
+    """Where the ledger's own delta lies among those of the curve, a power of ten apart."""
+    if not deltas or not deltas[-1] <= section.delta <= deltas[0]:
+        return None
+    return math.log10(deltas[0] / section.delta), f"the ledger's {as_delta(section.delta)}"
 
 
 def _left(section: Section) -> Markup:

@@ -19,7 +19,10 @@ delta is 1/N or more, of which no statement can be made.
 import math
 import platform
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -28,7 +31,8 @@ import numpy as np
 
 from dp.accounting.accountant import Vector, check_delta, epsilon_curve, epsilon_pld, has_pld
 from dp.accounting.events import Event
-from dp.errors import AccountantLimit, LedgerCorrupt, LedgerError, LedgerMissing, UnsoundEvent
+from dp.empirical import Estimate, LowerBound
+from dp.errors import AccountantLimit, LedgerCorrupt, LedgerMissing, UnsoundEvent
 from dp.ledger import admission
 from dp.ledger.ledger import (
     FIXED_PLAN,
@@ -43,7 +47,9 @@ from dp.ledger.ledger import (
 from dp.ledger.rules import RAISED, composition_rule
 from protocols.errors import RemoteProtocolError
 from protocols.primitives import sign
-from secagg.audit.nist import rows
+from protocols.primitives.sign import SigningKey
+from secagg.audit.evidence import measured
+from secagg.audit.nist import EMPIRICAL, empirical, rows
 from secagg.audit.recount import Counts, Recount
 from secagg.audit.values import (
     QUANTILES,
@@ -51,10 +57,12 @@ from secagg.audit.values import (
     Audit,
     BookReport,
     Evidence,
+    Release,
     Section,
     Subject,
     in_words,
 )
+from secagg.errors import NotALedger
 
 SEAL_LABEL: Final = b"secagg ledger head"  # of the Ed25519 signature of a head
 DELTAS: Final = tuple(10.0**-exponent for exponent in range(2, 13))  # of the curve
@@ -65,19 +73,17 @@ _LEDGER: Final = b"dpLg"
 _LIBRARIES: Final = ("secagg", "dp-accounting", "numpy", "scipy", "cryptography")
 
 
-class NotALedger(LedgerError):
-    """The file was never a ledger: text, a picture, another program's database."""
-
-
 def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
     """The only place where one is opened here; raises as ``Ledger.open``, and ``NotALedger``."""
     if not path.exists():  # ``Ledger.open`` says to create one, which is no word to an auditor
-        raise LedgerMissing(f"{path} does not exist")
+        raise LedgerMissing(f"{path} does not exist; give the path of a ledger")
+    if not path.is_file():
+        raise NotALedger(f"{path} is no regular file; give the path of a ledger")
     try:
         return Ledger.open(path, seal=seal, read_only=True)
     except LedgerCorrupt as error:
         if _is_foreign(path):
-            raise NotALedger(str(error)) from error
+            raise NotALedger(f"{path} is no ledger; give the path of one") from error
         raise
 
 
@@ -94,6 +100,11 @@ def seal_of(public: bytes) -> HeadSigner:
     return HeadSigner(verify=verify)
 
 
+def signer(key: SigningKey) -> HeadSigner:
+    """The signer of heads by an Ed25519 key, under ``SEAL_LABEL``; it verifies them too."""
+    return replace(seal_of(key.public), sign=lambda message: key.sign(SEAL_LABEL, message))
+
+
 def verify(path: Path, *, head: Head | None = None, seal: HeadSigner | None = None) -> Verified:
     """Check chain, accounts, and what stands against tampering; prices nothing."""
     with open_ledger(path, seal) as ledger:
@@ -101,13 +112,31 @@ def verify(path: Path, *, head: Head | None = None, seal: HeadSigner | None = No
 
 
 def audit(
-    path: Path, *, head: Head | None = None, seal: HeadSigner | None = None, beside: str = ""
+    path: Path,
+    *,
+    head: Head | None = None,
+    seal: HeadSigner | None = None,
+    beside: str = "",
+    today: date | None = None,
 ) -> Audit:
     """Verify the ledger at ``path``, count it anew, price it. Raises as the module says.
 
     ``beside`` names the file in the ledger's own folder that kept ``head``, if it was one: the
-    report then says that whoever can write there can change both.
+    report then says that whoever can write there can change both. ``today`` is printed as the
+    day of the audit; by default it is, in UTC.
     """
+    return counted_audit(path, head=head, seal=seal, beside=beside, today=today)[0]
+
+
+def counted_audit(
+    path: Path,
+    *,
+    head: Head | None = None,
+    seal: HeadSigner | None = None,
+    beside: str = "",
+    today: date | None = None,
+) -> tuple[Audit, Recount]:
+    """The audit, and the counts that it priced, for sums over several ledgers."""
     with open_ledger(path, seal) as ledger:
         verified = ledger.verify(head)
         try:
@@ -120,9 +149,18 @@ def audit(
                 f"{path}: holds what its ledger would have refused ({error})"
             ) from error
         keeper, chosen = ledger.keeper, ledger.policy
+        with path.open("rb") as file:
+            whole = file_digest(file, "sha256").digest()
     over = {subject.name for section in sections for subject in section.subjects if subject.over}
-    return Audit(
+    releases = tuple(
+        Release(round=key[0], attempt=key[1], model=model) for key, model in recount.models.items()
+    )
+    found = Audit(
         ledger=path.name,
+        digest=whole,
+        made_on=(today or datetime.now(UTC).date()).isoformat(),
+        purpose="" if stated is None else stated.purpose,
+        releases=releases,
         keeper=keeper,
         policy=chosen,
         sealed=sealed,
@@ -137,11 +175,20 @@ def audit(
             keeper=keeper,
             policy=chosen,
             protection=in_words(verified.protection, beside),
+            releases=releases,
         ),
         versions=_versions(),
         stated=stated is not None,
         over=tuple(sorted(over)),
     )
+    return found, recount
+
+
+def attach(found: Audit, results: Iterable[LowerBound | Estimate]) -> Audit:
+    """The audit with what attacks measured beside it. Raises as ``evidence.measured``."""
+    beside = measured(results, found.sections)
+    rows = (empirical(beside) if row.item == EMPIRICAL else row for row in found.rows)
+    return replace(found, measured=beside, rows=tuple(rows))
 
 
 def _recounted(ledger: Ledger, head: Head, pricer: "_Pricer") -> tuple[Recount, bool]:
@@ -326,9 +373,9 @@ def _book(
         )
     compositions = [
         (_composition(recount, row), delta)
-        for row, delta in _maximal(recount.reserved[chosen, book.number], budgets[chosen, 1])
+        for row, delta in maximal(recount.reserved[chosen, book.number], budgets[chosen, 1])
     ]
-    epsilon, accountant, why = _smallest(compositions, largest)
+    epsilon, accountant, why = smallest(compositions, largest)
     if any((at, book.number) in recount.raised for at in chosen):
         epsilon, accountant, why = largest, "rdp", RAISED
     units = len(recount.names)
@@ -348,8 +395,8 @@ def _book(
     )
 
 
-def _smallest(
-    compositions: Sequence[tuple[dict[Event, int], float]], largest: float
+def smallest(
+    compositions: Sequence[tuple[Mapping[Event, int], float]], largest: float
 ) -> tuple[float, str, str]:
     """What covers all these histories: the largest by RDP, or by PLD where that is less; why."""
     lacking = next((e for c, _ in compositions for e in c if not has_pld(e)), None)
@@ -371,7 +418,7 @@ def _composition(recount: Recount, row: Counts) -> dict[Event, int]:
     return {event: n for event, n in zip(recount.events, row.tolist(), strict=True) if n}
 
 
-def _maximal(counts: Counts, deltas: Vector) -> Iterator[tuple[Counts, float]]:
+def maximal(counts: Counts, deltas: Vector) -> Iterator[tuple[Counts, float]]:
     """Rows that no other of the same delta exceeds everywhere: one of them costs the most.
 
     Removing steps from a composition never raises its epsilon.

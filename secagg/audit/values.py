@@ -18,6 +18,8 @@ from secagg.pages.numbers import epsilon as as_epsilon
 SCHEMA: Final = "secagg audit 1"
 QUANTILES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # over subjects
 
+HEAD_BESIDE: Final = "head kept beside"  # in JSON: whoever can write the folder has both
+
 Source: TypeAlias = Literal["records", "keeper", "software", "nobody"]
 
 _WHO: Final = {Unit.EXAMPLE: "one example of one client", Unit.CLIENT: "all data of one client"}
@@ -36,6 +38,15 @@ class Row:
     item: str
     text: str
     source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The SHA-256 of a model, and the round that its keeper says it came of."""
+
+    round: int
+    attempt: int
+    model: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +156,16 @@ class Section:
         return max(book.epsilon for book in self.books.values()) + self.added
 
     @property
+    def mechanisms(self) -> frozenset[str]:
+        """The kinds of noise that were charged for."""
+        return frozenset(one.event.KIND for one in self.events)
+
+    @property
+    def budget(self) -> tuple[float, float]:
+        """The least budget of a subject, epsilon and delta: what nobody may pass."""
+        return min((subject.epsilon, subject.delta) for subject in self.subjects)
+
+    @property
     def total_delta(self) -> float:
         """The delta to print beside epsilon."""
         return self.delta if self.reported is None else self.reported.total
@@ -168,13 +189,20 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """Everything the report says. ``verdict`` is "sound", "over budget" or "contradicted".
+    """Everything the report says.
 
+    ``verdict``: "sound", "over budget", "contradicted", or "signed, not checked" where all else
+    is sound. ``digest``: SHA-256 of the ledger's file, without a log beside it. ``made_on``: the
+    day of the audit, ISO 8601. ``purpose``: what the keeper says that the ledger is of.
     ``beside``: the file in the ledger's own folder that kept the head, empty if none did.
     ``measured``: what attacks found, as whoever brought it says, of the training that was charged.
     """
 
     ledger: str
+    digest: bytes
+    made_on: str
+    purpose: str
+    releases: tuple[Release, ...]
     keeper: LedgerOwner
     policy: str
     sealed: bool
@@ -193,7 +221,9 @@ class Audit:
     def verdict(self) -> str:
         if self.contradictions:
             return "contradicted"
-        return "over budget" if self.over else "sound"
+        if self.over:
+            return "over budget"
+        return "signed, not checked" if self.unchecked_signature else "sound"
 
     @property
     def contradictions(self) -> tuple[Measured, ...]:
@@ -222,11 +252,21 @@ class Audit:
             "verdict": self.verdict,
             "over_budget": list(self.over),
             "ledger": self.ledger,
+            "sha256": self.digest.hex(),
+            "made_on": self.made_on,
+            "purpose": self.purpose or None,
+            "models": [
+                {"round": one.round, "attempt": one.attempt, "sha256": one.model.hex()}
+                for one in self.releases
+            ],
             "keeper": self.keeper.value,
             "policy": self.policy,
             "records": self.records,
             "head": self.head_text,
-            "protection": [kind.value for kind in self.protection],
+            "protection": [
+                HEAD_BESIDE if self.beside and kind is Protection.HEAD else kind.value
+                for kind in self.protection
+            ],
             "protection_in_words": in_words(self.protection, self.beside),
             "stated": self.stated,
             "statement": [asdict(row) for row in self.rows],
@@ -241,6 +281,7 @@ class Audit:
             "unit": section.unit.value,
             "adjacency": section.adjacency.value,
             "sentence": section.sentence,
+            "budget": dict(zip(("epsilon", "delta"), section.budget, strict=True)),
             "epsilon": _finite(section.epsilon),
             "epsilon_added": section.added,
             "delta": section.total_delta,
@@ -291,14 +332,12 @@ class Audit:
 
 
 def in_words(protection: Iterable[Protection], beside: str) -> list[str]:
-    """A sentence each; one more if the head lay where the ledger does."""
-    words = [kind.sentence for kind in protection]
-    if beside:
-        words.append(
-            f"that head was kept in {beside}, beside the ledger: whoever can write both could have "
-            "made all of it"
-        )
-    return words
+    """A sentence each."""
+    kept = (
+        f"nothing was changed or lost up to the head that was kept in {beside}, beside the ledger: "
+        "whoever can write both could have made all of it"
+    )
+    return [kept if beside and kind is Protection.HEAD else kind.sentence for kind in protection]
 
 
 def head_text(head: Head) -> str:

@@ -102,7 +102,7 @@ def compare(
     """
     if not 0 < confidence < 1 or min(tolerance, bound) < 0:
         raise InputError(
-            f"confidence {confidence}, tolerances {tolerance} and {bound}: out of range"
+            f"confidence {confidence} must be in (0, 1), {tolerance} and {bound} at least 0"
         )
     old, new = _by_name(before), _by_name(after)
     shared = [name for name in old if name in new]

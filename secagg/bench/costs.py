@@ -26,6 +26,7 @@ from protocols.primitives.shamir import majority
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
 from secagg.errors import InputError, SecaggError
+from secagg.planning.sums import masks_of
 from secagg.rounds.aggregation import Ckks
 from secagg.rounds.attendance import Costs, Now
 from secagg.rounds.ckks import CKKS, HOLDERS, MODELS, PRECISION, require
@@ -61,7 +62,8 @@ class Cost:
     Attributes:
       lanes: entries a word; 0 under CKKS.
       dropout: fraction of the clients that vanish before they send their vector.
-      neighbours: of each client, and ``threshold`` shares that rebuild a secret; 0 without masks.
+      neighbours: with whom each client masks, and ``threshold`` shares that rebuild a secret; 0
+        without masks.
       client_seconds: one client, all its stages, on one core; protocol alone.
       server_seconds: the server, all its stages, on one core.
       bytes_up: what one client sends in all, and ``bytes_down`` what it is sent.
@@ -110,7 +112,9 @@ class Case:
             known = ", ".join(PROTOCOLS)
             raise InputError(f"unknown protocol {self.protocol!r}; known: {known}")
         if self.clients < 2 or self.entries < 1:
-            raise InputError(f"{self.clients} clients, {self.entries} entries: nothing to sum")
+            raise InputError(
+                f"clients {self.clients}, entries {self.entries}: at least 2, at least 1"
+            )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout} is not in [0, 1)")
         if self.protocol == "complete" and self.clients > MAX_COMPLETE:
@@ -149,7 +153,7 @@ class Case:
         if threshold > self.clients - self.gone:
             raise InputError(
                 f"{self.protocol}: {self.clients - self.gone} of {self.clients} clients stay, "
-                f"{threshold} open a sum"
+                f"{threshold} are needed; take more clients or less dropout"
             )
         return Params(clients=self.clients, threshold=threshold, words=words, active=active)
 
@@ -166,7 +170,7 @@ def measure(case: Case, *, now: Now = time.process_time) -> Cost:
     neighbours, threshold = 0, 0
     if case.protocol in MASKED:
         plan = case.params.plan(case.clients)
-        neighbours = case.clients - 1 if plan.degree is None else plan.degree
+        neighbours = masks_of(case.clients, plan)
         threshold = plan.threshold
     whole = case.clients * case.entries <= FULL
     if whole:
@@ -314,7 +318,7 @@ def _whole(case: Case, clients: int | None = None) -> Callable[[Now], _Found]:
             else not np.array_equal(outcome.values, vector * np.uint64(survivors))
         )
         if wrong or survivors != len(there) - len(gone):
-            raise SecaggError(f"{case} gave a wrong sum")
+            raise SecaggError(f"{case} gave a wrong sum; please report it")
         return _found(case, outcome.costs, len(there), survivors)
 
     return run

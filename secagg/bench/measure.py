@@ -93,7 +93,7 @@ def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) ->
             f"{count} samples; a median held with {confidence:g} needs {min_samples(confidence)}"
         )
     if not all(map(math.isfinite, samples)):
-        raise InputError("a sample is not finite")
+        raise InputError("a sample is NaN or infinite; measure it again")
     ordered, allowed = sorted(samples), Fraction(1 - confidence) * 2 ** (count - 1)
     below, rank = 0, 0
     while (below := below + math.comb(count, rank)) <= allowed and 2 * (rank + 1) <= count + 1:
@@ -180,7 +180,7 @@ def interleaved(
       InputError: nothing to measure, or a contender whose clock did not move.
     """
     if not contenders or rounds < 1:
-        raise InputError(f"{len(contenders)} contenders, {rounds} rounds: nothing to measure")
+        raise InputError(f"{len(contenders)} contenders, {rounds} rounds: at least 1 each")
     names = list(contenders)
     kept: dict[str, list[float]] = {}
     last: dict[str, object] = {}
@@ -198,7 +198,7 @@ def interleaved(
             turn += 1
     for name, values in kept.items():
         if "/" not in name and min(values) <= 0:
-            raise InputError(f"{name!r} took no time by the {clock} clock")
+            raise InputError(f"{name!r} took no time by the {clock} clock; give it more work")
     return Interleaved(
         clock=clock,
         seconds={name: tuple(values) for name, values in kept.items()},

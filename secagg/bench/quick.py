@@ -201,7 +201,9 @@ def quick(
         for case in cases:
             if not number:  # and so every session has run once before it is timed
                 peaks[case] = peak_memory(partial(measure, case))
-            sessions[case].append(beside_exchanges(case, 1, costs[case]))
+            kept, found = beside_exchanges(case, 1)
+            costs[case] += kept
+            sessions[case].append(found)
             yield f"{case.protocol}, {case.clients} clients", record
         record = replace(
             record,

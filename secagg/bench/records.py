@@ -199,25 +199,26 @@ def sweep(
 def session(case: Case, rounds: int) -> tuple[Point, list[Measurement]]:
     """A round, measured ``rounds`` times in turn with X25519, and if more than once its memory."""
     peak = peak_memory(lambda: measure(case)) if rounds > 1 else None
-    kept: list[Cost] = []
-    found = beside_exchanges(case, rounds, kept)
+    kept, found = beside_exchanges(case, rounds)
     return Point(cost=middle(kept), peak_memory=peak), list(of_session(case, [found]))
 
 
-def beside_exchanges(case: Case, rounds: int, kept: list[Cost]) -> Interleaved:
-    """Sessions in turn with X25519; ``kept`` gets their costs."""
-    return interleaved(
-        {"session": lambda: _timed(case, kept), X25519.name: X25519.make()},
+def beside_exchanges(case: Case, rounds: int) -> tuple[list[Cost], Interleaved]:
+    """Sessions in turn with X25519: their costs, and the times of both."""
+    kept: list[Cost] = []
+
+    def session() -> Timed:
+        cost = measure(case)
+        kept.append(cost)
+        client = cost.client_seconds + cost.decryptor_seconds
+        return Timed(seconds={"client": client, "server": cost.server_seconds})
+
+    found = interleaved(
+        {"session": session, X25519.name: X25519.make()},
         rounds=rounds,
         repeats={"session": 1, X25519.name: _EXCHANGES},
     )
-
-
-def _timed(case: Case, kept: list[Cost]) -> Timed:
-    cost = measure(case)
-    kept.append(cost)
-    client = cost.client_seconds + cost.decryptor_seconds
-    return Timed(seconds={"client": client, "server": cost.server_seconds})
+    return kept, found
 
 
 def of_session(case: Case, found: Sequence[Interleaved]) -> Iterator[Measurement]:

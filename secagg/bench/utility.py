@@ -417,11 +417,17 @@ def read(path: Path) -> Known:
       InputError: the file is none of this command's.
     """
     try:
-        known: Known = empty() | json.loads(path.read_bytes())
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        known: Known = json.loads(text)
+        if known.keys() != empty().keys():
+            raise ValueError(f"it holds {sorted(known)}")
         for each in (*known["search"], *known["runs"]):
             _case(each)
             float(each["accuracy"])
-    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is no file of `secagg bench utility`: {error!r:.200}") from error
     return known
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from secagg.cli.screen import progress
+from secagg.cli.screen import OUT_FILE, PLACE, progress, screen
 from secagg.errors import InputError
 from secagg.extras import TRAIN, require
-from secagg.pages.numbers import bound, duration, percent
+from secagg.pages.numbers import bound, counted, duration, percent
 
 if TYPE_CHECKING:
     from secagg.attacks.suite import Found, Part
@@ -58,17 +57,15 @@ Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad 
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path),
+    type=OUT_FILE,
     help="Write all results, for `secagg audit --attack-results`.",
 )
-@click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
-@click.option(
-    "--figures", type=click.Path(path_type=Path), help="Folder for the page's charts as SVG files."
-)
+@click.option("--html", type=OUT_FILE, help="Write one self-contained page.")
+@click.option("--figures", type=PLACE, help="Folder for the page's charts as SVG files.")
 @click.option(
     "--from",
     "source",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PLACE,
     help="Attack nothing: print and draw the results in this file, which --json wrote.",
 )
 @click.pass_context
@@ -145,7 +142,7 @@ def _json(data: dict[str, object]) -> str:
 def _print(found: "Found") -> None:
     from secagg.attacks.page import NOT_PRIVACY, audit_sentence, sums_sentence
 
-    out = Console(highlight=False, soft_wrap=True, markup=False)
+    out = screen()
     if found.membership:
         table = Table(title="who was in the training? (0.5 is guessing)", title_justify="left")
         for name in ("mode", "pool", "attack", "AUC", "true at 1 % false", "95 %", "accuracy"):
@@ -170,8 +167,10 @@ def _print(found: "Found") -> None:
     if found.inversions:
         out.print(Text(f"{NOT_PRIVACY}.", style="bold"))
     if found.audits:
-        refuted = ", ".join(found.refuted)
-        out.print(f"Stated epsilon refuted: {refuted or 'none, which proves none of them'}")
+        broken = sum(one.noise_share < 1 and one.refuted for one in found.audits)
+        but = f" but the {counted(broken, 'audit')} of noise left out on purpose" if broken else ""
+        refuted = ", ".join(found.refuted) or f"none{but}, which proves none of the others"
+        out.print(f"Stated epsilon refuted: {refuted}")
     spent = ", ".join(f"{part} {duration(1000 * each)}" for part, each in found.seconds.items())
     out.print(f"Took: {spent}")
 
@@ -188,10 +187,7 @@ def _check_drawn(context: click.Context, source: Path, html: Path | None) -> Non
 
 def _check_targets(json_file: Path | None, html: Path | None, figures: Path | None) -> None:
     """Refuse before minutes of work what could not be written after them."""
-    for name, path in (("--json", json_file), ("--html", html)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise InputError(f"{name} {path} must be a file in a folder that is there")
     if json_file is not None and html is not None and json_file.resolve() == html.resolve():
         raise InputError(f"--json and --html are both {html}; choose two files")
     if figures is not None and not figures.is_dir():
-        raise InputError(f"--figures {figures} is no folder that is there")
+        raise InputError(f"--figures {figures} must be a folder that exists")

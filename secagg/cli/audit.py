@@ -5,22 +5,21 @@ ledger also is with a measured bound above the epsilon that it states.
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from secagg.cli.screen import JSON
+from secagg.cli.heads import head_of, verifier
+from secagg.cli.screen import JSON, OUT_FILE, PLACE, screen
 from secagg.errors import InputError
 from secagg.pages.numbers import bound, counted
 from secagg.pages.numbers import delta as as_delta
 
 if TYPE_CHECKING:
-    from dp.ledger.ledger import Head, HeadSigner
+    from dp.ledger.books import HeadSigner, Verified
     from secagg.audit.values import Audit, Section
 
 SOUND, OVER_BUDGET, TAMPERED = 0, 1, 3  # bad input is 2, as everywhere
@@ -35,32 +34,35 @@ Examples:
   secagg audit ledger.sqlite --expected-head 61:9f86d0... --verify
   secagg audit ledger.sqlite --head-key auditor.pub
   secagg audit ledger.sqlite --attack-results attack.json
+  secagg audit 2025/ledger.sqlite 2026/ledger.sqlite
 
 Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent.
 """
 )
-@click.argument("ledger", type=click.Path(path_type=Path))
-@click.option("--verify", is_flag=True, help="Check chain, accounts and signature; price nothing.")
+@click.argument("ledgers", metavar="LEDGER...", nargs=-1, required=True, type=PLACE)
+@click.option("--verify", is_flag=True, help="Check hashes, accounts, signature; no epsilon.")
 @JSON
-@click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page.")
+@click.option("--html", type=OUT_FILE, help="Write one self-contained page.")
 @click.option(
     "--expected-head",
     metavar="SEQ:HASH",
-    help="Head that was kept outside the file; the ledger must still contain it.",
+    help="Number and hash of a record, kept outside the file, or a file of them; the ledger must "
+    "still hold it.",
 )
 @click.option(
     "--head-key",
     metavar="FILE",
-    help="Ed25519 public key that verifies the signature of the head: a file, or 64 hex digits.",
+    help="Ed25519 public key that the last record is signed with: PATH.pub of secagg keys new, 32 "
+    "raw bytes in a file, or 64 hex digits.",
 )
 @click.option(
     "--attack-results",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     help="JSON with results of attacks on this training; shown beside the stated epsilon.",
 )
 def audit(
     *,
-    ledger: Path,
+    ledgers: tuple[Path, ...],
     verify: bool,
     as_json: bool,
     html: Path | None,
@@ -68,18 +70,27 @@ def audit(
     head_key: str | None,
     attack_results: Path | None,
 ) -> int:
-    """What a privacy ledger proves, computed anew from its records.
+    """Compute anew what a privacy ledger proves.
 
-    Nothing that is stored as an epsilon is believed. Give --expected-head or
+    No epsilon that is stored is believed: all come from the records. Give --expected-head or
     --head-key, or the report says that the ledger is not tamper-evident.
+
+    Several ledgers stand side by side, and what they cost a subject of the same name together.
     """
     from dp.errors import LedgerCorrupt  # numpy and the accountants take their time to import
     from secagg.audit import report as reports
-    from secagg.audit.evidence import measured, read
+    from secagg.audit.evidence import read
     from secagg.audit.page import page
-    from secagg.audit.values import SCHEMA, head_text
     from secagg.files import write_atomically
 
+    if len(ledgers) > 1:
+        if verify or html or expected_head or attack_results:
+            raise InputError(
+                "several ledgers are added up on screen or as --json; for --verify, --html, "
+                "--expected-head and --attack-results name one"
+            )
+        return _several(ledgers, verifier(head_key, option="--head-key"), as_json=as_json)
+    (ledger,) = ledgers
     if html is not None:
         if verify:
             raise InputError("--verify prices nothing, so there is no page; leave out --html")
@@ -87,33 +98,16 @@ def audit(
     if verify and attack_results is not None:
         raise InputError("--verify prices nothing to compare --attack-results with; leave out one")
     brought = () if attack_results is None else read(attack_results)
-    kept, seal = _head(expected_head), _seal(head_key)
+    kept = head_of(expected_head, option="--expected-head")
+    seal = verifier(head_key, option="--head-key")
     try:
         if verify:
-            found = reports.verify(ledger, head=kept, seal=seal)
-            words = [kind.sentence for kind in found.protection]
-            text = head_text(found.head)
-            if as_json:
-                answer = {
-                    "schema": SCHEMA,
-                    "verdict": "verified",
-                    "records": found.head.seq + 1,
-                    "head": text,
-                    "protection": [kind.value for kind in found.protection],
-                    "protection_in_words": words,
-                }
-                click.echo(json.dumps(answer))
-            else:
-                click.echo(f"{counted(found.head.seq + 1, 'record')}, chain and accounts agree")
-                click.echo("\n".join([*words, f"head: {text}"]))
-            return SOUND
+            return show_verified(reports.verify(ledger, head=kept, seal=seal), as_json=as_json)
         result = reports.audit(ledger, head=kept, seal=seal)
-    except reports.NotALedger:
-        raise
     except LedgerCorrupt as error:
         click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
         return TAMPERED
-    result = replace(result, measured=measured(brought, result.sections))
+    result = reports.attach(result, brought)
     if html is not None:
         write_atomically(html, page(result).encode())
     if as_json:
@@ -125,8 +119,76 @@ def audit(
     return OVER_BUDGET if result.over else SOUND
 
 
+def _several(ledgers: tuple[Path, ...], seal: "HeadSigner | None", *, as_json: bool) -> int:
+    """Ledgers side by side, and added up."""
+    from dp.errors import LedgerCorrupt
+    from secagg.audit.portfolio import portfolio
+
+    try:
+        found = portfolio(ledgers, seal=seal)
+    except LedgerCorrupt as error:
+        click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
+        return TAMPERED
+    if as_json:
+        click.echo(json.dumps(found.as_json(), allow_nan=False))
+    else:
+        out = screen()
+        table = Table(title="ledgers side by side", title_justify="left")
+        for name in ("ledger", "of", "unit", "subjects", "epsilon", "of", "delta", "verdict"):
+            numeric = name in ("subjects", "epsilon", "delta")
+            table.add_column(name, justify="right" if numeric else "left")
+        for one in found.audits:
+            for section in one.sections:
+                table.add_row(
+                    one.ledger,
+                    one.purpose or "nobody stated",
+                    section.unit.value,
+                    f"{len(section.subjects):,}",
+                    bound(section.epsilon),
+                    bound(section.budget[0]),
+                    as_delta(section.total_delta),
+                    one.verdict,
+                )
+        out.print(table)
+        for together in found.together:
+            out.print(together.sentence)
+        out.print(
+            "That a name means the same person in every ledger, and that no plan was chosen from "
+            "another ledger's output, is their keepers' word."
+        )
+    return OVER_BUDGET if any(one.over for one in found.audits) else SOUND
+
+
+def show_verified(found: "Verified", *, as_json: bool) -> int:
+    """What was checked without pricing anything."""
+    from secagg.audit.values import SCHEMA, head_text
+
+    words = [kind.sentence for kind in found.protection]
+    text, records = head_text(found.head), found.head.seq + 1
+    if as_json:
+        answer = {
+            "schema": SCHEMA,
+            "verdict": "verified",
+            "records": records,
+            "head": text,
+            "protection": [kind.value for kind in found.protection],
+            "protection_in_words": words,
+        }
+        click.echo(json.dumps(answer))
+    else:
+        click.echo(f"{counted(records, 'record')}, chain and accounts agree")
+        click.echo("\n".join([*words, f"head: {text}"]))
+    return SOUND
+
+
 def _print(result: "Audit") -> None:
-    out = Console(highlight=False, soft_wrap=True, markup=False)
+    out = screen()
+    out.print(f"{result.purpose or 'Nobody stated what this is a ledger of'}: {result.ledger}")
+    out.print(f"SHA-256 {result.digest.hex()}, audited on {result.made_on}")
+    if result.releases:
+        last = result.releases[-1]
+        out.print(f"model of round {last.round}: SHA-256 {last.model.hex()}")
+    out.print()
     for section in result.sections:
         out.print(_table(section))
         out.print(section.sentence)
@@ -164,7 +226,7 @@ def _table(section: "Section") -> Table:
         counted(len(section.rounds), "round"),
     )
     table = Table(title=f"one {unit}, {adjacency}: {subjects}, {rounds}", title_justify="left")
-    for name in ("book", "epsilon", "by", "delta", "RDP", "actual", "budget left, least"):
+    for name in ("book", "epsilon", "of", "by", "delta", "RDP", "actual", "budget left, least"):
         table.add_column(name, justify="left" if name in ("book", "by") else "right")
     for book, report in section.books.items():
         left = min(
@@ -175,6 +237,7 @@ def _table(section: "Section") -> Table:
         table.add_row(
             book.value,
             bound(report.epsilon),
+            bound(section.budget[0]),
             report.accountant.upper(),
             as_delta(section.total_delta),
             bound(report.rdp),
@@ -194,44 +257,3 @@ def _check_target(html: Path, ledger: Path) -> None:
     )
     if same:
         raise InputError(f"--html {html} is the ledger itself; choose another file")
-    if html.is_dir():
-        raise InputError(f"--html {html} is a folder; name a file")
-
-
-def _head(text: str | None) -> "Head | None":
-    """``SEQ:HASH``, or ``InputError``."""
-    from dp.ledger.ledger import Head
-
-    if text is None:
-        return None
-    seq, _, digest = text.partition(":")
-    if not (seq.isdecimal() and seq.isascii() and len(seq) < 20 and _is_key(digest)):
-        raise InputError(
-            f"--expected-head {text!r:.100} is not SEQ:HASH, a number and 64 hex digits"
-        )
-    return Head(seq=int(seq), hash=bytes.fromhex(digest))
-
-
-def _seal(text: str | None) -> "HeadSigner | None":
-    """A public key as 64 hex digits, or a file of these or of 32 raw bytes; or ``InputError``."""
-    from secagg.audit.report import seal_of
-
-    if text is None:
-        return None
-    if _is_key(text):
-        return seal_of(bytes.fromhex(text))
-    try:
-        with Path(text).open("rb") as file:
-            held = file.read(100)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the key {text!r:.200}: {error}") from error
-    if len(held) == 32:
-        return seal_of(held)
-    digits = held.strip().decode("ascii", "replace")
-    if not _is_key(digits):
-        raise InputError(f"{text!r:.200} holds no Ed25519 public key: 32 bytes or 64 hex digits")
-    return seal_of(bytes.fromhex(digits))
-
-
-def _is_key(text: str) -> bool:
-    return len(text) == 64 and all(digit in "0123456789abcdefABCDEF" for digit in text)

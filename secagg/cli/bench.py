@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
-from secagg.cli.screen import JSON, progress
+from secagg.cli.screen import JSON, OUT_FILE, PLACE, Screen, progress, screen
 from secagg.errors import InputError
 from secagg.extras import TRAIN, require
 from secagg.pages.numbers import elapsed, size
@@ -33,7 +32,8 @@ REGRESSION = 1  # bad input is 2, as everywhere
 
 
 def _file(option: str, name: str, told: str) -> Callable[[F], F]:
-    return click.option(option, name, type=click.Path(path_type=Path, dir_okay=False), help=told)
+    kind = PLACE if option == "--from" else OUT_FILE
+    return click.option(option, name, type=kind, help=told)
 
 
 @click.group()
@@ -64,18 +64,18 @@ Examples:
     "--clients", default="10,30,100", show_default=True, help="Numbers of clients, by commas."
 )
 @click.option(
-    "--entries", default="1e3,1e4,1e5", show_default=True, help="Lengths of a vector, by commas."
+    "--entries", default="1e3,1e4,1e5", show_default=True, help="Numbers in a vector, by commas."
 )
 @click.option(
-    "--dropout", default="0,0.1,0.3", show_default=True, help="Fractions that vanish, by commas."
+    "--dropout", default="0,0.1,0.3", show_default=True, help="Fractions that drop out, by commas."
 )
-@click.option("--lanes", type=int, default=3, show_default=True, help="Entries in one masked word.")
+@click.option("--lanes", type=int, default=3, show_default=True, help="Entries in a 64-bit word.")
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Sessions a point; their median counts; with 6 or more a 95 % interval is shown.",
+    help="Runs of each point, whose median counts; from 6 on a 95 % interval is shown.",
 )
 @_file("--json", "target", "File that is written after every point.")
 @click.option("--resume", is_flag=True, help="Keep the points in that file, measure the others.")
@@ -94,18 +94,17 @@ def costs(
 
     if resume and target is None:
         raise InputError("--resume needs --json, the file to go on with")
-    _check_folders(target, svg)
     if svg is not None:
         require("--svg", "matplotlib", extra="train")
     chosen, notes = _cases(**swept)
     known = kept.start("costs")
     if target is not None and target.exists():
         if not resume:
-            raise InputError(f"{target} exists; --resume goes on with it")
+            raise InputError(f"{target} exists; go on with it by --resume, or choose another file")
         known = _record(target, "costs")
     record = _swept(chosen, known, target, rounds=rounds, notes=notes)
     points = [point.cost for point in record.points]
-    out = _console()
+    out = screen(width=WIDTH)
     out.print(_costs_table(points))
     if (grows := _growth_table(points)).row_count:
         out.print(grows)
@@ -124,7 +123,7 @@ Examples:
 @_file("--json", "target", "Write all samples, for compare.")
 @_file("--html", "html", "Write one page of its own.")
 def quick(*, target: Path | None, html: Path | None) -> None:
-    """Constructions and rounds of every protocol in two minutes, on one page.
+    """Measure every protocol in two minutes, on one page.
 
     Every sum is checked; a wrong one ends the command with exit code 2.
     """
@@ -134,13 +133,12 @@ def quick(*, target: Path | None, html: Path | None) -> None:
     from secagg.bench.yardsticks import REFERENCES
     from secagg.files import write_atomically
 
-    _check_folders(target, html)
     with progress() as bar:
         task = bar.add_task("quick", total=steps())
         for step in measured():
             bar.update(task, advance=1, description=step[0])
     record = step[1]
-    out = _console()
+    out = screen(width=WIDTH)
     out.print(_costs_table([point.cost for point in record.points]))
     out.print(_ratios_table(record.measurements))
     units = "; ".join(f"{each.name}: one {each.unit}" for each in REFERENCES.values())
@@ -164,8 +162,8 @@ Examples:
 Exit codes: 0 no regression, 1 a regression, 2 nothing that can be compared.
 """
 )
-@click.argument("before", type=click.Path(path_type=Path))
-@click.argument("after", type=click.Path(path_type=Path))
+@click.argument("before", type=PLACE)
+@click.argument("after", type=PLACE)
 @click.option(
     "--tolerance",
     type=float,
@@ -192,7 +190,7 @@ Exit codes: 0 no regression, 1 a regression, 2 nothing that can be compared.
 def compare(
     *, before: Path, after: Path, tolerance: float, bound: float, confidence: float, as_json: bool
 ) -> int:
-    """Is AFTER worse than BEFORE? Two files of quick, or of costs.
+    """Say whether AFTER is worse than BEFORE, two files of quick or costs.
 
     A cost is worse if the interval of its ratio lies above the earlier one, and its median by
     more than the tolerance. Of bytes, one more is worse.
@@ -231,11 +229,11 @@ Examples:
 @click.option(
     "--quick", "few", is_flag=True, help="Run digits with two epsilons and two seeds, no search."
 )
-@_file("--json", "target", "File that is written after every run, and gone on with.")
+@_file("--json", "target", "File to write after every run; what it holds is not run again.")
 @_file("--svg", "svg", "Draw all runs.")
 @_file("--from", "source", "Run nothing: print and draw the runs in this file, which --json wrote.")
 def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | None) -> None:
-    """Accuracy against epsilon for every mode of noise: mean, least and most of several seeds.
+    """Measure accuracy against epsilon: mean, lowest and highest of several seeds.
 
     Settings are searched on validation examples first. The full sweep trains on digits and
     Fashion-MNIST (make data); neither search nor choice is in any epsilon.
@@ -244,14 +242,13 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | 
     from secagg.bench import utility as study
     from secagg.files import write_atomically
 
-    _check_folders(target, svg)
     _check_source(source, target, few=few)
     if source is None and target is None and not few:
         raise InputError("the full sweep takes more than an hour: it needs --json, to go on with")
     held = source if source is not None else target
     known = study.read(held) if held is not None and held.exists() else study.empty()
     if few and known["search"]:
-        raise InputError(f"{target} is of a full sweep; --quick would drop most of its runs")
+        raise InputError(f"{target} is of a full sweep; leave out --quick, or choose another file")
 
     def save(found: "study.Known") -> None:
         if target is not None:
@@ -280,17 +277,16 @@ Examples:
 @click.option(
     "--quick", "few", is_flag=True, help="Measure 20 clients only, to see what it prints."
 )
-@_file("--json", "target", "File that is written after every point, and gone on with.")
+@_file("--json", "target", "File to write after every point; what it holds is not run again.")
 @_file("--from", "source", "Measure nothing: print the points in this file, which --json wrote.")
 def paper(*, few: bool, target: Path | None, source: Path | None) -> None:
-    """The tables of Bonawitz et al. 2017, section 7: communication, and running time.
+    """Measure the tables of Bonawitz et al. 2017, section 7: bytes and running time.
 
     The paper's own factors stand beside ours; its seconds are of another machine.
     """
     from secagg.bench import records as kept
     from secagg.bench.paper import cases, expansions
 
-    _check_folders(target)
     _check_source(source, target, few=few)
     record = kept.start("paper")
     held = source if source is not None else target
@@ -298,7 +294,7 @@ def paper(*, few: bool, target: Path | None, source: Path | None) -> None:
         record = _record(held, "paper", measured=source is None)
     if source is None:
         record = _swept(cases(quick=few), record, target, rounds=1)
-    out = _console()
+    out = screen(width=WIDTH)
     headings = ("clients", "entries", "published", "its formula", "complete", "sparse")
     table = _table("a client sends and is sent, over 16 bits an entry", *headings)
     for each in expansions():
@@ -318,7 +314,7 @@ def _check_source(source: Path | None, target: Path | None, *, few: bool) -> Non
     if source is None:
         return
     if not source.exists():
-        raise InputError(f"--from {source} is no file that is there")
+        raise InputError(f"--from {source} must be a file that exists")
     if target is not None or few:
         other = "--quick" if few else "--json"
         raise InputError(f"--from runs nothing and {other} is for a run; leave out one")
@@ -331,7 +327,9 @@ def _cases(
     from secagg.bench.costs import PROTOCOLS, cases
     from secagg.bench.quick import protocols as runnable
 
-    names = _list(protocols, "protocol", str) if protocols else list(PROTOCOLS)
+    names = list(PROTOCOLS) if protocols is None else _list(protocols, "protocol", str)
+    if not 1 <= lanes <= 8:
+        raise InputError(f"--lanes {lanes} is outside [1, 8]")
     if unknown := [name for name in names if name not in PROTOCOLS]:
         raise InputError(f"unknown protocol {unknown[0]!r}; known: {', '.join(PROTOCOLS)}")
     here, notes = runnable()
@@ -369,7 +367,7 @@ def _swept(
 
 
 def _print(found: "Comparison") -> None:
-    out = _console()
+    out = screen(width=WIDTH)
     table = _table("", "cost", "to", "before", "after", "factor", "at least", "verdict")
     for change in found.changes:
         ratios = (
@@ -466,7 +464,7 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _close(out: Console, record: "Measurements") -> None:
+def _close(out: Screen, record: "Measurements") -> None:
     for note in record.notes:
         out.print(f"Left out: {note}" if record.kind != "quick" else f"Note: {note}")
     one = record.machine
@@ -474,11 +472,6 @@ def _close(out: Console, record: "Measurements") -> None:
         f"{one['cpu']}, {one['cores']} cores, {', '.join(one['flags'])}; {one['python']}, "
         f"{one['openssl']}; load {one['load'][0]} at the start; {record.seconds:.0f} s in all"
     )
-
-
-def _console() -> Console:
-    width = max(WIDTH, Console().width)  # a figure that is cut off says nothing
-    return Console(highlight=False, soft_wrap=True, markup=False, width=width)
 
 
 def _record(path: Path, kind: str, *, measured: bool = True) -> "Measurements":
@@ -498,8 +491,8 @@ def _list(text: str, name: str, kind: Callable[[str], T]) -> list[T]:
     """``10,1e3`` -> [10, 1000]."""
     try:
         return list(dict.fromkeys(kind(each.strip()) for each in text.split(",")))
-    except ValueError:
-        raise InputError(f"--{name} {text!r:.100} is no list by comma") from None
+    except (OverflowError, ValueError):
+        raise InputError(f"--{name} {text!r:.100} is no list by comma, such as 10,100") from None
 
 
 def _whole(text: str) -> int:
@@ -507,10 +500,3 @@ def _whole(text: str) -> int:
     if not value.is_integer():
         raise ValueError(text)
     return int(value)
-
-
-def _check_folders(*paths: Path | None) -> None:
-    """Refuse at once what could not be written minutes later."""
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"there is no folder {path.parent} to write {path.name} into")

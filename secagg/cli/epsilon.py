@@ -8,13 +8,13 @@ from decimal import ROUND_CEILING, Context
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dp.accounting import calibrate
 from dp.accounting.accountant import epsilon_pld, epsilon_rdp
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling, Sampling
 from dp.errors import AccountantLimit
+from secagg.cli.screen import screen
 from secagg.errors import InputError
 
 _TITLES = {
@@ -53,32 +53,35 @@ Examples:
 @click.option(
     "--sampling-rate",
     type=float,
-    help="Probability that an example is in a batch, by its own secret coin.  [default: 1, all]",
+    help="Probability that an example is in a batch (Poisson sampling).  [default: 1, all]",
 )
 @click.option("--steps", type=int, help="Number of noisy sums that are released.")
 @click.option("--epsilon", type=float, help="Privacy budget; the answer is then noise or steps.")
 @click.option(
-    "--delta", type=float, required=True, help="Delta: far below one over the number of examples."
+    "--delta",
+    type=float,
+    required=True,
+    help="Probability that epsilon fails: far below one over the number of examples.",
 )
 @click.option(
     "--event",
     "events",
     metavar="Z,Q,T",
     multiple=True,
-    help="T steps with noise multiplier Z at sampling rate Q; may be repeated.",
+    help="A plan of T steps, noise multiplier Z, sampling rate Q; may be repeated.",
 )
 @click.option(
     "--pld-discretization",
     type=float,
-    help="Grid that PLD rounds privacy losses up to.  [default: by steps and spread]",
+    help="Grid of privacy losses for the PLD accountant.  [default: by steps and spread]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone; null: no finite answer.")
 def epsilon(*, as_json: bool, **given: Any) -> None:
-    """What a plan costs, or how much noise or how many steps a budget allows.
+    """Compute the epsilon, noise or steps of a plan.
 
     Give two of --epsilon, --noise-multiplier and --steps; the third is the answer.
-    Or give whole plans with --event. It holds for one example more or less, Gaussian
-    noise on sums of clipped contributions, and settings that were fixed in advance.
+    Or give whole plans with --event. The answer holds for one example more or less,
+    Gaussian noise on sums of clipped contributions, and settings that were fixed in advance.
     """
     asked = _Asked(**given)
     question, rdp, pld = asked.answered()
@@ -102,7 +105,7 @@ def epsilon(*, as_json: bool, **given: Any) -> None:
             table.add_row(name, _rounded_up(value), words)
         else:
             table.add_row(name, "none", "no finite bound here")
-    Console(highlight=False).print(table)
+    screen().print(table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +128,8 @@ class _Asked:
             "steps": self.steps,
         }
         wanted = [name for name, value in given.items() if value is None]
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"--steps {self.steps} must be 1 or more: nothing would be released")
         rate = 1.0 if self.sampling_rate is None else self.sampling_rate
         plan: dict[str, Any] = {"sampling": _sampling(rate), "delta": self.delta}
         by_pld: dict[str, Any] = {

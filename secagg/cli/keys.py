@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from secagg.cli.screen import JSON
+from secagg.cli.screen import JSON, OUT_FILE, PLACE, screen
 from secagg.errors import InputError
 from secagg.files import read_file, write_new
 from secagg.nodes.identities import (
@@ -22,7 +21,7 @@ from secagg.nodes.identities import (
     sign_roster,
 )
 
-_PATH = click.Path(path_type=Path)
+_PATH = PLACE
 
 
 @click.group(
@@ -36,7 +35,7 @@ In this order:
 """,
 )
 def keys() -> None:
-    """Make identities, and sign who has which number.
+    """Make identities, and sign which client has which.
 
     Against a server that may lie, clients sign. The operator, who is not the server, says whose
     signature counts. If the server chose the identities, it could impersonate every client except
@@ -117,7 +116,7 @@ of --after: nodes that have seen a serial refuse lower ones.
 @click.option("--operator", type=_PATH, required=True, help="Private key that signs.")
 @click.option(
     "--out",
-    type=_PATH,
+    type=OUT_FILE,
     required=True,
     help="File to write the roster to; it must not be there yet.",
 )
@@ -137,7 +136,7 @@ def roster(
     signer = load_identity(operator)
     last = Roster.read(after, operator=signer.key.public).serial if after else 0
     if serial is not None and serial <= last:
-        raise InputError(f"--serial {serial} is not above {last}")
+        raise InputError(f"--serial is {serial}, must be above {last}, that of the roster there")
     data = sign_roster(
         signer, dict(enumerate(map(load_public, members))), serial=serial or last + 1
     )
@@ -174,7 +173,7 @@ def _print_roster(path: Path, roster: Roster, *, verified: bool, as_json: bool) 
         }
         click.echo(json.dumps(values))
         return
-    out = Console(highlight=False, soft_wrap=True, markup=False)
+    out = screen()
     table = Table(title=f"{path}: roster {roster.serial}", title_justify="left")
     table.add_column("number", justify="right")
     table.add_column("name", overflow="fold")

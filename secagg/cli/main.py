@@ -1,7 +1,8 @@
 """The command line: ``secagg train``, ``plan``, ``epsilon``, ``audit``, ``bench`` and the like.
 
 Errors are one line on stderr. Exit codes: 0 done, 2 bad input or a run that
-cannot go on, 130 interrupted; ``audit`` and ``bench attack`` have more, see their modules.
+cannot go on, 130 interrupted; ``audit``, ``bench`` and ``interop fuzz`` have
+more, see their modules.
 """
 
 import sys
@@ -14,7 +15,9 @@ from secagg.cli.attack import attack
 from secagg.cli.audit import audit
 from secagg.cli.bench import bench
 from secagg.cli.epsilon import epsilon
+from secagg.cli.interop import interop
 from secagg.cli.keys import keys
+from secagg.cli.ledger import ledger
 from secagg.cli.node import node
 from secagg.cli.plan import plan
 from secagg.cli.train import train
@@ -26,7 +29,7 @@ def main() -> None:
     try:
         code = cli.main(prog_name="secagg", standalone_mode=False)
     except click.exceptions.Abort:
-        _fail("interrupted; `--resume` goes on from the last finished round", 130)
+        _fail("interrupted; `--resume`, where there is one, goes on", 130)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
@@ -48,6 +51,6 @@ def cli() -> None:
     """Sum model updates that nobody may see one by one."""
 
 
-for command in (train, plan, epsilon, audit, bench, keys, node):
+for command in (train, plan, epsilon, audit, ledger, bench, interop, keys, node):
     cli.add_command(command)
 bench.add_command(attack)

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from secagg.cli.screen import JSON
+from secagg.cli.screen import JSON, PLACE
 
-_PATH = click.Path(path_type=Path)
+_PATH = PLACE
 
 
 @click.group(
@@ -23,8 +23,9 @@ Examples:
 def node() -> None:
     """Say what a node agrees to, and see what it has spent.
 
-    A node that sums with others, over Flower for one, keeps its policy, its burn records and its
-    own ledger in one folder. It refuses what the policy does not allow.
+    A node that sums with others, for example over Flower, keeps in one folder its policy, its
+    privacy ledger and its burn records: notes of what it answered, so that it answers nothing
+    twice. It refuses what the policy does not allow.
     """
 
 

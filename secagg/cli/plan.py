@@ -6,10 +6,9 @@ from dataclasses import fields
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from secagg.cli.screen import JSON
+from secagg.cli.screen import JSON, screen
 from secagg.errors import InputError
 from secagg.planning import Advice, NoiseAdvice, NoiseWishes, SumWishes, plan_noise, plan_sum
 from secagg.training.settings import UNITS
@@ -33,12 +32,10 @@ Examples:
     help="Fraction of the clients that may collude with the server.",
 )
 @click.option(
-    "--dropout", default="0.1", show_default=True, help="Fraction of the clients that may vanish."
+    "--dropout", default="0.1", show_default=True, help="Fraction of clients that may drop out."
 )
-@click.option("--active", is_flag=True, help="Plan for a server that may lie about who is alive.")
-@click.option(
-    "--entries", type=int, default=10**6, show_default=True, help="Length of a client's vector."
-)
+@click.option("--active", is_flag=True, help="Plan for a malicious server, not a curious one.")
+@click.option("--entries", type=int, default=10**6, show_default=True, help="Numbers in a vector.")
 @click.option(
     "--clip",
     type=float,
@@ -55,10 +52,12 @@ Examples:
 @click.option(
     "--epsilon",
     type=float,
-    help="Privacy budget over all rounds; plans distributed noise too.",
+    help="Privacy budget over all rounds: plan distributed noise too.",
 )
 @click.option(
-    "--delta", type=float, help="Delta: below one over the number of examples, or clients."
+    "--delta",
+    type=float,
+    help="Probability that epsilon fails: below 1 / examples, or 1 / clients.",
 )
 @click.option(
     "--unit",
@@ -76,7 +75,7 @@ Examples:
 @click.option(
     "--client-sampling-rate",
     type=float,
-    help="Probability that a client, by its own secret coin, contributes its update.",
+    help="Probability that a client, drawn in secret by itself, contributes its update.",
 )
 @click.option(
     "--minimum-survivors",
@@ -92,12 +91,13 @@ Examples:
 )
 @JSON
 def plan(*, as_json: bool, **wanted: Any) -> None:
-    """Choose graph, threshold and lanes for a sum, and say what it costs.
+    """Choose the parameters of a sum, and say its cost.
 
-    With a budget also noise, scale and the fewest survivors: the narrowest lanes with at
-    most 1 % more noise than the widest. Bytes are exact. Milliseconds are an estimate for
-    one idle core of this machine. Probabilities of the graph and of a lane that wraps
-    are upper bounds.
+    These are graph, threshold and lanes, the integers packed in a 64-bit word; with
+    --epsilon also noise, scale and the fewest survivors: the narrowest lanes with at most
+    1 % more noise than the widest. Bytes are exact. Milliseconds are an estimate for one
+    idle core of this machine. Probabilities that the graph fails, or that a lane wraps
+    around, are upper bounds.
     """
     given = {name: value for name, value in wanted.items() if value is not None}
     noise = {each.name: given.pop(each.name) for each in fields(NoiseWishes) if each.name in given}
@@ -109,13 +109,13 @@ def plan(*, as_json: bool, **wanted: Any) -> None:
         option = next(iter(noise)).replace("_", "-")
         raise InputError(f"--{option} is about noise; give the budget too, --epsilon")
     elif "delta" not in noise:
-        raise InputError("--epsilon needs --delta, below one over the number of examples")
+        raise InputError("--epsilon needs --delta, below one over the number of units")
     else:
         advice = plan_noise(wishes, NoiseWishes(**noise))
     if as_json:
         click.echo(json.dumps(advice.as_dict()))
         return
-    out = Console(highlight=False, soft_wrap=True)
+    out = screen()
     if isinstance(advice, NoiseAdvice):
         table = _table(advice.sum, f"{advice.sum.bits} bits for a total")
         _add_noise(table, advice)
@@ -133,6 +133,14 @@ def _table(advice: Advice, step: str) -> Table:
     of_each = "holders that each client picks" if picked else "neighbours a client"
     table.add_row("graph", advice.graph, f"{advice.degree:,} {of_each}")
     table.add_row("threshold", f"{advice.threshold:,} shares", f"of {of:,} rebuild a secret")
+    table.add_row("masks", f"{advice.masks:,} a client", "and one of its own")
+    if advice.quorum:
+        table.add_row("quorum", f"{advice.quorum:,} clients", "sign the one set of survivors")
+    if advice.alpha is not None and advice.left_out is not None:
+        corrupt = int(advice.corrupt_fraction * advice.clients)
+        table.add_row("one sum", f"{corrupt + advice.left_out:,} fewer", "at most, than are signed")
+        table.add_row("", f"{corrupt:,} corrupt", f"and {advice.left_out:,} that are left out")
+        table.add_row("no sum", f"up to {advice.alpha:,}", "honest clients, however many sign")
     table.add_row("step", f"{advice.step:.3g}", step)
     table.add_row("lanes", f"{advice.lanes} a word", f"of {advice.lane_bits} bits")
     table.add_row("words", f"{advice.words:,}", f"for {advice.entries:,} entries")
@@ -160,7 +168,9 @@ def _table(advice: Advice, step: str) -> Table:
         ("unsafe graph", advice.p_insecure_any_round),
         ("failed round", advice.p_failure_any_round),
     ):
-        table.add_row(name, _power_of_two(any_round), f"at most, in {_rounds(advice.rounds)}")
+        most = "at most, " if any_round else ""  # 0 is exact: it cannot happen
+        shown = _power_of_two(any_round) if any_round else "0"
+        table.add_row(name, shown, f"{most}in {_rounds(advice.rounds)}")
     return table
 
 
@@ -235,8 +245,10 @@ def _rounds(count: int) -> str:
 
 
 def _power_of_two(probability: float) -> str:
-    """1e-13 -> 2^-43.2 (1e-13)."""
-    if not 0 < probability < 1:
+    """1e-13 -> 2^-43.2 (1e-13); a bound that underflowed is not 0."""
+    if probability < 2.0**-1000:
+        return "below 2^-1000"
+    if probability >= 1:
         return f"{probability:.0f}"
     return f"2^{math.log2(probability):.1f} ({probability:.1g})"
 

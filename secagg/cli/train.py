@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 
-from secagg.cli.screen import progress
+from secagg.cli.screen import PLACE, on_screen, progress, screen
 from secagg.errors import InputError
 from secagg.extras import TRAIN, require
 from secagg.stage import UNSIGNED
@@ -49,14 +47,14 @@ Examples:
 @_settings
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     default=Path("runs/train"),
     show_default=True,
     help="Folder of the run.",
 )
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     default=None,
     help="TOML file of these settings; options given here win over it.",
 )
@@ -91,23 +89,23 @@ def train(
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
     if resume and (overwrite or config):
-        raise InputError("--resume goes on with the settings of the run; leave out the others")
+        raise InputError("--resume takes the run's settings; leave out --overwrite, --config")
     if resume:
         training = Training.resume(out, expect=given)
     else:
         chosen = TrainingConfig.parse((_read(config) if config else {}) | given)
         training = Training.start(chosen, out, overwrite=overwrite)
 
-    lines = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    lines = screen(stderr=as_json)
     if not as_json:
         lines.print(training.headline)
     with progress() as bar:
         task = bar.add_task("rounds", total=training.config.rounds, completed=training.done)
         for record in training:
             if not as_json:
-                (bar.console if sys.stderr.isatty() and sys.stdout.isatty() else lines).print(
-                    _line(record, training.config), highlight=False
-                )
+                (
+                    bar.console if on_screen(stderr=True) and on_screen(stderr=False) else lines
+                ).print(_line(record, training.config), highlight=False)
             bar.advance(task)
         final = training.finish()
     if as_json:

@@ -83,7 +83,7 @@ class WeightedMean:
     evaluate_metrics: Mapping[str, float] | None = None
 
     def content(self, purpose: str, clients: int) -> Average:
-        """What so many clients sum.
+        """The content of a proposal to so many clients.
 
         Raises:
           InputError: nothing was named that an evaluation could be averaged of.
@@ -93,7 +93,7 @@ class WeightedMean:
             raise InputError(
                 "replies to evaluate hold each node's own numbers: name those to be averaged, "
                 "evaluate_metrics={'accuracy': 1.0}, or set the strategy's fraction_evaluate=0, or "
-                "let them pass with clear=['evaluate']"
+                "let them pass with allow_plaintext=['evaluate']"
             )
         room = lane_bits(LANES) - max(clients - 1, 1).bit_length()
         return Average(
@@ -134,7 +134,7 @@ class NoisySum:
             raise InputError("noise on examples, and only that, needs a learning_rate")
 
     def content(self, purpose: str, clients: int) -> Noise:
-        """What so many clients sum.
+        """The content of a proposal to so many clients.
 
         Raises:
           InputError: too many clients, or numbers that would be a release of their own.
@@ -143,7 +143,7 @@ class NoisySum:
             raise InputError(
                 f"replies to {purpose} would be a release beside the noise: set the strategy's "
                 "fraction_evaluate=0, or let them pass, unprotected and uncounted, with "
-                "clear=['evaluate']"
+                "allow_plaintext=['evaluate']"
             )
         if clients > self.mechanism.clients:
             raise InputError(
@@ -229,9 +229,9 @@ class Coordinator:
           InputError: no sum of these can be proposed.
         """
         if len(set(nodes)) < len(nodes):
-            raise InputError("a node is named twice in one sum")
+            raise InputError("nodes must be different, one is named twice")
         if len(nodes) < (least := max(2, self._fewest)):
-            raise TooFewSurvivors(f"{len(nodes)} nodes were named, {least} needed")
+            raise TooFewSurvivors(f"{len(nodes)} nodes were named, {least} needed; wait for more")
         content = self.summed.content(purpose, len(nodes))
         if isinstance(content, Noise):
             mechanism = content.mechanism
@@ -325,7 +325,7 @@ class RunningSum:
         return relay_threshold_ckks(agreement, clients)
 
     def asks(self) -> Iterator[StageRequests]:
-        """Stage after stage.
+        """The requests of the sum, stage after stage.
 
         Raises:
           ProtocolError, InputError: nothing was released.
@@ -351,7 +351,7 @@ class RunningSum:
           LocalProtocolError: ``asks`` has not come to its end, or it raised.
         """
         if self._finished is None:
-            raise LocalProtocolError("this sum has no result: not every stage was carried")
+            raise LocalProtocolError("this sum has no result yet: carry every stage of asks first")
         return self._finished
 
     def _stages(self) -> Generator[StageRequests, None, Total]:
@@ -368,7 +368,7 @@ class RunningSum:
         return [node for node, client in self._clients.items() if client in ask.requests]
 
     def request(self, ask: StageRequests, node: NodeId) -> Request:
-        """What to send."""
+        """The request to send to one node."""
         request = Request(
             stage=ask.stage,
             proposal=self._said,

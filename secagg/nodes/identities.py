@@ -62,7 +62,7 @@ class Identity:
 
     @property
     def shown(self) -> PublicIdentity:
-        """What everybody may know."""
+        """The public half, which everybody may know."""
         return PublicIdentity(self.name, self.key.public)
 
 
@@ -149,7 +149,7 @@ def sign_roster(
     signature = operator.key.sign(FORMAT, body).hex()
     signed = b'{"roster":%b,"signature":"%b"}\n' % (body, signature.encode())
     if len(signed) > LARGEST_ROSTER:
-        raise IdentityError(f"a roster of {len(signed)} bytes, at most {LARGEST_ROSTER}")
+        raise IdentityError(f"a roster has at most {LARGEST_ROSTER} bytes, not {len(signed)}")
     return signed
 
 
@@ -209,9 +209,11 @@ class Roster:
             serial, operator = held["serial"], _shown(held["operator"])
             members = {each["number"]: _shown(each) for each in held["members"]}
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise IdentityError("the roster's fields are not those of version 1") from None
+            raise IdentityError(
+                "the roster's fields are not those of version 1; ask anew"
+            ) from None
         if _encode(operator, members, serial) != body:
-            raise IdentityError("the roster has unknown fields, or is not in its one encoding")
+            raise IdentityError("the roster has unknown fields or another encoding; ask anew")
         digest = hashlib.sha256(opaque(FORMAT) + body).digest()
         return cls(serial=serial, operator=operator, members=members, digest=digest)
 
@@ -221,7 +223,7 @@ class Roster:
         return {number: member.public for number, member in self.members.items()}
 
     def number_of(self, public: bytes) -> ClientId:
-        """The number of who has that key; ``IdentityError`` if nobody has."""
+        """The client number of a public key; ``IdentityError`` if nobody has it."""
         for number, member in self.members.items():
             if member.public == public:
                 return number
@@ -233,7 +235,7 @@ class Roster:
     def name_of(self, number: ClientId) -> str:
         """The name of that client; ``IdentityError`` if there is none."""
         if number not in self.members:
-            raise IdentityError(f"roster {self.serial} has no client {number}")
+            raise IdentityError(f"roster {self.serial} has no client {number}; is it the newest?")
         return self.members[number].name
 
 
@@ -261,9 +263,9 @@ def _encode(
         _check_public(each)
     for number, least in ((serial, 1), *((number, 0) for number in shown)):
         if type(number) is not int or not least <= number < 2**32:
-            raise IdentityError(f"{number!r:.40} is outside [{least}, 2**32)")
+            raise IdentityError(f"number {number!r:.40} is outside [{least}, 2**32)")
     if len(shown) < 2:
-        raise IdentityError(f"a roster of {len(shown)}: one alone has nobody to hide among")
+        raise IdentityError(f"a roster of {len(shown)}: at least 2, one alone cannot hide")
     for values in ([each.name for each in everybody], [each.public.hex() for each in everybody]):
         ((value, count),) = Counter(values).most_common(1)
         if count > 1:

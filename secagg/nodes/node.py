@@ -83,7 +83,7 @@ class Request:
     next_session: bytes = b""
 
     def signed(self) -> bytes:
-        """What ``signature`` is over."""
+        """The bytes that ``signature`` signs."""
         numbers = f"{self.stage} {self.client}".encode()
         fields = (numbers, self.proposal, self.message, self.next_session)
         return b"".join(map(opaque, fields))
@@ -91,7 +91,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a node says.
+    """A node's answer to a request.
 
     Attributes:
       messages: of the protocol; several frames of one vector, otherwise one.
@@ -135,7 +135,9 @@ class _Vector:
         self.ran = True
         try:
             return self.proposal.encode(self.compute(self.proposal))
-        except Exception as error:  # noqa: BLE001  # which one it is would say something of the data
+        except KeyboardInterrupt:  # by a person, who may end what has been charged
+            raise
+        except BaseException as error:  # noqa: BLE001  # what it is would say something of the data
             _log.warning("secagg: %s", NOTHING, exc_info=error)
             return self.proposal.encode(None)
 
@@ -166,7 +168,7 @@ class Node:
         compute: Compute,
         purpose: str | None = None,
     ) -> Answer:
-        """One stage.
+        """Answer one request of the server, a stage of a sum.
 
         Args:
           state: what the last answer left.
@@ -267,7 +269,7 @@ class Node:
             said = read_file(path, _SERIAL_SIZE).decode(errors="replace").strip()
             serial, _, whose = said.partition(" of ")
             if not serial.isdecimal():
-                raise IdentityError(f"{path} holds no serial: it was changed")
+                raise IdentityError(f"{path} holds no serial, so it was changed: restore it")
             seen = int(serial) if whose == of else 0
         found = Roster.read(self.home / "roster.json", operator=operator, at_least=seen)
         if found.serial > seen:
@@ -298,7 +300,7 @@ class Node:
         try:
             reader = Reader(unseal(self._key(), state, _STATE).expose())
         except ProtocolError:
-            raise NodeError("the state is not of this node, or was changed") from None
+            raise NodeError("the state is not of this node, or was changed: begin anew") from None
         record = Secret(reader.opaque())
         charge = Key(reader.u64(), reader.u64()) if reader.left else None
         reader.finish()

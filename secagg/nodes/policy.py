@@ -41,31 +41,31 @@ _LEAST: Final = {  # of the lines that are integers; whether there may be no suc
 TEMPLATE: Final = """\
 # What this node agrees to. It refuses everything else, and the refusal names the line.
 protocols = ["bonawitz"]       # protocols it takes part in: "bonawitz", "threshold-ckks"
-graphs = ["complete"]          # who shares masks with whom. "complete": everybody with everybody,
-                               # and the node counts for itself. "sparse": for hundreds of clients;
+graphs = ["complete"]          # which clients share masks. "complete": all with all, and the node
+                               # counts the survivors itself. "sparse": for hundreds of clients;
                                # the node then believes the server about how many survived
-minimum_cohort = 3             # refuse sums of fewer clients. More than all clients of the whole
-                               # roster that may collude, by as many honest ones as shall hide you
+minimum_cohort = 3             # refuse sums of fewer clients. Take all clients of the roster that
+                               # may collude, plus the honest ones that you want to hide among
 maximum_cohort = 1000          # refuse sums of more: planning and sharing take this node minutes
 minimum_threshold = 2          # refuse sums that fewer clients can open together
-units = ["example", "client"]  # whom the noise of a sum may hide; it must hide one of these
+units = ["example", "client"]  # what the noise of a sum must hide: one of these
 allow_no_noise = false         # true: take part in sums without noise too
 maximum_epsilon = 8.0          # budget for all sums that this node ever joins
 delta = 1e-5                   # probability that the bound maximum_epsilon fails
 corrupt_fraction = 0.05        # refuse sums that are not secure when this fraction of their
                                # clients colludes with the server. The server picks the clients of
-                               # a sum from the roster, so all colluders may be in one: this times
-                               # minimum_cohort must cover those of the whole roster
-sums_per_model = 4             # without noise: join so many sums over one model, so that a lost
-                               # round is tried again. Two sums that differ by one node give its
-                               # update away
+                               # a sum, so all colluders may be in it: take at least the colluders
+                               # of the whole roster, divided by minimum_cohort
+sums_per_model = 4             # without noise: join at most so many sums over one model. More than
+                               # one lets a lost round be tried again; but two sums that differ by
+                               # one node give its update away
 active = false                 # true: join only sums whose clients sign, safe if the server lies
 # operator = "..."             # public key that verifies the roster; active = true needs it
 # server = "..."               # public key of the server; refuse requests that it did not sign
-# examples = 303               # number of examples on this node; noise on examples makes it public
+# examples = 303               # examples on this node: needed, and public, where noise hides one
 
-# Bounds that the server may not move: refuse a sum that says another number.
-# clip = 0.5                   # of an update
+# Refuse a sum with another number than these; without a line, the server chooses.
+# clip = 0.5                   # bound on an entry of an update; with noise on its L2 norm
 # max_weight = 500             # without noise: largest weight of a node
 # metrics = { loss = 10.0 }    # without noise: all numbers beside an update, and their bounds
 """
@@ -78,7 +78,7 @@ class NodePolicy:
     Attributes:
       protocols: that it takes part in.
       graphs: of pairwise masks: "complete", "sparse". In a sparse one a client takes the
-        server's word for how many there are.
+        server's word for how many there are, unless the cohort signs.
       minimum_cohort, maximum_cohort: fewest clients in a sum, and most.
       minimum_threshold: fewest clients (CKKS: key holders) who can open one together, whatever
         number of clients comes.
@@ -311,15 +311,16 @@ def _threshold(params: Params) -> int:
 def _stands(proposal: Proposal) -> int:
     """Clients that may work with the server, of as many as there may be."""
     params, noise = proposal.params, proposal.noise
-    stands = params.clients
+    stands, left_out = params.clients, 0
     if isinstance(params, bonawitz.Params):
+        left_out = params.left_out
         if params.rates is not None:
             stands = int(Fraction(params.rates.corrupt_fraction) * params.clients)
         elif params.active:
             stands = params.corrupted
         else:
             stands = (params.threshold or 0) - 1
-    return min(stands, noise.mechanism.uncounted_shares) if noise else stands
+    return min(stands, noise.mechanism.uncounted_shares - left_out) if noise else stands
 
 
 def _check_bound(name: str, value: float) -> None:

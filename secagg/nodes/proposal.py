@@ -123,7 +123,7 @@ class Noise:
         if not 0 < self.sampling_rate <= 1:
             raise InputError(f"sampling_rate {self.sampling_rate} is outside (0, 1]")
         if self.sampling_rate < 1 and self.mechanism.unit is Unit.CLIENT:
-            raise InputError("a cohort that the server picks is charged as if all took part")
+            raise InputError("sampling_rate must be 1 where unit is client: the server picks who")
 
     def event(self, survivors: int | None = None) -> SkellamEvent | DiscreteGaussianEvent:
         """What the sum costs, of the fewest survivors where they are not known yet."""
@@ -208,12 +208,12 @@ class Proposal:
         if not (self.purpose.isascii() and self.purpose.isprintable() and self.purpose):
             raise InputError(f"purpose is {self.purpose!r:.40}, expected a printable word")
         if len(self.model_digest) != DIGEST_SIZE or len(self.seed) != DIGEST_SIZE:
-            raise InputError(f"model_digest and seed have {DIGEST_SIZE} bytes each")
+            raise InputError(f"model_digest and seed must have {DIGEST_SIZE} bytes each")
         signs = isinstance(self.params, bonawitz.Params) and self.params.active
         if len(self.roster_digest) != DIGEST_SIZE * signs:
-            raise InputError("where clients sign, and only there, a roster's digest is proposed")
+            raise InputError(f"roster_digest must have {DIGEST_SIZE * signs} bytes here")
         if len(dict(self.shapes)) < len(self.shapes):
-            raise InputError("an array is named twice")
+            raise InputError("shapes must name each array once, one is named twice")
         layout = self.layout
         mechanism = self.content.mechanism if isinstance(self.content, Noise) else None
         if mechanism is not None and (
@@ -223,17 +223,20 @@ class Proposal:
             raise InputError("the noise is for another vector, cohort or minimum of survivors")
         if isinstance(self.params, bonawitz.Params):
             expected, found = layout.words, self.params.words
-            if mechanism and self.params.rates and self.params.active:
-                raise InputError(
-                    "in a sparse graph nobody counts survivors: a server that lies would leave out "
-                    "their noise"
-                )
+            if mechanism and (left_out := self.params.left_out):
+                least = self.params.corrupted + left_out
+                if mechanism.uncounted_shares < least:
+                    raise InputError(
+                        f"uncounted_shares {mechanism.uncounted_shares}: a server that lies leaves "
+                        f"out up to {left_out} survivors and their noise, and "
+                        f"{self.params.corrupted} may be corrupt; {least} needed"
+                    )
         else:
             expected, found = layout.reals, self.params.entries
             if self.params.model is not ckks.Model.THRESHOLD or self.params.clip != 1.0:
                 raise InputError("CKKS sums between machines have a threshold key, and clip 1")
         if expected != found:
-            raise InputError(f"the protocol sums {found} numbers, the layout has {expected}")
+            raise InputError(f"params are for {found} numbers, must be {expected} as in the layout")
 
     @property
     def protocol(self) -> str:
@@ -301,7 +304,7 @@ class Proposal:
 
     def _weighted(self, average: Average, own: Contribution) -> dict[str, Any]:
         if type(own.weight) is not int:
-            raise InputError("this client's weight is no integer")
+            raise InputError("weight must be an integer")
         weight = min(max(own.weight, 0), average.max_weight)
         clamped = int(weight != own.weight)
         part = weight / average.max_weight

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from secagg.pages.markup import Markup, join, tag
 
-WIDTH, HEIGHT = 360, 222  # of the drawing; about the width of a phone, so that text keeps its size
+WIDTH, HEIGHT = 360, 236  # of the drawing; about the width of a phone, so that text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 50, 354, 14, 192  # of the plot inside it
 MAX_LABELS = 7  # on the axis of rounds
 
@@ -47,7 +47,7 @@ def line(
         level, text = rule
         label = tag("text", text, class_="rule", x=LEFT + 4, y=y(level) + 14)
         marks = [_rule(level, y), label, *marks]
-    return _chart(summary, rounds, ticks, show, join(*marks))
+    return _chart(summary, rounds, ticks, show, join(*marks), "round")
 
 
 def bars(
@@ -90,7 +90,7 @@ def bars(
             base += amount
     if rule is not None:
         marks.append(_rule(rule, y))
-    return _chart(summary, rounds, ticks, show, join(*marks))
+    return _chart(summary, rounds, ticks, show, join(*marks), each)
 
 
 def bands(
@@ -136,7 +136,7 @@ def bands(
         label_at = y(rule[0]) + 14
         words = tag("text", rule[1], class_="rule", x=LEFT + 4, y=label_at)
         marks = [_rule(rule[0], y), words, *marks]
-    return _chart(summary, rounds, ticks, show, join(*marks))
+    return _chart(summary, rounds, ticks, show, join(*marks), "round")
 
 
 def lines(
@@ -147,8 +147,12 @@ def lines(
     *,
     top: float = 0.0,
     each: str = "round",
+    mark: tuple[float, str] | None = None,
 ) -> Markup:
-    """Several lines from 0 up; a line's name is its class on the page, and in its marks' titles."""
+    """Several lines from 0 up; a line's name is its class on the page, and in its marks' titles.
+
+    ``mark``: a place among the labels, from 0 and perhaps between two, and what stands there.
+    """
     ticks = _ticks(max([top, *(v for values in series.values() for v in values if v is not None)]))
     x, y = _x(len(labels)), _y(ticks[-1])
     marks: list[Markup] = []
@@ -159,7 +163,19 @@ def lines(
         for a, b, value, label in known:
             title = tag("title", f"{each} {label}, {name}: {show(value)}")
             marks.append(tag("circle", title, class_=f"dot {name}", cx=a, cy=b, r="2"))
-    return _chart(summary, labels, ticks, show, join(*marks))
+    if mark is not None:
+        at, text = LEFT + (RIGHT - LEFT) * (mark[0] + 0.5) / max(len(labels), 1), mark[1]
+        end = "end" if at > (LEFT + RIGHT) / 2 else "start"
+        words = tag(
+            "text",
+            text,
+            class_="rule",
+            x=at + (-5 if end == "end" else 5),
+            y=TOP + 12,
+            text_anchor=end,
+        )
+        marks += [tag("line", class_="rule", x1=at, x2=at, y1=TOP, y2=BOTTOM), words]
+    return _chart(summary, labels, ticks, show, join(*marks), each)
 
 
 def _value(text: str, x: float, y: float) -> Markup:
@@ -169,7 +185,12 @@ def _value(text: str, x: float, y: float) -> Markup:
 
 
 def _chart(
-    summary: str, rounds: Sequence[int | str], ticks: Sequence[float], show: Format, marks: Markup
+    summary: str,
+    rounds: Sequence[int | str],
+    ticks: Sequence[float],
+    show: Format,
+    marks: Markup,
+    each: str,
 ) -> Markup:
     y = _y(ticks[-1])
     axes = [
@@ -184,6 +205,8 @@ def _chart(
         tag("text", str(rounds[index]), x=x(index), y=BOTTOM + 18, text_anchor="middle")
         for index in _labelled(len(rounds))
     ]
+    middle = (LEFT + RIGHT) / 2
+    axes.append(tag("text", each, class_="axis", x=middle, y=BOTTOM + 36, text_anchor="middle"))
     return tag("svg", *axes, marks, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=summary)
 
 

@@ -22,6 +22,11 @@ def whole(value: object) -> int | None:
     return None if number is None else int(number)
 
 
+def spaced(name: str) -> str:
+    """``add_or_remove`` -> "add or remove"."""
+    return name.replace("_", " ")
+
+
 def counted(number: int | None, noun: str) -> str:
     """``1 round``, ``30 rounds``."""
     if number is None:

@@ -6,8 +6,10 @@ lanes leave a small scale; rounding to it stretches what one unit adds, by
 taken, of 8 to 2 a word, with at most ``MORE_NOISE`` more noise in the sum than the widest
 would have.
 
-Refused: a sparse graph, a server that lies and shared noise at once. In a sparse graph a
-client cannot count the survivors whose noise it relies on; ``trusts_count`` says so.
+In a sparse graph that the server draws a client cannot count the survivors whose noise it relies
+on; ``trusts_count`` says so. Where clients pick their holders, against a server that lies, they
+count and sign the survivors, of whom a twentieth may not be in the sum: their shares of noise,
+and those of the corrupt, are not counted.
 """
 
 from collections.abc import Callable
@@ -34,6 +36,7 @@ from dp.accounting.events import (
 from dp.errors import CalibrationError
 from dp.noise.mechanisms import DistributedNoise
 from dp.noise.skellam import ERROR
+from protocols.bonawitz.picks import LEFT_OUT
 from secagg.errors import InputError
 from secagg.planning.sums import Advice, SumWishes, fewest, plan_sum
 from secagg.planning.survivors import likely_survivors, p_round_lost
@@ -60,7 +63,7 @@ class NoiseWishes:
       minimum_survivors: fewest clients that may be summed. ``None``: so many that few runs lose
         a round; never below a complete graph's threshold.
       uncounted_shares: clients whose shares of noise count for nothing; ``None`` for those
-        that may work with the server, at least 1.
+        that may work with the server and those that it may leave out, at least 1.
     """
 
     epsilon: float
@@ -161,12 +164,12 @@ class NoiseAdvice:
 
     @property
     def trusts_count(self) -> bool:
-        """Whether the server's count of survivors is believed, as in a sparse graph."""
-        return self.sum.graph == "sparse"
+        """Whether the server's count of survivors is believed: it draws a sparse graph."""
+        return self.sum.graph == "sparse" and not self.sum.active
 
     @property
     def p_round_lost(self) -> float:
-        """P[fewer than the minimum survive a round], each client gone by a coin of its own."""
+        """P[fewer than the minimum survive a round], as each drops out independently."""
         return p_round_lost(
             self.sum.clients, float(self.sum.dropout), self.mechanism.minimum_survivors
         )
@@ -337,19 +340,14 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
     corrupt, dropout = wishes.rates
     graph = wishes.graph
     sparse = graph.degree is not None
-    if sparse and wishes.active:
+    known, left_out = int(corrupt * clients), clients // LEFT_OUT if graph.picks else 0
+    fewest_silent = max(1, known + left_out)
+    silent = fewest_silent if noise.uncounted_shares is None else noise.uncounted_shares
+    if silent < fewest_silent:
+        missing = f", {left_out} may be left out" if left_out else ""
         raise InputError(
-            f"{clients} clients get a sparse graph, where none of them can count the survivors: a "
-            "server that lies would leave out their noise. Plan without active, or for fewer "
-            f"than {wishes.complete_below} clients, who share with everybody"
-        )
-    known = int(corrupt * clients)
-    silent = max(1, known) if noise.uncounted_shares is None else noise.uncounted_shares
-    if silent < max(1, known):
-        raise InputError(
-            f"uncounted_shares {silent}: {known} corrupt clients know their shares of the noise, "
-            "and whoever sees the result its own; set at least "
-            f"{max(1, known)}"
+            f"uncounted_shares {silent}: {known} corrupt clients know their shares of the noise"
+            f"{missing}, and whoever sees the result knows its own; set at least {fewest_silent}"
         )
     minimum = noise.minimum_survivors
     if minimum is None:
@@ -357,8 +355,8 @@ def _choose(wishes: SumWishes, noise: NoiseWishes) -> _Chosen:
         minimum = likely_survivors(
             clients, float(dropout), rounds=wishes.rounds, minimum=fewest_opened
         )
-    elif not sparse:
-        minimum = max(minimum, graph.threshold)
+    else:
+        minimum = max(minimum, graph.quorum)
     if silent >= minimum:
         raise InputError(
             f"uncounted_shares {silent} leaves no noise of minimum_survivors {minimum}"

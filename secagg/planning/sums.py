@@ -1,7 +1,6 @@
 """Every parameter of a sum, from clients, dropouts, corruption, value range, entries, rounds.
 
 ``plan_sum`` chooses graph, threshold and lanes, counts the bytes of every message
-import protocols
 from the message classes themselves, bounds what can go wrong, and estimates the
 time on this machine from a calibration of well under a second. Degree and
 threshold of a sparse graph are those of ``protocols.bonawitz.graph``; its two
@@ -69,7 +68,8 @@ BITS = 16  # of a quantised entry, where nobody says otherwise
 PLAIN_BYTES = 4  # an entry of a plain fp32 vector
 _SHOWN: Final = (
     *("clients", "corrupt_fraction", "dropout", "active", "entries", "clip", "bits", "rounds"),
-    *("graph", "degree", "threshold", "minimum_survivors", "lanes", "lane_bits", "words", "step"),
+    *("graph", "degree", "threshold", "masks", "quorum", "alpha", "left_out", "minimum_survivors"),
+    *("lanes", "lane_bits", "words", "step"),
     *("bytes_up_per_client", "bytes_down_per_client", "bits_per_entry", "expansion", "traffic"),
     *("client_milliseconds", "server_milliseconds", "p_insecure", "p_failure"),
     *("p_insecure_any_round", "p_failure_any_round"),
@@ -149,8 +149,15 @@ class Advice:
       bits: of a quantised entry; with noise, of its total.
       rounds: how often the sum is taken.
       graph: ``complete`` or ``sparse``.
-      degree: neighbours of each client; all others, n - 1, in the complete graph.
+      degree: neighbours of each client, or holders that each picks; all others, n - 1, in
+        the complete graph.
       threshold: shares that rebuild a secret.
+      masks: with how many others a client masks, in the mean: with its picks and its pickers.
+      quorum: clients that sign the one set of survivors, against a server that lies; else 0.
+      alpha: where clients pick their holders: no honest set of so many or fewer opens;
+        otherwise None, as the next.
+      left_out: most honest survivors of the signed set that are not in the sum; the others,
+        less those that are corrupt, are.
       minimum_survivors: fewest clients whose sum may be opened: the threshold, or in a sparse
         graph half of the clients, but no more than the planned dropouts leave. With noise, what
         the noise counts on.
@@ -183,6 +190,10 @@ class Advice:
     graph: str
     degree: int
     threshold: int
+    masks: int
+    quorum: int
+    alpha: int | None
+    left_out: int | None
     minimum_survivors: int
     lanes: int
     lane_bits: int
@@ -196,17 +207,17 @@ class Advice:
 
     @property
     def bytes_up_per_client(self) -> int:
-        """The bytes of a whole round."""
+        """Bytes that a client sends in a whole round."""
         return sum(stage.bytes_up for stage in self.traffic.values())
 
     @property
     def bytes_down_per_client(self) -> int:
-        """The bytes of a whole round."""
+        """Bytes that a client is sent in a whole round."""
         return sum(stage.bytes_down for stage in self.traffic.values())
 
     @property
     def bits_per_entry(self) -> float:
-        """Sent by a client, all stages together."""
+        """Bits that a client sends for an entry, all stages together."""
         return 8 * self.bytes_up_per_client / self.entries
 
     @property
@@ -216,16 +227,16 @@ class Advice:
 
     @property
     def p_insecure_any_round(self) -> float:
-        """Bound for all rounds together; each draws its own graph."""
+        """Bound on P[some round is insecure]; each draws its own graph."""
         return min(1.0, self.rounds * self.p_insecure)
 
     @property
     def p_failure_any_round(self) -> float:
-        """Bound for all rounds together; a round that fails releases nothing."""
+        """Bound on P[some round fails], which then releases nothing."""
         return min(1.0, self.rounds * self.p_failure)
 
     def params(self) -> Params:
-        """The same for ``protocols.bonawitz``."""
+        """Parameters of ``protocols.bonawitz`` as advised."""
         sparse = self.graph == "sparse"
         return Params(
             clients=self.clients,
@@ -273,7 +284,7 @@ def plan_sum(
     entries, clip, bits, step, segment = _segment(wishes, mechanism)
     layout = Layout(segments=(segment,), clients=clients)
     if not layout.words:
-        raise InputError("0 entries: there is nothing to sum")
+        raise InputError("entries is 0, must be at least 1")
     chosen = wishes.graph
     survivors = _survivors(clients, dropout)
     client_ms, server_ms = (
@@ -293,6 +304,10 @@ def plan_sum(
         graph="complete" if chosen.degree is None else "sparse",
         degree=_degree(clients, chosen),
         threshold=chosen.threshold,
+        masks=masks_of(clients, chosen),
+        quorum=chosen.quorum if active else 0,
+        alpha=chosen.picks.alpha if chosen.picks else None,
+        left_out=chosen.picks.left_out if chosen.picks else None,
         minimum_survivors=mechanism.minimum_survivors
         if mechanism
         else fewest(clients, dropout, chosen),
@@ -364,12 +379,18 @@ def _degree(clients: int, chosen: GraphPlan) -> int:
     return clients - 1 if chosen.degree is None else chosen.degree
 
 
-def _masks(clients: int, chosen: GraphPlan) -> int:
-    """With how many others a client masks: of its own picks and those who picked it, the mean."""
+def masks_of(clients: int, chosen: GraphPlan) -> int:
+    """The peers that a client masks with: of its own picks and those who picked it, the mean."""
     degree = _degree(clients, chosen)
     if chosen.picks is None:
         return degree
     return round(2 * degree - degree**2 / (clients - 1))
+
+
+def _listed(message: Callable[[list[ClientId]], Message], count: int) -> int:
+    """Bytes of a message that lists ``count``; entries are alike, so that two messages tell it."""
+    empty, one = len(message([]).to_bytes()), len(message([0]).to_bytes())
+    return empty + count * (one - empty)
 
 
 def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> dict[Stage, Traffic]:
@@ -377,14 +398,9 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
     degree, header = _degree(clients, chosen), Header(bytes(SESSION_SIZE), 0)
     held = clients if chosen.degree is None else degree  # a share of its own secrets too
     signature = bytes(SIGNATURE_SIZE if active else 0)
-    masks, part = _masks(clients, chosen), chosen.degree is not None and not chosen.picks
+    masks, part = masks_of(clients, chosen), chosen.degree is not None and not chosen.picks
     shown = degree if part else clients - 1
     keys = PublicKeys(mask=bytes(KEY_SIZE), seal=bytes(KEY_SIZE), signature=signature)
-
-    def listed(message: Callable[[list[ClientId]], Message], count: int) -> int:
-        """Every entry of a list has the same length, so that two messages tell it."""
-        empty, one = len(message([]).to_bytes()), len(message([0]).to_bytes())
-        return empty + count * (one - empty)
 
     def roster(listing: list[ClientId]) -> Roster:
         entries = dict.fromkeys(listing, keys)
@@ -424,15 +440,15 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
     signed = SignedSurvivors(header=header, sender=0, signature=signature)
     sizes = {
         Stage.ADVERTISE: (len(Advertise(header=header, sender=0, keys=keys).to_bytes()), 0),
-        Stage.SHARE: (listed(sealed, degree), listed(roster, shown + 1)),
+        Stage.SHARE: (_listed(sealed, degree), _listed(roster, shown + 1)),
         Stage.MASK: (
             8 * (words + 1) + len(frame_sizes(words + 1)) * len(frame.to_bytes()) + marked,
-            listed(passed_on, degree),
+            _listed(passed_on, degree),
         ),
         Stage.SIGN: (len(signed.to_bytes()), survivors),
         Stage.REVEAL: (
-            listed(reveal, held),
-            listed(signatures, chosen.quorum if chosen.picks else held) if active else survivors,
+            _listed(reveal, held),
+            _listed(signatures, chosen.quorum if chosen.picks else held) if active else survivors,
         ),
     }
     return {
@@ -488,7 +504,7 @@ class _Speed:
 
     def __init__(self, clients: int, chosen: GraphPlan) -> None:
         self._clients, self._threshold = clients, chosen.threshold
-        self._degree = _masks(clients, chosen)
+        self._degree = masks_of(clients, chosen)
         self._verified = chosen.threshold
         if chosen.picks:  # everybody's keys, the marks of its peers, and the signatures
             self._verified = clients + chosen.quorum

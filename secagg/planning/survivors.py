@@ -1,4 +1,4 @@
-"""How many clients are left at the end of a round, where each vanishes by a coin of its own."""
+"""How many clients are left at the end of a round, where each drops out independently."""
 
 import math
 from collections.abc import Iterator

@@ -3,13 +3,18 @@
 As everywhere in this room such a sum measures; it protects nothing.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+import protocols
 from protocols import bonawitz, ckks
 from protocols.bonawitz import ClientId, Rates
 from protocols.entropy import system
@@ -21,10 +26,23 @@ from secagg.rounds.attendance import Costs
 from secagg.rounds.ckks import CKKS, FLOODING, HOLDERS, PRECISION
 from secagg.rounds.in_memory import Dropouts, Outcome, run_bonawitz, run_ckks, run_plain
 from secagg.stage import Stage
-from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
+from secagg.vectors.buffers import (
+    STATISTICS,
+    is_counter,
+    is_statistic,
+    is_variance,
+    no_negative_variance,
+)
+from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
+from secagg.vectors.packing import BLOCK_WORDS
 from secagg.vectors.quantize import FixedPoint
+from secagg.vectors.trees import Form, Models, named_arrays, read_models, vector_of
 
-Codec: TypeAlias = FixedPoint | NoisyIntegers
+Codec: TypeAlias = FixedPoint | Count | NoisyIntegers
+
+BITS: Final = 16  # of an entry, sign included: three to a word for up to 32 clients
+CUT: Final = 1e-3  # of an array's entries: above it a clip is worth a warning
+CKKS_ERROR: Final = 2.0**-13  # of the clip: twice what an entry of a mean is expected to be off by
 
 PROTOCOL_NAMES: Final = ("bonawitz", "plain", *CKKS)
 
@@ -114,7 +132,7 @@ class Plain:
     minimum_survivors: int | None = None
 
     def params(self, layout: Layout) -> bonawitz.Params:
-        """The same words and the same minimum as under masks, which nobody makes."""
+        """Parameters of a sum without masks: the words and the minimum as with them."""
         minimum = self.minimum_survivors
         needed = majority(layout.clients) if minimum is None else minimum
         return Bonawitz(threshold=needed).params(layout)
@@ -150,147 +168,414 @@ def run_protocol(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aggregate:
-    """What :func:`aggregate` gives.
+    """What :func:`aggregate` gives. Prints shapes and costs, and no value.
 
     Attributes:
-      sum: of the survivors' vectors, each times its weight; shaped as the updates were.
-      mean: ``sum`` over ``weight``.
+      sum: of the survivors' arrays, each times its weight, in the containers of the updates;
+        with ``start`` of what they changed. Counts are int64, and no weight touches them.
+      mean: ``sum`` over ``weight``, of counts over the number of survivors; with ``start`` the
+        model that this makes of it. float32, or float64 where a client brought that.
       weight: total weight of the survivors; their number where no weights were given.
       survivors: the clients that are in the sum, in order.
       costs: bytes and seconds by stage.
+      clipped: by name, entries of all survivors that the clip cut; summed under the masks.
+      kept: integers that are in no sum: they stay as the server has them.
     """
 
-    sum: Any = field(repr=False)
-    mean: Any = field(repr=False)
+    sum: Any
+    mean: Any
     weight: int
     survivors: tuple[int, ...]
-    costs: Costs = field(repr=False)
+    costs: Costs
+    clipped: Mapping[str, int]
+    kept: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        shapes = [f"{name} {tuple(leaf.shape)}" for name, leaf in named_arrays(self.mean).items()]
+        if len(shapes) > _SHOWN:
+            shapes[_SHOWN:] = [f"{len(shapes) - _SHOWN} more"]
+        up, down, client, server = (
+            sum(getattr(cost, name) for cost in self.costs.values())
+            for name in ("bytes_up", "bytes_down", "client_seconds", "server_seconds")
+        )
+        return (
+            f"Aggregate({', '.join(shapes)}; weight {self.weight}, survivors "
+            f"{len(self.survivors)}, clipped entries {sum(self.clipped.values())}, kept arrays "
+            f"{len(self.kept)}; bytes of a client {up} up and {down} down, seconds of all clients "
+            f"{client:.3g}, of the server {server:.3g})"
+        )
+
+
+_SHOWN: Final = 6  # shapes in a repr
 
 
 def aggregate(
-    updates: Sequence[Any],
+    updates: Iterable[Any],
     *,
-    weights: Sequence[int] | None = None,
-    codec: Codec | Mapping[str, Codec] = FixedPoint(clip=1.0, bits=16),
+    clip: float | Mapping[str, float] | None = None,
+    start: Any = None,
+    weights: Iterable[int] | None = None,
+    counts: str | Iterable[str] = (),
+    codec: Codec | Mapping[str, Codec] | None = None,
     dropouts: Mapping[int, Stage | str] | None = None,
     protocol: Protocol = Bonawitz(),
 ) -> Aggregate:
     """Sum the clients' updates under a protocol, all parties in this process.
 
-    The mean is within one quantisation step of the true mean of the clipped
+    >>> result = aggregate([{"w": [0.5, 1.0]}, {"w": [0.3, 3.0]}], clip=4.0)
+    >>> result.mean["w"].round(2).tolist()
+    [0.4, 2.0]
+    >>> result.clipped
+    {'w': 0}
+
+    The mean is within one quantisation step, clip / 32767, of the true mean of the clipped
     updates, whatever the weights; everything a client brings, its weight too,
-    travels in the one masked vector. Under CKKS the largest error of the mean is expected at
-    2^-14 of the clip instead; one sum in 12 has a larger one. A total weight may be off by as
-    much of itself.
+    travels in the one masked vector. float32 adds its own rounding. Under CKKS the largest error
+    of the mean is expected at 2^-14 of the clip instead; one sum in 12 has a larger one. A total
+    weight may be off by as much of itself.
+
+    | array                                       | what becomes of it                           |
+    |---------------------------------------------|----------------------------------------------|
+    | floats                                      | averaged; an entry beyond the clip is cut    |
+    | ``running_mean``, ``running_var``           | averaged within 2^16, in steps of 3.1e-5, or |
+    |                                             | within the clip that names them              |
+    | integers and booleans in ``counts``         | summed exactly                               |
+    | other integers                              | stay as ``start`` has them                   |
+    | ``num_batches_tracked`` without ``start``   | left out: ``load_state_dict`` keeps its own  |
+    | other integers without ``start``            | ``InputError``                               |
 
     Args:
-      updates: one a client: a vector (array, torch tensor, list of floats), or
-        a dict of named vectors and numbers, the same names and lengths for all.
+      updates: one a client, the same names and shapes for all: arrays, tensors, torch modules,
+        ``state_dict``s, or any dicts, lists and tuples of them; ``secagg.vectors.trees`` has the
+        table.
+      clip: the largest absolute value that an entry keeps, chosen before it is known:
+        :func:`calibrate_clip` finds one. Or by name, where a name may be a pattern such as
+        ``"*.bias"``: an exact name goes first, then the first pattern that fits, ``"*"`` last.
+      start: the model that every client began with. Then what is clipped and summed is what
+        a client changed, and ``mean`` is the new model.
       weights: one integer a client, such as its number of examples.
-      codec: how floats become integers, for all names or for each; ``NoisyIntegers`` for integers
-        in which a share of noise is already (``dp.noise.mechanisms``), which no weight may touch.
+      counts: names, or patterns of them, of integers from 0 that are to be summed.
+      codec: how numbers become integers, where ``clip`` and ``counts`` do not say enough; for all
+        names or for some. ``NoisyIntegers`` for integers in which a share of noise is already
+        (``dp.noise.mechanisms``), which no weight may touch.
       dropouts: the stage at which a client, by its place in ``updates``, vanishes.
       protocol: and its settings.
 
+    Warns:
+      UserWarning: the clip cut more than a thousandth of an array.
+
     Raises:
-      InputError: updates that do not fit together, or are not finite.
+      InputError: updates that do not fit together, or are not finite; the message numbers the
+        client.
       InputError: the sum could overflow with this many clients, weights and bits.
       TooFewSurvivors: fewer are left than the protocol's settings say.
       MissingExtraError: the protocol needs tenseal, which is not installed.
     """
     if not isinstance(protocol, Protocol):
         raise InputError(f"unknown protocol {protocol!r}; known: Bonawitz(), Ckks(), Plain()")
-    named = _named(updates, weights)
-    layout = _layout(named, weights, codec)
-    into = layout.encode_reals if isinstance(protocol, Ckks) else layout.encode
-    vectors = {}
-    for client, update in enumerate(named):
-        own, weight = {name: _flat(value) for name, value in update.items()}, 1
-        if weights is not None:
-            own[WEIGHT] = [weight := weights[client]]
-        vectors[client] = into(own, weight=weight)
-    stages = {client: _stage(stage) for client, stage in (dropouts or {}).items()}
-    public = digest(layout.to_bytes())
-    outcome = run_protocol(protocol, layout, vectors, stages, public=public)
-    sums = outcome.sums(layout)
-    weight = int(sums.pop(WEIGHT)[0]) if weights is not None else len(outcome.survivors)
-    if not weight:
-        raise InputError("the survivors' weights are all 0; there is no mean")
-    total = {name: _like(named[0][name], value) for name, value in sums.items()}
-    mean = {name: _like(named[0][name], value / weight) for name, value in sums.items()}
-    whole = isinstance(updates[0], Mapping)
-    return Aggregate(
-        sum=total if whole else total[UPDATE],
-        mean=mean if whole else mean[UPDATE],
-        weight=weight,
-        survivors=outcome.survivors,
-        costs=outcome.costs,
+    models = read_models(updates, start)
+    heavy = None if weights is None else _weights(weights, len(models))
+    approximate = isinstance(protocol, Ckks)
+    codecs = _codecs(models, clip, counts, codec, approximate=approximate)
+    vectors = _Vectors(models, codecs, heavy)
+    into = vectors.layout.encode_reals if approximate else vectors.layout.encode
+    outcome = run_clients(
+        protocol,
+        vectors.layout,
+        lambda client: into(vectors.of(client), weight=heavy[client] if heavy else 1),
+        dropouts,
     )
+    return vectors.aggregate(outcome, approximate=approximate)
 
 
-def _named(updates: Sequence[Any], weights: Sequence[int] | None) -> list[Mapping[str, Any]]:
-    """Every update with names, checked against the others."""
-    clients = len(updates)
-    if weights is not None and len(weights) != clients:
-        raise InputError(f"{len(weights)} weights for {clients} updates")
-    if clients < 2:
-        raise InputError(f"{clients} updates: at least 2 clients can hide in a sum")
-    named = [update if isinstance(update, Mapping) else {UPDATE: update} for update in updates]
-    if any(update.keys() != named[0].keys() for update in named):
-        raise InputError("every update needs the same names")
-    if WEIGHT in named[0]:
-        raise InputError(f"the name {WEIGHT!r} is taken; pass weights=[...]")
-    return named
+def run_clients(
+    protocol: Protocol,
+    layout: Layout,
+    encode: Callable[[int], NDArray[Any]],
+    dropouts: Mapping[int, Stage | str] | None = None,
+) -> Outcome:
+    """One round of ``layout.clients``, each of whom encodes its vector when it is asked for.
+
+    Raises:
+      InputError: as ``encode`` does, with the client's number; or settings that cannot work.
+    """
+
+    def given(client: int) -> NDArray[Any]:
+        try:
+            return encode(client)
+        except InputError as error:
+            raise InputError(f"client {client}: {error}") from None
+
+    inputs = {client: partial(given, client) for client in range(layout.clients)}
+    stages = _stages(dropouts, layout.clients)
+    try:
+        return run_protocol(protocol, layout, inputs, stages, public=digest(layout.to_bytes()))
+    except protocols.InputError as error:
+        raise InputError(str(error)) from error
 
 
-def _layout(
-    named: Sequence[Mapping[str, Any]],
-    weights: Sequence[int] | None,
-    codec: Codec | Mapping[str, Codec],
-) -> Layout:
-    """The place of everything that a client brings in its vector."""
-    codecs = codec if isinstance(codec, Mapping) else dict.fromkeys(named[0], codec)
-    if codecs.keys() != named[0].keys():
-        raise InputError(f"codecs for {sorted(codecs)}, updates have {sorted(named[0])}")
-    segments = [
-        Segment(
-            name=name,
-            entries=len(_flat(value)),
-            codec=codecs[name],
-            weighted=not isinstance(codecs[name], NoisyIntegers),
+class _Vectors:
+    """Clients' vectors in one layout: their arrays, and what we sum beside them."""
+
+    def __init__(
+        self, models: Models, codecs: Mapping[str, Codec], weights: Sequence[int] | None
+    ) -> None:
+        self.models, self.codecs, self.weights = models, codecs, weights
+        noisy = any(isinstance(codec, NoisyIntegers) for codec in codecs.values())
+        self.clips = {
+            name: codec.clip for name, codec in codecs.items() if isinstance(codec, FixedPoint)
+        }
+        segments = [
+            Segment(
+                name=name,
+                entries=models.forms[name].entries,
+                codec=codec,
+                weighted=isinstance(codec, FixedPoint),
+            )
+            for name, codec in codecs.items()
+        ]
+        # Names of our own that no array has.
+        self.weight, self.clipped = (_free(name, models.forms) for name in ("weight", "clipped"))
+        heaviest = 1
+        if weights is not None:
+            heaviest = max(1, *weights)
+            if noisy:
+                raise InputError("weights beside noised integers would be a release of their own")
+            if not self.clips:
+                raise InputError("weights are given, but counts take none and there is no float")
+            segments.append(Segment(name=self.weight, entries=1, codec=Count(maximum=heaviest)))
+        # Beside noise, any other number would be a release of its own.
+        self.counted = tuple(() if noisy else self.clips)
+        if self.counted:
+            most = max(1, *(models.forms[name].entries for name in self.counted))
+            codec = Count(maximum=most)
+            segments.append(Segment(name=self.clipped, entries=len(self.counted), codec=codec))
+        self.layout = Layout(segments=tuple(segments), clients=len(models), max_weight=heaviest)
+
+    def of(self, client: int) -> dict[str, Any]:
+        """What a client brings, by the name of its segment."""
+        values: dict[str, Any] = {}
+        for name in self.codecs:
+            vector = self.models.vector(client, name)
+            whole = name in self.clips and vector.dtype.kind != "f"
+            values[name] = vector.astype(np.float64) if whole else vector
+        if self.counted:
+            values[self.clipped] = [
+                _beyond(values[name], self.clips[name]) for name in self.counted
+            ]
+        if self.weights is not None:
+            values[self.weight] = self.weights[client]
+        return values
+
+    def aggregate(self, outcome: Outcome, *, approximate: bool) -> Aggregate:
+        """What a sum of such vectors says."""
+        sums, survivors = outcome.sums(self.layout), len(outcome.survivors)
+        weight = survivors if self.weights is None else int(sums.pop(self.weight)[0])
+        if weight < 1:
+            raise InputError("the survivors' weights are all 0; there is no mean")
+        clipped: dict[str, int] = {}
+        if self.counted:
+            beyond = np.maximum(sums.pop(self.clipped), 0).tolist()
+            clipped = dict(zip(self.counted, beyond, strict=True))
+        totals, means = dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
+        for name in self.codecs:
+            form, total = self.models.forms[name], sums.pop(name)
+            mean = total / (weight if name in self.clips else survivors)
+            if approximate and is_variance(name) and name in self.clips:
+                mean[(mean < 0) & (mean >= -CKKS_ERROR * self.clips[name])] = 0.0
+            if self.models.start is not None and not form.integer:
+                before = vector_of(self.models.start[name])
+                mean = no_negative_variance(name, mean + before, before)
+            kind = np.float64 if form.integer else form.dtype
+            totals[name] = total if total.dtype == np.int64 else total.astype(kind, copy=False)
+            means[name] = mean.astype(kind, copy=False)
+        kept = tuple(name for name in self.models.forms if name not in self.codecs)
+        if self.models.start is not None:
+            means |= {name: vector_of(self.models.start[name]).copy() for name in kept}
+        _warn_of_clip(clipped, self.models.forms, survivors)
+        return Aggregate(
+            sum=self.models.rebuild(totals),
+            mean=self.models.rebuild(means),
+            weight=weight,
+            survivors=outcome.survivors,
+            costs=outcome.costs,
+            clipped=clipped,
+            kept=kept,
         )
-        for name, value in named[0].items()
-    ]
-    heaviest = 1
-    if weights is not None:
-        heaviest = max(1, *map(_weight, weights))
-        if not all(segment.weighted for segment in segments):
-            raise InputError("weights beside noised integers would be a release of their own")
-        segments.append(Segment(name=WEIGHT, entries=1, codec=Count(maximum=heaviest)))
-    return Layout(segments=tuple(segments), clients=len(named), max_weight=heaviest)
 
 
-def _weight(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise InputError(f"weight {value!r} is not a count; weights are integers from 0")
-    return int(value)
+def _codecs(
+    models: Models,
+    clip: float | Mapping[str, float] | None,
+    counts: str | Iterable[str],
+    codec: Codec | Mapping[str, Codec] | None,
+    *,
+    approximate: bool,
+) -> dict[str, Codec]:
+    """How each array becomes integers; one that stays where it is has none."""
+    forms = models.forms
+    counted = _patterns("counts", counts, forms)
+    clips = clip if isinstance(clip, Mapping) else {} if clip is None else {"*": clip}
+    _patterns("clip", clips, forms)
+    if codec is not None and not isinstance(codec, Mapping):
+        if clip is not None or counted:
+            raise InputError("codec= says it of all arrays; leave out clip= and counts=, or name")
+        codec = dict.fromkeys(forms, codec)
+    own = dict(codec or {})
+    if strange := sorted(map(repr, own.keys() - forms.keys())):
+        raise InputError(f"codecs for {', '.join(strange)}, updates have {_some(forms)}")
+    found: dict[str, Codec] = {}
+    for name, form in forms.items():
+        if name in own:
+            if not isinstance(own[name], Codec):
+                raise InputError(f"{name!r}: {type(own[name]).__name__} is no codec")
+            found[name] = own[name]
+        elif any(fnmatchcase(name, pattern) for pattern in counted):
+            if not form.integer:
+                raise InputError(f"{name!r} holds floats; counts are integers or booleans")
+            if approximate:
+                raise InputError(
+                    f"{name!r}: sums under CKKS are approximate; how large a count may be, "
+                    f"codec={{{name!r}: Count(maximum=...)}}, says how exact its sum is"
+                )
+            found[name] = Count(maximum=(2**63 - 1) // len(models))
+        elif is_counter(name) and name not in clips:
+            continue
+        elif not form.integer:
+            found[name] = _float_codec(name, clips, approximate=approximate)
+        elif name in clips:
+            raise InputError(f"{name!r} holds integers: hand it over as floats to average it")
+        elif models.start is None:
+            raise InputError(
+                f"{name!r} holds integers: name it in counts=[{name!r}] to sum it, hand it over "
+                "as floats to average it, or give the server's own as start= to keep that"
+            )
+    if not any(forms[name].entries for name in found):
+        raise InputError("the updates hold nothing to sum but counters that stay where they are")
+    return found
 
 
-def _stage(name: Stage | str) -> Stage:
+def _float_codec(name: str, clips: Mapping[str, Any], *, approximate: bool) -> FixedPoint:
+    fitting = [pattern for pattern in clips if pattern != "*" and fnmatchcase(name, pattern)]
+    if name in clips:
+        clip = clips[name]
+    elif fitting:
+        clip = clips[fitting[0]]
+    elif is_statistic(name) and not approximate:
+        return STATISTICS
+    elif is_statistic(name):
+        raise InputError(
+            f"{name!r}: CKKS rounds to a part of the clip, so running statistics need one of their "
+            f"own, clip={{'*': ..., '*.running_*': ...}}"
+        )
+    elif "*" in clips:
+        clip = clips["*"]
+    else:
+        raise InputError(
+            f"no clip for {name!r}: say clip=..., the largest absolute value that an entry keeps; "
+            "secagg.calibrate_clip finds one"
+        )
+    try:
+        return FixedPoint(clip=clip, bits=BITS)
+    except InputError as error:
+        raise InputError(f"{name!r}: {error}") from None
+
+
+def _patterns(what: str, patterns: Any, forms: Mapping[str, Form]) -> list[str]:
+    """Names, or patterns of them, each of which fits an array."""
+    given = [patterns] if isinstance(patterns, str) else _listed(what, patterns)
+    for pattern in given:
+        if not isinstance(pattern, str):
+            raise InputError(f"{what} holds {pattern!r:.40}, expected names of arrays")
+        if pattern != "*" and not any(
+            name == pattern or fnmatchcase(name, pattern) for name in forms
+        ):
+            raise InputError(f"{what} names {pattern!r}, updates have {_some(forms)}")
+    return given
+
+
+def _listed(what: str, values: Any) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError:
+        raise InputError(f"{what} is a {type(values).__name__}, expected several") from None
+
+
+def _some(names: Iterable[str]) -> str:
+    some = list(map(repr, names))
+    return ", ".join(some[:_SHOWN]) + (" ..." if len(some) > _SHOWN else "")
+
+
+def _weights(weights: Iterable[int], clients: int) -> list[int]:
+    if isinstance(weights, Mapping | str):
+        raise InputError(f"weights is a {type(weights).__name__}, expected one integer a client")
+    listed = _listed("weights", weights)
+    if len(listed) != clients:
+        raise InputError(f"{len(listed)} weights for {clients} updates")
+    return [_weight(client, value) for client, value in enumerate(listed)]
+
+
+def _weight(client: int, value: Any) -> int:
+    try:
+        weight = operator.index(value)  # numpy's and torch's too
+    except (TypeError, ValueError, RuntimeError):
+        weight = -1
+    boolean = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    if boolean or not 0 <= weight < 2**63:
+        raise InputError(
+            f"client {client}: weight {value!r:.40} is not a count, an integer from 0 to 2^63 - 1"
+        )
+    return weight
+
+
+def _stages(dropouts: Any, clients: int) -> dict[int, Stage]:
+    if dropouts is None:
+        return {}
+    if not isinstance(dropouts, Mapping):
+        raise InputError(
+            f"dropouts is a {type(dropouts).__name__}, expected a dict such as {{3: 'mask'}}"
+        )
+    for client in dropouts:
+        if type(client) is not int or not 0 <= client < clients:
+            raise InputError(f"dropouts of clients that do not exist: {client!r:.40}")
+    return {client: _stage(stage) for client, stage in dropouts.items()}
+
+
+def _stage(name: Any) -> Stage:
     try:
         return Stage(name)
     except ValueError:
-        raise InputError(f"no stage {name!r}; stages: {', '.join(Stage)}") from None
+        raise InputError(f"no stage {name!r:.40}; stages: {', '.join(Stage)}") from None
 
 
-def _flat(value: Any) -> Any:
-    """The value in one dimension: a torch tensor stays one, on its device."""
-    return value.detach().reshape(-1) if hasattr(value, "detach") else np.ravel(value)
+def _free(name: str, taken: Iterable[str]) -> str:
+    """``name``, changed until no array has it."""
+    while name in taken:
+        name += "'"
+    return name
 
 
-def _like(example: Any, values: NDArray[np.float64]) -> Any:
-    """``values`` in the shape of ``example``: a tensor on its device, an array, or a number."""
-    if hasattr(example, "new_tensor"):
-        return example.new_tensor(values).reshape(example.shape)
-    shape = np.shape(example)
-    return values.reshape(shape) if shape else float(values[0])
+def _beyond(values: NDArray[Any], clip: float) -> int:
+    """How many entries the clip cuts."""
+    if not len(values) or (float(values.max()) <= clip and float(values.min()) >= -clip):
+        return 0
+    clip = min(clip, float(np.finfo(values.dtype).max))  # in the precision of what it cuts
+    return sum(
+        int(np.count_nonzero(np.abs(values[at : at + BLOCK_WORDS]) > clip))
+        for at in range(0, len(values), BLOCK_WORDS)
+    )
+
+
+def _warn_of_clip(clipped: Mapping[str, int], forms: Mapping[str, Form], survivors: int) -> None:
+    shares = {
+        name: count / (forms[name].entries * survivors) for name, count in clipped.items() if count
+    }
+    cut = [name for name, share in shares.items() if share > CUT]
+    if cut:
+        worst = max(cut, key=shares.__getitem__)
+        warnings.warn(
+            f"the clip cut {shares[worst]:.2g} of all entries of {worst!r}, and more than a "
+            f"thousandth of {len(cut)} of {len(clipped)} arrays: the mean is not theirs; raise it, "
+            "secagg.calibrate_clip finds one",
+            stacklevel=4,
+        )

@@ -38,7 +38,7 @@ class BurnFile:
         except sqlite3.Error as error:
             raise RunError(f"cannot keep burn records in {path}: {error}") from error
         if synchronous != 2:
-            raise RunError(f"cannot keep burn records in {path}: writes are not synchronous")
+            raise RunError(f"cannot keep burn records in {path}: its disk does not sync")
 
     def __call__(self, session: bytes, stage: int, request: bytes) -> bool:
         """True if (session, stage) was free and now is taken, or was taken for this request."""

@@ -112,7 +112,7 @@ def run_bonawitz(
     """
     active, present = agreement.params.active, DropoutSchedule(inputs, dropouts)
     if not active and dropouts and Stage.SIGN in dropouts.values():
-        raise InputError("nothing is signed in this round, so nobody drops out there")
+        raise InputError(f"dropouts at stage {Stage.SIGN} need an active server")
     meter = Meter(Stage if active else UNSIGNED, now)
     signing = {c: SigningKey(Secret(entropy(SEED_SIZE))) for c in inputs} if active else {}
     identities = {client: key.public for client, key in signing.items()} or None
@@ -207,7 +207,7 @@ def _run_shared(
     meter.costs[Stage.REVEAL].client_seconds *= len(left)
     meter.count(Stage.REVEAL, (), answering=message)
     if not isinstance(opened, Published):
-        raise InputError("an unflooded sum may not leave its client")
+        raise InputError("flooding must be given: an unflooded sum may not leave its client")
     return Outcome(values=opened.values, survivors=opened.survivors, costs=meter.costs)
 
 

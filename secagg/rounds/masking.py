@@ -23,18 +23,14 @@ from protocols.errors import LocalProtocolError
 from protocols.primitives.prg import BLOCK_WORDS, MAX_WORDS, SEED_SIZE, Expand, Mask, Masks, Suite
 from protocols.primitives.prg import expand as serial
 from protocols.secrets import Secret
-from secagg.errors import InputError, SecaggError
+from secagg.errors import InputError, WorkerError
 
-__all__ = ["Expand", "WorkerError", "expand", "over", "serial", "threads"]
+__all__ = ["Expand", "expand", "over", "serial", "threads"]
 
 Words: TypeAlias = NDArray[np.uint64]
 
 THREADS = "SECAGG_THREADS"  # the environment variable: at most so many
 PAYS = 2_000_000  # words of all masks: 1 ms on one core (measured), ten times what a thread costs
-
-
-class WorkerError(SecaggError):
-    """A worker failed, or could not be asked. ``words`` are as they were before the call."""
 
 
 def threads(count: int | None = None) -> Expand:
@@ -50,11 +46,11 @@ def threads(count: int | None = None) -> Expand:
     if count is None:
         said = os.environ.get(THREADS, "")
         if said and not (said.isascii() and said.isdecimal() and int(said) > 0):
-            raise InputError(f"{THREADS} is {said!r:.40}, not an integer from 1")
+            raise InputError(f"{THREADS} is {said!r:.40}, must be an integer from 1")
         cores = len(os.sched_getaffinity(0))
         count = min(cores, int(said)) if said else cores
     elif type(count) is not int or count < 1:
-        raise InputError(f"threads {count!r} is no integer from 1")
+        raise InputError(f"count is {count!r}, must be an integer from 1")
     several = count
 
     def expand(words: Words, masks: Sequence[Mask], suite: Suite) -> None:
@@ -195,5 +191,5 @@ def over(executor: Executor, *, parts: int) -> Expand:
 def _checked(total: Any, job: Job) -> Words:
     """What an executor gave back, if it can be the answer to ``job``."""
     if not isinstance(total, np.ndarray) or total.dtype != np.uint64 or total.shape != (job.count,):
-        raise InputError("not the words that were asked for")
+        raise InputError(f"an executor must give back a uint64 vector of {job.count} words")
     return total

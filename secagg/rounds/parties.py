@@ -82,7 +82,7 @@ class BonawitzClient(Party):
         if isinstance(state, bonawitz.AwaitRoster):
             state = state.rebind(self.agreement)
         elif state.agreement != self.agreement:
-            raise NodeError("our state is of another proposal")
+            raise NodeError("our state is of another proposal; begin with the first stage")
         self._state = state
         return self
 
@@ -127,7 +127,7 @@ class CkksClient(Party):
     """A client of threshold ``protocols.ckks``; the first ones also hold the key.
 
     Attributes:
-      vector: gives ``params.entries`` reals.
+      vector: gives ``params.entries`` reals; it is asked once the answer was burnt.
       burn: durable, where the state may move into a record.
       opens: told whose uploads a sum is said to be of, by number and digest, before an answer
         that helps to open it leaves. A sum that was none can be shown later.
@@ -181,7 +181,7 @@ class CkksClient(Party):
             holder, key = state.on_openings(opened, boxes, burn=self.burn)
         else:
             _refuse(Stage.MASK, state)
-        own = (self.agreement, self.me, key, self.vector())
+        own = (self.agreement, self.me, key, self.vector)
         frames = tuple(ckks.encrypt(*own, burn=self.burn, chunks=self.chunks))
         self._state = holder
         return frames
@@ -219,8 +219,8 @@ class SharedCkksClient(Party):
         from protocols.ckks.client import encrypt
 
         if stage is not Stage.MASK:
-            raise NodeError(f"asked for stage {stage} under a shared key")
-        own = (self.agreement, self.me, self.key, self.vector())
+            raise NodeError(f"asked for stage {stage}, a shared key has {Stage.MASK} alone")
+        own = (self.agreement, self.me, self.key, self.vector)
         upload = encrypt(*own, burn=self.burn, chunks=self.chunks)
         frames = tuple(upload)
         self._sent = upload.digest

@@ -33,7 +33,7 @@ Identities: TypeAlias = Mapping[ClientId, bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRequests:
-    """One stage.
+    """The requests of one stage: what the server asks of whom.
 
     Attributes:
       stage: its name.

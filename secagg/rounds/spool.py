@@ -30,14 +30,14 @@ class Spool(Sequence[bytes]):
         try:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
         except OSError as error:
-            raise RunError(f"cannot spool frames: {error}") from error
+            raise RunError(f"cannot spool frames: {error}; give a folder with space") from error
 
     def append(self, frame: bytes) -> None:
         try:
             self._file.seek(self._ends[-1])
             self._file.write(frame)
         except (OSError, ValueError) as error:
-            raise RunError(f"cannot spool a frame: {error}") from error
+            raise RunError(f"cannot spool a frame: {error}; give a folder with space") from error
         self._ends.append(self._ends[-1] + len(frame))
 
     def keep(self, frames: Iterable[bytes]) -> "SpooledPart":
@@ -65,7 +65,7 @@ class Spool(Sequence[bytes]):
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read a spooled frame: {error}") from error
         if len(frame) != end - begin:
-            raise RunError("a spooled frame was cut short on disk")
+            raise RunError("a spooled frame was cut short on disk; start the round again")
         return frame
 
     def close(self) -> None:

@@ -104,7 +104,7 @@ def _fashion(part: str) -> Examples:
             f"fashion-mnist is not in {folder}; run `make data`, or set {FOLDER}"
         ) from error
     if labels.max() >= FASHION_CLASSES:
-        raise InputError(f"{folder} holds a label {labels.max()}, above {FASHION_CLASSES - 1}")
+        raise InputError(f"{folder} holds label {labels.max()}: run `make data` again")
     features = images.reshape(rows, -1).astype(np.float32) / 255 - np.float32(0.3)  # as the digits
     return _examples(features, labels)
 
@@ -133,7 +133,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is no whole gzip file: {error}") from error
     if not data.startswith(head):
-        raise InputError(f"{path} begins with {data[: len(head)].hex()}, expected {head.hex()}")
+        raise InputError(f"{path} is another file, it lacks the bytes {head.hex()} of its kind")
     if len(data) != size:
         raise InputError(f"{path} holds {len(data)} bytes or more, expected {size}")
     return np.frombuffer(data, np.uint8, offset=len(head)).reshape(shape)
@@ -190,7 +190,7 @@ def federate(
         training, held_out = _cut(training, VALIDATION_SHARE)
         evaluation = everything.take(held_out)
     if len(training) < 2 * clients:
-        raise InputError(f"{clients} clients cannot have two of {len(training)} examples each")
+        raise InputError(f"clients is {clients}, at most {len(training) // 2} have 2 examples each")
     alpha = parse_partition(partition)
     if alpha is None:
         parts = np.array_split(training, clients)
@@ -214,7 +214,7 @@ def parse_partition(partition: str) -> float | None:
         value = float("nan")
     if kind != "dirichlet" or not 0.01 <= value <= 1000:
         raise InputError(
-            f"partition {partition!r} is neither iid nor dirichlet:ALPHA, ALPHA from .01"
+            f"partition {partition!r} must be iid, or dirichlet:ALPHA with ALPHA from .01"
         )
     return value
 

@@ -45,7 +45,17 @@ from secagg.stage import UNSIGNED, Stage
 from secagg.training.data import Federation, federate, simulated_dropouts
 from secagg.training.modes import Mode, evaluate, mode
 from secagg.training.report import curves, report
-from secagg.training.runs import AUDIT, AUDIT_JSON, CURVES, METRICS, REPORT, RoundRecord, RunFolder
+from secagg.training.runs import (
+    AUDIT,
+    AUDIT_JSON,
+    CURVES,
+    METRICS,
+    REPORT,
+    TABLE,
+    RoundRecord,
+    RunFolder,
+    load_run,
+)
 from secagg.training.settings import TrainingConfig
 from secagg.vectors.vector import flatten, unflatten
 
@@ -165,8 +175,10 @@ class Training:
         }
         self._folder.finish(final)
         metrics = self._folder.metrics
-        write_atomically(self._folder.path / CURVES, curves(metrics))
-        write_atomically(self._folder.path / REPORT, report(metrics).encode())
+        folder = self._folder.path
+        write_atomically(folder / TABLE, load_run(folder).to_csv().encode())
+        write_atomically(folder / CURVES, curves(metrics))
+        write_atomically(folder / REPORT, report(metrics).encode())
         return final
 
     def _audit(self, records: Sequence[RoundRecord]) -> str:

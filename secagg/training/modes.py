@@ -248,7 +248,8 @@ class _Shared(Mode):
         super().__init__(config, federation)
         self._units = units
         check_delta(config.delta, units=units)
-        self.delta = config.delta * (1 - _SPARE) - self._flooding(config)
+        self.flooding_epsilon, failing = self._flooding(config)
+        self.delta = config.delta * (1 - _SPARE) - failing
         if min(self.delta, config.epsilon - self.flooding_epsilon) <= 0:
             raise InputError(
                 f"flooding alone uses up epsilon {config.epsilon:g} or delta {config.delta:g} over "
@@ -276,13 +277,13 @@ class _Shared(Mode):
     def _at(self, noise: float) -> DistributedNoise:
         """The mechanism at this noise multiplier."""
 
-    def _flooding(self, config: TrainingConfig) -> float:
-        """What decryptions may leave to delta; a key each round. Sets what they add to epsilon."""
+    def _flooding(self, config: TrainingConfig) -> tuple[float, float]:
+        """What decryptions add to epsilon, and may leave to delta; a key each round."""
         if config.protocol not in CKKS:
-            return 0.0
-        self.flooding_epsilon = flooding_epsilon(FLOODING, config.rounds, config.epsilon)
+            return 0.0, 0.0
+        added = flooding_epsilon(FLOODING, config.rounds, config.epsilon)
         ciphertexts = config.rounds * (1 + 2 * self._entries * config.clients // 2048)
-        return float(config.delta * self.flooding_epsilon + ciphertexts * FLOODING_FAILURE)
+        return added, float(config.delta * added + ciphertexts * FLOODING_FAILURE)
 
     def event(self, survivors: int | None = None) -> Event:
         return self.mechanism.event(survivors=survivors, sampling=self.sampling)

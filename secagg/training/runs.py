@@ -2,6 +2,7 @@
 
     config.toml         the settings; ``secagg train --config`` reads it again
     metrics.json        {"schema": 1, "config", "versions", "rounds": [...], "final": {...} or null}
+    metrics.csv         its rounds as a table, for other programs; written when the run is finished
     model.safetensors   tensors after the last round, and that round's record as metadata
     ledger.sqlite       the privacy spent; written by ``dp.ledger.ledger``, never by this module
     curves.svg          pictures of metrics.json, for people
@@ -17,13 +18,16 @@ they appear together; metrics.json follows it, and is brought up to date by
 folder on purpose can write a new one.
 """
 
+import csv
 import hashlib
+import io
 import json
 import math
 import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.toml"
 METRICS = "metrics.json"
+TABLE = "metrics.csv"
 LEDGER = "ledger.sqlite"
 MODEL = "model.safetensors"
 CURVES = "curves.svg"
@@ -59,7 +64,7 @@ _HEADER = "# A run of `secagg train`; --config reads this file again.\n"
 # with the ledger gone; config.toml, which tells that the folder is a run, goes last.
 _FILES = (
     *(METRICS, MODEL, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f"{LEDGER}-journal"),
-    *(CURVES, REPORT, AUDIT, AUDIT_JSON, CONFIG),
+    *(TABLE, CURVES, REPORT, AUDIT, AUDIT_JSON, CONFIG),
 )
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, "Keys"
 
@@ -172,7 +177,7 @@ class RunFolder:
         | rounds that spent epsilon, and no ledger  | ``RunError``: unknown what it cost |
         | anything else                             | ``RunError``                      |
         """
-        metrics = self._read_metrics()
+        metrics = _read_metrics(self.path / METRICS, self.config)
         rounds, final = metrics["rounds"], metrics["final"]
         model = self.path / MODEL
         tensors: dict[str, torch.Tensor] = {}
@@ -223,7 +228,7 @@ class RunFolder:
             written. On disk is then the state before this round, or this round complete.
         """
         if self._final is not None:
-            raise RunError(f"{self.path} is finished; it takes no further round")
+            raise RunError(f"{self.path} is finished and takes no further round; start another run")
         if round != len(self._rounds) + 1 or record.get("round") != round:
             raise RunError(
                 f"round {round} with the record of round {record.get('round')!r} cannot follow "
@@ -256,25 +261,81 @@ class RunFolder:
         }
         return (_json(metrics, METRICS, indent=1) + "\n").encode()
 
-    def _read_metrics(self) -> RoundRecord:
-        path = self.path / METRICS
-        metrics = _parse(path, _read(path))
-        if metrics.get("schema") != SCHEMA:
-            raise _corrupt(path, f"schema {metrics.get('schema')!r}, expected {SCHEMA}")
-        for name, kind in (
-            *(("config", dict), ("versions", dict)),
-            *(("rounds", list), ("final", dict | None)),
-        ):
-            if name not in metrics or not isinstance(metrics[name], kind):
-                raise _corrupt(path, f"no {name!r} of the right kind in it")
-        if not all(isinstance(record, dict) and "round" in record for record in metrics["rounds"]):
-            raise _corrupt(path, "a round that is no record")
-        if metrics["config"] != self.config:
-            raise RunError(
-                f"{path} belongs to other settings than {CONFIG} beside it; restore {CONFIG}, "
-                "or start again with --overwrite"
-            )
-        return metrics
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What a run folder says, finished or not.
+
+    Attributes:
+      path: the folder.
+      config: its settings.
+      versions: of the libraries that did the work.
+      rounds: a record of each finished round.
+      final: the record of the whole run; ``None`` while it is not finished.
+    """
+
+    path: Path
+    config: Mapping[str, Setting]
+    versions: Mapping[str, str]
+    rounds: tuple[RoundRecord, ...]
+    final: RoundRecord | None
+
+    @property
+    def table(self) -> dict[str, list[Any]]:
+        """The rounds column by column, as metrics.csv has them: ``pandas.DataFrame(run.table)``.
+
+        A record of numbers becomes a column for each, ``seconds.mask``; any other record or list
+        its JSON. ``None`` where a round has no such value.
+        """
+        rows = [_row(record) for record in self.rounds]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: [row.get(name) for row in rows] for name in names}
+
+    def to_csv(self) -> str:
+        """``table`` as RFC 4180 has it, with a head, but for line ends, which are those of Unix."""
+        table, text = self.table, io.StringIO()
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(table)
+        lines.writerows(zip(*table.values(), strict=True))
+        return text.getvalue()
+
+
+def load_run(path: str | Path) -> Run:
+    """Read the run in ``path``, of ``secagg train``; nothing is locked or written.
+
+    A run that goes on meanwhile is read as of its last finished round.
+
+    Raises:
+      InputError: ``path`` is no path.
+      RunError: a file is missing, corrupt, or of another run; the message names it.
+    """
+    try:
+        folder = Path(path)
+    except TypeError:
+        raise InputError(f"{path!r:.80} is no path") from None
+    config = _read_config(folder / CONFIG)
+    metrics = _read_metrics(folder / METRICS, config)
+    return Run(
+        path=folder,
+        config=config,
+        versions=metrics["versions"],
+        rounds=tuple(metrics["rounds"]),
+        final=metrics["final"],
+    )
+
+
+def _row(record: RoundRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict) and value and all(map(_is_number, value.values())):
+            row |= {f"{name}.{inner}": number for inner, number in value.items()}
+        else:
+            row[name] = json.dumps(value) if isinstance(value, dict | list) else value
+    return row
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _make(folder: Path) -> bool:
@@ -406,6 +467,26 @@ def _read_config(path: Path) -> dict[str, Setting]:
     except (ValueError, RecursionError) as error:
         raise _corrupt(path, error) from error
     return config
+
+
+def _read_metrics(path: Path, config: Mapping[str, Setting]) -> RoundRecord:
+    metrics = _parse(path, _read(path))
+    if metrics.get("schema") != SCHEMA:
+        raise _corrupt(path, f"schema {metrics.get('schema')!r}, expected {SCHEMA}")
+    for name, kind in (
+        *(("config", dict), ("versions", dict)),
+        *(("rounds", list), ("final", dict | None)),
+    ):
+        if name not in metrics or not isinstance(metrics[name], kind):
+            raise _corrupt(path, f"no {name!r} of the right kind in it")
+    if not all(isinstance(record, dict) and "round" in record for record in metrics["rounds"]):
+        raise _corrupt(path, "a round that is no record")
+    if metrics["config"] != config:
+        raise RunError(
+            f"{path} belongs to other settings than {CONFIG} beside it; restore {CONFIG}, "
+            "or start again with --overwrite"
+        )
+    return metrics
 
 
 def _encode_model(tensors: Mapping[str, "torch.Tensor"], rounds: list[RoundRecord]) -> bytes:

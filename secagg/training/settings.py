@@ -28,13 +28,14 @@ _BY_MODE: Final[Any] = None  # stands for the value below, until the settings ar
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "distributed": {"rounds": 40, "local_steps": 1, "clip": 0.25, "learning_rate": 32.0},
     "client": {"rounds": 20, "local_steps": 2, "clip": 1.0, "learning_rate": 4.0},
-    "local": {"rounds": 20, "local_steps": 1, "clip": 0.5, "learning_rate": 8.0},
+    "local": {"rounds": 40, "local_steps": 1, "clip": 0.5},  # and ``local_learning_rate``
     "none": {"rounds": 30, "local_steps": 2, "clip": 0.5, "learning_rate": 4.0},
 }
 _BITS = {
     True: 21,
     False: 16,
 }  # noised sums are rounded twice as often; three lanes a word hold them
+_LOCAL_RATE = 8.0  # the best at epsilon 8; below, what is best falls as the root of epsilon
 _CHOSEN = "  [default: chosen by noise and unit]"
 
 
@@ -67,12 +68,12 @@ class TrainingConfig:
     )
     dropout: float = _setting(
         0.1,
-        "Probability that a client vanishes in a round, at a random stage.",
-        "chance of each client to vanish in a round, at a random stage",
+        "Probability that a client drops out of a round, at a random stage.",
+        "chance of each client to drop out of a round, at a random stage",
     )
     threshold: int = _setting(
         _BY_MODE,
-        "Shares that open a sum.  [default: a majority of the clients]",
+        "Clients that can open a sum together.  [default: a majority of the clients]",
         "shares that rebuild a secret; fewer survivors give nothing",
     )
     minimum_survivors: int = _setting(
@@ -123,7 +124,12 @@ class TrainingConfig:
         f"Bits of a quantised entry; with distributed noise: of a sum.{_CHOSEN}",
         "bits of a quantised entry, or of a noised sum",
     )
-    learning_rate: float = _setting(_BY_MODE, f"Step size of the training.{_CHOSEN}", "step size")
+    learning_rate: float = _setting(
+        _BY_MODE,
+        "Step size of the training.  [default: chosen by noise and unit; with local noise by "
+        "epsilon too]",
+        "step size",
+    )
     local_steps: int = _setting(
         _BY_MODE, f"Steps of a client in each round.{_CHOSEN}", "batches a client takes in a round"
     )
@@ -132,7 +138,7 @@ class TrainingConfig:
     )
     client_sampling_rate: float = _setting(
         1.0,
-        "Probability that a client, by its own secret coin, contributes its update.",
+        "Probability that a client, drawn in secret by itself, contributes its update.",
         "chance of each client, by its own coin, to bring its update",
     )
     seed: int = _setting(
@@ -164,8 +170,10 @@ class TrainingConfig:
         parse_partition(self.partition)
         _between("clients", self.clients, 2, 1000)
         _between("dropout", self.dropout, 0.0, 1.0)
+        _between("epsilon", self.epsilon, 1e-3, 1e3)
         for name, value in _DEFAULTS[self.mode].items():
             self._fill(name, value)
+        self._fill("learning_rate", local_learning_rate(self.epsilon))
         _between("rounds", self.rounds, 1, 100_000)
         self._fill("bits", _BITS[self.noise == "distributed"])
         self._fill("threshold", majority(self.clients))
@@ -177,7 +185,6 @@ class TrainingConfig:
             )
         self._fill("minimum_survivors", likely)
         _between("minimum_survivors", self.minimum_survivors, 2, self.clients)
-        _between("epsilon", self.epsilon, 1e-3, 1e3)
         _between("delta", self.delta, 1e-15, 0.5)
         _between("clip", self.clip, 1e-6, 1e6)
         _between("bits", self.bits, 4, 32)
@@ -259,6 +266,11 @@ class TrainingConfig:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def local_learning_rate(epsilon: float) -> float:
+    """The step size of ``local`` by its budget: the more noise, the smaller the steps."""
+    return round(min(_LOCAL_RATE, math.sqrt(_LOCAL_RATE * epsilon)), 2)
 
 
 def noise_and_unit(mode: str) -> dict[str, Any]:

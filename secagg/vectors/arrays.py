@@ -1,4 +1,7 @@
-"""Named arrays and the flat vector of them, in the order that all parties agreed on."""
+"""Named arrays and the flat vector of them, in the order that all parties agreed on.
+
+A counter of batches is not in the vector: each party keeps its own. See ``buffers``.
+"""
 
 import math
 from collections.abc import Mapping
@@ -8,24 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import InputError
+from secagg.vectors.buffers import is_counter, no_negative_variance
 
 Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 def shapes_of(arrays: Arrays) -> Shapes:
-    """The shapes of arrays that can be averaged.
+    """The shapes of arrays that can be averaged, without BatchNorm's counters.
 
     Raises:
-      InputError: one that holds no floats.
+      InputError: another one that holds no floats.
     """
+    shapes = []
     for name, array in arrays.items():
+        if is_counter(name):  # of any type: a strategy that averages makes floats of it
+            continue
+        shapes.append((name, tuple(array.shape)))
         if array.dtype.kind != "f":
             raise InputError(
-                f"array {name!r} holds {array.dtype}: only floats are averaged; leave counters "
-                "such as BatchNorm's out of what is sent"
+                f"array {name!r} holds {array.dtype}: only floats are averaged, and of integers "
+                "only BatchNorm's num_batches_tracked stays as the server has it; leave this one "
+                "out of what is sent"
             )
-    return tuple((name, tuple(array.shape)) for name, array in arrays.items())
+    return tuple(shapes)
 
 
 def flat(arrays: Arrays, shapes: Shapes, *, start: Arrays | None = None) -> NDArray[Any]:
@@ -38,7 +47,7 @@ def flat(arrays: Arrays, shapes: Shapes, *, start: Arrays | None = None) -> NDAr
         raise InputError(
             f"arrays {', '.join(arrays)!r:.200} are not those, or not of the shapes, that were sent"
         )
-    kind = np.result_type(np.float32, *arrays.values())
+    kind = np.result_type(np.float32, *(arrays[name] for name, _ in shapes))
     vector, at = np.empty(sum(math.prod(shape) for _, shape in shapes), kind), 0
     for name, shape in shapes:
         part = vector[at : at + math.prod(shape)]
@@ -50,10 +59,16 @@ def flat(arrays: Arrays, shapes: Shapes, *, start: Arrays | None = None) -> NDAr
 
 
 def unflat(vector: NDArray[Any], start: Arrays) -> dict[str, NDArray[Any]]:
-    """``start`` moved by ``vector``: new arrays of its names, shapes and types."""
+    """``start`` moved by ``vector``: new arrays of its names, shapes and types.
+
+    A counter stays as it is, and a running variance stays above 0 whatever was rounded.
+    """
     moved, at = {}, 0
     for name, array in start.items():
+        if is_counter(name):
+            moved[name] = array.copy()
+            continue
         part = vector[at : at + array.size].reshape(array.shape)
-        moved[name] = np.asarray(array + part, array.dtype)
+        moved[name] = np.asarray(no_negative_variance(name, array + part, array), array.dtype)
         at += array.size
     return moved

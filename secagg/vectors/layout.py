@@ -120,9 +120,9 @@ class Segment:
         if not self.name or len(self.name.encode()) >= 2**16:
             raise InputError(f"a segment's name has 1 to 65535 bytes, not {len(self.name)}")
         if not isinstance(self.codec, FixedPoint | Count | NoisyIntegers):
-            raise InputError(f"{self.name!r}: {type(self.codec).__name__} is no codec")
+            raise InputError(f"{self.name!r}: {type(self.codec).__name__} is no codec of ours")
         if self.weighted and isinstance(self.codec, NoisyIntegers):
-            raise InputError(f"{self.name!r}: a weight after the noise would scale the noise too")
+            raise InputError(f"{self.name!r}: a weight would scale the noise; leave it out")
         _check_integer(f"{self.name!r}: entries", self.entries, 0, MAX_ENTRIES)
         if self.lanes is not None:
             _check_integer(f"{self.name!r}: lanes", self.lanes, 1, MAX_LANES)
@@ -406,7 +406,7 @@ class Layout:
         if not integer or not 0 <= weight <= self.max_weight:
             raise InputError(f"weight {weight!r} is not an integer from 0 to {self.max_weight}")
         if weight != 1 and not any(segment.weighted for segment in self.segments):
-            raise InputError(f"weight {weight} is given, but no segment is weighted")
+            raise InputError(f"weight is {weight}, must be 1 where no segment is weighted")
 
     @staticmethod
     def _vector(segment: Segment, values: ArrayLike) -> NDArray[Any]:

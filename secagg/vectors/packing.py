@@ -45,11 +45,11 @@ def lanes_for(limit: int) -> int:
       InputError: not even one lane of 64 bits does, or ``limit`` is negative.
     """
     if limit < 0:
-        raise InputError(f"a total of at most {limit} is no range")
+        raise InputError(f"limit is {limit}, must be at least 0")
     for lanes in range(MAX_LANES, 0, -1):
         if limit < 2 ** (lane_bits(lanes) - 1):
             return lanes
-    raise InputError(f"a total of {limit} does not fit a {WORD_BITS}-bit lane")
+    raise InputError(f"limit is {limit}, a total of at most {2 ** (WORD_BITS - 1) - 1} fits a lane")
 
 
 def word_count(entries: int, lanes: int) -> int:
@@ -167,7 +167,7 @@ def _blocks(
     if words.ndim != 1 or words.dtype != np.uint64:
         raise InputError(f"words are {words.dtype}{list(words.shape)}, expected uint64 and 1-D")
     if first < 0 or first + len(words) > total:
-        raise InputError(f"words {first} to {first + len(words)} of a vector of {total}")
+        raise InputError(f"words {first} to {first + len(words)} are outside the vector's {total}")
     for start in range(0, len(words), BLOCK_WORDS):
         chunk = words[start : start + BLOCK_WORDS]
         low = first + start

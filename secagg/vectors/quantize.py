@@ -280,7 +280,7 @@ def _to_numpy(values: Any, name: str) -> NDArray[Any]:
         ):  # bfloat16 and smaller: numpy has no such type, float32 holds them exactly
             return np.asarray(tensor.float().numpy())
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name!r} is a {type(values).__name__} that is no vector") from None
+        raise InputError(f"{name!r} is a {type(values).__name__}, expected a vector") from None
 
 
 def refuse_non_finite(

@@ -12,7 +12,7 @@ What counts is every floating-point parameter that is trained, in the order of
 | sparse gradient                 | made dense                                       |
 | mixed dtypes                    | float64 if one is float64, else float32          |
 | several devices                 | ``InputError``                                   |
-| complex, or on ``meta``         | ``InputError``                                   |
+| complex, or without values      | ``InputError``                                   |
 
 Buffers are no parameters: the running mean and variance of a BatchNorm are not
 in the vector. They stay as they are on each client, and so does what they know.
@@ -44,7 +44,8 @@ def flatten(module: nn.Module, *, of: Part = "parameters") -> Tensor:
     a gradient. No parameters give an empty float32 vector.
 
     Raises:
-      InputError: parameters on several devices, complex, or without values; or an unknown ``of``.
+      InputError: parameters on several devices, complex, or without values; or no module, or an
+        unknown ``of``.
       MissingExtraError: torch is not installed.
     """
     require("flatten", "torch", extra="train")
@@ -86,7 +87,14 @@ def unflatten(vector: Tensor, module: nn.Module, *, of: Part = "parameters") -> 
 
     parameters = _trained(module, of)
     length = sum(parameter.numel() for parameter in parameters)
-    values = torch.as_tensor(vector).detach()
+    try:
+        values = torch.as_tensor(vector).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"vector is a {type(vector).__name__} that torch cannot read") from None
+    if values.is_complex():
+        raise InputError(f"vector holds {values.dtype}; its imaginary part would be lost")
+    if not torch.is_inference_mode_enabled() and any(each.is_inference() for each in parameters):
+        raise InputError("the module was made in inference mode, and cannot be written to here")
     if values.shape != (length,):
         raise InputError(f"vector has shape {tuple(values.shape)}, the module needs ({length},)")
     if not length:
@@ -111,9 +119,18 @@ def unflatten(vector: Tensor, module: nn.Module, *, of: Part = "parameters") -> 
 
 
 def _trained(module: nn.Module, of: Part) -> list[nn.Parameter]:
+    from torch.nn import Module
+    from torch.nn.parameter import is_lazy
+
+    if not isinstance(module, Module):
+        raise InputError(
+            f"{type(module).__name__} is no torch module; aggregate takes state dicts as they are"
+        )
     if of not in ("parameters", "gradients"):
         raise InputError(f"of={of!r} is neither 'parameters' nor 'gradients'")
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if any(map(is_lazy, parameters)):
+        raise InputError("parameters have no values yet: the module is lazy; run it once")
     devices = sorted({str(parameter.device) for parameter in parameters})
     if len(devices) > 1:
         raise InputError(f"parameters lie on {', '.join(devices)}; move the module to one device")

@@ -57,5 +57,5 @@ def test_without_the_check_one_mask_key_answers_in_two_sessions(
 
 
 def test_keys_answer_in_the_session_that_they_were_advertised_for(folder: Path) -> None:
-    with pytest.raises(LocalProtocolError, match="advertised for another session"):
+    with pytest.raises(LocalProtocolError, match="of another session"):
         answered_twice(folder)

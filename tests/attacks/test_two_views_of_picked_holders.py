@@ -15,222 +15,41 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from lying import Lying, few_clients_pick, input_of, params_of
 
-from protocols.bonawitz import Agreement, Params, Rates, params, restore
+from protocols.bonawitz import Agreement, restore
 from protocols.bonawitz.client import AwaitSurvivors
 from protocols.bonawitz.graph import pick
 from protocols.bonawitz.messages import (
     Mark,
-    MaskedFrame,
-    Reveal,
     ShareBoxes,
     Signatures,
     SignedSet,
-    SignedSurvivors,
     Survivors,
 )
 from protocols.errors import DecodeError, RemoteProtocolError, TooFewSurvivors
-from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import Mask, Masks
-from protocols.primitives.shamir import combine
-from protocols.secrets import Secret
 from protocols.testing import (
     BurnInMemory,
     agreement_of,
-    burn_nothing,
     insecure_entropy,
     insecure_identities,
-    insecure_plan,
     played,
 )
-from protocols.wire import Header, read_subset, write_subset
+from protocols.wire import Header, write_subset
 
 HOLDERS, THRESHOLD = 4, 2
-RATES = Rates(corrupt_fraction="1/6", dropout=0)
-Sets = Mapping[int, Collection[int]]
 
 
-def params_of(clients: int) -> Params:
-    return Params(clients=clients, rates=RATES, words=2, active=True)
+def named_to_all(
+    header: Header, alive: frozenset[int], marks: Mapping[int, SignedSet]
+) -> Survivors:
+    """These survivors of twelve, with these marks."""
+    return Survivors(header=header, alive=alive, members=range(12), marks=dict(marks))
 
 
 @pytest.fixture(autouse=True)
-def few_clients_pick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(params, "plan_graph", insecure_plan(HOLDERS, THRESHOLD))
-
-
-def input_of(client: int) -> NDArray[np.uint64]:
-    return np.array([1 << client, 7], np.uint64)
-
-
-class Lying:
-    """A server and its corrupt clients, which give it all they have and sign what it likes."""
-
-    def __init__(self, clients: int, corrupt: Collection[int] = ()) -> None:
-        self.corrupt = frozenset(corrupt)
-        self.everybody = range(clients)
-        self.honest = [n for n in self.everybody if n not in self.corrupt]
-        self.agreement = agreement_of(params_of(clients))
-        self.header = self.agreement.header
-        self.identities = insecure_identities(self.everybody)
-        inputs = {n: input_of(n) for n in self.everybody}
-        made = played(self.agreement, inputs, "boxes", identities=self.identities)
-        self.context, self.keys, self.sealed = made.context, made.keys, made.sealed
-        self.opening = {n: made.states[n].into_record() for n in self.everybody}
-        self.picks = {n: frozenset(self.sealed[n]) for n in self.everybody}
-        self.quorum = self.agreement.params.plan(clients).quorum
-
-    def names(self, alive: Iterable[int], marks: Mapping[int, SignedSet]) -> Survivors:
-        return Survivors(
-            header=self.header,
-            alive=frozenset(alive),
-            members=self.everybody,
-            marks=dict(marks),
-        )
-
-    def near(self, client: int) -> set[int]:
-        return {n for n in self.everybody if n in self.picks[client] or client in self.picks[n]}
-
-    def mask(self, passed_on: Sets) -> None:
-        """Each client gets the boxes of these, who are also said to have shared."""
-        self.frames, self.included, self.marks, self.states = {}, {}, {}, {}
-        self.records: dict[int, Secret] = {}
-        for n in self.everybody:
-            senders = set(self.everybody if n in self.corrupt else passed_on[n]) | {n}
-            message = ShareBoxes(
-                header=self.header,
-                recipient=n,
-                boxes={s: self.sealed[s][n] for s in sorted(senders) if n in self.sealed[s]},
-                shared=write_subset(senders, self.everybody),
-            ).to_bytes()
-            state: Any = restore(self.opening[n], burn=burn_nothing)
-            try:
-                frames, state = state.on_boxes(message, input_of(n))
-                frame, mark = frames
-            except RemoteProtocolError:
-                continue
-            self.frames[n] = frame
-            size = len(self.everybody)
-            self.marks[n] = Mark.from_bytes(mark, expect=self.header, size=size).mark
-            self.included[n] = read_subset(self.marks[n].included, self.everybody)
-            self.records[n] = state.into_record()
-
-    def mark_of(self, sender: int, reader: int) -> SignedSet:
-        """A corrupt client marks whomever helps."""
-        if sender not in self.corrupt:
-            return self.marks[sender]
-        named = write_subset({reader}, self.everybody)
-        signature = self.identities[sender].sign(self.context.included(sender), named)
-        return SignedSet(included=named, signature=signature)
-
-    def reveals(self, named: Sets) -> dict[int, dict[int, bytes]]:
-        """What comes back where each client is named a set of its own, with all that was signed."""
-        states, signed = {}, dict[frozenset[int], dict[int, bytes]]()
-        for n in self.honest:
-            if n not in self.records:
-                continue
-            alive = frozenset(named[n])
-            readable = (alive & self.included[n] & set(self.everybody)) & (
-                self.marks.keys() | self.corrupt
-            )
-            marks = {peer: self.mark_of(peer, n) for peer in readable}
-            message = self.names(alive, marks).to_bytes()
-            try:
-                state: Any = restore(self.records[n], burn=burn_nothing)
-                answer, states[n] = state.sign_survivors(message)
-            except RemoteProtocolError:
-                continue
-            of = signed.setdefault(alive, {})
-            of[n] = SignedSurvivors.from_bytes(answer, expect=self.header).signature
-        label = self.context.survivors()
-        for alive, signatures in signed.items():
-            body = write_subset(alive, self.everybody)
-            signatures |= {n: self.identities[n].sign(label, body) for n in self.corrupt & alive}
-        found: dict[int, dict[int, bytes]] = {}
-        for n, state in states.items():
-            shown = Signatures(header=self.header, signatures=signed[frozenset(named[n])])
-            try:
-                answer = state.on_signatures(shown.to_bytes())
-            except RemoteProtocolError:
-                continue
-            found[n] = read_shares(answer, self.header)
-        return found
-
-    def open(self, named: Sets) -> list[tuple[frozenset[int], NDArray[np.uint64]]]:
-        """Every sum of honest clients that comes out of what is revealed, and its words."""
-        seeds, keys = self._rebuilt(self.reveals(named), named)
-        opened = []
-        left = {n for n in self.honest if n in self.frames}
-        while left:
-            part, edge = set[int](), {min(left)}
-            while edge:  # those whose masks with each other nobody can take off
-                part |= edge
-                edge = {
-                    peer
-                    for n in edge
-                    for peer in left - part
-                    if n not in keys
-                    and peer not in keys
-                    and (peer in self.included[n] or n in self.included[peer])
-                }
-            left -= part
-            if part <= seeds.keys() and all(
-                (peer in part and n in self.included[peer]) or peer in keys or n in keys
-                for n in part
-                for peer in self.included[n]
-            ):
-                words = self._unmasked(part, seeds, keys)
-                opened.append((frozenset(part), words))
-        return [(part, words) for part, words in opened if words[-1] == len(part)]
-
-    def _rebuilt(
-        self, revealed: Mapping[int, Mapping[int, bytes]], named: Sets
-    ) -> tuple[dict[int, Secret], dict[int, PrivateKey]]:
-        seeds, keys = {}, {}
-        held = {n: restore(self.records[n], burn=burn_nothing) for n in self.corrupt}
-        shares: dict[int, Mapping[int, Secret]] = {
-            n: state.shares.take()  # type: ignore[union-attr]  # it waits for survivors
-            for n, state in held.items()
-        }
-        for n in self.everybody:
-            places = {holder: place for place, holder in enumerate(sorted(self.picks[n]), 1)}
-            first, last = {}, {}
-            for holder, place in places.items():
-                if holder in self.corrupt:
-                    both = shares[holder][n].expose()
-                    first[place], last[place] = both[:32], both[32:]
-                elif n in revealed.get(holder, ()):
-                    half = first if n in named[holder] else last
-                    half[place] = revealed[holder][n]
-            for half, kept in ((first, seeds), (last, keys)):
-                if len(half) >= THRESHOLD:
-                    numbers = sorted(half)[:THRESHOLD]
-                    (kept[n],) = combine(numbers, [[half[i] for i in numbers]])  # type: ignore[index]
-        keys |= {n: Secret(insecure_entropy(n)(32)) for n in self.corrupt}
-        found = {n: PrivateKey(key) for n, key in keys.items()}
-        return seeds, {n: key for n, key in found.items() if key.public == self.keys[n].mask}
-
-    def _unmasked(
-        self, part: Iterable[int], seeds: Mapping[int, Secret], keys: Mapping[int, PrivateKey]
-    ) -> NDArray[np.uint64]:
-        words, masks = np.zeros(3, np.uint64), []
-        part = set(part)
-        for n in part:
-            frame = MaskedFrame.from_bytes(self.frames[n], expect=self.header, index=0, count=3)
-            words += frame.words
-            masks.append(Mask(seed=seeds[n], label=self.context.self_mask(n), subtract=True))
-            for peer in self.included[n] - {p for p in part if n in self.included[p]}:
-                label = self.context.pair(n, peer)
-                mine, theirs = (n, peer) if n in keys else (peer, n)
-                (seed,) = keys[mine].agree(self.keys[theirs].mask, label)
-                masks.append(Mask(seed=seed, label=label, subtract=n > peer))
-        Masks(masks, self.agreement.params.suite).apply_to(words)
-        return words
-
-
-def read_shares(answer: bytes, header: Header) -> dict[int, bytes]:
-    return {peer: s.expose() for peer, s in Reveal.from_bytes(answer, expect=header).shares.items()}
+def picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_clients_pick(monkeypatch, HOLDERS, THRESHOLD)
 
 
 def all_to_all(server: Lying) -> dict[int, set[int]]:
@@ -254,9 +73,7 @@ def unmarked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def few_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule removed: as many as hold a share may sign a set of their own."""
-    plan = insecure_plan(HOLDERS, THRESHOLD)
-    monkeypatch.setattr(params, "plan_graph", lambda *a, **k: replace(plan(*a, **k), quorum=3))
-    monkeypatch.setattr(params.Params, "needed", lambda self, plan: plan.quorum)
+    few_clients_pick(monkeypatch, HOLDERS, THRESHOLD, quorum=3)
 
 
 def two_sets(server: Lying, arc: set[int]) -> list[dict[int, set[int]]]:
@@ -358,7 +175,7 @@ def test_of_all_two_views_of_few_clients_only_sums_of_a_signed_majority_open(
     clients: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every split into two, boxes held back in every direction, every pair of the sets above."""
-    monkeypatch.setattr(params, "plan_graph", insecure_plan(3, 2))
+    few_clients_pick(monkeypatch, 3, 2)
     server, opened = Lying(clients), 0
     for size in range(2, clients):
         for arc in map(set, itertools.combinations(server.everybody, size)):
@@ -397,7 +214,7 @@ class Shown:
             if changed["mark"] is not None:
                 marks[self.peer] = changed["mark"]
         named = self.alive if alive is None else frozenset(alive)
-        message = self.server.names(named, marks).to_bytes()
+        message = named_to_all(self.server.header, named, marks).to_bytes()
         state: Any = restore(self.server.records[0], burn=BurnInMemory())
         answer: bytes = state.sign_survivors(message)[0]
         return answer
@@ -502,7 +319,7 @@ def test_exactly_more_than_half_of_all_and_the_corrupt_must_sign() -> None:
 
     def reveal(signatures: Mapping[int, bytes]) -> bytes:
         state: Any = restore(server.records[0], burn=BurnInMemory())
-        message = server.names(one.alive, one.marks).to_bytes()
+        message = named_to_all(server.header, frozenset(one.alive), one.marks).to_bytes()
         _, state = state.sign_survivors(message)
         shown = Signatures(header=server.header, signatures=dict(signatures)).to_bytes()
         answer: bytes = state.on_signatures(shown)
@@ -536,7 +353,7 @@ def test_a_second_set_or_other_boxes_meet_the_burn_and_the_same_get_the_same_mar
     server.mask(all_to_all(server))
     for alive, fails in ((range(12), False), (range(11), True), (range(12), False)):
         marks = {n: server.marks[n] for n in server.included[0] & set(alive)}
-        message = server.names(alive, marks).to_bytes()
+        message = named_to_all(server.header, frozenset(alive), marks).to_bytes()
         state: Any = restore(server.records[0], burn=burn)
         if not fails:
             state.sign_survivors(message)

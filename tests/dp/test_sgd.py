@@ -636,25 +636,67 @@ def test_a_clipped_sum_says_how_it_was_sampled(data):
     assert trainer.expected_batch == pytest.approx(0.28 * N)
 
 
-@pytest.mark.parametrize("kind", ["dropout", "spectral norm", "running mean"])
-def test_no_example_is_computed_from_what_others_left_behind(kind: str) -> None:
-    class Remembering(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("mean", torch.zeros(4))
+class Remembering(nn.Module):
+    """Scales by a mean over the examples that it was given so far, kept where ``kind`` says."""
 
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            self.mean = self.mean + inputs.detach().mean(0)
-            return inputs * self.mean
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.child = kind, nn.Identity()
+        self.rebound: object = torch.zeros(4)
+        self.listed: list[torch.Tensor] = []
+        self.nested = {"mean": [torch.zeros(4)]}
+        self.also = self.nested["mean"]  # one object under two names
+        self.known = [self.child]  # a module, which stays the one that it is
+        self.register_buffer("mean", torch.zeros(4))
 
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        seen = inputs.detach().mean(0)
+        assert self.known[0] is self.child
+        assert self.also is self.nested["mean"]
+        match self.kind:
+            case "buffer":
+                self.mean = mean = self.mean + seen
+            case "buffer in place":
+                mean = self.mean.add_(seen)
+            case "attribute":
+                self.rebound = mean = self.rebound + seen
+            case "attribute in place":
+                mean = self.rebound.add_(seen)
+            case "new attribute":
+                self.made = mean = getattr(self, "made", 0) + seen
+            case "list":
+                self.listed.append(seen)
+                mean = sum(self.listed)
+            case "nested":
+                mean = self.also[0].add_(seen)
+            case "submodule":
+                mean = getattr(self.child, "kept", 0) + seen
+                self.child.kept = mean
+            case "new submodule":
+                mean = self.late.kept + seen if hasattr(self, "late") else seen
+                self.late = nn.Identity()
+                self.late.kept = mean
+            case "hook":
+                mean = seen + len(self.child._forward_hooks)
+                self.child.register_forward_hook(lambda *_: None)
+        return self.child(inputs * mean)
+
+
+KINDS = (
+    *("buffer", "buffer in place", "attribute", "attribute in place", "new attribute"),
+    *("list", "nested", "submodule", "new submodule", "hook"),
+)
+
+
+def moved_by_one_example(module: nn.Module, kind: str) -> float:
+    """The L2 norm by which the first example moves the sum, where 1 is the clip."""
     torch.manual_seed(0)
     features, labels = torch.randn(30, 4), torch.randn(30, 2)
     hidden = nn.Linear(4, 8)
     model = {
         "dropout": nn.Sequential(hidden, nn.Dropout(0.5), nn.Linear(8, 2)),
         "spectral norm": nn.Sequential(nn.utils.spectral_norm(hidden), nn.Linear(8, 2)),
-        "running mean": nn.Sequential(Remembering(), nn.Linear(4, 2)),
-    }[kind]
+    }.get(kind) or nn.Sequential(module, nn.Linear(4, 2))
 
     def total(first: int) -> torch.Tensor:
         sums = ClippedSums(
@@ -668,4 +710,83 @@ def test_no_example_is_computed_from_what_others_left_behind(kind: str) -> None:
         )
         return sums.sum(torch.ones(sums.parameter_count))
 
-    assert float((total(0) - total(1)).norm()) <= 1.0
+    return float((total(0) - total(1)).norm())
+
+
+@pytest.mark.parametrize("kind", ["dropout", "spectral norm", *KINDS])
+def test_no_example_is_computed_from_what_others_left_behind(kind: str) -> None:
+    assert moved_by_one_example(Remembering(kind), kind) <= 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_putting_back_one_example_moves_the_sum_beyond_the_clip(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dp.sgd._Held, "put_back", lambda _: None)
+    assert moved_by_one_example(Remembering(kind), kind) > 1.0
+
+
+@pytest.mark.parametrize("way", ["in place", "data", "frozen"])
+def test_a_model_that_changes_its_parameters_is_refused_by_their_name(data, way):
+    class Moving(nn.Linear):
+        def forward(self, inputs):
+            found = super().forward(inputs)
+            with torch.no_grad():
+                if way == "data":
+                    self.weight.data += 1
+                elif way == "frozen":  # as a slow copy of a network is kept
+                    self.bias.mul_(0.9)
+                else:
+                    self.weight.add_(1)
+            return found
+
+    module = Moving(6, 3)
+    module.bias.requires_grad_(way != "frozen")
+    name = "bias" if way == "frozen" else "weight"
+    with pytest.raises(UnsoundModel, match=f"changes its parameter '{name}'"):
+        client(data, module)
+
+
+class Leaving(nn.Linear):
+    """Leaves, by ``way``, for some examples alone."""
+
+    way: type[BaseException] = SystemExit
+
+    def forward(self, inputs):
+        if (inputs > 1.5).any():
+            raise self.way
+        return super().forward(inputs)
+
+
+@pytest.mark.parametrize("way", [SystemExit, GeneratorExit, BaseException, MemoryError])
+def test_a_model_that_leaves_on_an_example_adds_zeros_and_does_not_end_the_process(data, way):
+    module = Leaving(6, 3)
+    module.way = way
+    start = vector(module)
+    trainer = sums(spoilt(data, 7, 2.0), module)
+    assert torch.equal(trainer.sum(start), sums(without(data, 7), module).sum(start))
+    assert trainer.left_out == 1
+    local = client(spoilt(data, 7, 2.0), module, sampling_rate=1.0)
+    local.run(start, 2)
+    assert (local.left_out, local.steps_taken) == (2, 2)
+
+
+def test_a_model_that_leaves_on_an_example_of_zeros_is_refused(data):
+    class Left(nn.Linear):
+        def forward(self, inputs):
+            raise SystemExit(3)
+
+    with pytest.raises(UnsoundModel, match="fail on an example of zeros: 3"):
+        client(data, Left(6, 3))
+
+
+def test_a_person_ends_a_run_whose_step_stays_counted(data):
+    module = Leaving(6, 3)
+    module.way = KeyboardInterrupt
+    trainer = client(spoilt(data, 7, 2.0), module, sampling_rate=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(vector(module), 3)
+    assert (trainer.steps_taken, trainer.left_out) == (1, 0)
+    trainer._inputs = data[0]
+    trainer.run(vector(module), 1)
+    assert trainer.steps_taken == 2

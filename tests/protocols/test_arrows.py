@@ -1,17 +1,23 @@
-"""The arrows on top of the state machines are those of the code: steps, messages, next states."""
+"""The arrows on top of modules are those of the code: steps, messages, next states."""
 
 import ast
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from textwrap import dedent
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import pytest
 
+import dp
+import protocols
+import secagg
+from dp.ledger import ledger
 from protocols.bonawitz import client, server
 from protocols.bonawitz import messages as bonawitz_messages
+from protocols.ckks import client as ckks_client
 from protocols.ckks import holder
 from protocols.ckks import messages as ckks_messages
 from protocols.ckks import server as ckks_server
@@ -124,6 +130,45 @@ def test_a_message_on_an_arrow_is_made_by_that_step(
     for (owner, step, _), sent in written(machine, messages).items():
         made = map(ast.unparse, calls(steps[owner, step], getattr(machine, owner, None)))
         assert {kind.__name__ for kind in sent} <= set(made)
+
+
+@pytest.mark.parametrize("messages", [bonawitz_messages, ckks_messages], ids=lambda it: it.__name__)
+def test_the_ladder_of_a_protocol_has_every_message_and_no_other(messages: ModuleType) -> None:
+    rungs = re.findall(r"^ +\| .*(?:--->|<---|<-- ).*$", messages.__doc__ or "", re.MULTILINE)
+    named = {name for rung in rungs for name in re.findall(r"[A-Z]\w+", rung.rpartition("|")[0])}
+    kinds = [each for each in vars(messages).values() if inspect.isclass(each)]
+    assert named == {each.__name__ for each in kinds if issubclass(each, Message)} - {"Message"}
+
+
+def test_the_arrows_of_a_ckks_client_are_what_its_functions_return() -> None:
+    arrows = re.findall(r"^ +(\w+) +-> (.+)$", ckks_client.__doc__ or "", re.MULTILINE)
+    assert {step for step, _ in arrows} == {"encrypt", "open_sum"}
+    for step, gives in arrows:
+        hint = get_type_hints(getattr(ckks_client, step))["return"]
+        expected = {each.__name__ for each in get_args(hint) or (hint,)}
+        assert set(re.findall(r"[A-Z]\w+", gives)) - {"Frame"} == expected
+    assert get_type_hints(ckks_client.Upload.__next__)["return"] is bytes  # a frame
+
+
+def test_the_arrows_of_the_ledger_are_its_methods() -> None:
+    (chain,) = re.findall(r"^``.+→.+", ledger.__doc__ or "", re.MULTILINE)
+    steps = re.findall(r"``(\w+)``", chain)
+    assert steps == ["reserve", "commit"]
+    assert all(callable(getattr(ledger.Ledger, step)) for step in steps)
+
+
+def test_there_are_arrows_in_no_other_module() -> None:
+    tested = {*(machine for machine, _ in STATES + COLLECTIONS), ckks_client, ledger}
+    tested |= {bonawitz_messages, ckks_messages}
+    drawn = {
+        path
+        for package in (secagg, dp, protocols)
+        for path in Path(package.__file__ or "").parent.rglob("*.py")
+        if re.search(
+            r"^ {4,}\S.* -+> |→", ast.get_docstring(ast.parse(path.read_text())) or "", re.M
+        )
+    }
+    assert drawn == {Path(module.__file__ or "") for module in tested}
 
 
 @pytest.mark.parametrize(("machine", "messages"), COLLECTIONS, ids=lambda it: it.__name__)

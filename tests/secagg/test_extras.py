@@ -62,6 +62,6 @@ def test_what_needs_no_extra_runs_without_any() -> None:
     done = without(
         (*TRAIN, "tenseal", "flwr"),
         "import secagg, secagg.cli.main, dp.ledger, dp.noise, protocols.bonawitz, protocols.ckks\n"
-        "print(secagg.aggregate([[0.5]] * 3).weight)",
+        "print(secagg.aggregate([[0.5]] * 3, clip=1.0).weight)",
     )
     assert (done.stdout, done.stderr) == ("3\n", "")

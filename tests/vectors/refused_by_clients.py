@@ -476,7 +476,7 @@ def refuses_keys_that_are_equal(run: Script) -> None:
     first = source(32)
     source.taken = first + first + first
     run.entropy["client 0"] = Repeating(first, source.taken)
-    run.act("client 0", "join", fails=(InputError, "entropy repeats itself"))
+    run.act("client 0", "join", fails=(InputError, "entropy gave the same bytes twice"))
 
 
 class Repeating:
@@ -743,3 +743,11 @@ def refuses_boxes_cut_short(run: Script) -> None:
     data = run.bytes["boxes 0"][:-1]
     fails = (DecodeError, "need 92 bytes, 91 left")
     run.client_refuses("on_boxes", "boxes 0", "last byte missing", data, fails)
+
+
+@script("Its own boxes, under the number of another.", rule="R30", after="shares")
+def refuses_recipient_changed(run: Script) -> None:
+    data = run.bytes["boxes 0"]
+    data = data[:25] + b"\1" + data[26:]
+    fails = (RemoteProtocolError, "boxes for client 1, we are 0")
+    run.client_refuses("on_boxes", "boxes 0", "recipient 1 in place of 0", data, fails)

@@ -10,7 +10,7 @@ from script import Script, rewritten, script, turned
 
 from protocols.bonawitz import Rates
 from protocols.bonawitz.messages import MaskedFrame, Reveal, SealedShares
-from protocols.errors import DecodeError, RemoteProtocolError, TooFewSurvivors
+from protocols.errors import DecodeError, RemoteProtocolError, TooFewSurvivors, WrongShares
 from protocols.secrets import Secret
 
 Kind = type[RemoteProtocolError]
@@ -469,5 +469,5 @@ def refuses_too_many_wrong_shares(run: Script) -> None:
             data = Reveal(header=run.header, sender=client, shares=wrong).to_bytes()
             name = run.change(name, "a wrong share of client 1", data)
         run.act("server", "receive", [name])
-    fails = (RemoteProtocolError, "are wrong to tell whose")
+    fails = (WrongShares, "too many shares of 1 clients are wrong")
     run.act("server", "close", fails=fails)

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from dp.accounting.events import GaussianEvent, NoSampling, PoissonSampling
 from dp.errors import InputError, LedgerBusy, LedgerConflict, LedgerCorrupt, LedgerError
+from dp.ledger import reader
 from dp.ledger.ledger import (
     SCHEMA_VERSION,
     Book,
@@ -27,6 +29,7 @@ from dp.ledger.ledger import (
     Protection,
     SystemDescription,
 )
+from dp.ledger.records import head_of, write_seal
 
 BUDGET = Budget(epsilon=8, delta=1e-5)
 STEP = GaussianEvent(noise_multiplier=4, sampling=NoSampling())
@@ -295,7 +298,7 @@ def test_who_reads_only_writes_nothing_and_is_refused_what_would(path, seal):
             lambda: reader.declare(STATEMENT),
             lambda: reader.seal(seal),
         ):
-            with pytest.raises(LedgerError, match="read only"):
+            with pytest.raises(LedgerError, match="opened with read_only"):
                 call()
     assert files(path.parent) == before
 
@@ -372,6 +375,21 @@ def older(path, version):
     connection.close()
 
 
+def as_of_2(path, *edits, seal=None):
+    """Edit a new file into one that schema 2 could have written: no schema in its first record."""
+    raw(
+        path,
+        *edits,
+        "UPDATE records SET body = replace(body, ',\"schema\":3', '') WHERE seq = 0",
+        "PRAGMA user_version = 2",
+    )
+    rechain(path)
+    if seal:
+        connection = sqlite3.connect(path, isolation_level=None)
+        write_seal(connection, head_of(connection), seal.sign)
+        connection.close()
+
+
 def sampled(noise):
     return GaussianEvent(noise_multiplier=noise, sampling=PoissonSampling(rate=0.1))
 
@@ -434,11 +452,11 @@ def test_a_file_of_schema_2_that_was_tampered_with_is_refused_and_left_alone(pat
 def test_a_signed_file_of_schema_2_is_brought_here_by_who_can_sign_alone(path, seal):
     with Ledger.create(path, BUDGET, seal=seal) as book:
         book.reserve(0, {"a": Charge(server=STEP)})
-    raw(path, "PRAGMA user_version = 2")  # nothing else tells the two apart
-    for reader in (None, HeadSigner(verify=seal.verify)):
+    as_of_2(path, seal=seal)
+    for auditor in (None, HeadSigner(verify=seal.verify)):
         with pytest.raises(LedgerError, match="read_only"):
-            Ledger.open(path, seal=reader)
-        with Ledger.open(path, seal=reader, read_only=True) as book:
+            Ledger.open(path, seal=auditor)
+        with Ledger.open(path, seal=auditor, read_only=True) as book:
             book.verify()
     with Ledger.open(path, seal=seal) as book:
         assert book.verify().signed_from == 0
@@ -451,12 +469,124 @@ def test_a_signed_file_of_schema_2_is_brought_here_by_who_can_sign_alone(path, s
 def test_a_forged_file_of_schema_2_is_never_signed_over(path, seal):
     with Ledger.create(path, BUDGET, seal=seal) as book:
         book.reserve(0, {"a": STEP})
-    raw(
+    as_of_2(
         path,
         "UPDATE records SET body = replace(body, '4.0', '9.0') WHERE seq = 1",
         "UPDATE events SET json = replace(json, '4.0', '9.0')",
-        "PRAGMA user_version = 2",
     )
-    rechain(path)
     with pytest.raises(LedgerCorrupt, match="sign"):
         Ledger.open(path, seal=seal)
+
+
+def is_refused_as_older(path, seal=None):
+    content = path.read_bytes()
+    for read_only in (True, False):
+        with pytest.raises(LedgerCorrupt, match=r"says schema 2, and its record \d is of a later"):
+            Ledger.open(path, seal=seal, read_only=read_only)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_file_that_says_an_older_schema_than_its_own_is_damage_and_not_migrated(
+    path, seal, signed
+):
+    seal = seal if signed else None
+    with Ledger.create(path, BUDGET, seal=seal) as book:
+        book.reserve(0, {"a": STEP})
+    raw(path, "PRAGMA user_version = 2")
+    is_refused_as_older(path, seal)
+
+
+def test_without_the_check_a_wrong_schema_is_absorbed_by_a_migration(path, monkeypatch):
+    Ledger.create(path, BUDGET).close()
+    raw(path, "PRAGMA user_version = 2")
+    monkeypatch.setattr(reader, "check_age", lambda *_: None)
+    with Ledger.open(path) as book:
+        book.verify()
+        assert [record.action for record in book.records()] == ["create", "migrate"]
+
+
+@pytest.mark.parametrize("newer", ["policy", "statement", "seal", "migration"])
+def test_a_file_made_before_its_first_record_said_a_schema_is_told_by_what_is_new_in_it(
+    path, seal, newer
+):
+    if newer == "migration":
+        older(path, 2)
+        Ledger.open(path).close()
+        raw(path, "PRAGMA user_version = 2")
+    else:
+        policy = {"policy": "zCDP"} if newer == "policy" else {}
+        with Ledger.create(path, BUDGET, **policy) as book:
+            if newer == "statement":
+                book.declare(STATEMENT)
+            elif newer == "seal":
+                book.seal(seal)
+        as_of_2(path, seal=seal if newer == "seal" else None)
+    is_refused_as_older(path)
+
+
+def test_a_schema_lowered_while_the_ledger_is_open_stops_its_next_write(path):
+    with Ledger.create(path, BUDGET) as book:
+        raw(path, "PRAGMA user_version = 2")
+        with pytest.raises(LedgerCorrupt, match="says schema 2, and was opened with 3"):
+            book.reserve(0, {"a": STEP})
+        with pytest.raises(LedgerCorrupt, match="its record 0 is of a later one"):
+            book.verify()
+
+
+# Models
+
+
+def test_a_model_is_written_down_beside_its_round(ledger, path):
+    ledger.reserve(3, {"a": STEP})
+    ledger.release(3, bytes(range(32)))
+    ledger.release(3, bytes(range(32)))  # the same again changes nothing
+    last = list(ledger.records())[-1]
+    assert (last.action, last.round, last.attempt) == ("model", 3, 0)
+    assert last.data["model"] == bytes(range(32)).hex()
+    assert ledger.verify().head.seq == last.seq
+
+
+def test_a_model_of_no_round_is_refused(ledger):
+    with pytest.raises(LedgerConflict, match="nothing is charged in round 3, attempt 0"):
+        ledger.release(3, bytes(32))
+    ledger.reserve(3, {"a": STEP})
+    ledger.abort(3, ["a"])
+    with pytest.raises(LedgerConflict, match="reserve first"):
+        ledger.release(3, bytes(32))
+    for wrong in (b"", bytes(31), "00" * 32, None):
+        with pytest.raises(InputError, match="32 bytes"):
+            ledger.release(3, wrong)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"action": "model", "round": 9, "attempt": 0, "model": 64 * "0"},
+        {"action": "model", "round": 1, "attempt": 0, "model": 62 * "0"},
+        {"action": "model", "round": 1, "attempt": 0, "model": "no hex"},
+        {"action": "model", "round": 1, "attempt": 0},
+    ],
+)
+def test_a_forged_record_of_a_model_is_damage(path, record):
+    with Ledger.create(path, BUDGET) as book:
+        book.reserve(1, {"a": STEP})
+    body = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO records VALUES (2, ?, zeroblob(32))", (body,))
+    rechain(path)
+    with Ledger.open(path) as book, pytest.raises(LedgerCorrupt, match="contradicts"):
+        book.verify()
+
+
+def test_what_is_not_stated_is_not_written_and_older_statements_are_read():
+    data = STATEMENT.to_json()
+    assert "purpose" not in data
+    assert SystemDescription.from_json(data) == STATEMENT
+    whole = replace(STATEMENT, purpose="a study", data_digest=64 * "0")
+    assert SystemDescription.from_json(whole.to_json()) == whole
+    with pytest.raises(InputError, match="leave it out"):
+        SystemDescription.from_json(data | {"purpose": ""})
+    for name, wrong in (("data_digest", "abc"), ("purpose", " "), ("bias", "a\nb"), ("tuning", 3)):
+        with pytest.raises(InputError, match=name):
+            replace(STATEMENT, **{name: wrong})

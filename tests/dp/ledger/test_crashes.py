@@ -13,7 +13,6 @@ import functools
 import os
 import random
 import resource
-import shutil
 import signal
 import sqlite3
 import tempfile
@@ -477,16 +476,3 @@ def test_a_file_that_may_only_be_read_is_named_and_stays_as_it_is(path):
 
     assert os.waitpid(in_child(work), 0)[1] == 0
     assert path.read_bytes() == content
-
-
-def test_a_ledger_moved_or_replaced_while_it_is_open_takes_no_charge(path):
-    with Ledger.create(path, BUDGET) as book:
-        book.reserve(0, {"a": PLAN})
-        copy = path.with_name("copy")
-        shutil.copy(path, copy)
-        copy.rename(path)
-        with pytest.raises(LedgerError, match="replaced"):
-            book.reserve(1, {"a": PLAN})
-        path.unlink()
-        with pytest.raises(LedgerError, match="moved"):
-            book.reserve(1, {"a": PLAN})

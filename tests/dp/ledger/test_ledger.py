@@ -487,9 +487,9 @@ def test_what_is_no_ledger_is_refused_and_left_alone(tmp_path):
 
 def test_a_file_of_a_newer_version_is_refused(path, ledger):
     ledger.close()
-    for version in (4, 0, -1):
+    for version, kind in ((4, LedgerError), (0, LedgerCorrupt), (-1, LedgerCorrupt)):
         raw(path, f"PRAGMA user_version = {version}")
-        with pytest.raises(LedgerError, match=f"schema {version}"):
+        with pytest.raises(kind, match=f"schema {version}"):
             Ledger.open(path)
 
 

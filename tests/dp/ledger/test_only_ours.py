@@ -180,7 +180,7 @@ def test_a_live_file_copied_without_its_log_is_no_empty_ledger(path, ledger):
 
 def test_a_file_of_no_bytes_is_taken_over(path):
     path.touch()
-    with pytest.raises(LedgerMissing, match="create the ledger"):
+    with pytest.raises(LedgerMissing, match="is empty"):
         Ledger.open(path)
     Ledger.create(path, BUDGET).close()
     with pytest.raises(LedgerConflict):

@@ -74,7 +74,7 @@ def test_an_unknown_policy_is_refused_on_creating_and_on_opening(path, text):
         connection.execute("UPDATE records SET body = replace(body, 'zCDP', ?)", (f"{text}",))
     connection.close()
     rechain(path)
-    with pytest.raises(LedgerError, match="policy unknown here"):
+    with pytest.raises(LedgerError, match="newer version of secagg"):
         Ledger.open(path)
 
 

@@ -295,7 +295,7 @@ def test_a_bit_needs_its_share_and_a_client():
         mechanism().encode(normal(100), seed=SEED, indicator=True)
     with pytest.raises(InputError, match="indicator"):
         mechanism().decode_indicator(np.zeros(mechanism().size, np.int64))
-    with pytest.raises(InputError, match="client's"):
+    with pytest.raises(InputError, match="must be 0 where unit is EXAMPLE"):
         mechanism(unit=Unit.EXAMPLE, bits=20, indicator_share=0.1)
     for share in (-0.1, 1.0, math.nan, math.inf):
         with pytest.raises(InputError, match="indicator_share"):

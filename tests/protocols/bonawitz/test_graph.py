@@ -177,7 +177,7 @@ def test_a_complete_graph_that_dropouts_bring_below_its_threshold_is_refused() -
 
 @pytest.mark.parametrize("clients", [0, 1, -3])
 def test_one_client_is_no_graph(clients: int) -> None:
-    with pytest.raises(InputError, match="at least 2 can sum"):
+    with pytest.raises(InputError, match="must be at least 2"):
         plan_graph(clients, 0, 0, active=False)
 
 

@@ -189,7 +189,9 @@ def test_every_public_input_changes_every_label(change: dict[str, Any]) -> None:
     assert one.seal(1, 2, ROSTER, ROSTER) != other.seal(1, 2, ROSTER, ROSTER)
     assert one.draw(1) != other.draw(1)
     assert one.survivors() != other.survivors()
-    assert AGREEMENT.advertise(1) != dataclasses.replace(AGREEMENT, **change).advertise(1)
+    assert AGREEMENT.advertised_by()(1) != dataclasses.replace(AGREEMENT, **change).advertised_by()(
+        1
+    )
 
 
 def test_another_roster_changes_every_label() -> None:
@@ -202,7 +204,7 @@ def test_no_two_uses_of_a_round_share_a_label() -> None:
     keys = (bytes(32), bytes(31) + b"\x01")
     labels = [context.self_mask(client) for client in clients]
     labels += [context.draw(client) for client in clients]
-    labels += [AGREEMENT.advertise(client) for client in clients]
+    labels += map(AGREEMENT.advertised_by(), clients)
     labels += [context.survivors()]
     labels += [context.pair(a, b) for a in clients for b in clients if a < b]
     labels += [

@@ -40,7 +40,13 @@ from protocols.testing import (
     insecure_plan,
     played,
 )
-from protocols.wire import read_subset, with_checksum, without_checksum, write_subset
+from protocols.wire import (
+    opaque,
+    read_subset,
+    with_checksum,
+    without_checksum,
+    write_subset,
+)
 
 PARAMS = Params(clients=5, threshold=3, words=6, suite=Suite.CHACHA20)
 RATES = Rates(corrupt_fraction=0.1, dropout=0.1)  # 12 clients: 4 neighbours, a threshold of 2, or 3
@@ -360,7 +366,7 @@ def test_records_have_the_sizes_of_what_they_hold(mode: str) -> None:
     identity = (4 + 32 if params.active else 4) + 4
     content = {
         1: 3 * 32,
-        2: 4 + 32 + 32 + 32 + (4 + 64 * own) + 4 + 4 + 4 * (4 + 32 + 32),
+        2: 4 + 32 + 32 + 32 + (4 + 64 * own) + 4 + 4 * (4 + 32 + 32) + 4 + 4,
         3: 4 + 32 + 2 * (4 + 5 * 4) + 4 + (4 + (4 + own) * (4 + 64)),
     }
     content[4] = content[3] + 4 + 4 * (params.clients - 1)
@@ -447,9 +453,32 @@ def test_one_mask_key_answers_one_roster_whatever_the_session() -> None:
 def test_keys_of_one_session_are_not_bound_to_another() -> None:
     state = played(AGREEMENT, dict.fromkeys(CLIENTS, WORDS), "roster").states[ME]
     for change in ({"session": b"another session!"}, {"round": 3}):
-        with pytest.raises(LocalProtocolError, match="advertised for another session or round"):
+        with pytest.raises(LocalProtocolError, match="of another session or round"):
             state.rebind(replace(AGREEMENT, **change))
     signed = replace(AGREEMENT, params=replace(PARAMS, active=True, max_corrupt=0))
     with pytest.raises(LocalProtocolError, match="signed keys are of one agreement"):
         state.rebind(signed)
     assert state.rebind(replace(AGREEMENT, public_digest=b"x" * 32)).public == state.public
+
+
+@pytest.mark.parametrize("size", [1, 31, 33])
+def test_a_signing_key_of_another_size_is_refused(size: int) -> None:
+    record = led_to(("complete", 1))[0].into_record()
+    body = bytes(without_checksum(record.expose()))
+    empty = body[: -3 * 32].rindex(bytes(8))  # no identity, and nobody's identities
+    forged = body[:empty] + opaque(bytes(size)) + body[empty + 4 :]
+    with pytest.raises(DecodeError, match=f"a signing key of {size} bytes"):
+        restore(Secret(with_checksum(forged)), burn=BurnInMemory())
+
+
+def test_a_sealing_key_of_another_size_is_refused() -> None:
+    state, _ = led_to(("picks", 2))
+    body = bytes(without_checksum(state.into_record().expose()))
+    key = led_to(("picks", 2))[0].secrets.take().seal_key
+    assert key is not None
+    kept = opaque(key.secret.expose())
+    assert body.count(kept) == 1
+    for forged in (opaque(bytes(31)), opaque(bytes(33)), opaque(bytes(1))):
+        record = Secret(with_checksum(body.replace(kept, forged)))
+        with pytest.raises(DecodeError, match="a sealing key of"):
+            restore(record, burn=BurnInMemory())

@@ -15,6 +15,7 @@ from protocols.bonawitz import (
     CollectReveals,
     CollectShares,
     CollectVectors,
+    Dispute,
     Params,
     join,
 )
@@ -32,6 +33,7 @@ from protocols.errors import (
     LocalProtocolError,
     RemoteProtocolError,
     TooFewSurvivors,
+    WrongShares,
 )
 from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks, Suite
@@ -454,8 +456,28 @@ def test_wrong_shares_are_corrected_and_who_revealed_them_is_named(gone: tuple[i
                 answer = with_wrong_share_of(made.header, answer, peer)
         made.server.receive(answer)
     released = made.server.close()
-    assert released.liars == (1,)
+    assert released.disputes == (Dispute(1, 0), Dispute(1, 4), Dispute(1, 8))
     assert released.words.tolist() == [sum(10**n for n in alive)] * 3
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["alive", "gone"])
+def test_who_seals_more_wrong_shares_than_can_be_corrected_is_named(gone: bool) -> None:
+    """Three of nine holders have a wrong share of client 4, two can be told; one lies of 6."""
+    params = Params(clients=9, threshold=5, words=3)
+    inputs = {n: np.full(3, n, np.uint64) for n in range(9)}
+    alive = [n for n in inputs if not (gone and n == 4)]
+    made = played(agreement_of(params), inputs, "survivors", alive=alive)
+    answers, _ = made.answers()
+    for client in alive:
+        answer = answers[client]
+        if client in (0, 1, 2):
+            answer = with_wrong_share_of(made.header, answer, 4)
+        if client == 3:
+            answer = with_wrong_share_of(made.header, answer, 6)
+        made.server.receive(answer)
+    with pytest.raises(WrongShares, match="client 4 first: it sealed wrong ones") as error:
+        made.server.close()
+    assert error.value.dealers == (4,)
 
 
 def with_wrong_share_of(header: Header, message: bytes, peer: int) -> bytes:

@@ -562,5 +562,5 @@ def test_the_bytes_of_a_client_in_a_sparse_round_do_not_grow_with_its_strangers(
 def test_a_sparse_round_through_the_wrong_door_is_refused() -> None:
     one = Round(agreement_of(RING))
     _, vectors = one.at_boxes()
-    with pytest.raises(LocalProtocolError, match="nothing is signed in this round"):
+    with pytest.raises(LocalProtocolError, match="nothing is signed"):
         vectors.close_to_sign()

@@ -278,9 +278,9 @@ def test_a_seed_is_known_by_the_share_that_was_published_for_it() -> None:
 def test_the_wrong_model_is_refused() -> None:
     with pytest.raises(InputError, match="no holders"):
         generate(SHARED, 1)
-    with pytest.raises(InputError, match="CollectCommitments is for THRESHOLD"):
+    with pytest.raises(InputError, match="must be THRESHOLD for CollectCommitments"):
         CollectCommitments(SHARED, HOLDERS)
-    with pytest.raises(InputError, match="shared key for parameters of the threshold"):
+    with pytest.raises(InputError, match="must be SHARED_KEY"):
         SharedKey(AGREEMENT, Secret(bytes(32)))
     with pytest.raises(InputError, match="3 holders are named, 4 were agreed"):
         CollectCommitments(AGREEMENT, HOLDERS[:3])

@@ -257,7 +257,7 @@ def test_no_holder_is_made_without_a_burn_store() -> None:
     roster = Roster.from_bytes(PLAYED.requests[4], expect=HEADER)
     shown = replace(roster, entries=dict(roster.entries) | {ME: state.entry}).to_bytes()
     _, waiting = state.on_roster(shown)
-    with pytest.raises(LocalProtocolError, match="was given none"):
+    with pytest.raises(LocalProtocolError, match="burn is missing"):
         waiting.on_openings(*PLAYED.requests[5])
 
 

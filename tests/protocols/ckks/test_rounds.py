@@ -317,7 +317,7 @@ def test_the_model_decides_how_a_collection_closes() -> None:
     key = SharedKey(agreed(SHARED), SECRET)
     with pytest.raises(LocalProtocolError, match="close_shared"):
         CollectUploads(agreed(SHARED), key.digest, CLIENTS).close_threshold(HOLDERS)
-    with pytest.raises(InputError, match="is for SHARED_KEY"):
+    with pytest.raises(InputError, match="must be SHARED_KEY"):
         CollectUploads(agreed(THRESHOLD), key.digest, CLIENTS)
     with pytest.raises(InputError, match="digest has 3 bytes"):
         CollectUploads(agreed(SHARED), b"key", CLIENTS)

@@ -227,16 +227,25 @@ def test_wrong_shares_are_corrected_and_their_holders_named(
         spoiled[4] ^= 0x81
         rows[place % 3][place] = bytes(spoiled)
     numbers = list(range(1, count + 1))
-    assert correct(numbers, rows, threshold) == (secrets, sorted(wrong))
+    of_each = [[place for place in sorted(wrong) if place % 3 == n] for n in range(3)]
+    assert correct(numbers, rows, threshold) == (secrets, of_each)
 
 
-def test_more_wrong_shares_than_can_be_told_are_refused() -> None:
+def test_a_secret_of_which_more_are_wrong_than_can_be_told_is_none() -> None:
     _, rows = shared_by(8, 4, 1)
     for place in (0, 3, 5):  # (8 - 4) / 2 are told
         rows[0][place] = bytes(32)
-    with pytest.raises(InputError, match="more shares are wrong than can be corrected"):
-        correct(range(1, 9), rows, 4)
+    assert correct(range(1, 9), rows, 4) == ([None], [[]])
     _, rows = shared_by(4, 3, 1)
     rows[0][2] = bytes(32)
-    with pytest.raises(InputError, match="more shares are wrong than can be corrected"):
-        correct(range(1, 5), rows, 3)
+    assert correct(range(1, 5), rows, 3) == ([None], [[]])
+
+
+def test_wrong_shares_of_one_secret_spoil_no_other() -> None:
+    secrets, rows = shared_by(9, 5, 6)
+    for secret, places in enumerate([(0, 1), (2, 3), (4, 5, 6), (), (7, 8), (8,)]):
+        for place in places:
+            rows[secret][place] = bytes(32)
+    found, wrong = correct(range(1, 10), rows, 5)
+    assert found == [*secrets[:2], None, *secrets[3:]]
+    assert wrong == [[0, 1], [2, 3], [], [], [7, 8], [8]]

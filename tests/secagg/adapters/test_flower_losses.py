@@ -325,9 +325,9 @@ def test_weights_of_zero_everywhere_make_no_mean(folder: Path) -> None:
 @pytest.mark.parametrize("deadline", [0, -1, float("nan")])
 def test_a_deadline_that_nobody_can_keep_is_refused(deadline: float, folder: Path) -> None:
     grid = grid_of(programs(2), folder)
-    with pytest.raises(InputError, match="no node can answer in so many seconds"):
+    with pytest.raises(InputError, match="must be above 0"):
         SecureGrid(grid, MEAN, deadline=deadline)
-    with pytest.raises(InputError, match="no node can answer in so many seconds"):
+    with pytest.raises(InputError, match="must be above 0"):
         fit(SecureGrid(grid, MEAN), timeout=deadline)
 
 
@@ -337,7 +337,7 @@ def test_a_model_that_is_not_finite_is_said_to_be_the_servers(folder: Path) -> N
     broken = record({"w": np.full((2, 3), np.nan, np.float32), "b": np.zeros(4)})
     sent = [Message(RecordDict({"arrays": broken}), node, "train") for node in nodes]
     replies = secured.send_and_receive(sent, timeout=DEADLINE)
-    assert all("model that the strategy sent is not finite" in r.error.reason for r in replies)
+    assert all("model that the strategy sent is NaN or infinite" in r.error.reason for r in replies)
     assert not grid.sent
 
 

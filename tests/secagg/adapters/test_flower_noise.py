@@ -248,7 +248,7 @@ def test_a_cohort_that_the_server_picks_is_charged_without_amplification(folder:
     for node in picked:
         (own,) = trial.own(node).reservations()
         assert own.charge.server == mechanism.event()
-    with pytest.raises(InputError, match="charged as if all took part"):
+    with pytest.raises(InputError, match="sampling_rate must be 1"):
         fit(SecureGrid(trial.grid, replace(summed, sampling_rate=0.5)), fraction_train=0.5)
 
 
@@ -261,7 +261,7 @@ def test_more_nodes_than_the_noise_is_for_are_refused(folder: Path) -> None:
 
 def test_evaluate_is_refused_beside_noise(folder: Path) -> None:
     trial = Trial(folder)
-    with pytest.raises(InputError, match=r"fraction_evaluate=0.*clear=\['evaluate'\]"):
+    with pytest.raises(InputError, match=r"fraction_evaluate=0.*allow_plaintext=\['evaluate'\]"):
         fit(trial.secured, fraction_evaluate=1.0)
 
 

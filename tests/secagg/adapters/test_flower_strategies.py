@@ -245,6 +245,21 @@ def test_arrays_that_cannot_be_averaged_are_refused_at_once(
     assert not grid.sent
 
 
+def test_a_batch_norm_goes_through_and_its_counter_stays_as_the_server_has_it(
+    folder: Path,
+) -> None:
+    start = {
+        "bn.weight": np.ones(2, np.float32),
+        "bn.running_var": np.ones(2, np.float32),
+        "bn.num_batches_tracked": np.array(7),
+    }
+    result = run(FedAvg(fraction_evaluate=0), SecureGrid(grid_of(programs(4), folder), MEAN), start)
+    after = {key: array.numpy() for key, array in result.arrays.items()}
+    assert after.keys() == start.keys()
+    assert after["bn.num_batches_tracked"] == 7
+    assert not np.array_equal(after["bn.weight"], start["bn.weight"])
+
+
 def test_a_sum_is_in_the_history_with_its_stages(folder: Path) -> None:
     secured = SecureGrid(grid_of(programs(4), folder), MEAN)
     run(FedAvg(fraction_evaluate=0), secured)

@@ -41,7 +41,7 @@ SCHEMA = (
         for name in ("records", "seal", "events", "subjects", "charges", "spent")
     ),
     "PRAGMA application_id = 0",
-    "PRAGMA user_version = 1",
+    *(f"PRAGMA user_version = {version}" for version in (-1, 0, 1, 2)),
     "ANALYZE",
     "INSERT INTO events VALUES (99, 'x', 99, 1)",
     "INSERT INTO subjects VALUES (99, 'zed', NULL, NULL)",
@@ -93,6 +93,10 @@ def emptied(page: int) -> Edit:
     return edit
 
 
+def appended(tail: bytes) -> Edit:
+    return lambda path: path.write_bytes(path.read_bytes() + tail) and None
+
+
 def another(value: object) -> object:
     match value:
         case None:
@@ -124,6 +128,8 @@ def edits(path: Path) -> Iterator[tuple[str, Edit]]:
                     yield f"{table}.{column} {value!r:.30}", execute(change, new, *row)
     for statement in SCHEMA:
         yield statement, execute(statement)
+    for tail in (b"x", bytes(PAGE), b"x" * 3 * PAGE):
+        yield f"{len(tail)} bytes of {tail[:1]!r} appended", appended(tail)
     for page in range(1, path.stat().st_size // PAGE):
         yield f"cut to {page} pages", cut(page)
         yield f"page {page} emptied", emptied(page)

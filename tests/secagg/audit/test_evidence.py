@@ -109,7 +109,7 @@ def test_a_bound_on_another_unit_or_another_neighbourhood_is_refused(
     for ledger in (clients, replaced):
         code, out, err = audit(ledger, "--attack-results", written(tmp_path, WEAK))
         assert (code, out) == (2, "")
-        assert "charged for no such thing" in err
+        assert "charged nothing for that" in err
 
 
 @pytest.mark.parametrize(

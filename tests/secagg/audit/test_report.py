@@ -4,7 +4,9 @@ import math
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dp.accounting.accountant import ReportedDelta, epsilon_pld, epsilon_rdp, reported_delta
+from dp.accounting.accountant import epsilon_pld, epsilon_rdp
 from dp.accounting.events import (
     Event,
     GaussianEvent,
@@ -23,16 +25,29 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.accounting.filters import GdpFilter
+from dp.empirical import lower_bound
 from dp.errors import InputError, LedgerCorrupt, PrivacyError
 from dp.ledger.books import Verified
-from dp.ledger.ledger import Book, Budget, Charge, Head, HeadSigner, Ledger, LedgerOwner, Protection
+from dp.ledger.description import MATTERS
+from dp.ledger.ledger import (
+    Book,
+    Budget,
+    Charge,
+    Head,
+    HeadSigner,
+    Ledger,
+    LedgerOwner,
+    Protection,
+    SystemDescription,
+)
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.audit import report as audits
 from secagg.audit.page import page
 from secagg.audit.recount import MAX_SNAPSHOTS, Recount
-from secagg.audit.report import SEAL_LABEL, NotALedger, audit, seal_of, verify
+from secagg.audit.report import SEAL_LABEL, attach, audit, seal_of, verify
 from secagg.audit.values import Audit, Section
+from secagg.errors import NotALedger
 
 BUDGET = Budget(epsilon=4, delta=1e-5)
 
@@ -84,35 +99,29 @@ def only(result: Audit) -> Section:
     return section
 
 
-@dataclass(frozen=True)
-class Stated:
-    """A stand-in for what a keeper may state."""
-
-    unit_count: int = 1000
-    mechanism: str = "DP-SGD on each client"
-    sampling: str = "each example by its own coin"
-    trusted: tuple[str, ...] = ("the server follows the protocol",)
-    released: tuple[str, ...] = ("the model after every round",)
-    unaccounted: tuple[str, ...] = ("who took part", "batch sizes")
-    assumptions: tuple[str, ...] = ("AES-128 is a pseudorandom function",)
-    scope: str = "one training"
-    randomness: str = "the system's generator"
-    floating_point: str = "noise in float32"
-
-    def epsilon_added(self, epsilon: float, *, rounds: int) -> float:
-        return 0.0
-
-    def delta(self, accountant: float, *, epsilon: float, rounds: int, steps: int) -> ReportedDelta:
-        return reported_delta(
-            accountant=accountant,
-            epsilon=epsilon,
-            units=self.unit_count,
-            sparse_rounds=rounds,
-            rounded_steps=steps,
-        )
+MATTERS_SAID = {name: f"what was said of {name}" for name in MATTERS} | {"data_digest": 64 * "a"}
 
 
-def stating(monkeypatch: pytest.MonkeyPatch, stated: Stated) -> None:
+def described(unit_count: int = 1000, **more: str) -> SystemDescription:
+    """What a keeper may state."""
+    return SystemDescription(
+        unit_count=unit_count,
+        mechanism="DP-SGD on each client",
+        sampling="each example by its own coin",
+        trusted=("the server follows the protocol",),
+        released=("the model after every round",),
+        unaccounted=("who took part", "batch sizes"),
+        assumptions=("AES-128 is a pseudorandom function",),
+        scope="one training",
+        randomness="the system's generator",
+        floating_point="noise in float32",
+        sparse_graph=True,
+        rounded_sums=True,
+        **more,
+    )
+
+
+def stating(monkeypatch: pytest.MonkeyPatch, stated: SystemDescription) -> None:
     monkeypatch.setattr(Ledger, "statement", lambda _: stated, raising=False)
 
 
@@ -227,7 +236,7 @@ def test_histories_within_another_need_no_price_of_their_own() -> None:
     import numpy as np
 
     counts = np.array([[3, 0], [5, 1], [5, 0], [0, 2], [5, 1]], dtype=np.int64)
-    kept = audits._maximal(counts, np.array([1e-5, 1e-5, 1e-5, 1e-5, 1e-6]))
+    kept = audits.maximal(counts, np.array([1e-5, 1e-5, 1e-5, 1e-5, 1e-6]))
     assert sorted((row.tolist(), delta) for row, delta in kept) == [
         ([0, 2], 1e-5),
         ([5, 1], 1e-6),
@@ -384,6 +393,8 @@ def test_without_a_statement_every_gap_is_named(ledger: Path) -> None:
         "Scope of the composition",
         "Randomness",
         "Floating point",
+        "Models that were released",
+        *MATTERS.values(),
     }
     assert only(result).total_delta == 1e-5
     assert "Nobody stated" in page(result)
@@ -392,12 +403,13 @@ def test_without_a_statement_every_gap_is_named(ledger: Path) -> None:
 def test_with_a_statement_the_delta_is_the_systems(
     ledger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stating(monkeypatch, Stated())
+    stating(monkeypatch, described(**MATTERS_SAID))
     result = audit(ledger)
     section = only(result)
-    assert section.reported == Stated().delta(1e-5, epsilon=section.epsilon, rounds=5, steps=5)
+    assert section.reported == described().delta(1e-5, epsilon=section.epsilon, rounds=5, steps=5)
     assert section.total_delta > 1e-5
-    assert not [row for row in result.rows if row.source == "nobody"]
+    missing = [row.item for row in result.rows if row.source == "nobody"]
+    assert missing == ["Models that were released"]
     text = page(result)
     for said in ("who took part", "AES-128", "float32", "1,000"):
         assert said in text
@@ -409,9 +421,72 @@ def test_a_delta_of_one_over_n_is_refused(
     coarse = charged(tmp_path / "coarse", budget=Budget(epsilon=9, delta=0.25))
     with pytest.raises(InputError, match="1/4"):  # four subjects hold four units at least
         audit(coarse)
-    stating(monkeypatch, Stated(unit_count=100_000))
+    stating(monkeypatch, described(unit_count=100_000))
     with pytest.raises(InputError, match="1/100000"):
         audit(ledger)
+
+
+def test_an_audit_says_of_what_it_is(ledger: Path, tmp_path: Path) -> None:
+    with Ledger.open(ledger) as book:
+        book.declare(described(purpose="a study of hearts", data_set="heart disease, 1988"))
+        book.release(4, bytes(32))
+        book.release(5, bytes(range(32)))
+    result = audit(ledger, today=date(2026, 11, 30))
+    data = result.as_json()
+    assert data["purpose"] == "a study of hearts"
+    assert data["made_on"] == "2026-11-30"
+    assert data["sha256"] == sha256(ledger.read_bytes()).hexdigest()
+    assert data["models"] == [
+        {"round": 4, "attempt": 0, "sha256": 64 * "0"},
+        {"round": 5, "attempt": 0, "sha256": bytes(range(32)).hex()},
+    ]
+    assert data["sections"][0]["budget"] == {"epsilon": 4, "delta": 1e-5}
+    text = page(result)
+    for said in ("a study of hearts", "2026-11-30", data["sha256"], bytes(range(32)).hex()):
+        assert said in text
+    assert "Nobody passed the budget, epsilon 4.0 at delta 1e-5 for one example." in text
+    named = {row.item: row for row in result.rows}
+    assert named["Data set"].source == "keeper"
+    assert named["Bias"].source == "nobody"
+
+
+def test_nobody_is_told_that_records_show_a_plan_was_fixed(ledger: Path) -> None:
+    rows = {row.item: row for row in audit(ledger).rows}
+    assert rows["How parameters were chosen"].source == "keeper"
+
+
+def test_a_head_kept_beside_is_called_so(ledger: Path) -> None:
+    with Ledger.open(ledger) as book:
+        head = book.head()
+    assert audit(ledger, head=head).as_json()["protection"] == ["head kept elsewhere"]
+    beside = audit(ledger, head=head, beside="metrics.json").as_json()
+    assert beside["protection"] == ["head kept beside"]
+    assert "elsewhere" not in "".join(beside["protection_in_words"])
+
+
+def test_an_attached_result_is_counted_in_the_rows_and_its_mechanism_named(ledger: Path) -> None:
+    weak = lower_bound(1000, 100, 75, delta=1e-5)
+    mine, other = replace(weak, mechanism="gaussian"), replace(weak, mechanism="skellam")
+    result = attach(audit(ledger), [mine, other, weak])
+    row = next(row for row in result.rows if row.item == "Empirical audit")
+    assert row.text.startswith("3 results attached, 1 of them of another mechanism")
+    assert "None is attached" not in page(result)
+    own, foreign, unnamed = result.measured
+    assert "as this ledger's" in own.sentence
+    assert "ANOTHER MECHANISM" in foreign.sentence
+    assert "nobody said" in unnamed.sentence
+    assert [one["another_mechanism"] for one in result.as_json()["measured"]] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_bound_on_another_mechanism_contradicts_nothing(ledger: Path) -> None:
+    strong = lower_bound(1000, 1000, 1000, delta=1e-5)
+    assert attach(audit(ledger), [strong]).verdict == "contradicted"
+    other = attach(audit(ledger), [replace(strong, mechanism="skellam")])
+    assert other.verdict == "sound"
 
 
 def test_the_report_says_whose_word_it_is(tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ POINT = Cost(
 )
 
 
+FOUND = (
+    *("client_seconds", "decryptor_seconds", "server_seconds"),
+    *("bytes_up", "bytes_down", "decryptor_up", "decryptor_down"),
+)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_whole_session_and_a_sampled_one_count_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch, protocol: str
@@ -56,6 +62,22 @@ def test_against_a_lying_server_the_graph_is_sparse_above_a_few_hundred() -> Non
     degree = many.plan(201).degree
     assert degree is not None
     assert degree < 200
+
+
+def test_of_clients_that_pick_the_masks_are_counted_not_the_picks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def sampled(case: Case, neighbours: int, now: object) -> dict[str, float]:
+        asked.append(neighbours)
+        return dict.fromkeys(FOUND, 0)
+
+    monkeypatch.setattr(costs, "FULL", 0)
+    monkeypatch.setattr(costs, "_sampled", sampled)
+    case = Case(protocol="active", clients=1000, entries=1)
+    assert measure(case).neighbours == 78  # and 40 picks
+    assert asked == [78]
 
 
 def test_a_sparse_graph_is_sparse_and_a_complete_one_complete() -> None:
@@ -94,10 +116,10 @@ def test_a_wrong_sum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ("wrong", "message"),
     [
         ({"protocol": "trust me"}, "unknown protocol"),
-        ({"clients": 1}, "nothing to sum"),
-        ({"entries": 0}, "nothing to sum"),
+        ({"clients": 1}, "at least 2, at least 1"),
+        ({"entries": 0}, "at least 2, at least 1"),
         ({"dropout": 1.0}, "dropout"),
-        ({"dropout": 0.6}, "open a sum"),
+        ({"dropout": 0.6}, "are needed"),
         ({"clients": 1001}, "at most 1,000"),
     ],
 )
@@ -115,7 +137,7 @@ def test_a_sweep_goes_from_small_to_large_and_says_what_it_leaves_out() -> None:
     assert {case.protocol for case in kept if case.clients == 2000} == {"plain"}
     assert len(left_out) == 2
     assert "2,000 clients" in left_out[1]
-    assert "open a sum" in left_out[0]
+    assert "are needed" in left_out[0]
 
 
 def power_law(scatter: float = 0.0) -> list[Cost]:

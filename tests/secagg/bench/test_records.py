@@ -111,7 +111,7 @@ def test_what_only_one_has_is_named_and_nothing_shared_is_refused() -> None:
     assert (found.missing, found.new) == (("cost 29 / aes",), ("cost 0 / aes",))
     with pytest.raises(InputError, match="share no measurement"):
         compare(one, Measurements(kind="quick", machine=MACHINE))
-    with pytest.raises(InputError, match="out of range"):
+    with pytest.raises(InputError, match="must be in"):
         compare(one, other, confidence=1.0)
 
 

@@ -1,6 +1,7 @@
 """``secagg audit``: what it prints, and how it fails."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -123,6 +124,7 @@ def test_a_signed_head_is_checked_by_hex_or_file(audit: Run, tmp_path: Path) -> 
     code, out, _ = audit(tmp_path / "ledger")
     assert code == 0
     assert "no --head-key was given" in out
+    assert "Verdict: signed, not checked" in out
 
 
 def test_an_edited_record_exits_3_and_is_named(audit: Run, ledger: Path) -> None:
@@ -159,9 +161,9 @@ def test_bad_input_exits_2_in_one_line(audit: Run, ledger: Path, tmp_path: Path)
     with Ledger.create(coarse, Budget(epsilon=9, delta=0.5)) as book:
         book.reserve(1, {"a": QUIET, "b": QUIET})
     for arguments, word in (
-        ((tmp_path / "nothing",), "nothing does not exist\n"),
+        ((tmp_path / "nothing",), "nothing does not exist; give"),
         ((tmp_path,), "folder"),
-        ((tmp_path / "text",), "not a SQLite file"),
+        ((tmp_path / "text",), "is no ledger"),
         ((tmp_path / "empty",), "empty"),
         ((newer,), "schema 99"),
         ((coarse,), "below 1/2"),
@@ -169,7 +171,7 @@ def test_bad_input_exits_2_in_one_line(audit: Run, ledger: Path, tmp_path: Path)
         ((ledger, "--expected-head", "12"), "SEQ:HASH"),
         ((ledger, "--expected-head", f"-1:{'0' * 64}"), "SEQ:HASH"),
         ((ledger, "--expected-head", f"1:{'g' * 64}"), "SEQ:HASH"),
-        ((ledger, "--head-key", "abc"), "cannot read the key"),
+        ((ledger, "--head-key", "abc"), "cannot read"),
         ((ledger, "--head-key", tmp_path / "pem"), "no Ed25519 public key"),
         ((ledger, "--html", ledger), "the ledger itself"),
         ((ledger, "--html", f"{ledger}-wal"), "the ledger itself"),
@@ -203,3 +205,47 @@ def test_the_audit_leaves_the_ledger_as_it_was(audit: Run, ledger: Path, tmp_pat
     before = ledger.read_bytes()
     assert audit(ledger, "--json", "--html", tmp_path / "page.html")[0] == 0
     assert ledger.read_bytes() == before
+
+
+def test_two_ledgers_stand_side_by_side_and_add_up(audit: Run, tmp_path: Path) -> None:
+    charged(tmp_path / "first"), charged(tmp_path / "second", rounds=3)
+    code, out, err = audit(tmp_path / "first", tmp_path / "second")
+    assert (code, err) == (0, "")
+    assert "2 in more than one ledger" in out
+    code, out, _ = audit(tmp_path / "first", tmp_path / "second", "--json")
+    data = json.loads(out)
+    (together,) = data["together"]
+    assert together["epsilon"] == pytest.approx(epsilon_pld({SAMPLED: 7}, 1e-5))
+    assert together["subjects"] == together["shared"] == 2
+    each = [one["sections"][0]["epsilon"] for one in data["ledgers"]]
+    assert max(each) < together["epsilon"] < sum(each)
+
+
+def test_one_ledger_is_not_added_to_itself(audit: Run, ledger: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.write_bytes(ledger.read_bytes())
+    code, out, err = audit(ledger, copy)
+    assert (code, out) == (2, "")
+    assert "the same chain would be counted twice" in err
+    code, _, err = audit(ledger, copy, "--html", tmp_path / "page")
+    assert code == 2
+    assert "name one" in err
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "device"])
+def test_a_page_takes_the_place_of_no_link_pipe_or_device(
+    audit: Run, ledger: Path, tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "page"
+    match kind:
+        case "link":
+            place.symlink_to(tmp_path / "elsewhere")
+        case "pipe":
+            os.mkfifo(place)
+        case _:
+            place = Path("/dev/null")
+    before = place.lstat()
+    code, out, err = audit(ledger, "--html", place)
+    assert (code, out) == (2, "")
+    assert "no regular file" in err
+    assert place.lstat().st_mode == before.st_mode

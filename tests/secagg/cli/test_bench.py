@@ -118,7 +118,7 @@ def test_costs_goes_on_where_it_was_stopped(bench: Run, tmp_path: Path) -> None:
     assert bench(*POINTS, "--protocol", "plain", "--json", path)[0] == 0
     first = json.loads(path.read_text())["points"]
     code, _, err = bench(*POINTS, "--protocol", "plain,complete", "--json", path)
-    assert (code, "--resume goes on with it" in err) == (2, True)
+    assert (code, "go on with it by --resume" in err) == (2, True)
     assert bench(*POINTS, "--protocol", "plain,complete", "--json", path, "--resume")[0] == 0
     both = json.loads(path.read_text())["points"]
     assert both[:2] == first
@@ -236,9 +236,9 @@ def test_a_sweep_of_utility_is_gone_on_with_and_drawn_again(
     ("arguments", "words"),
     [
         ((), "needs --json"),
-        (("--from", "nobody.json", "--quick"), "no file that is there"),
-        (("--from", "nobody.json"), "no file that is there"),
-        (("--quick", "--json", FULL), "would drop"),
+        (("--from", "nobody.json", "--quick"), "must be a file that exists"),
+        (("--from", "nobody.json"), "must be a file that exists"),
+        (("--quick", "--json", FULL), "leave out --quick"),
     ],
 )
 def test_utility_refuses_what_would_lose_runs(

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from secagg.training.settings import TrainingConfig, noise_and_unit
 
 SMALL = ("--clients", "4", "--rounds", "3", "--dropout", "0")
 FILES = {
-    *("config.toml", "metrics.json", "ledger.sqlite"),
+    *("config.toml", "metrics.json", "metrics.csv", "ledger.sqlite"),
     *("model.safetensors", "curves.svg", "report.html"),
 }
 GROUPS = ["", *(name for name, one in cli.cli.commands.items() if isinstance(one, click.Group))]
@@ -57,6 +58,11 @@ def test_a_run_leaves_its_whole_folder_and_one_line_a_round(secagg: Run, tmp_pat
     assert config["threshold"] == 3
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert [record["round"] for record in metrics["rounds"]] == [1, 2, 3]
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    for row, record in zip(rows, metrics["rounds"], strict=True):
+        assert float(row["accuracy"]) == record["accuracy"]
+        assert float(row["epsilon"]) == record["epsilon"]
 
 
 def test_a_run_can_be_repeated_from_its_own_config(secagg: Run, tmp_path: Path) -> None:

@@ -58,6 +58,36 @@ def test_a_sparse_graph_says_whose_word_the_count_is(advise: Run) -> None:
     assert "is its word" in out
 
 
+def test_where_clients_pick_their_holders_a_plan_says_what_opens(advise: Run) -> None:
+    code, out, _ = advise("--clients", 500, "--unit", "client", *BUDGET, "--active")
+    assert code == 0
+    for row in (
+        "38 holders that each client picks",
+        "73 a client",
+        "263 clients",
+        "50 fewer",
+        "25 corrupt",
+        "and 25 that are left out",
+        "up to 210",
+    ):
+        assert row in out
+    assert "Clients refuse to open a sum of fewer" in out
+    found = json.loads(advise("--clients", 1000, "--active", "--json")[1])
+    assert (found["masks"], found["quorum"], found["alpha"], found["left_out"]) == (
+        78,
+        526,
+        423,
+        47,
+    )
+    found = json.loads(advise("--clients", 50, "--json")[1])
+    assert (found["masks"], found["quorum"], found["alpha"], found["left_out"]) == (
+        49,
+        0,
+        None,
+        None,
+    )
+
+
 def test_a_given_width_is_kept_and_its_price_shown(advise: Run) -> None:
     code, out, _ = advise(*EXAMPLES, *BUDGET, "--bits", 16, "--json")
     found = json.loads(out)
@@ -72,7 +102,10 @@ def test_a_given_width_is_kept_and_its_price_shown(advise: Run) -> None:
         ((*CLIENTS, "--epsilon", "4"), "--delta"),
         ((*CLIENTS, "--delta", "1e-4"), "--delta is about noise"),
         (("--clients", "60", "--uncounted-shares", "3"), "--uncounted-shares is about noise"),
-        ((*CLIENTS, *BUDGET, "--clients", "500", "--active"), "sparse graph"),
+        (
+            (*CLIENTS, *BUDGET, "--clients", "500", "--active", "--uncounted-shares", "3"),
+            "25 may be left out",
+        ),
         ((*CLIENTS, *BUDGET, "--bits", "8"), "bits 8"),
         ((*CLIENTS, "--epsilon", "4", "--delta", "0.02"), "below 1/60"),
         ((*CLIENTS, *BUDGET, "--minimum-survivors", "40", "--uncounted-shares", "40"), "no noise"),

@@ -221,6 +221,16 @@ def test_nodes_that_do_not_say_how_many_examples_end_the_sum_unasked(folder: Pat
     assert summed.ledger.reservations() == []
 
 
+def test_a_node_that_is_not_in_the_sum_is_not_heard_and_the_sum_goes_on(folder: Path) -> None:
+    machines, coordinator = Machines(folder, (*SIX, 999)), mean_of()
+    running = coordinator.begin("train", SIX, model=machines.model, shapes=SHAPES)
+    ask = next(running.asks())
+    answer = machines.ask(SIX[0], running.request(ask, SIX[0]), None)
+    with pytest.raises(RemoteProtocolError, match="node 999 was not asked"):
+        running.receive(ask, 999, answer)
+    running.receive(ask, SIX[0], answer)
+
+
 def test_a_node_whose_budget_is_spent_sends_nothing(folder: Path) -> None:
     machines = Machines(folder, SIX)
     machines.policy = NodePolicy(minimum_cohort=2, maximum_epsilon=0.1)

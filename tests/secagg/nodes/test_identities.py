@@ -273,7 +273,7 @@ def test_an_identity_never_shows_its_secret(key: Path) -> None:
     for text in (repr(identity), str(identity), repr(identity.key), repr(identity.shown)):
         assert SECRET.hex() not in text
         assert repr(SECRET)[2:-1] not in text
-    with pytest.raises(TypeError, match="not pickled or copied"):
+    with pytest.raises(TypeError, match="pickle"):
         copy.deepcopy(identity)
     with pytest.raises(TypeError):
         pickle.dumps(identity)
@@ -486,7 +486,7 @@ def test_a_serial_out_of_range(serial: Any) -> None:
 def test_a_roster_that_nobody_would_read_is_not_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identities, "LARGEST_ROSTER", len(ROSTER))
     assert sign_roster(OPERATOR, MEMBERS, serial=3) == ROSTER
-    with pytest.raises(IdentityError, match="a roster of"):
+    with pytest.raises(IdentityError, match="a roster has at most"):
         sign_roster(OPERATOR, MEMBERS, serial=10)
 
 

@@ -54,11 +54,11 @@ def test_the_state_of_another_node_or_a_changed_one_is_refused(folder: Path) -> 
     for place in range(0, len(state), 37):
         changed = bytearray(state)
         changed[place] ^= 1
-        with pytest.raises(NodeError, match="not of this node, or was changed"):
+        with pytest.raises(NodeError, match="not of this node, or was changed: begin anew"):
             machines.ask(100, request, bytes(changed))
-    with pytest.raises(NodeError, match="not of this node, or was changed"):
+    with pytest.raises(NodeError, match="not of this node, or was changed: begin anew"):
         machines.ask(101, request, state)
-    with pytest.raises(NodeError, match="not of this node, or was changed"):
+    with pytest.raises(NodeError, match="not of this node, or was changed: begin anew"):
         machines.ask(100, request, state[:20])
 
 
@@ -104,7 +104,7 @@ def test_a_node_that_lost_the_key_of_its_state_is_back_after_one_sum(folder: Pat
     (machines.home(100) / "state.key").unlink()
     assert carry(coordinator, machines).survivors == SIX[1:]
     assert [str(error) for error in machines.errors] == [
-        "the state is not of this node, or was changed"
+        "the state is not of this node, or was changed: begin anew"
     ]
     check_mean(finished := carry(coordinator, machines), machines)
     assert finished.survivors == SIX
@@ -123,10 +123,13 @@ def test_a_folder_that_is_missing_or_taken_is_an_error(folder: Path) -> None:
         Node(home)
 
 
-def test_a_program_that_fails_brings_its_noise_and_stays_charged(folder: Path) -> None:
+@pytest.mark.parametrize("failure", [NodeError("out of memory"), SystemExit(3)])
+def test_a_program_that_fails_brings_its_noise_and_stays_charged(
+    folder: Path, failure: BaseException
+) -> None:
     def fails(node: int, proposal: Proposal) -> Contribution:
         if node == 100:
-            raise NodeError("out of memory")
+            raise failure
         return Contribution(vector=np.zeros(proposal.entries), metrics={})
 
     machines = Machines(folder, SIX, work=fails)

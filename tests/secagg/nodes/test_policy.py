@@ -185,7 +185,7 @@ def test_a_missing_file_is_an_error_that_says_what_writes_one(tmp_path: Path) ->
         ("delta = 0.0", "delta"),
         ("corrupt_fraction = 1", "corrupt_fraction 1 is outside"),
         ("corrupt_fraction = -0.1", "corrupt_fraction -0.1 is outside"),
-        ("corrupt_fraction = true", "corrupt_fraction 'True' is not a fraction"),
+        ("corrupt_fraction = true", "corrupt_fraction 'True' is no decimal number"),
         ("active = 1", "active 1 is neither true nor false"),
         ("active = true", "active needs operator"),
         ('operator = "abcd"', "operator is not a public key of 32 bytes"),

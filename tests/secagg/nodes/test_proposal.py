@@ -9,10 +9,12 @@ import pytest
 from between import ENTRIES, MAX_WEIGHT, MODEL, SHAPES, noise_of
 
 from dp.accounting.events import Unit
+from dp.noise.mechanisms import DistributedNoise
 from protocols import bonawitz, ckks
 from protocols.errors import DecodeError
-from secagg.errors import InputError
+from secagg.errors import InputError, RefusedError
 from secagg.nodes.coordinator import SumSettings
+from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import MAX_DIMENSIONS, MAX_SIZE, Average, Contribution, Noise, Proposal
 from secagg.vectors.arrays import flat, shapes_of, unflat
 from secagg.vectors.layout import Layout
@@ -150,7 +152,7 @@ def test_the_hash_of_a_proposal_is_what_parties_agree_upon() -> None:
         ({"purpose": "träin"}, "purpose"),
         ({"model_digest": b""}, "32 bytes"),
         ({"shapes": (("a", (5,)), ("a", (1,)))}, "named twice"),
-        ({"shapes": (("a", (50,)),)}, "the protocol sums .* numbers, the layout has"),
+        ({"shapes": (("a", (50,)),)}, "numbers, must be .* as in the layout"),
         ({"roster_digest": bytes(32)}, "roster"),
         ({"content": Noise(mechanism=noise_of(7))}, "the noise is for another"),
     ],
@@ -162,15 +164,32 @@ def test_parts_that_contradict_each_other_are_no_proposal(
         replace(PLAIN, **change)
 
 
-def test_noise_in_a_sparse_graph_that_signs_is_no_proposal() -> None:
+def test_noise_that_counts_on_whom_a_lying_server_may_leave_out_is_no_proposal() -> None:
     rates = bonawitz.Rates(corrupt_fraction="0.05", dropout="0.1")
-    params = replace(NOISED.params, threshold=None, rates=rates, active=True)
-    with pytest.raises(InputError, match="in a sparse graph nobody counts survivors"):
-        replace(NOISED, params=params, roster_digest=bytes(32))
+    mechanism = noise_of(300, minimum_survivors=200, uncounted_shares=30)
+
+    def proposed(mechanism: DistributedNoise) -> Proposal:
+        content = Noise(mechanism=mechanism)
+        params = bonawitz.Params(
+            clients=300,
+            rates=rates,
+            minimum_survivors=200,
+            words=Layout(segments=content.segments(), clients=300).words,
+            active=True,
+        )
+        assert (params.corrupted, params.left_out) == (15, 15)
+        return replace(NOISED, params=params, content=content, roster_digest=bytes(32))
+
+    policy = NodePolicy(graphs=("sparse",), corrupt_fraction="0.05", operator=bytes(32))
+    policy.check(proposed(mechanism))
+    with pytest.raises(InputError, match=r"leaves out up to 15 survivors .* 30 needed"):
+        proposed(replace(mechanism, uncounted_shares=29))
+    with pytest.raises(RefusedError, match="the sum stands 15 of 300, not 30"):
+        replace(policy, corrupt_fraction="0.1").check(proposed(mechanism))
 
 
 def test_a_sampling_rate_is_of_examples_alone() -> None:
-    with pytest.raises(InputError, match="charged as if all took part"):
+    with pytest.raises(InputError, match="sampling_rate must be 1"):
         Noise(mechanism=noise_of(6), sampling_rate=0.5)
     for rate in (0.0, -1.0, 1.5, float("nan")):
         with pytest.raises(InputError, match="outside"):
@@ -196,7 +215,7 @@ def own(**change: Any) -> Contribution:
         ({"vector": np.full((ENTRIES, 1), PRIVATE)}, "an update of shape"),
         ({"vector": np.array([PRIVATE] * 4 + [np.nan])}, "'update' is nan at entry 4"),
         ({"vector": np.array([np.inf] + [PRIVATE] * 4)}, "'update' is inf at entry 0"),
-        ({"weight": PRIVATE}, "weight is no integer"),
+        ({"weight": PRIVATE}, "weight must be an integer"),
     ],
 )
 @pytest.mark.parametrize("protocol", ["bonawitz", "threshold-ckks"])
@@ -323,6 +342,35 @@ def test_arrays_in_another_order_are_the_same_vector() -> None:
 def test_only_floats_are_averaged(kind: type[np.generic]) -> None:
     with pytest.raises(InputError, match="only floats are averaged"):
         shapes_of({"counter": np.ones(2, kind)})
+
+
+def test_a_counter_of_batches_stays_as_the_start_has_it() -> None:
+    start = {"bn.num_batches_tracked": np.array(7), **ARRAYS}
+    after = {name: array + 1 for name, array in start.items()}
+    shapes = shapes_of(start)
+    assert shapes == shapes_of(ARRAYS)
+    vector = flat(after, shapes, start=start)
+    assert vector.tolist() == [1] * 5
+    assert flat({name: after[name] for name in ARRAYS}, shapes, start=start).tolist() == [1] * 5
+    moved = unflat(vector, start)
+    assert moved["bn.num_batches_tracked"] == 7
+    assert moved["bn.num_batches_tracked"].dtype == np.int64
+    assert np.array_equal(moved["weight"], ARRAYS["weight"] + 1)
+
+
+def test_a_counter_of_which_a_strategy_made_a_float_is_no_update() -> None:
+    start = {"bn.num_batches_tracked": np.array(7.0), **ARRAYS}
+    after = {**ARRAYS, "bn.num_batches_tracked": np.array(9)}
+    vector = flat(after, shapes_of(start), start=start)
+    assert vector.tolist() == [0] * 5
+    assert unflat(vector, start)["bn.num_batches_tracked"] == 7
+
+
+def test_a_running_variance_is_not_rounded_below_zero_and_other_arrays_are() -> None:
+    start = {"bn.running_var": np.array([1e-6, 0.5, 0.0]), "w": np.array([1e-6])}
+    moved = unflat(np.array([-2e-6, -0.25, 0.0, -2e-6]), start)
+    assert moved["bn.running_var"].tolist() == [0.0, 0.25, 0.0]
+    assert moved["w"] < 0
 
 
 @pytest.mark.parametrize(

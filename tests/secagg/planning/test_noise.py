@@ -129,6 +129,18 @@ def test_in_a_sparse_graph_the_servers_count_is_trusted_and_its_failure_is_in_de
     assert complete.delta.sparse_graph == 0
 
 
+def test_against_a_server_that_lies_the_noise_of_whom_it_may_leave_out_is_not_counted() -> None:
+    advice = advise(**CLIENTS | {"clients": 500, "active": True})
+    assert (advice.sum.graph, advice.trusts_count) == ("sparse", False)
+    assert advice.sum.left_out is not None
+    assert advice.mechanism.uncounted_shares == 25 + 500 // 20 >= 25 + advice.sum.left_out
+    assert advice.mechanism.minimum_survivors >= advice.sum.quorum == (500 + 25) // 2 + 1
+    assert advice.delta.sparse_graph == 20 * 2.0**-40
+    assert advice.epsilon_planned <= 4
+    fewer = advise(**CLIENTS | {"clients": 500, "active": True}, minimum_survivors=100)
+    assert fewer.mechanism.minimum_survivors == advice.sum.quorum
+
+
 def test_shares_that_count_for_nothing_are_made_up_for_by_the_others() -> None:
     few = advise(**CLIENTS, minimum_survivors=50)
     many = advise(**CLIENTS, minimum_survivors=50, uncounted_shares=20)
@@ -167,7 +179,11 @@ def test_no_scale_is_planned_whose_noise_no_sampler_draws() -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
-        ({"clients": 500, "active": True}, InputError, "sparse graph.*active"),
+        (
+            {"clients": 500, "active": True, "uncounted_shares": 49},
+            InputError,
+            "25 corrupt clients know .* 25 may be left out.* at least 50",
+        ),
         ({"bits": 8}, InputError, "bits 8"),
         ({"bits": 3}, dp.InputError, "3-bit lanes are too narrow"),
         ({"bits": 64}, dp.InputError, "bits is 64"),

@@ -18,9 +18,9 @@ import protocols
 from protocols.errors import LocalProtocolError
 from protocols.primitives.prg import CHUNK_WORDS, MAX_WORDS, Mask, Masks, Suite
 from protocols.secrets import Secret
-from secagg.errors import InputError
+from secagg.errors import InputError, WorkerError
 from secagg.rounds import masking
-from secagg.rounds.masking import Expand, Job, WorkerError, over, serial, threads
+from secagg.rounds.masking import Expand, Job, over, serial, threads
 
 AES = Suite.AES_128_CTR
 LONG = 9 * CHUNK_WORDS + 5  # words
@@ -150,7 +150,7 @@ def test_a_number_of_threads_that_is_none_is_refused(
 
 @pytest.mark.parametrize("count", [0, -1, 1.0, True])
 def test_so_many_threads_are_none(count: Any) -> None:
-    with pytest.raises(InputError, match="threads"):
+    with pytest.raises(InputError, match="must be an integer from 1"):
         threads(count)
 
 

@@ -118,6 +118,18 @@ def test_holders_of_a_key_go_from_record_to_record_and_others_need_none() -> Non
     assert [source.times for source in REALS.values()] == [1] * 6
 
 
+def test_who_uploads_again_computes_nothing_for_it() -> None:
+    """Of clients without a part of the key too: the burn record is taken before the work."""
+    relay, make = of_keys(sealed())
+    ask, parties = first(relay, make, Stage.MASK)
+    client = max(CLIENTS)
+    ask.receive(parties[client].answer(ask.stage, ask.requests[client]))
+    assert REALS[client].times == 1
+    with pytest.raises(LocalProtocolError, match="another vector"):
+        make(client, None).answer(ask.stage, ask.requests[client])
+    assert REALS[client].times == 1
+
+
 def test_a_holder_that_is_known_to_be_gone_is_not_asked_to_open() -> None:
     relay, make = of_keys(sealed(), lost=lambda: {1})
     ask, parties = first(relay, make, Stage.REVEAL)

@@ -126,7 +126,7 @@ def test_an_unknown_split_is_refused(partition: str) -> None:
 
 
 def test_more_clients_than_examples_are_refused() -> None:
-    with pytest.raises(InputError, match="719 clients"):
+    with pytest.raises(InputError, match="clients is 719"):
         federate("digits", clients=719, partition="iid", seed=0)
 
 
@@ -166,7 +166,7 @@ def test_an_idx_file_comes_back_as_it_was_written_and_nothing_else_does(
     ("data", "message"),
     [
         (idx(np.zeros((2, 3), np.uint8), kind=0x0D), "begins with 00000d02"),
-        (idx(np.zeros((3, 2), np.uint8)), "expected 00000802"),
+        (idx(np.zeros((3, 2), np.uint8)), "lacks the bytes 00000802"),
         (idx(np.zeros((2, 3), np.uint8))[:-1], "holds 17 bytes"),
         (idx(np.zeros((2, 3), np.uint8)) + bytes(100), "holds 19 bytes or more"),
     ],
@@ -241,5 +241,5 @@ def test_a_label_of_no_class_is_refused(
     fashion: Path,
 ) -> None:
     write(fashion / "t10k-labels-idx1-ubyte.gz", idx(np.full(100, 10, np.uint8)))
-    with pytest.raises(InputError, match="label 10, above 9"):
+    with pytest.raises(InputError, match="label 10"):
         DATASETS["fashion-mnist"]()

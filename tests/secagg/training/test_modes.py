@@ -325,9 +325,9 @@ def test_nothing_but_the_noised_vector_travels_and_no_weight_scales_it(mode_name
     assert isinstance(segment.codec, NoisyIntegers)
     assert segment.entries == chosen.mechanism.size
     integers = chosen.mechanism.encode(np.zeros(chosen._entries), seed=SEED)
-    with pytest.raises(InputError, match="weight 2"):
+    with pytest.raises(InputError, match="weight is 2"):
         chosen.layout.encode({"update": integers}, weight=2)
-    with pytest.raises(InputError, match="scale the noise too"):
+    with pytest.raises(InputError, match="would scale the noise"):
         Segment(name="update", entries=3, codec=segment.codec, weighted=True)
 
 
@@ -474,3 +474,21 @@ def test_settings_that_cannot_be_kept_are_refused_by_name_before_there_is_a_run(
 def test_a_width_is_blamed_on_the_budget_only_where_no_noise_is_enough() -> None:
     with pytest.raises(CalibrationError, match="raise one of the two"):
         mode(settings("client", epsilon=1e-3, delta=1e-14), federation(), linear(federation()))
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "rate"), [(1.0, 2.83), (2.0, 4.0), (4.0, 5.66), (8.0, 8.0), (50.0, 8.0)]
+)
+def test_local_training_takes_smaller_steps_under_more_noise(epsilon: float, rate: float) -> None:
+    config = TrainingConfig(noise="local", epsilon=epsilon)
+    assert (config.rounds, config.clip, config.learning_rate) == (40, 0.5, rate)
+    assert TrainingConfig(noise="local", epsilon=epsilon, learning_rate=3.0).learning_rate == 3.0
+    assert TrainingConfig(epsilon=epsilon).learning_rate == 32.0
+
+
+@pytest.mark.parametrize("epsilon", [-1.0, 0.0, math.nan])
+def test_an_epsilon_out_of_range_is_refused_before_a_step_size_is_made_of_it(
+    epsilon: float,
+) -> None:
+    with pytest.raises(InputError, match="epsilon"):
+        TrainingConfig(noise="local", epsilon=epsilon)

@@ -1,6 +1,8 @@
 """The run folder: whole files or none, and a state that survives a kill at any step."""
 
+import csv
 import errno
+import io
 import json
 import math
 import os
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from secagg.errors import InputError, RunError
 from secagg.files import LOCK, write_atomically
 from secagg.training import runs
-from secagg.training.runs import RunFolder
+from secagg.training.runs import RunFolder, load_run
 
 CONFIG = {"data": "digits", "clients": 3, "epsilon": 8.0, "resume": False, "threshold": None}
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(3)}
@@ -551,3 +553,57 @@ def test_rounds_that_spent_privacy_are_not_continued_without_their_ledger(tmp_pa
         RunFolder.open(tmp_path)
     run.ledger.write_bytes(b"")
     assert len(RunFolder.open(tmp_path).load()[0]) == 1
+
+
+# load_run
+
+
+def test_a_run_is_read_while_it_goes_on_and_nothing_is_written(tmp_path: Path) -> None:
+    run = folder_with(tmp_path, 2)  # which holds the lock
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    found = load_run(str(tmp_path))
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+    assert (found.path, found.config, found.final) == (tmp_path, run.config, None)
+    assert [each["round"] for each in found.rounds] == [1, 2]
+    run.finish({"accuracy": 0.2})
+    assert load_run(tmp_path).final == {"accuracy": 0.2}
+
+
+def test_a_table_has_a_column_for_every_number_and_text_for_the_rest(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, CONFIG)
+    first = record(1, seconds={"mask": 0.5, "share": 2}, name='a "b", c', epsilon=None)
+    run.save(1, tensors(1), first)
+    run.save(2, tensors(2), record(2, seconds={}, lost=True))
+    found = load_run(tmp_path)
+    assert found.table == {
+        "round": [1, 2],
+        "accuracy": [0.1, 0.2],
+        "dropped": ['{"2": "mask"}'] * 2,
+        "seconds.mask": [0.5, None],
+        "seconds.share": [2, None],
+        "name": ['a "b", c', None],
+        "epsilon": [None, None],
+        "seconds": [None, "{}"],
+        "lost": [None, True],
+    }
+    rows = list(csv.reader(io.StringIO(found.to_csv(), newline="")))
+    assert rows[0] == list(found.table)
+    assert rows[1] == ["1", "0.1", '{"2": "mask"}', "0.5", "2", 'a "b", c', "", "", ""]
+    assert len(rows) == 3
+
+
+def test_a_run_without_rounds_is_an_empty_table(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, CONFIG)
+    assert load_run(tmp_path).table == {}
+    assert load_run(tmp_path).to_csv() == "\n"
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"config\.toml is missing"):
+        load_run(tmp_path)
+    with pytest.raises(InputError, match="is no path"):
+        load_run(5)  # type: ignore[arg-type]  # bad on purpose
+    folder_with(tmp_path, 1)
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(RunError, match="corrupt"):
+        load_run(tmp_path)

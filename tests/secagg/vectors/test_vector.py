@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -306,3 +307,39 @@ def test_without_torch_the_error_names_the_extra(call):
         f"secagg.errors.MissingExtraError: {call.partition('(')[0]} needs torch, "
         "which is not installed: pip install '.[train]' in a clone of secagg"
     )
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Linear(1, 1).state_dict(), nn.Linear(1, 1).parameters(), None, nn.LazyLinear(1)]
+)
+def test_what_is_no_module_with_values_is_refused(module):
+    with pytest.raises(InputError, match=r"no torch module|is lazy"):
+        flatten(module)
+    with pytest.raises(InputError, match=r"no torch module|is lazy"):
+        unflatten(torch.zeros(2), module)
+
+
+@pytest.mark.parametrize(
+    ("vector", "words"),
+    [
+        (np.arange(2.0)[::-1], "ndarray that torch cannot read"),
+        ("ab", "str that torch cannot read"),
+        ([object(), 1.0], "list that torch cannot read"),
+        (torch.zeros(2, dtype=torch.complex64), "imaginary part"),
+    ],
+)
+def test_what_is_no_vector_is_refused(vector, words):
+    module = nn.Linear(1, 1)
+    before = flatten(module).clone()
+    with pytest.raises(InputError, match=words):
+        unflatten(vector, module)
+    assert torch.equal(flatten(module), before)
+
+
+def test_a_module_of_inference_mode_is_written_to_there_alone():
+    with torch.inference_mode():
+        module = nn.Linear(1, 1)
+        unflatten(torch.ones(2), module)
+    with pytest.raises(InputError, match="inference mode"):
+        unflatten(torch.zeros(2), module)
+    assert flatten(module).tolist() == [1, 1]
