@@ -23,7 +23,7 @@ class Kept(ABC):
     """A state that may be kept in a record. Each writes and reads its own fields."""
 
     __slots__ = ()
-    RECORD: ClassVar[bytes]  # the version
+    RECORD: ClassVar[bytes]  # a name and, its last character, the version
     WHOSE: ClassVar[str]
     STAGE: ClassVar[int]  # in a record, and in a burn store
 
@@ -50,9 +50,17 @@ def open_record(record: Secret, burn: Burn, kinds: tuple[type[State], ...]) -> S
     Raises:
       DecodeError: the record was cut, changed, or made by another version.
     """
-    reader, of = Reader(without_checksum(record.expose())), kinds[0]
-    if reader.take(len(of.RECORD)) != of.RECORD:
-        raise DecodeError(f"not a {of.WHOSE} state of this version")
+    data, of = record.expose(), kinds[0]
+    found = Reader(data).take(len(of.RECORD))
+    if found[:-1] != of.RECORD[:-1]:
+        raise DecodeError(f"not a {of.WHOSE} state")
+    if found != of.RECORD:
+        raise DecodeError(
+            f"a {of.WHOSE} state of version {chr(found[-1])!r}, this is version "
+            f"{chr(of.RECORD[-1])!r}"
+        )
+    reader = Reader(without_checksum(data))
+    reader.view(len(of.RECORD))
     stage = reader.u8()
     for kind in kinds:
         if stage == kind.STAGE:

@@ -135,6 +135,8 @@ class Played:
     Attributes:
       inputs: the vector of each client; who is in it takes part.
       alive: whose masked vectors reach the server; all clients mask theirs.
+      shown: what a client agrees to in place of ``agreement``; the server tells each that it
+        agrees to the same.
       stage: what the clients wait for.
       server: the collection that waits for their answers, and has none of them.
       states: of each client; it has not seen the messages of ``stage``.
@@ -151,6 +153,7 @@ class Played:
     agreement: Agreement
     inputs: Mapping[ClientId, Words]
     alive: Collection[ClientId]
+    shown: Mapping[ClientId, Agreement]
     stage: Stage
     server: Any
     states: Mapping[ClientId, Any]
@@ -200,7 +203,8 @@ class Played:
 
     def named(self, *alive: ClientId) -> bytes:
         """The message that names these survivors, whoever they are."""
-        return Survivors(header=self.header, alive=frozenset(alive)).to_bytes()
+        members = list(self.roster.entries)
+        return Survivors(header=self.header, alive=frozenset(alive), members=members).to_bytes()
 
     def shares(self, answer: bytes) -> dict[ClientId, bytes]:
         """The shares in a ``Reveal``, by whose they are."""
@@ -225,8 +229,7 @@ class Played:
                 if self.agreement.params.active:
                     named_to, server = self.server.close_to_sign()
                 else:
-                    survivors, server = self.server.close()
-                    named_to = dict.fromkeys(self.alive, survivors)
+                    named_to, server = self.server.close()
                 made = replace(
                     self, stage="survivors", server=server, frames=frames, named_to=named_to
                 )
@@ -266,7 +269,11 @@ class Played:
     ) -> tuple[dict[ClientId, Any], dict[ClientId, Any]]:
         answers, states = self.answers()
         for client in heard:
-            self.server.receive(answers[client])
+            answer = answers[client]
+            if self.stage == "roster" and client in self.shown:
+                shares = SealedShares.from_bytes(answer, expect=self.header)
+                answer = replace(shares, agreement=self.agreement.tag).to_bytes()
+            self.server.receive(answer)
         return answers, states
 
 
@@ -303,10 +310,16 @@ def played(
         )
         collect.receive(message)
     rosters, shares = collect.close(insecure_entropy("graph"))
+    for client, other in agreements.items():
+        roster = Roster.from_bytes(
+            rosters[client], expect=agreement.header, signed=agreement.params.active
+        )
+        rosters[client] = replace(roster, agreement=other.tag).to_bytes()
     return Played(
         agreement=agreement,
         inputs=inputs,
         alive=tuple(inputs) if alive is None else alive,
+        shown=agreements,
         stage="roster",
         server=shares,
         states=states,

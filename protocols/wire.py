@@ -2,26 +2,31 @@
 
 Integers are big-endian and of fixed width, words of a masked vector
 little-endian ``uint64``. A ``Message`` is decoded whole or refused, so it has one
-encoding only. Every client message ends in a checksum against accidents (it
+encoding only. It begins with the version of this wire: a peer of another one is refused
+by name. Every client message ends in a checksum against accidents (it
 stops no forger).
 """
 
 import hashlib
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protocols.checks import check_integer, check_size
-from protocols.errors import DecodeError
+from protocols.errors import DecodeError, InputError
 from protocols.secrets import Secret
 
 T = TypeVar("T")
 ClientId: TypeAlias = int  # a party's number in a session, in [0, 2**32)
 Fields: TypeAlias = Iterable[bytes | memoryview]
 
+VERSION: Final = 1  # the first byte of every message
 SESSION_SIZE = 16  # bytes; random, so that two sessions never share a label
 HEADER_SIZE = SESSION_SIZE + 4
 CHECKSUM_SIZE = 16  # bytes of SHA-256: one accident in 2**128 goes unseen
@@ -87,9 +92,10 @@ def sender_of(message: bytes | memoryview) -> ClientId:
     """The sender that a client's message names, in the field behind the header.
 
     Raises:
-      DecodeError: it is too short to say.
+      DecodeError: it is too short to say, or of another version.
     """
     reader = Reader(message)
+    reader.expect_version()
     reader.view(1 + HEADER_SIZE)
     return reader.u32()
 
@@ -164,8 +170,23 @@ class Reader:
             raise DecodeError(f"{what} are listed twice, or out of order")
         return frozenset(clients)
 
+    def subset(self, size: int) -> bytes:
+        """A set of clients of a roster of ``size``, as ``write_subset`` writes it.
+
+        Raises:
+          DecodeError: not the one encoding of a set of such clients.
+        """
+        length, _ = _places(self._rest, size)
+        return self.take(length)
+
+    def expect_version(self) -> None:
+        """Refuse a message of another version of the wire, whose other bytes mean anything."""
+        if (found := self.u8()) != VERSION:
+            raise DecodeError(f"the peer speaks version {found}, this is version {VERSION}")
+
     def expect(self, kind: int, header: Header) -> None:
-        """Refuse a message of another type, session or round."""
+        """Refuse a message of another version, type, session or round."""
+        self.expect_version()
         if (found := self.u8()) != kind:
             raise DecodeError(f"message type {found:#04x}, expected {kind:#04x}")
         if self.view(HEADER_SIZE) != header.to_bytes():
@@ -178,7 +199,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message(ABC):
-    """A type byte, the header, fields, and in most messages a checksum.
+    """The version, a type byte, the header, fields, and in most messages a checksum.
 
     Each class of messages writes and reads its fields, and has their struct in its
     docstring. The rest is here: no message can forget to refuse bytes left over.
@@ -200,8 +221,8 @@ class Message(ABC):
 
     @classmethod
     def head(cls, header: Header) -> bytes:
-        """Type, session and round: the bytes before the fields."""
-        return bytes([cls.TYPE]) + header.to_bytes()
+        """Version, type, session and round: the bytes before the fields."""
+        return bytes([VERSION, cls.TYPE]) + header.to_bytes()
 
     def to_bytes(self) -> bytes:
         parts = (self.head(self.header), *self.fields())
@@ -217,6 +238,7 @@ class Message(ABC):
         Raises:
           DecodeError: not one message of this type, of that session and round, and no more.
         """
+        Reader(data).expect_version()  # another version may have another checksum
         reader = Reader(without_checksum(data) if cls.CHECKSUM else data)
         reader.expect(cls.TYPE, expect)
         message = cls.read(reader, expect, **agreed)
@@ -233,3 +255,77 @@ def write_map(entries: Mapping[ClientId, T], encode: Callable[[T], bytes]) -> by
 def write_set(clients: Collection[ClientId]) -> bytes:
     """``u32`` count, then each client's ``u32`` number, ascending."""
     return struct.pack(f">{1 + len(clients)}I", len(clients), *sorted(clients))
+
+
+BITMAP, GAPS = 0, 1  # the two forms of a set of clients; the shorter is its encoding
+
+
+def write_subset(chosen: Collection[ClientId], members: Sequence[ClientId]) -> bytes:
+    """Some of ``members``, a roster in ascending order that both sides know.
+
+    struct {
+        uint8 form;                 /* 0 bitmap, 1 gaps: the shorter, of equal ones the bitmap */
+        opaque bitmap[];            /* form 0: ceil(n / 8) bytes, the highest bit of a byte first */
+        uint32 count;               /* form 1, as what follows: clients in the set */
+        opaque gaps[];              /* clients that are skipped before each one in it */
+    } Subset;
+
+    A gap is as many bytes of 255 as it has 255s, and one byte for the rest.
+
+    Raises:
+      InputError: somebody is chosen who is no member.
+    """
+    picked = frozenset(chosen)
+    bits = np.fromiter((member in picked for member in members), np.bool_, len(members))
+    places = np.flatnonzero(bits)
+    if len(places) < len(picked):
+        raise InputError(f"not in the roster: {sorted(picked - set(members))[:9]}")
+    full, rest = np.divmod(_gaps(places), 255)
+    size = len(places) + int(full.sum())
+    if 4 + size >= _bitmap_size(len(members)):
+        return bytes([BITMAP]) + np.packbits(bits).tobytes()
+    gaps = np.full(size, 255, np.uint8)
+    gaps[np.cumsum(full + 1) - 1] = rest
+    return bytes([GAPS]) + u32(len(places)) + gaps.tobytes()
+
+
+def read_subset(data: bytes, members: Sequence[ClientId]) -> frozenset[ClientId]:
+    """Inverse of ``write_subset``; ``DecodeError`` for any other bytes than those it writes."""
+    length, places = _places(data, len(members))
+    if length != len(data):
+        raise DecodeError(f"{len(data) - length} bytes left over")
+    return frozenset(members[place] for place in places.tolist())
+
+
+def _places(data: bytes | memoryview, size: int) -> tuple[int, NDArray[np.int64]]:
+    """How many bytes of ``data`` are a set of a roster of ``size``, and its places in order."""
+    reader, longest = Reader(data), _bitmap_size(size)
+    if (form := reader.u8()) == BITMAP:
+        bits = np.unpackbits(np.frombuffer(reader.view(longest), np.uint8))
+        if bits[size:].any():
+            raise DecodeError(f"a set names more clients than the {size} of the roster")
+        places = np.flatnonzero(bits)
+        gaps = len(places) + int((_gaps(places) // 255).sum())
+        if 4 + gaps < longest:
+            raise DecodeError("a set as a bitmap that is shorter as gaps")
+        return 1 + longest, places
+    if form != GAPS:
+        raise DecodeError(f"a set of form {form}: neither a bitmap nor gaps")
+    count = reader.u32()
+    rest = np.frombuffer(reader.view(min(reader.left, max(longest - 5, 0))), np.uint8)
+    ends = np.flatnonzero(rest != 255)[:count]
+    if 4 + count >= longest or len(ends) < count:
+        raise DecodeError("a set as gaps that is cut short, or no shorter than a bitmap")
+    length = int(ends[-1]) + 1 if count else 0
+    places = np.cumsum(rest[:length], dtype=np.int64)[ends] + np.arange(count)
+    if count and places[-1] >= size:
+        raise DecodeError(f"a set names more clients than the {size} of the roster")
+    return 5 + length, places
+
+
+def _gaps(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.diff(places, prepend=-1) - 1
+
+
+def _bitmap_size(size: int) -> int:
+    return (size + 7) // 8

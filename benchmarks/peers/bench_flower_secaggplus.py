@@ -204,7 +204,8 @@ class Ours:
         for frames in self.vectors:
             vectors.receive(frames)
         self.survivors, _ = vectors.close()
-        self.answers = [state.on_survivors(self.survivors) for _, state in masked]
+        alive = zip(case.alive, masked, strict=True)
+        self.answers = [state.on_survivors(self.survivors[n]) for n, (_, state) in alive]
 
     def encode(self) -> Words:
         ratio = self.case.ratio
@@ -223,7 +224,7 @@ class Ours:
             parts, survivors = boxes.on_boxes(self.boxes[ME], words)
             frames = list(parts)
         with clock("reveal"):
-            answer = survivors.on_survivors(self.survivors)
+            answer = survivors.on_survivors(self.survivors[ME])
         return sum(map(len, (keys, shares, *frames, answer)))
 
     def waiting(self) -> CollectVectors:

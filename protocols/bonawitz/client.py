@@ -21,7 +21,7 @@ answer of a restored state goes through a ``Burn`` first.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -43,15 +43,12 @@ from protocols.bonawitz.messages import (
     SealedShares,
     ShareBoxes,
     Signatures,
-    SignedBitmap,
+    SignedSet,
     SignedSurvivors,
     Survivors,
-    bitmap_size,
-    check_bitmap,
+    check_agreed,
     check_keys,
-    from_bitmap,
     refuse_shared,
-    to_bitmap,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
 from protocols.bonawitz.records import Client, Keys, Peer, Sharing, Stranger
@@ -66,7 +63,16 @@ from protocols.primitives.shamir import split
 from protocols.primitives.sign import SigningKey, verify
 from protocols.records import open_record
 from protocols.secrets import Once, Secret
-from protocols.wire import ClientId, Fields, Reader, u32, write_map, write_set
+from protocols.wire import (
+    ClientId,
+    Fields,
+    Reader,
+    read_subset,
+    u32,
+    write_map,
+    write_set,
+    write_subset,
+)
 
 Words: TypeAlias = NDArray[np.uint64]
 
@@ -147,9 +153,9 @@ class AwaitRoster(Client):
         """Share our secrets among the clients of the roster.
 
         Raises:
-          RemoteProtocolError: our own keys are missing or changed; two clients
-            have one key, or one has a key of low order, or a signature is not
-            that of its identity; there are too few clients to be hidden among, or too
+          RemoteProtocolError: the server agrees to something else; our own keys are missing
+            or changed; two clients have one key, or one has a key of low order, or a signature
+            is not that of its identity; there are too few clients to be hidden among, or too
             many for the lanes; the threshold is no majority of the honest share
             holders, so two disjoint groups could both reach it; in a sparse graph, there
             is another number of neighbours than planned, or, where the server may lie,
@@ -157,6 +163,7 @@ class AwaitRoster(Client):
         """
         params = self.agreement.params
         roster = Roster.from_bytes(message, expect=self.agreement.header, signed=params.active)
+        check_agreed(self.agreement, roster.agreement, "the server")
         self._check_roster(roster)
 
         keys, digest = self.keys.take(), roster.digest()
@@ -191,7 +198,9 @@ class AwaitRoster(Client):
             )
             boxes[peer] = seal(sealing, shares[peer], _about(context, self.me, peer), draw)
             peers[peer] = Peer(mask_key=theirs.mask, opening=opening)
-        answer = SealedShares(header=context.header, sender=self.me, boxes=boxes).to_bytes()
+        answer = SealedShares(
+            header=context.header, sender=self.me, agreement=self.agreement.tag, boxes=boxes
+        ).to_bytes()
         request = message + self.agreement.to_bytes()
         # One mask key answers one roster, whatever the session, agreement and state.
         self._burn(request, place=hashlib.sha256(self.public.mask).digest())
@@ -323,8 +332,8 @@ class AwaitBoxes(Client):
             raise LocalProtocolError("no vector is masked before everything public is known")
         params = self.agreement.params
         plan = params.plan(self.size)
-        bitmap = bitmap_size(self.size) if plan.picks else 0
-        boxes = ShareBoxes.from_bytes(message, expect=self.agreement.header, bitmap=bitmap)
+        size = self.size if plan.picks else 0
+        boxes = ShareBoxes.from_bytes(message, expect=self.agreement.header, size=size)
         if boxes.recipient != self.me:
             raise RemoteProtocolError(f"boxes for client {boxes.recipient}, we are {self.me}")
         if plan.degree is not None and not plan.picks and len(boxes.boxes) < plan.threshold:
@@ -337,9 +346,10 @@ class AwaitBoxes(Client):
         sharing = self.secrets.take()
         if strangers := boxes.boxes.keys() - sharing.peers.keys() - sharing.strangers.keys():
             raise RemoteProtocolError(f"boxes of clients not in the roster: {sorted(strangers)}")
+        members = tuple(sorted(sharing.peers.keys() | sharing.strangers.keys() | {self.me}))
         shared: Set[ClientId] = boxes.boxes.keys() | {self.me}
         if plan.picks:
-            shared = self._who_shared(boxes)
+            shared = self._who_shared(boxes, members)
         if len(shared) < params.needed(plan) and (plan.degree is None or plan.picks):
             raise RemoteProtocolError(
                 f"{len(shared)} clients have shared, {params.needed(plan)} needed"
@@ -386,7 +396,7 @@ class AwaitBoxes(Client):
             counted = iter((whole,))
         frames = self._frames(counted, streams)
         if plan.picks:
-            frames = chain(frames, (self._mark(included),))
+            frames = chain(frames, (self._mark(included, members),))
         known = sharing.peers.keys() | boxes.boxes.keys()
         return frames, AwaitSurvivors(
             agreement=self.agreement,
@@ -398,6 +408,7 @@ class AwaitBoxes(Client):
             },
             size=self.size,
             roster=self.roster,
+            members=members,
             peers=frozenset(included | {self.me}),
             silent=frozenset(known - included),
             shares=Once(shares),
@@ -415,22 +426,22 @@ class AwaitBoxes(Client):
         (opening,) = sharing.seal_key.agree(theirs.seal_key, label)
         return opening
 
-    def _who_shared(self, boxes: ShareBoxes) -> Set[ClientId]:
+    def _who_shared(self, boxes: ShareBoxes, members: Sequence[ClientId]) -> Set[ClientId]:
         """Where clients pick their holders: of the whole roster."""
-        shared = from_bitmap(self._members(), boxes.shared)
+        shared = read_subset(boxes.shared, members)
         if self.me not in shared:
             raise RemoteProtocolError("we have shared, and are not among who did")
         if unshared := boxes.boxes.keys() - shared:
             raise RemoteProtocolError(f"boxes of clients that never shared: {sorted(unshared)}")
         return shared
 
-    def _mark(self, included: Set[ClientId]) -> bytes:
+    def _mark(self, included: Set[ClientId], members: Sequence[ClientId]) -> bytes:
         """Whom we have masked with, signed. We mask once, so that we sign one."""
         if self.identity is None:
             raise LocalProtocolError("identity is missing: a mark is signed with it")
-        bitmap = to_bitmap(self._members(), included)
+        named = write_subset(included, members)
         label = self.agreement.context(self.roster).included(self.me)
-        mark = SignedBitmap(included=bitmap, signature=self.identity.sign(label, bitmap))
+        mark = SignedSet(included=named, signature=self.identity.sign(label, named))
         return Mark(header=self.agreement.header, sender=self.me, mark=mark).to_bytes()
 
     def _frames(self, words: Iterable[Words], masks: Masks) -> Iterator[bytes]:
@@ -463,6 +474,7 @@ class _Holder(Client):
 
     size: int
     roster: bytes
+    members: tuple[ClientId, ...]  # of the roster as we were shown it
     peers: frozenset[ClientId]  # with whom we have masked, and we
     silent: frozenset[ClientId]  # should have masked with us, and we did not with them
     shares: Once[Mapping[ClientId, Secret]]
@@ -471,8 +483,13 @@ class _Holder(Client):
         """Checked as far as one client can."""
         params = self.agreement.params
         plan = params.plan(self.size)
-        bitmap = bitmap_size(self.size) if plan.picks else 0
-        survivors = Survivors.from_bytes(message, expect=self.agreement.header, bitmap=bitmap)
+        survivors = Survivors.from_bytes(
+            message,
+            expect=self.agreement.header,
+            members=self.members,
+            part=len(self.members) < self.size,
+            marked=plan.picks is not None,
+        )
         alive = survivors.alive
         # A neighbour whose boxes never reached us may still have masked with us: it counts as a
         # survivor, but we hold no share of it.
@@ -481,8 +498,15 @@ class _Holder(Client):
             raise RemoteProtocolError(f"named as alive, never shared: {sorted(strangers)}")
         if self.me not in alive:
             raise RemoteProtocolError("our masked vector was sent, and we are named as gone")
-        if len(alive) < params.needed(plan):
-            raise RemoteProtocolError(f"{len(alive)} alive, at least {params.needed(plan)} needed")
+        if (survivors.unseen or 0) > self.size - len(self.members):
+            raise RemoteProtocolError(
+                f"{survivors.count} alive, {self.size} clients in the roster, of whom we were "
+                f"shown {len(self.members)}"
+            )
+        if survivors.count < params.needed(plan):
+            raise RemoteProtocolError(
+                f"{survivors.count} alive, at least {params.needed(plan)} needed"
+            )
         if plan.picks:
             self._check_marks(survivors)
         elif plan.degree is not None:
@@ -497,20 +521,14 @@ class _Holder(Client):
         Without this a server that passed on half of the boxes has one of us help to open the
         other, whose masks are not on its vector.
         """
-        members, context = self._members(), self.agreement.context(self.roster)
-        if strangers := survivors.alive - set(members):
-            raise RemoteProtocolError(
-                f"named as alive, and not in the roster: {sorted(strangers)[:9]}"
-            )
-        place, marks = members.index(self.me), survivors.marks or {}
+        context, marks = self.agreement.context(self.roster), survivors.marks or {}
         for client in sorted((survivors.alive & self.peers) - {self.me}):
             mark = marks.get(client)
             if mark is None:
                 raise RemoteProtocolError(f"no mark of client {client}, with whom we have masked")
-            check_bitmap(members, mark.included)
-            if not mark.included[place // 8] >> (7 - place % 8) & 1:
+            label = context.included(client)
+            if self.me not in mark.check(self.identities[client], label, self.members):
                 raise RemoteProtocolError(f"client {client} has not masked with us")
-            verify(self.identities[client], context.included(client), mark.included, mark.signature)
 
     def _reveal(self, alive: frozenset[ClientId]) -> bytes:
         shares = {
@@ -520,7 +538,7 @@ class _Holder(Client):
 
     def _fields(self) -> Fields:
         shares = write_map(self.shares.take(), Secret.expose)
-        sets = write_set(self.peers) + write_set(self.silent)
+        sets = b"".join(map(write_set, (self.members, self.peers, self.silent)))
         return self._known(), u32(self.size), self.roster, sets, shares
 
     @classmethod
@@ -529,6 +547,7 @@ class _Holder(Client):
             **cls._read_known(reader, burn),
             size=reader.u32(),
             roster=reader.take(DIGEST_SIZE),
+            members=tuple(sorted(reader.set("members"))),
             peers=reader.set("peers"),
             silent=reader.set("silent peers"),
             shares=Once(reader.map(lambda source: source.secret(2 * SHARE_SIZE))),
@@ -597,6 +616,7 @@ class AwaitSignatures(_Holder):
             identities=state.identities,
             size=state.size,
             roster=state.roster,
+            members=state.members,
             peers=state.peers,
             silent=state.silent,
             shares=Once(state.shares.take()),
@@ -616,7 +636,7 @@ class AwaitSignatures(_Holder):
         plan = params.plan(self.size)
         received = Signatures.from_bytes(message, expect=self.agreement.header).signatures
         label = self.agreement.context(self.roster).survivors()
-        body = Survivors(header=self.agreement.header, alive=self.alive).body()
+        body = write_subset(self.alive, self.members)
         valid = 1  # our own
         for client in sorted(received.keys() & self.alive & self.identities.keys()):
             if valid == plan.quorum:

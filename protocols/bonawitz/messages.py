@@ -12,28 +12,39 @@
       | --- Reveal ------------------------>  |   Unmask
 
 Integers are big-endian, words little-endian. Every list is sorted by client,
-each at most once, so that a message has one encoding. Client messages end in a
-checksum: the first 16 bytes of SHA-256 over what stands before it.
+each at most once, and a set of clients is the shorter of two forms
+(``protocols.wire.write_subset``), so that a message has one encoding. Client messages
+end in a checksum: the first 16 bytes of SHA-256 over what stands before it.
 
 [BIK+17]: https://eprint.iacr.org/2017/281, Figure 4.
 """
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.params import DIGEST_SIZE
+from protocols.bonawitz.params import DIGEST_SIZE, TAG_SIZE, Agreement
 from protocols.errors import DecodeError, InputError, RemoteProtocolError
 from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
 from protocols.primitives.sign import SIGNATURE_SIZE, is_small_order, verify
 from protocols.secrets import Secret
-from protocols.wire import ClientId, Fields, Header, Message, Reader, u32, write_map, write_set
+from protocols.wire import (
+    ClientId,
+    Fields,
+    Header,
+    Message,
+    Reader,
+    read_subset,
+    u32,
+    write_map,
+    write_subset,
+)
 
 SHARE_SIZE = SEED_SIZE  # bytes; a share is as long as the seed or key it is of
 BOX_SIZE = 2 * SHARE_SIZE + OVERHEAD  # bytes: both shares, nonce and tag
@@ -71,6 +82,7 @@ class Advertise(Message):
     """AdvertiseKeys: a client's public keys.
 
     struct {
+        uint8  version = 0x01;
         uint8  type = 0x01;
         opaque session[16];
         uint32 round;
@@ -107,22 +119,25 @@ class Roster(Message):
         opaque mask_key[32];
         opaque seal_key[32];
         opaque signature[64];       /* active server only */
-    } Entry;
+    } Member;
 
     struct {
+        uint8  version = 0x01;
         uint8  type = 0x02;
         opaque session[16];
         uint32 round;
+        opaque agreement[8];        /* the start of SHA-256(Agreement) */
         uint32 size;                /* all who advertised */
-        opaque digest[32];          /* SHA-256 of the entries of all */
+        opaque digest[32];          /* SHA-256 of the members, all of them */
         uint32 count;
-        Entry  entries[count];      /* the recipient too */
+        Member members[count];      /* the recipient too */
     } Roster;
     """
 
     TYPE: ClassVar[int] = 0x02
     CHECKSUM: ClassVar[bool] = False
 
+    agreement: bytes
     entries: dict[ClientId, PublicKeys]
     part_of: tuple[int, bytes] | None = None  # size and digest, where not everybody is listed
     _read: bytes = field(default=b"", init=False, repr=False, compare=False)  # digest of its bytes
@@ -145,21 +160,22 @@ class Roster(Message):
           digest: of all entries, so that it is made once for all recipients.
         """
         entries = {client: self.entries[client] for client in sorted(clients)}
-        return type(self)(header=self.header, entries=entries, part_of=(self.size, digest))
+        return replace(self, entries=entries, part_of=(self.size, digest))
 
     def fields(self) -> Fields:
-        return u32(self.size), self.digest(), self._list()
+        return self.agreement, u32(self.size), self.digest(), self._list()
 
     def _list(self) -> bytes:
         return write_map(self.entries, PublicKeys.to_bytes)
 
     @classmethod
     def read(cls, reader: Reader, header: Header, *, signed: bool = False) -> Self:
-        size, digest, listed = reader.u32(), reader.take(DIGEST_SIZE), reader.rest
+        agreement, size, digest = reader.take(TAG_SIZE), reader.u32(), reader.take(DIGEST_SIZE)
+        listed = reader.rest
         entries = reader.map(lambda source: PublicKeys.read(source, signed=signed))
+        message = cls(header=header, agreement=agreement, entries=entries)
         if size > len(entries):
-            return cls(header=header, entries=entries, part_of=(size, digest))
-        message = cls(header=header, entries=entries)
+            return replace(message, part_of=(size, digest))
         read = listed[4 : len(listed) - reader.left]  # as they stand: they have one encoding
         object.__setattr__(message, "_read", hashlib.sha256(read).digest())
         if size < len(entries) or digest != message.digest():
@@ -174,15 +190,17 @@ class SealedShares(Message):
     struct {
         uint32 recipient;
         opaque box[92];             /* nonce[12], ciphertext[64], tag[16] */
-    } Entry;
+    } BoxTo;
 
     struct {
+        uint8  version = 0x01;
         uint8  type = 0x03;
         opaque session[16];
         uint32 round;
         uint32 sender;
+        opaque agreement[8];        /* the start of SHA-256(Agreement) */
         uint32 count;
-        Entry  boxes[count];
+        BoxTo  boxes[count];
         opaque checksum[16];
     } SealedShares;
     """
@@ -190,14 +208,17 @@ class SealedShares(Message):
     TYPE: ClassVar[int] = 0x03
 
     sender: ClientId
+    agreement: bytes
     boxes: dict[ClientId, bytes] = field(repr=False)
 
     def fields(self) -> Fields:
-        return u32(self.sender), write_map(self.boxes, bytes)
+        return u32(self.sender), self.agreement, write_map(self.boxes, bytes)
 
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, sender=reader.u32(), boxes=reader.fixed_map(BOX_SIZE))
+        sender, agreement = reader.u32(), reader.take(TAG_SIZE)
+        boxes = reader.fixed_map(BOX_SIZE)
+        return cls(header=header, sender=sender, agreement=agreement, boxes=boxes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,16 +231,17 @@ class ShareBoxes(Message):
     struct {
         uint32 sender;
         opaque box[92];
-    } Entry;
+    } BoxFrom;
 
     struct {
+        uint8  version = 0x01;
         uint8  type = 0x04;
         opaque session[16];
         uint32 round;
         uint32 recipient;
         uint32 count;
-        Entry  boxes[count];
-        opaque shared[];            /* clients' own picks only: a bitmap of the roster */
+        BoxFrom boxes[count];
+        Subset shared;              /* clients' own picks only: of the roster */
     } ShareBoxes;
     """
 
@@ -234,10 +256,11 @@ class ShareBoxes(Message):
         return u32(self.recipient), write_map(self.boxes, bytes), self.shared
 
     @classmethod
-    def read(cls, reader: Reader, header: Header, *, bitmap: int = 0) -> Self:
-        """``bitmap``: bytes of ``shared``."""
+    def read(cls, reader: Reader, header: Header, *, size: int = 0) -> Self:
+        """``size``: of the roster where clients pick their own holders, or else 0."""
         recipient, boxes = reader.u32(), reader.fixed_map(BOX_SIZE)
-        return cls(header=header, recipient=recipient, boxes=boxes, shared=reader.take(bitmap))
+        shared = reader.subset(size) if size else b""
+        return cls(header=header, recipient=recipient, boxes=boxes, shared=shared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +271,7 @@ class MaskedFrame(Message):
     client counts 1. All frames but the last are full.
 
     struct {
+        uint8  version = 0x01;
         uint8  type = 0x05;
         opaque session[16];
         uint32 round;
@@ -281,13 +305,13 @@ class MaskedFrame(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignedBitmap:
-    """The clients that one has masked with: a bit for each of the roster, and its signature.
+class SignedSet:
+    """The clients that one has masked with, as ``write_subset`` writes them, and its signature.
 
     struct {
-        opaque included[];          /* a bitmap of the roster */
-        opaque signature[64];       /* of the bitmap, under the label included(client) */
-    } SignedBitmap;
+        Subset included;            /* of the roster */
+        opaque signature[64];       /* of included, under the label included(client) */
+    } SignedSet;
     """
 
     included: bytes
@@ -297,8 +321,16 @@ class SignedBitmap:
         return self.included + self.signature
 
     @classmethod
-    def read(cls, reader: Reader, *, bitmap: int) -> Self:
-        return cls(included=reader.take(bitmap), signature=_signature(reader))
+    def read(cls, reader: Reader, *, size: int) -> Self:
+        """``size``: of the roster."""
+        return cls(included=reader.subset(size), signature=_signature(reader))
+
+    def check(
+        self, identity: bytes, label: bytes, members: Sequence[ClientId]
+    ) -> frozenset[ClientId]:
+        """The clients that it names; ``RemoteProtocolError`` unless ``identity`` has signed it."""
+        verify(identity, label, self.included, self.signature)
+        return read_subset(self.included, members)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,11 +338,12 @@ class Mark(Message):
     """MaskedInput, behind the last frame, where clients pick their holders.
 
     struct {
+        uint8  version = 0x01;
         uint8  type = 0x0a;
         opaque session[16];
         uint32 round;
         uint32 sender;
-        SignedBitmap mark;
+        SignedSet mark;
         opaque checksum[16];
     } Mark;
     """
@@ -318,63 +351,83 @@ class Mark(Message):
     TYPE: ClassVar[int] = 0x0A
 
     sender: ClientId
-    mark: SignedBitmap
+    mark: SignedSet
 
     def fields(self) -> Fields:
         return u32(self.sender), self.mark.to_bytes()
 
     @classmethod
-    def read(cls, reader: Reader, header: Header, *, bitmap: int) -> Self:
-        sender = reader.u32()
-        return cls(header=header, sender=sender, mark=SignedBitmap.read(reader, bitmap=bitmap))
+    def read(cls, reader: Reader, header: Header, *, size: int) -> Self:
+        """``size``: of the roster."""
+        return cls(header=header, sender=reader.u32(), mark=SignedSet.read(reader, size=size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survivors(Message):
     """The server says whose masked vectors it has. Who is not named is gone.
 
-    Where clients pick their holders, with the marks of those survivors that the recipient has
-    masked with.
+    Of those that the recipient was shown; in the server's sparse graph it learns of the others
+    only how many they are. Where clients pick their holders, with the marks of those survivors
+    that the recipient has masked with.
 
     struct {
         uint32 client;
-        SignedBitmap mark;
-    } Entry;
+        SignedSet mark;
+    } MarkOf;
 
     struct {
+        uint8  version = 0x01;
         uint8  type = 0x06;
         opaque session[16];
         uint32 round;
-        uint32 count;
-        uint32 alive[count];
-        uint32 marked;              /* clients' own picks only, as what follows */
-        Entry  marks[marked];
+        Subset alive;               /* of the roster as the recipient was shown it */
+        uint32 unseen;              /* part of a roster only: survivors that it was not shown */
+        uint32 count;               /* clients' own picks only, as what follows */
+        MarkOf marks[count];
     } Survivors;
+
+    Attributes:
+      members: the roster as the recipient was shown it, in order; it does not travel.
     """
 
     TYPE: ClassVar[int] = 0x06
     CHECKSUM: ClassVar[bool] = False
 
     alive: frozenset[ClientId]
-    marks: dict[ClientId, SignedBitmap] | None = None
+    members: Sequence[ClientId] = field(repr=False, compare=False)
+    unseen: int | None = None
+    marks: dict[ClientId, SignedSet] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many survivors there are."""
+        return len(self.alive) + (self.unseen or 0)
 
     def fields(self) -> Fields:
-        if self.marks is None:
-            return (self.body(),)
-        return self.body(), write_map(self.marks, SignedBitmap.to_bytes)
+        unseen = b"" if self.unseen is None else u32(self.unseen)
+        marks = b"" if self.marks is None else write_map(self.marks, SignedSet.to_bytes)
+        return self.body(), unseen, marks
 
     @classmethod
-    def read(cls, reader: Reader, header: Header, *, bitmap: int = 0) -> Self:
-        """``bitmap``: bytes of that in a mark; 0 where there are no marks."""
-        alive = reader.set("survivors")
-        marks = (
-            reader.map(lambda source: SignedBitmap.read(source, bitmap=bitmap)) if bitmap else None
-        )
-        return cls(header=header, alive=alive, marks=marks)
+    def read(
+        cls,
+        reader: Reader,
+        header: Header,
+        *,
+        members: Sequence[ClientId],
+        part: bool = False,
+        marked: bool = False,
+    ) -> Self:
+        """``part``: of a roster is what ``members`` are; ``marked``: clients pick their holders."""
+        size = len(members)
+        alive = read_subset(reader.subset(size), members)
+        unseen = reader.u32() if part else None
+        marks = reader.map(lambda source: SignedSet.read(source, size=size)) if marked else None
+        return cls(header=header, alive=alive, members=members, unseen=unseen, marks=marks)
 
     def body(self) -> bytes:
         """The set alone: what is signed, together with the context of the round."""
-        return write_set(self.alive)
+        return write_subset(self.alive, self.members)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,11 +435,12 @@ class SignedSurvivors(Message):
     """ConsistencyCheck, active server only: the sender was shown this set and no other.
 
     struct {
+        uint8  version = 0x01;
         uint8  type = 0x08;
         opaque session[16];
         uint32 round;
         uint32 sender;
-        opaque signature[64];       /* of count and alive, under the label survivors */
+        opaque signature[64];       /* of alive in Survivors, under the label survivors */
         opaque checksum[16];
     } SignedSurvivors;
     """
@@ -411,14 +465,15 @@ class Signatures(Message):
     struct {
         uint32 client;
         opaque signature[64];
-    } Entry;
+    } SignatureOf;
 
     struct {
+        uint8  version = 0x01;
         uint8  type = 0x09;
         opaque session[16];
         uint32 round;
         uint32 count;
-        Entry  signatures[count];
+        SignatureOf signatures[count];
     } Signatures;
     """
 
@@ -442,15 +497,16 @@ class Reveal(Message):
     struct {
         uint32 peer;
         opaque share[32];
-    } Entry;
+    } ShareOf;
 
     struct {
+        uint8  version = 0x01;
         uint8  type = 0x07;
         opaque session[16];
         uint32 round;
         uint32 sender;
         uint32 count;
-        Entry  shares[count];
+        ShareOf shares[count];
         opaque checksum[16];
     } Reveal;
     """
@@ -478,6 +534,18 @@ def _signature(reader: Reader) -> bytes:
     return reader.take(SIGNATURE_SIZE)
 
 
+def check_agreed(agreement: Agreement, tag: bytes, whose: str) -> None:
+    """Raises ``RemoteProtocolError`` unless ``tag`` is that of ``agreement``.
+
+    It stops no liar, whose boxes would not open; it says early what is wrong.
+    """
+    if tag != agreement.tag:
+        raise RemoteProtocolError(
+            f"{whose} agrees to something else: SHA-256 of its agreement begins with {tag.hex()}, "
+            f"of ours with {agreement.tag.hex()}"
+        )
+
+
 def check_keys(label: bytes, client: ClientId, keys: PublicKeys, identity: bytes) -> None:
     """Raises ``RemoteProtocolError`` unless ``identity`` signed these keys under ``label``."""
     try:
@@ -498,31 +566,6 @@ def refuse_shared(identities: Mapping[ClientId, bytes]) -> None:
     for client, identity in identities.items():
         if is_small_order(identity):
             raise InputError(f"the identity of client {client} is of small order")
-
-
-def bitmap_size(members: int) -> int:
-    """Bytes of a bitmap over a roster of ``members``."""
-    return (members + 7) // 8
-
-
-def to_bitmap(members: Sequence[ClientId], chosen: Container[ClientId]) -> bytes:
-    """A bit for each of ``members``, in their order, the highest of a byte first; then zeros."""
-    bits = np.fromiter((member in chosen for member in members), np.bool_, len(members))
-    return np.packbits(bits).tobytes()
-
-
-def check_bitmap(members: Sequence[ClientId], bitmap: bytes) -> None:
-    """Raises ``DecodeError`` unless the bits behind the last member are 0."""
-    padding = -len(members) % 8
-    if bitmap and bitmap[-1] & ((1 << padding) - 1):
-        raise DecodeError("a bitmap names more clients than there are in the roster")
-
-
-def from_bitmap(members: Sequence[ClientId], bitmap: bytes) -> frozenset[ClientId]:
-    """Inverse of ``to_bitmap``; ``DecodeError`` where a bit behind the last member is set."""
-    check_bitmap(members, bitmap)
-    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8))
-    return frozenset(members[place] for place in np.flatnonzero(bits).tolist())
 
 
 def frame_sizes(words: int) -> list[int]:

@@ -17,6 +17,7 @@ from protocols.wire import SESSION_SIZE, ClientId, Header, Reader, opaque, u32, 
 VERSION = b"secagg/1 bonawitz"
 DIGEST_SIZE = 32  # bytes, SHA-256
 UNKNOWN = hashlib.sha256(VERSION + b" keys alone").digest()  # of no public input that there is
+TAG_SIZE = 8  # bytes of the same: two agreements in an accident, not in an attack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +153,7 @@ class Params:
             + u32(self.minimum_survivors)
             + u64(self.words)
             + bytes([self.suite, self.active])
-            + u32(NO_CORRUPT if self.max_corrupt is None else self.max_corrupt)
+            + u32(NO_CORRUPT if self.max_corrupt in (None, self.clients // 3) else self.max_corrupt)
             + opaque(rates)
         )
 
@@ -174,7 +175,8 @@ class Params:
             )
         except (InputError, UnicodeDecodeError) as error:
             raise DecodeError(str(error)) from None
-        if active > 1 or (rates and params.rates and params.rates.to_bytes() != rates):
+        unreduced = params.rates is not None and params.rates.to_bytes() != rates
+        if active > 1 or corrupt == clients // 3 or unreduced:
             raise DecodeError("parameters in another encoding than ours")
         return params
 
@@ -245,6 +247,11 @@ class Agreement:
             params=Params.read(reader),
             public_digest=reader.take(DIGEST_SIZE),
         )
+
+    @property
+    def tag(self) -> bytes:
+        """The start of SHA-256 of all of it: what a message says of what its sender agrees to."""
+        return hashlib.sha256(self.to_bytes()).digest()[:TAG_SIZE]
 
     def advertised_by(self) -> Callable[[ClientId], bytes]:
         """Labels of the signatures on clients' keys; the agreement is hashed once for all."""

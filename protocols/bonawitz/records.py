@@ -49,10 +49,6 @@ class Client(Kept):
             "identities": reader.map(lambda source: source.take(VERIFY_KEY_SIZE)),
         }
 
-    def _members(self) -> list[ClientId]:
-        """The roster in order, where all of it was shown and has identities."""
-        return sorted(self.identities.keys() | {self.me})
-
     def _burn(self, request: bytes, *more: Any, place: bytes = b"") -> None:
         """Take this stage for ``request`` and ``more``, buffers of any size.
 

@@ -39,15 +39,13 @@ from protocols.bonawitz.messages import (
     SealedShares,
     ShareBoxes,
     Signatures,
-    SignedBitmap,
+    SignedSet,
     SignedSurvivors,
     Survivors,
-    bitmap_size,
+    check_agreed,
     check_keys,
     frame_sizes,
-    from_bitmap,
     refuse_shared,
-    to_bitmap,
 )
 from protocols.bonawitz.params import Agreement, Context
 from protocols.burn import Burn
@@ -65,7 +63,7 @@ from protocols.primitives.prg import Expand, Mask, expand
 from protocols.primitives.shamir import combine, correct
 from protocols.primitives.sign import verify
 from protocols.secrets import Secret
-from protocols.wire import CHECKSUM_SIZE, ClientId
+from protocols.wire import CHECKSUM_SIZE, ClientId, read_subset, write_subset
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -164,7 +162,11 @@ class CollectKeys(Collect[Agreement]):
         except InputError as error:
             raise TooFewSurvivors(f"{error}; nothing was released") from None
         self._enough(len(self._keys), params.needed(plan))
-        roster = Roster(header=self.agreement.header, entries=dict(sorted(self._keys.items())))
+        roster = Roster(
+            header=self.agreement.header,
+            agreement=self.agreement.tag,
+            entries=dict(sorted(self._keys.items())),
+        )
         whole = plan.degree is None or plan.picks is not None
         graph = Picked({}) if plan.picks else draw(roster.entries, plan, entropy)
         if whole:
@@ -214,13 +216,14 @@ class CollectShares(Collect[Agreement]):
         """Take a ``SealedShares``; returns its sender.
 
         Raises:
-          RemoteProtocolError: not one box for each peer, or for as many others of the roster
-            as every client picks.
+          RemoteProtocolError: it agrees to something else, or has not one box for each peer,
+            or for as many others of the roster as every client picks.
         """
         self._open()
         shares = SealedShares.from_bytes(message, expect=self.agreement.header)
         roster, plan, sender = self._round.roster.entries, self._round.plan, shares.sender
         self._admit(sender, roster, self._boxes)
+        check_agreed(self.agreement, shares.agreement, f"client {sender}")
         if plan.picks:
             right = shares.boxes.keys() <= roster.keys() - {sender}
             right, expected = right and len(shares.boxes) == plan.degree, plan.degree
@@ -257,7 +260,7 @@ class CollectShares(Collect[Agreement]):
         settled, shared = self._round, b""
         if settled.plan.picks:
             settled = replace(settled, graph=Picked(self._boxes))
-            shared = to_bitmap(settled.members, self._boxes)
+            shared = write_subset(self._boxes, settled.members)
         passed_on: dict[ClientId, dict[ClientId, bytes]] = {sender: {} for sender in self._boxes}
         for sender, boxes in self._boxes.items():
             for recipient in boxes.keys() & self._boxes.keys():
@@ -286,7 +289,7 @@ class CollectVectors(Collect[Agreement]):
         self._alive: set[ClientId] = set()
         self._dropped: list[ClientId] = []
         self._kept: dict[ClientId, tuple[Sequence[bytes], list[bytes]]] = {}  # with checksums
-        self._marks: dict[ClientId, SignedBitmap] = {}
+        self._marks: dict[ClientId, SignedSet] = {}
         self._included: dict[ClientId, frozenset[ClientId]] = {}
 
     def receive(self, frames: Sequence[bytes]) -> ClientId:
@@ -327,31 +330,24 @@ class CollectVectors(Collect[Agreement]):
                     self._take_back(frames[before], before, checksum)
                 self._closed = False
                 raise
-            self._part(index)[:] += frame.words
+            self._words(index)[:] += frame.words
             added.append(data[-CHECKSUM_SIZE:])
         self._closed = False
         self._alive.add(sender)
         if mark:
             self._kept[sender] = frames, added
             self._marks[sender] = mark.mark
-            self._included[sender] = from_bitmap(self._round.members, mark.mark.included)
+            self._included[sender] = read_subset(mark.mark.included, self._round.members)
         return sender
 
     def _read_mark(self, message: bytes) -> Mark:
         members, context = self._round.members, self._round.context
-        bitmap = bitmap_size(len(members))
-        mark = Mark.from_bytes(message, expect=self.agreement.header, bitmap=bitmap)
-        sender, signed = mark.sender, mark.mark
+        mark = Mark.from_bytes(message, expect=self.agreement.header, size=len(members))
+        sender = mark.sender
         self._admit(sender, self._sharers, self._alive)
-        named = from_bitmap(members, signed.included)
+        named = mark.mark.check(self._round.identities[sender], context.included(sender), members)
         if not named <= self._round.graph.neighbours(sender):
             raise RemoteProtocolError(f"the mark of client {sender} names others than its peers")
-        verify(
-            self._round.identities[sender],
-            context.included(sender),
-            signed.included,
-            signed.signature,
-        )
         return mark
 
     def _drop_conflicts(self) -> None:
@@ -394,21 +390,21 @@ class CollectVectors(Collect[Agreement]):
         """Whether a mark follows the frames, and those are kept until ``close_to_sign``."""
         return self._round.plan.picks is not None
 
-    def _part(self, index: int) -> NDArray[np.uint64]:
+    def _words(self, index: int) -> NDArray[np.uint64]:
         begin = index * FRAME_WORDS
         return self._total[begin : begin + self._sizes[index]]
 
     def _take_back(self, data: bytes, index: int, checksum: bytes) -> None:
         if data[-CHECKSUM_SIZE:] != checksum:
             raise LocalProtocolError(f"frame {index} reads differently now; start a new session")
-        self._part(index)[:] -= self._decode(data, index).words
+        self._words(index)[:] -= self._decode(data, index).words
 
     def _decode(self, data: bytes, index: int) -> MaskedFrame:
         return MaskedFrame.from_bytes(
             data, expect=self.agreement.header, index=index, count=self._sizes[index]
         )
 
-    def close(self, burn: Burn | None = None) -> tuple[bytes, "CollectReveals"]:
+    def close(self, burn: Burn | None = None) -> tuple[dict[ClientId, bytes], "CollectReveals"]:
         """The survivors, to be sent to each of them, and the next stage.
 
         Args:
@@ -421,8 +417,7 @@ class CollectVectors(Collect[Agreement]):
         """
         if self.agreement.params.active:
             raise LocalProtocolError("active is True, so clients sign first: call close_to_sign")
-        message = self._name(burn)
-        return message, self._reveals()
+        return self._name(burn), self._reveals()
 
     def close_to_sign(
         self, burn: Burn | None = None
@@ -438,25 +433,29 @@ class CollectVectors(Collect[Agreement]):
             self._open()
             self._drop_conflicts()
             self._kept.clear()
-        message = self._name(burn)
-        signatures = CollectSignatures(self._round, self._alive, self._reveals())
-        if not self.marked:
-            return dict.fromkeys(self.alive, message), signatures
-        messages = {
-            client: Survivors(
-                header=self.agreement.header,
-                alive=frozenset(self._alive),
-                marks={peer: self._marks[peer] for peer in self._included[client] & self._alive},
-            ).to_bytes()
-            for client in self.alive
-        }
-        return messages, signatures
+        return self._name(burn), CollectSignatures(self._round, self._alive, self._reveals())
 
-    def _name(self, burn: Burn | None) -> bytes:
+    def _name(self, burn: Burn | None) -> dict[ClientId, bytes]:
         self._close(len(self._alive), self._round.needed)
-        message = Survivors(header=self.agreement.header, alive=frozenset(self._alive)).to_bytes()
+        alive, plan = frozenset(self._alive), self._round.plan
+        whole = Survivors(header=self.agreement.header, alive=alive, members=self._round.members)
+        message = whole.to_bytes()
         self._write_down(message, burn, SURVIVORS_STAGE, "set of survivors was named")
-        return message
+        if plan.degree is None:
+            return dict.fromkeys(self.alive, message)
+        if plan.picks:
+            marks = {
+                client: {peer: self._marks[peer] for peer in self._included[client] & alive}
+                for client in self.alive
+            }
+            return {c: replace(whole, marks=marks[c]).to_bytes() for c in self.alive}
+        return {client: self._part(whole, client).to_bytes() for client in self.alive}
+
+    def _part(self, whole: Survivors, client: ClientId) -> Survivors:
+        """What ``client`` is told in the sparse graph: of those it was shown, and how many more."""
+        members = sorted(self._round.graph.neighbours(client) | {client})
+        alive = whole.alive & frozenset(members)
+        return replace(whole, alive=alive, members=members, unseen=len(whole.alive) - len(alive))
 
     def _reveals(self) -> "CollectReveals":
         return CollectReveals(
@@ -494,7 +493,7 @@ class CollectSignatures(Collect[Agreement]):
         signed = SignedSurvivors.from_bytes(message, expect=self.agreement.header)
         self._admit(signed.sender, self._alive, self._signatures)
         if self._round.plan.picks:
-            body = Survivors(header=self.agreement.header, alive=self._alive).body()
+            body = write_subset(self._alive, self._round.members)
             identity = self._round.identities[signed.sender]
             verify(identity, self._round.context.survivors(), body, signed.signature)
         self._signatures[signed.sender] = signed.signature

@@ -474,7 +474,8 @@ def _close(out: Screen, record: "Measurements") -> None:
     one = record.machine
     out.print(
         f"{one['cpu']}, {one['cores']} cores, {', '.join(one['flags'])}; {one['python']}, "
-        f"{one['openssl']}; load {one['load'][0]} at the start; {record.seconds:.0f} s in all"
+        f"{one['openssl']}; load {one['load'][0]} at the start; "
+        f"{round(record.seconds, 1):.0f} s in all"
     )
 
 

@@ -27,7 +27,7 @@ from rich.table import Table
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object alone.")
 _NARROWEST: Final = 20  # columns; what says it has fewer, such as COLUMNS=0, has no screen
 _WIDEST: Final = 1000  # columns, in which every table has room
-_EVERY: Final = 10.0  # seconds from one line of progress to the next, where there is no bar
+EVERY: Final = 10.0  # seconds from one line of progress to the next, where there is no bar
 
 
 class _Place(click.ParamType[Path]):
@@ -109,7 +109,7 @@ class _Lines(Progress):
 
     def _say(self, task_id: TaskID) -> None:
         now = time.monotonic()
-        if not self.disable or now - self._said < _EVERY:
+        if not self.disable or now - self._said < EVERY:
             return
         self._said = now
         task = self._tasks[task_id]

@@ -99,7 +99,6 @@ class Round:
         picks = plan.picks is not None
         known |= {
             "signed": self.agreement.params.active,
-            "bitmap": (self.come + 7) // 8 if picks else 0,
             "size": self.come if picks else 0,
             "part": plan.degree is not None and not picks,
             "marked": picks,
@@ -140,6 +139,8 @@ def mutants(
 def _changed(message: Message, numbers: Sequence[int], dice: Dice) -> Iterator[tuple[str, Message]]:
     """What the class of the message can say: each field on its own replaced."""
     for part in fields(message):
+        if not part.init or part.name == "members":  # what does not travel
+            continue
         value = getattr(message, part.name)
         for name, other in _variants(value, numbers, dice):
             yield f"{part.name}: {name}", replace(message, **{part.name: other})

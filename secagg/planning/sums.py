@@ -12,7 +12,7 @@ is not what is left over from a rounding.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from math import comb
 from typing import Any, Final
@@ -35,13 +35,12 @@ from protocols.bonawitz.messages import (
     SealedShares,
     ShareBoxes,
     Signatures,
-    SignedBitmap,
+    SignedSet,
     SignedSurvivors,
     Survivors,
-    bitmap_size,
     frame_sizes,
 )
-from protocols.bonawitz.params import DIGEST_SIZE
+from protocols.bonawitz.params import DIGEST_SIZE, TAG_SIZE
 from protocols.bonawitz.picks import SECURITY
 from protocols.entropy import system
 from protocols.primitives.aead import seal, unseal
@@ -50,7 +49,7 @@ from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
 from protocols.primitives.shamir import combine, majority, split
 from protocols.primitives.sign import SIGNATURE_SIZE, SigningKey, verify
 from protocols.secrets import Secret
-from protocols.wire import SESSION_SIZE, Header, Message
+from protocols.wire import SESSION_SIZE, Header, Message, write_subset
 from secagg.errors import InputError
 from secagg.stage import UNSIGNED, Stage
 from secagg.vectors.layout import Layout, NoisyIntegers, Segment
@@ -399,22 +398,23 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
     degree, header = _degree(clients, chosen), Header(bytes(SESSION_SIZE), 0)
     held = clients if chosen.degree is None else degree  # a share of its own secrets too
     signature = bytes(SIGNATURE_SIZE if active else 0)
-    bitmap = bytes(bitmap_size(clients) if chosen.picks else 0)
-    mark = SignedBitmap(included=bitmap, signature=signature)
-    shown = degree if chosen.degree and not chosen.picks else clients - 1
+    masks, part = masks_of(clients, chosen), chosen.degree is not None and not chosen.picks
+    shown = degree if part else clients - 1
     keys = PublicKeys(mask=bytes(KEY_SIZE), seal=bytes(KEY_SIZE), signature=signature)
 
     def roster(listing: list[ClientId]) -> Roster:
         entries = dict.fromkeys(listing, keys)
-        return Roster(header=header, entries=entries, part_of=(2**32 - 1, bytes(DIGEST_SIZE)))
+        of = (2**32 - 1, bytes(DIGEST_SIZE))
+        return Roster(header=header, agreement=bytes(TAG_SIZE), entries=entries, part_of=of)
 
     def sealed(peers: list[ClientId]) -> SealedShares:
         boxes = dict.fromkeys(peers, bytes(BOX_SIZE))
-        return SealedShares(header=header, sender=0, boxes=boxes)
+        return SealedShares(header=header, sender=0, agreement=bytes(TAG_SIZE), boxes=boxes)
 
     def passed_on(peers: list[ClientId]) -> ShareBoxes:
         boxes = dict.fromkeys(peers, bytes(BOX_SIZE))
-        return ShareBoxes(header=header, recipient=0, boxes=boxes, shared=bitmap)
+        shared = write_subset(range(clients), range(clients)) if chosen.picks else b""
+        return ShareBoxes(header=header, recipient=0, boxes=boxes, shared=shared)
 
     def signatures(peers: list[ClientId]) -> Signatures:
         return Signatures(header=header, signatures=dict.fromkeys(peers, signature))
@@ -424,16 +424,19 @@ def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> di
         return Reveal(header=header, sender=0, shares=shares)
 
     frame = MaskedFrame(header=header, sender=0, index=0, words=np.empty(0, np.uint64))
-    survivors = _listed(lambda alive: Survivors(header=header, alive=frozenset(alive)), clients)
+    named = Survivors(
+        header=header,
+        alive=frozenset(range(shown + 1)),
+        members=range(shown + 1),
+        unseen=clients - shown - 1 if part else None,
+    )
     marked = 0
-    if chosen.picks:
-        survivors += _listed(
-            lambda peers: Survivors(
-                header=header, alive=frozenset(), marks=dict.fromkeys(peers, mark)
-            ),
-            masks_of(clients, chosen),
-        ) - len(Survivors(header=header, alive=frozenset()).to_bytes())
+    if chosen.picks:  # whoever is included stands anywhere in the roster
+        evenly = [place * clients // masks for place in range(masks)]
+        mark = SignedSet(included=write_subset(evenly, range(clients)), signature=signature)
+        named = replace(named, marks=dict.fromkeys(range(masks), mark))
         marked = len(Mark(header=header, sender=0, mark=mark).to_bytes())
+    survivors = len(named.to_bytes())
     signed = SignedSurvivors(header=header, sender=0, signature=signature)
     sizes = {
         Stage.ADVERTISE: (len(Advertise(header=header, sender=0, keys=keys).to_bytes()), 0),
@@ -533,7 +536,8 @@ class _Speed:
         )
 
         boxes = dict.fromkeys(range(self.LIST), bytes(BOX_SIZE))
-        data = SealedShares(header=header, sender=0, boxes=boxes).to_bytes()
+        shares = SealedShares(header=header, sender=0, agreement=bytes(TAG_SIZE), boxes=boxes)
+        data = shares.to_bytes()
         self._entry = (
             _best(lambda: SealedShares.from_bytes(data, expect=header).to_bytes()) / self.LIST
         )

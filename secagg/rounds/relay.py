@@ -121,8 +121,7 @@ def relay_bonawitz(
         requests, reveals = signatures.close()
     else:
         yield StageRequests(stage=Stage.MASK, requests=boxes, receive=vectors.receive)
-        survivors, reveals = vectors.close()
-        requests = dict.fromkeys(vectors.alive, survivors)
+        requests, reveals = vectors.close()
     yield StageRequests(stage=Stage.REVEAL, requests=requests, receive=_single(reveals.receive))
     total = reveals.close(expand)
     return Total(values=total.words, survivors=total.survivors)

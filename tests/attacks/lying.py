@@ -26,12 +26,9 @@ from protocols.bonawitz.messages import (
     Reveal,
     ShareBoxes,
     Signatures,
-    SignedBitmap,
+    SignedSet,
     SignedSurvivors,
     Survivors,
-    bitmap_size,
-    from_bitmap,
-    to_bitmap,
 )
 from protocols.burn import Burn
 from protocols.entropy import Entropy
@@ -49,6 +46,7 @@ from protocols.testing import (
     insecure_plan,
     played,
 )
+from protocols.wire import read_subset, write_subset
 
 Sets = Mapping[int, Collection[int]]
 
@@ -106,7 +104,7 @@ class Lying:
         """As it was when the boxes were sealed: nobody has masked."""
         self.frames: dict[int, bytes] = {}
         self.included: dict[int, frozenset[int]] = {}
-        self.marks: dict[int, SignedBitmap] = {}
+        self.marks: dict[int, SignedSet] = {}
         self.records: dict[int, Secret] = {}
         self.signing: dict[int, tuple[frozenset[int], Secret]] = {}
         self.signed: dict[frozenset[int], dict[int, bytes]] = {}
@@ -125,17 +123,15 @@ class Lying:
             header=self.header,
             recipient=client,
             boxes={s: self.sealed[s][client] for s in sorted(senders) if client in self.sealed[s]},
-            shared=to_bitmap(self.everybody, shared),
+            shared=write_subset(shared, self.everybody),
         ).to_bytes()
         state: Any = restore(self.opening[client], burn=burn)
         frames, state = state.on_boxes(message, input_of(client))
         frame, mark = frames
-        read = Mark.from_bytes(
-            mark, expect=self.header, bitmap=bitmap_size(len(self.everybody))
-        ).mark
+        read = Mark.from_bytes(mark, expect=self.header, size=len(self.everybody)).mark
         assert self.frames.setdefault(client, frame) == frame, "two vectors of one client"
         assert self.marks.setdefault(client, read) == read, "two marks of one client"
-        self.included[client] = from_bitmap(self.everybody, read.included)
+        self.included[client] = read_subset(read.included, self.everybody)
         self.records[client] = state.into_record()
 
     def show_survivors(
@@ -143,13 +139,15 @@ class Lying:
         client: int,
         alive: Collection[int],
         burn: Burn,
-        marks: Mapping[int, SignedBitmap] | None = None,
+        marks: Mapping[int, SignedSet] | None = None,
     ) -> None:
         """This set, with these marks, or those of whom it has masked with."""
         named = frozenset(alive)
         if marks is None:
             marks = self.marks_for(client, named)
-        message = Survivors(header=self.header, alive=named, marks=dict(marks)).to_bytes()
+        message = Survivors(
+            header=self.header, alive=named, members=self.everybody, marks=dict(marks)
+        ).to_bytes()
         state: Any = restore(self.records[client], burn=burn)
         answer, state = state.sign_survivors(message)
         signature = SignedSurvivors.from_bytes(answer, expect=self.header).signature
@@ -157,22 +155,22 @@ class Lying:
         before, _ = self.signing.setdefault(client, (named, state.into_record()))
         assert before == named, "one client signed two sets"
 
-    def marks_for(self, client: int, alive: Collection[int]) -> dict[int, SignedBitmap]:
+    def marks_for(self, client: int, alive: Collection[int]) -> dict[int, SignedSet]:
         readable = self.included[client] & (self.marks.keys() | self.corrupt)
         return {peer: self.mark_of(peer, client) for peer in readable & set(alive)}
 
-    def mark_of(self, sender: int, reader: int) -> SignedBitmap:
+    def mark_of(self, sender: int, reader: int) -> SignedSet:
         """A corrupt client marks whomever helps."""
         if sender not in self.corrupt:
             return self.marks[sender]
-        bitmap = to_bitmap(self.everybody, {reader})
+        bitmap = write_subset({reader}, self.everybody)
         signature = self.identities[sender].sign(self.context.included(sender), bitmap)
-        return SignedBitmap(included=bitmap, signature=signature)
+        return SignedSet(included=bitmap, signature=signature)
 
     def show_signatures(self, client: int, burn: Burn) -> None:
         """All that were made over the set that it has signed, those of the corrupt too."""
         alive, record = self.signing[client]
-        body = Survivors(header=self.header, alive=alive).body()
+        body = write_subset(alive, self.everybody)
         label = self.context.survivors()
         corrupt = {n: self.identities[n].sign(label, body) for n in self.corrupt & alive}
         shown = Signatures(header=self.header, signatures=self.signed[alive] | corrupt).to_bytes()

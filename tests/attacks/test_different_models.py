@@ -130,7 +130,7 @@ def test_shown_different_rosters_no_client_opens_anothers_box() -> None:
     made = played(AGREED, UPDATES, "roster")
     entries = dict(made.roster.entries)
     del entries[4]
-    shown = Roster(header=AGREED.header, entries=entries).to_bytes()
+    shown = replace(made.roster, entries=entries).to_bytes()
     _, victim = made.states[VICTIM].on_roster(shown)
     boxes = {}
     for number in (2, 3):
@@ -144,10 +144,10 @@ def test_shown_different_rosters_no_client_opens_anothers_box() -> None:
 def shown_by_a_liar(shown: Callable[[int], bytes]) -> dict[int, Any]:
     """The clients, each with what it makes of the roster; the server looks at no signature."""
     entries, states = {}, {}
+    agreements = model_of(shown, SIGNED)
     for number in CLIENTS:
-        agreement = replace(SIGNED, public_digest=shown(number))
         message, states[number] = join(
-            agreement,
+            agreements[number],
             number,
             insecure_entropy(number),
             identity=IDENTITIES[number],
@@ -155,8 +155,9 @@ def shown_by_a_liar(shown: Callable[[int], bytes]) -> dict[int, Any]:
         )
         keys = Advertise.from_bytes(message, expect=SIGNED.header, signed=True).keys
         entries[number] = keys
-    roster = Roster(header=SIGNED.header, entries=entries).to_bytes()
-    return {number: states[number].on_roster(roster) for number in CLIENTS}
+    roster = Roster(header=SIGNED.header, agreement=b"", entries=entries)
+    told = {n: replace(roster, agreement=agreements[n].tag).to_bytes() for n in CLIENTS}
+    return {number: states[number].on_roster(told[number]) for number in CLIENTS}
 
 
 def test_where_keys_are_signed_no_client_shares_anything_with_who_saw_another_model() -> None:

@@ -14,11 +14,12 @@ from lying import Lying, few_clients_pick, input_of, params_of
 from protocols import testing
 from protocols.bonawitz import params
 from protocols.bonawitz.client import AwaitSurvivors
-from protocols.bonawitz.messages import Mark, SignedBitmap, Survivors, to_bitmap
+from protocols.bonawitz.messages import Mark, SignedSet, Survivors
 from protocols.bonawitz.params import Context
 from protocols.bonawitz.server import CollectVectors
-from protocols.errors import RemoteProtocolError
+from protocols.errors import InputError, RemoteProtocolError
 from protocols.testing import agreement_of, insecure_identities, insecure_plan, played
+from protocols.wire import write_subset
 
 FEW = frozenset({0, 1, 2})
 REST = frozenset(range(3, 12))
@@ -200,30 +201,10 @@ def test_without_that_two_sets_of_three_open(monkeypatch: pytest.MonkeyPatch) ->
 # 6. Every survivor is of the roster
 
 
-def seven_and_names_of_nobody() -> tuple[Lying, dict[int, frozenset[int]]]:
-    seven = frozenset(range(7))
-    picks = rounds(seven, 1, 2, 3) | rounds(ALL - seven, 1, 2, 3)
-    server = Lying(12, params=replace(HONEST, minimum_survivors=10), picks=picks)
-    server.mask(dict.fromkeys(ALL, ALL))
-    return server, dict.fromkeys(ALL, seven | {100, 101, 102})
-
-
-def test_names_of_nobody_make_no_ten_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
-    few_clients_pick(monkeypatch, 3, 2)
-    assert not opened(*seven_and_names_of_nobody())
-
-
-def test_without_that_a_minimum_of_ten_opens_seven(monkeypatch: pytest.MonkeyPatch) -> None:
-    few_clients_pick(monkeypatch, 3, 2)
-    server, named = seven_and_names_of_nobody()
-    nobody = frozenset({100, 101, 102})
-
-    def of_whom_we_know(self: Any, survivors: Survivors) -> tuple[Any, Survivors]:
-        """The rule removed: it looks at its own peers alone."""
-        return self, replace(survivors, alive=survivors.alive - nobody)
-
-    marks_that(monkeypatch, of_whom_we_know)
-    assert opened(server, named) == [frozenset(range(7))]
+def test_names_of_nobody_have_no_place_in_a_set() -> None:
+    """No message says them: a set is of the roster's places (``tests/protocols/test_wire.py``)."""
+    with pytest.raises(InputError, match=r"not in the roster: \[100, 101, 102\]"):
+        write_subset({*range(7), 100, 101, 102}, range(12))
 
 
 # 7. A mark is of one round, and 8. of one client
@@ -258,7 +239,7 @@ def taken_under_the_label_of_another(monkeypatch: pytest.MonkeyPatch) -> bool:
     peer = min(server.included[0])
     bitmap = server.marks[peer].included
     signature = server.identities[peer].sign(server.context.included(11), bitmap)
-    server.marks[peer] = SignedBitmap(included=bitmap, signature=signature)
+    server.marks[peer] = SignedSet(included=bitmap, signature=signature)
     try:
         server.show_survivors(0, ALL, testing.BurnInMemory())
     except RemoteProtocolError:
@@ -320,9 +301,9 @@ def test_a_fifth_of_the_corrupt_that_seal_rubbish_and_complain_of_all_are_droppe
     made = replace(made, stage="boxes", server=collect, states=states, boxes=boxes)
     answers, states = made.answers()
     if lie != "rubbish":
-        empty = to_bitmap(clients, ())
+        empty = write_subset((), clients)
         signature = identities[liar].sign(made.context.included(liar), empty)
-        mark = SignedBitmap(included=empty, signature=signature)
+        mark = SignedSet(included=empty, signature=signature)
         answers[liar][-1] = Mark(header=made.header, sender=liar, mark=mark).to_bytes()
     assert isinstance(collect, CollectVectors)
     for n in clients:

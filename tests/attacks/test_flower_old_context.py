@@ -53,7 +53,7 @@ class Played:
         self.agreement, self.header = agreement, agreement.header
         self.clients = {node: int(record["client"]) for node, record in asked.items()}
         self.everybody = Survivors.from_bytes(
-            bytes(asked[VICTIM]["message"]), expect=self.header
+            bytes(asked[VICTIM]["message"]), expect=self.header, members=range(len(asked))
         ).alive
         self.asked, self.first = asked, self.answers("reveal")
 
@@ -77,7 +77,9 @@ class Played:
                 continue
             self.grid.contexts[node] = self.grid.old[node]
             request = ConfigRecord(dict(record))
-            request["message"] = Survivors(header=self.header, alive=alive).to_bytes()
+            request["message"] = Survivors(
+                header=self.header, alive=alive, members=range(len(self.clients))
+            ).to_bytes()
             request["next_session"] = b""
             asked = Message(RecordDict({"secagg": request}), node, "train")
             yield from self.grid.send_and_receive([asked])

@@ -36,7 +36,9 @@ def answered_twice(folder: Path) -> bool:
     answers = []
     for each in (proposal, other):
         assert isinstance(each, Proposal)
-        roster = Roster(header=each.agreement().header, entries=entries).to_bytes()
+        roster = Roster(
+            header=each.agreement().header, agreement=each.agreement().tag, entries=entries
+        ).to_bytes()
         request = Request(stage=Stage.SHARE, proposal=each.to_bytes(), client=2, message=roster)
         answers.append(machines.ask(VICTIM, request, state).messages)
     return answers[0] != answers[1]

@@ -81,7 +81,11 @@ def attack(state: AwaitRoster, peers: dict[int, Known]) -> NDArray[np.uint64]:
     agreement, header = state.agreement, state.agreement.header
     theirs = state.public
     entries = {n: known.shown for n, known in peers.items()}
-    roster = Roster(header=header, entries=dict(sorted({**entries, VICTIM: theirs}.items())))
+    roster = Roster(
+        header=header,
+        agreement=agreement.tag,
+        entries=dict(sorted({**entries, VICTIM: theirs}.items())),
+    )
     message, waiting = state.on_roster(roster.to_bytes())
     context = agreement.context(roster.digest())
 
@@ -92,7 +96,7 @@ def attack(state: AwaitRoster, peers: dict[int, Known]) -> NDArray[np.uint64]:
         sealing, opening = known.seal.agree(
             theirs.seal, context.seal(n, VICTIM, *ends), context.seal(VICTIM, n, *ends[::-1])
         )
-        about = bytes([SealedShares.TYPE]) + header.to_bytes()
+        about = SealedShares.head(header)
         boxes[n] = seal(
             sealing, Secret(bytes(64)), about + u32(n) + u32(VICTIM), insecure_entropy("nonce")
         )

@@ -44,7 +44,7 @@ def attack() -> NDArray[np.uint64]:
     for peer in PEERS:
         entries[peer] = replace(entries[peer], mask=LOW_ORDER[peer])
         states[peer] = replace(states[peer], public=entries[peer])
-    roster = Roster(header=HEADER, entries=entries)
+    roster = Roster(header=HEADER, agreement=AGREEMENT.tag, entries=entries)
     rosters = dict.fromkeys(CLIENTS, roster.to_bytes())
     made = replace(made, states=states, rosters=rosters).until("survivors")
     answers = [made.states[peer].on_survivors(made.survivors) for peer in PEERS]

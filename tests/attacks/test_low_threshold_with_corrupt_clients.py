@@ -47,7 +47,7 @@ def attack(
     both = {n: states[n].shares.take() for n in corrupt}
     revealed: dict[int, dict[int, bytes]] = {}
     for half in (left, right):
-        named = Survivors(header=header, alive=frozenset([*half, *corrupt]))
+        named = Survivors(header=header, alive=frozenset([*half, *corrupt]), members=clients)
         signed = {n: IDENTITIES[n].sign(survivors, named.body()) for n in corrupt}
         waiting = {}
         for n in half:

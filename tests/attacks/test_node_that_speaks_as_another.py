@@ -71,7 +71,7 @@ class Liar:
         if self.lie == "as 999":
             assert isinstance(agreement, bonawitz.Agreement)
             stranger, _ = bonawitz.join(agreement, 999)
-            return replace(own, messages=(stranger[:25] + first[25:], *others))
+            return replace(own, messages=(stranger[:26] + first[26:], *others))
         if self.lie == "nothing":
             return replace(own, messages=())
         return replace(own, messages=(first[:-1] + bytes([first[-1] ^ 1]), *others))

@@ -86,7 +86,7 @@ def two_survivor_sets(folder: Path) -> bool:
     machines = Machines(folder, NODES)
     proposal = carry(mean_of(), machines).proposal
     agreement = agreement_of(proposal)
-    gone = Survivors(header=agreement.header, alive=frozenset({0, 1})).to_bytes()
+    gone = Survivors(header=agreement.header, alive=frozenset({0, 1}), members=range(3)).to_bytes()
     seeds, keys = [], []
     for peer in PEERS:
         seeds.append(
@@ -172,7 +172,12 @@ def shared_again(folder: Path) -> None:
     machines.ask(VICTIM, replace(request, proposal=other), machines.before[VICTIM, Stage.SHARE])
 
 
-def test_keys_advertised_ahead_answer_under_one_proposal(folder: Path) -> None:
+def test_keys_advertised_ahead_answer_under_one_proposal(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RemoteProtocolError, match="the server agrees to something else"):
+        shared_again(folder / "honest")
+    monkeypatch.setattr(Agreement, "tag", bytes(8))  # a liar tells each what it agrees to
     with pytest.raises(RemoteProtocolError, match=f"stage 1 of client 2 {AGAIN}"):
         shared_again(folder)
 
@@ -186,6 +191,7 @@ def test_it_is_what_was_agreed_that_is_burnt_not_the_roster_alone(
         burn(state, request.removesuffix(state.agreement.to_bytes()), *more, place=place)
 
     monkeypatch.setattr(AwaitRoster, "_burn", roster_alone)
+    monkeypatch.setattr(Agreement, "tag", bytes(8))
     shared_again(folder)
 
 

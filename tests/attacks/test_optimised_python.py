@@ -33,6 +33,7 @@ def hostile(message):
     yield from (message[:size] for size in range(len(message)))
     yield message + b"x"
     yield bytes([message[0] ^ 1]) + message[1:]
+    yield message[:1] + bytes([message[1] ^ 1]) + message[2:]
     yield message[:5] + bytes([message[5] ^ 1]) + message[6:]
 
 def attempt(step, message):
@@ -65,8 +66,8 @@ for client in (1, 2, 3):
     (frame,) = frames
     attempt(lambda bad: vectors.receive([bad]), frame)
     vectors.receive([frame])
-message, reveals = vectors.close()
-for client in (1, 2, 3):
+survivors, reveals = vectors.close()
+for client, message in survivors.items():
     attempt(states[client].on_survivors, message)
     answer = states[client].on_survivors(message)
     attempt(reveals.receive, answer)

@@ -51,10 +51,16 @@ def unbind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Agreement, "context", context)
 
 
+def told_what_they_agree_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that lies says to each node that it agrees to the same, and asks none of them."""
+    monkeypatch.setattr(Agreement, "tag", bytes(8))
+
+
 def test_without_context_in_the_labels_the_sum_is_the_victims_update(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbind(monkeypatch)
+    told_what_they_agree_to(monkeypatch)
     machines = machines_of(folder)
     stolen = carry(mean_of(), machines, change=dead_for_others)
     own = machines.brought[VICTIM]
@@ -63,7 +69,16 @@ def test_without_context_in_the_labels_the_sum_is_the_victims_update(
     assert np.abs(found - np.clip(own.vector, -1, 1)).max() < 0.01
 
 
-def test_a_node_that_was_shown_another_proposal_than_the_rest_sends_no_vector(folder: Path) -> None:
+def test_a_node_that_was_shown_another_proposal_than_the_rest_sends_no_vector(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = machines_of(folder / "honest")
+    with pytest.raises(TooFewSurvivors, match="1 clients left after CollectShares"):
+        carry(mean_of(), machines, change=dead_for_others)
+    assert {str(error)[:39] for error in machines.errors} == {
+        "the server agrees to something else: SH"
+    }
+    told_what_they_agree_to(monkeypatch)
     machines = machines_of(folder)
     with pytest.raises(TooFewSurvivors, match=r"0 shares of client . are left"):
         carry(mean_of(), machines, change=dead_for_others)

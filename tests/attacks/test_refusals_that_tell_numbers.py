@@ -109,7 +109,7 @@ def ask(home: Path, content: Average | Noise, own: Contribution) -> str:
     header = agreement.header
     said = [answer(Stage.ADVERTISE), *(bonawitz.join(agreement, peer)[0] for peer in (1, 2))]
     keys = {c: Advertise.from_bytes(each, expect=header).keys for c, each in enumerate(said)}
-    answer(Stage.SHARE, Roster(header=header, entries=keys).to_bytes())
+    answer(Stage.SHARE, Roster(header=header, agreement=agreement.tag, entries=keys).to_bytes())
     with pytest.raises(Exception) as refusal:  # noqa: PT011  # which it is, is the question
         answer(Stage.MASK, b"no boxes")
     return f"{type(refusal.value).__name__}: {refusal.value}"

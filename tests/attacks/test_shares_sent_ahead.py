@@ -1,4 +1,4 @@
-"""Use shares that nodes sealed before a sum was proposed: docs/decisions/0009-two-messages.md.
+"""Use shares that nodes sealed before a sum was proposed: docs/decisions/0010-two-messages.md.
 
 With its last answer in a sum a node shares its secrets for the next one, whose model nobody
 knows yet. So the boxes are bound to session, parameters and roster alone, and the masks to the

@@ -44,7 +44,12 @@ def attack(params: Params, size: int) -> NDArray[np.uint64]:
         )
         states[n]: Any = state
         entries[n] = Advertise.from_bytes(message, expect=header, signed=True).keys
-    told = Roster(header=header, entries=dict(sorted(entries.items())), part_of=(size, bytes(32)))
+    told = Roster(
+        header=header,
+        agreement=agreement.tag,
+        entries=dict(sorted(entries.items())),
+        part_of=(size, bytes(32)),
+    )
     sealed = {}
     for n in (VICTIM, *CORRUPT):
         message, states[n] = states[n].on_roster(told.to_bytes())

@@ -30,6 +30,7 @@ from protocols.primitives.shamir import combine
 from protocols.primitives.sign import verify
 from protocols.secrets import Secret
 from protocols.testing import insecure_entropy, insecure_identities, played, publics_of
+from protocols.wire import write_subset
 
 CLIENTS, HONEST, CORRUPT, SUMMED = range(1, 7), range(1, 6), 6, (1, 2)
 PARAMS = Params(clients=6, threshold=4, words=3, active=True, max_corrupt=1)  # 2 * 4 > 6 + 1
@@ -52,7 +53,7 @@ class Seen:
         self.held = self.states[CORRUPT].shares.take()  # both of each peer
 
     def sign(self, n: int, alive: set[int]) -> bytes:
-        message = Survivors(header=self.header, alive=frozenset(alive))
+        message = Survivors(header=self.header, alive=frozenset(alive), members=CLIENTS)
         if n == CORRUPT:  # it signs whatever helps
             return IDENTITIES[CORRUPT].sign(self.context.survivors(), message.body())
         answer, self.states[n] = self.states[n].sign_survivors(message.to_bytes())
@@ -159,7 +160,7 @@ def whatever_was_signed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def some_set(public: bytes, label: bytes, _: bytes, signature: bytes) -> None:
         for alive in SHOWN.values():
-            body = Survivors(header=LAST.header, alive=frozenset(alive)).body()
+            body = write_subset(alive, CLIENTS)
             try:
                 return verify(public, label, body, signature)
             except RemoteProtocolError:

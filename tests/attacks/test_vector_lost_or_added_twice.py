@@ -58,9 +58,9 @@ def attack(mistake: Any, unmask: Any) -> Sum:
         )
         vectors.receive(frames[number])
     mistake(vectors, frames)
-    message, reveals = vectors.close()
+    named, reveals = vectors.close()
     for number in CLIENTS:
-        reveals.receive(states[number].on_survivors(message))
+        reveals.receive(states[number].on_survivors(named[number]))
     released: Sum = reveals.close(unmask)
     return released
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -59,7 +60,12 @@ DECODERS: dict[str, tuple[str, str, Callable[..., Any]]] = {  # of a round: a me
     "SealedShares": ("complete", "shares", SealedShares.from_bytes),
     "ShareBoxes": ("complete", "boxes", ShareBoxes.from_bytes),
     "MaskedFrame": ("complete", "frame", partial(MaskedFrame.from_bytes, index=0, count=WORDS + 1)),
-    "Survivors": ("complete", "survivors", Survivors.from_bytes),
+    "Survivors": ("complete", "survivors", partial(Survivors.from_bytes, members=range(3))),
+    "Survivors.part": (
+        "sparse",
+        "survivors",
+        partial(Survivors.from_bytes, members=range(3), part=True),
+    ),
     "SignedSurvivors": ("active", "signed", SignedSurvivors.from_bytes),
     "Signatures": ("active", "signatures", Signatures.from_bytes),
     "Reveal": ("complete", "reveal", Reveal.from_bytes),
@@ -298,7 +304,8 @@ class Sums:
         self.forget()
         coordinator = Coordinator(MEAN, SumSettings())
         coordinator.session = fixed(16, of=80)
-        under_way = coordinator.begin("train", NODES, model=self.machines.model, shapes=SHAPES)
+        with mock.patch("secagg.nodes.coordinator.system", fixed):  # the same proposal again
+            under_way = coordinator.begin("train", NODES, model=self.machines.model, shapes=SHAPES)
         for ask in under_way.asks():
             if ask.stage is stage:
                 return under_way, ask

@@ -167,7 +167,8 @@ class AnyInterleaving(RuleBasedStateMachine):
     def lie_about_the_survivors(self, data: st.DataObject) -> None:
         client = data.draw(st.sampled_from(self.clients))
         alive = data.draw(st.frozensets(st.sampled_from(self.clients)))
-        self.tell(client, Survivors(header=self.agreement.header, alive=alive).to_bytes())
+        lie = Survivors(header=self.agreement.header, alive=alive, members=sorted(self.clients))
+        self.tell(client, lie.to_bytes())
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data(), kept=st.integers(1, 4))
@@ -206,14 +207,10 @@ class AnyInterleaving(RuleBasedStateMachine):
             self.check(closed)
             self.server = None
             return
-        message, self.server = closed
-        if isinstance(message, bytes):
-            self.named = Survivors.from_bytes(message, expect=self.agreement.header).alive
-            self.to_clients.extend((client, message) for client in self.named)
-        else:
-            if signing:
-                self.named = frozenset(message)
-            self.to_clients.extend(message.items())
+        if isinstance(self.server, CollectVectors):
+            self.named = frozenset(closed[0])
+        messages, self.server = closed
+        self.to_clients.extend(messages.items())
 
     @precondition(lambda self: not self.alive)
     @rule(data=st.data())

@@ -26,9 +26,10 @@ from lying import Lying, Sets, few_clients_pick, openable, params_of, remember
 
 from protocols.bonawitz import Rates
 from protocols.bonawitz.client import AwaitSurvivors
-from protocols.bonawitz.messages import SignedBitmap, to_bitmap
+from protocols.bonawitz.messages import SignedSet
 from protocols.errors import ProtocolError
 from protocols.testing import BurnInMemory
+from protocols.wire import write_subset
 
 CLIENTS, CORRUPT, HOLDERS, THRESHOLD = 9, frozenset({8}), 3, 2
 NOBODY = 100
@@ -98,8 +99,8 @@ class Lies:
         elif peer is not None and lie in ("without", "unsigned"):
             bits = some(-1) - ({client} if lie == "without" else set())
             signature = marks[peer].signature
-            marks[peer] = SignedBitmap(
-                included=to_bitmap(range(CLIENTS), bits), signature=signature
+            marks[peer] = SignedSet(
+                included=write_subset(bits, range(CLIENTS)), signature=signature
             )
         self.tell(server.show_survivors, client, named, self.burns[client], marks)
 

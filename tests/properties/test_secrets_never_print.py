@@ -139,12 +139,12 @@ def test_no_secret_of_a_round_shows_anywhere(watch: Watch) -> None:
         states[client] = moved(state)
         watch.refused(vectors.receive, [changed(frame, 60)])
         vectors.receive([frame])
-    message, reveals = vectors.close()
-    watch.look(reveals, Survivors.from_bytes(message, expect=HEADER))
-    for client in (1, 2, 3):
+    named, reveals = vectors.close()
+    watch.look(reveals, Survivors.from_bytes(named[1], expect=HEADER, members=CLIENTS))
+    for client, message in named.items():
         state, refusing, broken = states[client]
         watch.refused(refusing.on_survivors, message)
-        watch.refused(broken.on_survivors, changed(message, 28))
+        watch.refused(broken.on_survivors, changed(message, 22))
         answer = state.on_survivors(message)
         watch.refused(state.on_survivors, message)
         watch.look(Reveal.from_bytes(answer, expect=HEADER))

@@ -1,7 +1,7 @@
 """The encodings that messages are made of: complete, or an error."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -14,10 +14,13 @@ from protocols.wire import (
     Header,
     Reader,
     opaque,
+    read_subset,
+    sender_of,
     u32,
     u64,
     with_checksum,
     without_checksum,
+    write_subset,
 )
 
 quick = settings(max_examples=60, derandomize=True, deadline=None)
@@ -130,4 +133,118 @@ def test_a_message_of_another_type_session_or_round_is_an_error(
     kind: int, header: Header, error: str
 ) -> None:
     with pytest.raises(DecodeError, match=error):
-        Reader(b"\x01" + Header(SESSION, 7).to_bytes()).expect(kind, header)
+        Reader(b"\x01\x01" + Header(SESSION, 7).to_bytes()).expect(kind, header)
+
+
+@pytest.mark.parametrize("version", [0, 2, 255])
+def test_a_peer_of_another_version_is_refused_by_name(version: int) -> None:
+    message = bytes([version, 1]) + Header(SESSION, 7).to_bytes() + u32(9)
+    error = f"the peer speaks version {version}, this is version 1"
+    with pytest.raises(DecodeError, match=error):
+        Reader(message).expect(1, Header(SESSION, 7))
+    with pytest.raises(DecodeError, match=error):
+        sender_of(message)
+    assert sender_of(b"\x01" + message[1:]) == 9
+
+
+# Sets of clients
+
+rosters = st.one_of(
+    st.integers(0, 400).map(range), st.frozensets(st.integers(0, 2**32 - 1)).map(sorted)
+)
+
+
+@st.composite
+def some_of_a_roster(draw: st.DrawFn) -> tuple[frozenset[int], Sequence[int]]:
+    members = draw(rosters)
+    share = draw(st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0]))
+    chosen = draw(st.randoms(use_true_random=False))
+    return frozenset(m for m in members if chosen.random() < share), members
+
+
+@given(some_of_a_roster())
+@quick
+def test_a_set_comes_out_as_it_went_in_and_is_the_shorter_of_its_two_forms(
+    case: tuple[frozenset[int], Sequence[int]],
+) -> None:
+    chosen, members = case
+    data = write_subset(chosen, members)
+    assert read_subset(data, members) == chosen
+    reader = Reader(data + b"more")
+    assert reader.subset(len(members)) == data
+    assert reader.left == 4
+    bitmap, gaps = forms(chosen, members)
+    assert data == (gaps if len(gaps) < len(bitmap) else bitmap)
+    assert len(data) <= 1 + (len(members) + 7) // 8
+
+
+def forms(chosen: frozenset[int], members: Sequence[int]) -> tuple[bytes, bytes]:
+    """A set in both forms, written slowly."""
+    bits = "".join(str(int(member in chosen)) for member in members)
+    bits += "0" * (-len(bits) % 8)
+    bitmap = bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
+    gaps, skipped = b"", 0
+    for member in members:
+        if member not in chosen:
+            skipped += 1
+            continue
+        gaps += b"\xff" * (skipped // 255) + bytes([skipped % 255])
+        skipped = 0
+    return b"\0" + bitmap, b"\1" + u32(len(chosen)) + gaps
+
+
+@given(some_of_a_roster())
+@quick
+def test_the_longer_form_of_a_set_is_refused(
+    case: tuple[frozenset[int], Sequence[int]],
+) -> None:
+    chosen, members = case
+    bitmap, gaps = forms(chosen, members)
+    longer = bitmap if len(gaps) < len(bitmap) else gaps
+    with pytest.raises(DecodeError):
+        read_subset(longer, members)
+
+
+@given(st.integers(0, 300), st.binary(max_size=60))
+@quick
+def test_other_bytes_are_no_set_or_the_one_encoding_of_theirs(size: int, data: bytes) -> None:
+    for form in (b"", b"\0", b"\1", b"\1\0\0\0"):
+        try:
+            found = read_subset(form + data, range(size))
+        except DecodeError:
+            continue
+        assert write_subset(found, range(size)) == form + data
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "why"),
+    [
+        ("0010", 3, "names more clients than the 3"),
+        ("00e0", 9, "need 2 bytes, 1 left"),
+        ("00e000", 3, "1 bytes left over"),
+        ("02e0", 3, "a set of form 2"),
+        ("0100000001", 300, "cut short"),
+        ("0100000001ff", 600, "cut short"),
+        ("0100000002fe2d", 300, "names more clients than the 300"),
+        ("0100000001ff2d", 300, "names more clients than the 300"),
+        ("01ffffffff0000", 300, "no shorter than a bitmap"),
+        ("00" + "80" + 37 * "00", 300, "shorter as gaps"),
+    ],
+)
+def test_a_set_that_is_none_is_refused(data: str, size: int, why: str) -> None:
+    with pytest.raises(DecodeError, match=why):
+        read_subset(bytes.fromhex(data), range(size))
+
+
+@pytest.mark.parametrize(
+    ("data", "chosen"),
+    [("0100000000", set()), ("0100000001ff2c", {299}), ("0100000002fe2c", {254, 299})],
+)
+def test_a_gap_is_bytes_of_255_and_a_rest(data: str, chosen: set[int]) -> None:
+    assert read_subset(bytes.fromhex(data), range(300)) == chosen
+    assert write_subset(chosen, range(300)).hex() == data
+
+
+def test_who_is_not_in_the_roster_is_in_no_set_of_it() -> None:
+    with pytest.raises(InputError, match=r"not in the roster: \[9\]"):
+        write_subset({1, 9}, [1, 2, 3])

@@ -1,5 +1,6 @@
 """The command ``secagg`` for the tests of every room that has a word of it."""
 
+import math
 import sys
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ def secagg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["secagg", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setattr("secagg.cli.screen.EVERY", math.inf)  # a slow machine has more to say
         with pytest.raises(SystemExit) as stop:
             cli.main()
         out, err = capsys.readouterr()

@@ -8,15 +8,18 @@ holds the error that it expects. The format is described in
 tests and nothing else.
 """
 
+import json
 import sys
 from pathlib import Path
 
-import refused_by_clients  # noqa: F401  its scripts enter SCRIPTS
-from refused_by_servers import reveal_of
+from blocks import blocks, plans
+from picks import picks
+from refused_by_clients import boxes_of
+from refused_by_servers import changed_body, reveal_of
 from script import SCRIPTS, Script, script, turned
 
 from protocols.bonawitz import Rates
-from protocols.bonawitz.messages import Reveal
+from protocols.bonawitz.messages import Reveal, ShareBoxes, Signatures
 from protocols.primitives.prg import Suite
 from protocols.secrets import Secret
 
@@ -128,8 +131,99 @@ def through_records_active(run: Script) -> None:
     run.reveals()
 
 
+def whole_round(run: Script) -> None:
+    run.keys()
+    run.shares()
+    run.vectors()
+    run.reveals()
+
+
+@script("Two clients, one word.", clients=2, words=1)
+def two_clients(run: Script) -> None:
+    whole_round(run)
+
+
+@script("A vector that with its check word fills one frame.", rule="R38", words=2**15 - 1)
+def one_full_frame(run: Script) -> None:
+    whole_round(run)
+
+
 @script(
-    "A wrong share is corrected: two more than the threshold have revealed.", clients=5, threshold=3
+    "Sparse graph: more survivors are wanted than the threshold, and fewer are than came.",
+    rule="R43",
+    clients=8,
+    rates=Rates(corrupt_fraction="0", dropout="0.3"),
+    minimum_survivors=6,
+)
+def sparse_minimum_above_threshold(run: Script) -> None:
+    run.keys()
+    run.shares(3)
+    run.vectors(5)
+    run.reveals()
+
+
+@script(
+    "A box does not open, and enough others do: its client holds no share of who sealed it.",
+    rule="R33",
+    clients=5,
+    threshold=3,
+)
+def a_box_that_does_not_open(run: Script) -> None:
+    run.keys()
+    run.shares()
+    boxes = boxes_of(run)
+    data = ShareBoxes(
+        header=run.header, recipient=0, boxes=boxes | {1: turned(boxes[1], -1)}
+    ).to_bytes()
+    bad = run.change("boxes 0", "lowest bit of the box of client 1", data)
+    run.act("server", "receive", run.act("client 0", "on_boxes", [bad]))
+    for client in run.clients[1:]:
+        sent = run.act(f"client {client}", "on_boxes", [f"boxes {client}"])
+        run.act("server", "receive", sent)
+    run.act("server", "close")
+    run.reveals()
+
+
+@script(
+    "A client's own signature counts, listed or not; strangers' and bad ones are passed over.",
+    rule="R52",
+    clients=5,
+    threshold=4,
+    active=True,
+)
+def own_signature_is_not_listed(run: Script) -> None:
+    run.keys()
+    run.shares()
+    run.vectors()
+    run.signed()
+    signed = Signatures.from_bytes(run.bytes["signatures 0"], expect=run.header).signatures
+    others = {1: turned(signed[1], 0), 2: signed[2], 3: signed[3], 4: signed[4], 9: signed[2]}
+    data = Signatures(header=run.header, signatures=others).to_bytes()
+    change = "its own left out, that of client 1 changed, one of client 9 added"
+    named = run.change("signatures 0", change, data)
+    run.act("server", "receive", run.act("client 0", "on_signatures", [named]))
+    for client in run.clients[1:]:
+        sent = run.act(f"client {client}", "on_signatures", [f"signatures {client}"])
+        run.act("server", "receive", sent)
+    run.act("server", "close")
+
+
+@script("Keys are compared as bytes: another encoding of one is taken.", rule="R11")
+def key_with_its_top_bit_set(run: Script) -> None:
+    run.act("server", "receive", run.act("client 1", "join"))
+    run.act("client 0", "join")
+    mask = bytearray(run.bytes["advertise 1"][26:58])
+    mask[-1] |= 0x80
+    data = changed_body(run, "advertise 0", 26, bytes(mask))
+    change = "the mask key of client 1 with its top bit set"
+    run.act("server", "receive", [run.change("advertise 0", change, data)])
+
+
+@script(
+    "A wrong share is corrected: two more than the threshold have revealed.",
+    rule="R50",
+    clients=5,
+    threshold=3,
 )
 def wrong_share_is_corrected(run: Script) -> None:
     run.keys()
@@ -141,7 +235,11 @@ def wrong_share_is_corrected(run: Script) -> None:
     change = "lowest bit of the first byte of the share of client 1"
     run.act("server", "receive", [run.change("reveal 0", change, data)])
     for client in run.clients[1:]:
-        run.act("server", "receive", run.act(f"client {client}", "on_survivors", ["survivors"]))
+        run.act(
+            "server",
+            "receive",
+            run.act(f"client {client}", "on_survivors", [f"survivors {client}"]),
+        )
     run.act("server", "close")
 
 
@@ -153,6 +251,9 @@ def main(folder: Path) -> None:
         old.unlink()
     for name, make in SCRIPTS.items():
         (folder / f"{name}.json").write_text(make().to_json())
+    for name, made in (("blocks", blocks()), ("picks", picks())):
+        (folder / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
+    (folder / "plans.csv").write_text(plans())
 
 
 if __name__ == "__main__":

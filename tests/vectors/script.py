@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from protocols.wire import with_checksum, without_checksum
 
+PAGE = Path(__file__).parents[2] / "docs" / "protocols" / "bonawitz.md"
 SESSION = bytes(range(16))
 PUBLIC = hashlib.sha256(b"a model, a clip and a scale").digest()
 ABOUT = (
@@ -24,6 +27,14 @@ WHOLE = 4096  # bytes; of a longer message the file holds size and SHA-256
 FIRST, STEP = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd, otherwise of no meaning
 
 Fails = tuple[type[ProtocolError], str]
+
+
+SENT = {  # by a stage of the server, what it sends when it closes
+    "CollectKeys": "roster",
+    "CollectShares": "boxes",
+    "CollectVectors": "survivors",
+    "CollectSignatures": "signatures",
+}
 
 
 class Counting:
@@ -45,11 +56,18 @@ class Counting:
         return given
 
 
+def layers() -> dict[str, str]:
+    """Of each rule of the page, the layer at which it refuses."""
+    rows = re.findall(r"^\| (R\d+) \| (\w+) \|", PAGE.read_text(), flags=re.MULTILINE)
+    return dict(rows)
+
+
 class Script:
     """One round.
 
     Args:
       shows: in a sentence, what the file shows.
+      rule: of the page, that the file checks.
       clients: who could take part.
       told: of whom that was told another ``public`` than the rest, which.
       records: every client moves into a record and out again after each answer.
@@ -61,10 +79,12 @@ class Script:
         params: Params,
         clients: Iterable[int],
         *,
+        rule: str = "",
         round_number: int = 1,
         told: dict[int, bytes] | None = None,
         records: bool = False,
     ) -> None:
+        self.rule = rule
         self.shows, self.clients, self.told, self.records = (
             shows,
             list(clients),
@@ -84,7 +104,7 @@ class Script:
         self.messages: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self.result: dict[str, Any] | None = None
-        self.error: dict[str, str] | None = None
+        self.error: str | None = None
         self._states: dict[int, Any] = {}
         self._server: Any = CollectKeys(self.agreement, self.identities)
         self._burnt: dict[tuple[bytes, int], bytes] = {}
@@ -92,6 +112,11 @@ class Script:
     @staticmethod
     def _agreement(params: Params, round_number: int, public: bytes) -> Agreement:
         return Agreement(params=params, session=SESSION, round=round_number, public_digest=public)
+
+    def told_agreement(self, client: int) -> Agreement:
+        """What a client agrees to."""
+        public = self.told.get(client, PUBLIC)
+        return self._agreement(self.agreement.params, self.agreement.round, public)
 
     @property
     def _long(self) -> bool:
@@ -123,7 +148,7 @@ class Script:
         except ProtocolError as raised:
             if fails is None or type(raised) is not fails[0] or fails[1] not in str(raised):
                 raise
-            step["error"] = self.error = {"type": fails[0].__name__, "says": fails[1]}
+            step["error"] = self.error = layers()[self.rule]
             return []
         if fails is not None:
             raise ValueError(f"{party} does not refuse: {self.shows}")
@@ -170,9 +195,8 @@ class Script:
         me = int(party.removeprefix("client "))
         match does:
             case "join":
-                params = self.agreement.params
                 message, self._states[me] = join(
-                    self._agreement(params, self.agreement.round, self.told.get(me, PUBLIC)),
+                    self.told_agreement(me),
                     me,
                     self.entropy[party],
                     identity=self.identity.get(me),
@@ -206,11 +230,7 @@ class Script:
             return []
         entropy = [self.entropy["server"]] if stage == "CollectKeys" else []
         out, self._server = getattr(self._server, does)(*entropy)
-        if isinstance(out, bytes):
-            return [("survivors", "survivors", out)]
-        if does == "close_to_sign":  # in a complete graph all are told the same
-            return [("survivors", "survivors", next(iter(out.values())))]
-        kind = {"CollectKeys": "roster", "CollectShares": "boxes"}.get(stage, "signatures")
+        kind = SENT[stage]
         return [(f"{kind} {c}", _client(c), out[c]) for c in sorted(out)]
 
     def _burn(self, session: bytes, stage: int, request: bytes) -> bool:
@@ -244,11 +264,13 @@ class Script:
         self._stage("MaskedFrame", "on_boxes", "boxes {}", drops, how if close else "")
 
     def signed(self, *drops: int) -> None:
-        self._stage("SignedSurvivors", "sign_survivors", "survivors", drops, "close")
+        self._stage("SignedSurvivors", "sign_survivors", "survivors {}", drops, "close")
 
     def reveals(self, *drops: int, close: bool = True) -> None:
         does, receives = (
-            ("on_signatures", "signatures {}") if self.identity else ("on_survivors", "survivors")
+            ("on_signatures", "signatures {}")
+            if self.identity
+            else ("on_survivors", "survivors {}")
         )
         self._stage("Reveal", does, receives, drops, "close" if close else "")
 
@@ -261,6 +283,7 @@ class Script:
         script = {
             "about": ABOUT,
             "shows": self.shows,
+            "rule": self.rule or None,
             "params": {
                 "clients": params.clients,
                 "threshold": params.threshold,
@@ -319,21 +342,28 @@ SCRIPTS: dict[str, Callable[[], Script]] = {}
 def script(
     shows: str,
     *,
+    rule: str = "",
     clients: int | list[int] = 3,
+    most: int = 0,
     after: str = "",
     rates: Rates | None = None,
     told: dict[int, bytes] | None = None,
     records: bool = False,
     **numbers: Any,
 ) -> Callable[[Callable[[Script], None]], Callable[[Script], None]]:
-    """Make a file of what the function does to a round that has come as far as ``after``."""
+    """Make a file of what the function does to a round that has come as far as ``after``.
+
+    Args:
+      rule: of the page, that it checks.
+      most: clients that may take part, if more or fewer than do.
+    """
     numbers = {"threshold": None if rates else 2, "rates": rates, "words": 3} | numbers
     members = list(range(clients)) if isinstance(clients, int) else clients
-    params = Params(clients=len(members), **numbers)
+    params = Params(clients=most or len(members), **numbers)
 
     def register(play: Callable[[Script], None]) -> Callable[[Script], None]:
         def make() -> Script:
-            run = Script(shows, params, members, told=told, records=records)
+            run = Script(shows, params, members, rule=rule, told=told, records=records)
             for stage in ("keys", "shares", "vectors", "signed"):
                 if after:
                     getattr(run, stage)()

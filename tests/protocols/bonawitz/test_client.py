@@ -56,8 +56,10 @@ def joined(
     return entries, states[ME]
 
 
-def roster(entries: dict[int, PublicKeys], header: Header = HEADER) -> bytes:
-    return Roster(header=header, entries=entries).to_bytes()
+def roster(
+    entries: dict[int, PublicKeys], header: Header = HEADER, agreement: Agreement = AGREEMENT
+) -> bytes:
+    return Roster(header=header, agreement=agreement.tag, entries=entries).to_bytes()
 
 
 def shared(
@@ -82,7 +84,7 @@ def masked() -> AwaitSurvivors:
 
 
 def survivors(*alive: int, header: Header = HEADER) -> bytes:
-    return Survivors(header=header, alive=frozenset(alive)).to_bytes()
+    return Survivors(header=header, alive=frozenset(alive), members=CLIENTS).to_bytes()
 
 
 OTHER_PLACES = pytest.mark.parametrize(
@@ -103,7 +105,16 @@ def test_a_client_number_that_has_no_encoding_is_refused() -> None:
 
 def refuses_roster(entries: dict[int, PublicKeys], state: AwaitRoster, why: str) -> None:
     with pytest.raises(RemoteProtocolError, match=why):
-        state.on_roster(roster(entries))
+        state.on_roster(roster(entries, agreement=state.agreement))
+
+
+def test_a_server_that_agrees_to_something_else_is_named_so_before_anything_is_shared() -> None:
+    entries, state = joined()
+    other = replace(AGREEMENT, public_digest=b"\1" * 32)
+    why = f"the server agrees to something else: .* {other.tag.hex()}, of ours with"
+    with pytest.raises(RemoteProtocolError, match=why):
+        state.on_roster(roster(entries, agreement=other))
+    assert state.on_roster(roster(entries))
 
 
 def test_the_honest_roster_is_answered_with_a_box_for_each_peer() -> None:
@@ -137,7 +148,7 @@ def test_a_roster_with_our_two_keys_exchanged_is_refused() -> None:
 def test_a_roster_that_lists_a_peer_twice_is_refused() -> None:
     entries, state = joined()
     data = roster(entries)
-    count = 21 + 4 + 32  # head, size and digest of all come before it
+    count = 22 + 8 + 4 + 32  # head, agreement, size and digest of all come before it
     twice = data[:count] + (6).to_bytes(4, "big") + data[count + 4 :] + data[-68:]
     with pytest.raises(DecodeError, match="twice"):
         state.on_roster(twice)
@@ -352,10 +363,6 @@ def test_for_the_alive_it_reveals_one_half_and_for_the_gone_the_other() -> None:
 
 
 def test_a_survivor_who_never_shared_is_refused() -> None:
-    refuses_survivors(masked(), survivors(0, 1, 2, 3, 5), r"never shared: \[5\]")
-
-
-def test_a_survivor_whose_box_we_never_got_is_refused() -> None:
     content, state = shared()
     del content[4]
     _, waiting = state.on_boxes(boxes(content), WORDS)

@@ -43,21 +43,30 @@ words = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=9).map(
     lambda values: np.array(values, np.uint64)
 )
 header = st.just(HEADER)
+tag = st.binary(min_size=8, max_size=8)
+MEMBERS = [*range(2, 90, 3), 2**31, 2**32 - 1]
 
 MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     Advertise: st.builds(Advertise, header=header, sender=client, keys=keys),
     Roster: st.builds(
         Roster,
         header=header,
+        agreement=tag,
         entries=st.dictionaries(client, keys, min_size=1, max_size=4),
         part_of=part_of,
     ),
-    SealedShares: st.builds(SealedShares, header=header, sender=client, boxes=boxes),
+    SealedShares: st.builds(SealedShares, header=header, sender=client, agreement=tag, boxes=boxes),
     ShareBoxes: st.builds(ShareBoxes, header=header, recipient=client, boxes=boxes),
     MaskedFrame: st.builds(
         MaskedFrame, header=header, sender=client, index=st.integers(0, 2**32 - 1), words=words
     ),
-    Survivors: st.builds(Survivors, header=header, alive=st.frozensets(client, max_size=5)),
+    Survivors: st.builds(
+        Survivors,
+        header=header,
+        alive=st.frozensets(st.sampled_from(MEMBERS)),
+        members=st.just(MEMBERS),
+        unseen=st.integers(0, 2**32 - 1),
+    ),
     Reveal: st.builds(
         Reveal,
         header=header,
@@ -77,6 +86,8 @@ def decode(like: Message, data: bytes, expect: Header = HEADER) -> Message:
     if isinstance(like, MaskedFrame):
         count = len(like.words)
         return MaskedFrame.from_bytes(data, expect=expect, index=like.index, count=count)
+    if isinstance(like, Survivors):
+        return Survivors.from_bytes(data, expect=expect, members=MEMBERS, part=True)
     return type(like).from_bytes(data, expect=expect)
 
 
@@ -178,7 +189,7 @@ def test_noise_is_refused(kind: type[Message], noise: bytes, data: st.DataObject
     message = data.draw(MESSAGES[kind])
     with pytest.raises(DecodeError):
         decode(message, noise)
-    head = bytes([message.TYPE]) + HEADER.to_bytes()
+    head = message.head(HEADER)
     decode_or_refuse(message, head + noise)
     decode_or_refuse(message, with_checksum(head + noise))
 
@@ -229,7 +240,7 @@ def test_signed_keys_come_out_as_they_went_in_and_not_as_unsigned_ones(
     assert Advertise.from_bytes(message.to_bytes(), expect=HEADER, signed=True) == message
     with pytest.raises(DecodeError, match="64 bytes left over"):
         Advertise.from_bytes(message.to_bytes(), expect=HEADER)
-    roster = Roster(header=HEADER, entries={sender: signed}, part_of=(7, bytes(32)))
+    roster = Roster(header=HEADER, agreement=TAG, entries={sender: signed}, part_of=(7, bytes(32)))
     assert Roster.from_bytes(roster.to_bytes(), expect=HEADER, signed=True) == roster
     with pytest.raises(DecodeError):
         Roster.from_bytes(roster.to_bytes(), expect=HEADER)
@@ -238,29 +249,28 @@ def test_signed_keys_come_out_as_they_went_in_and_not_as_unsigned_ones(
 @pytest.mark.parametrize(("size", "changed"), [(1, False), (0, False), (2, True)])
 def test_a_whole_roster_says_its_own_size_and_hash_or_is_refused(size: int, changed: bool) -> None:
     entries = {n: PublicKeys(mask=bytes(32), seal=bytes([n] * 32)) for n in (1, 2)}
-    data = bytearray(Roster(header=HEADER, entries=entries).to_bytes())
-    data[21:25] = size.to_bytes(4, "big")
-    data[25] ^= changed
+    data = bytearray(Roster(header=HEADER, agreement=TAG, entries=entries).to_bytes())
+    data[30:34] = size.to_bytes(4, "big")
+    data[34] ^= changed
     with pytest.raises(DecodeError, match="another size or hash"):
         Roster.from_bytes(bytes(data), expect=HEADER)
 
 
 def test_what_is_signed_of_survivors_is_their_message_without_its_head() -> None:
-    message = Survivors(header=HEADER, alive=frozenset({1, 5}))
-    assert message.body() == message.to_bytes()[21:] == bytes([0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 5])
+    message = Survivors(header=HEADER, alive=frozenset({1, 5}), members=[0, 1, 5, 9])
+    assert message.body() == message.to_bytes()[22:] == bytes([0, 0b0110_0000])
 
 
 def listed(kind: int, about: bytes, entries: list[bytes], count: int | None = None) -> bytes:
     number = len(entries) if count is None else count
-    head = bytes([kind]) + HEADER.to_bytes() + about
+    head = bytes([1, kind]) + HEADER.to_bytes() + about
     return head + number.to_bytes(4, "big") + b"".join(entries)
 
 
 LISTS: list[tuple[type[Message], bytes, bytes]] = [
-    (Roster, bytes(4 + 32), bytes(64)),
-    (SealedShares, bytes(4), bytes(BOX_SIZE)),
+    (Roster, bytes(8 + 4 + 32), bytes(64)),
+    (SealedShares, bytes(4 + 8), bytes(BOX_SIZE)),
     (ShareBoxes, bytes(4), bytes(BOX_SIZE)),
-    (Survivors, b"", b""),
     (Reveal, bytes(4), bytes(32)),
     (Signatures, b"", bytes(64)),
 ]
@@ -296,10 +306,11 @@ def test_a_frame_of_another_index_or_length_is_refused(index: int, count: int) -
 def test_words_travel_little_endian() -> None:
     value = np.array([0x0102030405060708], np.uint64)
     frame = MaskedFrame(header=HEADER, sender=1, index=0, words=value).to_bytes()
-    assert frame[29:37] == bytes([8, 7, 6, 5, 4, 3, 2, 1])
+    assert frame[30:38] == bytes([8, 7, 6, 5, 4, 3, 2, 1])
 
 
-HEAD = 1 + 16 + 4  # type, session, round
+HEAD = 1 + 1 + 16 + 4  # version, type, session, round
+TAG = bytes(8)
 ONE = bytes(32)
 
 
@@ -317,13 +328,15 @@ def some_boxes(count: int) -> dict[int, bytes]:
         ),
         (
             lambda n: Roster(
-                header=HEADER, entries=dict.fromkeys(range(n), PublicKeys(mask=ONE, seal=ONE))
+                header=HEADER,
+                agreement=TAG,
+                entries=dict.fromkeys(range(n), PublicKeys(mask=ONE, seal=ONE)),
             ),
-            lambda n: HEAD + 4 + 32 + 4 + n * (4 + 2 * 32),
+            lambda n: HEAD + 8 + 4 + 32 + 4 + n * (4 + 2 * 32),
         ),
         (
-            lambda n: SealedShares(header=HEADER, sender=1, boxes=some_boxes(n)),
-            lambda n: HEAD + 4 + 4 + n * (4 + 12 + 64 + 16) + 16,
+            lambda n: SealedShares(header=HEADER, sender=1, agreement=TAG, boxes=some_boxes(n)),
+            lambda n: HEAD + 4 + 8 + 4 + n * (4 + 12 + 64 + 16) + 16,
         ),
         (
             lambda n: ShareBoxes(header=HEADER, recipient=1, boxes=some_boxes(n)),
@@ -336,8 +349,8 @@ def some_boxes(count: int) -> dict[int, bytes]:
             lambda n: HEAD + 4 + 4 + 8 * (n + 1) + 16,
         ),
         (
-            lambda n: Survivors(header=HEADER, alive=frozenset(range(n))),
-            lambda n: HEAD + 4 + 4 * n,
+            lambda n: Survivors(header=HEADER, alive=frozenset(range(n)), members=range(n)),
+            lambda n: HEAD + 1 + (n + 7) // 8,
         ),
         (
             lambda n: Reveal(
@@ -362,16 +375,16 @@ def test_the_size_of_a_message_is_its_fields_and_no_more(
     assert len(make(count).to_bytes()) == size(count)
 
 
-def test_an_advertise_is_105_bytes() -> None:
+def test_an_advertise_is_106_bytes() -> None:
     keys = PublicKeys(mask=ONE, seal=ONE)
-    assert len(Advertise(header=HEADER, sender=1, keys=keys).to_bytes()) == 105
+    assert len(Advertise(header=HEADER, sender=1, keys=keys).to_bytes()) == 106
 
 
 def test_a_full_frame_carries_less_than_a_fiftieth_of_a_percent_beside_its_words() -> None:
     frame = MaskedFrame(header=HEADER, sender=1, index=0, words=np.zeros(FRAME_WORDS, np.uint64))
     size = len(frame.to_bytes())
-    assert size == 8 * FRAME_WORDS + 45
-    assert 45 / size < 0.0002
+    assert size == 8 * FRAME_WORDS + 46
+    assert 46 / size < 0.0002
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,6 @@ from protocols.bonawitz.messages import (
     ShareBoxes,
     Signatures,
     Survivors,
-    bitmap_size,
-    from_bitmap,
-    to_bitmap,
 )
 from protocols.bonawitz.records import RECORD
 from protocols.errors import DecodeError, LocalProtocolError, RemoteProtocolError
@@ -43,7 +40,13 @@ from protocols.testing import (
     insecure_plan,
     played,
 )
-from protocols.wire import opaque, with_checksum, without_checksum
+from protocols.wire import (
+    opaque,
+    read_subset,
+    with_checksum,
+    without_checksum,
+    write_subset,
+)
 
 PARAMS = Params(clients=5, threshold=3, words=6, suite=Suite.CHACHA20)
 RATES = Rates(corrupt_fraction=0.1, dropout=0.1)  # 12 clients: 4 neighbours, a threshold of 2, or 3
@@ -95,19 +98,25 @@ def led_to(case: Case) -> tuple[Any, bytes]:
     if stage == 3:
         return made.states[ME], named[ME]
     signed, states = replace(made, named_to=named).answers()
-    signatures = {client: message[25:89] for client, message in signed.items()}
+    signatures = {client: message[26:90] for client, message in signed.items()}
     return states[ME], Signatures(header=HEADER, signatures=signatures).to_bytes()
 
 
 def without_a_peer(made: Played, which: int) -> dict[int, bytes]:
     """Survivors for each: everybody but one of our peers."""
     gone = sorted(made.states[ME].peers - {ME})[which]
-    bitmap = 2 if made.server._round.plan.picks else 0
     named = {}
     for client, message in made.named_to.items():
-        survivors = Survivors.from_bytes(message, expect=HEADER, bitmap=bitmap)
+        members = made.states[client].members
+        part = len(members) < len(made.inputs)
+        marked = bool(made.server._round.plan.picks)
+        survivors = Survivors.from_bytes(
+            message, expect=HEADER, members=members, part=part, marked=marked
+        )
         marks = survivors.marks and {n: m for n, m in survivors.marks.items() if n != gone}
         fewer = replace(survivors, alive=survivors.alive - {gone}, marks=marks)
+        if gone not in members:
+            fewer = replace(fewer, unseen=(survivors.unseen or 0) - 1)
         if client != gone:
             named[client] = fewer.to_bytes()
     return named
@@ -126,13 +135,13 @@ def other_request(case: Case, message: bytes) -> bytes:
         if roster.part_of:
             return replace(roster, part_of=(roster.size, bytes(32))).to_bytes()
         listed = range(1, len(roster.entries))
-        return Roster(header=HEADER, entries={c: roster.entries[c] for c in listed}).to_bytes()
+        return replace(roster, entries={c: roster.entries[c] for c in listed}).to_bytes()
     if stage == 2:
-        bitmap = bitmap_size(12) if mode == "picks" else 0
-        passed_on = ShareBoxes.from_bytes(message, expect=HEADER, bitmap=bitmap)
+        size = 12 if mode == "picks" else 0
+        passed_on = ShareBoxes.from_bytes(message, expect=HEADER, size=size)
         gone, shared = min(passed_on.boxes), passed_on.shared
-        if bitmap:
-            shared = to_bitmap(range(12), from_bitmap(range(12), shared) - {gone})
+        if size:
+            shared = write_subset(read_subset(shared, range(12)) - {gone}, range(12))
         boxes = {sender: box for sender, box in passed_on.boxes.items() if sender != gone}
         return replace(passed_on, boxes=boxes, shared=shared).to_bytes()
     inputs = dict.fromkeys(range(MODES[mode].clients), WORDS)
@@ -227,8 +236,7 @@ def test_what_is_burnt_is_the_round_the_client_the_stage_and_a_hash(case: Case) 
     if stage == 2:
         request += hashlib.sha256(WORDS.tobytes()).digest()
     if stage == 4:  # the set that was signed, whichever signatures convinced us
-        request = led_to((case[0], 3))[1][21:]
-        request = request[: 4 + 4 * int.from_bytes(request[:4], "big")]  # without marks
+        request = write_subset(state.alive, state.members)
     place = HEADER.to_bytes() + (ME).to_bytes(4, "big")
     places = [place]
     if stage == 1:  # and the mask key, whatever the session
@@ -329,7 +337,7 @@ def test_a_record_of_another_version_is_refused(case: Case) -> None:
     body = bytearray(without_checksum(led_to(case)[0].into_record().expose()))
     assert RECORD.endswith(b"4")
     body[len(RECORD) - 1] = ord("3")
-    with pytest.raises(DecodeError, match="not a client state of this version"):
+    with pytest.raises(DecodeError, match="a client state of version '3', this is version '4'"):
         restore(Secret(with_checksum(bytes(body))), burn=BurnInMemory())
 
 
@@ -359,7 +367,7 @@ def test_records_have_the_sizes_of_what_they_hold(mode: str) -> None:
     content = {
         1: 3 * 32,
         2: 4 + 32 + 32 + 32 + (4 + 64 * own) + 4 + 4 * (4 + 32 + 32) + 4 + 4,
-        3: 4 + 32 + (4 + 5 * 4) + 4 + (4 + (4 + own) * (4 + 64)),
+        3: 4 + 32 + 2 * (4 + 5 * 4) + 4 + (4 + (4 + own) * (4 + 64)),
     }
     content[4] = content[3] + 4 + 4 * (params.clients - 1)
     for stage in (stage for each, stage in ALL if each == mode):
@@ -401,7 +409,7 @@ def test_a_client_that_joins_anew_cannot_answer_a_burnt_stage_either() -> None:
     advertise, fresh = join(AGREEMENT, ME, insecure_entropy("fresh"))
     entries = dict(Roster.from_bytes(message, expect=HEADER).entries)
     entries[ME] = fresh.public
-    roster = Roster(header=HEADER, entries=entries).to_bytes()
+    roster = Roster(header=HEADER, agreement=AGREEMENT.tag, entries=entries).to_bytes()
     with pytest.raises(RemoteProtocolError, match="answered for another request"):
         answer(restore(fresh.into_record(), burn=store), roster)
     assert advertise

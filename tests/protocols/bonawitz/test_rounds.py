@@ -88,8 +88,8 @@ def run(
         assert vectors.receive(sent) == client
     survivors, reveals = vectors.close()
     for client in going(REVEAL, {c: None for c in boxes if drops.get(c, NEVER) > MASK}):
-        down[client].append(survivors)
-        message = states[client].on_survivors(survivors)
+        down[client].append(survivors[client])
+        message = states[client].on_survivors(survivors[client])
         up[client].append(message)
         assert reveals.receive(message) == client
     return Run(up, down, reveals.close())
@@ -194,10 +194,10 @@ def test_a_frame_boundary_leaves_no_mark(words: int, parts: int | None, suite: S
     inputs = inputs_of(4, words, seed=words)
     done = run(agreement_of(params), inputs, {2: MASK}, parts=parts)
     assert np.array_equal(done.result.words, total(inputs, {0, 1, 3}))
-    frames = [len(message) for message in done.up[0] if message[0] == 5]
+    frames = [len(message) for message in done.up[0] if message[1] == 5]
     full, rest = divmod(words + 1, FRAME_WORDS)
     expected = [FRAME_WORDS] * full + [rest] * bool(rest)
-    assert frames == [8 * count + 45 for count in expected]
+    assert frames == [8 * count + 46 for count in expected]
 
 
 @given(st.lists(st.integers(0, 7), max_size=6), st.integers(0, 2**32 - 1))
@@ -244,9 +244,9 @@ def test_the_bytes_of_a_client_are_counted_exactly() -> None:
     count, words = 6, 100
     params = Params(clients=count, threshold=4, words=words)
     done = run(agreement_of(params), inputs_of(count, words, 1), {5: MASK})
-    shared, alive = count, count - 1
-    up = 105 + (45 + 96 * (count - 1)) + (45 + 8 * (words + 1)) + (45 + 36 * shared)
-    down = (61 + 68 * count) + (29 + 96 * (shared - 1)) + (25 + 4 * alive)
+    shared = count
+    up = 106 + (54 + 96 * (count - 1)) + (46 + 8 * (words + 1)) + (46 + 36 * shared)
+    down = (70 + 68 * count) + (30 + 96 * (shared - 1)) + (23 + (count + 7) // 8)
     assert sum(map(len, done.up[0])) == up
     assert sum(map(len, done.down[0])) == down
 

@@ -27,7 +27,6 @@ from protocols.bonawitz.messages import (
     Reveal,
     Roster,
     SealedShares,
-    Survivors,
 )
 from protocols.errors import (
     DecodeError,
@@ -95,8 +94,8 @@ class Round:
 
     def finish(self, vectors: CollectVectors) -> NDArray[np.uint64]:
         """The sum of what ``vectors`` holds."""
-        message, reveals = vectors.close()
-        for client in Survivors.from_bytes(message, expect=HEADER).alive:
+        named, reveals = vectors.close()
+        for client, message in named.items():
             reveals.receive(self.waiting[client].on_survivors(message))
         return reveals.close().words
 
@@ -159,6 +158,14 @@ def test_shares_of_a_stranger_and_second_shares_are_refused() -> None:
         stage.receive(messages[1])
 
 
+def test_a_client_that_agrees_to_something_else_is_named_so() -> None:
+    stage, messages = Round().at_shares()
+    shares = SealedShares.from_bytes(messages[1], expect=HEADER)
+    with pytest.raises(RemoteProtocolError, match="client 1 agrees to something else"):
+        stage.receive(replace(shares, agreement=bytes(8)).to_bytes())
+    assert stage.receive(messages[1]) == 1
+
+
 @pytest.mark.parametrize("change", ["one-less", "a-stranger", "oneself", "none"])
 def test_shares_that_are_not_one_box_for_each_peer_are_refused(change: str) -> None:
     stage, messages = Round().at_shares()
@@ -183,8 +190,8 @@ def test_shares_that_are_not_one_box_for_each_peer_are_refused(change: str) -> N
 
 def changed_frame(frame: bytes, **changed: int) -> bytes:
     body = without_checksum(frame)
-    count = (len(body) - 29) // 8
-    index = int.from_bytes(body[25:29], "big")
+    count = (len(body) - 30) // 8
+    index = int.from_bytes(body[26:30], "big")
     message = MaskedFrame.from_bytes(frame, expect=HEADER, index=index, count=count)
     return replace(message, **changed).to_bytes()  # type: ignore[arg-type]  # integers only
 
@@ -230,7 +237,7 @@ def test_frames_of_another_round_are_refused() -> None:
     vectors, frames = Round().at_vectors()
     header = replace(AGREEMENT, round=3).header
     body = bytes(without_checksum(frames[0][1]))
-    other = with_checksum(body[:1] + header.to_bytes() + body[21:])
+    other = with_checksum(body[:2] + header.to_bytes() + body[22:])
     with pytest.raises(DecodeError, match="another session or round"):
         vectors.receive([frames[0][0], other])
 
@@ -294,7 +301,7 @@ def test_a_vector_that_arrives_after_the_close_is_not_read() -> None:
     with pytest.raises(LocalProtocolError, match="late messages are dropped"):
         vectors.receive(frames[3])
     for client in (0, 1, 2):
-        reveals.receive(session.waiting[client].on_survivors(message))
+        reveals.receive(session.waiting[client].on_survivors(message[client]))
     assert np.array_equal(reveals.close().words, sum_of(0, 1, 2))
 
 

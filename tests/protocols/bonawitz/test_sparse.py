@@ -128,7 +128,7 @@ class Round:
             shares.receive(answer)
         return shares.close()  # type: ignore[no-any-return]  # a collection
 
-    def at_survivors(self) -> tuple[bytes, Any]:
+    def at_survivors(self) -> tuple[dict[int, bytes], Any]:
         boxes, vectors = self.at_boxes()
 
         def mask(state: Any, message: bytes) -> Any:
@@ -146,8 +146,7 @@ class Round:
 
     def run(self) -> Sum:
         survivors, reveals = self.at_survivors()
-        self.alive = Survivors.from_bytes(survivors, expect=self.agreement.header).alive
-        messages = dict.fromkeys(sorted(self.alive), survivors)
+        self.alive, messages = set(survivors), survivors
         if self.agreement.params.active:
             for _, answer in self.answers(SIGN, messages, lambda s, m: s.sign_survivors(m)):
                 reveals.receive(answer)
@@ -278,8 +277,8 @@ def test_a_roster_for_which_there_is_no_graph_releases_nothing() -> None:
 def test_a_server_in_a_sparse_round_unmasks_neighbours_only() -> None:
     one = Round(agreement_of(RING), {4: MASK})
     survivors, reveals = one.at_survivors()
-    for client in Survivors.from_bytes(survivors, expect=one.agreement.header).alive:
-        reveals.receive(one.states[client].on_survivors(survivors))
+    for client, message in survivors.items():
+        reveals.receive(one.states[client].on_survivors(message))
     seen: list[Mask] = []
 
     def look(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
@@ -353,7 +352,7 @@ def u32_at(roster: bytearray, client: int) -> int:
     """Where the entry of ``client`` begins."""
     return next(
         place
-        for place in range(61, len(roster), 68)
+        for place in range(70, len(roster), 68)
         if int.from_bytes(roster[place : place + 4], "big") == client
     )
 
@@ -386,7 +385,7 @@ def test_a_sparse_roster_where_all_would_know_each_other_is_refused() -> None:
 def test_a_whole_roster_where_neighbours_are_planned_is_refused() -> None:
     one = Round(agreement_of(RING))
     keys = one.keys()
-    whole = Roster(header=one.agreement.header, entries=keys._keys)
+    whole = Roster(header=one.agreement.header, agreement=one.agreement.tag, entries=keys._keys)
     refuses(one.states[ME], whole, "19 neighbours in the roster, 6 are planned")
 
 
@@ -449,7 +448,13 @@ def at_survivors(params: Params = RING, silent: int = 0) -> AwaitSurvivors:
 
 
 def named(state: AwaitSurvivors, alive: set[int]) -> Any:
-    message = Survivors(header=state.agreement.header, alive=frozenset(alive)).to_bytes()
+    near = frozenset(alive & set(state.members))
+    message = Survivors(
+        header=state.agreement.header,
+        alive=near,
+        members=state.members,
+        unseen=len(alive) - len(near),
+    ).to_bytes()
     active = state.agreement.params.active
     return (state.sign_survivors if active else state.on_survivors)(message)
 
@@ -549,8 +554,8 @@ def test_the_bytes_of_a_client_in_a_sparse_round_do_not_grow_with_its_strangers(
     rosters, shares = one.at_rosters()
     k, signed = (8, 64) if params.active else (6, 0)
     message, _ = one.states[ME].on_roster(rosters[ME])
-    assert len(rosters[ME]) == 61 + (k + 1) * (68 + signed)
-    assert len(message) == 45 + 96 * k
+    assert len(rosters[ME]) == 70 + (k + 1) * (68 + signed)
+    assert len(message) == 54 + 96 * k
     assert shares.receive(message) == ME
 
 

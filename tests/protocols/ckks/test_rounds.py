@@ -214,7 +214,7 @@ def reframed(data: bytes, like: Params, collect: CollectUploads, **changed: Any)
         data,
         expect=collect.agreement.header,
         context=collect._context,
-        index=int.from_bytes(data[25:29], "big"),
+        index=int.from_bytes(data[26:30], "big"),
         params=like,
     )
     return replace(frame, **changed).to_bytes()
@@ -493,7 +493,7 @@ def test_any_change_of_a_message_on_its_way_into_a_step_is_refused_with_a_typed_
     }
 
     # Behind these bytes come senders, digests and residues, of which others are as good.
-    heads = {"frame": 61, "request": 53, "partial": 21}
+    heads = {"frame": 62, "request": 54, "partial": 22}
 
     @settings(max_examples=25, derandomize=True, deadline=None)
     @given(st.data())

@@ -107,7 +107,7 @@ def test_a_digest_is_that_of_all_frames() -> None:
         _ = upload.digest
     frames = b"".join(upload)
     assert upload.digest == hashlib.sha256(frames).digest()
-    assert len(frames) == SHARED.vector_size + 2 * (61 + 16)
+    assert len(frames) == SHARED.vector_size + 2 * (62 + 16)
 
 
 # --- what is not flooded stays ---

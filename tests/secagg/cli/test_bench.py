@@ -149,8 +149,8 @@ def test_costs_does_not_mix_machines_or_kinds(bench: Run, tmp_path: Path) -> Non
         (("costs", "--protocol", "hope"), "unknown protocol 'hope'"),
         (("costs", "--clients", "1"), "nothing to measure"),
         (("costs", "--resume"), "--resume needs --json"),
-        (("quick", "--json", "nowhere/a.json"), "no folder nowhere"),
-        (("costs", "--svg", "nowhere/a.svg"), "no folder nowhere"),
+        (("quick", "--json", "nowhere/a.json"), "no folder 'nowhere'"),
+        (("costs", "--svg", "nowhere/a.svg"), "no folder 'nowhere'"),
         (("compare", "nowhere.json", "nowhere.json"), "cannot read nowhere.json"),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_removed_check_of_picks_is_found(where: Any, check: str) -> None:
 
 
 def test_one_other_byte_is_found_in_the_first_message() -> None:
-    other = Weak(Agreement, "advertise", lambda agreement, client: b"another label")
+    other = Weak(Agreement, "advertised_by", lambda _: lambda client: b"another label")
     report = compared(other, PLACES["active"])
     first = report.first
     assert first is not None

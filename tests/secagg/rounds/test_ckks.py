@@ -47,7 +47,7 @@ from secagg.training.settings import TrainingConfig
 
 SHARED, THRESHOLD = CKKS
 TOLERANCE = 4 * PRECISION  # of the mean, in the unit of the clip
-HEAD, CHECKSUM = 1 + 16 + 4, 16  # bytes around the body of every message
+HEAD, CHECKSUM = 1 + 1 + 16 + 4, 16  # bytes around the body of every message
 
 both = pytest.mark.parametrize("protocol", CKKS)
 

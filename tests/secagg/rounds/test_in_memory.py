@@ -127,8 +127,8 @@ def test_in_a_sparse_graph_a_client_hears_of_its_neighbours_alone() -> None:
     graph = Bonawitz(rates=Rates(corrupt_fraction="0.05", dropout="0.33"))
     sparse = aggregate([[0.5]] * 100, clip=1.0, protocol=graph).costs
     complete = aggregate([[0.5]] * 100, clip=1.0).costs
-    assert sparse[Stage.SHARE].bytes_up == 45 + 96 * 28
-    assert complete[Stage.SHARE].bytes_up == 45 + 96 * 99
+    assert sparse[Stage.SHARE].bytes_up == 54 + 96 * 28
+    assert complete[Stage.SHARE].bytes_up == 54 + 96 * 99
 
 
 def test_both_suites_give_the_sum() -> None:
@@ -189,12 +189,12 @@ def test_costs_name_the_bytes_of_every_stage() -> None:
     clients, words = 5, 100
     inputs = dict.fromkeys(range(clients), np.zeros(words, np.uint64))
     costs = run_bonawitz(agreement(clients, words), inputs).costs
-    head, checksum = 1 + 16 + 4, 16
+    head, checksum = 1 + 1 + 16 + 4, 16
     assert costs[Stage.ADVERTISE].bytes_up == head + 4 + 64 + checksum
-    assert costs[Stage.SHARE].bytes_down == head + 40 + clients * (4 + 64)
-    assert costs[Stage.SHARE].bytes_up == head + 8 + (clients - 1) * (4 + 92) + checksum
+    assert costs[Stage.SHARE].bytes_down == head + 48 + clients * (4 + 64)
+    assert costs[Stage.SHARE].bytes_up == head + 16 + (clients - 1) * (4 + 92) + checksum
     assert costs[Stage.MASK].bytes_up == head + 8 + 8 * (words + 1) + checksum
-    assert costs[Stage.REVEAL].bytes_down == head + 4 + 4 * clients
+    assert costs[Stage.REVEAL].bytes_down == head + 1 + 1
     assert costs[Stage.REVEAL].bytes_up == head + 8 + clients * (4 + 32) + checksum
     assert all(cost.client_seconds > 0 and cost.server_seconds > 0 for cost in costs.values())
 

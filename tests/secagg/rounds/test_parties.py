@@ -272,7 +272,7 @@ def test_under_a_shared_key_the_server_gets_uploads_and_every_client_opens_the_s
     parties[5].answer(Stage.MASK, b"")  # an upload that the sum does not name
     with pytest.raises(RemoteProtocolError, match="lacks our upload"):
         parties[5].open(message)
-    with pytest.raises(NodeError, match="asked for stage reveal under a shared key"):
+    with pytest.raises(NodeError, match="asked for stage reveal, a shared key has mask alone"):
         parties[0].answer(Stage.REVEAL, message)
 
 

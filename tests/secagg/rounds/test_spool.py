@@ -93,7 +93,7 @@ def test_a_round_over_spools_and_parts_gives_the_sum() -> None:
             vectors.receive(spool)
     survivors, reveals = vectors.close()
     for client in range(2):
-        reveals.receive(holding[client].on_survivors(survivors))
+        reveals.receive(holding[client].on_survivors(survivors[client]))
     sums = shape.decode(reveals.close().words)
     np.testing.assert_allclose(sums["update"], 1.0, atol=1e-3)
     assert sums["weight"] == 2
