@@ -367,7 +367,7 @@ class LocalDpSgd(_PerExample):
           InputError: an argument is out of range.
         """
         integer("steps_taken", steps_taken)
-        self._learning_rate = positive_float("learning rate", learning_rate)
+        self.learning_rate = learning_rate
         self._event = GaussianEvent(
             noise_multiplier=_ranged("noise_multiplier", noise_multiplier),
             sampling=PoissonSampling(rate=sampling_rate),
@@ -390,6 +390,15 @@ class LocalDpSgd(_PerExample):
         self._accountant = RDPAccountant()
         if steps_taken:
             self._accountant.history = [(z, self._rate, steps_taken)]
+
+    @property
+    def learning_rate(self) -> float:
+        """The step size of the next run; another one costs nothing, the noise has no part in it."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._learning_rate = positive_float("learning rate", value)
 
     @property
     def steps_taken(self) -> int:

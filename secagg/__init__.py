@@ -53,6 +53,7 @@ from secagg.stage import Stage
 if TYPE_CHECKING:
     from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
     from secagg.rounds.calibration import ClipReport, calibrate_clip
+    from secagg.training.loop import Trainer
     from secagg.training.runs import Run, load_run
     from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
     from secagg.vectors.quantize import FixedPoint, clip_norm
@@ -63,6 +64,7 @@ else:
     _HOMES = {
         "secagg.rounds.aggregation": ("Aggregate", "Bonawitz", "Ckks", "Plain", "aggregate"),
         "secagg.rounds.calibration": ("ClipReport", "calibrate_clip"),
+        "secagg.training.loop": ("Trainer",),
         "secagg.training.runs": ("Run", "load_run"),
         "secagg.vectors.layout": ("Count", "Layout", "NoisyIntegers", "Segment"),
         "secagg.vectors.quantize": ("FixedPoint", "clip_norm"),
@@ -118,6 +120,7 @@ __all__ = [
     "Segment",
     "Stage",
     "TooFewSurvivors",
+    "Trainer",
     "UnsoundEvent",
     "UnsoundModel",
     "WorkerError",

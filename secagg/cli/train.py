@@ -14,15 +14,16 @@ from secagg.cli.screen import PLACE, on_screen, progress, screen
 from secagg.errors import InputError
 from secagg.extras import TRAIN, require
 from secagg.stage import UNSIGNED
+from secagg.training.runs import shown
 from secagg.training.settings import TrainingConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _settings(command: F) -> F:
-    """One option a field of ``TrainingConfig``."""
+    """One option a field of ``TrainingConfig`` that a command line can hold."""
     kinds = TrainingConfig.kinds()
-    for item in reversed(fields(TrainingConfig)):
+    for item in reversed([each for each in fields(TrainingConfig) if "help" in each.metadata]):
         option = click.option(
             f"--{item.name.replace('_', '-')}",
             item.name,
@@ -81,7 +82,7 @@ def train(
     # Models this small gain nothing from a second thread; on a busy machine one was 5 times faster.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     require("secagg train", *TRAIN, extra="train")
-    from secagg.training.loop import Training  # torch takes seconds to import; --help should not
+    from secagg.training import loop  # torch takes seconds to import; --help should not
 
     given = {
         name: value
@@ -91,27 +92,27 @@ def train(
     if resume and (overwrite or config):
         raise InputError("--resume takes the run's settings; leave out --overwrite, --config")
     if resume:
-        training = Training.resume(out, expect=given)
+        trainer = loop.resume(out, expect=given)
     else:
         chosen = TrainingConfig.parse((_read(config) if config else {}) | given)
-        training = Training.start(chosen, out, overwrite=overwrite)
+        trainer = loop.start(chosen, out, overwrite=overwrite)
 
     lines = screen(stderr=as_json)
     if not as_json:
-        lines.print(training.headline)
+        lines.print(trainer.headline)
     with progress() as bar:
-        task = bar.add_task("rounds", total=training.config.rounds, completed=training.done)
-        for record in training:
+        task = bar.add_task("rounds", total=trainer.config.rounds, completed=trainer.done)
+        for record in trainer:
             if not as_json:
                 (
                     bar.console if on_screen(stderr=True) and on_screen(stderr=False) else lines
-                ).print(_line(record, training.config), highlight=False)
+                ).print(_line(record, trainer.config), highlight=False)
             bar.advance(task)
-        final = training.finish()
+        final = trainer.finish()
     if as_json:
         click.echo(json.dumps(final))
     else:
-        for line in training.closing_lines(final):
+        for line in trainer.closing_lines(final):
             lines.print(line)
 
 
@@ -126,7 +127,7 @@ def _line(record: dict[str, Any], config: TrainingConfig) -> str:
     )
     epsilon = "" if record["epsilon"] is None else f"  epsilon {record['epsilon']:.2f}"
     return (
-        f"{head}accuracy {record['accuracy']:.3f}  {people}"
+        f"{head}{shown(record)}  {people}"
         f"up {kilobytes(record['bytes_up'])}  down {kilobytes(record['bytes_down'])}  "
         f"ms: {milliseconds}{epsilon}"
     )

@@ -24,7 +24,14 @@ from protocols.wire import SESSION_SIZE, digest
 from secagg.errors import InputError
 from secagg.rounds.attendance import Costs
 from secagg.rounds.ckks import CKKS, FLOODING, HOLDERS, PRECISION
-from secagg.rounds.in_memory import Dropouts, Outcome, run_bonawitz, run_ckks, run_plain
+from secagg.rounds.in_memory import (
+    Dropouts,
+    OnStage,
+    Outcome,
+    run_bonawitz,
+    run_ckks,
+    run_plain,
+)
 from secagg.stage import Stage
 from secagg.vectors.buffers import (
     STATISTICS,
@@ -149,6 +156,7 @@ def run_protocol(
     *,
     public: bytes,
     round_number: int = 0,
+    on_stage: OnStage | None = None,
 ) -> Outcome:
     """One round among at most ``layout.clients``, in a session of its own.
 
@@ -156,14 +164,16 @@ def run_protocol(
       inputs, dropouts: as in ``run_bonawitz`` and ``run_ckks``.
       public: SHA-256 over whatever else the clients agree upon.
       round_number: on the messages of masks.
+      on_stage: called when a stage begins.
     """
+    more: dict[str, Any] = {} if on_stage is None else {"on_stage": on_stage}
     own: dict[str, Any] = {"session": system(SESSION_SIZE), "public_digest": public}
     if isinstance(protocol, Ckks):
         params = protocol.params(layout, len(inputs))
-        return run_ckks(ckks.Agreement(params=params, **own), inputs, dropouts)
+        return run_ckks(ckks.Agreement(params=params, **own), inputs, dropouts, **more)
     agreement = bonawitz.Agreement(params=protocol.params(layout), round=round_number, **own)
     run = run_plain if isinstance(protocol, Plain) else run_bonawitz
-    return run(agreement, inputs, dropouts)
+    return run(agreement, inputs, dropouts, **more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

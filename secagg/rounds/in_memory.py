@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 Input: TypeAlias = Words | Callable[[], Words]
 RealInput: TypeAlias = Reals | Callable[[], Reals]
 Dropouts: TypeAlias = Mapping[ClientId, Stage]
+OnStage: TypeAlias = Callable[[Stage], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ def run(
     parties: Mapping[ClientId, Party],
     present: DropoutSchedule,
     meter: Meter,
+    on_stage: OnStage = lambda stage: None,
 ) -> Found:
     """Carry every message between a relay and its parties; returns what the relay does."""
     stage = Stage.ADVERTISE
@@ -78,6 +80,7 @@ def run(
         if not isinstance(ask, StageRequests):
             return ask
         stage = ask.stage
+        on_stage(stage)
         for client in present(stage):
             if client not in ask.requests:
                 continue
@@ -97,6 +100,7 @@ def run_bonawitz(
     entropy: Entropy = system,
     expand: Expand = expand,
     now: Now = time.perf_counter,
+    on_stage: OnStage = lambda stage: None,
 ) -> Outcome:
     """Carry a round of ``protocols.bonawitz`` from keys to sum.
 
@@ -106,6 +110,7 @@ def run_bonawitz(
       dropouts: the stage at which a client vanishes.
       expand: how the server takes the masks off; see ``secagg.rounds.masking``.
       now: the clock of the costs.
+      on_stage: called when a stage begins.
 
     Raises:
       TooFewSurvivors: nothing was released.
@@ -130,7 +135,7 @@ def run_bonawitz(
     relay = relay_bonawitz(
         agreement, list(inputs), identities=identities, expand=expand, entropy=entropy
     )
-    total = run(relay, parties, present, meter)
+    total = run(relay, parties, present, meter, on_stage)
     return Outcome(values=total.values, survivors=total.survivors, costs=meter.costs)
 
 
@@ -141,6 +146,7 @@ def run_ckks(
     *,
     chunks: "Chunks" = map,
     now: Now = time.perf_counter,
+    on_stage: OnStage = lambda stage: None,
 ) -> Outcome:
     """Carry a round of ``protocols.ckks`` from keys to the sum.
 
@@ -150,6 +156,7 @@ def run_ckks(
       chunks: another way to work through the chunks of a vector, such as ``pool.map``; it
         sees the keys, and seconds are then those of the clock on the wall.
       now: the clock of the costs.
+      on_stage: called when a stage begins.
 
     Raises:
       TooFewSurvivors: nothing was opened.
@@ -159,7 +166,7 @@ def run_ckks(
     present, meter = DropoutSchedule(inputs, dropouts), Meter(UNSIGNED, now)
     sources = {client: meter.source(given) for client, given in inputs.items()}
     if agreement.params.model is Model.SHARED_KEY:
-        return _run_shared(agreement, sources, present, meter, chunks)
+        return _run_shared(agreement, sources, present, meter, chunks, on_stage)
     holders = present(Stage.SHARE)[: agreement.params.holders]
     if len(holders) < agreement.params.holders:
         raise TooFewSurvivors(
@@ -176,7 +183,7 @@ def run_ckks(
         lost=lambda: inputs.keys() - present(Stage.REVEAL),
         chunks=chunks,
     )
-    total = run(relay, parties, present, meter)
+    total = run(relay, parties, present, meter, on_stage)
     return Outcome(values=total.values, survivors=total.survivors, costs=meter.costs)
 
 
@@ -186,6 +193,7 @@ def _run_shared(
     present: DropoutSchedule,
     meter: Meter,
     chunks: "Chunks",
+    on_stage: OnStage,
 ) -> Outcome:
     from protocols.ckks.client import Published
     from protocols.ckks.keys import SharedKey
@@ -195,10 +203,10 @@ def _run_shared(
         client: SharedCkksClient(agreement, client, source, key, burn=MemoryBurn(), chunks=chunks)
         for client, source in sources.items()
     }
-    message = run(
-        relay_shared_ckks(agreement, list(sources), key=key.digest), parties, present, meter
-    )
+    relay = relay_shared_ckks(agreement, list(sources), key=key.digest)
+    message = run(relay, parties, present, meter, on_stage)
     left = present(Stage.REVEAL)
+    on_stage(Stage.REVEAL)
     if not left:
         raise TooFewSurvivors("no client is left to open the sum")
     # Every client opens it to the same numbers: one of them is measured.
@@ -217,11 +225,13 @@ def run_plain(
     dropouts: Dropouts | None = None,
     *,
     now: Now = time.perf_counter,
+    on_stage: OnStage = lambda stage: None,
 ) -> Outcome:
     """The same sum with nothing hidden: the server sees every vector. For comparison only."""
     meter, params = Meter(Stage, now), agreement.params
     total = np.zeros(params.words, np.uint64)
     survivors = tuple(DropoutSchedule(inputs, dropouts)(Stage.MASK))
+    on_stage(Stage.MASK)
     for client in survivors:
         words = meter.source(inputs[client])()
         meter.count(Stage.MASK, [words.tobytes()])

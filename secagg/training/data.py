@@ -39,10 +39,14 @@ TEST_SHARE = VALIDATION_SHARE = 0.2  # of all examples; of the training examples
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Feature rows, each of L2 norm 3, and their classes."""
+    """Examples and their labels, along the first dimension.
 
-    features: NDArray[np.float32] = field(repr=False)
-    labels: NDArray[np.int64] = field(repr=False)
+    Those of this module are feature rows, each of L2 norm 3, and their classes, in numpy. Those of
+    a user are tensors of any shape.
+    """
+
+    features: Any = field(repr=False)
+    labels: Any = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,11 +65,15 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
-    """The examples of each client, and those that the model is evaluated on."""
+    """The examples of each client, and those that the model is evaluated on.
+
+    ``classes`` is of data of this module; a user's own have any targets. Without examples to
+    evaluate on, ``evaluation`` is empty.
+    """
 
     clients: tuple[Examples, ...]
     evaluation: Examples
-    classes: int
+    classes: int = 0
 
 
 def _digits() -> Dataset:

@@ -1,4 +1,4 @@
-"""The main job: private federated training of a small model, all parties in this process.
+"""The main job: private federated training of a model, all parties in this process.
 
 Each round every client that is there computes on its own examples, from the common model,
 what its noise and unit ask for (``secagg.training.modes``); the vectors are summed under the
@@ -6,30 +6,28 @@ protocol, and what comes of the sum moves the common model.
 
 Guarantee: the ledger counts a release as spent before it happens, and refuses the one that
 would pass the budget; that client then stays away. What the budget protects, and from
-whom, is the mode's. How many examples a client has is public.
+whom, is the mode's. How many examples a client has is public. So are the examples that the model
+is evaluated on: what is measured on them is written down and shown.
 """
 
 import importlib.metadata
 import json
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
 
 from secagg.extras import missing
 
 try:
     import torch
+    from torch import nn
 except ModuleNotFoundError as error:
     raise missing("secagg.training.loop", "torch", extra="train") from error
 
-from dp.accounting.accountant import has_pld
-from dp.accounting.events import Event
-from dp.errors import AccountantLimit, BudgetExceeded, UnsoundEvent
-from dp.ledger.ledger import Budget, Ledger
-from dp.ledger.records import Head
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
 from protocols.wire import digest
@@ -37,38 +35,64 @@ from secagg.audit.page import page
 from secagg.audit.report import audit
 from secagg.errors import InputError, RunError
 from secagg.files import write_atomically
-from secagg.rounds.aggregation import Bonawitz, Ckks, Plain, Protocol, run_protocol
+from secagg.rounds.aggregation import Bonawitz, Ckks, Protocol, run_protocol
 from secagg.rounds.attendance import StageCost
-from secagg.rounds.ckks import MODELS, require
+from secagg.rounds.ckks import require
 from secagg.rounds.in_memory import Outcome
 from secagg.stage import UNSIGNED, Stage
+from secagg.training.books import Books, head_of
+from secagg.training.callbacks import Callback
 from secagg.training.data import Federation, federate, simulated_dropouts
-from secagg.training.modes import Mode, evaluate, mode
+from secagg.training.modes import Mode, check_loss, mode
+from secagg.training.optimizers import Moments, Rate, ServerOptimizer, rate_at
 from secagg.training.report import curves, report
 from secagg.training.runs import (
     AUDIT,
     AUDIT_JSON,
     CURVES,
     METRICS,
+    MOMENTS,
     REPORT,
     TABLE,
     RoundRecord,
     RunFolder,
     load_run,
+    shown,
 )
-from secagg.training.settings import TrainingConfig
+from secagg.training.settings import OWN, TrainingConfig
+from secagg.training.tasks import (
+    ClientData,
+    Loss,
+    Metric,
+    Task,
+    batch_settings,
+    check_accounted,
+    cross_entropy,
+    described,
+    filled_protocol,
+    load_factory,
+    measure,
+    own_task,
+    protocol_settings,
+    rates_of,
+)
 from secagg.vectors.vector import flatten, unflatten
 
 SEED_SIZE = 32  # bytes, of what a round makes public before anybody trains
 _LIBRARIES = ("secagg", "numpy", "cryptography", "torch", "opacus", "dp-accounting")
+_NOT_HERE = {
+    **dict.fromkeys(("threshold", "minimum_survivors"), "give it to the protocol, as Bonawitz()"),
+    **dict.fromkeys(("data", "model", "partition", "evaluate_on", "trainer"), "leave it out"),
+}
 
 
-class Training:
-    """A run that goes on round by round: ``for record in training``, then ``finish()``.
+class Trainer:
+    """A training that goes on round by round: ``for record in trainer``, then ``finish()``.
 
-    Make one with ``start`` or ``resume``. Stopped at any moment, even by a signal
-    that cannot be caught, it is resumed from the last finished round, and what an
-    unfinished round may have released stays charged.
+    ``run()`` does both. Stopped at any moment, even by a signal that cannot be caught, it is
+    resumed from the last finished round, and what an unfinished round may have released stays
+    charged. A loop that you leave because of what you saw releases no more, but its epsilon is
+    then that of the whole plan: such a choice belongs into ``stop_at``, which charges it.
 
     Attributes:
       config: the settings, every default filled in.
@@ -76,54 +100,203 @@ class Training:
       model: the common model after them.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-        self.config = config = TrainingConfig.parse(folder.config)
-        require(config.protocol)
-        records, tensors = folder.load()
-        self.done = len(records)
-        self._federation = _federation(config)
-        self.model = _new_model(self._federation, config.seed)
-        if tensors:
-            self.model.load_state_dict(tensors)
-        self._mode = mode(config, self._federation, self.model, self.done)
-        if records:
-            self._mode.state = records[-1].get("state", {})
-        self._books = (
-            None if self._mode.event() is None else _Books(config, self._mode, folder, records)
-        )
+    config: TrainingConfig
+    done: int
+    model: nn.Module
 
-    @classmethod
-    def start(cls, config: TrainingConfig, out: Path, *, overwrite: bool = False) -> Self:
-        """A new run in the folder ``out``.
+    def __init__(
+        self,
+        model: nn.Module,
+        clients: Sequence[ClientData],
+        loss: Loss | nn.Module,
+        *,
+        out: str | Path,
+        rounds: int,
+        learning_rate: Rate,
+        evaluation: ClientData | None = None,
+        metric: Metric | None = None,
+        protocol: Protocol = Bonawitz(),
+        optimizer: ServerOptimizer | None = None,
+        batch_size: float | None = None,
+        local_epochs: float | None = None,
+        stop_at: float | None = None,
+        callbacks: Sequence[Callback] = (),
+        overwrite: bool = False,
+        **settings: Any,
+    ) -> None:
+        """Begin a run in the folder ``out``; nothing is trained yet.
+
+        Args:
+          model: any torch module. It is copied. Trained are its parameters that require a gradient.
+            With noise that hides an example Opacus' validator refuses what mixes examples, such as
+            BatchNorm, and with unit client what keeps statistics; each by name.
+          clients: the data of each client: a ``Dataset`` or ``DataLoader`` of (input, target),
+            whose items are read once and kept as tensors, or a pair of tensors. At least two.
+          loss: a function of output and target, or a loss module of torch. One with
+            ``reduction`` is asked for "none". Another must give one loss an example, of shape
+            (n,), as clipping needs each gradient alone; without noise that hides an example it may
+            give their mean.
+          out: the run's folder, new or empty.
+          rounds: of training.
+          learning_rate: of the clients' SGD, a number or a function of the round, from 1, of
+            nothing else; ``optimizers.warmup`` makes one.
+          evaluation: examples to measure the model on, in the same forms. They are not protected.
+          metric: a function of all outputs and targets of the evaluation; more is better. By
+            default the accuracy of a classification, and elsewhere the loss.
+          protocol: ``Bonawitz()``, ``Ckks()`` or ``Plain()``, as for ``secagg.aggregate``.
+          optimizer: how the common model follows the mean update; by default it is added.
+          batch_size: examples that a batch has on average, over the clients too; sets
+            ``sampling_rate``. Every example is in a batch by a coin of its own.
+          local_epochs: passes over its examples that a client makes in a round; sets
+            ``local_steps``.
+          stop_at: ends the run at a metric of so much or more, or without one at a loss of so much
+            or less. With noise the rounds that are left are charged.
+          callbacks: are told of stages and rounds.
+          overwrite: replace the run that is there.
+          settings: of ``secagg train``, by name: noise, unit, epsilon, delta, clip, bits,
+            local_steps, sampling_rate, client_sampling_rate, uncounted_shares, weighting, dropout,
+            seed. ``clip`` has no default with noise.
 
         Raises:
-          InputError, PrivacyError, MissingExtraError: the settings cannot be kept. Nothing was
+          InputError, PrivacyError, MissingExtraError: something cannot be kept. Nothing was
             written.
           RunError: ``out`` is no new or empty folder, or cannot be written.
         """
-        require(config.protocol)
-        federation = _federation(config)
-        mode(config, federation, _new_model(federation, config.seed))  # refuses what cannot be kept
-        folder = RunFolder.create(out, config.as_dict(), versions=_versions(), overwrite=overwrite)
-        return cls(folder)
+        for name, hint in _NOT_HERE.items():
+            if name in settings:
+                raise InputError(f"setting {name} is not taken here; {hint}")
+        rates = rates_of(learning_rate, rounds)
+        task = own_task(
+            model,
+            clients,
+            loss,
+            evaluation,
+            metric=metric,
+            protocol=protocol,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            stop_at=stop_at,
+        )
+        batches = batch_settings(task.federation, batch_size, local_epochs, settings)
+        config = TrainingConfig.parse(
+            {"dropout": 0.0}
+            | settings
+            | batches
+            | protocol_settings(protocol, len(clients))
+            | {"data": OWN, "model": OWN, "clients": len(clients), "rounds": rounds}
+            | {"learning_rate": max(rates), "trainer": described(task, rounds)}
+        )
+        self._begin(config, task, Path(out), overwrite=overwrite, callbacks=callbacks)
 
     @classmethod
-    def resume(cls, out: Path, *, expect: Mapping[str, Any] | None = None) -> Self:
-        """Go on with the run in ``out``.
+    def resume(
+        cls,
+        out: str | Path,
+        model: nn.Module,
+        clients: Sequence[ClientData],
+        loss: Loss | nn.Module,
+        *,
+        learning_rate: Rate | None = None,
+        evaluation: ClientData | None = None,
+        metric: Metric | None = None,
+        protocol: Protocol = Bonawitz(),
+        optimizer: ServerOptimizer | None = None,
+        stop_at: float | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> "Trainer":
+        """Go on with the run in ``out``, handed the same objects again. Settings are the run's.
+
+        Only the architecture of ``model`` counts. A ``learning_rate`` that is a number may be left
+        out.
 
         Raises:
-          InputError: ``expect`` names a setting that the run does not have.
-          RunError: there is no run, or it is corrupt.
+          InputError: an object describes itself otherwise than that of the run.
+          RunError: there is no run of a ``Trainer``, it is corrupt, or of another model.
         """
+        task = own_task(
+            model,
+            clients,
+            loss,
+            evaluation,
+            metric=metric,
+            protocol=protocol,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            stop_at=stop_at,
+        )
         folder = RunFolder.open(out)
-        for name, value in (expect or {}).items():
-            if folder.config.get(name) != value:
-                raise InputError(
-                    f"the run in {out} has {name} {folder.config.get(name)}, not {value}; "
-                    "leave the option out, or start another run"
-                )
-        return cls(folder)
+        config = TrainingConfig.parse(folder.config)
+        if config.model != OWN:
+            raise RunError(f"the run in {out} is one of `secagg train`; resume it with that")
+        if len(clients) != config.clients:
+            raise InputError(f"the run in {out} has {config.clients} clients, not {len(clients)}")
+        if (said := described(task, config.rounds)) != config.trainer:
+            raise InputError(f"the run in {out} was given {config.trainer}, not {said}")
+        if learning_rate is not None and max(rates_of(learning_rate, config.rounds)) != (
+            config.learning_rate
+        ):
+            raise InputError(f"the run in {out} has learning_rate {config.learning_rate}")
+        return _Resumed(folder, config, task, callbacks)
+
+    def _begin(
+        self,
+        config: TrainingConfig,
+        task: Task,
+        out: Path,
+        *,
+        overwrite: bool,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        require(config.protocol)
+        if task.stop_at is not None and not len(task.federation.evaluation):
+            raise InputError("stop_at needs evaluation data")
+        check_accounted(config, task.protocol)
+        config = replace(config)  # a copy, whatever its maker does with it
+        chosen = mode(config, task.federation, task.model, loss=task.loss)  # or refuses
+        folder = RunFolder.create(out, config.as_dict(), versions=_versions(), overwrite=overwrite)
+        self._set(folder, config, task, chosen, [], callbacks)
+
+    def _go_on(
+        self,
+        folder: RunFolder,
+        config: TrainingConfig,
+        task: Task,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        require(config.protocol)
+        records, tensors = folder.load()
+        moments = {
+            name.removeprefix(MOMENTS): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith(MOMENTS)
+        }
+        if records:
+            try:
+                task.model.load_state_dict(tensors)
+            except RuntimeError as error:
+                raise RunError(f"the run in {folder.path} is of another model") from error
+        chosen = mode(config, task.federation, task.model, len(records), task.loss)
+        if records:
+            chosen.state = records[-1].get("state", {})
+        self._set(folder, config, task, chosen, records, callbacks, moments)
+
+    def _set(
+        self,
+        folder: RunFolder,
+        config: TrainingConfig,
+        task: Task,
+        chosen: Mode,
+        records: Sequence[RoundRecord],
+        callbacks: Sequence[Callback],
+        moments: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    ) -> None:
+        self.config, self.done, self.model = config, len(records), task.model
+        self._folder, self._task, self._federation = folder, task, task.federation
+        self._mode, self._callbacks = chosen, tuple(callbacks)
+        self._moments: Moments = moments
+        self._protocol = filled_protocol(config, task.protocol)
+        self._books = None if chosen.event() is None else Books(config, chosen, folder, records)
+        self._stopped = bool(records) and self._reached(records[-1])
 
     @property
     def headline(self) -> str:
@@ -140,15 +313,25 @@ class Training:
             f"{config.protocol}, {privacy}, in {self._folder.path}"
         )
 
+    def run(self) -> RoundRecord:
+        """Train to the end, and finish; returns the final record."""
+        for _ in self:
+            pass
+        return self.finish()
+
     def __iter__(self) -> Iterator[RoundRecord]:
-        while self.done < self.config.rounds:
+        while self.done < self.config.rounds and not self._stopped:
             began = time.perf_counter()
             record = self._round(self.done + 1)
             if record is None:
                 return
             record["seconds"] = time.perf_counter() - began
-            self._folder.save(self.done + 1, dict(self.model.state_dict()), record)
+            kept = {f"{MOMENTS}{name}": value for name, value in self._moments.items()}
+            self._folder.save(self.done + 1, {**self.model.state_dict(), **kept}, record)
             self.done += 1
+            self._stopped = self._reached(record)
+            for callback in self._callbacks:
+                callback.on_round(record)
             yield record
 
     def finish(self) -> RoundRecord:
@@ -160,10 +343,10 @@ class Training:
         """
         records = self._folder.metrics["rounds"]
         kept = [record for record in records if not record["lost"]]
-        accuracy, _ = evaluate(self.model, self._federation.evaluation)
+        measured = self._measured()
         final = {
-            "accuracy": accuracy,
-            **(self._books.final() if self._books else dict.fromkeys(_Books.FINAL)),
+            **({"accuracy": measured["accuracy"]} if self._task.loss is None else measured),
+            **(self._books.final() if self._books else dict.fromkeys(Books.FINAL)),
             "audit": self._audit(records) if self._books else None,
             "delta": self.config.delta if self._books else None,
             "rounds": self.done,
@@ -179,12 +362,14 @@ class Training:
         write_atomically(folder / TABLE, load_run(folder).to_csv().encode())
         write_atomically(folder / CURVES, curves(metrics))
         write_atomically(folder / REPORT, report(metrics).encode())
+        for callback in self._callbacks:
+            callback.on_end(final)
         return final
 
     def _audit(self, records: Sequence[RoundRecord]) -> str:
         """Write what the ledger proves; returns the page's name."""
         folder = self._folder
-        head = _head(records[-1]) if records else None
+        head = head_of(records[-1]) if records else None
         found = audit(folder.ledger, head=head, beside=METRICS if head else "")
         text = json.dumps(found.as_json(), allow_nan=False, indent=1) + "\n"
         write_atomically(folder.path / AUDIT_JSON, text.encode())
@@ -194,12 +379,14 @@ class Training:
     def closing_lines(self, final: Mapping[str, Any]) -> list[str]:
         """What to tell somebody who watched."""
         lines = []
-        if self.done < self.config.rounds:
+        if self._stopped:
+            lines.append(f"stopped after {self.done} of {self.config.rounds} rounds: target met")
+        elif self.done < self.config.rounds:
             lines.append(
                 f"stopped after {self.done} of {self.config.rounds} rounds: too few clients have "
                 "budget left for another"
             )
-        lines.append(f"accuracy {final['accuracy']:.3f} after {self.done} rounds")
+        lines.append(f"{shown(final)}{' ' if shown(final) else ''}after {self.done} rounds")
         if self._books:
             lines[-1] += (
                 f"; each {self._books.unit}: epsilon {final['epsilon']:.3f} at delta "
@@ -219,6 +406,8 @@ class Training:
             config.clients, config.dropout, seed=config.seed, round_number=number
         )
         attempt, start, seed = 0, flatten(self.model).clone(), system(SEED_SIZE)
+        if callable(self._task.learning_rate):
+            self._mode.use_learning_rate(rate_at(self._task.learning_rate, number))
         if not torch.isfinite(start).all():  # before anybody is charged or any data is touched
             raise InputError("the model is not finite: training has diverged; lower learning_rate")
         if self._books:
@@ -236,13 +425,18 @@ class Training:
         if outcome:
             sums = outcome.sums(self._mode.layout)
             moved = self._mode.moved(sums, outcome.survivors, seed)
-            unflatten(start + moved.to(start.dtype), self.model)
-        accuracy, loss = evaluate(self.model, self._federation.evaluation)
+            if self._task.optimizer:
+                step = self._task.optimizer.step
+                moved, self._moments = step(moved.double(), self._moments, number)
+            unflatten(start + moved.to(start), self.model)
+        measured = self._measured()
+        if self._books and self._reached(measured):
+            self._books.reserve_rest(number, config.rounds, config.clients)
         left = len(members) - len(gone)
         return {
             "round": number,
-            "accuracy": accuracy,
-            "loss": loss,
+            **measured,
+            **self._clipped(number),
             "clients": len(members),
             "survivors": len(outcome.survivors) if outcome else left,
             "dropped": {str(client): str(stage) for client, stage in sorted(gone.items())},
@@ -253,6 +447,38 @@ class Training:
             "state": dict(self._mode.state),
         }
 
+    def _measured(self) -> RoundRecord:
+        """What the record says of the model: accuracy, loss, and a metric of the user's own."""
+        task, examples = self._task, self._federation.evaluation
+        value: float | None = None
+        loss: float | None = None
+        if len(examples):
+            value, loss = measure(self.model, examples, task.loss or cross_entropy, task.metric)
+            check_loss(loss)
+        if task.metric is None:
+            return {"accuracy": value, "loss": loss}
+        return {"accuracy": None, "loss": loss, "metric": value}
+
+    def _reached(self, record: RoundRecord) -> bool:
+        """Whether the target of an early stop is met."""
+        value = record.get("metric", record["accuracy"])
+        if self._task.stop_at is None:
+            return False
+        if value is None:
+            return bool(record["loss"] <= self._task.stop_at)
+        return bool(value >= self._task.stop_at)
+
+    def _clipped(self, number: int) -> RoundRecord:
+        share = self._mode.clipped
+        if share:
+            warnings.warn(
+                f"round {number}: {share:.2%} of all entries were cut at clip "
+                f"{self.config.clip:g}; raise clip, or lower learning_rate",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return {} if share is None else {"clipped": share}
+
     def _sum(
         self,
         number: int,
@@ -262,10 +488,11 @@ class Training:
         seed: bytes,
     ) -> tuple[Outcome | None, float]:
         """The round under the protocol, None if too few survived it; and seconds of training."""
-        config, layout, protocol = self.config, self._mode.layout, _protocol(self.config)
+        config, layout, protocol = self.config, self._mode.layout, self._protocol
         public = digest(
             layout.to_bytes(),
-            start.numpy().tobytes(),
+            start.cpu().numpy().tobytes(),
+            *map(_raw, self.model.buffers()),
             seed,
             json.dumps([config.as_dict(), self._mode.state], sort_keys=True).encode(),
         )
@@ -281,136 +508,107 @@ class Training:
         inputs = {client: lambda client=client: train(client) for client in members}
         try:
             outcome = run_protocol(
-                protocol, layout, inputs, gone, public=public, round_number=number
+                protocol,
+                layout,
+                inputs,
+                gone,
+                public=public,
+                round_number=number,
+                on_stage=self._tell(number) if self._callbacks else None,
             )
         except TooFewSurvivors:
             return None, sum(seconds)
         return outcome, sum(seconds)
 
+    def _tell(self, number: int) -> Callable[[Stage], None]:
+        def told(stage: Stage) -> None:
+            for callback in self._callbacks:
+                callback.on_stage(number, stage)
 
-class _Books:
-    """What each client has spent, and whether it may go on."""
+        return told
 
-    FINAL = ("epsilon", "accountant", "epsilon_rdp", "epsilon_actual")
+
+class _Named(Trainer):
+    """A new run, of what its settings name."""
+
+    def __init__(self, config: TrainingConfig, out: Path, *, overwrite: bool) -> None:
+        self._begin(config, _task(config), out, overwrite=overwrite)
+
+
+class _Resumed(Trainer):
+    """A run that goes on."""
 
     def __init__(
-        self, config: TrainingConfig, mode: Mode, folder: RunFolder, records: Sequence[RoundRecord]
-    ) -> None:
-        self._mode = mode
-        self._event = _event(mode)
-        self._minimum = config.minimum_survivors if config.noise == "distributed" else 0
-        budget = Budget(epsilon=config.epsilon, delta=mode.delta)
-        if folder.ledger.exists():
-            self._ledger = Ledger.open(folder.ledger, budget)
-            self._ledger.verify(_head(records[-1]) if records else None)
-        else:
-            self._ledger = Ledger.create(folder.ledger, budget)
-        if stated := mode.statement():
-            self._ledger.declare(stated)
-
-    @property
-    def unit(self) -> str:
-        """The unit whose presence is hidden."""
-        return self._event.unit.value
-
-    def reserve(self, number: int, clients: list[int]) -> tuple[list[int], int]:
-        """Charge every client that can still pay; returns those, and the number of this attempt.
-
-        A round that was begun before and may have sent something stays charged.
-        """
-        paying = {_subject(client): client for client in clients}
-        while paying:
-            try:
-                key = self._ledger.reserve_next(
-                    dict.fromkeys(paying, self._event),
-                    round_number=number,
-                    minimum_survivors=self._minimum,
-                )
-            except BudgetExceeded as refusal:
-                del paying[refusal.subject]
-            else:
-                return list(paying.values()), key.attempt
-        return [], 0
-
-    def settle(
         self,
-        number: int,
-        attempt: int,
-        clients: list[int],
-        silent: list[int],
-        survivors: int | None,
+        folder: RunFolder,
+        config: TrainingConfig,
+        task: Task,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
-        """Close the reservations: taken back for the silent, who sent nothing made of data.
-
-        For the others at the price of the noise that was in the sum. If too few survived, noisy
-        shares may be visible one by one, so the reservation stays open.
-        """
-        quiet = [_subject(client) for client in silent]
-        spoke = [_subject(client) for client in clients if client not in silent]
-        self._ledger.abort(number, quiet, attempt=attempt)
-        if survivors is not None:
-            event = _event(self._mode, survivors)
-            actual = dict.fromkeys(spoke, event)
-            self._ledger.commit(number, actual, attempt=attempt, survivors=survivors)
-        elif not self._minimum:
-            self._ledger.commit(number, spoke, attempt=attempt)
-
-    def head(self) -> dict[str, Any]:
-        """The end of the ledger's chain, for the record of a round: an older copy is then found."""
-        head = self._ledger.head()
-        return {"seq": head.seq, "hash": head.hash.hex()}
-
-    def epsilon(self) -> float:
-        """The largest of any client, as the ledger admits."""
-        return max(self._ledger.epsilons("rdp").values(), default=0.0)
-
-    def final(self) -> dict[str, Any]:
-        """What the run is reported to have cost, and by which accountant."""
-        by_rdp = self.epsilon()
-        by_pld = math.inf
-        if has_pld(self._event):
-            with suppress(AccountantLimit, UnsoundEvent):
-                by_pld = max(self._ledger.epsilons("pld").values(), default=0.0)
-        actual = self._ledger.epsilons("rdp", basis="actual")
-        values = (
-            min(by_rdp, by_pld) + self._mode.flooding_epsilon,
-            "pld" if by_pld < by_rdp else "rdp",
-            by_rdp,
-            max(actual.values(), default=0.0),
-        )
-        return dict(zip(self.FINAL, values, strict=True))
+        self._go_on(folder, config, task, callbacks)
 
 
-def _protocol(config: TrainingConfig) -> Protocol:
-    minimum = config.minimum_survivors
-    match config.protocol:
-        case "bonawitz":
-            return Bonawitz(threshold=config.threshold, minimum_survivors=minimum)
-        case "plain":
-            return Plain(minimum_survivors=minimum)
-        case name:
-            return Ckks(model=MODELS[name], minimum_survivors=minimum)
+def start(config: TrainingConfig, out: Path, *, overwrite: bool = False) -> Trainer:
+    """A new run of ``secagg train``, whose model and data the settings name.
+
+    Raises:
+      InputError, PrivacyError, MissingExtraError: the settings cannot be kept. Nothing was written.
+      RunError: ``out`` is no new or empty folder, or cannot be written.
+    """
+    return _Named(config, out, overwrite=overwrite)
 
 
-def _event(mode: Mode, survivors: int | None = None) -> Event:
-    event = mode.event(survivors)
-    if event is None:
-        raise InputError("a run without privacy keeps no books")
-    return event
+def resume(out: Path, *, expect: Mapping[str, Any] | None = None) -> Trainer:
+    """Go on with the run in ``out`` that ``start`` began.
+
+    Raises:
+      InputError: ``expect`` names a setting that the run does not have.
+      RunError: there is no run, or it is corrupt.
+    """
+    folder = RunFolder.open(out)
+    for name, value in (expect or {}).items():
+        if folder.config.get(name) != value:
+            raise InputError(
+                f"the run in {out} has {name} {folder.config.get(name)}, not {value}; "
+                "leave the option out, or start another run"
+            )
+    config = TrainingConfig.parse(folder.config)
+    return _Resumed(folder, config, _task(config))
 
 
-def _head(record: RoundRecord) -> Head:
-    try:
-        kept = record["ledger"]
-        return Head(seq=int(kept["seq"]), hash=bytes.fromhex(kept["hash"]))
-    except (KeyError, TypeError, ValueError) as error:
+def _raw(tensor: torch.Tensor) -> bytes:
+    """The bytes of a tensor of any type."""
+    flat = tensor.detach().cpu().reshape(-1)
+    return flat.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _task(config: TrainingConfig) -> Task:
+    """What the settings of ``secagg train`` name."""
+    if OWN in (config.data, config.model):
         raise RunError(
-            f"{METRICS} does not say where the ledger stood after round {record['round']}"
-        ) from error
-
-
-def _subject(client: int) -> str:
-    return f"client-{client}"
+            "the run's model and data came from a program; resume it with Trainer.resume"
+        )
+    if not config.model:
+        federation = _federation(config)
+        return Task(model=_new_model(federation, config.seed), federation=federation)
+    if ":" in config.data:
+        dealt = load_factory("data", config.data, config.clients)
+        if not isinstance(dealt, tuple) or len(dealt) != 2:
+            raise InputError(f"data {config.data} must give (clients, evaluation)")
+        clients, evaluation = dealt
+    else:
+        federation = _federation(config)
+        clients = [(each.features, each.labels) for each in federation.clients]
+        evaluation = (federation.evaluation.features, federation.evaluation.labels)
+    made = load_factory("model", config.model)
+    model, loss = made if isinstance(made, tuple) and len(made) == 2 else (made, cross_entropy)
+    task = own_task(model, clients, loss, evaluation)
+    if len(task.federation.clients) != config.clients:
+        raise InputError(
+            f"data {config.data} has {len(task.federation.clients)} clients, not {config.clients}; "
+            "set clients"
+        )
+    return task
 
 
 def _federation(config: TrainingConfig) -> Federation:

@@ -7,8 +7,13 @@
 | ``distributed`` | an example | in shares, in the sum of clipped gradients of every step |
 | ``client`` | a client's whole update | in shares, in the sum of clipped updates |
 
-Under the last two a client that fails on its data, or whose update is not finite, brings zeros and
-its share of noise: that it failed would be seen by whoever chose the model.
+With a user's own loss no bound on a gradient is known. Without noise the range of an entry is then
+the setting ``clip``; what is beyond is cut, and counted under the masks. Buffers in floats, such as
+the statistics of BatchNorm, are averaged beside the parameters; integers stay. Under noise nothing
+but parameters travels, and a model with such statistics is refused.
+
+Under ``distributed`` and ``client`` a client that fails on its data, or whose update is not finite,
+brings zeros and its share of noise: that it failed would be seen by whoever chose the model.
 
 A mode is asked in the order of a round: ``words`` (or ``reals``) of each client that takes
 part, ``moved`` for what comes of their sum. ``event`` is what a round costs each of them.
@@ -33,7 +38,7 @@ from secagg.extras import missing
 try:
     import torch
     from torch import Tensor, nn
-    from torch.nn import functional
+    from torch.nn.modules.batchnorm import _NormBase
 except ModuleNotFoundError as error:
     raise missing("secagg.training.modes", "torch", extra="train") from error
 
@@ -49,22 +54,27 @@ from dp.accounting.events import (
     Sampling,
     Unit,
 )
+from dp.errors import UnsoundModel
 from dp.ledger.description import SystemDescription
 from dp.noise.mechanisms import DistributedNoise
 from dp.noise.sampling import coins
 from dp.sgd import ClippedSums, LocalDpSgd
 from secagg.errors import InputError
 from secagg.planning.noise import calibrate_shared_noise
-from secagg.rounds.ckks import CKKS, FLOODING
+from secagg.rounds.ckks import CKKS, FLOODING, PRECISION
 from secagg.rounds.parties import Words
 from secagg.training.data import ROW_NORM, Examples, Federation
 from secagg.training.description import statement
 from secagg.training.settings import TrainingConfig
+from secagg.training.tasks import Loss, check_on_zeros, cross_entropy, measure, summed_loss, tensors
 from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint
 from secagg.vectors.vector import flatten, unflatten
 
 ACCURACY: Final = "accuracy"
+BUFFERS: Final = "buffers"
+CLIPPED: Final = "clipped"
+BUFFER_CODEC: Final = FixedPoint(clip=2.0**12, bits=32)  # of what one round moves them by
 NOISE_TAIL: Final = 8.0  # deviations; one entry in 10^15 is beyond, and then clamped
 
 CLIP_QUANTILE: Final = 0.5  # of the clients' norms, to which the clip moves [ATMR21, sec. 3]
@@ -87,19 +97,30 @@ class Mode(ABC):
       noise_multiplier: of one sum's noise over what one unit adds to it; 0 without privacy.
       delta: at which the accountant is asked for epsilon.
       flooding_epsilon: what opened CKKS sums add to that epsilon over all rounds.
+      clipped: the share of entries that the last sum cut; None where none can be.
     """
 
     layout: Layout
     noise_multiplier: float = 0.0
     flooding_epsilon: float = 0.0
+    clipped: float | None = None
     delta: float
 
-    def __init__(self, config: TrainingConfig, federation: Federation) -> None:
+    def __init__(self, config: TrainingConfig, federation: Federation, model: nn.Module) -> None:
         self._config = config
         self._sizes = [len(examples) for examples in federation.clients]
-        self._entries = (federation.evaluation.features.shape[1] + 1) * federation.classes
+        self._weights = self._sizes if config.weighs_examples else [1] * len(self._sizes)
+        self._entries = flatten(model).numel()
+        self._rate = config.learning_rate
+        self._clients: Sequence[Any] = ()
         self.state: State = {}
         self.delta = config.delta
+
+    def use_learning_rate(self, rate: float) -> None:
+        """Take this step size from now on, at most that of the settings."""
+        self._rate = rate
+        for client in self._clients:
+            client.learning_rate = rate
 
     @abstractmethod
     def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
@@ -136,47 +157,87 @@ class Mode(ABC):
                 f"({whole.total:.3g} over {config.rounds} rounds); raise it"
             )
 
-    def _examples(self, survivors: Sequence[int]) -> int:
-        """The public numbers of examples of those in a sum."""
-        return sum(self._sizes[client] for client in survivors)
+    def _weight(self, survivors: Sequence[int]) -> int:
+        """The public weight of those in a sum."""
+        return sum(self._weights[client] for client in survivors)
 
 
 class Plain(Mode):
-    """Without privacy. Weights and an accuracy travel along, each in its own segment."""
+    """Without privacy. Weights travel along, each in its own segment, and an accuracy or buffers.
 
-    def __init__(self, config: TrainingConfig, federation: Federation, model: nn.Module) -> None:
-        super().__init__(config, federation)
-        self._clients = [PlainSgd(config, examples, model) for examples in federation.clients]
-        codec = FixedPoint(clip=_largest_entry(config, ROW_NORM), bits=config.bits)
-        most = max(self._sizes)
-        self.layout = Layout(
-            segments=(
-                Segment(name=UPDATE, entries=self._entries, codec=codec, weighted=True),
-                Segment(name=WEIGHT, entries=1, codec=Count(maximum=most)),
-                Segment(
-                    name=ACCURACY, entries=1, codec=FixedPoint(clip=1.0, bits=16), weighted=True
-                ),
-            ),
-            clients=config.clients,
-            max_weight=most,
-        )
+    ``moved`` writes the mean buffers into the common model, which is the one handed in.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, federation: Federation, model: nn.Module, loss: Loss | None
+    ) -> None:
+        super().__init__(config, federation, model)
+        self._model = model
+        self._clients = [PlainSgd(config, each, model, loss) for each in federation.clients]
+        self._own = loss is not None
+        clip = config.clip if self._own else _largest_entry(config, ROW_NORM)
+        codec = FixedPoint(clip=clip, bits=config.bits)
+        most, buffers = max(self._weights), sum(b.numel() for b in _buffers(model).values())
+        if buffers and config.protocol in CKKS:
+            raise InputError(
+                f"the model has buffers in floats, whose range is too wide for the precision of "
+                f"{config.protocol}; take another protocol, or a model without running statistics"
+            )
+        segments = [
+            Segment(name=UPDATE, entries=self._entries, codec=codec, weighted=True),
+            Segment(name=WEIGHT, entries=1, codec=Count(maximum=most)),
+        ]
+        if self._own:
+            segments.append(
+                Segment(name=CLIPPED, entries=1, codec=Count(maximum=self._entries + buffers))
+            )
+        else:
+            accuracy = FixedPoint(clip=1.0, bits=16)
+            segments.append(Segment(name=ACCURACY, entries=1, codec=accuracy, weighted=True))
+        if buffers:
+            segments.append(
+                Segment(name=BUFFERS, entries=buffers, codec=BUFFER_CODEC, weighted=True)
+            )
+        self._all_entries = self._entries + buffers
+        self.layout = Layout(segments=tuple(segments), clients=config.clients, max_weight=most)
 
     def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
-        update, accuracy = self._clients[client].update(start)
-        weight = self._sizes[client]
-        return {UPDATE: update, WEIGHT: weight, ACCURACY: accuracy}, weight
+        party, common = self._clients[client], _buffers(self._model)
+        party.take_buffers(self._model)
+        update, accuracy = party.update(start)
+        weight = self._weights[client]
+        if not self._own:
+            return {UPDATE: update, WEIGHT: weight, ACCURACY: accuracy}, weight
+        values = {UPDATE: update, WEIGHT: weight}
+        if common:
+            values[BUFFERS] = _flat(_buffers(party.model)) - _flat(common)
+        limits = {UPDATE: self._config.clip, BUFFERS: BUFFER_CODEC.clip}
+        cut = {n: np.count_nonzero(np.abs(v) > limits[n]) for n, v in values.items() if n in limits}
+        return {**values, CLIPPED: sum(cut.values())}, weight
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
-        return torch.from_numpy(sums[UPDATE] / int(sums[WEIGHT][0]))
+        weight = int(sums[WEIGHT][0])
+        if self._own:
+            share = float(sums[CLIPPED][0]) / (self._all_entries * len(survivors))
+            approximate = self._config.protocol in CKKS  # where a count of 0 may come out as more
+            self.clipped = 0.0 if approximate and share < 8 * PRECISION else share
+        if BUFFERS in sums:
+            _move_buffers(self._model, sums[BUFFERS] / weight)
+        return torch.from_numpy(sums[UPDATE] / weight)
 
 
 class Local(Mode):
     """Each client trains under its own noise. What it sends is private whoever reads it."""
 
     def __init__(
-        self, config: TrainingConfig, federation: Federation, model: nn.Module, done: int
+        self,
+        config: TrainingConfig,
+        federation: Federation,
+        model: nn.Module,
+        loss: Loss | None,
+        done: int,
     ) -> None:
-        super().__init__(config, federation)
+        super().__init__(config, federation, model)
         self.delta = config.delta * (1 - _SPARE)
         check_delta(config.delta, units=sum(self._sizes))
         # By RDP, as the ledger admits: with less noise it would stop the plan before its end.
@@ -186,8 +247,8 @@ class Local(Mode):
         self._clients = [
             LocalDpSgd(
                 model,
-                *_tensors(examples),
-                _losses,
+                *tensors(examples, model),
+                loss or cross_entropy,
                 learning_rate=config.learning_rate,
                 clip=config.clip,
                 noise_multiplier=z,
@@ -204,15 +265,15 @@ class Local(Mode):
         self.layout = Layout(
             segments=(Segment(name=UPDATE, entries=self._entries, codec=codec, weighted=True),),
             clients=config.clients,
-            max_weight=max(self._sizes),
+            max_weight=max(self._weights),
         )
 
     def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
         trained = self._clients[client].run(start, self._config.local_steps)
-        return {UPDATE: (trained - start).numpy()}, self._sizes[client]
+        return {UPDATE: (trained - start).cpu().numpy()}, self._weights[client]
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
-        return torch.from_numpy(sums[UPDATE] / self._examples(survivors))
+        return torch.from_numpy(sums[UPDATE] / self._weight(survivors))
 
     def event(self, survivors: int | None = None) -> Event:
         return self._at(self.noise_multiplier)
@@ -244,8 +305,10 @@ class _Shared(Mode):
     mechanism: DistributedNoise
     sampling: Sampling
 
-    def __init__(self, config: TrainingConfig, federation: Federation, units: int) -> None:
-        super().__init__(config, federation)
+    def __init__(
+        self, config: TrainingConfig, federation: Federation, model: nn.Module, units: int
+    ) -> None:
+        super().__init__(config, federation, model)
         self._units = units
         check_delta(config.delta, units=units)
         self.flooding_epsilon, failing = self._flooding(config)
@@ -301,23 +364,39 @@ class _Shared(Mode):
 class Distributed(_Shared):
     """One secure sum a step: clipped gradients of a Poisson batch, a share of noise on each sum."""
 
-    def __init__(self, config: TrainingConfig, federation: Federation, model: nn.Module) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        federation: Federation,
+        model: nn.Module,
+        loss: Loss | None = None,
+    ) -> None:
         rate = config.sampling_rate
         self.sampling = PoissonSampling(rate=rate) if rate < 1 else NoSampling()
-        super().__init__(config, federation, sum(map(len, federation.clients)))
+        super().__init__(config, federation, model, sum(map(len, federation.clients)))
         self._clients = [
-            ClippedSums(model, *_tensors(examples), _losses, clip=config.clip, sampling_rate=rate)
+            ClippedSums(
+                model,
+                *tensors(examples, model),
+                loss or cross_entropy,
+                clip=config.clip,
+                sampling_rate=rate,
+            )
             for examples in federation.clients
         ]
 
+    def use_learning_rate(self, rate: float) -> None:
+        self._rate = rate  # a client takes no step of its own
+
     def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
-        summed = self._clients[client].sum(start).numpy()
+        summed = self._clients[client].sum(start).cpu().numpy()
         return {UPDATE: self.mechanism.encode(summed, seed=seed)}, 1
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         gradient = torch.from_numpy(self.mechanism.decode(sums[UPDATE], seed=seed))
         expected = sum(self._clients[client].expected_batch for client in survivors)
-        return -self._config.learning_rate / expected * gradient
+        moved: Tensor = -self._rate / expected * gradient
+        return moved
 
     def _at(self, noise: float) -> DistributedNoise:
         config = self._config
@@ -340,26 +419,38 @@ class Client(_Shared):
     The mechanism works in units of the clip, so that what a round costs does not move with it.
     """
 
-    def __init__(self, config: TrainingConfig, federation: Federation, model: nn.Module) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        federation: Federation,
+        model: nn.Module,
+        loss: Loss | None = None,
+    ) -> None:
+        _check_statistics(model)
         rate = config.client_sampling_rate
         self.sampling = (
             HiddenPoissonSampling(rate=rate, cover=CohortSecrecy.ALL_TAKE_PART)
             if rate < 1
             else NoSampling()
         )
-        super().__init__(config, federation, config.clients)
-        self._clients = [PlainSgd(config, examples, model) for examples in federation.clients]
+        super().__init__(config, federation, model, config.clients)
+        self._clients = [PlainSgd(config, each, model, loss) for each in federation.clients]
         self.state = {"clip": config.clip}
 
     def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
         clip = self.state["clip"]
-        update, _ = self._clients[client].update(start)
+        try:
+            update, _ = self._clients[client].update(start)
+        except Exception:  # noqa: BLE001  # whatever it is, it is made of this client's examples
+            update = np.full(self._entries, math.nan, np.float32)
         norm = float(np.linalg.norm(update.astype(np.float64)))
         below: bool | None = norm <= clip
         # The same work before either side of the coin: when a client answers shows nothing.
         if not _coin(self._config.client_sampling_rate) or not math.isfinite(norm):
             update, below = np.zeros(self._entries, np.float32), None
-        integers = self.mechanism.encode(update / np.float32(clip), seed=seed, indicator=below)
+        integers = self.mechanism.encode(
+            update / np.asarray(clip, update.dtype), seed=seed, indicator=below
+        )
         return {UPDATE: integers}, 1
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
@@ -386,80 +477,128 @@ class Client(_Shared):
         )
 
 
-def mode(config: TrainingConfig, federation: Federation, model: nn.Module, done: int = 0) -> Mode:
-    """The mode of a run of which ``done`` rounds are finished.
+def mode(
+    config: TrainingConfig,
+    federation: Federation,
+    model: nn.Module,
+    done: int = 0,
+    loss: Loss | None = None,
+) -> Mode:
+    """The mode of a run of which ``done`` rounds are finished; with a user's own ``loss``.
 
     Raises:
       InputError, PrivacyError: the settings cannot be kept.
     """
     match config.mode:
         case "none":
-            return Plain(config, federation, model)
+            return Plain(config, federation, model, loss)
         case "local":
-            return Local(config, federation, model, done)
+            return Local(config, federation, model, loss, done)
         case "distributed":
-            return Distributed(config, federation, model)
+            return Distributed(config, federation, model, loss)
         case "client":
-            return Client(config, federation, model)
+            return Client(config, federation, model, loss)
         case other:
             raise InputError(f"unknown mode {other!r}")
 
 
 class PlainSgd:
-    """SGD without privacy, on batches drawn like the private ones, so that the two compare."""
+    """SGD without privacy, on batches drawn like the private ones, so that the two compare.
 
-    def __init__(self, config: TrainingConfig, examples: Examples, model: nn.Module) -> None:
+    Attributes:
+      model: a copy, as the last ``update`` left it.
+      learning_rate: of the next ``update``.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        examples: Examples,
+        model: nn.Module,
+        loss: Loss | None = None,
+    ) -> None:
+        if loss is not None:
+            check_on_zeros(model, examples, loss)
         self._config = config
         self._examples = examples
-        self._features, self._labels = _tensors(examples)
-        self._model = copy.deepcopy(model)
+        self._features, self._labels = tensors(examples, model)
+        self._own, self._loss = loss is not None, loss or cross_entropy
+        self.model = copy.deepcopy(model)
+        self.learning_rate = config.learning_rate
+        # Statistics of a batch need two examples.
+        mixing = any(isinstance(module, _NormBase) for module in model.modules())
+        self._least = 2 if mixing else 1
 
-    def update(self, start: Tensor) -> tuple[NDArray[np.float32], float]:
-        """The difference that training makes, and the accuracy before it on own examples.
+    def take_buffers(self, common: nn.Module) -> None:
+        """Begin where the common model stands, in what is no parameter."""
+        for kept, new in zip(self.model.buffers(), common.buffers(), strict=True):
+            kept.copy_(new)
 
-        Neither raises whatever the examples are; the difference is NaN if training diverged.
+    def update(self, start: Tensor) -> tuple[NDArray[Any], float]:
+        """The difference that training makes; for the built-in model the accuracy before it.
+
+        With the built-in model neither raises whatever the examples are; the difference is NaN if
+        training diverged.
         """
-        config, model = self._config, self._model
+        config, model = self._config, self.model
         unflatten(start, model)
-        accuracy, _ = _measured(model, self._examples)
+        accuracy = math.nan if self._own else measure(model, self._examples)[0] or 0.0
         expected, diverged = config.sampling_rate * len(self._labels), False
         for _ in range(config.local_steps):
             batch = torch.from_numpy(coins(len(self._labels), config.sampling_rate))
             model.zero_grad()
-            losses = _losses(model(self._features[batch]), self._labels[batch])
-            losses.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            if len(batch) >= self._least:
+                batch = batch.to(self._labels.device)
+                losses = self._loss(model(self._features[batch]), self._labels[batch])
+                summed_loss(losses, len(batch)).backward()  # type: ignore[no-untyped-call]  # torch
             gradient = flatten(model, of="gradients")
-            moved = flatten(model) - config.learning_rate / expected * gradient
+            moved = flatten(model) - self.learning_rate / expected * gradient
             if torch.isfinite(moved).all():
                 unflatten(moved, model)
             else:  # the steps that are left take their time all the same
                 diverged = True
         update = flatten(model) - start
-        return (update * math.nan if diverged else update).numpy(), accuracy
+        return (update * math.nan if diverged else update).cpu().numpy(), accuracy
 
 
 def evaluate(model: nn.Module, examples: Examples) -> tuple[float, float]:
     """Accuracy and mean loss on public examples; raises where training diverged."""
-    accuracy, loss = _measured(model, examples)
-    if not np.isfinite(loss):
+    value, loss = measure(model, examples)
+    check_loss(loss)
+    return value or 0.0, loss
+
+
+def check_loss(loss: float) -> None:
+    """Refuse a loss that is not finite."""
+    if not math.isfinite(loss):
         raise InputError("the training has diverged: the loss is not finite; lower learning_rate")
-    return accuracy, loss
 
 
-def _measured(model: nn.Module, examples: Examples) -> tuple[float, float]:
-    features, labels = _tensors(examples)
-    with torch.no_grad():
-        outputs = model(features)
-    loss = float(functional.cross_entropy(outputs, labels))
-    return float((outputs.argmax(1) == labels).float().mean()), loss
+def _check_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _NormBase) and module.track_running_stats:
+            raise UnsoundModel(
+                f"module {name!r} is a {type(module).__name__}: its running statistics are made of "
+                "examples, and under noise only parameters travel; take GroupNorm"
+            )
 
 
-def _tensors(examples: Examples) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(examples.features), torch.from_numpy(examples.labels)
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are averaged, by name."""
+    return {name: kept for name, kept in model.named_buffers() if kept.is_floating_point()}
 
 
-def _losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(outputs, labels, reduction="none")
+def _flat(buffers: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    return torch.cat([kept.reshape(-1).double().cpu() for kept in buffers.values()]).numpy()
+
+
+def _move_buffers(model: nn.Module, moves: NDArray[np.float64]) -> None:
+    """Add the mean moves. No variance falls below 0, as rounding could make it."""
+    kept = _buffers(model)
+    pieces = torch.split(torch.from_numpy(moves), [each.numel() for each in kept.values()])
+    for (name, buffer), piece in zip(kept.items(), pieces, strict=True):
+        moved = buffer.double().cpu() + piece.view_as(buffer)
+        buffer.copy_(moved.clamp_min(0.0) if name.endswith("running_var") else moved)
 
 
 def _coin(rate: float) -> bool:

@@ -20,7 +20,7 @@ from secagg.pages.numbers import counted, duration, finite, percent, short, size
 from secagg.pages.numbers import delta as as_delta
 from secagg.pages.numbers import epsilon as as_epsilon
 from secagg.training.runs import AUDIT
-from secagg.training.settings import TrainingConfig
+from secagg.training.settings import OWN, TrainingConfig
 from secagg.training.threat_table import PRIVATE, SUMMED, ThreatTable
 
 Metrics: TypeAlias = Mapping[str, Any]
@@ -69,8 +69,11 @@ def curves(metrics: Metrics) -> bytes:
         axes.set_title(title, loc="left")
         axes.set_xlabel("round")
         axes.spines[["top", "right"]].set_visible(False)
-    accuracy.plot(run.numbers, _gaps(run.values("accuracy")), marker=".", color=GOOD)
-    accuracy.set_ylim(0, 1)
+    what, good, _, _ = _quality(run)
+    accuracy.set_title(what.lower(), loc="left")
+    accuracy.plot(run.numbers, _gaps(good), marker=".", color=GOOD)
+    if what == "Accuracy":
+        accuracy.set_ylim(0, 1)
     if run.private:
         epsilon.plot(run.numbers, _gaps(run.values("epsilon")), marker=".", color=GOOD)
         if run.budget is not None:
@@ -257,6 +260,10 @@ def _numbers(run: _Run) -> Markup:
     cards: list[tuple[str, str]] = []
     if (accuracy := run.last("accuracy")) is not None:
         cards.append((percent(accuracy), "accuracy on examples that nobody trained on"))
+    elif (value := run.last("metric")) is not None:
+        cards.append((short(value), "metric on examples that nobody trained on"))
+    elif (loss := run.last("loss")) is not None:
+        cards.append((short(loss), "loss on examples that nobody trained on"))
     if run.private:
         if (spent := run.last("epsilon")) is not None:
             when = f"spent{run.by}" if run.final is not None else "after the last finished round"
@@ -294,13 +301,8 @@ def _other_epsilons(run: _Run) -> Iterable[tuple[str, str]]:
 
 
 def _course(run: _Run) -> Markup:
-    accuracy = line(
-        _summary("Accuracy", run.values("accuracy"), percent),
-        run.numbers,
-        run.values("accuracy"),
-        percent,
-        top=1.0,
-    )
+    what, good, show, top = _quality(run)
+    quality = line(_summary(what, good, show), run.numbers, good, show, top=top)
     if run.private:
         spent = run.values("epsilon")
         summary = _summary("Epsilon spent", spent, as_epsilon)
@@ -326,11 +328,23 @@ def _course(run: _Run) -> Markup:
         tag("h2", "How it went"),
         tag("p", "Round by round. Hold the pointer over a mark to read its value.", class_="hint"),
         parts.figures(
-            parts.figure("Accuracy", "of the common model after each round", accuracy),
+            parts.figure(what, "of the common model after each round", quality),
             parts.figure("Epsilon spent", "by RDP, the largest of all clients", epsilon),
             parts.figure("Survivors", "updates in the sum; red: a lost round" + needed, survivors),
         ),
     )
+
+
+def _quality(run: _Run) -> tuple[str, list[float | None], Callable[[float], str], float]:
+    """What the model is measured by: name, values, how one is shown, and the top of its axis."""
+    for name in ("accuracy", "metric", "loss"):
+        values = run.values(name)
+        known = [value for value in values if value is not None]
+        if known and name != "accuracy":
+            return name.capitalize(), values, short, max(*known, 1e-9)
+        if known:
+            break
+    return "Accuracy", run.values("accuracy"), percent, 1.0
 
 
 def _costs(run: _Run) -> Markup:
@@ -458,7 +472,11 @@ def _settings(run: _Run) -> Markup:
     ]
     return join(
         tag("h2", "Settings"),
-        tag("p", "The same run again: ", tag("code", "secagg train --config config.toml"), "."),
+        tag("p", "The model and the data came from a program, which can run it again.")
+        if run.config.get("data") == OWN
+        else tag(
+            "p", "The same run again: ", tag("code", "secagg train --config config.toml"), "."
+        ),
         parts.table(("Meaning", "Setting", "Value"), rows, "settings"),
     )
 

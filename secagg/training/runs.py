@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from secagg.errors import InputError, RunError
+from secagg.extras import require
 from secagg.files import (
     LOCK,
     FolderLock,
@@ -53,6 +54,8 @@ CURVES = "curves.svg"
 REPORT = "report.html"
 AUDIT = "audit.html"
 AUDIT_JSON = "audit.json"
+
+MOMENTS = "server optimizer: "  # before the name of each of its vectors in MODEL
 
 SCHEMA = 1
 
@@ -281,6 +284,23 @@ class Run:
     final: RoundRecord | None
 
     @property
+    def ledger(self) -> Path | None:
+        """The file of what was spent; ``None`` without privacy."""
+        path = self.path / LEDGER
+        return path if _exists(path) else None
+
+    def state_dict(self) -> dict[str, "torch.Tensor"]:
+        """The model's tensors after the last finished round, for ``load_state_dict``.
+
+        Raises:
+          MissingExtraError: torch or safetensors is not installed.
+          RunError: there is no model yet, or the file is corrupt.
+        """
+        require("Run.state_dict", "torch", "safetensors", extra="train")
+        _, _, tensors = _read_model(self.path / MODEL)
+        return {name: kept for name, kept in tensors.items() if not name.startswith(MOMENTS)}
+
+    @property
     def table(self) -> dict[str, list[Any]]:
         """The rounds column by column, as metrics.csv has them: ``pandas.DataFrame(run.table)``.
 
@@ -336,6 +356,14 @@ def _row(record: RoundRecord) -> dict[str, Any]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
+
+
+def shown(record: Mapping[str, Any]) -> str:
+    """The number of a record that tells best how good the model is; empty without evaluation."""
+    for name in ("metric", "accuracy", "loss"):
+        if (value := record.get(name)) is not None:
+            return f"{name} {value:.3f}"
+    return ""
 
 
 def _make(folder: Path) -> bool:

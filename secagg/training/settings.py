@@ -13,6 +13,8 @@ from secagg.training.data import DATASETS, EVALUATION_PARTS, parse_partition
 
 T = TypeVar("T")
 
+OWN: Final = "own"  # data or model that a program handed in, and no name can find again
+WEIGHTINGS = ("examples", "equal")
 NOISE = ("distributed", "local", "none")
 UNITS = ("example", "client")
 # The pairs of noise and unit that are built, each under one name.
@@ -35,6 +37,7 @@ _BITS = {
     True: 21,
     False: 16,
 }  # noised sums are rounded twice as often; three lanes a word hold them
+_OWN_BITS = 24  # of a range that nobody fitted to the model: its step is 10^-7 of it
 _LOCAL_RATE = 8.0  # the best at epsilon 8; below, what is best falls as the root of epsilon
 _CHOSEN = "  [default: chosen by noise and unit]"
 
@@ -56,8 +59,14 @@ class TrainingConfig:
 
     data: str = _setting(
         "digits",
-        "Data set: digits, breast-cancer, fashion-mnist (after make data).",
+        "Data set: digits, breast-cancer, fashion-mnist (after make data), or your own as "
+        "module:factory, see docs/own-model.md.",
         "the data set",
+    )
+    model: str = _setting(
+        _BY_MODE,
+        "Your own model, as module:factory.  [default: softmax regression]",
+        "the model",
     )
     clients: int = _setting(20, "Number of clients.", "clients that take part")
     rounds: int = _setting(_BY_MODE, f"Rounds of training.{_CHOSEN}", "rounds of training")
@@ -116,7 +125,7 @@ class TrainingConfig:
     clip: float = _setting(
         _BY_MODE,
         "L2 bound on one example's gradient; with unit client: initial L2 bound on an "
-        f"update.{_CHOSEN}",
+        f"update; of an own model without noise: largest entry of an update.{_CHOSEN}",
         "largest norm that one example's gradient keeps, or at first a client's update",
     )
     bits: int = _setting(
@@ -141,6 +150,12 @@ class TrainingConfig:
         "Probability that a client, drawn in secret by itself, contributes its update.",
         "chance of each client, by its own coin, to bring its update",
     )
+    weighting: str = _setting(
+        _BY_MODE,
+        "Whether clients count by their examples or equal.  [default: examples; with unit client "
+        "equal]",
+        "what a client counts by in the mean",
+    )
     seed: int = _setting(
         0,
         "Seed of the partition, the initial model and simulated dropouts; never of keys or noise.",
@@ -151,12 +166,18 @@ class TrainingConfig:
         "Examples that accuracy is measured on: test, or validation for choosing settings.",
         "the part of the data that accuracy is measured on",
     )
+    trainer: str = field(  # no option: objects of a program, described
+        default=_BY_MODE, metadata={"meaning": "what a program gave beside these settings"}
+    )
 
     def __post_init__(self) -> None:
         kinds = self.kinds()
         for item in fields(self):
             self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_MODE)
-        _one_of("data", self.data, DATASETS)
+        if self.data != OWN and ":" not in self.data:
+            _one_of("data", self.data, DATASETS)
+        elif not self.model:
+            raise InputError(f"data {self.data} needs a model of its own; give model too")
         _one_of("protocol", self.protocol, PROTOCOL_NAMES)
         _one_of("evaluate_on", self.evaluate_on, EVALUATION_PARTS)
         _one_of("noise", self.noise, NOISE)
@@ -171,6 +192,8 @@ class TrainingConfig:
         _between("clients", self.clients, 2, 1000)
         _between("dropout", self.dropout, 0.0, 1.0)
         _between("epsilon", self.epsilon, 1e-3, 1e3)
+        if self.model:
+            self._fill_own()
         for name, value in _DEFAULTS[self.mode].items():
             self._fill(name, value)
         self._fill("learning_rate", local_learning_rate(self.epsilon))
@@ -202,6 +225,17 @@ class TrainingConfig:
         object.__setattr__(self, "minimum_survivors", max(self.minimum_survivors, self.threshold))
         self._check_mode()
 
+    def _fill_own(self) -> None:
+        """Defaults that hold for any model; the others were chosen for the built-in one."""
+        needed = ["rounds", "learning_rate", *(["clip"] if self.noise != "none" else [])]
+        for name in needed:
+            if getattr(self, name) is None:
+                raise InputError(f"an own model needs {name}: no default is right for every model")
+        self._fill("clip", 1.0)
+        self._fill("local_steps", 1)
+        if self.noise != "distributed":
+            self._fill("bits", _OWN_BITS)
+
     def _check_mode(self) -> None:
         """Refuse what this noise or this unit cannot do."""
         if self.noise == "distributed":
@@ -227,11 +261,24 @@ class TrainingConfig:
                 f"local_steps {self.local_steps}: distributed noise that hides an example is added "
                 "at every step; leave it 1"
             )
+        if self.weighting:
+            _one_of("weighting", self.weighting, WEIGHTINGS)
+        only = {"distributed": "examples", "client": "equal"}.get(self.mode)
+        if self.weighting and only not in (None, self.weighting):
+            raise InputError(
+                f"weighting {self.weighting}: with distributed noise and unit {self.unit} it is "
+                f"{only}"
+            )
         if self.unit != "client" and self.client_sampling_rate != 1.0:
             raise InputError(
                 f"client_sampling_rate {self.client_sampling_rate}: it changes the price with "
                 "unit client alone"
             )
+
+    @property
+    def weighs_examples(self) -> bool:
+        """Whether a client counts by its number of examples."""
+        return (self.weighting or ("equal" if self.unit == "client" else "examples")) == "examples"
 
     @property
     def mode(self) -> str:

@@ -174,7 +174,7 @@ def test_an_example_that_overflows_is_neither_seen_nor_refunded(
             data.clients[3].features[2, 1] = bad
         monkeypatch.setattr(training, "_federation", lambda config, data=data: data)
         config = TrainingConfig(**SMALL, **noise_and_unit(mode_name))
-        run = training.Training.start(config, tmp_path / name)
+        run = training.start(config, tmp_path / name)
         record = next(iter(run))
         seen[name] = (
             {field: record[field] for field in ("survivors", "lost", "dropped", "epsilon")},
@@ -190,7 +190,7 @@ def test_a_model_that_is_not_finite_is_refused_before_anybody_is_charged(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(training, "_federation", lambda config: federation())
-    run = training.Training.start(TrainingConfig(**SMALL), tmp_path / "run")
+    run = training.start(TrainingConfig(**SMALL), tmp_path / "run")
     with torch.no_grad():
         run.model.bias[0] = math.inf
     with pytest.raises(InputError, match="not finite"):
@@ -228,7 +228,7 @@ def test_refund_after_masked_data_left(
     config = TrainingConfig(**SMALL, **noise_and_unit(mode_name))
 
     def lost_rounds(name: str) -> tuple[int, float]:
-        run = training.Training.start(config, tmp_path / name)
+        run = training.start(config, tmp_path / name)
         # As if the plan had no end: the budget alone stops it.
         object.__setattr__(run.config, "rounds", 12)
         lost = sum(record["lost"] for record in run)
@@ -241,7 +241,7 @@ def test_refund_after_masked_data_left(
     def refund(self: Any, number: int, attempt: int, clients: Any, *_: Any) -> None:
         self._ledger.abort(number, [f"client-{c}" for c in clients], attempt=attempt)
 
-    monkeypatch.setattr(training._Books, "settle", refund)
+    monkeypatch.setattr(training.Books, "settle", refund)
     assert lost_rounds("refunded") == (12, 0.0)
 
 
@@ -271,7 +271,7 @@ def public_record(config: TrainingConfig, data: Federation, out: Path) -> Mappin
             return replace(real, values=np.zeros_like(real.values))
 
         patch.setattr("secagg.rounds.aggregation.run_bonawitz", silent)
-        record = next(iter(training.Training.start(config, out)))
+        record = next(iter(training.start(config, out)))
     return {name: value for name, value in record.items() if name not in MEASURED}
 
 
@@ -299,7 +299,7 @@ def test_an_epsilon_names_whom_it_hides(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(training, "_federation", lambda config: data)
     for mode_name, unit in (("distributed", "example"), ("client", "client")):
         config = TrainingConfig(**SMALL, **noise_and_unit(mode_name))
-        run = training.Training.start(config, tmp_path / mode_name)
+        run = training.start(config, tmp_path / mode_name)
         next(iter(run))
         final = run.finish()
         assert any(f"each {unit}: epsilon" in line for line in run.closing_lines(final))
@@ -327,7 +327,7 @@ def test_delta_of_one_over_n(
     monkeypatch.setattr(training, "_federation", lambda config: data)
     settings = SMALL | {"delta": 1 / units} | noise_and_unit(mode_name)
     with pytest.raises(dp.InputError, match=f"below 1/{units} for {units} units"):
-        training.Training.start(TrainingConfig(**settings), tmp_path / "run")
+        training.start(TrainingConfig(**settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

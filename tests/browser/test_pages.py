@@ -21,7 +21,7 @@ from secagg.attacks.page import page as attack_page
 from secagg.attacks.suite import BROKEN, AttackSuite, Found, Job
 from secagg.audit.page import page
 from secagg.audit.report import audit
-from secagg.training.loop import Training
+from secagg.training import loop as training
 from secagg.training.report import report
 from secagg.training.runs import AUDIT, REPORT, RunFolder
 from secagg.training.settings import TrainingConfig, noise_and_unit
@@ -108,23 +108,21 @@ def url(
 ) -> str:
     name, file = request.param.split("/")
 
-    def run() -> Path:
+    def trained() -> Path:
         mode_name = "distributed" if name == "many" else name
         folder: Path = tmp_path_factory.mktemp("pages") / mode_name
-        training = Training.start(
+        run = training.start(
             TrainingConfig(
                 **noise_and_unit(mode_name), clients=8, rounds=ROUNDS, dropout=0.2, seed=1
             ),
             folder,
         )
-        for _ in training:
-            pass
-        training.finish()
+        run.run()
         return folder
 
     def larger() -> Path:
         folder = many(tmp_path_factory.mktemp("many"))
-        metrics = RunFolder.open(made("distributed", run)).metrics
+        metrics = RunFolder.open(made("distributed", trained)).metrics
         rounds = [metrics["rounds"][at % ROUNDS] | {"round": at + 1} for at in range(LONG)]
         (folder / REPORT).write_text(report(metrics | {"rounds": rounds}))
         return folder
@@ -132,7 +130,7 @@ def url(
     def attacks() -> Path:
         return attacked(tmp_path_factory.mktemp("attacks"))
 
-    make = {"many": larger, "attacks": attacks}.get(name, run)
+    make = {"many": larger, "attacks": attacks}.get(name, trained)
     return made(name, make).joinpath(file).as_uri()
 
 

@@ -96,7 +96,7 @@ def test_bonawitz_and_plain_give_the_same_model_up_to_quantisation(
 
     monkeypatch.setattr("secagg.rounds.aggregation.run_bonawitz", both)
     config = TrainingConfig(clients=9, rounds=3, dropout=0.2, partition=split, seed=2)
-    assert len(list(training.Training.start(config, tmp_path / "run"))) == 3
+    assert len(list(training.start(config, tmp_path / "run"))) == 3
     assert len(compared) == 3
 
 
@@ -104,7 +104,7 @@ def test_two_runs_of_one_seed_differ_in_noise_but_not_in_data(tmp_path: Path) ->
     models = []
     for name in ("one", "two"):
         config = TrainingConfig(clients=4, rounds=1, dropout=0.0)
-        run = training.Training.start(config, tmp_path / name)
+        run = training.start(config, tmp_path / name)
         start = run.model.weight.detach().clone()
         next(iter(run))
         models.append((start, run.model.weight.detach()))
@@ -123,7 +123,7 @@ def test_without_privacy_a_run_learns_more_and_keeps_no_ledger(secagg: Run, tmp_
 def test_under_privacy_nothing_but_the_update_travels(tmp_path: Path) -> None:
     def names(mode_name: str) -> list[str]:
         config = TrainingConfig(clients=3, rounds=1, **noise_and_unit(mode_name))
-        run = training.Training.start(config, tmp_path / mode_name)
+        run = training.start(config, tmp_path / mode_name)
         return [segment.name for segment in run._mode.layout.segments]
 
     assert names("local") == names("distributed") == names("client") == ["update"]
@@ -140,7 +140,7 @@ def test_a_client_gone_before_it_masks_is_not_charged_and_one_gone_later_is(
         lambda *_, **__: {client: training.Stage(stage) for client, stage in stages.items()},
     )
     config = TrainingConfig(clients=10, rounds=1)
-    (record,) = training.Training.start(config, tmp_path / "run")
+    (record,) = training.start(config, tmp_path / "run")
     assert record["survivors"] == 7
     with Ledger.open(tmp_path / "run" / "ledger.sqlite") as ledger:
         states = {held.subject: held.state for held in ledger.reservations()}
@@ -158,7 +158,7 @@ def test_a_round_with_too_few_survivors_is_lost_charged_and_survived(
             dict.fromkeys(range(3), training.Stage.MASK) if round_number == 1 else {}
         ),
     )
-    run = training.Training.start(TrainingConfig(clients=4, rounds=2), tmp_path / "run")
+    run = training.start(TrainingConfig(clients=4, rounds=2), tmp_path / "run")
     start = run.model.weight.detach().clone()
     rounds = iter(run)
     first = next(rounds)
@@ -241,13 +241,11 @@ def test_killed_and_resumed_it_continues_and_the_ledger_never_under_counts(
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(secagg: Run, tmp_path: Path) -> None:
-    run = training.Training.start(
-        TrainingConfig(clients=4, rounds=3, dropout=0.0), tmp_path / "run"
-    )
+    run = training.start(TrainingConfig(clients=4, rounds=3, dropout=0.0), tmp_path / "run")
     rounds = iter(run)
     next(rounds), next(rounds)
     weights = run.model.weight.detach().clone()
-    again = training.Training.resume(tmp_path / "run")
+    again = training.resume(tmp_path / "run")
     assert again.done == 2
     assert torch.equal(again.model.weight, weights)
     code, out, _ = secagg("train", "--out", tmp_path / "run", "--resume", "--json")
@@ -338,7 +336,7 @@ def test_a_bad_config_file_is_one_line(secagg: Run, tmp_path: Path, text: str, w
 def test_a_corrupt_run_folder_is_one_line_and_is_left_alone(
     secagg: Run, tmp_path: Path, file: str, damage: str
 ) -> None:
-    run = training.Training.start(TrainingConfig(clients=4, rounds=3, dropout=0.0), tmp_path)
+    run = training.start(TrainingConfig(clients=4, rounds=3, dropout=0.0), tmp_path)
     next(iter(run))
     run._books._ledger.close()
     path = tmp_path / file
@@ -365,7 +363,7 @@ def test_an_existing_folder_is_not_written_over(secagg: Run, tmp_path: Path) -> 
 
 
 def test_other_settings_than_the_runs_are_refused_on_resume(secagg: Run, tmp_path: Path) -> None:
-    training.Training.start(TrainingConfig(clients=4, rounds=3), tmp_path / "run")
+    training.start(TrainingConfig(clients=4, rounds=3), tmp_path / "run")
     code, _, err = secagg("train", "--out", tmp_path / "run", "--resume", "--epsilon", "20")
     assert code == 2
     assert "epsilon" in err
@@ -374,9 +372,7 @@ def test_other_settings_than_the_runs_are_refused_on_resume(secagg: Run, tmp_pat
 def test_a_disk_that_fills_up_ends_in_one_line_and_a_run_that_can_go_on(
     secagg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = training.Training.start(
-        TrainingConfig(clients=4, rounds=3, dropout=0.0), tmp_path / "run"
-    )
+    run = training.start(TrainingConfig(clients=4, rounds=3, dropout=0.0), tmp_path / "run")
     next(iter(run))
     run._books._ledger.close()
     real = os.write

@@ -426,7 +426,7 @@ def test_a_training_without_privacy_learns_as_under_plain(tmp_path: Path) -> Non
         config = TrainingConfig(
             clients=5, rounds=2, dropout=0.0, noise="none", protocol=protocol, seed=3
         )
-        run = loop.Training.start(config, tmp_path / protocol)
+        run = loop.start(config, tmp_path / protocol)
         assert [record["survivors"] for record in run] == [5, 5]
         weights[protocol] = run.model.weight.detach().numpy()
     assert np.abs(weights["plain"]).max() > 0.01
@@ -439,8 +439,8 @@ def test_a_private_training_is_resumed_and_counts_its_flooding(
     protocol: str, tmp_path: Path
 ) -> None:
     config = TrainingConfig(clients=5, rounds=2, dropout=0.0, protocol=protocol)
-    next(iter(loop.Training.start(config, tmp_path / "run")))  # and the process ends here
-    (record,) = loop.Training.resume(tmp_path / "run")
+    next(iter(loop.start(config, tmp_path / "run")))  # and the process ends here
+    (record,) = loop.resume(tmp_path / "run")
     assert (record["round"], record["survivors"]) == (2, 5)
     assert 0 < record["epsilon"] <= config.epsilon
 
@@ -467,6 +467,6 @@ def test_the_command_takes_the_protocol(
 
 def test_a_thousand_flooded_rounds_use_up_no_delta(tmp_path: Path) -> None:
     config = TrainingConfig(clients=5, rounds=1000, protocol=SHARED)
-    loop.Training.start(config, tmp_path / "run")
+    loop.start(config, tmp_path / "run")
     delta, said = books(tmp_path / "run" / "ledger.sqlite")
     assert said.delta(delta, epsilon=config.epsilon, rounds=1000, steps=1000).flooding < 1e-6

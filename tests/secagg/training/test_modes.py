@@ -304,10 +304,10 @@ def test_the_clip_survives_a_restart(tmp_path: Path) -> None:
     config = TrainingConfig(
         unit="client", clients=6, rounds=4, dropout=0.0, delta=1e-2, clip=1e-3, epsilon=20.0
     )
-    run = training.Training.start(config, tmp_path / "run")
+    run = training.start(config, tmp_path / "run")
     rounds = iter(run)
     clips = [next(rounds)["state"]["clip"] for _ in range(2)]
-    again = training.Training.resume(tmp_path / "run")
+    again = training.resume(tmp_path / "run")
     assert again.done == 2
     assert again._mode.state == run._mode.state == {"clip": clips[-1]}
     assert config.clip < clips[0] < clips[1]
@@ -362,7 +362,7 @@ def test_a_lost_round_stays_charged_and_is_counted(
     noised: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drop(monkeypatch, {0: Stage.ADVERTISE, 1: Stage.MASK, 2: Stage.MASK})
-    run = training.Training.start(noised, tmp_path / "run")
+    run = training.start(noised, tmp_path / "run")
     start = flatten(run.model).clone()
     record = next(iter(run))
     assert record["lost"]
@@ -379,7 +379,7 @@ def test_a_commit_costs_what_the_shares_that_were_there_make_it_cost(
     noised: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drop(monkeypatch, {5: Stage.SHARE})
-    run = training.Training.start(noised, tmp_path / "run")
+    run = training.start(noised, tmp_path / "run")
     next(iter(run))
     with Ledger.open(tmp_path / "run" / "ledger.sqlite") as ledger:
         held = {held.subject: held for held in ledger.reservations()}
@@ -401,19 +401,19 @@ def test_a_round_that_is_tried_again_is_charged_again(
     def killed(*_: object, **__: object) -> None:
         raise Killed
 
-    run = training.Training.start(noised, tmp_path / "run")
+    run = training.start(noised, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(training._Books, "settle", killed)
+        patch.setattr(training.Books, "settle", killed)
         with pytest.raises(Killed):
             next(iter(run))
     run._books._ledger.close()
-    again = training.Training.resume(tmp_path / "run")
+    again = training.resume(tmp_path / "run")
     next(iter(again))
     with Ledger.open(tmp_path / "run" / "ledger.sqlite") as ledger:
         attempts = [h.attempt for h in ledger.reservations(1) if h.subject == "client-0"]
         assert sorted(attempts) == [0, 1]
         twice = ledger.epsilons("rdp")["client-0"]
-    once = training.Training.start(noised, tmp_path / "other")
+    once = training.start(noised, tmp_path / "other")
     assert next(iter(once))["epsilon"] < twice
 
 
@@ -425,7 +425,7 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
     mode_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = TrainingConfig(**PLAN | {"minimum_survivors": 5}, **noise_and_unit(mode_name))
-    run = training.Training.start(config, tmp_path / "run")
+    run = training.start(config, tmp_path / "run")
     with pytest.raises(dp.InputError, match="survivors is 4"):
         run._mode.event(4)
     seen = []
@@ -464,9 +464,7 @@ def test_settings_that_cannot_be_kept_are_refused_by_name_before_there_is_a_run(
     mode_name: str, changed: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises((InputError, dp.InputError), match=words) as caught:
-        training.Training.start(
-            TrainingConfig(**noise_and_unit(mode_name), **changed), tmp_path / "run"
-        )
+        training.start(TrainingConfig(**noise_and_unit(mode_name), **changed), tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 

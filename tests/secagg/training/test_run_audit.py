@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from dp.errors import BudgetExceeded, LedgerCorrupt
-from dp.ledger.ledger import Key, Ledger, Protection, State
+from dp.ledger.ledger import Key, Ledger, State
 from secagg.audit.report import audit
-from secagg.training.loop import Training
+from secagg.audit.values import HEAD_BESIDE
+from secagg.training import loop as training
 from secagg.training.report import report
 from secagg.training.runs import AUDIT, AUDIT_JSON, REPORT, RunFolder
 from secagg.training.settings import TrainingConfig, noise_and_unit
@@ -18,8 +19,8 @@ from secagg.training.settings import TrainingConfig, noise_and_unit
 SMALL = {"clients": 4, "rounds": 2, "dropout": 0.0}
 
 
-def finished(folder: Path, **settings: Any) -> tuple[Training, dict[str, Any]]:
-    run = Training.start(TrainingConfig(**SMALL | settings), folder)
+def finished(folder: Path, **settings: Any) -> tuple[training.Trainer, dict[str, Any]]:
+    run = training.start(TrainingConfig(**SMALL | settings), folder)
     for _ in run:
         pass
     return run, run.finish()
@@ -37,7 +38,7 @@ def test_a_run_with_a_ledger_leaves_its_audit_and_the_report_links_to_it(
     run, final = finished(tmp_path / "run", **noise_and_unit(mode_name))
     found = json.loads((tmp_path / "run" / AUDIT_JSON).read_text())
     assert found["head"] == last_head(tmp_path / "run")
-    assert found["protection"] == [Protection.HEAD.value]
+    assert found["protection"] == [HEAD_BESIDE]
     assert found["verdict"] == "sound"
     (section,) = found["sections"]
     books = section["books"].values()
@@ -125,9 +126,9 @@ def test_the_report_shows_each_epsilon_under_its_name(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_interrupted_has_the_audit_of_all_its_rounds(tmp_path: Path) -> None:
-    run = Training.start(TrainingConfig(**SMALL), tmp_path / "run")
+    run = training.start(TrainingConfig(**SMALL), tmp_path / "run")
     next(iter(run))
-    again = Training.resume(tmp_path / "run")
+    again = training.resume(tmp_path / "run")
     for _ in again:
         pass
     again.finish()
@@ -135,13 +136,13 @@ def test_a_run_that_was_interrupted_has_the_audit_of_all_its_rounds(tmp_path: Pa
     assert found["head"] == last_head(tmp_path / "run")
     assert [row["number"] for row in found["sections"][0]["rounds"]] == [1, 2]
     # Finishing once more changes nothing that was found.
-    Training.resume(tmp_path / "run").finish()
+    training.resume(tmp_path / "run").finish()
     assert json.loads((tmp_path / "run" / AUDIT_JSON).read_text()) == found
 
 
 def cut_off(folder: Path) -> None:
     """One round finished, the next reserved and never heard of again."""
-    run = Training.start(TrainingConfig(**SMALL), folder)
+    run = training.start(TrainingConfig(**SMALL), folder)
     next(iter(run))
     assert run._books is not None
     run._books.reserve(2, [0, 1, 2, 3])
@@ -151,13 +152,13 @@ def test_a_run_that_the_budget_stopped_has_the_audit_of_what_stands_charged(
     tmp_path: Path,
 ) -> None:
     cut_off(tmp_path / "run")
-    again = Training.resume(tmp_path / "run")
+    again = training.resume(tmp_path / "run")
     assert list(again) == []  # the round that was cut off has spent the rest
     final = again.finish()
     found = json.loads((tmp_path / "run" / AUDIT_JSON).read_text())
     kept = int(last_head(tmp_path / "run").split(":")[0])
     assert int(found["head"].split(":")[0]) > kept  # the round that was cut off came after
-    assert found["protection"] == [Protection.HEAD.value]
+    assert found["protection"] == [HEAD_BESIDE]
     assert found["verdict"] == "sound"
     assert [row["open"] for row in found["sections"][0]["rounds"]] == [0, 4]
     assert found["sections"][0]["epsilon"] == final["epsilon"]
@@ -168,7 +169,7 @@ def test_who_could_pay_for_a_round_that_never_began_is_not_charged_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too few could pay, so nothing left anybody: coming back to the run costs nothing."""
-    run = Training.start(TrainingConfig(**SMALL), tmp_path / "run")
+    run = training.start(TrainingConfig(**SMALL), tmp_path / "run")
     next(iter(run))
     assert run._books is not None
     reserve, poor = run._books._ledger.reserve_next, {"client-0", "client-1"}
@@ -190,7 +191,7 @@ def test_a_ledger_that_is_not_the_last_rounds_ends_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An older copy is perfect in itself; only the head that the round kept shows it."""
-    run = Training.start(TrainingConfig(**SMALL), tmp_path / "run")
+    run = training.start(TrainingConfig(**SMALL), tmp_path / "run")
     rounds = iter(run)
     next(rounds)
     older = tmp_path / "older"
@@ -207,6 +208,6 @@ def test_a_ledger_that_is_not_the_last_rounds_ends_no_run(
 
 def test_a_new_run_in_the_folder_removes_the_audit_of_the_old_one(tmp_path: Path) -> None:
     finished(tmp_path / "run")
-    Training.start(TrainingConfig(**SMALL), tmp_path / "run", overwrite=True)
+    training.start(TrainingConfig(**SMALL), tmp_path / "run", overwrite=True)
     assert not (tmp_path / "run" / AUDIT).exists()
     assert not (tmp_path / "run" / AUDIT_JSON).exists()

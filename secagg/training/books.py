@@ -1,0 +1,140 @@
+"""The books of one run: what each client has spent, and whether it may go on."""
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from dp.accounting.accountant import has_pld
+from dp.accounting.events import Event
+from dp.errors import AccountantLimit, BudgetExceeded, UnsoundEvent
+from dp.ledger.ledger import Budget, Ledger
+from dp.ledger.records import Head
+from secagg.errors import InputError, RunError
+from secagg.training.modes import Mode
+from secagg.training.runs import METRICS, RoundRecord, RunFolder
+from secagg.training.settings import TrainingConfig
+
+
+class Books:
+    """What each client has spent, and whether it may go on."""
+
+    FINAL = ("epsilon", "accountant", "epsilon_rdp", "epsilon_actual")
+
+    def __init__(
+        self, config: TrainingConfig, mode: Mode, folder: RunFolder, records: Sequence[RoundRecord]
+    ) -> None:
+        self._mode = mode
+        self._event = _event(mode)
+        self._minimum = config.minimum_survivors if config.noise == "distributed" else 0
+        budget = Budget(epsilon=config.epsilon, delta=mode.delta)
+        if folder.ledger.exists():
+            self._ledger = Ledger.open(folder.ledger, budget)
+            self._ledger.verify(head_of(records[-1]) if records else None)
+        else:
+            self._ledger = Ledger.create(folder.ledger, budget)
+        if stated := mode.statement():
+            self._ledger.declare(stated)
+
+    @property
+    def unit(self) -> str:
+        """The unit whose presence is hidden."""
+        return self._event.unit.value
+
+    def reserve(self, number: int, clients: list[int]) -> tuple[list[int], int]:
+        """Charge every client that can still pay; returns those, and the number of this attempt.
+
+        A round that was begun before and may have sent something stays charged.
+        """
+        paying = {_subject(client): client for client in clients}
+        while paying:
+            try:
+                key = self._ledger.reserve_next(
+                    dict.fromkeys(paying, self._event),
+                    round_number=number,
+                    minimum_survivors=self._minimum,
+                )
+            except BudgetExceeded as refusal:
+                del paying[refusal.subject]
+            else:
+                return list(paying.values()), key.attempt
+        return [], 0
+
+    def reserve_rest(self, done: int, rounds: int, clients: int) -> None:
+        """Charge the rounds after ``done`` that will not be run.
+
+        Where the stop depends on what was released, the price of fewer rounds proves nothing: it
+        holds for a number of rounds that was fixed before.
+        """
+        for number in range(done + 1, rounds + 1):
+            self.reserve(number, list(range(clients)))
+
+    def settle(
+        self,
+        number: int,
+        attempt: int,
+        clients: list[int],
+        silent: list[int],
+        survivors: int | None,
+    ) -> None:
+        """Close the reservations: taken back for the silent, who sent nothing made of data.
+
+        For the others at the price of the noise that was in the sum. If too few survived, noisy
+        shares may be visible one by one, so the reservation stays open.
+        """
+        quiet = [_subject(client) for client in silent]
+        spoke = [_subject(client) for client in clients if client not in silent]
+        self._ledger.abort(number, quiet, attempt=attempt)
+        if survivors is not None:
+            event = _event(self._mode, survivors)
+            actual = dict.fromkeys(spoke, event)
+            self._ledger.commit(number, actual, attempt=attempt, survivors=survivors)
+        elif not self._minimum:
+            self._ledger.commit(number, spoke, attempt=attempt)
+
+    def head(self) -> dict[str, Any]:
+        """The end of the ledger's chain, for the record of a round: an older copy is then found."""
+        head = self._ledger.head()
+        return {"seq": head.seq, "hash": head.hash.hex()}
+
+    def epsilon(self) -> float:
+        """The largest of any client, as the ledger admits."""
+        return max(self._ledger.epsilons("rdp").values(), default=0.0)
+
+    def final(self) -> dict[str, Any]:
+        """What the run is reported to have cost, and by which accountant."""
+        by_rdp = self.epsilon()
+        by_pld = math.inf
+        if has_pld(self._event):
+            with suppress(AccountantLimit, UnsoundEvent):
+                by_pld = max(self._ledger.epsilons("pld").values(), default=0.0)
+        actual = self._ledger.epsilons("rdp", basis="actual")
+        values = (
+            min(by_rdp, by_pld) + self._mode.flooding_epsilon,
+            "pld" if by_pld < by_rdp else "rdp",
+            by_rdp,
+            max(actual.values(), default=0.0),
+        )
+        return dict(zip(self.FINAL, values, strict=True))
+
+
+def _event(mode: Mode, survivors: int | None = None) -> Event:
+    event = mode.event(survivors)
+    if event is None:
+        raise InputError("a run without privacy keeps no books")
+    return event
+
+
+def head_of(record: RoundRecord) -> Head:
+    """The end of the ledger's chain after a round."""
+    try:
+        kept = record["ledger"]
+        return Head(seq=int(kept["seq"]), hash=bytes.fromhex(kept["hash"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{METRICS} does not say where the ledger stood after round {record['round']}"
+        ) from error
+
+
+def _subject(client: int) -> str:
+    return f"client-{client}"
