@@ -103,7 +103,8 @@ PRIVACY: Final = "secagg.privacy"  # what noise on examples needs its app to kno
 SECURE: Final = ("train", "evaluate")
 AHEAD: Final = ("next_keys", "next_shares")  # fields of an answer that are of later sums
 POLL: Final = (0.02, 1.0)  # seconds between looks for replies: a tenth of the wait, within these
-NO_MOD: Final = "(its app has no secure_mod, or another mod before it: put secure_mod first)"
+NO_MOD: Final = "(no word of secagg: has its app secure_mod, before all other mods?)"
+RAISED: Final = 2  # Flower's code of an app that raised an exception
 REFUSED: Final = 6  # Flower's code of a mod whose precondition failed
 
 _log = logging.getLogger("flwr")
@@ -288,11 +289,8 @@ class SecureGrid(Grid):
                     _log.warning("secagg: a reply at %s that nobody was asked for", ask.stage)
                     continue
                 if reply.has_error():
-                    if ask.stage is Stage.ADVERTISE and not _is_ours(reply.error.reason or ""):
-                        reply = Message(  # with what Flower's words mean here
-                            Error(reply.error.code, f"{reply.error.reason} {NO_MOD}"),
-                            reply_to=like,
-                        )
+                    if ask.stage is Stage.ADVERTISE and _is_a_strangers(reply.error):
+                        reply.error = Error(RAISED, f"{reply.error.reason} {NO_MOD}")
                     errors.append(reply)
                     _log.warning("secagg: node %d at %s: %s", node, ask.stage, reply.error.reason)
                     continue
@@ -377,9 +375,10 @@ def _most_frequent(errors: Sequence[Message]) -> str:
     return f"; {count} of {len(errors)} errors: {reason}"
 
 
-def _is_ours(reason: str) -> bool:
-    """Whether an error that Flower passed on is of secagg: ``<class 'secagg...``."""
-    return any(f"'{package}." in reason[:40] for package in ("secagg", "dp", "protocols"))
+def _is_a_strangers(error: Error) -> bool:
+    """Whether an app raised what none of ours raises; Flower writes ``<class 'secagg...``."""
+    ours = any(f"'{name}." in (error.reason or "")[:40] for name in ("secagg", "dp", "protocols"))
+    return error.code == RAISED and not ours
 
 
 def _ask_of(
