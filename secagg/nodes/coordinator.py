@@ -72,7 +72,7 @@ LANES: Final = 3  # of a word, that the default of bits makes room for
 WIDE_LANES: Final = 2  # the same where nobody knows the largest weight: precision in its place
 LEAST_BITS: Final = 8
 LARGEST_WEIGHT: Final = 100_000  # where nobody says
-METRIC_RANGE: Final = 1000.0  # where nobody says: a step is 4.7e-7
+METRIC_RANGE: Final = 100.0  # where nobody says: a step is 4.7e-8
 LEAST_NODES: Final = 3  # in a sum: of two, each has the other's update
 
 NodeId: TypeAlias = int
@@ -93,7 +93,7 @@ class WeightedMean:
         ``max_weight`` is not said.
       weighted_by: the name of a node's weight.
       train_metrics, evaluate_metrics: the largest absolute value of each number that is
-        averaged, by name; of names alone it is 1,000. Others stay on their nodes. ``None``: no
+        averaged, by name; of names alone it is 100. Others stay on their nodes. ``None``: no
         sum of that kind.
 
     Raises:
