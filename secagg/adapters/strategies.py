@@ -1,4 +1,4 @@
-"""Which of Flower's strategies mean something where they are handed one reply, the mean.
+"""Flower's strategies, and which of them mean something where one reply comes, the mean.
 
 The table is in docs/strategies.md. A class of somebody's own is judged by those that it is made
 of; one made of none of them is taken to average.

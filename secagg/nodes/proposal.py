@@ -283,7 +283,7 @@ class Proposal:
 
     @property
     def trained(self) -> NDArray[np.bool_]:
-        """Which entries of an update are no running statistics; all, with noise or under CKKS."""
+        """Entries of an update that are no running statistics; all, with noise or under CKKS."""
         alike = self.noise is not None or self.protocol != BONAWITZ
         kinds = [
             np.full(math.prod(shape), alike or not is_statistic(name))
