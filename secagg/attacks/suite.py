@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 from threadpoolctl import threadpool_limits
 
 from dp.ledger import Budget
-from secagg.attacks.canaries import EmpiricalAudit, client_cosines, one_run
+from secagg.attacks.canaries import EmpiricalAudit, Mechanism, client_cosines, one_run
 from secagg.attacks.fields import Fields, shown
 from secagg.attacks.inversion import Inversion, Seen, invert_gradients
 from secagg.attacks.membership import ATTACKS, Membership, Models, membership
@@ -100,10 +100,14 @@ class AttackSuite:
                     run=partial(membership, mode, budget, pool=pool, models=models, seed=self.seed),
                 )
         if "audit" in self.parts:
+            both: tuple[Mechanism, ...] = ("local", "distributed")
             for share, words in ((1.0, ""), (BROKEN, ", broken")):
-                for mechanism in ("local", "distributed"):
-                    run = partial(one_run, mechanism, budget, noise_share=share)
-                    yield Job(part="audit", name=f"audit, {mechanism}{words}", run=_alone(run))
+                for mechanism in both:
+                    yield Job(
+                        part="audit",
+                        name=f"audit, {mechanism}{words}",
+                        run=partial(_guessed, mechanism, budget, share),
+                    )
         if "canaries" in self.parts:
             for number in range(1 if self.quick else RUNS):
                 run = partial(client_cosines, budget, seed=self.seed + number)
@@ -197,7 +201,8 @@ class Found:
     @property
     def refuted(self) -> tuple[str, ...]:
         """Whole mechanisms of which a bound passes what is stated."""
-        return tuple(one.audited for one in self.audits if one.noise_share == 1 and one.refuted)
+        names = (one.audited for one in self.audits if one.noise_share == 1 and one.refuted)
+        return tuple(dict.fromkeys(names))
 
     def as_dict(self) -> dict[str, Any]:
         """All results as JSON that ``secagg.audit.evidence`` reads.
@@ -272,6 +277,12 @@ class Found:
             return cls.from_dict(data)
         except InputError as error:
             raise InputError(f"{path} is no file of `secagg bench attack`: {error}") from error
+
+
+def _guessed(mechanism: Mechanism, budget: Budget, share: float) -> tuple[Result, ...]:
+    """The bounds of one run: a second where the mechanism claims a Gaussian curve."""
+    audit = one_run(mechanism, budget, noise_share=share)
+    return (audit, audit.as_gaussian()) if mechanism == "local" else (audit,)
 
 
 def _alone(run: Callable[[], EmpiricalAudit]) -> Callable[[], tuple[Result, ...]]:
