@@ -24,7 +24,7 @@ from protocols.primitives.shamir import combine, split
 from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Secret
 from secagg.bench.costs import PLAIN, PROTOCOLS, Case, Cost, measure
-from secagg.bench.measure import Interleaved, interleaved, peak_memory
+from secagg.bench.measure import Interleaved, Work, interleaved, peak_memory
 from secagg.bench.records import (
     Measurement,
     Measurements,
@@ -35,7 +35,7 @@ from secagg.bench.records import (
     of_session,
     start,
 )
-from secagg.bench.yardsticks import AES, NUMPY, REFERENCES, SHA256, X25519, Work
+from secagg.bench.yardsticks import AES, NUMPY, REFERENCES, SHA256, X25519
 from secagg.extras import install
 from secagg.rounds.ckks import CKKS
 from secagg.vectors.layout import Layout, Segment

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Self
 
-from secagg.bench.costs import PROTOCOLS, Case, Cost, measure
+from secagg.bench.costs import Case, Cost, measure
 from secagg.bench.measure import (
     CONFIDENCE,
     Interleaved,
@@ -166,6 +166,18 @@ class Measurements:
             raise InputError(f"{path} is no benchmark: {error!r:.200}") from error
 
 
+def rows(record: Measurements) -> list[dict[str, Any]]:
+    """The points as lines of a table, or of ``quick`` its costs over their references."""
+    if record.kind == "quick":
+        return [
+            {name: value for name, value in asdict(each).items() if name != "ratios"}
+            | {"samples": len(each.ratios), "ratio": median(each.ratios)}
+            | {name: getattr(each.ratio(), name, None) for name in ("low", "high")}
+            for each in record.measurements
+        ]
+    return [asdict(each.cost) | {"peak_memory": each.peak_memory} for each in record.points]
+
+
 def sweep(
     cases: Sequence[Case], record: Measurements, *, rounds: int, notes: Sequence[str] = ()
 ) -> Iterator[tuple[str, Measurements]]:
@@ -269,8 +281,6 @@ def _point(data: Any) -> Point:
             values[name] = _finite(value)
         elif type(value) is not kinds[name]:
             raise ValueError(f"{name} {value!r:.40}")
-    if values["protocol"] not in PROTOCOLS:
-        raise ValueError(f"protocol {values['protocol']!r:.40}")
     point = Point(cost=Cost(**values), peak_memory=None if peak is None else _typed(peak, int))
     point.key  # noqa: B018  # which refuses what cannot be run
     return point

@@ -1,18 +1,23 @@
 """``secagg bench``: what it prints and writes, and how it fails."""
 
+import csv
 import json
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from html.parser import HTMLParser
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from secagg.bench import quick, utility
-from secagg.bench.costs import PROTOCOLS
+from secagg.bench import contenders, quick, utility
+from secagg.bench.costs import PROTOCOLS, Case, measure, plot
 from secagg.bench.measure import machine as here
 
 Run = Callable[..., tuple[int, str, str]]
@@ -117,12 +122,111 @@ def test_costs_goes_on_where_it_was_stopped(bench: Run, tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     assert bench(*POINTS, "--protocol", "plain", "--json", path)[0] == 0
     first = json.loads(path.read_text())["points"]
-    code, _, err = bench(*POINTS, "--protocol", "plain,complete", "--json", path)
-    assert (code, "go on with it by --resume" in err) == (2, True)
-    assert bench(*POINTS, "--protocol", "plain,complete", "--json", path, "--resume")[0] == 0
+    assert bench(*POINTS, "--protocol", "plain,complete", "--json", path)[0] == 0
     both = json.loads(path.read_text())["points"]
     assert both[:2] == first
     assert [point["protocol"] for point in both] == ["plain"] * 2 + ["complete"] * 2
+
+
+def test_points_are_written_as_a_table(bench: Run, tmp_path: Path) -> None:
+    bench(*POINTS, "--protocol", "plain", "--json", tmp_path / "a", "--csv", tmp_path / "c")
+    with (tmp_path / "c").open() as file:
+        lines = list(csv.DictReader(file))
+    points = json.loads((tmp_path / "a").read_text())["points"]
+    assert [line["entries"] for line in lines] == ["10", "20"]
+    assert lines[0].keys() == points[0].keys()
+    assert float(lines[1]["client_seconds"]) == points[1]["client_seconds"]
+
+
+@pytest.fixture
+def additive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of the example, as the current one."""
+    folder = Path(__file__).parents[3] / "examples" / "bench"
+    monkeypatch.chdir(folder)
+    path, modules = list(sys.path), set(sys.modules)
+    yield folder
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name == "additive":
+            del sys.modules[name]
+
+
+def test_a_protocol_of_ones_own_is_measured_beside_the_others(
+    bench: Run, tmp_path: Path, additive: Path
+) -> None:
+    path, sizes = tmp_path / "a", ("--clients", "4", "--entries", "30", "--dropout", "0,0.5")
+    arguments = ("costs", *sizes, "--protocol", "plain,additive:Additive", "--json", path)
+    code, out, _ = bench(*arguments, "--svg", tmp_path / "svg")
+    assert code == 0
+    assert "Left out: additive:Additive 4 x 30 -50%: additive shares" in " ".join(out.split())
+    (point,) = [each for each in json.loads(path.read_text())["points"] if ":" in each["protocol"]]
+    assert point["bytes_up"] == (4 + 1) * 8 * 10  # a vector of ten words for each, and a sum
+    assert point["bytes_down"] == 4 * 8 * 10
+    assert b"additive:Additive" in (tmp_path / "svg").read_bytes()
+    assert bench(*arguments)[0] == 0  # gone on with, though it can never measure one point
+    code, _, err = bench("compare", path, path)
+    assert (code, "samples enough" in err) == (2, True)  # it is read, and one round judges nothing
+
+
+def test_an_installed_package_names_its_protocol(
+    bench: Run, additive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = EntryPoint("additive", "additive:Additive", contenders.GROUP)
+    monkeypatch.setattr(contenders, "entry_points", lambda group: [one])
+    sizes = ("--clients", "4", "--entries", "30", "--dropout", "0")
+    code, out, _ = bench("costs", *sizes, "--protocol", "additive")
+    assert (code, "additive:Additive" in out) == (0, True)
+    _, _, err = bench("costs", *sizes, "--protocol", "hope")
+    assert "threshold-ckks, additive, module:class" in err
+
+
+class Broken:
+    """A protocol whose server loses a client's vector, says a text, or fails."""
+
+    stages, vector_stage, how = 1, 0, "loses"
+
+    def __init__(self, case: Case) -> None:
+        self.sent: list[Any] = []
+
+    def client(self, client: int, stage: int, received: bytes, vector: Any) -> Any:
+        return "text" if self.how == "says" else vector.tobytes()
+
+    def server(self, stage: int, sent: Mapping[int, bytes]) -> Mapping[int, bytes]:
+        self.sent = [np.frombuffer(each, np.uint64) for each in sent.values()]
+        return {}
+
+    def total(self) -> Any:
+        if self.how == "fails":
+            raise KeyError("lost")
+        return np.sum(self.sent[self.how == "loses" :], axis=0, dtype=np.uint64)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("loses", "gave a wrong sum"),
+        ("says", "sent a str, must be bytes"),
+        ("fails", "KeyError: 'lost'"),
+    ],
+)
+def test_a_protocol_of_ones_own_that_is_wrong_gives_no_number(
+    bench: Run, how: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broken, "how", how)
+    monkeypatch.setattr(contenders, "named", lambda setting, name: Broken)
+    code, out, err = bench(*POINTS, "--protocol", "it:Broken")
+    assert (code, out) == (2, "")
+    assert words in err
+    monkeypatch.setattr(Broken, "how", "works")
+    assert bench(*POINTS, "--protocol", "it:Broken")[0] == 0
+
+
+def test_ticks_of_less_than_a_decade_are_the_sizes_that_were_measured() -> None:
+    points = [measure(Case(protocol="plain", clients=4, entries=d)) for d in (2000, 3000, 5000)]
+    drawn = plot(points).decode()
+    ticks = re.findall(r"<!-- (\S+) -->", drawn)
+    assert [each for each in ticks if each in ("2000", "3000", "5000")]
+    assert not [each for each in ticks if "times" in each and "10^{3}" in each]
 
 
 def test_costs_does_not_mix_machines_or_kinds(bench: Run, tmp_path: Path) -> None:
@@ -135,7 +239,7 @@ def test_costs_does_not_mix_machines_or_kinds(bench: Run, tmp_path: Path) -> Non
         ({"schema": 9}, "no benchmark of schema 1"),
     ):
         path.write_text(json.dumps(record | change))
-        code, _, err = bench(*POINTS, "--protocol", "plain", "--json", path, "--resume")
+        code, _, err = bench(*POINTS, "--protocol", "plain", "--json", path)
         assert code == 2
         assert words in err
 
@@ -148,7 +252,7 @@ def test_costs_does_not_mix_machines_or_kinds(bench: Run, tmp_path: Path) -> Non
         (("costs", "--clients", "inf"), "--clients 'inf' is no list"),
         (("costs", "--protocol", "hope"), "unknown protocol 'hope'"),
         (("costs", "--clients", "1"), "nothing to measure"),
-        (("costs", "--resume"), "--resume needs --json"),
+        (("costs", "--protocol", "nowhere:It"), "--protocol nowhere:It: ModuleNotFoundError"),
         (("quick", "--json", "nowhere/a.json"), "no folder 'nowhere'"),
         (("costs", "--svg", "nowhere/a.svg"), "no folder 'nowhere'"),
         (("compare", "nowhere.json", "nowhere.json"), "cannot read nowhere.json"),
@@ -209,7 +313,7 @@ def test_the_papers_tables_are_printed_again_from_the_file(bench: Run, tmp_path:
     assert "1.73" in out
     assert out.count("20 x 1000") == 3
     assert bench("paper", "--from", tmp_path / "a.json")[:2] == (0, out)
-    assert bench("costs", "--json", tmp_path / "a.json", "--resume")[0] == 2
+    assert bench("costs", "--json", tmp_path / "a.json")[0] == 2
     assert bench("paper", "--from", tmp_path / "b.json")[0] == 2
 
 
