@@ -123,24 +123,32 @@ Examples:
   secagg bench quick --json today.json --html today.html
 """
 )
-@_file("--json", "target", "Write all samples, for compare.")
+@_file("--json", "target", f"{KEPT} For compare.")
+@_file("--csv", "csv", "Write a line a cost.")
 @_file("--html", "html", "Write one page of its own.")
-def quick(*, target: Path | None, html: Path | None) -> None:
+def quick(*, target: Path | None, csv: Path | None, html: Path | None) -> None:
     """Measure every protocol in two minutes, on one page.
 
     Every sum is checked; a wrong one ends the command with exit code 2.
     """
+    from secagg.bench import records as kept
     from secagg.bench.page import page
     from secagg.bench.quick import quick as measured
     from secagg.bench.quick import steps
     from secagg.bench.yardsticks import REFERENCES
     from secagg.files import write_atomically
 
+    held = target is not None and target.exists()
+    record = _begun(target, "quick")
+    if held and not record.passes:
+        click.echo(f"secagg: {target} is whole; nothing is measured anew", err=True)
     with progress() as bar:
         task = bar.add_task("quick", total=steps())
-        for step in measured():
-            bar.update(task, advance=1, description=step[0])
-    record = step[1]
+        for name, found in measured(known=record if held else None):
+            bar.update(task, advance=1, description=name)
+            if target is not None and found.measurements and found is not record:
+                found.write(target)
+            record = found
     out = screen(width=WIDTH)
     out.print(_costs_table([point.cost for point in record.points]))
     out.print(_ratios_table(record.measurements))
@@ -150,8 +158,7 @@ def quick(*, target: Path | None, html: Path | None) -> None:
         "Every sum was checked against its parts: exact under masks, 2^-13 of the clip under CKKS."
     )
     _close(out, record)
-    if target is not None:
-        record.write(target)
+    _export(csv, kept.rows(record))
     if html is not None:
         write_atomically(html, page(record).encode())
 

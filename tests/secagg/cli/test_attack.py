@@ -96,6 +96,49 @@ def test_it_writes_what_audit_reads_and_pages_and_figures_that_are_whole(
         assert drawn.documentElement.tagName == "svg"
 
 
+def test_attacks_go_on_where_they_were_stopped(
+    secagg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, names, carry_out = tmp_path / "a.json", list[str](), Found.carry_out
+
+    def noted(self: Found, job: bench.Job) -> None:
+        if len(names) == 2:
+            raise KeyboardInterrupt
+        names.append(job.name)
+        carry_out(self, job)
+
+    monkeypatch.setattr(Found, "carry_out", noted)
+    arguments = ("bench", "attack", "--only", "audit", "--json", path)
+    assert secagg(*arguments)[0] not in (0, 2)
+    assert [one.audited for one in Found.read(path).audits] == ["local", "local", "distributed"]
+    begun = json.loads(path.read_text())["audits"]
+    names.clear()
+    code, out, _ = secagg(*arguments, "--csv", tmp_path / "a.csv")
+    assert code == 0
+    assert names == ["audit, local, broken", "audit, distributed, broken"]
+    assert json.loads(path.read_text())["audits"][:3] == begun
+    assert (tmp_path / "a.csv").read_text().count("epsilon at least") == 6
+    assert secagg(*arguments)[:2] == (0, out)
+    assert len(names) == 2
+    for other in (("--epsilon", "1"), ("--only", "inversion"), ("--seed", "5")):
+        code, _, err = secagg(*arguments, *other)
+        assert (code, "of other settings" in err) == (2, True)
+    path.write_text("{}")
+    assert secagg(*arguments)[0] == 2
+
+
+def test_a_table_holds_every_number(found: Found) -> None:
+    lines = bench.rows(found)
+    assert {line["part"] for line in lines} == set(bench.PARTS)
+    assert len(lines) == sum(
+        (
+            *(1 + len(one.rates) for group in found.membership for one in group),
+            *(1 for _ in (*found.audits, *found.canaries)),
+            *(len(views) for views in found.inversions),
+        )
+    )
+
+
 def test_what_was_found_comes_back_from_its_file(found: Found) -> None:
     held = json.loads(json.dumps(found.as_dict()))
     back = Found.from_dict(held)

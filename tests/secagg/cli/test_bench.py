@@ -99,6 +99,32 @@ def test_quick_says_how_many_steps_it_takes() -> None:
     assert yielded == quick.steps(2) + 1
 
 
+@pytest.mark.usefixtures("few")
+def test_quick_goes_on_where_it_was_stopped(
+    bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = partial(quick.quick, sizes=((4, 10),), passes=3, rounds=1)
+    path = tmp_path / "a.json"
+    stopped = next(record for _, record in tiny() if len(record.passes) == 2)
+    stopped.write(path)
+    monkeypatch.setattr(quick, "quick", tiny)
+    code, out, _ = bench("quick", "--json", path, "--csv", tmp_path / "a.csv")
+    assert code == 0
+    record = json.loads(path.read_text())
+    for before, after in zip(stopped.measurements, record["measurements"], strict=True):
+        assert len(after["ratios"]) == 3
+        assert tuple(after["ratios"][:2]) == before.ratios
+    assert "passes" not in record
+    assert (tmp_path / "a.csv").read_text().count("\n") == 1 + len(record["measurements"])
+    monkeypatch.setattr(quick, "interleaved", None)
+    code, again, err = bench("quick", "--json", path)
+    assert (code, again) == (0, out)
+    assert "is whole; nothing is measured anew" in err
+    monkeypatch.setattr(quick, "quick", partial(tiny, sizes=((5, 10),)))
+    stopped.write(path)
+    assert "begun with other protocols" in bench("quick", "--json", path)[2]
+
+
 @pytest.mark.usefixtures("few", "tiny")
 def test_without_tenseal_ckks_is_left_out_loudly(bench: Run) -> None:
     code, out, _ = bench("quick")
