@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from secagg.bench.compare import Comparison
     from secagg.bench.costs import Case, Cost
     from secagg.bench.records import Measurement, Measurements
+    from secagg.bench.utility import Case as UtilityCase
+    from secagg.bench.utility import Known
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -234,31 +236,61 @@ Examples:
   secagg bench utility --quick
   secagg bench utility --json utility.json --svg utility.svg    an hour and more; goes on
   secagg bench utility --from utility.json --svg utility.svg
+  secagg bench utility --mode distributed,local --epsilon 1,4 --clients 10,50 --json own.json
+  secagg bench utility --data mine:hospitals --clients 6 --rounds 10 --learning-rate 0.5 --clip 1
 """
 )
 @click.option(
     "--quick", "few", is_flag=True, help="Run digits with two epsilons and two seeds, no search."
 )
-@_file("--json", "target", "File to write after every run; what it holds is not run again.")
+@click.option(
+    "--data", help="A sweep of your own: digits, breast-cancer, fashion-mnist or module:factory."
+)
+@click.option("--model", help="With --data of your own: module:factory.  [default: softmax]")
+@click.option("--mode", "modes", help="A sweep of your own: central, distributed, ... by commas.")
+@click.option("--epsilon", "epsilons", help="A sweep of your own: budgets, by commas.  [2,8]")
+@click.option("--clients", help="A sweep of your own: numbers of clients, by commas.  [20]")
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), help="A sweep of your own: runs of each.  [2]"
+)
+@click.option("--rounds", type=int, help="In such a sweep: rounds of training.")
+@click.option("--learning-rate", type=float, help="In such a sweep: step size.")
+@click.option("--clip", type=float, help="In such a sweep: largest norm that is kept.")
+@click.option("--delta", type=float, help="In such a sweep: delta of the budget.")
+@_file("--json", "target", KEPT)
+@_file("--csv", "csv", "Write a line a run.")
 @_file("--svg", "svg", "Draw all runs.")
 @_file("--from", "source", "Run nothing: print and draw the runs in this file, which --json wrote.")
-def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | None) -> None:
+def utility(
+    *,
+    few: bool,
+    target: Path | None,
+    csv: Path | None,
+    svg: Path | None,
+    source: Path | None,
+    **own: Any,
+) -> None:
     """Measure accuracy against epsilon: mean, lowest and highest of several seeds.
 
     Settings are searched on validation examples first. The full sweep trains on digits and
     Fashion-MNIST (make data); neither search nor choice is in any epsilon.
+
+    With --data, --mode, --epsilon, --clients or --seeds nothing is searched: a run of every
+    combination, with the settings of --quick where none is given. Data and model of your own
+    are as `secagg train` takes them, see docs/own-model.md; their seeds are runs anew.
     """
     require("secagg bench utility", *TRAIN, extra="train")
     from secagg.bench import utility as study
     from secagg.files import write_atomically
 
     _check_source(source, target, few=few)
-    if source is None and target is None and not few:
+    cases = _own_cases(own, few=few, drawn=source is not None)
+    if source is None and target is None and not few and not cases:
         raise InputError("the full sweep takes more than an hour: it needs --json, to go on with")
     held = source if source is not None else target
     known = study.read(held) if held is not None and held.exists() else study.empty()
-    if few and known["search"]:
-        raise InputError(f"{target} is of a full sweep; leave out --quick, or choose another file")
+    if source is None:
+        _check_sweep(known, cases, few=few)
 
     def save(found: "study.Known") -> None:
         if target is not None:
@@ -267,13 +299,54 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | 
     if source is None:
         with progress() as bar:
             tasks: dict[str, TaskID] = {}
-            for name, done, total in study.measure(known, save, few=few):
+            steps = (
+                study.measure_own(known, save, cases)
+                if cases
+                else study.measure(known, save, few=few)
+            )
+            for name, done, total in steps:
                 task = tasks.setdefault(name, bar.add_task(name, total=total))
                 bar.update(task, completed=done)
     click.echo(study.table(known["runs"]))
     click.echo(study.settings_table(known), nl=False)
+    _export(csv, study.rows(known["runs"]))
     if svg is not None:
         write_atomically(svg, study.plot(known["runs"]))
+
+
+def _own_cases(own: dict[str, Any], *, few: bool, drawn: bool) -> list["UtilityCase"]:
+    """The cases of a sweep of one's own; none where no option asks for one."""
+    from secagg.bench import utility as study
+
+    given = {name: value for name, value in own.items() if value is not None}
+    if not given:
+        return []
+    if few or drawn:
+        raise InputError(
+            f"{'--quick' if few else '--from'} runs its own cases or none; leave out "
+            f"{', '.join('--' + name.rstrip('s').replace('_', '-') for name in given)}"
+        )
+    settings = ("model", "rounds", "learning_rate", "clip", "delta")
+    return study.own(
+        data=given.get("data", "digits"),
+        modes=_list(given.get("modes", ",".join(study.OWN_MODES)), "mode", str),
+        epsilons=_list(given.get("epsilons", "2,8"), "epsilon", float),
+        clients=_list(given.get("clients", "20"), "clients", _whole),
+        seeds=given.get("seeds", 2),
+        settings={name: given[name] for name in settings if name in given},
+    )
+
+
+def _check_sweep(known: "Known", cases: list["UtilityCase"], *, few: bool) -> None:
+    """Refuse a file of another sweep, whose runs would be lost or mixed."""
+    from secagg.bench import utility as study
+
+    mine = any("clients" in run["settings"] for run in known["runs"])
+    if known["search"] and (few or cases):
+        raise InputError("the file is of a full sweep; leave out --quick, or choose another file")
+    if known["runs"] and mine is not bool(cases):
+        raise InputError("the file is of a sweep of another kind; choose another file")
+    study.check_own(known, cases)
 
 
 @bench.command(

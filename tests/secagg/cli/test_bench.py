@@ -362,6 +362,115 @@ def test_a_sweep_of_utility_is_gone_on_with_and_drawn_again(
     assert b"<svg" in svg.read_bytes()
 
 
+MINE = """
+import torch
+
+def people(clients):
+    torch.manual_seed(3)
+    rows = torch.randn(40 * clients + 40, 5)
+    found = (rows[:, 0] > 0).long()
+    parts = [(rows[40 * n : 40 * n + 40], found[40 * n : 40 * n + 40]) for n in range(clients)]
+    return parts, (rows[-40:], found[-40:])
+
+def four(clients):
+    return people(4)
+
+def network():
+    return torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+"""
+SWEEP = (
+    *("utility", "--epsilon", "4", "--clients", "6", "--delta", "1e-3"),
+    *("--rounds", "4", "--learning-rate", "2", "--clip", "1"),
+)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module with data and a model of one's own, in the current folder; one process."""
+    (tmp_path / "people_of_mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(utility, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    sys.modules.pop("people_of_mine", None)
+
+
+@pytest.mark.usefixtures("mine")
+def test_ones_own_data_is_swept_and_gone_on_with(
+    bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, file = ("--data", "people_of_mine:people"), tmp_path / "own.json"
+    files = ("--json", file, "--csv", tmp_path / "own.csv", "--svg", tmp_path / "own.svg")
+    modes = ("--mode", "none,local,central,distributed")
+    code, out, err = bench(*SWEEP, *data, *modes, "--seeds", "1", *files)
+    assert (code, err) == (0, "")
+    for mode in ("none", "local", "central", "distributed"):
+        assert f"people_of_mine:people | {mode}, 6 clients |" in out
+    runs = json.loads(file.read_text())["runs"]
+    assert {run["mode"]: run["noise_multiplier"] > 0 for run in runs} == {
+        "none": False,
+        **dict.fromkeys(("local", "central", "distributed"), True),
+    }
+    assert next(run for run in runs if run["mode"] == "none")["accuracy"] > 0.8
+    lines = (tmp_path / "own.csv").read_text().splitlines()
+    assert len(lines) == 1 + 4
+    assert "learning_rate" in lines[0]
+    assert b"<svg" in (tmp_path / "own.svg").read_bytes()
+
+    code, out, _ = bench(*SWEEP, *data, "--mode", "none", "--seeds", "2", "--json", file)
+    assert code == 0
+    both = json.loads(file.read_text())["runs"]
+    assert both[:4] == runs
+    assert [run["seed"] for run in both[4:]] == [1]
+    assert bench("utility", "--from", file)[:2] == (0, out)
+    monkeypatch.setattr(utility, "run", None)
+    for other, words in (
+        ((*SWEEP, *data, "--mode", "none", "--rounds", "5"), "runs of other settings"),
+        (("utility", "--quick"), "of another kind"),
+    ):
+        code, _, err = bench(*other, "--json", file)
+        assert (code, words in err) == (2, True), err
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_model_of_ones_own_is_swept_too(bench: Run) -> None:
+    own = ("--data", "people_of_mine:people", "--model", "people_of_mine:network")
+    code, out, _ = bench(*SWEEP, *own, "--mode", "none,distributed", "--seeds", "1")
+    assert (code, "distributed, 6 clients" in out) == (0, True)
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--data", "people_of_mine:four"), "has 4 clients, not 6; set --clients"),
+        (("--data", "people_of_mine:network"), "TypeError"),
+        (("--data", "nowhere:it"), "ModuleNotFoundError"),
+        (("--data", "mnist"), "unknown data 'mnist'"),
+        (("--mode", "magic"), "unknown mode 'magic'"),
+        (("--clients", "1"), "clients 1 is outside"),
+        (("--epsilon", "x"), "--epsilon 'x' is no list"),
+        (("--quick",), "--quick runs its own cases"),
+        (("--from", __file__), "--from runs its own cases"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_any_run(
+    bench: Run, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utility, "run", None)
+    code, out, err = bench(*SWEEP, *arguments)
+    assert (code, out) == (2, "")
+    assert words in " ".join(err.split())
+
+
+@pytest.mark.usefixtures("mine")
+def test_own_data_needs_the_settings_that_no_default_is_right_for(bench: Run) -> None:
+    code, _, err = bench("utility", "--data", "people_of_mine:people", "--clients", "6")
+    assert (code, "needs --rounds" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
