@@ -53,7 +53,7 @@ from secagg.stage import Stage
 if TYPE_CHECKING:
     from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
     from secagg.rounds.calibration import ClipReport, calibrate_clip
-    from secagg.training.loop import Trainer
+    from secagg.training.loop import Trainer as Trainer
     from secagg.training.runs import Run, load_run
     from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
     from secagg.vectors.quantize import FixedPoint, clip_norm
@@ -120,7 +120,6 @@ __all__ = [
     "Segment",
     "Stage",
     "TooFewSurvivors",
-    "Trainer",
     "UnsoundEvent",
     "UnsoundModel",
     "WorkerError",
@@ -138,4 +137,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return __all__
+    # ``Trainer`` needs torch, which ``from secagg import *`` must not.
+    return sorted([*__all__, "Trainer"])
