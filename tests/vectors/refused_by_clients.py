@@ -741,7 +741,7 @@ def refuses_type_changed(run: Script) -> None:
 @script("Boxes of which the last is cut short; enough others open.", rule="R4", after="shares")
 def refuses_boxes_cut_short(run: Script) -> None:
     data = run.bytes["boxes 0"][:-1]
-    fails = (DecodeError, "need 92 bytes, 91 left")
+    fails = (DecodeError, "need 192 bytes, 191 left")
     run.client_refuses("on_boxes", "boxes 0", "last byte missing", data, fails)
 
 
