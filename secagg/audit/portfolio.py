@@ -1,12 +1,13 @@
 """Several ledgers of the same subjects, side by side and added up.
 
 Two studies on the same people cost those people both. A subject that has the same name in
-several ledgers is taken to be the same, which is their keepers' word; what it was charged in all
-of them is one composition. Fixed plans compose event by event, by RDP or PLD, whichever is less;
-a filter's events may follow from its outputs, so its whole budget is added to both epsilon and
-delta. Who looks may be the aggregator of some ledgers, and of the others anybody: each choice of
-books is priced, or, where those are too many, every event's larger count. That every plan was fixed before *any* of the ledgers released something is the keepers'
-word too: a plan that was chosen from another ledger's output is none.
+several ledgers is taken to be the same, which is their keepers' word; what it was charged in
+all of them is one composition. Fixed plans compose event by event, by RDP or PLD, whichever is
+less; a filter's events may follow from its outputs, so its whole budget is added to both
+epsilon and delta. Who looks may be the aggregator of some ledgers, and of the others anybody:
+each choice of books is priced, or, where those are too many, every event's larger count. That
+every plan was fixed before *any* of the ledgers released something is the keepers' word too: a
+plan that was chosen from another ledger's output is none.
 """
 
 import math

@@ -20,6 +20,7 @@ SAMPLED = GaussianEvent(noise_multiplier=1.0, sampling=PoissonSampling(rate=0.01
 BOTH, PICKED = Charge(server=WHOLE, release=WHOLE), Charge(server=WHOLE, release=SAMPLED)
 NOT_PICKED = Charge(release=WHOLE)
 DELTA, ERROR, ENTRIES = 1e-5, 1e-16, 1000
+BUDGET = Budget(epsilon=12, delta=DELTA)
 rounds = count()
 
 
@@ -34,7 +35,7 @@ def ledger(
     path: Path,
     charge: Charge,
     *,
-    budget: Budget = Budget(epsilon=12, delta=DELTA),
+    budget: Budget = BUDGET,
     policy: str = FIXED_PLAN,
     says: SystemDescription | None = None,
 ) -> Path:
