@@ -295,11 +295,11 @@ def _sections(
         if stated is not None:
             # Beside no finite epsilon no delta means anything.
             beside = section.epsilon if math.isfinite(section.epsilon) else 0.0
-            rounds = section.released
+            released, steps = section.released, section.steps
             section = replace(
                 section,
-                added=stated.epsilon_added(beside, rounds=rounds),
-                reported=stated.delta(delta, epsilon=beside, rounds=rounds, steps=section.steps),
+                added=stated.epsilon_added(beside, rounds=released),
+                reported=stated.delta(delta, epsilon=beside, rounds=released, steps=steps),
             )
         yield section
 

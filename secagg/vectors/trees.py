@@ -113,7 +113,7 @@ def read_models(updates: Iterable[Any], start: Any = None) -> Models:
     Raises:
       InputError: fewer than 2 clients, or two that do not fit together; the message numbers them.
     """
-    template, clients = None, list[Mapping[str, Leaf]]()
+    template, clients = None, list[dict[str, Leaf]]()
     for number, model in enumerate(_iterate(updates)):
         arrays = named_arrays(model, whose=f"client {number}")
         if isinstance(updates, Iterator):
