@@ -161,6 +161,7 @@ def counted_audit(
         digest=whole,
         made_on=(today or datetime.now(UTC).date()).isoformat(),
         purpose="" if stated is None else stated.purpose,
+        data_set="" if stated is None else stated.data_set,
         releases=releases,
         keeper=keeper,
         policy=chosen,

@@ -205,7 +205,8 @@ class Audit:
 
     ``verdict``: "sound", "over budget", "contradicted", or "signed, not checked" where all else
     is sound. ``digest``: SHA-256 of the ledger's file, without a log beside it. ``made_on``: the
-    day of the audit, ISO 8601. ``purpose``: what the keeper says that the ledger is of.
+    day of the audit, ISO 8601. ``purpose`` and ``data_set``: what the keeper says that the ledger
+    is of; empty where nobody said.
     ``beside``: the file in the ledger's own folder that kept the head, empty if none did.
     ``measured``: what attacks found, as whoever brought it says, of the training that was charged.
     """
@@ -214,6 +215,7 @@ class Audit:
     digest: bytes
     made_on: str
     purpose: str
+    data_set: str
     releases: tuple[Release, ...]
     keeper: LedgerOwner
     policy: str
@@ -248,6 +250,13 @@ class Audit:
         return head_text(self.head)
 
     @property
+    def seal(self) -> str:
+        """Whether the head is signed, and whether that was checked, in words."""
+        if not self.sealed:
+            return "not sealed"
+        return "sealed, not checked" if self.unchecked_signature else "sealed, and checked"
+
+    @property
     def unchecked_signature(self) -> bool:
         """Whether the head is signed and nobody gave a key to check it with."""
         return self.sealed and Protection.SIGNATURE not in self.protection
@@ -267,6 +276,7 @@ class Audit:
             "sha256": self.digest.hex(),
             "made_on": self.made_on,
             "purpose": self.purpose or None,
+            "data_set": self.data_set or None,
             "models": [
                 {"round": one.round, "attempt": one.attempt, "sha256": one.model.hex()}
                 for one in self.releases

@@ -338,7 +338,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "dropout of text": (ONE, {"dropouts": {"a": "mask"}}, "do not exist: 'a'"),
     "no stage": (ONE, {"dropouts": {0: "lunch"}}, "no stage 'lunch'"),
     "stage 3": (ONE, {"dropouts": {0: 3}}, "no stage 3"),
-    "unsigned": (ONE, {"dropouts": {0: "sign"}}, "nothing is signed"),
+    "unsigned": (ONE, {"dropouts": {0: "sign"}}, "need an active server"),
     "protocol by name": (ONE, {"protocol": "bonawitz"}, "unknown protocol"),
     "threshold above": (ONE, {"protocol": Bonawitz(threshold=3)}, "threshold 3"),
     "threshold text": (ONE, {"protocol": Bonawitz(threshold="2")}, "threshold"),  # type: ignore[arg-type]  # bad on purpose
