@@ -7,7 +7,14 @@ from decimal import ROUND_CEILING, Context
 from typing import Any, Final, Literal, TypeAlias
 
 from dp.accounting.accountant import ReportedDelta
-from dp.accounting.events import Event, NeighboringRelation, Unit
+from dp.accounting.events import (
+    Event,
+    GaussianEvent,
+    NeighboringRelation,
+    NoSampling,
+    PoissonSampling,
+    Unit,
+)
 from dp.ledger.ledger import FIXED_PLAN, Book, Head, LedgerOwner, Protection
 from secagg.audit.evidence import Measured
 from secagg.audit.recount import Round
@@ -156,9 +163,30 @@ class Section:
         return max(book.epsilon for book in self.books.values()) + self.added
 
     @property
+    def released(self) -> int:
+        """Rounds of which something may have been released."""
+        return sum(row.reserved > row.aborted for row in self.rounds)
+
+    @property
+    def steps(self) -> int:
+        """The most steps that a subject was charged in a book."""
+        return max(
+            account.steps for subject in self.subjects for account in subject.accounts.values()
+        )
+
+    @property
     def mechanisms(self) -> frozenset[str]:
         """The kinds of noise that were charged for."""
         return frozenset(one.event.KIND for one in self.events)
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether all of it is Gaussian noise without sampling: one Gaussian mechanism."""
+        every = (NoSampling(), PoissonSampling(rate=1.0))
+        return all(
+            isinstance(one.event, GaussianEvent) and one.event.sampling in every
+            for one in self.events
+        )
 
     @property
     def budget(self) -> tuple[float, float]:

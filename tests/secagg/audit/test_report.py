@@ -25,7 +25,7 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.accounting.filters import GdpFilter
-from dp.empirical import lower_bound
+from dp.empirical import gaussian_lower_bound, lower_bound
 from dp.errors import InputError, LedgerCorrupt, PrivacyError
 from dp.ledger.books import Verified
 from dp.ledger.description import MATTERS
@@ -487,6 +487,20 @@ def test_a_bound_on_another_mechanism_contradicts_nothing(ledger: Path) -> None:
     assert attach(audit(ledger), [strong]).verdict == "contradicted"
     other = attach(audit(ledger), [replace(strong, mechanism="skellam")])
     assert other.verdict == "sound"
+
+
+def test_a_gaussian_curve_is_held_against_a_ledger_that_claims_one_alone(tmp_path: Path) -> None:
+    strong = gaussian_lower_bound(1000, 1000, 900, delta=1e-5)
+    strong = replace(strong, mechanism="gaussian")
+    for rate, verdict in ((1.0, "contradicted"), (0.1, "sound")):
+        path = tmp_path / f"{rate}"
+        with Ledger.create(path, BUDGET) as book:
+            book.reserve(1, {"a": example(rate=rate)})
+            book.commit(1, ["a"])
+        result = attach(audit(path), [strong])
+        assert result.verdict == verdict
+        said = "which this ledger does not claim" in result.measured[0].sentence
+        assert said is (verdict == "sound")
 
 
 def test_the_report_says_whose_word_it_is(tmp_path: Path) -> None:
