@@ -72,7 +72,8 @@ class Script:
       rule: of the page, that the file checks.
       clients: who could take part.
       told: of whom that was told another ``public`` than the rest, which.
-      twin: client with the identity of client 0; ``weak``: client with one of small order.
+      twin: client with the identity of client 0.
+      weak: client with an identity of small order.
       records: every client moves into a record and out again after each answer.
     """
 
