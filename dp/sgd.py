@@ -264,7 +264,7 @@ class _Held:
     def put_back(self) -> None:
         """All as it was when this was made, and parameters as they were kept last."""
         for parameter, data, kept, trained, own in self._parameters:
-            parameter.data = data.copy_(kept)
+            parameter.detach_().data = data.copy_(kept)  # a leaf again, whatever was done to it
             parameter.requires_grad, parameter.grad = trained, None
             for hooks in _HOOKS:
                 setattr(parameter, hooks, None)

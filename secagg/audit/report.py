@@ -154,7 +154,7 @@ def counted_audit(
             whole = file_digest(file, "sha256").digest()
     over = {subject.name for section in sections for subject in section.subjects if subject.over}
     releases = tuple(
-        Release(round=key[0], attempt=key[1], model=model) for key, model in recount.models.items()
+        Release(round=key[0], attempt=key[1], model=model) for key, model in recount.models
     )
     found = Audit(
         ledger=path.name,

@@ -686,6 +686,10 @@ class Remembering(nn.Module):
                 mean = self.slow.sum() + seen
                 if inputs.any():
                     self.slow.data = torch.cat([self.slow.data, seen])
+            case "graph of a parameter":
+                mean = seen + self.slow.detach()
+                if inputs.any():
+                    self.slow.mul_(torch.ones(4, requires_grad=True)).detach().add_(seen)
             case "attribute of a parameter":
                 self.slow.kept = mean = getattr(self.slow, "kept", 0) + seen
             case "gradient of a parameter":
@@ -701,6 +705,7 @@ KINDS = (
     *("buffer", "buffer in place", "attribute", "attribute in place", "new attribute"),
     *("list", "nested", "submodule", "new submodule", "hook", "parameter", "shape of a parameter"),
     *("attribute of a parameter", "gradient of a parameter", "hook of a parameter"),
+    "graph of a parameter",
 )
 
 
