@@ -163,6 +163,18 @@ class Section:
         return max(book.epsilon for book in self.books.values()) + self.added
 
     @property
+    def released(self) -> int:
+        """Rounds of which something may have been released."""
+        return sum(row.reserved > row.aborted for row in self.rounds)
+
+    @property
+    def steps(self) -> int:
+        """The most steps that a subject was charged in a book."""
+        return max(
+            account.steps for subject in self.subjects for account in subject.accounts.values()
+        )
+
+    @property
     def mechanisms(self) -> frozenset[str]:
         """The kinds of noise that were charged for."""
         return frozenset(one.event.KIND for one in self.events)

@@ -426,6 +426,16 @@ def test_a_delta_of_one_over_n_is_refused(
         audit(ledger)
 
 
+def test_a_second_model_of_a_round_does_not_hide_the_first(ledger: Path) -> None:
+    models = (bytes(32), bytes(range(32)), bytes(32))
+    with Ledger.open(ledger) as book:
+        for number, model in zip((4, 5, 4), models, strict=True):
+            book.release(number, model)
+        book.release(4, models[1])
+    found = [(one.round, one.model) for one in audit(ledger).releases]
+    assert found == [*zip((4, 5, 4), models, strict=True), (4, models[1])]
+
+
 def test_an_audit_says_of_what_it_is(ledger: Path, tmp_path: Path) -> None:
     with Ledger.open(ledger) as book:
         book.declare(described(purpose="a study of hearts", data_set="heart disease, 1988"))

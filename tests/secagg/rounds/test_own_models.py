@@ -370,6 +370,43 @@ def test_weights_of_numpy_and_torch_are_taken() -> None:
         assert aggregate([[1.0], [2.0]], clip=8.0, weights=weights).weight == 4
 
 
+def in_place(kind: type) -> Any:
+    """Clients whose updates are 1, 2 and 6, all trained in the same memory."""
+    array, module = np.zeros(1), nn.Linear(1, 1, bias=False)
+    for value in (1.0, 2.0, 6.0):
+        array[0] = value
+        with torch.no_grad():
+            module.weight.fill_(value)
+        yield {np.ndarray: array, dict: {"weight": array}, nn.Module: module}[kind]
+
+
+@pytest.mark.parametrize("kind", [np.ndarray, dict, nn.Module])
+def test_a_generator_may_train_one_model_in_place(kind: type) -> None:
+    mean = aggregate(in_place(kind), clip=8.0).mean
+    assert (mean if kind is np.ndarray else mean["weight"]).item() == pytest.approx(3.0, abs=STEP)
+    assert calibrate_clip(in_place(kind)).quantiles.popitem()[1][0] < 6.0
+
+
+def test_what_has_no_order_is_refused() -> None:
+    with pytest.raises(InputError, match="weights is a set"):
+        aggregate([[1.0], [2.0]], clip=4.0, weights={100, 3})
+    with pytest.raises(InputError, match="updates is a set"):
+        aggregate({nn.Linear(1, 1), nn.Linear(1, 1)}, clip=4.0, weights=[1, 2])
+
+
+def test_what_is_known_by_labels_is_refused() -> None:
+    class Series(Device):  # as pandas'
+        iloc = None
+
+    with pytest.raises(InputError, match=r"client 0: 'w' has labels"):
+        aggregate([{"w": Series([1.0])}] * 2, clip=4.0)
+
+
+def test_a_negated_view_of_torch_is_read_as_it_is() -> None:
+    view = torch.tensor([1 + 2j]).conj().imag
+    assert aggregate([view, view], clip=4.0).mean.item() == pytest.approx(-2.0, abs=STEP)
+
+
 def test_a_value_of_a_client_that_dropped_out_is_never_read() -> None:
     updates = [[1.0], [1.0], [1.0], [float("nan")]]
     assert aggregate(updates, clip=8.0, dropouts={3: "advertise"}).survivors == (0, 1, 2)
