@@ -293,8 +293,8 @@ def gaussian_lower_bound(
     is the epsilon, at ``delta``, of the largest mu that is refuted.
 
     Made for noise that *is* Gaussian, or that adds up to it over steps without sampling: there
-    it proves 1.5 times and more what ``lower_bound`` does. Arguments and errors are its own.
-    Time grows with ``correct``: half a minute for a million.
+    it proves 1.5 times and more what ``lower_bound`` does. Few sure guesses prove more than many.
+    Arguments and errors are those of ``lower_bound``.
     """
     integer("canaries", canaries, 1, MOST)
     integer("guesses", guesses, 0, canaries)

@@ -573,7 +573,8 @@ def _case(each: dict[str, Any]) -> Case:
 
 def _data(runs: Sequence[dict[str, Any]]) -> list[str]:
     found = dict.fromkeys(run["data"] for run in runs)
-    return [*(each for each in CANDIDATES if each in found), *(found.keys() - CANDIDATES.keys())]
+    others = (each for each in found if each not in CANDIDATES)
+    return [*(each for each in CANDIDATES if each in found), *others]
 
 
 def _rows(runs: Sequence[dict[str, Any]], data: str) -> list[tuple[str, int | None]]:

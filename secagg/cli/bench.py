@@ -88,10 +88,10 @@ Examples:
     "compare leaves seconds unjudged and looks at bytes alone.",
 )
 @_file("--json", "target", KEPT)
-@_file("--csv", "table", "Write a line a point.")
+@_file("--csv", "csv", "Write a line a point.")
 @_file("--svg", "svg", "Draw all points.")
 def costs(
-    *, rounds: int, target: Path | None, table: Path | None, svg: Path | None, **swept: Any
+    *, rounds: int, target: Path | None, csv: Path | None, svg: Path | None, **swept: Any
 ) -> None:
     """Sweep protocols, clients, entries and dropouts; print costs and how they grow.
 
@@ -113,7 +113,7 @@ def costs(
     if (grows := _growth_table(points)).row_count:
         out.print(grows)
     _close(out, record)
-    _export(table, kept.rows(record))
+    _export(csv, kept.rows(record))
     if svg is not None:
         write_atomically(svg, plot(points))
 
@@ -323,8 +323,8 @@ def _own_cases(own: dict[str, Any], *, few: bool, drawn: bool) -> list["UtilityC
         return []
     if few or drawn:
         raise InputError(
-            f"{'--quick' if few else '--from'} runs its own cases or none; leave out "
-            f"{', '.join('--' + name.rstrip('s').replace('_', '-') for name in given)}"
+            f"{'--quick' if few else '--from'} runs its own cases or none; leave out the options "
+            "of a sweep of your own"
         )
     settings = ("model", "rounds", "learning_rate", "clip", "delta")
     return study.own(
