@@ -179,6 +179,9 @@ class TrainingConfig:
         kinds = self.kinds()
         for item in fields(self):
             self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_MODE)
+        for name in ("model", "weighting"):
+            if getattr(self, name) == "":
+                raise InputError(f"{name} is empty; leave it out")
         if self.data != OWN and ":" not in self.data:
             _one_of("data", self.data, DATASETS)
         elif not self.model:
