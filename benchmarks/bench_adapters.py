@@ -23,7 +23,7 @@ from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp.strategy import FedAvg
 
 from secagg.adapters.flower import SecureGrid, WeightedMean, secure_mod
-from secagg.bench.measure import Contender, Interleaved, Timed
+from secagg.bench.measure import Interleaved, Timed, Work
 from secagg.nodes.policy import NodePolicy
 
 Measure = Callable[..., Interleaved]
@@ -69,7 +69,7 @@ def apps(folder: Path, *, masked: bool) -> dict[int, ClientApp]:
     return {node: app() for node in range(1, NODES + 1)}
 
 
-def one_round(engine: ModuleType, folder: Path, *, masked: bool) -> tuple[Contender, list[int]]:
+def one_round(engine: ModuleType, folder: Path, *, masked: bool) -> tuple[Work, list[int]]:
     """A round, again and again over one grid; and what nodes sent in the last."""
     inner, sent = engine.LocalGrid(apps(folder, masked=masked)), [0]
     grid = SecureGrid(inner, WeightedMean(clip=0.1, max_weight=10)) if masked else inner

@@ -20,7 +20,7 @@ from dp.noise.sampling import (
     coins,
     permutation,
 )
-from secagg.bench.measure import Contender, Interleaved
+from secagg.bench.measure import Interleaved, Work
 
 Measure = Callable[..., Interleaved]
 
@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def rounded_and_added(deviation: float) -> Contender:
+def rounded_and_added(deviation: float) -> Work:
     """A float64 vector to the grid, plus noise, and back."""
     sampler, vector = BinnedGaussianSampler(deviation), np.linspace(-1, 1, DRAWS)
 
@@ -76,7 +76,7 @@ def test_beside_torch(
     interleaved: Measure,
     benchmark: BenchmarkFixture,
     one_thread: None,
-    ours: Callable[[], Contender],
+    ours: Callable[[], Work],
     torch_s: str,
 ) -> None:
     generator, vector = torch.Generator().manual_seed(1), torch.linspace(-1, 1, DRAWS).double()

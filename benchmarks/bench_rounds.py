@@ -22,7 +22,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from protocols.bonawitz import CollectReveals, Params, join
 from protocols.testing import agreement_of, insecure_entropy, played
 from secagg.bench.costs import Case, measure
-from secagg.bench.measure import Contender, Interleaved, Timed
+from secagg.bench.measure import Interleaved, Timed, Work
 from secagg.bench.quick import protocols
 
 Measure = Callable[..., Interleaved]
@@ -55,7 +55,7 @@ def recorded() -> Recorded:
     )
 
 
-def session(case: Case) -> Contender:
+def session(case: Case) -> Work:
     def carry() -> Timed:
         cost = measure(case)
         client = cost.client_seconds + cost.decryptor_seconds

@@ -23,7 +23,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from secagg.bench import measure
-from secagg.bench.measure import Clock, Contender, Interleaved
+from secagg.bench.measure import Clock, Interleaved, Work
 from secagg.bench.yardsticks import REFERENCES
 
 Measure = Callable[..., Interleaved]
@@ -110,7 +110,7 @@ def interleaved(replay: Replay, benchmark: BenchmarkFixture) -> Measure:
     """
 
     def run(
-        contenders: Mapping[str, Contender],
+        contenders: Mapping[str, Work],
         of: str,
         *,
         beside: str | None = None,

@@ -16,10 +16,10 @@ of that a Gaussian mechanism, floating point and all: docs/privacy/gaussian-nois
 **An example is computed alone.** In a batch, its float32 gradient moves with the other examples, in
 the last bits by itself and by any amount under a model that somebody chose for it. Then what
 one example changes would have no bound. Alone, it is a function of the example, the parameters and
-a seed of its own: buffers and attributes of modules are put back before each, and a generator is
-seeded anew. A model that remembers examples elsewhere, in a class, a global, a closure, its loss or
-the values of its parameters, is not found out, and voids the bound; one that changes its parameters
-on an example of zeros is refused.
+a seed of its own: parameters, their hooks, buffers and attributes of modules are put back before
+each, and a generator is seeded anew. A model that remembers examples elsewhere, in a class, a
+global, a closure, its loss, an object that is no copy of itself or a counter of torch, is not found
+out, and voids the bound; one that changes its parameters on an example of zeros is refused.
 
 **What fails says nothing.** An example whose loss or gradient is not finite, or for which the
 model fails, adds zeros: whoever chooses the parameters could choose for whose example that happens
@@ -63,6 +63,7 @@ Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _MOST: Final = 1e30  # of clip and noise multiplier, 1 / _MOST the least: far from float64's ends
 _FINE: Final = 41  # a deviation of the noise is from 2^40 to 2^41 steps of the grid
 _MOST_STEPS: Final = 2.0**62  # of a sum before noise; with it an int64 holds both
+_HOOKS: Final = ("_backward_hooks", "_post_accumulate_grad_hooks")  # a tensor's own
 _REACH: Final = 13  # deviations: no draw, and half a step, is beyond
 
 
@@ -136,13 +137,13 @@ class _PerExample:
             raise UnsoundModel(
                 f"the model and its loss fail on an example of zeros: {told[0]}"
             ) from error
-        self._held.put_back()
         for name, now, was in before:
             if not torch.equal(now.nan_to_num(), was.nan_to_num()):
                 raise UnsoundModel(
                     f"the model changes its parameter {name!r} while it computes: one example "
                     "would be computed from what others left behind; make it a buffer"
                 )
+        self._held.put_back()
 
     def _load(self, parameters: Tensor) -> Tensor:
         """``parameters`` checked, as a new float64 vector on the model's device."""
@@ -158,10 +159,12 @@ class _PerExample:
         return position
 
     def _place(self, position: Tensor) -> None:
+        self._held.put_back()
         with torch.no_grad():
             parts = torch.split(position, [p.numel() for p in self._trained])
             for parameter, part in zip(self._trained, parts, strict=True):
                 parameter.copy_(part.view_as(parameter))
+        self._held.keep_values()
 
     def _batch(self) -> list[int]:
         """A Poisson batch, drawn anew."""
@@ -188,7 +191,7 @@ class _PerExample:
     def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor | None:
         """Of one example, flat in float64; ``None`` if its loss is not finite.
 
-        Buffers and attributes are as they were when the model was handed in, and what the model
+        All that the model holds is as it was when the model was handed in, and what the model
         draws is from a seed of this example alone: otherwise it would depend on who came before.
         """
         self._held.put_back()
@@ -215,15 +218,21 @@ class _PerExample:
 
 
 class _Held:
-    """What a model's modules hold beside the values of parameters, to be put back at any time.
+    """What a model's modules hold, to be put back at any time.
 
-    Names and all that stands under them: attributes, hooks, submodules, buffers. Functions, classes
+    Names and all that stands under them: attributes, hooks, submodules, buffers, parameters with
+    their values, hooks and attributes of their own. Functions, classes
     and whatever else Python does not copy are kept as they are, with what they reach.
     """
 
     def __init__(self, model: nn.Module) -> None:
         modules, tables = list(model.modules()), ("_parameters", "_modules", "_buffers")
         self._shared: dict[int, Any] = {id(p): p for p in (*modules, *model.parameters())}
+        # ``data`` is the same memory in its first shape.
+        self._parameters = [
+            (p, p.data, p.detach().clone(), p.requires_grad, dict(vars(p)))
+            for p in model.parameters()
+        ]
         self._tables = [(m.__dict__[n], dict(m.__dict__[n])) for m in modules for n in tables]
         self._attributes = [(module, dict(vars(module))) for module in modules]
         self._buffers = [
@@ -247,8 +256,20 @@ class _Held:
             if copied is not value and not any(value is empty for empty in self._empty)
         ]
 
+    def keep_values(self) -> None:
+        """Take the parameters' values of now for those to put back."""
+        for parameter, _, kept, _, _ in self._parameters:
+            kept.copy_(parameter.detach())
+
     def put_back(self) -> None:
-        """All as it was when this was made."""
+        """All as it was when this was made, and parameters as they were kept last."""
+        for parameter, data, kept, trained, own in self._parameters:
+            parameter.detach_().data = data.copy_(kept)  # a leaf again, whatever was done to it
+            parameter.requires_grad, parameter.grad = trained, None
+            for hooks in _HOOKS:
+                setattr(parameter, hooks, None)
+            vars(parameter).clear()
+            vars(parameter).update(own)
         for module, attributes in self._attributes:
             own = module.__dict__
             own.clear()

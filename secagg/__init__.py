@@ -53,8 +53,9 @@ from secagg.stage import Stage
 if TYPE_CHECKING:
     from secagg.rounds.aggregation import Aggregate, Bonawitz, Ckks, Plain, aggregate
     from secagg.rounds.calibration import ClipReport, calibrate_clip
-    from secagg.training.loop import Trainer
+    from secagg.training.loop import Trainer as Trainer
     from secagg.training.runs import Run, load_run
+    from secagg.vectors.arrays import model_digest
     from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
     from secagg.vectors.quantize import FixedPoint, clip_norm
     from secagg.vectors.vector import flatten, unflatten
@@ -66,6 +67,7 @@ else:
         "secagg.rounds.calibration": ("ClipReport", "calibrate_clip"),
         "secagg.training.loop": ("Trainer",),
         "secagg.training.runs": ("Run", "load_run"),
+        "secagg.vectors.arrays": ("model_digest",),
         "secagg.vectors.layout": ("Count", "Layout", "NoisyIntegers", "Segment"),
         "secagg.vectors.quantize": ("FixedPoint", "clip_norm"),
         "secagg.vectors.vector": ("flatten", "unflatten"),
@@ -120,7 +122,6 @@ __all__ = [
     "Segment",
     "Stage",
     "TooFewSurvivors",
-    "Trainer",
     "UnsoundEvent",
     "UnsoundModel",
     "WorkerError",
@@ -132,10 +133,12 @@ __all__ = [
     "dp",
     "flatten",
     "load_run",
+    "model_digest",
     "protocols",
     "unflatten",
 ]
 
 
 def __dir__() -> list[str]:
-    return __all__
+    # ``Trainer`` needs torch, which ``from secagg import *`` must not.
+    return sorted([*__all__, "Trainer"])

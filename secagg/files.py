@@ -1,11 +1,13 @@
 """Files written whole or not at all, keys that nobody else may have touched, and locks."""
 
+import csv
 import errno
 import fcntl
+import io
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
 from pathlib import Path
@@ -244,3 +246,12 @@ def cannot(verb: str, path: Path, error: OSError | ValueError) -> RunError:
     reason = os.strerror(number) if number is not None else str(error)
     advice = _ADVICE.get(number or 0, "choose another path")
     return RunError(f"cannot {verb} {str(path)!r}: {reason}; {advice}")
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as CSV: every name a column, None an empty cell."""
+    columns, text = list(dict.fromkeys(name for row in rows for name in row)), io.StringIO()
+    lines = csv.DictWriter(text, columns, lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(rows)
+    return text.getvalue()

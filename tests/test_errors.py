@@ -65,3 +65,17 @@ def test_no_error_is_defined_elsewhere() -> None:
             if isinstance(node, ast.ClassDef):
                 bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
                 assert not bases & known, f"{path}:{node.lineno}: {node.name}"
+
+
+def test_the_page_has_the_exit_codes_of_the_commands() -> None:
+    from secagg.cli import attack, audit, bench, train
+
+    rows = set(re.findall(r"^\| (\d+) \| ([^|]+) \|", PAGE, re.MULTILINE))
+    for code, command in (
+        (audit.OVER_BUDGET, "`secagg audit`"),
+        (bench.REGRESSION, "`secagg bench compare`"),
+        (attack.REFUTED, "`secagg bench attack`"),
+        (audit.TAMPERED, "`secagg audit`, `secagg ledger`"),
+        (train.NOTHING, "`secagg train`"),
+    ):
+        assert (str(code), command) in rows

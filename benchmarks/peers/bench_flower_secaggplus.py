@@ -38,7 +38,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from protocols.bonawitz import Agreement, CollectKeys, CollectVectors, Params, Rates, join
 from protocols.entropy import system
 from protocols.testing import insecure_entropy
-from secagg.bench.measure import Contender, Interleaved, Timed
+from secagg.bench.measure import Interleaved, Timed
+from secagg.bench.measure import Work as Timeable
 from secagg.vectors.layout import Count, Layout, Segment
 from secagg.vectors.quantize import FixedPoint
 
@@ -109,7 +110,7 @@ class Clock:
         self.stages[stage] = time.process_time() - begin
 
 
-def timed(work: Callable[[Clock], object]) -> Contender:
+def timed(work: Callable[[Clock], object]) -> Timeable:
     """``work``, which times its own stages."""
 
     def contender() -> Timed:

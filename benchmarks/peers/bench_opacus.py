@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dp.noise.mechanisms import DistributedNoise
 from dp.sgd import ClippedSums, LocalDpSgd
-from secagg.bench.measure import Contender, Interleaved
+from secagg.bench.measure import Interleaved, Work
 from secagg.vectors.layout import Layout, NoisyIntegers, Segment
 from secagg.vectors.vector import flatten
 
@@ -73,7 +73,7 @@ def losses(outputs: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, labels, reduction="none")
 
 
-def opacus() -> Contender:
+def opacus() -> Work:
     inputs, labels = images()
     model = net()
     model, optimizer, _ = PrivacyEngine(accountant="rdp").make_private(
@@ -94,7 +94,7 @@ def opacus() -> Contender:
     return step
 
 
-def local() -> Contender:
+def local() -> Work:
     model = net()
     client = LocalDpSgd(
         model,
@@ -109,7 +109,7 @@ def local() -> Contender:
     return lambda: client.run(start, 1)
 
 
-def sums(*, noised: bool) -> tuple[Contender, int]:
+def sums(*, noised: bool) -> tuple[Work, int]:
     model = net()
     client = ClippedSums(model, *images(), losses, clip=CLIP, sampling_rate=RATE)
     start = flatten(model).clone()

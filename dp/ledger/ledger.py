@@ -387,12 +387,18 @@ class Ledger(Reader):
         Repeating the call changes nothing.
 
         Raises ``LedgerConflict``, and takes none back, if one was committed or never
-        reserved.
+        reserved, or if a model of this round and attempt was released.
         """
         key = key_of(round_number, attempt)
         wanted = subject_names(subjects)
         with self._writing() as connection:
             held = self._closing(connection, "abort", State.ABORTED, key, wanted)
+            models = {(one.round, one.attempt) for one in of_action(connection, "model")}
+            if key in models and any(one.state is State.OPEN for one in held):
+                raise LedgerConflict(
+                    f"a model of round {key.round}, attempt {key.attempt} was released: its "
+                    "charges stand"
+                )
             self._close_open(connection, key, {"action": "abort"}, held)
 
     def release(self, round_number: int, model_digest: bytes, *, attempt: int = 0) -> None:

@@ -238,7 +238,7 @@ def replay(connection: sqlite3.Connection, into: sqlite3.Connection, kept: Head 
 
     Raises ``LedgerCorrupt`` naming the first record that is wrong.
     """
-    last = Head(seq=-1, hash=_NO_HASH)
+    last, modelled = Head(seq=-1, hash=_NO_HASH), set[tuple[int | None, int | None]]()
     for seq, body, digest in connection.execute("SELECT seq, body, hash FROM records ORDER BY seq"):
         if seq != last.seq + 1:
             raise LedgerCorrupt(f"record {last.seq + 1} is missing")
@@ -253,6 +253,11 @@ def replay(connection: sqlite3.Connection, into: sqlite3.Connection, kept: Head 
             if (record.action == "create") != (seq == 0):
                 raise ValueError("a chain is created once, by its first record")
             _fold(into, record.data)
+            key = (record.round, record.attempt)
+            if record.action == "model":
+                modelled.add(key)
+            elif record.action == "abort" and key in modelled:
+                raise ValueError("a charge was taken back whose model was released")
         except (sqlite3.IntegrityError, KeyError, TypeError, ValueError) as error:
             raise LedgerCorrupt(f"record {seq} contradicts those before it ({error})") from error
     if last.seq < 0:
@@ -510,8 +515,9 @@ def _fold(connection: sqlite3.Connection, data: Mapping[str, Any]) -> None:
             _close(connection, data, "aborted")
             _count(connection, _batch(data, data["subjects"]), held=-1, realised=-1)
         case "model":
-            if len(bytes.fromhex(data["model"])) != MODEL_DIGEST:
-                raise ValueError("a model has a digest of 32 bytes")
+            model = bytes.fromhex(data["model"])
+            if len(model) != MODEL_DIGEST or model.hex() != data["model"]:
+                raise ValueError("a model has a digest of 32 bytes, in 64 lower-case hex digits")
             if not released(connection, data["round"], data["attempt"]):
                 raise ValueError("a model came of a round in which nothing is charged")
         case action:

@@ -93,6 +93,8 @@ class File:
                 kind, what = LedgerCorrupt, "holds text that is no UTF-8"
             mend = _MEND if kind is LedgerCorrupt else ""
             raise kind(f"{self.path}: {what}{mend}") from error
+        except UnicodeDecodeError as error:  # of SQLite's own message, which quotes the file
+            raise LedgerCorrupt(f"{self.path}: holds text that is no UTF-8{_MEND}") from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -9,8 +9,10 @@ Canaries of ``one_run`` are the worst examples that there are: canary i has the 
 C e_i, an entry of its own, at every step, and the auditor sees the model. The bound stays far
 below an epsilon of 2 that is true, at 0.5, and passes it where noise is missing: in 20 of 20
 runs with a quarter of the noise, in 1 of 20 with half of it (``local`` at the defaults, measured).
+Where the noise is claimed to be Gaussian, ``as_gaussian`` proves more from the same guesses.
 
 [SNJ23]: Steinke, Nasr, Jagielski, arXiv 2305.08846. [AKO+23]: Andrew et al., arXiv 2302.03098.
+[MMC25]: Mahloujifar, Melis, Chaudhuri, arXiv 2410.22235.
 """
 
 from collections.abc import Callable
@@ -25,12 +27,14 @@ from dp.accounting.accountant import epsilon_rdp
 from dp.accounting.calibrate import noise_multiplier
 from dp.accounting.events import Event, NoSampling, PoissonSampling, Unit
 from dp.empirical import (
+    GAUSSIAN,
     Estimate,
     Flags,
     LowerBound,
     cosines,
     from_cosines,
     from_json,
+    gaussian_lower_bound,
     guess,
     include_canaries,
     lower_bound,
@@ -87,6 +91,20 @@ class EmpiricalAudit:
         """Whether a bound passes what is stated. An estimate refutes nothing."""
         return isinstance(self.found, LowerBound) and self.found.epsilon > self.stated
 
+    def as_gaussian(self) -> "EmpiricalAudit":
+        """What the same guesses prove against the claim that ``local`` makes [MMC25].
+
+        Its steps take every example and add Gaussian noise, so all of them together are one
+        Gaussian mechanism: z of a step over the root of the steps. ``distributed`` claims no
+        such curve: its noise is Skellam's.
+        """
+        if self.audited != "local" or not isinstance(self.found, LowerBound):
+            raise InputError(f"{self.audited} claims no Gaussian curve, only local does")
+        bound = gaussian_lower_bound(
+            *self.found.counts.values(), delta=self.found.delta, significance=SIGNIFICANCE
+        )
+        return replace(self, found=replace(bound, mechanism=self.found.mechanism))
+
     def as_dict(self) -> dict[str, Any]:
         """The audit as JSON; ``found`` as ``dp.empirical.from_json`` reads it."""
         return shown(self, _NAMES, found=self.found.as_dict())
@@ -110,8 +128,9 @@ class EmpiricalAudit:
         unit = Unit.CLIENT if audited == "client" else Unit.EXAMPLE
         if found.unit is not unit or estimated is not (audited == "client"):
             raise InputError(f"{audited}: found must be an estimate for client, else a bound")
-        if isinstance(found, LowerBound) and found.method != "one run":
-            raise InputError(f"{audited}: found is of {found.method}, must be of one run")
+        methods = ("one run", GAUSSIAN) if audited == "local" else ("one run",)
+        if isinstance(found, LowerBound) and found.method not in methods:
+            raise InputError(f"{audited}: found is of {found.method}, must be of {methods[0]}")
         one = cls(
             audited=audited,
             found=found,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dp.empirical import LowerBound
+from dp.empirical import GAUSSIAN, LowerBound
 from secagg.attacks.canaries import EmpiricalAudit
 from secagg.attacks.inversion import Inversion
 from secagg.attacks.membership import Membership
@@ -141,9 +141,10 @@ def against(title: str, detail: str, audits: Sequence[EmpiricalAudit]) -> Drawin
 
 
 def called(one: EmpiricalAudit) -> str:
-    """The mechanism, and how much of its noise was left in it on purpose."""
-    left = f", 1/{round(1 / one.noise_share):,} of its noise"
-    return one.audited + (left if one.noise_share < 1 else "")
+    """The mechanism, what it claims, and how much of its noise was left in it on purpose."""
+    left = f", 1/{round(1 / one.noise_share):,} of its noise" if one.noise_share < 1 else ""
+    bounded = isinstance(one.found, LowerBound) and one.found.method == GAUSSIAN
+    return one.audited + (" as Gaussian noise" if bounded else "") + left
 
 
 def pictures(group: Sequence[Inversion]) -> Drawing:

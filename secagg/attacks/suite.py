@@ -14,8 +14,9 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 from threadpoolctl import threadpool_limits
 
+from dp.empirical import LowerBound
 from dp.ledger import Budget
-from secagg.attacks.canaries import EmpiricalAudit, client_cosines, one_run
+from secagg.attacks.canaries import EmpiricalAudit, Mechanism, client_cosines, one_run
 from secagg.attacks.fields import Fields, shown
 from secagg.attacks.inversion import Inversion, Seen, invert_gradients
 from secagg.attacks.membership import ATTACKS, Membership, Models, membership
@@ -50,11 +51,12 @@ _OF_PLAN: Final = ("epsilon", "delta", "seed", "quick", "parts")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One attack: what it is called while it runs, and how to run it."""
+    """One attack: what it is called while it runs, how to run it, and what it is about."""
 
     part: Part
     name: str
     run: Callable[[], tuple[Result, ...]]
+    about: tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,22 +100,34 @@ class AttackSuite:
                     part="membership",
                     name=f"membership, {mode}, pool of {pool:,}",
                     run=partial(membership, mode, budget, pool=pool, models=models, seed=self.seed),
+                    about=(mode, pool),
                 )
         if "audit" in self.parts:
+            both: tuple[Mechanism, ...] = ("local", "distributed")
             for share, words in ((1.0, ""), (BROKEN, ", broken")):
-                for mechanism in ("local", "distributed"):
-                    run = partial(one_run, mechanism, budget, noise_share=share)
-                    yield Job(part="audit", name=f"audit, {mechanism}{words}", run=_alone(run))
+                for mechanism in both:
+                    yield Job(
+                        part="audit",
+                        name=f"audit, {mechanism}{words}",
+                        run=partial(_guessed, mechanism, budget, share),
+                        about=(mechanism, share),
+                    )
         if "canaries" in self.parts:
             for number in range(1 if self.quick else RUNS):
                 run = partial(client_cosines, budget, seed=self.seed + number)
-                yield Job(part="canaries", name="canary clients", run=_alone(run))
+                yield Job(
+                    part="canaries",
+                    name="canary clients",
+                    run=_alone(run),
+                    about=(number,),
+                )
         if "inversion" in self.parts:
             for model in ("softmax", "mlp"):
                 yield Job(
                     part="inversion",
                     name=f"inversion, {model}",
                     run=partial(invert_gradients, model, budget, alone=20, seed=self.seed),
+                    about=(model,),
                 )
 
     def as_dict(self) -> dict[str, Any]:
@@ -153,6 +167,15 @@ class Found:
     results: list[Result] = field(default_factory=list)
     seconds: dict[Part, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_versions)
+
+    @property
+    def left(self) -> tuple[Job, ...]:
+        """The plan's jobs that have given nothing yet."""
+        held: set[tuple[object, ...]] = {("canaries", at) for at in range(len(self.canaries))}
+        held |= {("membership", group[0].mode, group[0].pool) for group in self.membership}
+        held |= {("audit", one.audited, one.noise_share) for one in self.audits}
+        held |= {("inversion", views[0].model) for views in self.inversions}
+        return tuple(job for job in self.plan.jobs() if (job.part, *job.about) not in held)
 
     def carry_out(self, job: Job) -> None:
         """Run one and keep what it gives; on one thread, or on a busy machine 10 times slower."""
@@ -197,7 +220,8 @@ class Found:
     @property
     def refuted(self) -> tuple[str, ...]:
         """Whole mechanisms of which a bound passes what is stated."""
-        return tuple(one.audited for one in self.audits if one.noise_share == 1 and one.refuted)
+        names = (one.audited for one in self.audits if one.noise_share == 1 and one.refuted)
+        return tuple(dict.fromkeys(names))
 
     def as_dict(self) -> dict[str, Any]:
         """All results as JSON that ``secagg.audit.evidence`` reads.
@@ -209,7 +233,7 @@ class Found:
         return evidence(whole) | {
             "refuted": list(self.refuted),
             "plan": self.plan.as_dict(),
-            "seconds": {part: round(spent, 1) for part, spent in self.seconds.items()},
+            "seconds": {part: round(self.seconds.get(part, 0.0), 1) for part in self.plan.parts},
             "versions": dict(self.versions),
             "audits": [one.as_dict() for one in (*self.audits, *self.canaries)],
             "inversion": [one.as_dict() for group in self.inversions for one in group],
@@ -272,6 +296,42 @@ class Found:
             return cls.from_dict(data)
         except InputError as error:
             raise InputError(f"{path} is no file of `secagg bench attack`: {error}") from error
+
+
+def _guessed(mechanism: Mechanism, budget: Budget, share: float) -> tuple[Result, ...]:
+    """The bounds of one run: a second where the mechanism claims a Gaussian curve."""
+    audit = one_run(mechanism, budget, noise_share=share)
+    return (audit, audit.as_gaussian()) if mechanism == "local" else (audit,)
+
+
+def rows(found: Found) -> list[dict[str, Any]]:
+    """The numbers as lines of a table, one a rate, a bound or a number of pictures."""
+    lines: list[dict[str, Any]] = []
+    for one in (one for group in found.membership for one in group):
+        about = {"part": "membership", "of": one.mode, "pool": one.pool, "how": one.attack}
+        lines.append(about | {"measure": "area under the curve", "value": one.auc})
+        for rate in one.rates:
+            at = f"true positive rate at {rate.false_positive_rate:g}"
+            within = {"low": rate.low, "high": rate.high}
+            lines.append(about | {"measure": at, "value": rate.true_positive_rate} | within)
+    for audited in (*found.audits, *found.canaries):
+        bounded = isinstance(audited.found, LowerBound)
+        lines.append(
+            {
+                "part": "audit" if bounded else "canaries",
+                "of": audited.audited,
+                "how": audited.found.as_dict()["method"],
+                "noise_share": audited.noise_share,
+                "measure": "epsilon at least" if bounded else "epsilon about",
+                "value": audited.found.epsilon,
+                "stated": audited.stated,
+                "refuted": audited.refuted,
+            }
+        )
+    for view in (view for views in found.inversions for view in views):
+        about = {"part": "inversion", "of": view.model, "how": view.seen}
+        lines.append(about | {"measure": "pictures", "value": view.recovered})
+    return lines
 
 
 def _alone(run: Callable[[], EmpiricalAudit]) -> Callable[[], tuple[Result, ...]]:

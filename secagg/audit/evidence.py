@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 import dp
 from dp.accounting.events import NeighboringRelation, Unit
-from dp.empirical import Estimate, LowerBound, from_json
+from dp.empirical import GAUSSIAN, Estimate, LowerBound, from_json
 from secagg.errors import InputError
 from secagg.pages.numbers import at_least, short, spaced
 from secagg.pages.numbers import bound as as_bound
@@ -42,6 +42,8 @@ class Stated(Protocol):
     def total_delta(self) -> float: ...
     @property
     def mechanisms(self) -> frozenset[str]: ...
+    @property
+    def gaussian(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +51,13 @@ class Measured:
     """A result at the ledger's delta, and the epsilon that the ledger proves there.
 
     ``charged``: the mechanisms that the ledger charged for, to hold the result's own against.
+    ``gaussian``: everything charged was Gaussian noise without sampling, a Gaussian curve in all.
     """
 
     found: LowerBound | Estimate
     stated: float
     charged: frozenset[str]
+    gaussian: bool
 
     @property
     def foreign(self) -> bool:
@@ -64,7 +68,13 @@ class Measured:
     def contradicts(self) -> bool:
         """Whether it is a bound on this mechanism, and passes what is stated."""
         bound = isinstance(self.found, LowerBound) and self.found.epsilon > self.stated
-        return bound and not self.foreign
+        return bound and not self.foreign and not self._other_claim
+
+    @property
+    def _other_claim(self) -> bool:
+        """Whether it is about a Gaussian curve, which the ledger does not claim."""
+        of_curve = isinstance(self.found, LowerBound) and self.found.method == GAUSSIAN
+        return of_curve and not self.gaussian
 
     @property
     def sentence(self) -> str:
@@ -80,7 +90,8 @@ class Measured:
         comparisons = f", one of {found.comparisons:,} tried" if found.comparisons > 1 else ""
         return (
             f"lower bound: epsilon at least {at_least(found.epsilon)} {where} "
-            f"({found.method}, wrong with probability {short(found.significance)}{comparisons})"
+            f"({found.method}{', which this ledger does not claim' if self._other_claim else ''}, "
+            f"wrong with probability {short(found.significance)}{comparisons})"
         )
 
     @property
@@ -172,6 +183,7 @@ def measured(
                 found=result.at(section.total_delta),
                 stated=section.epsilon,
                 charged=section.mechanisms,
+                gaussian=section.gaussian,
             )
             for section in alike
         ]

@@ -71,7 +71,7 @@ class Recount:
     snapshots: list[tuple[int, Vector]] = field(default_factory=list)
     default: tuple[float, float] = (math.nan, math.nan)
     own: dict[str, tuple[float, float]] = field(default_factory=dict)
-    models: dict[Key, bytes] = field(default_factory=dict)  # what came of a round, hashed
+    models: list[tuple[Key, bytes]] = field(default_factory=list)  # what came of a round, hashed
     raised: set[tuple[int, int]] = field(default_factory=set)  # subject and book of a dear commit
     _counts: dict[Basis, Counts] = field(default_factory=lambda: dict.fromkeys(BASES, _NONE))
     _kinds: dict[tuple[int, int], Kind] = field(default_factory=dict)
@@ -134,7 +134,7 @@ class Recount:
                     for row in self._rows(_key(record)[0], charge):
                         row.aborted += len(subjects)
             case "model":
-                self.models[_key(record)] = bytes.fromhex(data["model"])
+                self.models.append((_key(record), bytes.fromhex(data["model"])))
             case "migrate" | "seal" | "state":
                 pass
             case action:

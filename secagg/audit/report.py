@@ -25,7 +25,7 @@ from datetime import UTC, date, datetime
 from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -70,6 +70,7 @@ _PLD_WORK: Final = 200  # compositions times events of a book; .024 s each (meas
 _MAGIC: Final = b"SQLite format 3\0"  # sqlite.org/fileformat.html, 1.3
 _APPLICATION: Final = slice(68, 72)  # where that header names the program, the same page
 _LEDGER: Final = b"dpLg"
+Counted: TypeAlias = tuple[Audit, Recount, SystemDescription | None]
 _LIBRARIES: Final = ("secagg", "dp-accounting", "numpy", "scipy", "cryptography")
 
 
@@ -135,8 +136,8 @@ def counted_audit(
     seal: HeadSigner | None = None,
     beside: str = "",
     today: date | None = None,
-) -> tuple[Audit, Recount]:
-    """The audit, and the counts that it priced, for sums over several ledgers."""
+) -> Counted:
+    """The audit, the counts that it priced, and what was stated: for sums over several ledgers."""
     with open_ledger(path, seal) as ledger:
         verified = ledger.verify(head)
         try:
@@ -153,13 +154,14 @@ def counted_audit(
             whole = file_digest(file, "sha256").digest()
     over = {subject.name for section in sections for subject in section.subjects if subject.over}
     releases = tuple(
-        Release(round=key[0], attempt=key[1], model=model) for key, model in recount.models.items()
+        Release(round=key[0], attempt=key[1], model=model) for key, model in recount.models
     )
     found = Audit(
         ledger=path.name,
         digest=whole,
         made_on=(today or datetime.now(UTC).date()).isoformat(),
         purpose="" if stated is None else stated.purpose,
+        data_set="" if stated is None else stated.data_set,
         releases=releases,
         keeper=keeper,
         policy=chosen,
@@ -181,7 +183,7 @@ def counted_audit(
         stated=stated is not None,
         over=tuple(sorted(over)),
     )
-    return found, recount
+    return found, recount, stated
 
 
 def attach(found: Audit, results: Iterable[LowerBound | Estimate]) -> Audit:
@@ -268,26 +270,17 @@ def _sections(
         # Each subject holds one unit at least, so there are no fewer units than subjects.
         check_delta(delta, units=len(subjects))
         rounds = tuple(row for _, row in sorted(recount.rounds[kind].items()))
-        released = sum(row.reserved > row.aborted for row in rounds)
-        steps = max(one.steps for mine in accounts.values() for one in mine.values())
         books = {
             book: _book(recount, pricer, book, chosen, accounts)
             for book, chosen in members.items()
             if chosen
         }
-        largest = max(book.epsilon for book in books.values())
-        reported, added = None, 0.0
-        if stated is not None:
-            # Beside no finite epsilon no delta means anything.
-            beside = largest if math.isfinite(largest) else 0.0
-            added = stated.epsilon_added(beside, rounds=released)
-            reported = stated.delta(delta, epsilon=beside, rounds=released, steps=steps)
-        yield Section(
+        section = Section(
             unit=kind[0],
             adjacency=kind[1],
             delta=delta,
-            reported=reported,
-            added=added,
+            reported=None,
+            added=0.0,
             books=books,
             subjects=subjects,
             rounds=rounds,
@@ -300,6 +293,16 @@ def _sections(
                 if steps_reserved and (event.unit, event.adjacency) == kind
             ),
         )
+        if stated is not None:
+            # Beside no finite epsilon no delta means anything.
+            beside = section.epsilon if math.isfinite(section.epsilon) else 0.0
+            released, steps = section.released, section.steps
+            section = replace(
+                section,
+                added=stated.epsilon_added(beside, rounds=released),
+                reported=stated.delta(delta, epsilon=beside, rounds=released, steps=steps),
+            )
+        yield section
 
 
 def _accounts(

@@ -7,7 +7,14 @@ from decimal import ROUND_CEILING, Context
 from typing import Any, Final, Literal, TypeAlias
 
 from dp.accounting.accountant import ReportedDelta
-from dp.accounting.events import Event, NeighboringRelation, Unit
+from dp.accounting.events import (
+    Event,
+    GaussianEvent,
+    NeighboringRelation,
+    NoSampling,
+    PoissonSampling,
+    Unit,
+)
 from dp.ledger.ledger import FIXED_PLAN, Book, Head, LedgerOwner, Protection
 from secagg.audit.evidence import Measured
 from secagg.audit.recount import Round
@@ -156,9 +163,30 @@ class Section:
         return max(book.epsilon for book in self.books.values()) + self.added
 
     @property
+    def released(self) -> int:
+        """Rounds of which something may have been released."""
+        return sum(row.reserved > row.aborted for row in self.rounds)
+
+    @property
+    def steps(self) -> int:
+        """The most steps that a subject was charged in a book."""
+        return max(
+            account.steps for subject in self.subjects for account in subject.accounts.values()
+        )
+
+    @property
     def mechanisms(self) -> frozenset[str]:
         """The kinds of noise that were charged for."""
         return frozenset(one.event.KIND for one in self.events)
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether all of it is Gaussian noise without sampling: one Gaussian mechanism."""
+        every = (NoSampling(), PoissonSampling(rate=1.0))
+        return all(
+            isinstance(one.event, GaussianEvent) and one.event.sampling in every
+            for one in self.events
+        )
 
     @property
     def budget(self) -> tuple[float, float]:
@@ -193,7 +221,8 @@ class Audit:
 
     ``verdict``: "sound", "over budget", "contradicted", or "signed, not checked" where all else
     is sound. ``digest``: SHA-256 of the ledger's file, without a log beside it. ``made_on``: the
-    day of the audit, ISO 8601. ``purpose``: what the keeper says that the ledger is of.
+    day of the audit, ISO 8601. ``purpose`` and ``data_set``: what the keeper says that the ledger
+    is of; empty where nobody said.
     ``beside``: the file in the ledger's own folder that kept the head, empty if none did.
     ``measured``: what attacks found, as whoever brought it says, of the training that was charged.
     """
@@ -202,6 +231,7 @@ class Audit:
     digest: bytes
     made_on: str
     purpose: str
+    data_set: str
     releases: tuple[Release, ...]
     keeper: LedgerOwner
     policy: str
@@ -236,6 +266,13 @@ class Audit:
         return head_text(self.head)
 
     @property
+    def seal(self) -> str:
+        """Whether the head is signed, and whether that was checked, in words."""
+        if not self.sealed:
+            return "not sealed"
+        return "sealed, not checked" if self.unchecked_signature else "sealed, and checked"
+
+    @property
     def unchecked_signature(self) -> bool:
         """Whether the head is signed and nobody gave a key to check it with."""
         return self.sealed and Protection.SIGNATURE not in self.protection
@@ -255,6 +292,7 @@ class Audit:
             "sha256": self.digest.hex(),
             "made_on": self.made_on,
             "purpose": self.purpose or None,
+            "data_set": self.data_set or None,
             "models": [
                 {"round": one.round, "attempt": one.attempt, "sha256": one.model.hex()}
                 for one in self.releases

@@ -25,6 +25,7 @@ from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
 from protocols.primitives.shamir import majority
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
+from secagg.bench.contenders import run
 from secagg.errors import InputError, SecaggError
 from secagg.planning.sums import masks_of
 from secagg.rounds.aggregation import Ckks
@@ -108,7 +109,7 @@ class Case:
     corrupt_fraction: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
+        if self.protocol not in PROTOCOLS and not self.own:
             known = ", ".join(PROTOCOLS)
             raise InputError(f"unknown protocol {self.protocol!r}; known: {known}")
         if self.clients < 2 or self.entries < 1:
@@ -121,10 +122,20 @@ class Case:
             raise InputError(
                 f"complete graph of {self.clients:,} clients: at most {MAX_COMPLETE:,} are run"
             )
+        if self.own and self.clients * self.entries > FULL:
+            raise InputError(
+                f"{self.protocol}, {self.clients:,} x {self.entries:,}: a protocol of your own is "
+                f"run whole, up to {FULL:,} clients times entries"
+            )
         if self.protocol in CKKS:
             object.__setattr__(self, "lanes", 0)  # it packs no words
         if self.protocol in MASKED:
             self.params  # noqa: B018  # which refuses what the protocol would
+
+    @property
+    def own(self) -> bool:
+        """Whether it is no protocol of ours: ``module:name``, see ``secagg.bench.contenders``."""
+        return ":" in self.protocol
 
     @property
     def gone(self) -> int:
@@ -147,7 +158,7 @@ class Case:
         if self.protocol == "sparse" or (active and self.clients > SPARSE_ABOVE):
             rates = Rates(corrupt_fraction=self.corrupt_fraction, dropout=self.dropout)
             return Params(clients=self.clients, rates=rates, words=words, active=active)
-        if self.protocol == PLAIN:
+        if self.protocol == PLAIN or self.own:
             return Params(clients=self.clients, threshold=2, words=words)
         threshold = majority(self.clients, self.clients // 3 if active else 0)
         if threshold > self.clients - self.gone:
@@ -173,7 +184,9 @@ def measure(case: Case, *, now: Now = time.process_time) -> Cost:
         neighbours = masks_of(case.clients, plan)
         threshold = plan.threshold
     whole = case.clients * case.entries <= FULL
-    if whole:
+    if case.own:
+        found = _own(case, now)
+    elif whole:
         found = _whole(case)(now)
     elif case.protocol in MASKED:
         found = _sampled(case, neighbours, now)
@@ -250,7 +263,7 @@ def plot(points: Sequence[Cost]) -> bytes:
         fixed = ", ".join(f"{name} {value:g}" for name, value in others.items())
         chosen = [p for p in points if all(getattr(p, name) == v for name, v in others.items())]
         for axes, (title, cost) in zip(row, panels, strict=True):
-            for place, protocol in enumerate(PROTOCOLS):
+            for place, protocol in enumerate(names_of(points)):
                 line = sorted(
                     (getattr(p, axis), cost(p), p.whole)
                     for p in chosen
@@ -264,6 +277,9 @@ def plot(points: Sequence[Cost]) -> bytes:
                     axes.plot(x, y, "o", color=f"C{place}", markerfacecolor=face)
             scale = "linear" if axis == "dropout" else "log"
             axes.set(xscale=scale, yscale="log", xlabel=f"{axis} ({fixed})", title=title)
+            shown = values[axis][:: -(-len(values[axis]) // 6)]  # no more have room
+            axes.set_xticks(shown, [f"{value:g}" for value in shown])
+            axes.set_xticks([], minor=True)
             axes.grid(visible=True, alpha=0.3)
     labels = {
         label: handle
@@ -322,6 +338,13 @@ def _whole(case: Case, clients: int | None = None) -> Callable[[Now], _Found]:
         return _found(case, outcome.costs, len(there), survivors)
 
     return run
+
+
+def _own(case: Case, now: Now) -> _Found:
+    found = run(case, now)
+    names = ("client_seconds", "server_seconds", "bytes_up", "bytes_down")
+    decryptor: _Found = {"decryptor_seconds": 0.0, "decryptor_up": 0, "decryptor_down": 0}
+    return decryptor | {name: getattr(found, name) for name in names}
 
 
 def _words(count: int) -> NDArray[np.uint64]:
@@ -460,9 +483,14 @@ def exponents(points: Sequence[Cost], cost: str) -> dict[str, Fit]:
     }
 
 
+def names_of(points: Sequence[Cost]) -> list[str]:
+    """The protocols in the order of ``PROTOCOLS``, whether measured or not, then one's own."""
+    return list(dict.fromkeys([*PROTOCOLS, *(point.protocol for point in points)]))
+
+
 def growth(points: Sequence[Cost]) -> Iterator[tuple[str, str, Mapping[str, Fit]]]:
     """Protocol, cost, powers; for all that can be fitted."""
-    for protocol in PROTOCOLS:
+    for protocol in names_of(points):
         own = [point for point in points if point.protocol == protocol]
         for cost in FITTED:
             if own and (found := exponents(own, cost)):

@@ -112,7 +112,7 @@ class Timed:
     result: object = None
 
 
-Contender = Callable[[], object]
+Work = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +154,7 @@ class Interleaved:
 
 
 def interleaved(
-    contenders: Mapping[str, Contender],
+    contenders: Mapping[str, Work],
     *,
     rounds: int = ROUNDS,
     seconds: float = 0.0,
@@ -207,7 +207,7 @@ def interleaved(
     )
 
 
-def _sample(contender: Contender, clock: Clock, repeats: int) -> tuple[dict[str, float], object]:
+def _sample(contender: Work, clock: Clock, repeats: int) -> tuple[dict[str, float], object]:
     """Seconds of one call, under no name the whole."""
     began = clock.now()
     for _ in range(repeats):
@@ -218,7 +218,7 @@ def _sample(contender: Contender, clock: Clock, repeats: int) -> tuple[dict[str,
     return {"": took}, result
 
 
-def _repeats(contender: Contender, clock: Clock, sample_seconds: float) -> int:
+def _repeats(contender: Work, clock: Clock, sample_seconds: float) -> int:
     began = clock.now()
     if isinstance(contender(), Timed):
         return 1

@@ -23,8 +23,8 @@ from protocols.primitives.prg import SEED_SIZE, Mask, Suite
 from protocols.primitives.shamir import combine, split
 from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Secret
-from secagg.bench.costs import PLAIN, PROTOCOLS, Case, Cost, measure
-from secagg.bench.measure import Interleaved, interleaved, peak_memory
+from secagg.bench.costs import PLAIN, PROTOCOLS, Case, measure
+from secagg.bench.measure import Interleaved, Work, interleaved, peak_memory
 from secagg.bench.records import (
     Measurement,
     Measurements,
@@ -33,9 +33,11 @@ from secagg.bench.records import (
     measurement,
     middle,
     of_session,
+    pooled,
     start,
 )
-from secagg.bench.yardsticks import AES, NUMPY, REFERENCES, SHA256, X25519, Work
+from secagg.bench.yardsticks import AES, NUMPY, REFERENCES, SHA256, X25519
+from secagg.errors import InputError
 from secagg.extras import install
 from secagg.rounds.ckks import CKKS
 from secagg.vectors.layout import Layout, Segment
@@ -172,59 +174,60 @@ def quick(
     passes: int = PASSES,
     rounds: int = ROUNDS,
     deadline: float = DEADLINE,
+    known: Measurements | None = None,
 ) -> Iterator[tuple[str, Measurements]]:
     """What is measured now, and what is known so far; the last record is the whole one.
 
+    Args:
+      known: a record to go on with, of a run that was stopped; a whole one stays as it is.
+
     Raises:
+      InputError: ``known`` is of other sessions.
       SecaggError: a sum was wrong.
     """
     began = time.perf_counter()
     chosen, notes = protocols()
-    record = replace(start("quick"), notes=tuple(notes))
+    record = replace(start("quick"), notes=tuple(notes)) if known is None else known
+    spent, done = record.seconds, len(record.passes)
     cases = [Case(protocol=p, clients=n, entries=d) for n, d in sizes for p in chosen]
-    primitives: dict[Primitive, list[Interleaved]] = {each: [] for each in PRIMITIVES}
-    sessions: dict[Case, list[Interleaved]] = {case: [] for case in cases}
-    costs: dict[Case, list[Cost]] = {case: [] for case in cases}
-    peaks: dict[Case, int | None] = {}
     alive: list[dict[str, Work]] = []
-    for number in range(passes):
+    if known is not None and not known.passes:
+        yield "done", known
+        return
+    if done and [point.key for point in record.passes[0].points] != cases:
+        raise InputError("the file was begun with other protocols; choose another file")
+    for number in range(done, passes):
         gone = time.perf_counter() - began
-        if number and gone * (number + 1) / number > deadline:
+        if number > done and spent + gone * (1 + 1 / (number - done)) > deadline:
             late = f"a busy machine: measured {number} times over, not {passes}"
             record = replace(record, notes=(*record.notes, late))
             break
+        measured, points = list[Measurement](), list[Point]()
         for each in PRIMITIVES:
             works = {"it": each.make(), each.reference: REFERENCES[each.reference].make()}
             alive.append(works)  # so that the next pass finds other memory than this one had
-            primitives[each].append(interleaved(works, rounds=rounds))
+            measured.append(_sampled(each, interleaved(works, rounds=rounds)))
             yield each.name, record
         for case in cases:
-            if not number:  # and so every session has run once before it is timed
-                peaks[case] = peak_memory(partial(measure, case))
+            peak = None
+            if number == done:  # and so every session has run once before it is timed
+                peak = peak_memory(partial(measure, case))
             kept, found = beside_exchanges(case, 1)
-            costs[case] += kept
-            sessions[case].append(found)
+            points.append(Point(cost=middle(kept), peak_memory=peak))
+            if case.protocol != PLAIN:  # some microseconds: shorter than what times them
+                measured += of_session(case, [found])
             yield f"{case.protocol}, {case.clients} clients", record
-        record = replace(
-            record,
-            seconds=time.perf_counter() - began,
-            points=tuple(
-                Point(cost=middle(costs[case]), peak_memory=peaks[case]) for case in cases
-            ),
-            measurements=tuple(_measurements(primitives, sessions)),
+        one = Measurements(
+            kind="quick", machine=record.machine, points=tuple(points), measurements=tuple(measured)
         )
-    yield "done", record
+        record = replace(
+            record, seconds=spent + time.perf_counter() - began, passes=(*record.passes, one)
+        )
+        record = pooled(record)
+    yield "done", replace(record, passes=())
 
 
-def _measurements(
-    primitives: dict[Primitive, list[Interleaved]], sessions: dict[Case, list[Interleaved]]
-) -> Iterator[Measurement]:
-    for each, passes in primitives.items():
-        # Within the milliseconds of a pass speed stands still, and what interrupts only adds.
-        seconds = [min(one.seconds["it"]) for one in passes]
-        units = [min(one.seconds[each.reference]) for one in passes]
-        ratios = [one / unit for one, unit in zip(seconds, units, strict=True)]
-        yield measurement(each.name, each.reference, seconds, ratios, bound=each.bound)
-    for case, passes in sessions.items():
-        if case.protocol != PLAIN:  # some microseconds: shorter than what times them
-            yield from of_session(case, passes)
+def _sampled(each: Primitive, found: Interleaved) -> Measurement:
+    """One sample: within the milliseconds of a pass speed stands still, what interrupts adds."""
+    seconds, unit = min(found.seconds["it"]), min(found.seconds[each.reference])
+    return measurement(each.name, each.reference, [seconds], [seconds / unit], bound=each.bound)

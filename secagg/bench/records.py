@@ -5,7 +5,8 @@
  "points": [the fields of secagg.bench.costs.Cost, and peak_memory: bytes or null],
  "measurements": [{"name", "reference": a name of secagg.bench.yardsticks, "bound": true where the
     reference is what the cost is made of, "seconds": median, "ratios": over the reference,
-    measured in turn with it, one a sample}]}
+    measured in turn with it, one a sample}],
+ "passes": [{"points", "measurements"}], of a ``quick`` that was stopped: what it goes on from}
 """
 
 import json
@@ -18,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Self
 
-from secagg.bench.costs import PROTOCOLS, Case, Cost, measure
+from secagg.bench.costs import Case, Cost, measure
 from secagg.bench.measure import (
     CONFIDENCE,
     Interleaved,
@@ -97,7 +98,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurements:
-    """A whole benchmark."""
+    """A whole benchmark; ``passes`` are there while more of them are to come.
+
+    Each pass holds one sample of everything.
+    """
 
     kind: str
     machine: Mapping[str, Any]
@@ -106,9 +110,14 @@ class Measurements:
     points: tuple[Point, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     notes: tuple[str, ...] = ()
+    passes: tuple["Measurements", ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON."""
+        parts = [
+            {name: each.as_dict()[name] for name in ("points", "measurements")}
+            for each in self.passes
+        ]
         return {
             "schema": SCHEMA,
             "kind": self.kind,
@@ -118,7 +127,7 @@ class Measurements:
             "notes": list(self.notes),
             "points": [asdict(p.cost) | {"peak_memory": p.peak_memory} for p in self.points],
             "measurements": [asdict(each) for each in self.measurements],
-        }
+        } | ({"passes": parts} if parts else {})
 
     def write(self, path: Path) -> None:
         """Whole or not at all.
@@ -153,6 +162,15 @@ class Measurements:
                 raise ValueError(f"of the machine it lacks {missing}")
             _finite(data["machine"]["load"][0])
             _typed(data["machine"]["cores"], int)
+            passes = (
+                cls(
+                    kind=data["kind"],
+                    machine=data["machine"],
+                    points=tuple(map(_point, _typed(each["points"], list))),
+                    measurements=tuple(map(_measurement, _typed(each["measurements"], list))),
+                )
+                for each in _typed(data.get("passes", []), list)
+            )
             return cls(
                 kind=data["kind"],
                 machine=data["machine"],
@@ -161,9 +179,48 @@ class Measurements:
                 points=tuple(map(_point, _typed(data["points"], list))),
                 measurements=tuple(map(_measurement, _typed(data["measurements"], list))),
                 notes=tuple(_typed(note, str) for note in _typed(data["notes"], list)),
+                passes=tuple(passes),
             )
         except (LookupError, TypeError, ValueError) as error:
             raise InputError(f"{path} is no benchmark: {error!r:.200}") from error
+
+
+def rows(record: Measurements) -> list[dict[str, Any]]:
+    """The points as lines of a table, or of ``quick`` its costs over their references."""
+    if record.kind == "quick":
+        return [
+            {name: value for name, value in asdict(each).items() if name != "ratios"}
+            | {"samples": len(each.ratios), "ratio": median(each.ratios)}
+            | {name: getattr(each.ratio(), name, None) for name in ("low", "high")}
+            for each in record.measurements
+        ]
+    return [asdict(each.cost) | {"peak_memory": each.peak_memory} for each in record.points]
+
+
+def pooled(record: Measurements) -> Measurements:
+    """The record with the samples of all its passes together."""
+    costs: dict[Case, list[Point]] = {}
+    samples: dict[str, list[Measurement]] = {}
+    for one in record.passes:
+        for point in one.points:
+            costs.setdefault(point.key, []).append(point)
+        for each in one.measurements:
+            samples.setdefault(each.name, []).append(each)
+    return replace(
+        record,
+        points=tuple(
+            replace(points[0], cost=middle([point.cost for point in points]))
+            for points in costs.values()
+        ),
+        measurements=tuple(
+            replace(
+                same[0],
+                seconds=median(each.seconds for each in same),
+                ratios=tuple(ratio for each in same for ratio in each.ratios),
+            )
+            for same in samples.values()
+        ),
+    )
 
 
 def sweep(
@@ -269,8 +326,6 @@ def _point(data: Any) -> Point:
             values[name] = _finite(value)
         elif type(value) is not kinds[name]:
             raise ValueError(f"{name} {value!r:.40}")
-    if values["protocol"] not in PROTOCOLS:
-        raise ValueError(f"protocol {values['protocol']!r:.40}")
     point = Point(cost=Cost(**values), peak_memory=None if peak is None else _typed(peak, int))
     point.key  # noqa: B018  # which refuses what cannot be run
     return point

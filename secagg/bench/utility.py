@@ -10,6 +10,9 @@ a tenth of them drops out of every round, and their words are summed in the open
 sum is exact, so its result is the same. No ledger runs along. Every epsilon is the plan's: the
 noise is calibrated for all rounds at the fewest survivors whose sum is opened.
 
+A sweep of your own (``own``) takes modes, epsilons, numbers of clients and data of your choice
+with the settings that you give, and searches nothing.
+
 The file: {"search": [runs], "chosen": [settings], "runs": [runs], "common": [settings that are
 not searched, by data set]}. ``--quick`` searches nothing and takes ``QUICK``.
 """
@@ -19,7 +22,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -29,10 +32,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, TypeAlias
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from dp.accounting.calibrate import noise_multiplier
 from dp.accounting.events import PoissonSampling
@@ -44,8 +44,10 @@ from secagg.files import write_atomically
 from secagg.rounds.aggregation import Plain, run_protocol
 from secagg.training.data import Federation, federate, simulated_dropouts
 from secagg.training.loop import SEED_SIZE
-from secagg.training.modes import evaluate, mode
+from secagg.training.modes import mode
 from secagg.training.settings import TrainingConfig, noise_and_unit
+from secagg.training.tasks import Task, cross_entropy, examples, load_factory, own_task
+from secagg.training.tasks import measure as measured
 from secagg.vectors.vector import flatten, unflatten
 
 Known: TypeAlias = dict[str, list[dict[str, Any]]]
@@ -61,6 +63,9 @@ TICKS: Final = (0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # of accuracy
 # Settings are searched at the epsilon on the right, and used at that on the left.
 SEARCHED_AT: Final = {1.0: 1.0, 2.0: 1.0, 4.0: 4.0, 8.0: 4.0}
 
+OWN_MODES: Final = ("central", "distributed", "local", "client", "none")  # of a sweep of one's own
+OWN_DELTA: Final = 1e-5  # of data of one's own, where none is given
+
 # By data set: what a run has where its candidate does not say otherwise. delta is below one over
 # the number of units.
 _ALL: dict[str, Any] = {"clients": 20, "clip": 0.25, "local_steps": 1, "bits": 24}
@@ -70,6 +75,8 @@ COMMON = {
 }
 # A client hides among the clients, so there are as many as the data or the settings allow.
 CLIENTS = {"digits": 500, "fashion-mnist": 1000}
+_CLIENTS = {name: settings["clients"] for name, settings in COMMON.items()}
+SOFTMAX: Final = "softmax"  # the model of data of one's own, where none is given
 
 
 def _grid(rounds: Sequence[int], rates: Sequence[float], **fixed: Any) -> list[dict[str, Any]]:
@@ -121,14 +128,20 @@ class Case:
     settings: dict[str, Any]
 
     @property
+    def clients(self) -> int | None:
+        """How many, in a sweep of one's own."""
+        return _clients(asdict(self))
+
+    @property
     def key(self) -> str:
         """Tells a case from any other, before and after JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     def config(self) -> TrainingConfig:
         """Settings of ``secagg train``; ``central`` leaves noise and unit to their defaults."""
-        settings = COMMON[self.data] | self.settings
-        if self.mode == "client":
+        common = COMMON.get(self.data, _ALL | {"delta": OWN_DELTA, "model": SOFTMAX})
+        settings = common | self.settings
+        if self.mode == "client" and self.clients is None:
             settings["clients"] = CLIENTS[self.data]
         if self.mode != "central":
             settings |= noise_and_unit("client" if self.mode == FEW_CLIENTS else self.mode)
@@ -149,14 +162,12 @@ def run(case: Case) -> dict[str, Any]:
     began = time.perf_counter()
     torch.set_num_threads(1)
     config = case.config()
-    federation = _federation(config.data, config.clients, config.seed, config.evaluate_on)
-    model = torch.nn.Linear(federation.evaluation.features.shape[1], federation.classes)
-    with torch.no_grad():
-        model.weight.zero_()
-        model.bias.zero_()
+    task = prepare(config)
     train = central if case.mode == "central" else federated
-    noise, lost = train(config, federation, model)
-    accuracy, _ = evaluate(model, federation.evaluation)
+    noise, lost = train(config, task)
+    accuracy, _ = measured(task.model, task.federation.evaluation, task.loss or cross_entropy)
+    if accuracy is None:
+        raise InputError("the evaluation is no classification, so it has no accuracy")
     return asdict(case) | {
         "accuracy": accuracy,
         "noise_multiplier": noise,
@@ -165,19 +176,58 @@ def run(case: Case) -> dict[str, Any]:
     }
 
 
-def central(
-    config: TrainingConfig, federation: Federation, model: torch.nn.Module
-) -> tuple[float, int]:
+def prepare(config: TrainingConfig) -> Task:
+    """The model, whose training starts from zeros if it is the built-in one, and the data.
+
+    Raises:
+      InputError: a user's own data or model is not as ``secagg train`` takes it.
+    """
+    if ":" not in config.data:
+        data, evaluate_on = config.data, config.evaluate_on
+        federation = _federation(data, config.clients, config.seed, evaluate_on)
+        parts = [(each.features, each.labels) for each in federation.clients]
+        held_out = (federation.evaluation.features, federation.evaluation.labels)
+        if not config.model:
+            inputs, classes = federation.evaluation.features.shape[1], federation.classes
+            return Task(model=_softmax(inputs, classes), federation=federation)
+    else:
+        dealt = load_factory("--data", config.data, config.clients)
+        if not isinstance(dealt, tuple) or len(dealt) != 2 or dealt[1] is None:
+            raise InputError(f"--data {config.data} must give (clients, evaluation)")
+        parts, held_out = dealt
+    if config.model != SOFTMAX:
+        made = load_factory("--model", config.model)
+        model, loss = made if isinstance(made, tuple) and len(made) == 2 else (made, cross_entropy)
+        return own_task(model, parts, loss, held_out)
+    every = [examples(part, f"client {number}") for number, part in enumerate(parts)]
+    every.append(examples(held_out, "evaluation"))
+    if every[0].labels.is_floating_point():
+        raise InputError(f"--data {config.data} has targets that are no classes; give --model too")
+    inputs = every[0].features[0].numel()
+    classes = max(int(each.labels.max()) for each in every) + 1
+    return own_task(_softmax(inputs, classes), parts, cross_entropy, held_out)
+
+
+def _softmax(inputs: int, classes: int) -> torch.nn.Module:
+    linear = torch.nn.Linear(inputs, classes)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.zero_()
+    return torch.nn.Sequential(torch.nn.Flatten(), linear)
+
+
+def central(config: TrainingConfig, task: Task) -> tuple[float, int]:
     """DP-SGD on all examples at once; returns the noise multiplier."""
     sampling = PoissonSampling(rate=config.sampling_rate)
     noise = noise_multiplier(
         epsilon=config.epsilon, delta=config.delta, sampling=sampling, steps=config.rounds
     )
+    parts, model = task.federation.clients, task.model
     party = LocalDpSgd(
         model,
-        torch.from_numpy(np.concatenate([part.features for part in federation.clients])),
-        torch.from_numpy(np.concatenate([part.labels for part in federation.clients])),
-        _losses,
+        torch.cat([torch.as_tensor(part.features) for part in parts]),
+        torch.cat([torch.as_tensor(part.labels) for part in parts]),
+        task.loss or cross_entropy,
         learning_rate=config.learning_rate,
         clip=config.clip,
         noise_multiplier=noise,
@@ -187,11 +237,10 @@ def central(
     return noise, 0
 
 
-def federated(
-    config: TrainingConfig, federation: Federation, model: torch.nn.Module
-) -> tuple[float, int]:
+def federated(config: TrainingConfig, task: Task) -> tuple[float, int]:
     """The rounds of ``secagg train``, summed in the open; returns noise multiplier and losses."""
-    how, lost = mode(config, federation, model), 0
+    model = task.model
+    how, lost = mode(config, task.federation, model, loss=task.loss), 0
     protocol = Plain(minimum_survivors=config.minimum_survivors)
     for number in range(1, config.rounds + 1):
         gone = simulated_dropouts(
@@ -263,6 +312,55 @@ def sweep(table: Sequence[dict[str, Any]], seeds: Sequence[int] = SEEDS) -> Iter
         yield Case(seed=seed, evaluate_on="test", **line)
 
 
+def own(
+    *,
+    data: str,
+    modes: Sequence[str],
+    epsilons: Sequence[float],
+    clients: Sequence[int],
+    seeds: int,
+    settings: dict[str, Any],
+) -> list[Case]:
+    """Every combination, each with ``settings`` over those of the quick sweep.
+
+    Raises:
+      InputError: a case cannot be run, or the data is not as it must be.
+    """
+    if unknown := [each for each in modes if each not in OWN_MODES]:
+        raise InputError(f"unknown mode {unknown[0]!r}; known: {', '.join(OWN_MODES)}")
+    if ":" in data:
+        for name in ("rounds", "learning_rate", "clip"):
+            if name not in settings:
+                option = name.replace("_", "-")
+                raise InputError(f"data of your own needs --{option}: no default is right for all")
+    cases = [
+        Case(
+            data=data,
+            mode=by_mode,
+            epsilon=epsilon,
+            seed=seed,
+            evaluate_on="test",
+            settings=QUICK[by_mode] | {"clients": count} | settings,
+        )
+        for seed, count, by_mode in itertools.product(range(seeds), clients, modes)
+        for epsilon in (epsilons if by_mode != "none" else (None,))
+    ]
+    for count, checked in {case.clients: case.config() for case in cases}.items():
+        found = len(prepare(checked).federation.clients)
+        if found != count:
+            raise InputError(f"--data {data} has {found} clients, not {count}; set --clients")
+    return cases
+
+
+def check_own(known: Known, cases: Sequence[Case]) -> None:
+    """Refuse a file that holds runs of the same line in the table under other settings."""
+    for run, case in itertools.product(known["runs"], cases):
+        line = (run["data"], run["mode"], run["epsilon"], _clients(run))
+        alike = line == (case.data, case.mode, case.epsilon, case.clients)
+        if alike and run["settings"] != case.settings:
+            raise InputError("the file holds runs of other settings; choose another file")
+
+
 def plot(runs: Sequence[dict[str, Any]]) -> bytes:
     """Mean accuracy against epsilon with the least and most of the seeds, a panel a data set."""
     import matplotlib as mpl
@@ -274,14 +372,14 @@ def plot(runs: Sequence[dict[str, Any]]) -> bytes:
     panels = figure.subplots(1, max(1, len(shown)), sharey=True, squeeze=False)[0]
     for axes, data in zip(panels, shown, strict=False):
         epsilons = _epsilons_of(runs, data)
-        for place, by_mode in enumerate(MODES):
+        for place, (by_mode, count) in enumerate(_rows(runs, data)):
             if by_mode == "none":
-                if seen := _accuracies(runs, data, by_mode, None):
+                if seen := _accuracies(runs, data, by_mode, None, clients=count):
                     axes.axhline(fmean(seen), color="0.4", linestyle=":", label="no privacy")
                 continue
             means, below, above, xs = [], [], [], []
             for epsilon in epsilons:
-                if seen := _accuracies(runs, data, by_mode, epsilon):
+                if seen := _accuracies(runs, data, by_mode, epsilon, clients=count):
                     xs.append(epsilon * 2 ** (0.04 * (place - 2)))  # so that bars do not overlap
                     means.append(fmean(seen))
                     below.append(fmean(seen) - min(seen))
@@ -289,13 +387,13 @@ def plot(runs: Sequence[dict[str, Any]]) -> bytes:
             if not xs:
                 continue
             hides = by_mode in ("client", FEW_CLIENTS)
-            clients = CLIENTS[data] if by_mode == "client" else COMMON[data]["clients"]
+            clients = count or (CLIENTS if by_mode == "client" else _CLIENTS)[data]
             axes.errorbar(
                 xs,
                 means,
                 yerr=[below, above],
                 color=f"C{place}",
-                marker="os^Dv"[place],
+                marker="os^Dv"[place % 5],
                 linestyle="--" if hides else "-",
                 capsize=3,
                 label="central: one trusted party"
@@ -310,7 +408,7 @@ def plot(runs: Sequence[dict[str, Any]]) -> bytes:
         axes.set_xscale("log", base=2)
         axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
         axes.set(
-            xlabel=f"epsilon at delta {COMMON[data]['delta']:g}", ylabel="test accuracy", title=data
+            xlabel=f"epsilon at delta {_delta(runs, data):g}", ylabel="test accuracy", title=data
         )
         axes.grid(visible=True, alpha=0.3)
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
@@ -330,14 +428,16 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     head = " | ".join(f"{epsilon:g}" for epsilon in epsilons)
     lines = [f"| data | mode | {head} |", "|---|---|" + "---|" * len(epsilons)]
     seeds = len({run["seed"] for run in runs})
-    for data, by_mode in itertools.product(_data(runs), MODES):
+    every = [(data, *row) for data in _data(runs) for row in _rows(runs, data)]
+    for data, by_mode, count in every:
         cells = []
         for epsilon in epsilons:
-            seen = _accuracies(runs, data, by_mode, None if by_mode == "none" else epsilon)
+            at = None if by_mode == "none" else epsilon
+            seen = _accuracies(runs, data, by_mode, at, clients=count)
             cells.append(f"{fmean(seen):.3f} ({min(seen):.3f} to {max(seen):.3f})" if seen else "–")
             if 0 < len(seen) < seeds:
                 cells[-1] += f", {len(seen)} of {seeds} seeds"
-        lines.append(f"| {data} | {by_mode} | {' | '.join(cells)} |")
+        lines.append(f"| {data} | {_named(by_mode, count)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -351,7 +451,7 @@ def settings_table(known: Known) -> str:
         noises = {run["noise_multiplier"] for run in known["runs"] if like.items() <= run.items()}
         judged = f"{row['validation']:.3f}" if "validation" in row else "–"
         lines.append(
-            f"| {row['data']} | {row['mode']} | {at} "
+            f"| {row['data']} | {_named(row['mode'], _clients(row))} | {at} "
             f"| {row['settings']['rounds']} | {row['settings']['learning_rate']:g} "
             f"| {', '.join(f'{noise:.3f}' for noise in sorted(noises))} | {judged} |"
         )
@@ -380,14 +480,34 @@ def measure(
     save(known)
 
 
-def finish(
-    name: str, cases: list[Case], known: Known, save: Callable[[Known], None]
+def measure_own(
+    known: Known, save: Callable[[Known], None], cases: list[Case]
 ) -> Iterator[tuple[str, int, int]]:
-    """Run what ``known[name]`` lacks, drop what no case asks for, and save run by run."""
+    """Run those of ``cases`` that ``known`` lacks; what else it holds stays."""
+    for case in cases:
+        row = {name: getattr(case, name) for name in ("data", "mode", "epsilon", "settings")}
+        if row not in known["chosen"]:
+            known["chosen"].append(row)
+    yield from finish("runs", cases, known, save, keep=True)
+
+
+def finish(
+    name: str,
+    cases: list[Case],
+    known: Known,
+    save: Callable[[Known], None],
+    *,
+    keep: bool = False,
+) -> Iterator[tuple[str, int, int]]:
+    """Run what ``known[name]`` lacks, and save run by run.
+
+    ``keep`` what no case asks for; it is dropped otherwise.
+    """
     wanted = {case.key for case in cases}
-    known[name] = [each for each in known[name] if _case(each).key in wanted]
-    done = {_case(each).key for each in known[name]}
-    yield name, len(done), len(cases)
+    known[name] = [each for each in known[name] if keep or _case(each).key in wanted]
+    done = {_case(each).key for each in known[name]} & wanted
+    count = len(done)
+    yield name, count, len(cases)
     left = [case for case in cases if case.key not in done]
     if not left:
         return
@@ -399,7 +519,8 @@ def finish(
             for each in as_completed(waiting):
                 known[name].append(each.result())
                 save(known)
-                yield name, len(known[name]), len(cases)
+                count += 1
+                yield name, count, len(cases)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -451,8 +572,34 @@ def _case(each: dict[str, Any]) -> Case:
 
 
 def _data(runs: Sequence[dict[str, Any]]) -> list[str]:
-    found = {run["data"] for run in runs}
-    return [data for data in CANDIDATES if data in found]
+    found = dict.fromkeys(run["data"] for run in runs)
+    others = (each for each in found if each not in CANDIDATES)
+    return [*(each for each in CANDIDATES if each in found), *others]
+
+
+def _rows(runs: Sequence[dict[str, Any]], data: str) -> list[tuple[str, int | None]]:
+    """Mode and number of clients of each line: all modes of a built-in sweep, then one's own."""
+    seen = {(run["mode"], _clients(run)) for run in runs if run["data"] == data}
+    counts = sorted({count for _, count in seen if count is not None})
+    whole = any(count is None for _, count in seen)
+    built_in: list[tuple[str, int | None]] = [(each, None) for each in MODES] if whole else []
+    return built_in + [row for row in itertools.product(MODES, counts) if row in seen]
+
+
+def _clients(run: Mapping[str, Any]) -> int | None:
+    found: int | None = run["settings"].get("clients")
+    return found
+
+
+def _named(by_mode: str, clients: int | None) -> str:
+    return by_mode if clients is None else f"{by_mode}, {clients} clients"
+
+
+def _delta(runs: Sequence[dict[str, Any]], data: str) -> float:
+    given = (run["settings"].get("delta") for run in runs if run["data"] == data)
+    stated = next((each for each in given if each is not None), None)
+    delta: float = stated or COMMON.get(data, {}).get("delta", OWN_DELTA)
+    return delta
 
 
 def _epsilons_of(runs: Sequence[dict[str, Any]], data: str | None = None) -> list[float]:
@@ -474,17 +621,24 @@ def _accuracies(
     by_mode: str,
     epsilon: float | None,
     settings: dict[str, Any] | None = None,
+    *,
+    clients: int | None = None,
 ) -> list[float]:
     like: dict[str, Any] = {"data": data, "mode": by_mode, "epsilon": epsilon}
     if settings is not None:
         like["settings"] = settings
-    return [each["accuracy"] for each in found if like.items() <= each.items()]
+    alike = (each for each in found if like.items() <= each.items())
+    return [each["accuracy"] for each in alike if _clients(each) == clients]
+
+
+def rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs as lines of a table, a setting a column."""
+    return [
+        {name: value for name, value in run.items() if name != "settings"} | run["settings"]
+        for run in runs
+    ]
 
 
 @lru_cache(maxsize=1)  # cases that follow each other mostly ask for the same
 def _federation(data: str, clients: int, seed: int, evaluate_on: str) -> Federation:
     return federate(data, clients=clients, partition="iid", seed=seed, evaluate_on=evaluate_on)
-
-
-def _losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(outputs, labels, reduction="none")

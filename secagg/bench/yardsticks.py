@@ -15,11 +15,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from protocols.entropy import system
 from protocols.primitives.prg import CHUNK_WORDS
+from secagg.bench.measure import Work
 
 MEBIBYTE: Final = 2**20
 _CHUNK: Final = 8 * CHUNK_WORDS  # bytes; as large a piece as masks are made in
-
-Work = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

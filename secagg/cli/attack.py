@@ -58,8 +58,10 @@ Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad 
     "--json",
     "json_file",
     type=OUT_FILE,
-    help="Write all results, for `secagg audit --attack-results`.",
+    help="File to write after every attack; what it holds is not attacked again. "
+    "`secagg audit --attack-results` reads it.",
 )
+@click.option("--csv", "csv_file", type=OUT_FILE, help="Write a line a number.")
 @click.option("--html", type=OUT_FILE, help="Write one self-contained page.")
 @click.option("--figures", type=PLACE, help="Folder for the page's charts as SVG files.")
 @click.option(
@@ -75,6 +77,7 @@ def attack(
     *,
     only: tuple["Part", ...],
     json_file: Path | None,
+    csv_file: Path | None,
     html: Path | None,
     figures: Path | None,
     source: Path | None,
@@ -90,36 +93,50 @@ def attack(
     if source is not None:
         _check_drawn(context, source, html)
     require("secagg bench attack", *TRAIN, extra="train")
-    from secagg.attacks.suite import PARTS, AttackSuite, Found  # torch takes seconds to import
+    from secagg.attacks.suite import PARTS, AttackSuite, Found, rows  # torch takes seconds
+    from secagg.files import table, write_atomically
 
     if source is None:
         parts = tuple(part for part in PARTS if not only or part in only)
-        found = _carried_out(Found(plan=AttackSuite(parts=parts, **settings)))
+        found = _carried_out(Found(plan=AttackSuite(parts=parts, **settings)), json_file)
     else:
         found = Found.read(source)
-    _write(found, json_file, html, figures)
+    if csv_file is not None:
+        write_atomically(csv_file, table(rows(found)).encode())
+    _write(found, html, figures)
     _print(found)
     return REFUTED if found.refuted else 0
 
 
-def _carried_out(found: "Found") -> "Found":
-    jobs = list(found.plan.jobs())
+def _carried_out(found: "Found", target: Path | None) -> "Found":
+    """The jobs that ``target`` does not hold, each written to it when it is done."""
+    from secagg.attacks.suite import Found
+    from secagg.files import write_atomically
+
+    if target is not None and target.exists():
+        known = Found.read(target)
+        if (known.plan, known.versions) != (found.plan, found.versions):
+            raise InputError(
+                f"{target} is of other settings or versions of libraries; choose another file"
+            )
+        found = known
+    jobs = found.left
     with progress(elapsed=True) as bar:
         task = bar.add_task("", total=len(jobs))
         for job in jobs:
             bar.update(task, description=job.name)
             found.carry_out(job)
+            if target is not None:
+                write_atomically(target, _json(found.as_dict()).encode())
             bar.advance(task)
     return found
 
 
-def _write(found: "Found", json_file: Path | None, html: Path | None, figures: Path | None) -> None:
+def _write(found: "Found", html: Path | None, figures: Path | None) -> None:
     from secagg.attacks.charts import sheet
     from secagg.attacks.page import drawings, page
     from secagg.files import write_atomically
 
-    if json_file is not None:
-        write_atomically(json_file, _json(found.as_dict()).encode())
     if html is not None:
         write_atomically(html, page(found).encode())
     if figures is not None:

@@ -184,6 +184,7 @@ def show_verified(found: "Verified", *, as_json: bool) -> int:
 def _print(result: "Audit") -> None:
     out = screen()
     out.print(f"{result.purpose or 'Nobody stated what this is a ledger of'}: {result.ledger}")
+    out.print(f"data: {result.data_set or 'nobody stated which'}; {result.seal}")
     out.print(f"SHA-256 {result.digest.hex()}, audited on {result.made_on}")
     if result.releases:
         last = result.releases[-1]

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 a regression, 2 bad input.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from secagg.bench.compare import Comparison
     from secagg.bench.costs import Case, Cost
     from secagg.bench.records import Measurement, Measurements
+    from secagg.bench.utility import Case as UtilityCase
+    from secagg.bench.utility import Known
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 WIDTH = 96  # of the widest table
+KEPT = "File to write after every step; what it holds is not done again."
 REGRESSION = 1  # bad input is 2, as everywhere
 
 
@@ -55,14 +58,16 @@ Examples:
   secagg bench costs
   secagg bench costs --protocol complete,sparse --clients 10,100,1000 --entries 1e4,1e6
   secagg bench costs --json costs.json --svg costs.svg
-  secagg bench costs --json costs.json --resume --clients 300
+  secagg bench costs --json costs.json --clients 300          goes on with that file
+  secagg bench costs --protocol plain,sparse,additive:Additive --dropout 0
 """
 )
 @click.option(
     "--protocol",
     "protocols",
     metavar="NAMES",
-    help="Protocols to measure, separated by commas.  [default: all six]",
+    help="Protocols to measure, separated by commas: built-in ones, your own as module:class, or "
+    "one that an installed package registers.  [default: all six]",
 )
 @click.option(
     "--clients", default="10,30,100", show_default=True, help="Numbers of clients, by commas."
@@ -79,13 +84,14 @@ Examples:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Runs of each point, whose median counts; from 6 on a 95 % interval is shown.",
+    help="Runs of each point, whose median counts; from 6 on a 95 % interval is shown. With fewer, "
+    "compare leaves seconds unjudged and looks at bytes alone.",
 )
-@_file("--json", "target", "File that is written after every point.")
-@click.option("--resume", is_flag=True, help="Keep the points in that file, measure the others.")
+@_file("--json", "target", KEPT)
+@_file("--csv", "csv", "Write a line a point.")
 @_file("--svg", "svg", "Draw all points.")
 def costs(
-    *, rounds: int, target: Path | None, resume: bool, svg: Path | None, **swept: Any
+    *, rounds: int, target: Path | None, csv: Path | None, svg: Path | None, **swept: Any
 ) -> None:
     """Sweep protocols, clients, entries and dropouts; print costs and how they grow.
 
@@ -96,16 +102,10 @@ def costs(
     from secagg.bench.costs import plot
     from secagg.files import write_atomically
 
-    if resume and target is None:
-        raise InputError("--resume needs --json, the file to go on with")
     if svg is not None:
         require("--svg", "matplotlib", extra="train")
     chosen, notes = _cases(**swept)
-    known = kept.start("costs")
-    if target is not None and target.exists():
-        if not resume:
-            raise InputError(f"{target} exists; go on with it by --resume, or choose another file")
-        known = _record(target, "costs")
+    known = _begun(target, "costs")
     record = _swept(chosen, known, target, rounds=rounds, notes=notes)
     points = [point.cost for point in record.points]
     out = screen(width=WIDTH)
@@ -113,6 +113,7 @@ def costs(
     if (grows := _growth_table(points)).row_count:
         out.print(grows)
     _close(out, record)
+    _export(csv, kept.rows(record))
     if svg is not None:
         write_atomically(svg, plot(points))
 
@@ -124,24 +125,32 @@ Examples:
   secagg bench quick --json today.json --html today.html
 """
 )
-@_file("--json", "target", "Write all samples, for compare.")
+@_file("--json", "target", f"{KEPT} For compare.")
+@_file("--csv", "csv", "Write a line a cost.")
 @_file("--html", "html", "Write one page of its own.")
-def quick(*, target: Path | None, html: Path | None) -> None:
+def quick(*, target: Path | None, csv: Path | None, html: Path | None) -> None:
     """Measure every protocol in two minutes, on one page.
 
     Every sum is checked; a wrong one ends the command with exit code 2.
     """
+    from secagg.bench import records as kept
     from secagg.bench.page import page
     from secagg.bench.quick import quick as measured
     from secagg.bench.quick import steps
     from secagg.bench.yardsticks import REFERENCES
     from secagg.files import write_atomically
 
+    held = target is not None and target.exists()
+    record = _begun(target, "quick")
+    if held and not record.passes:
+        click.echo(f"secagg: {target} is whole; nothing is measured anew", err=True)
     with progress() as bar:
         task = bar.add_task("quick", total=steps())
-        for step in measured():
-            bar.update(task, advance=1, description=step[0])
-    record = step[1]
+        for name, found in measured(known=record if held else None):
+            bar.update(task, advance=1, description=name)
+            if target is not None and found.measurements and found is not record:
+                found.write(target)
+            record = found
     out = screen(width=WIDTH)
     out.print(_costs_table([point.cost for point in record.points]))
     out.print(_ratios_table(record.measurements))
@@ -151,8 +160,7 @@ def quick(*, target: Path | None, html: Path | None) -> None:
         "Every sum was checked against its parts: exact under masks, 2^-13 of the clip under CKKS."
     )
     _close(out, record)
-    if target is not None:
-        record.write(target)
+    _export(csv, kept.rows(record))
     if html is not None:
         write_atomically(html, page(record).encode())
 
@@ -228,31 +236,61 @@ Examples:
   secagg bench utility --quick
   secagg bench utility --json utility.json --svg utility.svg    an hour and more; goes on
   secagg bench utility --from utility.json --svg utility.svg
+  secagg bench utility --mode distributed,local --epsilon 1,4 --clients 10,50 --json own.json
+  secagg bench utility --data mine:hospitals --clients 6 --rounds 10 --learning-rate 0.5 --clip 1
 """
 )
 @click.option(
     "--quick", "few", is_flag=True, help="Run digits with two epsilons and two seeds, no search."
 )
-@_file("--json", "target", "File to write after every run; what it holds is not run again.")
+@click.option(
+    "--data", help="A sweep of your own: digits, breast-cancer, fashion-mnist or module:factory."
+)
+@click.option("--model", help="With --data of your own: module:factory.  [default: softmax]")
+@click.option("--mode", "modes", help="A sweep of your own: central, distributed, ... by commas.")
+@click.option("--epsilon", "epsilons", help="A sweep of your own: budgets, by commas.  [2,8]")
+@click.option("--clients", help="A sweep of your own: numbers of clients, by commas.  [20]")
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), help="A sweep of your own: runs of each.  [2]"
+)
+@click.option("--rounds", type=int, help="In such a sweep: rounds of training.")
+@click.option("--learning-rate", type=float, help="In such a sweep: step size.")
+@click.option("--clip", type=float, help="In such a sweep: largest norm that is kept.")
+@click.option("--delta", type=float, help="In such a sweep: delta of the budget.")
+@_file("--json", "target", KEPT)
+@_file("--csv", "csv", "Write a line a run.")
 @_file("--svg", "svg", "Draw all runs.")
 @_file("--from", "source", "Run nothing: print and draw the runs in this file, which --json wrote.")
-def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | None) -> None:
+def utility(
+    *,
+    few: bool,
+    target: Path | None,
+    csv: Path | None,
+    svg: Path | None,
+    source: Path | None,
+    **own: Any,
+) -> None:
     """Measure accuracy against epsilon: mean, lowest and highest of several seeds.
 
     Settings are searched on validation examples first. The full sweep trains on digits and
     Fashion-MNIST (make data); neither search nor choice is in any epsilon.
+
+    With --data, --mode, --epsilon, --clients or --seeds nothing is searched: a run of every
+    combination, with the settings of --quick where none is given. Data and model of your own
+    are as `secagg train` takes them, see docs/own-model.md; their seeds are runs anew.
     """
     require("secagg bench utility", *TRAIN, extra="train")
     from secagg.bench import utility as study
     from secagg.files import write_atomically
 
     _check_source(source, target, few=few)
-    if source is None and target is None and not few:
+    cases = _own_cases(own, few=few, drawn=source is not None)
+    if source is None and target is None and not few and not cases:
         raise InputError("the full sweep takes more than an hour: it needs --json, to go on with")
     held = source if source is not None else target
     known = study.read(held) if held is not None and held.exists() else study.empty()
-    if few and known["search"]:
-        raise InputError(f"{target} is of a full sweep; leave out --quick, or choose another file")
+    if source is None:
+        _check_sweep(known, cases, few=few)
 
     def save(found: "study.Known") -> None:
         if target is not None:
@@ -261,13 +299,54 @@ def utility(*, few: bool, target: Path | None, svg: Path | None, source: Path | 
     if source is None:
         with progress() as bar:
             tasks: dict[str, TaskID] = {}
-            for name, done, total in study.measure(known, save, few=few):
+            steps = (
+                study.measure_own(known, save, cases)
+                if cases
+                else study.measure(known, save, few=few)
+            )
+            for name, done, total in steps:
                 task = tasks.setdefault(name, bar.add_task(name, total=total))
                 bar.update(task, completed=done)
     click.echo(study.table(known["runs"]))
     click.echo(study.settings_table(known), nl=False)
+    _export(csv, study.rows(known["runs"]))
     if svg is not None:
         write_atomically(svg, study.plot(known["runs"]))
+
+
+def _own_cases(own: dict[str, Any], *, few: bool, drawn: bool) -> list["UtilityCase"]:
+    """The cases of a sweep of one's own; none where no option asks for one."""
+    from secagg.bench import utility as study
+
+    given = {name: value for name, value in own.items() if value is not None}
+    if not given:
+        return []
+    if few or drawn:
+        raise InputError(
+            f"{'--quick' if few else '--from'} runs its own cases or none; leave out the options "
+            "of a sweep of your own"
+        )
+    settings = ("model", "rounds", "learning_rate", "clip", "delta")
+    return study.own(
+        data=given.get("data", "digits"),
+        modes=_list(given.get("modes", ",".join(study.OWN_MODES)), "mode", str),
+        epsilons=_list(given.get("epsilons", "2,8"), "epsilon", float),
+        clients=_list(given.get("clients", "20"), "clients", _whole),
+        seeds=given.get("seeds", 2),
+        settings={name: given[name] for name in settings if name in given},
+    )
+
+
+def _check_sweep(known: "Known", cases: list["UtilityCase"], *, few: bool) -> None:
+    """Refuse a file of another sweep, whose runs would be lost or mixed."""
+    from secagg.bench import utility as study
+
+    mine = any("clients" in run["settings"] for run in known["runs"])
+    if known["search"] and (few or cases):
+        raise InputError("the file is of a full sweep; leave out --quick, or choose another file")
+    if known["runs"] and mine is not bool(cases):
+        raise InputError("the file is of a sweep of another kind; choose another file")
+    study.check_own(known, cases)
 
 
 @bench.command(
@@ -281,9 +360,10 @@ Examples:
 @click.option(
     "--quick", "few", is_flag=True, help="Measure 20 clients only, to see what it prints."
 )
-@_file("--json", "target", "File to write after every point; what it holds is not run again.")
+@_file("--json", "target", KEPT)
+@_file("--csv", "csv", "Write a line a point.")
 @_file("--from", "source", "Measure nothing: print the points in this file, which --json wrote.")
-def paper(*, few: bool, target: Path | None, source: Path | None) -> None:
+def paper(*, few: bool, target: Path | None, csv: Path | None, source: Path | None) -> None:
     """Measure the tables of Bonawitz et al. 2017, section 7: bytes and running time.
 
     The paper's own factors stand beside ours; its seconds are of another machine.
@@ -292,10 +372,7 @@ def paper(*, few: bool, target: Path | None, source: Path | None) -> None:
     from secagg.bench.paper import cases, expansions
 
     _check_source(source, target, few=few)
-    record = kept.start("paper")
-    held = source if source is not None else target
-    if held is not None and held.exists():
-        record = _record(held, "paper", measured=source is None)
+    record = _begun(target, "paper") if source is None else _record(source, "paper", measured=False)
     if source is None:
         record = _swept(cases(quick=few), record, target, rounds=1)
     out = screen(width=WIDTH)
@@ -311,6 +388,7 @@ def paper(*, few: bool, target: Path | None, source: Path | None) -> None:
     out.print(table)
     out.print(_costs_table([point.cost for point in record.points]))
     _close(out, record)
+    _export(csv, kept.rows(record))
 
 
 def _check_source(source: Path | None, target: Path | None, *, few: bool) -> None:
@@ -328,15 +406,23 @@ def _cases(
     *, protocols: str | None, clients: str, entries: str, dropout: str, lanes: int
 ) -> tuple[list["Case"], list[str]]:
     """Every point to be measured, and why others are left out."""
+    from secagg.bench.contenders import factory, registered
     from secagg.bench.costs import PROTOCOLS, cases
     from secagg.bench.quick import protocols as runnable
 
-    names = list(PROTOCOLS) if protocols is None else _list(protocols, "protocol", str)
+    names, added = list(PROTOCOLS), registered()
+    if protocols is not None:
+        names = [added.get(name, name) for name in _list(protocols, "protocol", str)]
     if not 1 <= lanes <= 8:
         raise InputError(f"--lanes {lanes} is outside [1, 8]")
-    if unknown := [name for name in names if name not in PROTOCOLS]:
-        raise InputError(f"unknown protocol {unknown[0]!r}; known: {', '.join(PROTOCOLS)}")
+    own = [name for name in names if ":" in name]
+    if unknown := [name for name in names if name not in (*PROTOCOLS, *own)]:
+        known = ", ".join([*PROTOCOLS, *added, "module:class"])
+        raise InputError(f"unknown protocol {unknown[0]!r}; known: {known}")
+    for name in own:
+        factory(name)  # refused before minutes of work
     here, notes = runnable()
+    here += own
     chosen, left_out = cases(
         [name for name in names if name in here],
         _list(clients, "clients", _whole),
@@ -477,6 +563,22 @@ def _close(out: Screen, record: "Measurements") -> None:
         f"{one['openssl']}; load {one['load'][0]} at the start; "
         f"{round(record.seconds, 1):.0f} s in all"
     )
+
+
+def _begun(target: Path | None, kind: str) -> "Measurements":
+    """What ``target`` holds already, to go on with it, or nothing yet."""
+    from secagg.bench import records as kept
+
+    if target is None or not target.exists():
+        return kept.start(kind)
+    return _record(target, kind)
+
+
+def _export(target: Path | None, rows: Sequence[Mapping[str, object]]) -> None:
+    from secagg.files import table, write_atomically
+
+    if target is not None:
+        write_atomically(target, table(rows).encode())
 
 
 def _record(path: Path, kind: str, *, measured: bool = True) -> "Measurements":

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,11 @@ from secagg.extras import TRAIN, require
 from secagg.stage import UNSIGNED
 from secagg.training.runs import shown
 from secagg.training.settings import TrainingConfig
+
+if TYPE_CHECKING:
+    from dp.ledger.ledger import HeadSigner
+
+NOTHING = 4  # the exit code of a run in which every round was lost
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +48,8 @@ Examples:
   secagg train --epsilon 2 --rounds 50 --out runs/strict
   secagg train --partition dirichlet:0.3 --dropout 0.3 --json
   secagg train --out runs/strict --resume
+
+Exit codes: 0 trained, 2 bad input, 4 nothing was ever opened: every round was lost.
 """
 )
 @_settings
@@ -61,6 +68,9 @@ Examples:
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
+@click.option(
+    "--seal", type=PLACE, help="Private key of secagg keys new that signs the ledger's head."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the final record alone, as JSON.")
 @click.pass_context
 def train(
@@ -68,11 +78,12 @@ def train(
     /,
     out: Path,
     config: Path | None,
+    seal: Path | None,
     resume: bool,  # noqa: FBT001  # click hands flags in by name
     overwrite: bool,  # noqa: FBT001  # the same
     as_json: bool,  # noqa: FBT001  # the same
     **settings: Any,
-) -> None:
+) -> int:
     """Train a model over clients that show their updates to nobody.
 
     Each client adds a share of noise to what it computed on its own examples, and only
@@ -91,11 +102,14 @@ def train(
     }
     if resume and (overwrite or config):
         raise InputError("--resume takes the run's settings; leave out --overwrite, --config")
+    signer = _signer(seal)
     if resume:
-        trainer = loop.resume(out, expect=given)
+        trainer = loop.resume(out, expect=given, seal=signer)
     else:
         chosen = TrainingConfig.parse((_read(config) if config else {}) | given)
-        trainer = loop.start(chosen, out, overwrite=overwrite)
+        if chosen.noise == "none" and (of_noise := sorted({"epsilon", "delta"} & given.keys())):
+            raise InputError(f"{of_noise[0]} is about noise, and noise is none; leave one out")
+        trainer = loop.start(chosen, out, overwrite=overwrite, seal=signer)
 
     lines = screen(stderr=as_json)
     if not as_json:
@@ -114,6 +128,14 @@ def train(
     else:
         for line in trainer.closing_lines(final):
             lines.print(line)
+    return 0 if trainer.opened else NOTHING
+
+
+def _signer(path: Path | None) -> "HeadSigner | None":
+    from secagg.audit import signer
+    from secagg.nodes.identities import load_identity
+
+    return None if path is None else signer(load_identity(path).key)
 
 
 def _line(record: dict[str, Any], config: TrainingConfig) -> str:
@@ -125,7 +147,7 @@ def _line(record: dict[str, Any], config: TrainingConfig) -> str:
     milliseconds = "  ".join(
         f"{stage} {record['milliseconds'][stage]:.0f}" for stage in ("train", *UNSIGNED)
     )
-    epsilon = "" if record["epsilon"] is None else f"  epsilon {record['epsilon']:.2f}"
+    epsilon = "" if record["epsilon"] is None else f"  epsilon by RDP {record['epsilon']:.2f}"
     return (
         f"{head}{shown(record)}  {people}"
         f"up {kilobytes(record['bytes_up'])}  down {kilobytes(record['bytes_down'])}  "

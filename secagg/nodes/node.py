@@ -341,7 +341,9 @@ class Node:
             return
         about = opaque(proposal.purpose.encode()) + proposal.model_digest
         place, most = hashlib.sha256(_MODEL + about).digest(), self.policy.sums_per_model
-        if not any(burn(place, number, proposal.session) for number in range(most)):
+        # Of each vector: a server may give us several numbers in one session.
+        this = system(SESSION_SIZE)
+        if not any(burn(place, number, this) for number in range(most)):
             raise RefusedError(
                 f"this node's policy refuses (sums_per_model {most}): it has brought its update of "
                 "this model to as many sums"

@@ -5,7 +5,7 @@ As everywhere in this room such a sum measures; it protects nothing.
 
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -517,7 +517,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _weights(weights: Iterable[int], clients: int) -> list[int]:
-    if isinstance(weights, Mapping | str):
+    if isinstance(weights, Mapping | Set | str):  # no list, or in no order
         raise InputError(f"weights is a {type(weights).__name__}, expected one integer a client")
     listed = _listed("weights", weights)
     if len(listed) != clients:

@@ -3,17 +3,26 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from dp.accounting.accountant import has_pld
 from dp.accounting.events import Event
 from dp.errors import AccountantLimit, BudgetExceeded, UnsoundEvent
-from dp.ledger.ledger import Budget, Ledger
+from dp.ledger.ledger import Budget, HeadSigner, Ledger
 from dp.ledger.records import Head
 from secagg.errors import InputError, RunError
+from secagg.training.data import Federation
 from secagg.training.modes import Mode
 from secagg.training.runs import METRICS, RoundRecord, RunFolder
 from secagg.training.settings import TrainingConfig
+from secagg.vectors.arrays import model_digest
+
+_SIDE_CHANNELS = (
+    "samplers and big-integer arithmetic are not constant in time; who could measure a client's "
+    "time to a microsecond is not considered"
+)
+_INTERMEDIATE = "every client and the server see the common model of every round"
 
 
 class Books:
@@ -22,19 +31,34 @@ class Books:
     FINAL = ("epsilon", "accountant", "epsilon_rdp", "epsilon_actual")
 
     def __init__(
-        self, config: TrainingConfig, mode: Mode, folder: RunFolder, records: Sequence[RoundRecord]
+        self,
+        config: TrainingConfig,
+        mode: Mode,
+        folder: RunFolder,
+        records: Sequence[RoundRecord],
+        federation: Federation,
+        seal: HeadSigner | None = None,
     ) -> None:
         self._mode = mode
         self._event = _event(mode)
         self._minimum = config.minimum_survivors if config.noise == "distributed" else 0
         budget = Budget(epsilon=config.epsilon, delta=mode.delta)
         if folder.ledger.exists():
-            self._ledger = Ledger.open(folder.ledger, budget)
+            self._ledger = Ledger.open(folder.ledger, budget, seal=seal)
             self._ledger.verify(head_of(records[-1]) if records else None)
         else:
-            self._ledger = Ledger.create(folder.ledger, budget)
+            self._ledger = Ledger.create(folder.ledger, budget, seal=seal)
         if stated := mode.statement():
-            self._ledger.declare(stated)
+            self._ledger.declare(
+                replace(
+                    stated,
+                    purpose=config.purpose or "",
+                    data_set=config.data,
+                    data_digest=_digest_of(federation).hex(),
+                    side_channels=_SIDE_CHANNELS,
+                    intermediate_models=_INTERMEDIATE,
+                )
+            )
 
     @property
     def unit(self) -> str:
@@ -92,6 +116,10 @@ class Books:
         elif not self._minimum:
             self._ledger.commit(number, spoke, attempt=attempt)
 
+    def release(self, number: int, attempt: int, model: Any) -> None:
+        """Write down which model came of a round."""
+        self._ledger.release(number, model_digest(model), attempt=attempt)
+
     def head(self) -> dict[str, Any]:
         """The end of the ledger's chain, for the record of a round: an older copy is then found."""
         head = self._ledger.head()
@@ -116,6 +144,17 @@ class Books:
             max(actual.values(), default=0.0),
         )
         return dict(zip(self.FINAL, values, strict=True))
+
+
+def _digest_of(federation: Federation) -> bytes:
+    """SHA-256 of all clients' examples, client by client in their order."""
+    return model_digest(
+        {
+            f"{number:09} {name}": getattr(client, name)
+            for number, client in enumerate(federation.clients)
+            for name in ("features", "labels")
+        }
+    )
 
 
 def _event(mode: Mode, survivors: int | None = None) -> Event:

@@ -217,7 +217,7 @@ def parse_partition(partition: str) -> float | None:
     if partition == "iid":
         return None
     try:
-        value = float(alpha or "0.5")
+        value = float(alpha)
     except ValueError:
         value = float("nan")
     if kind != "dirichlet" or not 0.01 <= value <= 1000:

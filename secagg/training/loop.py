@@ -28,6 +28,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing("secagg.training.loop", "torch", extra="train") from error
 
+from dp.ledger.ledger import HeadSigner
 from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
 from protocols.wire import digest
@@ -103,6 +104,7 @@ class Trainer:
     config: TrainingConfig
     done: int
     model: nn.Module
+    _books: Books | None = None
 
     def __init__(
         self,
@@ -121,6 +123,7 @@ class Trainer:
         local_epochs: float | None = None,
         stop_at: float | None = None,
         callbacks: Sequence[Callback] = (),
+        seal: HeadSigner | None = None,
         overwrite: bool = False,
         **settings: Any,
     ) -> None:
@@ -152,6 +155,7 @@ class Trainer:
           stop_at: ends the run at a metric of so much or more, or without one at a loss of so much
             or less. With noise the rounds that are left are charged.
           callbacks: are told of stages and rounds.
+          seal: signs the ledger's head, ``secagg.audit.signer`` makes one of a key; resume with it.
           overwrite: replace the run that is there.
           settings: of ``secagg train``, by name: noise, unit, epsilon, delta, clip, bits,
             local_steps, sampling_rate, client_sampling_rate, uncounted_shares, weighting, dropout,
@@ -186,7 +190,8 @@ class Trainer:
             | {"data": OWN, "model": OWN, "clients": len(clients), "rounds": rounds}
             | {"learning_rate": max(rates), "trainer": described(task, rounds)}
         )
-        self._begin(config, task, Path(out), overwrite=overwrite, callbacks=callbacks)
+        out = Path(out)
+        self._begin(config, task, out, overwrite=overwrite, callbacks=callbacks, seal=seal)
 
     @classmethod
     def resume(
@@ -203,6 +208,7 @@ class Trainer:
         optimizer: ServerOptimizer | None = None,
         stop_at: float | None = None,
         callbacks: Sequence[Callback] = (),
+        seal: HeadSigner | None = None,
     ) -> "Trainer":
         """Go on with the run in ``out``, handed the same objects again. Settings are the run's.
 
@@ -236,7 +242,7 @@ class Trainer:
             config.learning_rate
         ):
             raise InputError(f"the run in {out} has learning_rate {config.learning_rate}")
-        return _Resumed(folder, config, task, callbacks)
+        return _Resumed(folder, config, task, callbacks, seal)
 
     def _begin(
         self,
@@ -246,7 +252,9 @@ class Trainer:
         *,
         overwrite: bool,
         callbacks: Sequence[Callback] = (),
+        seal: HeadSigner | None = None,
     ) -> None:
+        _check_name(out)
         require(config.protocol)
         if task.stop_at is not None and not len(task.federation.evaluation):
             raise InputError("stop_at needs evaluation data")
@@ -254,7 +262,7 @@ class Trainer:
         config = replace(config)  # a copy, whatever its maker does with it
         chosen = mode(config, task.federation, task.model, loss=task.loss)  # or refuses
         folder = RunFolder.create(out, config.as_dict(), versions=_versions(), overwrite=overwrite)
-        self._set(folder, config, task, chosen, [], callbacks)
+        self._set(folder, config, task, chosen, [], callbacks, seal)
 
     def _go_on(
         self,
@@ -262,6 +270,7 @@ class Trainer:
         config: TrainingConfig,
         task: Task,
         callbacks: Sequence[Callback] = (),
+        seal: HeadSigner | None = None,
     ) -> None:
         require(config.protocol)
         records, tensors = folder.load()
@@ -278,7 +287,7 @@ class Trainer:
         chosen = mode(config, task.federation, task.model, len(records), task.loss)
         if records:
             chosen.state = records[-1].get("state", {})
-        self._set(folder, config, task, chosen, records, callbacks, moments)
+        self._set(folder, config, task, chosen, records, callbacks, seal, moments)
 
     def _set(
         self,
@@ -288,6 +297,7 @@ class Trainer:
         chosen: Mode,
         records: Sequence[RoundRecord],
         callbacks: Sequence[Callback],
+        seal: HeadSigner | None,
         moments: Mapping[str, torch.Tensor] = MappingProxyType({}),
     ) -> None:
         self.config, self.done, self.model = config, len(records), task.model
@@ -295,7 +305,11 @@ class Trainer:
         self._mode, self._callbacks = chosen, tuple(callbacks)
         self._moments: Moments = moments
         self._protocol = filled_protocol(config, task.protocol)
-        self._books = None if chosen.event() is None else Books(config, chosen, folder, records)
+        if chosen.event() is not None:
+            self._books = Books(config, chosen, folder, records, task.federation, seal)
+        elif seal is not None:
+            raise InputError("seal signs a ledger, and a run without noise has none; leave it out")
+        self._seal = seal
         self._stopped = bool(records) and self._reached(records[-1])
 
     @property
@@ -370,15 +384,26 @@ class Trainer:
         """Write what the ledger proves; returns the page's name."""
         folder = self._folder
         head = head_of(records[-1]) if records else None
-        found = audit(folder.ledger, head=head, beside=METRICS if head else "")
+        kept = METRICS if head else ""
+        found = audit(folder.ledger, head=head, beside=kept, seal=self._seal)
         text = json.dumps(found.as_json(), allow_nan=False, indent=1) + "\n"
         write_atomically(folder.path / AUDIT_JSON, text.encode())
         write_atomically(folder.path / AUDIT, page(found).encode())
         return AUDIT
 
+    @property
+    def opened(self) -> int:
+        """How many rounds gave a sum."""
+        return sum(not record["lost"] for record in self._folder.metrics["rounds"])
+
     def closing_lines(self, final: Mapping[str, Any]) -> list[str]:
         """What to tell somebody who watched."""
         lines = []
+        if not self.opened:
+            lines.append(
+                f"NOTHING CAME OUT: of {self.done} rounds none was opened, and the model is as it "
+                "was; what they may have released stays charged"
+            )
         if self._stopped:
             lines.append(f"stopped after {self.done} of {self.config.rounds} rounds: target met")
         elif self.done < self.config.rounds:
@@ -429,6 +454,8 @@ class Trainer:
                 step = self._task.optimizer.step
                 moved, self._moments = step(moved.double(), self._moments, number)
             unflatten(start + moved.to(start), self.model)
+            if self._books:
+                self._books.release(number, attempt, self.model)
         measured = self._measured()
         if self._books and self._reached(measured):
             self._books.reserve_rest(number, config.rounds, config.clients)
@@ -531,8 +558,10 @@ class Trainer:
 class _Named(Trainer):
     """A new run, of what its settings name."""
 
-    def __init__(self, config: TrainingConfig, out: Path, *, overwrite: bool) -> None:
-        self._begin(config, _task(config), out, overwrite=overwrite)
+    def __init__(
+        self, config: TrainingConfig, out: Path, *, overwrite: bool, seal: HeadSigner | None
+    ) -> None:
+        self._begin(config, _task(config), out, overwrite=overwrite, seal=seal)
 
 
 class _Resumed(Trainer):
@@ -544,21 +573,26 @@ class _Resumed(Trainer):
         config: TrainingConfig,
         task: Task,
         callbacks: Sequence[Callback] = (),
+        seal: HeadSigner | None = None,
     ) -> None:
-        self._go_on(folder, config, task, callbacks)
+        self._go_on(folder, config, task, callbacks, seal)
 
 
-def start(config: TrainingConfig, out: Path, *, overwrite: bool = False) -> Trainer:
+def start(
+    config: TrainingConfig, out: Path, *, overwrite: bool = False, seal: HeadSigner | None = None
+) -> Trainer:
     """A new run of ``secagg train``, whose model and data the settings name.
 
     Raises:
       InputError, PrivacyError, MissingExtraError: the settings cannot be kept. Nothing was written.
       RunError: ``out`` is no new or empty folder, or cannot be written.
     """
-    return _Named(config, out, overwrite=overwrite)
+    return _Named(config, out, overwrite=overwrite, seal=seal)
 
 
-def resume(out: Path, *, expect: Mapping[str, Any] | None = None) -> Trainer:
+def resume(
+    out: Path, *, expect: Mapping[str, Any] | None = None, seal: HeadSigner | None = None
+) -> Trainer:
     """Go on with the run in ``out`` that ``start`` began.
 
     Raises:
@@ -573,7 +607,15 @@ def resume(out: Path, *, expect: Mapping[str, Any] | None = None) -> Trainer:
                 "leave the option out, or start another run"
             )
     config = TrainingConfig.parse(folder.config)
-    return _Resumed(folder, config, _task(config))
+    return _Resumed(folder, config, _task(config), seal=seal)
+
+
+def _check_name(out: Path) -> None:
+    """Refuse before the first round a folder whose name no page can show."""
+    try:
+        str(out).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"the folder {str(out)!a} is no UTF-8; choose another name") from None
 
 
 def _raw(tensor: torch.Tensor) -> bytes:

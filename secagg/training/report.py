@@ -181,7 +181,13 @@ class _Run:
 def _headline(run: _Run) -> Markup:
     who = counted(run.clients, "client").capitalize()
     done = len(run.records)
-    if done:
+    lost = sum(run.lost)
+    if done and lost == done:
+        sentences = [
+            f"{who} stood ready, and nothing came out: {counted(done, 'round')} lost to too few "
+            "survivors"
+        ]
+    elif done:
         so_far = "" if run.final is not None else " so far"
         seen = {
             **dict.fromkeys(SUMMED, "nobody saw one update"),
@@ -196,7 +202,6 @@ def _headline(run: _Run) -> Markup:
         ]
     else:
         sentences = [f"{who} stood ready, and no round was finished"]
-    lost = sum(run.lost)
     partition = f", partition {run.config['partition']}" if "partition" in run.config else ""
     about = f"Data: {run.config.get('data', 'unknown')}{partition}. "
     if lost:
@@ -282,7 +287,7 @@ def _numbers(run: _Run) -> Markup:
         if sizes := [v for v in run.values(name) if v is not None]:
             cards.append((size(max(sizes)), f"a client {way} in a round, at most"))
     if (seconds := finite((run.final or {}).get("seconds"))) is not None:
-        cards.append((duration(1000 * seconds), "the whole run, all parties"))
+        cards.append((duration(1000 * seconds), "all rounds, of all parties one after the other"))
     return parts.cards(cards)
 
 

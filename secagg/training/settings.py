@@ -166,6 +166,11 @@ class TrainingConfig:
         "Examples that accuracy is measured on: test, or validation for choosing settings.",
         "the part of the data that accuracy is measured on",
     )
+    purpose: str = _setting(
+        _BY_MODE,
+        "What the run is for; the ledger and its audit say it.",
+        "what the run is for",
+    )
     trainer: str = field(  # no option: objects of a program, described
         default=_BY_MODE, metadata={"meaning": "what a program gave beside these settings"}
     )
@@ -174,6 +179,9 @@ class TrainingConfig:
         kinds = self.kinds()
         for item in fields(self):
             self._check_kind(item.name, kinds[item.name], optional=item.default is _BY_MODE)
+        for name in ("model", "weighting"):
+            if getattr(self, name) == "":
+                raise InputError(f"{name} is empty; leave it out")
         if self.data != OWN and ":" not in self.data:
             _one_of("data", self.data, DATASETS)
         elif not self.model:
@@ -261,6 +269,10 @@ class TrainingConfig:
                 f"local_steps {self.local_steps}: distributed noise that hides an example is added "
                 "at every step; leave it 1"
             )
+        if self.purpose is not None and not (
+            self.purpose.strip() and self.purpose.isprintable() and len(self.purpose) <= 200
+        ):
+            raise InputError(f"purpose {self.purpose!r:.80} must be a line of 1 to 200 characters")
         if self.weighting:
             _one_of("weighting", self.weighting, WEIGHTINGS)
         only = {"distributed": "examples", "client": "equal"}.get(self.mode)

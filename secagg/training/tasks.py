@@ -6,15 +6,12 @@ A user's own come in the forms that a training script has them in, and leave her
 
 import copy
 import functools
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from secagg.extras import missing
+from secagg.extras import failed, missing, named
 
 try:
     import torch
@@ -367,14 +364,8 @@ def load_factory(setting: str, name: str, *arguments: object) -> Any:
     Raises:
       InputError: there is no such module or factory, or it fails. The message is one line.
     """
-    module, _, factory = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    factory = named(setting, name)
     try:
-        return getattr(importlib.import_module(module), factory)(*arguments)
+        return factory(*arguments)
     except Exception as error:
-        told = f"{error}".splitlines() or [""]
-        raise InputError(
-            f"{setting} {name}: {type(error).__name__}: {told[0]}".removesuffix(": ")
-        ) from error
+        raise failed(setting, name, error) from error

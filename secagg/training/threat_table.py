@@ -71,7 +71,9 @@ class ThreatTable:
             (
                 "Somebody who edits this folder",
                 "Digests and the ledger's chain show accidents, not tampering, unless a copy of "
-                "the ledger's head is kept elsewhere.",
+                "the ledger's head is kept elsewhere."
+                if self.private
+                else "Digests show accidents, not tampering.",
             ),
             (
                 "Anything, while it is a simulation",

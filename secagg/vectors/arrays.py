@@ -10,11 +10,50 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.wire import digest
 from secagg.errors import InputError
 from secagg.vectors.buffers import is_counter, no_negative_variance
 
 Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+def model_digest(model: Any) -> bytes:
+    """SHA-256 of a model's arrays: names, types, shapes and bytes, in the order of the names.
+
+    Two models have one digest exactly where their state dicts hold the same. A ledger holds it
+    beside the round that the model came of.
+
+    Args:
+      model: a torch module, or a mapping of names to tensors or arrays.
+
+    Raises:
+      InputError: it is neither, or holds what is no array.
+    """
+    held = model.state_dict() if hasattr(model, "state_dict") else model
+    if not isinstance(held, Mapping):
+        raise InputError(f"model is a {type(model).__name__}: give a module or a mapping of arrays")
+    parts = []
+    for name in sorted(held, key=str):
+        value = held[name]
+        if hasattr(value, "detach"):  # a tensor: numpy lacks some of its types
+            kind = str(value.dtype).removeprefix("torch.")
+            raw = _bytes_of(value.detach().cpu())
+        else:
+            array = np.asarray(value)
+            if array.dtype.kind not in "fiubc":
+                raise InputError(f"{name!r} holds {array.dtype}: no array of numbers")
+            kind, raw = array.dtype.name, np.ascontiguousarray(array).tobytes()
+        parts += [str(name).encode(), kind.encode(), repr(tuple(value.shape)).encode(), raw]
+    return digest(*parts)
+
+
+def _bytes_of(tensor: Any) -> bytes:
+    import torch
+
+    flat = tensor.reshape(-1).contiguous()
+    raw: bytes = flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
+    return raw
 
 
 def shapes_of(arrays: Arrays) -> Shapes:

@@ -3,7 +3,7 @@
 | what a client hands over               | here                                              |
 |----------------------------------------|---------------------------------------------------|
 | numpy array, torch tensor              | one array, called ``update``                      |
-| anything that numpy takes for an array | one array: jax.Array, pandas, a list of numbers   |
+| anything that numpy takes for an array | one array: a jax.Array, a list of numbers         |
 | number                                 | one entry                                         |
 | torch module                           | its ``state_dict()``                              |
 | dict, list, tuple, named tuple         | what is in it, at any depth; None has nothing     |
@@ -17,13 +17,14 @@ names and shapes; the order of a dict's keys, dtypes and devices may differ.
 |--------------------------------------------------|----------------|
 | complex, text, objects, masked, quantised        | by name        |
 | a tensor without values (``meta``)               | by name        |
+| pandas: two may have their labels in other order | by name        |
 | keys that are neither text nor int, two of a name | by name       |
 
 Neither torch nor jax is imported here: whoever hands a tensor over has.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
 
@@ -107,15 +108,21 @@ class Models:
 def read_models(updates: Iterable[Any], start: Any = None) -> Models:
     """Look at what every client hands over, but at no value.
 
+    What comes out of a generator is copied: it may train one model in place, client after client.
+
     Raises:
       InputError: fewer than 2 clients, or two that do not fit together; the message numbers them.
     """
-    models = list(_iterate(updates))
-    if len(models) < 2:
-        raise InputError(f"{len(models)} updates: at least 2 clients can hide in a sum")
-    clients = tuple(
-        named_arrays(model, whose=f"client {number}") for number, model in enumerate(models)
-    )
+    template, clients = None, list[dict[str, Leaf]]()
+    for number, model in enumerate(_iterate(updates)):
+        arrays = named_arrays(model, whose=f"client {number}")
+        if isinstance(updates, Iterator):
+            arrays = {name: _copied(leaf) for name, leaf in arrays.items()}
+        if not clients:
+            template = model
+        clients.append(arrays)
+    if len(clients) < 2:
+        raise InputError(f"{len(clients)} updates: at least 2 clients can hide in a sum")
     first = clients[0]
     forms = {name: _form([client.get(name) for client in clients]) for name in first}
     parties = [(f"client {number}", client) for number, client in enumerate(clients)]
@@ -130,7 +137,7 @@ def read_models(updates: Iterable[Any], start: Any = None) -> Models:
         values = vector_of(leaf)
         if values.dtype.kind == "f":
             refuse_non_finite(values, 0, f"start: {name}", np.empty(len(values), np.bool_))
-    return Models(forms=forms, start=taken, _clients=clients, _template=models[0])
+    return Models(forms=forms, start=taken, _clients=tuple(clients), _template=template)
 
 
 def named_arrays(model: Any, *, whose: str = "model") -> dict[str, Leaf]:
@@ -158,7 +165,7 @@ def vector_of(leaf: Leaf) -> NDArray[Any]:
     if not _is_tensor(leaf):
         values: NDArray[Any] = leaf.reshape(-1)
         return values.astype(np.float32) if values.dtype == np.float16 else values
-    flat = leaf.cpu().reshape(-1)
+    flat = leaf.cpu().resolve_neg().reshape(-1)
     if flat.dtype.is_floating_point and flat.dtype.itemsize < 4:
         flat = flat.float()
     return np.asarray(flat.numpy())
@@ -167,6 +174,8 @@ def vector_of(leaf: Leaf) -> NDArray[Any]:
 def _iterate(updates: Iterable[Any]) -> Iterator[Any]:
     if isinstance(updates, Mapping):
         raise InputError("updates is a mapping; hand over its values(), one model a client")
+    if isinstance(updates, Set):
+        raise InputError("updates is a set, which has no order; hand over a list")
     if isinstance(updates, str | bytes) or _is_module(updates):
         raise InputError(f"updates is one {type(updates).__name__}, expected one model a client")
     try:
@@ -264,6 +273,8 @@ def _leaf(value: Any, name: str) -> Leaf:
     refusal = InputError(f"{name!r} is a {type(value).__name__}, expected an array of numbers")
     if isinstance(value, np.ma.MaskedArray | str | bytes):  # numpy would unmask what is masked
         raise refusal
+    if hasattr(value, "iloc"):
+        raise InputError(f"{name!r} has labels, which a sum does not read; use to_numpy()")
     try:
         array = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -330,6 +341,10 @@ def _like(given: Any, leaf: Leaf, values: NDArray[Any]) -> Any:
     if isinstance(given, int | float):
         return values[0].item()
     return values.reshape(leaf.shape)
+
+
+def _copied(leaf: Leaf) -> Leaf:
+    return leaf.clone() if _is_tensor(leaf) else leaf.copy()
 
 
 def _is_tensor(value: Any) -> "TypeGuard[torch.Tensor]":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, Sum, client, join
 from protocols.bonawitz.messages import Advertise, Roster, SealedShares, ShareBoxes
-from protocols.bonawitz.params import Context
+from protocols.bonawitz.params import TAG_SIZE, Context
 from protocols.errors import RemoteProtocolError
 from protocols.secrets import Secret
 from protocols.testing import insecure_entropy, insecure_identities, played, publics_of
@@ -68,6 +68,13 @@ def unbind_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
         return repr(about).encode()
 
     monkeypatch.setattr(Context, "seal", seal)
+
+
+def sign_keys_for_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rule removed; and a liar's messages begin with the tag that their reader expects."""
+
+    monkeypatch.setattr(Agreement, "advertised_by", lambda _: lambda number: bytes([number]))
+    monkeypatch.setattr(Agreement, "tag", bytes(TAG_SIZE))
 
 
 def unbind_everything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,13 +190,13 @@ def test_signatures_that_name_no_model_let_the_attack_through_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unbind_everything(monkeypatch)
-    monkeypatch.setattr(Agreement, "advertise", lambda _, number: bytes([number]))
+    sign_keys_for_no_round(monkeypatch)
     stolen = attack(dead_for_all_but_the_victim, SIGNED)
     assert np.array_equal(stolen.words, update_of(VICTIM, MODEL))
 
 
 def test_were_keys_not_signed_boxes_would_still_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Agreement, "advertise", lambda _, number: bytes([number]))
+    sign_keys_for_no_round(monkeypatch)
     assert attack(everybody_the_same, SIGNED).words.tolist() == [4010] * 3
     with pytest.raises(RemoteProtocolError, match="a box does not open"):
         attack(dead_for_all_but_the_victim, SIGNED)

@@ -174,7 +174,7 @@ def test_not_protected_from_keys_of_the_servers_own_where_the_server_is_trusted(
 def test_were_signatures_not_for_one_round_leaked_keys_would_open_later_ones(
     earlier: Agreement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Agreement, "advertise", lambda _, n: b"keys" + u32(n))
+    monkeypatch.setattr(Agreement, "advertised_by", lambda _: lambda n: b"keys" + u32(n))
     assert np.array_equal(attack(victim(), keys_of(earlier)()), PRIVATE)
 
 

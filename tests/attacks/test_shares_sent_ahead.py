@@ -27,7 +27,7 @@ from between import (
 from dp.ledger.ledger import State
 from protocols.bonawitz import Agreement, AwaitRoster, join
 from protocols.bonawitz.messages import Advertise, Reveal, Roster
-from protocols.bonawitz.params import UNKNOWN, Context, Params
+from protocols.bonawitz.params import TAG_SIZE, UNKNOWN, Context, Params
 from protocols.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
@@ -173,6 +173,8 @@ def shared_again(folder: Path) -> None:
 def test_keys_that_answered_ahead_answer_no_proposal(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A liar's roster begins with the tag that its reader expects.
+    monkeypatch.setattr(Agreement, "tag", bytes(TAG_SIZE))
     with pytest.raises(RemoteProtocolError, match=f"stage 1 of client 3 {AGAIN}"):
         shared_again(folder / "refused")
     monkeypatch.setattr("secagg.nodes.node.BurnFile", NoStore)

@@ -78,6 +78,22 @@ def test_a_node_brings_its_update_of_one_model_to_so_many_sums(folder: Path) -> 
         carry(mean_of(), machines)
 
 
+def second_sum_of_one_session(folder: Path, protocol: str) -> None:
+    """The server gives the nodes of a session that is over new numbers, and leaves one out."""
+    machines = machines_of(folder, sums=1)
+    for skip, nodes in ((0, NODES), (50, NODES[:-1])):
+        coordinator = Coordinator(SUMMED, SumSettings(protocol=protocol))
+        coordinator.session = bytes(16)
+        coordinator.numbers = {node: skip + place for place, node in enumerate(NODES)}
+        carry(coordinator, machines, nodes=nodes)
+
+
+@pytest.mark.parametrize("protocol", ["bonawitz", "threshold-ckks"])
+def test_a_second_sum_of_one_session_is_counted_too(folder: Path, protocol: str) -> None:
+    with pytest.raises(TooFewSurvivors):
+        second_sum_of_one_session(folder, protocol)
+
+
 @pytest.mark.parametrize("stage", [Stage.MASK, Stage.REVEAL])
 def test_three_rounds_lost_in_a_row_are_tried_again_under_the_default(
     folder: Path, stage: Stage

@@ -648,6 +648,7 @@ class Remembering(nn.Module):
         self.also = self.nested["mean"]  # one object under two names
         self.known = [self.child]  # a module, which stays the one that it is
         self.register_buffer("mean", torch.zeros(4))
+        self.slow = nn.Parameter(torch.zeros(4), requires_grad=False)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         seen = inputs.detach().mean(0)
@@ -679,13 +680,37 @@ class Remembering(nn.Module):
             case "hook":
                 mean = seen + len(self.child._forward_hooks)
                 self.child.register_forward_hook(lambda *_: None)
+            case "parameter":  # an example of zeros shows nothing of it
+                mean = self.slow.add_(seen).clone()
+            case "shape of a parameter":
+                mean = self.slow.sum() + seen
+                if inputs.any():
+                    self.slow.data = torch.cat([self.slow.data, seen])
+            case "graph of a parameter":
+                mean = seen + self.slow.detach()
+                if inputs.any():
+                    self.slow.mul_(torch.ones(4, requires_grad=True)).detach().add_(seen)
+            case "attribute of a parameter":
+                self.slow.kept = mean = getattr(self.slow, "kept", 0) + seen
+            case "gradient of a parameter":
+                mean = seen if self.slow.grad is None else self.slow.grad + seen
+                self.slow.grad = mean
+            case "hook of a parameter":
+                mean = seen + len(self.slow._backward_hooks or ())
+                self.slow.requires_grad_().register_hook(lambda gradient: gradient)
         return self.child(inputs * mean)
 
 
 KINDS = (
     *("buffer", "buffer in place", "attribute", "attribute in place", "new attribute"),
-    *("list", "nested", "submodule", "new submodule", "hook"),
+    *("list", "nested", "submodule", "new submodule", "hook", "parameter", "shape of a parameter"),
+    *("attribute of a parameter", "gradient of a parameter", "hook of a parameter"),
+    "graph of a parameter",
 )
+
+
+def squares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs - targets).square().sum(1)
 
 
 def moved_by_one_example(module: nn.Module, kind: str) -> float:
@@ -703,7 +728,7 @@ def moved_by_one_example(module: nn.Module, kind: str) -> float:
             model,
             features[first:],
             labels[first:],
-            lambda outputs, targets: (outputs - targets).square().sum(1),
+            squares,
             clip=1.0,
             sampling_rate=1.0,
             entropy=lambda count: bytes(count),  # so that every example has one seed
@@ -716,6 +741,14 @@ def moved_by_one_example(module: nn.Module, kind: str) -> float:
 @pytest.mark.parametrize("kind", ["dropout", "spectral norm", *KINDS])
 def test_no_example_is_computed_from_what_others_left_behind(kind: str) -> None:
     assert moved_by_one_example(Remembering(kind), kind) <= 1.0
+
+
+def test_no_sum_is_computed_from_what_the_one_before_left_in_a_parameter() -> None:
+    module = nn.Sequential(Remembering("parameter"), nn.Linear(4, 2))
+    features, labels = torch.randn(5, 4), torch.randn(5, 2)
+    sums = ClippedSums(module, features, labels, squares, clip=1.0, sampling_rate=1.0)
+    at = torch.ones(sums.parameter_count)
+    assert torch.equal(sums.sum(at), sums.sum(at))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -259,7 +259,7 @@ class AnyInterleavingSparse(AnyInterleaving):
 
 
 class AnyInterleavingSparseSigned(AnyInterleaving):
-    """Four neighbours of ten clients, a threshold of three, and a server that may lie."""
+    """Rates against a server that may lie: of ten clients the graph is complete."""
 
     PARAMS = Params(
         clients=10, rates=Rates(corrupt_fraction=0.1, dropout=0.1), words=WORDS, active=True
@@ -272,9 +272,9 @@ class AnyInterleavingSparseSigned(AnyInterleaving):
         (AnyInterleaving, 200),
         (AnyInterleavingSigned, 120),
         (AnyInterleavingSparse, 120),
-        (AnyInterleavingSparseSigned, 120),
+        (AnyInterleavingSparseSigned, 240),
     ],
-    ids=["complete", "complete-active", "sparse", "sparse-active"],
+    ids=["complete", "complete-active", "sparse", "rates-active"],
 )
 def test_any_interleaving_gives_the_exact_sum_or_a_protocol_error(
     machine: type[AnyInterleaving], examples: int

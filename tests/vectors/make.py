@@ -14,7 +14,7 @@ from pathlib import Path
 
 from blocks import blocks, plans
 from picks import picks
-from refused_by_clients import boxes_of
+from refused_by_clients import NOTHING_YET, boxes_of
 from refused_by_servers import changed_body, reveal_of
 from script import SCRIPTS, Script, script, turned
 
@@ -241,6 +241,37 @@ def wrong_share_is_corrected(run: Script) -> None:
             run.act(f"client {client}", "on_survivors", [f"survivors {client}"]),
         )
     run.act("server", "close")
+
+
+@script("Keys alone are older than what is public: a client adds it before it reads a roster.")
+def keys_ahead(run: Script) -> None:
+    run.act("server", "begin")
+    run.agrees = NOTHING_YET
+    run.keys()
+    for client in run.clients:
+        run.act(f"client {client}", "rebind")
+    run.shares()
+    run.vectors(1)
+    run.reveals()
+
+
+@script(
+    "Keys and shares are older than what is public; a client is lost at each stage behind.",
+    rule="R58",
+    clients=5,
+    threshold=3,
+)
+def shares_ahead(run: Script) -> None:
+    run.agrees = NOTHING_YET
+    run.act("server", "begin")
+    run.keys()
+    run.shares(close=False)
+    run.act("server", "rebind")
+    run.act("server", "close")
+    for client in run.clients:
+        run.act(f"client {client}", "rebind")
+    run.vectors(3)
+    run.reveals(4)
 
 
 HERE = Path(__file__).parent

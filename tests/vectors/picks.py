@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from script import ABOUT, PUBLIC, SESSION, Counting, layers, turned
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, Rates, join, restore
+from protocols.bonawitz.graph import pick
 from protocols.bonawitz.messages import (
     Mark,
+    PublicKeys,
     Roster,
     SealedShares,
     ShareBoxes,
@@ -25,6 +27,7 @@ from protocols.bonawitz.messages import (
     Survivors,
 )
 from protocols.errors import ProtocolError
+from protocols.primitives.prg import from_seed
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from protocols.wire import read_subset, with_checksum, without_checksum, write_subset
@@ -154,11 +157,15 @@ def splice(old: bytes, new: bytes) -> dict[str, Any]:
     return {"at": at, "cut": len(old) - at - tail, "bytes": new[at : len(new) - tail].hex()}
 
 
-Case = tuple[str, str, str, int, int, Callable[[bytes], bytes]]
+TAKEN = (  # cases that nobody refuses
+    "a mark that leaves out a peer: that one is dropped",
+    "a mark that leaves out two: its client is dropped",
+)
+Case = tuple[str, str, str, int, int | None, Callable[[bytes], bytes]]
 
 
 def cases(played: Round) -> Iterator[Case]:
-    """Rule, what is shown, kind, whose, which part of it, and how that is changed."""
+    """Rule, what is shown, kind, whose, which part of it or all, and how that is changed."""
     boxes, survivors = "boxes", "survivors"
     picked = {
         c: frozenset(SealedShares.from_bytes(p[0], expect=HEADER).boxes)
@@ -319,7 +326,45 @@ def cases(played: Round) -> Iterator[Case]:
         (body(lambda data: turned(data, -1))),
     )
     yield "R40", "a mark of one that is no peer", "frames", 5, 1, marked(5, signed(5, {stranger}))
+    number = body(lambda data: data[:22] + bytes([0, 0, 0, 200]) + data[26:])
+    yield "R39", "a vector and a mark of who is not in the roster", "frames", 5, None, number
+
+    def leaves_out(count: int) -> Callable[[bytes], bytes]:
+        """The mark of client 199 without the peers with the lowest numbers."""
+        whole = Mark.from_bytes(played.messages["frames"][199][1], expect=HEADER, size=200).mark
+        named = sorted(read_subset(whole.included, CLIENTS) - LOST.keys())
+        left = read_subset(whole.included, CLIENTS) - set(named[:count])
+        return marked(199, signed(199, left))
+
+    for count, shows in enumerate(TAKEN, 1):
+        yield "R40", shows, "frames", 199, 1, leaves_out(count)
+    low = "a sealing key of low order, of one that is no pick"
+    yield "R24", low, "roster", me, 0, weak_stranger(played, me)
     yield "R54", "another signature", "signed", 5, 0, body(lambda data: turned(data, -1))
+
+
+def weak_stranger(played: Round, me: int) -> Callable[[bytes], bytes]:
+    """A roster in which one whom ``me`` does not pick has signed a sealing key of low order."""
+
+    def changed(data: bytes) -> bytes:
+        roster = Roster.from_bytes(data, expect=HEADER, signed=True)
+        for weak in CLIENTS:
+            mask, seal = roster.entries[weak].mask, b"\1" + bytes(31)
+            label = AGREEMENT.advertised_by()(weak)
+            signature = played.identity[weak].sign(label, mask + seal)
+            keys = PublicKeys(mask=mask, seal=seal, signature=signature)
+            found = replace(roster, entries=roster.entries | {weak: keys})
+            # The picks follow from the roster, this change included.
+            draw_of_me = Counting(f"client {me}")(96)[64:]
+            label = AGREEMENT.context(found.digest()).draw(me)
+            drawn = from_seed(Secret(draw_of_me), label)
+            drawn(32)  # the seed of the self-mask comes first
+            degree = AGREEMENT.params.plan(200).degree or 0
+            if weak not in {me, *pick(set(CLIENTS) - {me}, degree, drawn)}:
+                return found.to_bytes()
+        raise ValueError("all are picked")
+
+    return changed
 
 
 def picks() -> dict[str, Any]:
@@ -329,24 +374,25 @@ def picks() -> dict[str, Any]:
     roster = played.messages["roster"][0][0]
     found = []
     for rule, shows, kind, client, part, change in cases(played):
-        old = played.messages[kind][client][part]
-        new = change(old)
-        sums = kind in SENT
-        if sums:
-            old, bare = bytes(without_checksum(old)), bytes(without_checksum(new))
-        else:
-            bare = new
-        refused(played, kind, client, part, new)
-        found.append(
-            {
-                "rule": rule,
-                "shows": shows,
-                "message": f"{kind} {client}",
-                "part": part,
-                **splice(old, bare),
-                "error": layers()[rule],
-            }
-        )
+        old = played.messages[kind][client]
+        parts = [change(data) if part in (None, at) else data for at, data in enumerate(old)]
+        bare = without_checksum if kind in SENT else bytes
+        splices = [
+            splice(bytes(bare(before)), bytes(bare(after)))
+            for before, after in zip(old, parts, strict=True)
+            if before != after
+        ]
+        if any(each != splices[0] for each in splices):
+            raise ValueError(f"{shows}: the parts are changed in several ways")
+        case = {"rule": rule, "shows": shows, "message": f"{kind} {client}", "part": part}
+        case |= splices[0]
+        try:
+            case |= {"error": None, "closes": heard(played, kind, client, parts)}
+        except ProtocolError:
+            case |= {"error": layers()[rule]}
+        if (case["error"] is None) is not (shows in TAKEN):
+            raise ValueError(f"{shows}: {case['error']}")
+        found.append(case)
     return {
         "about": ABOUT,
         "shows": "200 clients pick their holders; a client is lost at every stage.",
@@ -381,15 +427,20 @@ def picks() -> dict[str, Any]:
     }
 
 
-def refused(played: Round, kind: str, client: int, part: int, data: bytes) -> ProtocolError:
-    """What a party raises that is given ``data`` in place of a message of the round."""
-    parts = list(played.messages[kind][client])
-    parts[part] = data
-    try:
-        if kind in SENT:
-            hear(played.server(kind), parts)
-        else:
-            answer(restore(played.records[kind][client], burn=free), kind, data, client)
-    except ProtocolError as error:
-        return error
-    raise ValueError(f"{kind} {client} was taken")
+def heard(played: Round, kind: str, client: int, parts: list[bytes]) -> str:
+    """What comes of ``parts`` in place of a message of the round.
+
+    Returns:
+      the hash of what a server sends that has then heard all others of the kind.
+
+    Raises:
+      ProtocolError: the party refuses it.
+    """
+    if kind not in SENT:
+        answer(restore(played.records[kind][client], burn=free), kind, parts[0], client)
+        raise ValueError(f"{kind} {client} was taken")
+    server = played.server(kind)
+    hear(server, parts)
+    others = {c: sent for c, sent in played.messages[kind].items() if c != client}
+    out, _ = played.closed(server, others)
+    return joined({c: [message] for c, message in out.items()})

@@ -19,7 +19,9 @@ from protocols.bonawitz.messages import (
     SignedSurvivors,
     Survivors,
 )
+from protocols.bonawitz.params import UNKNOWN
 from protocols.errors import DecodeError, InputError, LocalProtocolError, RemoteProtocolError
+from protocols.wire import Header
 
 ANOTHER_ROUND = (DecodeError, "message of another session or round")
 CLOSED_BOX = (RemoteProtocolError, "a box does not open")
@@ -741,7 +743,7 @@ def refuses_type_changed(run: Script) -> None:
 @script("Boxes of which the last is cut short; enough others open.", rule="R4", after="shares")
 def refuses_boxes_cut_short(run: Script) -> None:
     data = run.bytes["boxes 0"][:-1]
-    fails = (DecodeError, "need 92 bytes, 91 left")
+    fails = (DecodeError, "need 192 bytes, 191 left")
     run.client_refuses("on_boxes", "boxes 0", "last byte missing", data, fails)
 
 
@@ -751,3 +753,117 @@ def refuses_recipient_changed(run: Script) -> None:
     data = data[:25] + b"\1" + data[26:]
     fails = (RemoteProtocolError, "boxes for client 1, we are 0")
     run.client_refuses("on_boxes", "boxes 0", "recipient 1 in place of 0", data, fails)
+
+
+ACTIVE = {"clients": 4, "threshold": 3, "active": True}
+ONE_IDENTITY = (InputError, "two clients have one identity")
+WEAK_IDENTITY = (InputError, "the identity of client 3 is of small order")
+
+
+@script(
+    "Two clients have one identity; a client enters no such round.", rule="R8", twin=3, **ACTIVE
+)
+def refuses_identities_that_are_equal(run: Script) -> None:
+    run.act("client 1", "join", fails=ONE_IDENTITY)
+
+
+@script("An identity of small order; a client enters no such round.", rule="R8", weak=3, **ACTIVE)
+def refuses_identity_of_small_order(run: Script) -> None:
+    run.act("client 1", "join", fails=WEAK_IDENTITY)
+
+
+# What a restored client answers once.
+
+
+def restored(run: Script) -> str:
+    """Client 0 moves into a record and out again; returns the record's name."""
+    (record,) = run.act("client 0", "save")
+    run.act("client 0", "restore", [record])
+    return record
+
+
+@script("One mask key in two rounds of a session.", rule="R56")
+def refuses_one_mask_key_in_two_rounds(run: Script) -> None:
+    run.keys()
+    restored(run)
+    run.act("client 0", "on_roster", ["roster 0"])
+    later = {"round": 2}
+    run.act("client 0", "join", agrees=later, again=True)
+    restored(run)
+    tag = run.other_agreement(later, run.agreement).tag
+    header = Header(run.header.session, 2)
+    data = replace(roster_of(run), header=header, agreement=tag).to_bytes()
+    fails = (RemoteProtocolError, "stage 1 of client 0 was answered for another request")
+    run.client_refuses("on_roster", "roster 0", "the same keys in round 2", data, fails)
+
+
+@script("A client that begins anew, with new keys, where it has answered a roster.", rule="R56")
+def refuses_second_roster_with_new_keys(run: Script) -> None:
+    run.keys()
+    restored(run)
+    run.act("client 0", "on_roster", ["roster 0"])
+    run.act("client 0", "join")
+    restored(run)
+    new = run.bytes["advertise 0, again"]
+    keys = PublicKeys(mask=new[26:58], seal=new[58:90])
+    says = "stage 1 of client 0 was answered for another request"
+    refuse_roster(run, "the new keys of client 0", 0, keys, says)
+
+
+@script("An input that is not at hand whole is masked once, for whatever boxes.", rule="R56")
+def refuses_second_answer_in_parts(run: Script) -> None:
+    run.keys()
+    run.shares()
+    record = restored(run)
+    run.act("client 0", "on_boxes", ["boxes 0"], parts=True)
+    run.act("client 0", "restore", [record])
+    fails = (RemoteProtocolError, "stage 2 of client 0 was answered for another request")
+    run.act("client 0", "on_boxes", ["boxes 0"], parts=True, fails=fails)
+
+
+# Ahead of what is public.
+
+
+NOTHING_YET = {"public": UNKNOWN.hex()}
+
+
+def ahead(run: Script, *, boxes: bool = False) -> None:
+    """Keys, and shares, that are older than what is public."""
+    run.agrees = NOTHING_YET
+    run.act("server", "begin")
+    run.keys()
+    run.shares(close=boxes)
+
+
+@script("No vector is masked before everything public is known.", rule="R57")
+def refuses_to_mask_before_all_is_known(run: Script) -> None:
+    ahead(run, boxes=True)
+    fails = (LocalProtocolError, "no vector is masked before everything public is known")
+    run.act("client 0", "on_boxes", ["boxes 0"], fails=fails)
+
+
+@script("Shares that were sealed ahead, for a round of another length.", rule="R58")
+def refuses_other_words_for_shares_sealed_ahead(run: Script) -> None:
+    ahead(run)
+    fails = (LocalProtocolError, "our shares were sealed under another agreement")
+    run.act("client 0", "rebind", agrees={"words": 4}, fails=fails)
+
+
+@script("Shares that were sealed under all that is public, for another model.", rule="R58")
+def refuses_another_model_for_shares(run: Script) -> None:
+    run.keys()
+    run.shares()
+    fails = (LocalProtocolError, "our shares were sealed under another agreement")
+    run.act("client 0", "rebind", agrees={"public": OTHER_MODEL[2].hex()}, fails=fails)
+
+
+@script("Keys of one round in the next.", rule="R58", after="keys")
+def refuses_keys_of_another_round(run: Script) -> None:
+    fails = (LocalProtocolError, "our keys are of another session or round")
+    run.act("client 0", "rebind", agrees={"round": 2}, fails=fails)
+
+
+@script("Keys that are signed, under another agreement.", rule="R58", after="keys", **ACTIVE)
+def refuses_signed_keys_of_another_agreement(run: Script) -> None:
+    fails = (LocalProtocolError, "signed keys are of one agreement")
+    run.act("client 0", "rebind", agrees={"words": 4}, fails=fails)

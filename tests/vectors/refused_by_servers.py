@@ -6,11 +6,18 @@ Whatever is changed on its way has its checksum made anew, unless the checksum i
 from dataclasses import replace
 
 import numpy as np
+from refused_by_clients import ACTIVE, ONE_IDENTITY, WEAK_IDENTITY, ahead
 from script import Script, rewritten, script, turned
 
 from protocols.bonawitz import Rates
 from protocols.bonawitz.messages import MaskedFrame, Reveal, SealedShares
-from protocols.errors import DecodeError, RemoteProtocolError, TooFewSurvivors, WrongShares
+from protocols.errors import (
+    DecodeError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    TooFewSurvivors,
+    WrongShares,
+)
 from protocols.secrets import Secret
 
 Kind = type[RemoteProtocolError]
@@ -397,9 +404,6 @@ def refuses_vector_of_who_did_not_share(run: Script) -> None:
     run.act("server", "receive", [run.change(FRAME, "client 3 in place of 0", data)], fails=fails)
 
 
-ACTIVE = {"clients": 4, "threshold": 3, "active": True}
-
-
 def sign(run: Script) -> None:
     run.act("client 0", "sign_survivors", ["survivors 0"])
 
@@ -471,3 +475,57 @@ def refuses_too_many_wrong_shares(run: Script) -> None:
         run.act("server", "receive", [name])
     fails = (WrongShares, "too many shares of 1 clients are wrong")
     run.act("server", "close", fails=fails)
+
+
+@script(
+    "A wrong check word, and beside it a wrong share, which is corrected.",
+    rule="R50",
+    clients=5,
+    threshold=3,
+)
+def refuses_wrong_check_word_beside_a_wrong_share(run: Script) -> None:
+    run.keys()
+    run.shares()
+    mask_input(run)
+    frame = MaskedFrame.from_bytes(run.bytes[FRAME], expect=run.header, index=0, count=4)
+    words = frame.words + np.array([0, 0, 0, 1], np.uint64)
+    data = MaskedFrame(header=run.header, sender=0, index=0, words=words).to_bytes()
+    run.act("server", "receive", [run.change(FRAME, "1 added to the last word", data)])
+    for client in run.clients[1:]:
+        sent = run.act(f"client {client}", "on_boxes", [f"boxes {client}"])
+        run.act("server", "receive", sent)
+    run.act("server", "close")
+    shares = reveal_of(run).shares
+    wrong = shares | {1: Secret(turned(shares[1].expose(), 0))}
+    data = Reveal(header=run.header, sender=0, shares=wrong).to_bytes()
+    run.act("server", "receive", [run.change("reveal 0", "a wrong share of client 1", data)])
+    for client in run.clients[1:]:
+        sent = run.act(f"client {client}", "on_survivors", [f"survivors {client}"])
+        run.act("server", "receive", sent)
+    fails = (RemoteProtocolError, "the check word does not count the 5 survivors")
+    run.act("server", "close", fails=fails)
+
+
+@script("A version 2 whose checksum is another; nothing but the version is read.", rule="R1")
+def refuses_another_version_with_another_checksum(run: Script) -> None:
+    run.act("client 0", "join")
+    data = turned(b"\2" + run.bytes["advertise 0"][1:], -1)
+    fails = (DecodeError, "the peer speaks version 2, this is version 1")
+    run.server_refuses("advertise 0", "version 2, and a bit of the checksum", data, fails)
+
+
+@script("Two clients have one identity; a server opens no such round.", rule="R8", twin=3, **ACTIVE)
+def refuses_to_serve_identities_that_are_equal(run: Script) -> None:
+    run.act("server", "begin", fails=ONE_IDENTITY)
+
+
+@script("An identity of small order; a server opens no such round.", rule="R8", weak=3, **ACTIVE)
+def refuses_to_serve_an_identity_of_small_order(run: Script) -> None:
+    run.act("server", "begin", fails=WEAK_IDENTITY)
+
+
+@script("Shares that were collected ahead, for a round of another length.", rule="R58")
+def refuses_other_words_for_shares_collected_ahead(run: Script) -> None:
+    ahead(run)
+    fails = (LocalProtocolError, "these shares were sealed under another agreement")
+    run.act("server", "rebind", agrees={"words": 4}, fails=fails)

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ ABOUT = (
     "use none of them for anything else."
 )
 WHOLE = 4096  # bytes; of a longer message the file holds size and SHA-256
+SMALL_ORDER = b"\1" + bytes(31)  # the neutral point, as a public key of Ed25519
 FIRST, STEP = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd, otherwise of no meaning
 
 Fails = tuple[type[ProtocolError], str]
@@ -70,6 +72,8 @@ class Script:
       rule: of the page, that the file checks.
       clients: who could take part.
       told: of whom that was told another ``public`` than the rest, which.
+      twin: client with the identity of client 0.
+      weak: client with an identity of small order.
       records: every client moves into a record and out again after each answer.
     """
 
@@ -83,6 +87,8 @@ class Script:
         round_number: int = 1,
         told: dict[int, bytes] | None = None,
         records: bool = False,
+        twin: int | None = None,
+        weak: int | None = None,
     ) -> None:
         self.rule = rule
         self.shows, self.clients, self.told, self.records = (
@@ -92,12 +98,18 @@ class Script:
             records,
         )
         self.agreement = self._agreement(params, round_number, PUBLIC)
+        self.agrees: dict[str, Any] = {}  # to what else, who joins or begins
         self.header = self.agreement.header
         self.entropy = {party: Counting(party) for party in map(_client, self.clients)}
         self.entropy["server"] = Counting("server")
         signing = self.clients if params.active else []
         self.identity = {c: SigningKey(Secret(Counting(f"identity {c}")(32))) for c in signing}
+        if twin is not None:
+            self.identity[twin] = self.identity[0]
         self.identities = {c: key.public for c, key in self.identity.items()} or None
+        if weak is not None and self.identities:
+            del self.identity[weak]
+            self.identities[weak] = SMALL_ORDER
         self.inputs = {c: self._input(c) for c in self.clients}
         self.drops: dict[int, str] = {}
         self.bytes: dict[str, bytes] = {}
@@ -106,7 +118,8 @@ class Script:
         self.result: dict[str, Any] | None = None
         self.error: str | None = None
         self._states: dict[int, Any] = {}
-        self._server: Any = CollectKeys(self.agreement, self.identities)
+        self._server: Any = None
+        self._joined: dict[int, int] = {}
         self._burnt: dict[tuple[bytes, int], bytes] = {}
 
     @staticmethod
@@ -117,6 +130,14 @@ class Script:
         """What a client agrees to."""
         public = self.told.get(client, PUBLIC)
         return self._agreement(self.agreement.params, self.agreement.round, public)
+
+    def other_agreement(self, agrees: Mapping[str, Any], agreement: Agreement) -> Agreement:
+        """As ``agreement``, but for the fields that a step names."""
+        return self._agreement(
+            replace(agreement.params, words=agrees.get("words", agreement.params.words)),
+            agrees.get("round", agreement.round),
+            bytes.fromhex(agrees.get("public", agreement.public_digest.hex())),
+        )
 
     @property
     def _long(self) -> bool:
@@ -133,17 +154,31 @@ class Script:
     # What a party does, and what comes of it.
 
     def act(
-        self, party: str, does: str, receives: Sequence[str] = (), *, fails: Fails | None = None
+        self,
+        party: str,
+        does: str,
+        receives: Sequence[str] = (),
+        *,
+        fails: Fails | None = None,
+        **how: Any,
     ) -> list[str]:
-        """Let a party do one thing; returns the names of what it sends, or notes how it refuses."""
-        step: dict[str, Any] = {"party": party, "does": does}
+        """Let a party do one thing; returns the names of what it sends, or notes how it refuses.
+
+        Args:
+          how: fields of the step: ``agrees``, ``again``, ``parts``.
+        """
+        if self.agrees and does in ("join", "begin"):
+            how = {"agrees": self.agrees} | how
+        step: dict[str, Any] = {"party": party, "does": does, **how}
         if receives:
             step["receives"] = list(receives)
         self.steps.append(step)
         given = [self.bytes[name] for name in receives]
         try:
             sends = (
-                self._serve(does, given) if party == "server" else self._answer(party, does, given)
+                self._serve(does, given, how)
+                if party == "server"
+                else self._answer(party, does, given, how)
             )
         except ProtocolError as raised:
             if fails is None or type(raised) is not fails[0] or fails[1] not in str(raised):
@@ -191,27 +226,36 @@ class Script:
         self.messages.append(entry)
         return name
 
-    def _answer(self, party: str, does: str, given: list[bytes]) -> list[tuple[str, str, bytes]]:
+    def _answer(
+        self, party: str, does: str, given: list[bytes], how: dict[str, Any]
+    ) -> list[tuple[str, str, bytes]]:
         me = int(party.removeprefix("client "))
+        agreement = self.other_agreement(how.get("agrees", {}), self.told_agreement(me))
         match does:
             case "join":
                 message, self._states[me] = join(
-                    self.told_agreement(me),
+                    agreement,
                     me,
-                    self.entropy[party],
+                    Counting(party) if how.get("again") else self.entropy[party],
                     identity=self.identity.get(me),
                     identities=self.identities,
                 )
-                return [(f"advertise {me}", "server", message)]
+                self._joined[me] = self._joined.get(me, 0) + 1
+                return [(f"advertise {me}{self._once_more(me)}", "server", message)]
+            case "rebind":
+                self._states[me] = self._states[me].rebind(agreement)
+                return []
             case "save":
                 stage = self._states[me].STAGE
                 record = self._states[me].into_record().expose()
-                return [(f"record {stage} of {me}", party, record)]
+                return [(f"record {stage} of {me}{self._once_more(me)}", party, record)]
             case "restore":
                 self._states[me] = restore(Secret(given[0]), burn=self._burn)
                 return []
             case "on_boxes":
-                frames, self._states[me] = self._states[me].on_boxes(given[0], self.inputs[me])
+                words = self.inputs[me]
+                whole: Any = iter((words[:1], words[1:])) if how.get("parts") else words
+                frames, self._states[me] = self._states[me].on_boxes(given[0], whole)
                 return [(f"frame {i} of {me}", "server", frame) for i, frame in enumerate(frames)]
             case "on_roster" | "sign_survivors":
                 message, self._states[me] = getattr(self._states[me], does)(given[0])
@@ -219,7 +263,20 @@ class Script:
                 return [(f"{kind} {me}", "server", message)]
         return [(f"reveal {me}", "server", getattr(self._states[me], does)(given[0]))]
 
-    def _serve(self, does: str, given: list[bytes]) -> list[tuple[str, str, bytes]]:
+    def _once_more(self, me: int) -> str:
+        return ", again" if self._joined[me] > 1 else ""
+
+    def _serve(
+        self, does: str, given: list[bytes], how: dict[str, Any]
+    ) -> list[tuple[str, str, bytes]]:
+        agreement = self.other_agreement(how.get("agrees", {}), self.agreement)
+        if self._server is None:
+            self._server = CollectKeys(agreement, self.identities)
+        if does == "begin":
+            return []
+        if does == "rebind":
+            self._server = self._server.rebind(agreement)
+            return []
         stage = type(self._server).__name__
         if does == "receive":
             self._server.receive(given if stage == "CollectVectors" else given[0])
@@ -256,8 +313,8 @@ class Script:
     def keys(self, *drops: int) -> None:
         self._stage("Advertise", "join", "", drops, "close")
 
-    def shares(self, *drops: int) -> None:
-        self._stage("SealedShares", "on_roster", "roster {}", drops, "close")
+    def shares(self, *drops: int, close: bool = True) -> None:
+        self._stage("SealedShares", "on_roster", "roster {}", drops, "close" if close else "")
 
     def vectors(self, *drops: int, close: bool = True) -> None:
         how = "close_to_sign" if self.identity else "close"
@@ -302,11 +359,16 @@ class Script:
             "agreement": self.agreement.to_bytes().hex(),
             "plan": settled
             and {"degree": settled.plan.degree, "threshold": settled.plan.threshold},
-            "context": settled and settled.context.digest.hex(),
+            "context": settled and self.agreement.context(settled.roster.digest()).digest.hex(),
             "entropy": {party: source.taken.hex() for party, source in self.entropy.items()},
             "identities": {
-                str(c): {"secret": key.secret.expose().hex(), "public": key.public.hex()}
-                for c, key in self.identity.items()
+                str(c): {
+                    "secret": self.identity[c].secret.expose().hex()
+                    if c in self.identity
+                    else None,
+                    "public": public.hex(),
+                }
+                for c, public in sorted((self.identities or {}).items())
             },
             "inputs": {
                 str(c): {"first": _word(words[0]), "step": _word(STEP)}
@@ -349,6 +411,8 @@ def script(
     rates: Rates | None = None,
     told: dict[int, bytes] | None = None,
     records: bool = False,
+    twin: int | None = None,
+    weak: int | None = None,
     **numbers: Any,
 ) -> Callable[[Callable[[Script], None]], Callable[[Script], None]]:
     """Make a file of what the function does to a round that has come as far as ``after``.
@@ -363,7 +427,16 @@ def script(
 
     def register(play: Callable[[Script], None]) -> Callable[[Script], None]:
         def make() -> Script:
-            run = Script(shows, params, members, rule=rule, told=told, records=records)
+            run = Script(
+                shows,
+                params,
+                members,
+                rule=rule,
+                told=told,
+                records=records,
+                twin=twin,
+                weak=weak,
+            )
             for stage in ("keys", "shares", "vectors", "signed"):
                 if after:
                     getattr(run, stage)()

@@ -170,6 +170,8 @@ def subset(data: bytes, roster: list[int]) -> set[int]:
 class Common:
     """What everybody knows."""
 
+    digest = b""
+
     def __init__(self, script: dict[str, Any]) -> None:
         p = script["params"]
         self.header = bytes.fromhex(script["session"]) + u32(script["round"])
@@ -177,7 +179,7 @@ class Common:
         rated = (
             b"".join(opaque(rates[n].encode()) for n in ("corrupt", "dropout")) if rates else b""
         )
-        self.agreement = (
+        self.terms = (
             self.header
             + u32(p["clients"])
             + u32(p["threshold"] or 0)
@@ -186,9 +188,8 @@ class Common:
             + bytes([p["suite"], p["active"]])
             + u32(2**32 - 1 if p["corrupt"] is None else p["corrupt"])
             + opaque(rated)
-            + bytes.fromhex(script["public"])
         )
-        self.tag = sha(self.agreement)[:8]
+        self.bind(script["public"])
         self.words, self.suite, self.active = p["words"], p["suite"], p["active"]
         self.threshold, self.degree = script["plan"]["threshold"], script["plan"]["degree"]
         self.quorum = script["plan"].get("quorum", 0)  # where clients pick their holders
@@ -198,10 +199,17 @@ class Common:
         }
         self.entry = 64 + 64 * self.active
 
+    def bind(self, known: str) -> None:
+        """Agree to what is public; where there is a roster, its context is another then."""
+        self.agreement = self.terms + bytes.fromhex(known)
+        self.tag = sha(self.agreement)[:8]
+        self.context = sha(VERSION + self.agreement + self.digest)
+
     def settle(self, roster: bytes) -> Row:
         """The entries of a roster, and with its digest the context."""
         assert roster[:30] == self.head(2) + self.tag
-        self.context = sha(VERSION + self.agreement + roster[34:66])
+        self.digest = roster[34:66]
+        self.context = self.sealed = sha(VERSION + self.agreement + self.digest)
         return entries(roster[66:], self.entry)
 
     def head(self, kind: int) -> bytes:
@@ -245,7 +253,8 @@ class Client(Common):
         sender, recipient = (self.me, peer) if ours else (peer, self.me)
         keys = (public(self.mask), self.roster[peer][:32])
         numbers = u32(sender) + u32(recipient)
-        label = self.label(b"seal", numbers + b"".join(keys if ours else keys[::-1]))
+        about = numbers + b"".join(keys if ours else keys[::-1])
+        label = VERSION + b" seal " + self.sealed + self.header + about
         return agree(self.seal, self.roster[peer][32:64], label)
 
     def on_roster(self, roster: bytes) -> bytes:
@@ -322,6 +331,10 @@ class Client(Common):
 def unmask(script: dict[str, Any], known: dict[str, bytes]) -> tuple[list[int], list[int]]:
     """Survivors and sum, from what a server has received and its draw of the graph."""
     common = Common(script)
+    begun = [
+        s["agrees"]["public"] for s in script["steps"] if s["does"] == "begin" if "agrees" in s
+    ]
+    told = sha(common.terms + bytes.fromhex(begun[0]))[:8] if begun else common.tag
     arrived: dict[str, bytes] = {
         name: known[name]
         for step in script["steps"]
@@ -362,7 +375,7 @@ def unmask(script: dict[str, Any], known: dict[str, bytes]) -> tuple[list[int], 
             assert data == common.head(6) + written(alive, shown) + unseen
         if kind == "roster":
             seen = {c: keys[c] for c in (*peers, me)}
-            assert data == common.head(2) + common.tag + size_and_digest + joined(seen)
+            assert data == common.head(2) + told + size_and_digest + joined(seen)
         if kind == "boxes":
             passed = {c: boxes[c][me] for c in peers if c in sharers}
             assert data == common.head(4) + u32(me) + joined(passed)
@@ -422,6 +435,11 @@ def test_the_page_is_enough_to_make_every_message_and_the_sum(file: Path) -> Non
             continue
         me = int(step["party"].removeprefix("client "))
         client = clients.setdefault(me, Client(script, me))
+        if step["does"] == "rebind":
+            client.bind(script["public"])
+            continue
+        if "agrees" in step:
+            client.bind(step["agrees"]["public"])
         given: list[Any] = [known[name] for name in step.get("receives", [])]
         if step["does"] == "on_boxes":
             given.append(inputs_of(script, me))

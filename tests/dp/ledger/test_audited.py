@@ -547,6 +547,26 @@ def test_a_model_is_written_down_beside_its_round(ledger, path):
     assert ledger.verify().head.seq == last.seq
 
 
+def test_no_charge_is_taken_back_once_its_model_was_released(ledger):
+    ledger.reserve(3, {"a": STEP, "b": STEP})
+    ledger.abort(3, ["b"])
+    ledger.release(3, bytes(32))
+    with pytest.raises(LedgerConflict, match="model of round 3, attempt 0 was released"):
+        ledger.abort(3, ["a"])
+    assert ledger.epsilon("a") > 0
+    ledger.abort(3, ["b"])  # as it was
+
+
+def test_a_chain_that_takes_back_what_a_model_came_of_is_found(ledger, path, monkeypatch):
+    ledger.reserve(3, {"a": STEP})
+    ledger.release(3, bytes(32))
+    monkeypatch.setattr("dp.ledger.ledger.of_action", lambda *_: iter(()))
+    ledger.abort(3, ["a"])  # the first of two checks removed
+    assert ledger.epsilon("a") == 0
+    with pytest.raises(LedgerCorrupt, match="taken back whose model was released"):
+        ledger.verify()
+
+
 def test_a_model_of_no_round_is_refused(ledger):
     with pytest.raises(LedgerConflict, match="nothing is charged in round 3, attempt 0"):
         ledger.release(3, bytes(32))
@@ -565,6 +585,7 @@ def test_a_model_of_no_round_is_refused(ledger):
         {"action": "model", "round": 9, "attempt": 0, "model": 64 * "0"},
         {"action": "model", "round": 1, "attempt": 0, "model": 62 * "0"},
         {"action": "model", "round": 1, "attempt": 0, "model": "no hex"},
+        {"action": "model", "round": 1, "attempt": 0, "model": 64 * "A"},
         {"action": "model", "round": 1, "attempt": 0},
     ],
 )

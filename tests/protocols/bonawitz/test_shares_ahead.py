@@ -50,7 +50,7 @@ def test_a_round_that_is_proposed_after_its_shares_is_exact(params: Params) -> N
         vectors.receive(list(frames[client]))
     survivors, reveals = vectors.close()
     for client in boxes.keys() - {1}:
-        reveals.receive(waiting[client].on_survivors(survivors))
+        reveals.receive(waiting[client].on_survivors(survivors[client]))
     total = reveals.close()
     assert total.survivors == tuple(sorted(boxes.keys() - {1}))
     assert np.array_equal(total.words, WORDS * np.uint64(len(total.survivors)))

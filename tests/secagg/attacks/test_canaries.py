@@ -13,7 +13,7 @@ from dp.empirical import Estimate, LowerBound, from_json
 from dp.errors import PrivacyError
 from dp.ledger import Budget
 from dp.noise import mechanisms
-from secagg.attacks.canaries import client_cosines, one_run
+from secagg.attacks.canaries import EmpiricalAudit, client_cosines, one_run
 from secagg.errors import InputError
 
 
@@ -35,6 +35,8 @@ def test_what_is_proved_of_a_sound_mechanism_is_below_its_epsilon(mechanism: Any
 def forget_noise(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     """Both mechanisms add this share of the deviation that their accountants believe in."""
 
+    source = np.random.default_rng(7)
+
     class Sampler:
         error = 0.0
 
@@ -42,7 +44,7 @@ def forget_noise(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
             self.deviation = share * deviation
 
         def sample(self, count: int, *, entropy: object) -> np.ndarray:
-            drawn = np.random.default_rng().normal(0, self.deviation, count)
+            drawn = source.normal(0, self.deviation, count)
             return np.rint(drawn).astype(np.int64)
 
     monkeypatch.setattr(sgd, "BinnedGaussianSampler", Sampler)
@@ -62,6 +64,26 @@ def test_noise_that_is_missing_is_found(
     assert audit.refuted
     assert audit.found.epsilon > 2.5
     assert audit.as_dict()["refuted"] is True
+
+
+def test_half_of_the_noise_is_found_by_the_gaussian_curve_more_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forget_noise(monkeypatch, 0.5)
+    runs = [one_run("local", entropy=fixed(seed)) for seed in range(6)]
+    found = [sum(one.refuted for one in runs), sum(one.as_gaussian().refuted for one in runs)]
+    assert found[1] >= 3 > 1 >= found[0]
+
+
+def test_the_gaussian_curve_of_a_sound_mechanism_is_not_refuted() -> None:
+    whole = one_run("local", entropy=fixed(1)).as_gaussian()
+    assert not whole.refuted
+    assert EmpiricalAudit.from_dict(whole.as_dict()) == whole
+
+
+def test_shares_of_skellam_noise_claim_no_gaussian_curve() -> None:
+    with pytest.raises(InputError, match="only local"):
+        one_run("distributed", canaries=50, guesses=10, entropy=fixed(1)).as_gaussian()
 
 
 def test_the_whole_noise_put_in_by_the_planted_sampler_is_not_found_missing(

@@ -179,3 +179,15 @@ def test_the_command_ends_with_3_and_one_line(
             code, _, err = secagg("audit", path, "--head-key", key, *option)
             assert code == 3, name
             assert len(err.strip().splitlines()) == 1, name
+
+
+def test_a_schema_whose_text_is_no_unicode_ends_with_3_too(
+    secagg: Callable[..., tuple[int, str, str]], sound: Path, tmp_path: Path
+) -> None:
+    whole = sound.read_bytes()
+    path = tmp_path / "ledger"
+    path.write_bytes(whole.replace(b"CREATE TABLE spent", b"CREATE\xf4TABLE spent", 1))
+    assert path.read_bytes() != whole
+    code, _, err = secagg("ledger", "verify", path)
+    assert code == 3
+    assert len(err.strip().splitlines()) == 1

@@ -25,7 +25,7 @@ from dp.accounting.events import (
     Unit,
 )
 from dp.accounting.filters import GdpFilter
-from dp.empirical import lower_bound
+from dp.empirical import gaussian_lower_bound, lower_bound
 from dp.errors import InputError, LedgerCorrupt, PrivacyError
 from dp.ledger.books import Verified
 from dp.ledger.description import MATTERS
@@ -426,6 +426,16 @@ def test_a_delta_of_one_over_n_is_refused(
         audit(ledger)
 
 
+def test_a_second_model_of_a_round_does_not_hide_the_first(ledger: Path) -> None:
+    models = (bytes(32), bytes(range(32)), bytes(32))
+    with Ledger.open(ledger) as book:
+        for number, model in zip((4, 5, 4), models, strict=True):
+            book.release(number, model)
+        book.release(4, models[1])
+    found = [(one.round, one.model) for one in audit(ledger).releases]
+    assert found == [*zip((4, 5, 4), models, strict=True), (4, models[1])]
+
+
 def test_an_audit_says_of_what_it_is(ledger: Path, tmp_path: Path) -> None:
     with Ledger.open(ledger) as book:
         book.declare(described(purpose="a study of hearts", data_set="heart disease, 1988"))
@@ -487,6 +497,20 @@ def test_a_bound_on_another_mechanism_contradicts_nothing(ledger: Path) -> None:
     assert attach(audit(ledger), [strong]).verdict == "contradicted"
     other = attach(audit(ledger), [replace(strong, mechanism="skellam")])
     assert other.verdict == "sound"
+
+
+def test_a_gaussian_curve_is_held_against_a_ledger_that_claims_one_alone(tmp_path: Path) -> None:
+    strong = gaussian_lower_bound(1000, 1000, 900, delta=1e-5)
+    strong = replace(strong, mechanism="gaussian")
+    for rate, verdict in ((1.0, "contradicted"), (0.1, "sound")):
+        path = tmp_path / f"{rate}"
+        with Ledger.create(path, BUDGET) as book:
+            book.reserve(1, {"a": example(rate=rate)})
+            book.commit(1, ["a"])
+        result = attach(audit(path), [strong])
+        assert result.verdict == verdict
+        said = "which this ledger does not claim" in result.measured[0].sentence
+        assert said is (verdict == "sound")
 
 
 def test_the_report_says_whose_word_it_is(tmp_path: Path) -> None:

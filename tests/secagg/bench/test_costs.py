@@ -48,7 +48,7 @@ def test_a_whole_session_and_a_sampled_one_count_the_same_bytes(
     assert (whole.whole, sampled.whole) == (True, False)
     assert sampled.neighbours == whole.neighbours
     # The stand-in for the short session's own vector of one word and its frame.
-    extra = 45 + 2 * 8 if protocol in costs.MASKED else 0
+    extra = 46 + 2 * 8 if protocol in costs.MASKED else 0
     assert sampled.bytes_up - whole.bytes_up == extra
     assert sampled.bytes_down == whole.bytes_down
     assert sampled.decryptor_up == whole.decryptor_up

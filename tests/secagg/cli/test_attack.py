@@ -67,7 +67,7 @@ def test_it_writes_what_audit_reads_and_pages_and_figures_that_are_whole(
     grouped = dict.fromkeys(bench.PARTS, 0)
 
     def carry_out(self: Found, job: bench.Job) -> None:
-        count = 3 if job.part in ("membership", "inversion") else 1
+        count = 3 if job.part in ("membership", "inversion") else 1 + job.name.count("local")
         self.results += [next(held) for _ in range(count)]
         self.seconds[job.part] = 1.0
         grouped[job.part] += 1
@@ -81,7 +81,7 @@ def test_it_writes_what_audit_reads_and_pages_and_figures_that_are_whole(
     assert (code, err) == (0, "")
     assert grouped == {"membership": 2, "audit": 4, "canaries": 1, "inversion": 2}
     assert f"{NOT_PRIVACY}." in out
-    assert "Stated epsilon refuted: none but the 2 audits of noise left out on purpose" in out
+    assert "Stated epsilon refuted: none but the 3 audits of noise left out on purpose" in out
     assert read(files["json"]) == tuple(
         one.found for one in (*found.audits, *found.canaries) if one.noise_share == 1
     )
@@ -94,6 +94,49 @@ def test_it_writes_what_audit_reads_and_pages_and_figures_that_are_whole(
     for name in ("membership", "audit", "pictures"):
         drawn = minidom.parse(str(tmp_path / f"attack_{name}.svg"))  # noqa: S318  # our own
         assert drawn.documentElement.tagName == "svg"
+
+
+def test_attacks_go_on_where_they_were_stopped(
+    secagg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, names, carry_out = tmp_path / "a.json", list[str](), Found.carry_out
+
+    def noted(self: Found, job: bench.Job) -> None:
+        if len(names) == 2:
+            raise KeyboardInterrupt
+        names.append(job.name)
+        carry_out(self, job)
+
+    monkeypatch.setattr(Found, "carry_out", noted)
+    arguments = ("bench", "attack", "--only", "audit", "--json", path)
+    assert secagg(*arguments)[0] not in (0, 2)
+    assert [one.audited for one in Found.read(path).audits] == ["local", "local", "distributed"]
+    begun = json.loads(path.read_text())["audits"]
+    names.clear()
+    code, out, _ = secagg(*arguments, "--csv", tmp_path / "a.csv")
+    assert code == 0
+    assert names == ["audit, local, broken", "audit, distributed, broken"]
+    assert json.loads(path.read_text())["audits"][:3] == begun
+    assert (tmp_path / "a.csv").read_text().count("epsilon at least") == 6
+    assert secagg(*arguments)[:2] == (0, out)
+    assert len(names) == 2
+    for other in (("--epsilon", "1"), ("--only", "inversion"), ("--seed", "5")):
+        code, _, err = secagg(*arguments, *other)
+        assert (code, "of other settings" in err) == (2, True)
+    path.write_text("{}")
+    assert secagg(*arguments)[0] == 2
+
+
+def test_a_table_holds_every_number(found: Found) -> None:
+    lines = bench.rows(found)
+    assert {line["part"] for line in lines} == set(bench.PARTS)
+    assert len(lines) == sum(
+        (
+            *(1 + len(one.rates) for group in found.membership for one in group),
+            *(1 for _ in (*found.audits, *found.canaries)),
+            *(len(views) for views in found.inversions),
+        )
+    )
 
 
 def test_what_was_found_comes_back_from_its_file(found: Found) -> None:
@@ -147,7 +190,7 @@ def test_a_file_is_drawn_again_and_nothing_is_attacked(
         svg = f"attack_{name}.svg"
         assert (tmp_path / svg).read_bytes() == (KEPT.parent / svg).read_bytes()
     lied = json.loads(KEPT.read_text())
-    for one in (lied["audits"][0], lied["audits"][1]):
+    for one in lied["audits"][:3]:
         one.update(stated=0.3, refuted=True)
     lied["refuted"] = ["local", "distributed"]
     path = tmp_path / "attack.json"
@@ -170,7 +213,7 @@ BROKEN_FILES = {
     "a field more": _set("audits", 0, "note", to=1),
     "a bound that its counts do not give": _set("audits", 0, "found", "epsilon", to=1.5),
     "counts that give another bound": _set("audits", 0, "found", "counts", "correct", to=90),
-    "an estimate of a whole mechanism": lambda data: data["audits"][4].update(audited="local"),
+    "an estimate of a whole mechanism": lambda data: data["audits"][-1].update(audited="local"),
     "a refutation that is none": _set("audits", 0, "refuted", to=True),
     "a refutation that is hidden": _set("audits", 0, "stated", to=0.1),
     "results of other audits": lambda data: data["results"].reverse(),
@@ -281,8 +324,8 @@ def test_what_was_broken_on_purpose_is_found_and_is_no_evidence(found: Found) ->
     assert all(one.refuted and one.stated == pytest.approx(2, abs=1e-3) for one in broken)
     assert found.refuted == ()
     stated = found.as_dict()
-    assert len(stated["results"]) == 3
-    assert len(stated["audits"]) == 5
+    assert len(stated["results"]) == 4
+    assert len(stated["audits"]) == 7
     json.dumps(stated, allow_nan=False)
 
 
@@ -349,7 +392,7 @@ def test_its_file_stands_beside_what_a_ledger_of_examples_states(
             book.commit(number, ["a"])
     code, out, _ = secagg("audit", tmp_path / "ledger", "--attack-results", path)
     assert code == 0
-    assert out.count("lower bound: epsilon at least") == 2
+    assert out.count("lower bound: epsilon at least") == 3
 
 
 @pytest.mark.parametrize(

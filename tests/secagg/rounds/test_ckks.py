@@ -288,7 +288,7 @@ def test_integers_decode_to_the_nearest(bits: int, share: float, error: float) -
 
 @both
 def test_a_weight_beside_noised_integers_is_refused_here_too(protocol: str) -> None:
-    with pytest.raises(InputError, match="would be released"):
+    with pytest.raises(InputError, match="would be a release of their own"):
         aggregate(
             noised(9)[0],
             codec=NoisyIntegers(bits=9),

@@ -338,7 +338,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "dropout of text": (ONE, {"dropouts": {"a": "mask"}}, "do not exist: 'a'"),
     "no stage": (ONE, {"dropouts": {0: "lunch"}}, "no stage 'lunch'"),
     "stage 3": (ONE, {"dropouts": {0: 3}}, "no stage 3"),
-    "unsigned": (ONE, {"dropouts": {0: "sign"}}, "nothing is signed"),
+    "unsigned": (ONE, {"dropouts": {0: "sign"}}, "need an active server"),
     "protocol by name": (ONE, {"protocol": "bonawitz"}, "unknown protocol"),
     "threshold above": (ONE, {"protocol": Bonawitz(threshold=3)}, "threshold 3"),
     "threshold text": (ONE, {"protocol": Bonawitz(threshold="2")}, "threshold"),  # type: ignore[arg-type]  # bad on purpose
@@ -368,6 +368,43 @@ def test_a_tensor_comes_back_on_the_device_of_the_first_client() -> None:
 def test_weights_of_numpy_and_torch_are_taken() -> None:
     for weights in (np.array([1, 3]), torch.tensor([1, 3]), (w for w in (1, 3)), (1, 3)):
         assert aggregate([[1.0], [2.0]], clip=8.0, weights=weights).weight == 4
+
+
+def in_place(kind: type) -> Any:
+    """Clients whose updates are 1, 2 and 6, all trained in the same memory."""
+    array, module = np.zeros(1), nn.Linear(1, 1, bias=False)
+    for value in (1.0, 2.0, 6.0):
+        array[0] = value
+        with torch.no_grad():
+            module.weight.fill_(value)
+        yield {np.ndarray: array, dict: {"weight": array}, nn.Module: module}[kind]
+
+
+@pytest.mark.parametrize("kind", [np.ndarray, dict, nn.Module])
+def test_a_generator_may_train_one_model_in_place(kind: type) -> None:
+    mean = aggregate(in_place(kind), clip=8.0).mean
+    assert (mean if kind is np.ndarray else mean["weight"]).item() == pytest.approx(3.0, abs=STEP)
+    assert calibrate_clip(in_place(kind)).quantiles.popitem()[1][0] < 6.0
+
+
+def test_what_has_no_order_is_refused() -> None:
+    with pytest.raises(InputError, match="weights is a set"):
+        aggregate([[1.0], [2.0]], clip=4.0, weights={100, 3})
+    with pytest.raises(InputError, match="updates is a set"):
+        aggregate({nn.Linear(1, 1), nn.Linear(1, 1)}, clip=4.0, weights=[1, 2])
+
+
+def test_what_is_known_by_labels_is_refused() -> None:
+    class Series(Device):  # as pandas'
+        iloc = None
+
+    with pytest.raises(InputError, match=r"client 0: 'w' has labels"):
+        aggregate([{"w": Series([1.0])}] * 2, clip=4.0)
+
+
+def test_a_negated_view_of_torch_is_read_as_it_is() -> None:
+    view = torch.tensor([1 + 2j]).conj().imag
+    assert aggregate([view, view], clip=4.0).mean.item() == pytest.approx(-2.0, abs=STEP)
 
 
 def test_a_value_of_a_client_that_dropped_out_is_never_read() -> None:
