@@ -18,8 +18,8 @@ SIMULATED: Final = NodePolicy(allow_no_noise=True, graphs=("complete", "sparse")
 def simulated_home(run: int, node: int) -> Path | None:
     """The folder of a simulated node; ``None`` where this process is none of the simulation's.
 
-    Flower's simulation calls apps in actors of Ray, whatever its nodes' configuration says; a
-    node that is deployed never does, so it is not told from what the server could send.
+    It is told by the process, an actor of Ray that Flower's simulation made, and by nothing that
+    a server could send: a node that is deployed has no such actors, and goes on to refuse.
 
     Raises:
       NodeError: another user has taken the place.
