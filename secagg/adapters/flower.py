@@ -1,12 +1,12 @@
 """Secure sums for Flower's Message API: a grid around the server's, a mod on the client's app.
 
-    FedAvg(...).start(grid=SecureGrid(grid, Mean(clip=0.1, max_weight=1000)), ...)    # server
-    app = ClientApp(mods=[secure_mod()])                                              # client
+    FedAvg(...).start(grid=SecureGrid(grid), ...)       # server
+    app = ClientApp(mods=[secure_mod()])                # client; our mod before all others
 
 Every ``train`` (and ``evaluate``) of a strategy becomes one sum under ``secagg.rounds.relay``: its
 stages travel as messages of the same type, and the strategy is handed one reply with the mean,
-the total weight and the mean metrics. A strategy that averages works as it is; one that
-compares single updates (Krum, medians, trimmed means) finds one reply, and compares nothing.
+the total weight and the mean metrics. A strategy that averages works as it is; one of Flower's
+that needs single replies (Krum, medians, trimmed means) is refused by name.
 
 Guarantee: what reaches the server of a node's update, weight and metrics is masked; see
 ``protocols.bonawitz`` for whom that holds against. A message that asks for a plain reply is
@@ -21,13 +21,13 @@ parties are one machine's: it measures, it protects nothing.
 """
 
 import hashlib
+import inspect
 import json
 import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -39,11 +39,12 @@ from dp.accounting.events import Unit
 from dp.errors import BudgetExceeded
 from protocols.errors import ProtocolError, RemoteProtocolError
 from protocols.wire import Reader, opaque
+from secagg.adapters.simulation import SIMULATED, simulated_home
+from secagg.adapters.strategies import check_strategy
 from secagg.errors import InputError, MissingExtraError, NodeError, RefusedError
 from secagg.extras import install
 from secagg.nodes.coordinator import (
     Coordinator,
-    FinishedSum,
     NoisySum,
     RunningSum,
     SumSettings,
@@ -51,10 +52,12 @@ from secagg.nodes.coordinator import (
 )
 from secagg.nodes.node import Answer, Node, Request
 from secagg.nodes.policy import NodePolicy
-from secagg.nodes.proposal import Average, Contribution, Noise, Proposal
+from secagg.nodes.proposal import Contribution, Failure, Noise, Proposal
+from secagg.nodes.reports import StageReport, SumReport, check_failures
 from secagg.rounds.relay import StageRequests
 from secagg.stage import Stage
 from secagg.vectors.arrays import flat, shapes_of, unflat
+from secagg.vectors.buffers import is_counter
 
 __all__ = [
     "NoisySum",
@@ -92,6 +95,7 @@ from flwr.app import (  # noqa: E402  # after the check, whose error says what t
 )
 from flwr.clientapp.typing import ClientAppCallable, Mod  # noqa: E402
 from flwr.serverapp import Grid  # noqa: E402
+from flwr.serverapp.strategy import Strategy  # noqa: E402
 
 RECORD: Final = "secagg"  # name of our record in a message, and in a node's context
 FRAMES: Final = "secagg.frames"
@@ -99,64 +103,12 @@ PRIVACY: Final = "secagg.privacy"  # what noise on examples needs its app to kno
 SECURE: Final = ("train", "evaluate")
 AHEAD: Final = ("next_keys", "next_shares")  # fields of an answer that are of later sums
 POLL: Final = (0.02, 1.0)  # seconds between looks for replies: a tenth of the wait, within these
-LOST_IN_ROUNDING: Final = 0.1  # of the root mean square of a mean: more error than this is told
+NO_MOD: Final = "(no word of secagg: has its app secure_mod, before all other mods?)"
+RAISED: Final = 2  # Flower's code of an app that raised an exception
 REFUSED: Final = 6  # Flower's code of a mod whose precondition failed
 
 _log = logging.getLogger("flwr")
 Home: TypeAlias = Path | str | Callable[[Context], Path | str]
-
-
-@dataclass(kw_only=True)
-class StageReport:
-    """One stage of a sum: whom it asked, who answered, bytes of all nodes, and seconds."""
-
-    stage: Stage
-    asked: int
-    answered: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(kw_only=True)
-class SumReport:
-    """One sum, as the server saw it.
-
-    Attributes:
-      purpose: the type of the strategy's messages.
-      nodes: that the strategy named.
-      survivors: nodes in the sum; empty if it failed.
-      clipped: share of all entries of the survivors' updates that the clip cut.
-      mean_error: without noise: an entry of the mean is within this of the true one. It grows with
-        ``max_weight`` over the mean weight.
-      clamped: weights and metrics that were beyond their bounds, and cut to them.
-      failed: survivors whose work failed: they brought zeros, and no weight.
-      examples: where noise hides examples, how many each survivor says that it has.
-      sums_of_model: sums that were begun over this model, this one counted. Without noise, two
-        that differ by one node give that node's update away.
-      stages: what each took.
-      failure: why there was no sum.
-    """
-
-    purpose: str
-    nodes: tuple[int, ...]
-    survivors: tuple[int, ...] = ()
-    clipped: float = 0.0
-    mean_error: float = 0.0
-    clamped: int = 0
-    failed: int = 0
-    examples: Mapping[int, int] = field(default_factory=dict)
-    sums_of_model: int = 1
-    stages: list[StageReport] = field(default_factory=list)
-    failure: str = ""
-
-    def __str__(self) -> str:
-        stages = ", ".join(
-            f"{stage.stage} {stage.answered}/{stage.asked} in {stage.seconds:.1f} s"
-            for stage in self.stages
-        )
-        left = self.failure or f"{len(self.survivors)} of {len(self.nodes)} nodes are in it"
-        return f"{self.purpose} sum: {left} ({stages})"
 
 
 class SecureGrid(Grid):
@@ -164,34 +116,50 @@ class SecureGrid(Grid):
 
     Args:
       grid: Flower's own.
-      summed: weighted means, or sums with noise.
+      summed: weighted means, by default of ``WeightedMean()``; or sums with noise.
       cohort: who sums with whom, under which protocol.
-      deadline: seconds for each stage but training, which has the strategy's own timeout.
-      clear: types of messages that pass as they are, unprotected: "evaluate", "query".
+      deadline: seconds for each stage but training, which has the strategy's own timeout; and for
+        enough nodes to connect.
+      allow_plaintext: types of messages that pass as they are, unprotected: "evaluate", "query".
+      fail_after: trainings without a sum, in a row, after which an error ends the run. By default
+        three before the first sum, and later none: there is a model to keep.
 
     Attributes:
       history: a report of every sum.
 
     Raises:
-      InputError: other types in ``allow_plaintext``, or a deadline that nobody can keep.
+      InputError: other types in ``allow_plaintext``, a deadline that nobody can keep, or
+        ``fail_after`` below 1.
     """
 
     def __init__(
         self,
         grid: Grid,
-        summed: WeightedMean | NoisySum,
+        summed: WeightedMean | NoisySum | None = None,
         cohort: SumSettings | None = None,
         *,
         deadline: float = 60.0,
         allow_plaintext: Sequence[str] = (),
+        fail_after: int | None = None,
     ) -> None:
         if strange := set(allow_plaintext) - {"evaluate", "query"}:
             raise InputError(f"allow_plaintext {sorted(strange)} may name evaluate and query alone")
         if not deadline > 0:  # not a number either
             raise InputError(f"deadline is {deadline} s, must be above 0")
         self._grid, self._deadline, self._clear = grid, deadline, frozenset(allow_plaintext)
-        self._coordinator = Coordinator(summed, cohort or SumSettings())
+        if fail_after is not None and not fail_after >= 1:
+            raise InputError(f"fail_after is {fail_after}, must be 1 or more")
+        self._coordinator = Coordinator(summed or WeightedMean(), cohort or SumSettings())
+        self._fail_after, self._told = fail_after, False
         self.history: list[SumReport] = []
+
+    def check(self, strategy: object) -> None:
+        """Refuse a strategy that means nothing over sums; one whose start calls us is checked.
+
+        Raises:
+          InputError: it needs single replies, or weighs by another name. docs/strategies.md.
+        """
+        check_strategy(strategy, self._coordinator.summed.weighted_by)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -199,9 +167,16 @@ class SecureGrid(Grid):
         """One reply with the mean, or errors that say why there is none.
 
         Raises:
-          InputError: messages that are never summed.
+          InputError: messages that are never summed, or a strategy that one mean does not serve.
+          NodeError: one training after the other had no sum, as ``fail_after`` says.
           BudgetExceeded: a node has no budget left; no vector was asked for.
         """
+        if not self.history:
+            # Flower's strategies, and most of one's own, call us from a method of theirs; nothing
+            # else says which they are, and a median of one mean would go unnoticed.
+            above = getattr(inspect.currentframe(), "f_back", None)
+            if above and isinstance(caller := above.f_locals.get("self"), Strategy):
+                self.check(caller)
         sent = list(messages)
         if not sent:
             return []
@@ -211,12 +186,29 @@ class SecureGrid(Grid):
         category = kinds.pop().split(".")[0]
         if category in self._clear:
             return list(self._grid.send_and_receive(sent, timeout=timeout))
+        if category == "evaluate" and not self._evaluates:
+            return []
         if category not in SECURE:
             raise InputError(
                 f"replies to {category} show what single nodes say; pass "
                 f"allow_plaintext=[{category!r}] if that is meant"
             )
-        return self._sum(sent, timeout, trains=category == "train")
+        replies = self._sum(sent, timeout, trains=category == "train")
+        if category == "train":
+            check_failures(self.history, self._fail_after)
+        return replies
+
+    @property
+    def _evaluates(self) -> bool:
+        """Whether evaluations are summed; if not it is said once, and costs no trained model."""
+        try:
+            self._coordinator.summed.content("evaluate", 2)
+        except InputError as error:
+            if not self._told:
+                _log.warning("secagg: evaluate is left out: %s", error)
+            self._told = True
+            return False
+        return True
 
     def _sum(self, sent: list[Message], timeout: float | None, *, trains: bool) -> list[Message]:
         first, content = sent[0], sent[0].content
@@ -230,7 +222,11 @@ class SecureGrid(Grid):
         name, start = _arrays(content) if trains else ("", {})
         shapes = shapes_of(start)
         nodes = [message.metadata.dst_node_id for message in sent]
-        report = SumReport(purpose=first.metadata.message_type, nodes=tuple(nodes))
+        report = SumReport(
+            purpose=first.metadata.message_type,
+            nodes=tuple(nodes),
+            kept=tuple(name for name in start if is_counter(name)),
+        )
         self.history.append(report)
         errors: list[Message] = []
         try:
@@ -254,8 +250,7 @@ class SecureGrid(Grid):
         except (ProtocolError, InputError) as error:
             return _no_sum(report, sent, error, errors)
         result = finished.result
-        _note(report, finished)
-        _log.info("secagg: %s", report)
+        report.finish(finished, _log)
         reply = RecordDict()
         if trains:
             moved = unflat(finished.model_update, start)
@@ -294,6 +289,8 @@ class SecureGrid(Grid):
                     _log.warning("secagg: a reply at %s that nobody was asked for", ask.stage)
                     continue
                 if reply.has_error():
+                    if ask.stage is Stage.ADVERTISE and _is_a_strangers(reply.error):
+                        reply.error = Error(RAISED, f"{reply.error.reason} {NO_MOD}")
                     errors.append(reply)
                     _log.warning("secagg: node %d at %s: %s", node, ask.stage, reply.error.reason)
                     continue
@@ -325,7 +322,18 @@ class SecureGrid(Grid):
         return self._grid.pull_messages(message_ids)
 
     def get_node_ids(self) -> Iterable[int]:
-        return self._grid.get_node_ids()
+        """Waits, up to the deadline, for as many nodes as a sum needs at least."""
+        end = time.monotonic() + self._deadline
+        while len(nodes := list(self._grid.get_node_ids())) < self._coordinator.fewest:
+            if (left := end - time.monotonic()) <= 0:
+                _log.warning(
+                    "secagg: %d nodes are connected, a sum needs %d "
+                    "(SumSettings(minimum_survivors=...), and each node's minimum_cohort)",
+                    *(len(nodes), self._coordinator.fewest),
+                )
+                break
+            time.sleep(min(1.0, left))
+        return nodes
 
     def get_nodes(self) -> Iterable[Any]:
         return self._grid.get_nodes()
@@ -367,38 +375,10 @@ def _most_frequent(errors: Sequence[Message]) -> str:
     return f"; {count} of {len(errors)} errors: {reason}"
 
 
-def _note(report: SumReport, finished: FinishedSum) -> None:
-    """Report what came of a sum, and warn of what its numbers alone do not show."""
-    result, content = finished.result, finished.proposal.content
-    report.survivors, report.examples = finished.survivors, finished.examples
-    report.clamped, report.failed = result.clamped, result.failed
-    if not isinstance(content, Average):
-        return
-    count, entries = len(report.survivors), finished.proposal.entries
-    if result.clamped or result.failed:
-        _log.warning(
-            "secagg: %d weights and metrics were beyond their bounds and cut; the work of %d of "
-            "%d nodes failed",
-            *(result.clamped, result.failed, count),
-        )
-    if report.sums_of_model > 1:
-        _log.warning(
-            "secagg: sum %d over one model: from who compares two of them, the nodes by which they "
-            "differ are not hidden",
-            report.sums_of_model,
-        )
-    if not entries:
-        return
-    if result.clipped:
-        report.clipped = result.clipped / (entries * count)
-        _log.warning("secagg: the clip cut %.2g of all entries; raise it", report.clipped)
-    report.mean_error = content.mean_error(result.weight, count)
-    if report.mean_error > LOST_IN_ROUNDING * math.sqrt(np.mean(np.square(result.vector))):
-        _log.warning(
-            "secagg: an entry of the mean is within %.2g of the true one, and as small itself: "
-            "bring max_weight %d near the largest weight (the mean one is %.3g), or lower the clip",
-            *(report.mean_error, content.max_weight, result.weight / count),
-        )
+def _is_a_strangers(error: Error) -> bool:
+    """Whether an app raised what none of ours raises; Flower writes ``<class 'secagg...``."""
+    ours = any(f"'{name}." in (error.reason or "")[:40] for name in ("secagg", "dp", "protocols"))
+    return error.code == RAISED and not ours
 
 
 def _ask_of(
@@ -431,7 +411,8 @@ def secure_mod(home: Home | None = None, *, policy: NodePolicy | None = None) ->
     Args:
       home: the node's folder (``secagg node new``), or a function that tells it from the
         context. By default the node's own configuration says it, which no app can change:
-        ``flower-supernode --node-config 'secagg-home="/srv/secagg"'``.
+        ``flower-supernode --node-config 'secagg-home="/srv/secagg"'``. Flower's simulation has
+        no such nodes: it makes folders that go with the machine's temporary files.
       policy: in place of the folder's file; for trials and simulations.
 
     The app's ``train`` runs once a sum, at the stage that masks. It replies one ``ArrayRecord``
@@ -450,13 +431,13 @@ def secure_mod(home: Home | None = None, *, policy: NodePolicy | None = None) ->
         request = _read_request(asked)
         inner = RecordDict({name: each for name, each in content.items() if name != RECORD})
 
-        def compute(proposal: Proposal) -> Contribution:
+        def compute(proposal: Proposal) -> Contribution | Failure:
             return _compute(proposal, inner, message, context, call_next)
 
         kept = context.state.config_records.get(RECORD)
         state = kept.get("state") if kept is not None else None
         try:
-            answer = Node(_home(home, context), policy).answer(
+            answer = _node(home, context, policy).answer(
                 request,
                 state if isinstance(state, bytes) else None,
                 model=digest(inner),
@@ -478,13 +459,14 @@ def secure_mod(home: Home | None = None, *, policy: NodePolicy | None = None) ->
     return mod
 
 
-def _home(home: Home | None, context: Context) -> Path:
+def _node(home: Home | None, context: Context, policy: NodePolicy | None) -> Node:
+    told = context.node_config.get("secagg-home")
     if callable(home):
-        return Path(home(context))
-    if home is not None:
-        return Path(home)
-    if isinstance(told := context.node_config.get("secagg-home"), str):
-        return Path(told)
+        return Node(Path(home(context)), policy)
+    if home is not None or isinstance(told, str):
+        return Node(Path(home or str(told)), policy)
+    if (made := simulated_home(context.run_id, context.node_id)) is not None:
+        return Node(made, policy or SIMULATED)
     raise NodeError(
         "no folder for this node: start flower-supernode with --node-config "
         "'secagg-home=\"/srv/secagg\"'"
@@ -497,7 +479,7 @@ def _compute(
     message: Message,
     context: Context,
     call_next: ClientAppCallable,
-) -> Contribution:
+) -> Contribution | Failure:
     """Run the app on what it would have been sent without us."""
     given = RecordDict(dict(inner.items()))
     noise = proposal.noise
@@ -513,24 +495,26 @@ def _compute(
     finally:
         message.content = outer
     if reply.has_error():
-        raise NodeError("the app replied an error; its own log says why")
-    said = reply.content
+        return Failure.REPLIED
+    said, vector = reply.content, np.empty(0, np.float32)
     if proposal.shapes:
         _, start = _arrays(inner)
-        _, after = _arrays(said)
-        vector = flat(after, proposal.shapes, start=None if of_examples else start)
-    else:
-        vector = np.empty(0, np.float32)
-    numbers: dict[str, float] = {}
-    for record in said.metric_records.values():
-        numbers |= {name: float(n) for name, n in record.items() if not isinstance(n, list)}
+        try:
+            after = _arrays(said)[1]
+            vector = flat(after, proposal.shapes, start=None if of_examples else start)
+        except InputError as error:
+            _log.warning("secagg: %s", error)
+            return Failure.ARRAYS
     if isinstance(proposal.content, Noise):
         return Contribution(vector=vector, weight=1, metrics={})
-    weight = numbers.get(proposal.content.weighted_by)
-    if weight is None or weight != int(weight):
-        raise NodeError(
-            f"the app's reply needs a whole number {proposal.content.weighted_by!r} to weigh it by"
-        )
+    numbers: dict[str, float] = {}
+    for record in said.metric_records.values():
+        if numbers.keys() & record.keys():
+            return Failure.METRICS
+        numbers |= {name: float(n) for name, n in record.items() if not isinstance(n, list)}
+    weight = numbers.get(proposal.content.weighted_by, math.nan)
+    if not weight.is_integer():  # nor NaN or infinite
+        return Failure.WEIGHT
     return Contribution(vector=vector, weight=int(weight), metrics=numbers)
 
 

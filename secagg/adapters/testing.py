@@ -191,6 +191,7 @@ class LocalGrid(Grid):
       fails: that its process dies over the message, which Flower answers with an error.
       late: that its answer comes when the next messages are on their way.
       configs: the configuration of each node, such as ``{"partition-id": 0}``.
+      run_config: of the run, as every app finds it.
       contexts: what Flower keeps for each node, encoded.
       seen: every reply that the server was handed.
       sent: every message that a node was handed.
@@ -201,6 +202,7 @@ class LocalGrid(Grid):
     fails: Callable[[int, str], bool] = _never
     late: Callable[[int, str], bool] = _never
     configs: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+    run_config: dict[str, Any] = field(default_factory=dict)
     contexts: dict[int, Any] = field(default_factory=dict)
     seen: "list[Message]" = field(default_factory=list)
     sent: "list[Message]" = field(default_factory=list)
@@ -220,7 +222,7 @@ class LocalGrid(Grid):
 
         if (kept := self.contexts.get(node)) is not None:
             return context_from_proto(copy.deepcopy(kept))
-        return Context(1, node, self.configs.get(node, {}), RecordDict(), {})
+        return Context(1, node, self.configs.get(node, {}), RecordDict(), self.run_config)
 
     def push_messages(self, messages: "Iterable[Message]") -> Iterable[str]:
         self._replies |= self._late

@@ -15,7 +15,7 @@ the rest of the sum. Where too few are left
 
 import math
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -35,12 +35,22 @@ from protocols.bonawitz.params import UNKNOWN
 from protocols.entropy import system
 from protocols.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors
 from protocols.primitives.prg import SEED_SIZE, Expand
+from protocols.primitives.shamir import majority
 from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE, sender_of
 from secagg.errors import InputError
 from secagg.nodes.identities import Roster
 from secagg.nodes.node import REQUESTED, Answer, Request
-from secagg.nodes.proposal import BONAWITZ, PROTOCOLS, Average, Noise, Params, Proposal, Result
+from secagg.nodes.proposal import (
+    BONAWITZ,
+    PROTOCOLS,
+    Average,
+    Noise,
+    Params,
+    Proposal,
+    Result,
+    statistics_in,
+)
 from secagg.planning.sums import choose_graph, fewest
 from secagg.rounds.aggregation import Ckks
 from secagg.rounds.masking import expand
@@ -59,7 +69,11 @@ from secagg.vectors.layout import Layout
 from secagg.vectors.packing import lane_bits
 
 LANES: Final = 3  # of a word, that the default of bits makes room for
+WIDE_LANES: Final = 2  # the same where nobody knows the largest weight: precision in its place
 LEAST_BITS: Final = 8
+LARGEST_WEIGHT: Final = 100_000  # where nobody says
+METRIC_RANGE: Final = 100.0  # where nobody says: a step is 4.7e-8
+LEAST_NODES: Final = 3  # in a sum: of two, each has the other's update
 
 NodeId: TypeAlias = int
 
@@ -70,21 +84,33 @@ class WeightedMean:
 
     Attributes:
       clip: largest absolute value of an entry of an update (what training adds to the model);
-        what is beyond is cut, and the sum says how many entries were.
+        what is beyond is cut, and the sum says how many entries were. Running statistics of a
+        BatchNorm have a range of their own, but under CKKS.
       max_weight: the largest weight of a node, such as its number of examples. A mean is
         within a step of 2 clip / 2^bits, times max_weight over the mean weight, of the true one.
-      bits: of an entry. Default: the most with which three entries fit a 64-bit word.
+        ``None``: nobody knows it: 100,000, with entries half as large again.
+      bits: of an entry. Default: the most with which three entries fit a 64-bit word, two where
+        ``max_weight`` is not said.
       weighted_by: the name of a node's weight.
       train_metrics, evaluate_metrics: the largest absolute value of each number that is
-        averaged, by name; others stay on their nodes. ``None``: no sum of that kind.
+        averaged, by name; of names alone it is 100. Others stay on their nodes. ``None``: no
+        sum of that kind.
+
+    Raises:
+      InputError: metrics that are one text, no names.
     """
 
-    clip: float
-    max_weight: int
+    clip: float = 1.0
+    max_weight: int | None = None
     bits: int | None = None
     weighted_by: str = "num-examples"
-    train_metrics: Mapping[str, float] = field(default_factory=dict)
-    evaluate_metrics: Mapping[str, float] | None = None
+    train_metrics: Mapping[str, float] | Collection[str] = ()
+    evaluate_metrics: Mapping[str, float] | Collection[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("train_metrics", "evaluate_metrics"):
+            if isinstance(said := getattr(self, name), str):
+                raise InputError(f"{name} is {said!r:.40}, expected names: [{said!r:.40}]")
 
     def content(self, purpose: str, clients: int) -> Average:
         """The content of a proposal to so many clients.
@@ -99,11 +125,14 @@ class WeightedMean:
                 "evaluate_metrics={'accuracy': 1.0}, or set the strategy's fraction_evaluate=0, or "
                 "let them pass with allow_plaintext=['evaluate']"
             )
-        room = lane_bits(LANES) - max(clients - 1, 1).bit_length()
+        if not isinstance(metrics, Mapping):
+            metrics = dict.fromkeys(metrics, METRIC_RANGE)
+        lanes = WIDE_LANES if self.max_weight is None else LANES
+        room = lane_bits(lanes) - max(clients - 1, 1).bit_length()
         return Average(
             clip=self.clip,
             bits=max(room, LEAST_BITS) if self.bits is None else self.bits,
-            max_weight=self.max_weight,
+            max_weight=LARGEST_WEIGHT if self.max_weight is None else self.max_weight,
             weighted_by=self.weighted_by,
             metrics=tuple((name, float(most)) for name, most in metrics.items()),
         )
@@ -166,7 +195,8 @@ class SumSettings:
         ``dropout`` of one sum: a sparse graph without noise is planned for the losses of two.
       roster: the server may lie and the clients sign: whose identity is whose, signed by
         the operator. ``None``: the server follows the protocol.
-      minimum_survivors: fewest nodes in a sum; by default what the graph needs.
+      minimum_survivors: fewest nodes in a sum; by default what the graph needs, and three at
+        least: of two, each has the other's update.
       identity: of this server; signs proposals, for nodes that pin it.
       expand: how the masks are taken off, ``secagg.rounds.masking``.
 
@@ -198,7 +228,8 @@ class SumSettings:
         """The parameters of a sum of ``clients`` at most; ``minimum`` goes before the cohort's."""
         asked = self.minimum_survivors if minimum is None else minimum
         if self.protocol != BONAWITZ:
-            return Ckks(minimum_survivors=asked or None).params(layout, clients)
+            least = asked or max(majority(clients), LEAST_NODES)
+            return Ckks(minimum_survivors=least).params(layout, clients)
         corrupt, dropout = Fraction(self.corrupt_fraction), Fraction(self.dropout)
         chosen = choose_graph(clients, corrupt, dropout, active=self.active)
         sparse = chosen.degree is not None
@@ -213,7 +244,7 @@ class SumSettings:
             clients=clients,
             threshold=None if sparse else chosen.threshold,
             rates=bonawitz.Rates(corrupt_fraction=corrupt, dropout=dropout) if sparse else None,
-            minimum_survivors=asked or fewest(clients, dropout, chosen),
+            minimum_survivors=asked or max(fewest(clients, dropout, chosen), LEAST_NODES),
             words=layout.words,
             active=self.active,
             max_corrupt=int(corrupt * clients) if self.active and not sparse else None,
@@ -247,9 +278,18 @@ class Ahead:
 
 
 class Coordinator:
-    """Begins one sum after the other. Not for threads."""
+    """Begins one sum after the other. Not for threads.
+
+    Raises:
+      InputError: a mean under CKKS without its ``max_weight``.
+    """
 
     def __init__(self, summed: WeightedMean | NoisySum, cohort: SumSettings) -> None:
+        known = isinstance(summed, NoisySum) or summed.max_weight is not None
+        if cohort.protocol != BONAWITZ and not known:
+            raise InputError(
+                f"sums under {cohort.protocol} are approximate: say max_weight, near the largest"
+            )
         self.summed, self.cohort = summed, cohort
         self.numbers: dict[NodeId, ClientId] = {}  # for as long as this object lives
         self.session = system(SESSION_SIZE)  # of the next sum, or of the one after
@@ -270,8 +310,10 @@ class Coordinator:
         """
         if len(set(nodes)) < len(nodes):
             raise InputError("nodes must be different, one is named twice")
-        if len(nodes) < (least := max(2, self._fewest)):
-            raise TooFewSurvivors(f"{len(nodes)} nodes were named, {least} needed; wait for more")
+        if len(nodes) < self.fewest:
+            raise TooFewSurvivors(
+                f"{len(nodes)} nodes were named, {self.fewest} needed; wait for more"
+            )
         content = self.summed.content(purpose, len(nodes))
         if isinstance(content, Noise):
             mechanism = content.mechanism
@@ -282,7 +324,8 @@ class Coordinator:
             )
         else:
             entries = sum(math.prod(shape) for _, shape in shapes)
-            most, minimum, segments = len(nodes), None, content.segments(entries)
+            segments = content.segments(entries, statistics_in(shapes, self.cohort.protocol))
+            most, minimum = len(nodes), None
         params = self.cohort.params(most, Layout(segments=segments, clients=most), minimum)
         # Nodes that are drawn anew for every sum would share for sums that never are.
         now = params, frozenset(nodes)
@@ -330,11 +373,11 @@ class Coordinator:
         return self.ahead
 
     @property
-    def _fewest(self) -> int:
-        """Nodes that must be left, as far as it was said."""
+    def fewest(self) -> int:
+        """Nodes that must be left, and so must be named."""
         if isinstance(self.summed, NoisySum):
-            return self.summed.mechanism.minimum_survivors
-        return self.cohort.minimum_survivors or 0
+            return max(2, self.summed.mechanism.minimum_survivors)
+        return max(2, self.cohort.minimum_survivors or LEAST_NODES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ from secagg.errors import IdentityError, NodeError, RefusedError
 from secagg.files import FolderLock, read_file, write_atomically
 from secagg.nodes.identities import Roster, load_identity
 from secagg.nodes.policy import TEMPLATE, NodePolicy
-from secagg.nodes.proposal import Contribution, Proposal
+from secagg.nodes.proposal import Contribution, Failure, Proposal
 from secagg.rounds.burns import BurnFile
 from secagg.rounds.parties import BonawitzClient, CkksClient
 from secagg.stage import Stage
@@ -59,7 +59,7 @@ _MODEL: Final = b"secagg node sums over a model"
 _SERIAL_SIZE: Final = 256  # bytes of roster.serial, at most
 _log = logging.getLogger("secagg")
 
-Compute: TypeAlias = Callable[[Proposal], Contribution]
+Compute: TypeAlias = Callable[[Proposal], Contribution | Failure]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,13 +152,16 @@ class _Vector:
         self.node.count(self.proposal, self.burn)
         self.charge = self.node.reserve(self.proposal)
         self.ran = True
+        failure = Failure.RAISED
         try:
-            return self.proposal.encode(self.compute(self.proposal))
+            own = self.compute(self.proposal)
+            failure = own if isinstance(own, Failure) else Failure.UPDATE
+            return self.proposal.encode(own)
         except KeyboardInterrupt:  # by a person, who may end what has been charged
             raise
         except BaseException as error:  # noqa: BLE001  # what it is would say something of the data
             _log.warning("secagg: %s", NOTHING, exc_info=error)
-            return self.proposal.encode(None)
+            return self.proposal.encode(failure)
 
 
 class Node:

@@ -4,14 +4,15 @@ A node reads the proposal before it does anything, and its hash is in the label 
 mask, box and signature: clients who were shown different ones do not cancel. Nothing here
 knows an engine; ``secagg.adapters`` carry the bytes.
 
-What a client brings is one vector. Without noise its segments are the update, the number of
-its entries that the clip cut, the weight, how many numbers were cut to their bounds, whether
-the work failed, and the metrics that the server named. Nothing that a client computed is refused:
-a refusal would tell the server of it. Update and metrics are multiplied by weight / max_weight
-before they are rounded, so that a lane need not hold the weight: the weighted mean is within
-step * max_weight * survivors / total weight of the true one. Under CKKS all numbers are
-approximate, weight and counts too: within 2^-14 of their range for every survivor. With noise the
-noised vector is all there is: any other number would be a release of its own.
+What a client brings is one vector. Without noise its segments are the update, running
+statistics in a range of their own, the number of entries that were cut, the weight, which
+numbers were cut or missing, how the work failed, and the metrics that the server named. Nothing
+that a client computed is refused: a refusal would tell the server of it; a sum of counts says
+how many. Update and metrics are multiplied by weight / max_weight before they are rounded, so
+that a lane need not hold the weight: the weighted mean is within step * max_weight * survivors
+/ total weight of the true one. Under CKKS all numbers are approximate, weight and counts too:
+within 2^-14 of their range for every survivor. With noise the noised vector is all there is:
+any other number would be a release of its own.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
@@ -38,16 +40,20 @@ from protocols.errors import DecodeError, ProtocolError
 from protocols.wire import Header, Reader
 from secagg.errors import InputError, RefusedError, SecaggError
 from secagg.vectors.arrays import Shapes
+from secagg.vectors.buffers import STATISTICS, is_statistic
 from secagg.vectors.layout import MAX_ENTRIES, UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, refuse_non_finite
 
-VERSION: Final = 1
+VERSION: Final = 2  # of the layout too
 BONAWITZ: Final = "bonawitz"
 THRESHOLD_CKKS: Final = "threshold-ckks"
 PROTOCOLS: Final = (BONAWITZ, THRESHOLD_CKKS)
 CLIPPED: Final = "clipped"  # entries of an update
-CLAMPED: Final = "clamped"  # weight and metrics
-FAILED: Final = "failed"
+CLAMPED: Final = "clamped"  # weight and metrics, one entry each
+MISSING: Final = "missing"  # metrics, one entry each
+FAILED: Final = "failed"  # one entry for each ``Failure``
+STATISTIC: Final = "statistic"
+STATISTIC_LEVELS: Final = 2**46  # a step of the range is 1.9e-9; 2^17 clients fit a word
 METRIC: Final = "metric "  # before a metric's name, in the name of its segment
 METRIC_BITS: Final = 32
 DIGEST_SIZE: Final = 32  # bytes, SHA-256
@@ -55,6 +61,17 @@ MAX_SIZE: Final = 2**22  # bytes of a proposal: tens of thousands of arrays, not
 MAX_DIMENSIONS: Final = 64  # of an array, numpy's own limit
 
 Params: TypeAlias = bonawitz.Params | ckks.Params
+
+
+class Failure(StrEnum):
+    """Why work came to nothing, in words that hold no data; the order is that of the vector."""
+
+    RAISED = "the app raised an error"
+    REPLIED = "the app replied an error"
+    ARRAYS = "the reply's arrays are not those that were sent"
+    METRICS = "the reply names a metric in two records"
+    WEIGHT = "the reply has no whole number to weigh it by"
+    UPDATE = "the update is not finite, or of another length"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +101,13 @@ class Average:
         step = FixedPoint(clip=self.clip, bits=self.bits).step
         return step * self.max_weight * survivors / weight
 
-    def segments(self, entries: int) -> tuple[Segment, ...]:
-        """The segments of the vector."""
+    def segments(self, entries: int, statistics: int = 0) -> tuple[Segment, ...]:
+        """The segments of the vector; of ``entries`` so many are running statistics."""
+        codec = FixedPoint(clip=self.clip, bits=self.bits)
+        of_range = Count(maximum=2 * STATISTIC_LEVELS)
         update = (
-            Segment(name=UPDATE, entries=entries, codec=FixedPoint(clip=self.clip, bits=self.bits)),
+            *(Segment(name=UPDATE, entries=n, codec=codec) for n in [entries - statistics] if n),
+            *(Segment(name=STATISTIC, entries=n, codec=of_range) for n in [statistics] if n),
             Segment(name=CLIPPED, entries=1, codec=Count(maximum=max(entries, 1))),
         )
         metrics = (
@@ -95,12 +115,14 @@ class Average:
             for name, most in self.metrics
         )
         counts = (
-            Segment(name=name, entries=1, codec=Count(maximum=most))
-            for name, most in (
-                (WEIGHT, self.max_weight),
-                (CLAMPED, 1 + len(self.metrics)),
-                (FAILED, 1),
+            Segment(name=name, entries=many, codec=Count(maximum=most))
+            for name, many, most in (
+                (WEIGHT, 1, self.max_weight),
+                (CLAMPED, 1 + len(self.metrics), 1),
+                (MISSING, len(self.metrics), 1),
+                (FAILED, len(Failure), 1),
             )
+            if many
         )
         return (*(update if entries else ()), *counts, *metrics)
 
@@ -165,6 +187,7 @@ class Result:
       clamped: weights and metrics that were beyond their bounds, and cut to them; a metric that
         is missing or no number counts as 0, and here.
       failed: clients whose work failed. They brought zeros, and no weight.
+      reasons: how many clients counted each of these, in words.
     """
 
     survivors: tuple[int, ...]
@@ -174,6 +197,7 @@ class Result:
     clipped: int
     clamped: int = 0
     failed: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,10 +275,21 @@ class Proposal:
     def layout(self) -> Layout:
         """The layout of the vector that each client brings."""
         content = self.content
-        segments = (
-            content.segments() if isinstance(content, Noise) else content.segments(self.entries)
-        )
+        if isinstance(content, Noise):
+            segments = content.segments()
+        else:
+            segments = content.segments(self.entries, statistics_in(self.shapes, self.protocol))
         return Layout(segments=segments, clients=self.params.clients)
+
+    @property
+    def trained(self) -> NDArray[np.bool_]:
+        """Entries of an update that are no running statistics; all, with noise or under CKKS."""
+        alike = self.noise is not None or self.protocol != BONAWITZ
+        kinds = [
+            np.full(math.prod(shape), alike or not is_statistic(name))
+            for name, shape in self.shapes
+        ]
+        return np.concatenate(kinds or [np.empty(0, np.bool_)])
 
     @property
     def noise(self) -> Noise | None:
@@ -269,10 +304,10 @@ class Proposal:
             )
         return ckks.Agreement(params=self.params, session=self.session, public_digest=public)
 
-    def encode(self, own: Contribution | None) -> NDArray[np.uint64] | NDArray[np.float64]:
+    def encode(self, own: Contribution | Failure) -> NDArray[np.uint64] | NDArray[np.float64]:
         """A client's vector: words, or reals for CKKS.
 
-        ``None`` is work that failed: zeros, and no weight; with noise zeros and the share. Whoever
+        Work that failed becomes zeros, and no weight; with noise zeros and the share. Whoever
         answers for a client brings that in place of any error, which would tell of its data.
 
         | weight or metric         | becomes                              |
@@ -283,22 +318,18 @@ class Proposal:
         Raises:
           InputError: not finite, another length, a weight that is no integer.
         """
-        if own is None:
+        failures = np.array([own is failure for failure in Failure], np.uint64)
+        if isinstance(own, Failure):
             own = Contribution(vector=np.zeros(self.entries), weight=0, metrics={})
-            return self._encoded(own, failed=True)
-        return self._encoded(own, failed=False)
-
-    def _encoded(
-        self, own: Contribution, *, failed: bool
-    ) -> NDArray[np.uint64] | NDArray[np.float64]:
         if own.vector.shape != (self.entries,):
             raise InputError(f"an update of shape {own.vector.shape}, expected ({self.entries},)")
         values: dict[str, Any]
         if isinstance(self.content, Noise):
             values = {UPDATE: self.content.mechanism.encode(own.vector, seed=self.seed)}
         else:
-            values = self._weighted(self.content, own) | {FAILED: int(failed)}
-            values[CLAMPED] *= not failed
+            values = self._weighted(self.content, own) | {FAILED: failures}
+            for name in {CLAMPED, MISSING} & values.keys():
+                values[name] *= np.uint64(not failures.any())
         layout = self.layout
         return layout.encode(values) if self.protocol == BONAWITZ else layout.encode_reals(values)
 
@@ -306,22 +337,33 @@ class Proposal:
         if type(own.weight) is not int:
             raise InputError("weight must be an integer")
         weight = min(max(own.weight, 0), average.max_weight)
-        clamped = int(weight != own.weight)
         part = weight / average.max_weight
         values: dict[str, Any] = {WEIGHT: weight}
         if self.entries:
             # In float64: the rounding of a narrower product can be above a step.
             clipped = np.array(own.vector, np.float64)
             refuse_non_finite(clipped, 0, UPDATE, np.empty(len(clipped), np.bool_))
-            np.clip(clipped, -average.clip, average.clip, out=clipped)
+            trained = self.trained if statistics_in(self.shapes, self.protocol) else None
+            limit = np.float64(average.clip)
+            most = limit if trained is None else np.where(trained, limit, STATISTICS.clip)
+            np.clip(clipped, -most, most, out=clipped)
             values[CLIPPED] = int(np.count_nonzero(clipped != own.vector))
-            values[UPDATE] = np.multiply(clipped, part, out=clipped)
-        for name, most in average.metrics:
+            np.multiply(clipped, part, out=clipped)
+            if trained is not None:
+                of_range = clipped[~trained] / STATISTICS.clip + 1
+                values[STATISTIC] = np.rint(of_range * STATISTIC_LEVELS).astype(np.uint64)
+                clipped = clipped[trained]
+            if len(clipped):
+                values[UPDATE] = clipped
+        clamped, missing = [weight != own.weight], []
+        for name, bound in average.metrics:
             value = own.metrics.get(name, math.nan)
-            held = 0.0 if math.isnan(value) else min(max(value, -most), most)
-            clamped += int(held != value)
+            missing.append(math.isnan(value))
+            held = 0.0 if missing[-1] else min(max(value, -bound), bound)
+            clamped.append(held != value and not missing[-1])
             values[METRIC + name] = held * part
-        return values | {CLAMPED: clamped}
+        values[CLAMPED] = np.array(clamped, np.uint64)
+        return values | ({MISSING: np.array(missing, np.uint64)} if missing else {})
 
     def decode(self, total: NDArray[Any], survivors: tuple[int, ...]) -> Result:
         """What a sum says: uint64 words, or float64 of CKKS.
@@ -336,22 +378,49 @@ class Proposal:
             return Result(
                 survivors=survivors, vector=vector, weight=len(survivors), metrics={}, clipped=0
             )
-        weight, failed = int(sums[WEIGHT][0]), int(sums[FAILED][0])
+        average, weight = self.content, int(sums[WEIGHT][0])
+        failures = {
+            str(failure): int(n) for failure, n in zip(Failure, sums[FAILED], strict=True) if n
+        }
+        failed = sum(failures.values())
         if weight < 1:
             raise InputError(
                 f"the survivors' weights are all 0, there is no mean: the work of {failed} of "
-                f"{len(survivors)} failed, and their own logs say why"
+                f"{len(survivors)} failed, and their own logs say why{_listed(failures)}"
             )
-        one = self.content.max_weight / weight
+        one = average.max_weight / weight
+        counts = self._counts(average, sums)
         return Result(
             survivors=survivors,
-            vector=sums[UPDATE] * one if self.entries else np.empty(0),
+            vector=self._mean(sums, one, len(survivors)),
             weight=weight,
-            metrics={name: float(sums[METRIC + name][0]) * one for name, _ in self.content.metrics},
+            metrics={name: float(sums[METRIC + name][0]) * one for name, _ in average.metrics},
             clipped=int(sums[CLIPPED][0]) if self.entries else 0,
-            clamped=int(sums[CLAMPED][0]),
+            clamped=sum(counts.values()),
             failed=failed,
+            reasons=failures | counts,
         )
+
+    def _mean(
+        self, sums: Mapping[str, NDArray[Any]], one: float, survivors: int
+    ) -> NDArray[np.float64]:
+        """The update, its running statistics where the shapes have them."""
+        if not statistics_in(self.shapes, self.protocol):
+            return sums[UPDATE] * one if self.entries else np.empty(0)
+        mean, trained = np.empty(self.entries), self.trained
+        if trained.any():
+            mean[trained] = sums[UPDATE] * one
+        levels = sums[STATISTIC].astype(np.float64) - survivors * float(STATISTIC_LEVELS)
+        mean[~trained] = levels / STATISTIC_LEVELS * STATISTICS.clip * one
+        return mean
+
+    def _counts(self, average: Average, sums: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+        """How many clients' weights and metrics were cut, or missing."""
+        beyond = [f"weight {average.weighted_by!r} outside 0 to {average.max_weight}"]
+        beyond += [f"metric {name!r} beyond {most:g}" for name, most in average.metrics]
+        missing = [f"metric {name!r} missing or no number" for name, _ in average.metrics]
+        found = [*sums[CLAMPED], *(sums[MISSING] if missing else ())]
+        return {name: int(n) for name, n in zip([*beyond, *missing], found, strict=True) if n}
 
     def to_bytes(self) -> bytes:
         """JSON, keys sorted, no spaces: the one encoding."""
@@ -435,6 +504,21 @@ class Proposal:
             shapes=tuple((str(name), _shape(shape)) for name, shape in said["shapes"]),
             content=content,
         )
+
+
+def statistics_in(shapes: Shapes, protocol: str) -> int:
+    """How many entries are a normalisation's running statistics, and have a range of their own.
+
+    Under CKKS none: 2^-14 of so wide a range would be no statistic.
+    """
+    if protocol != BONAWITZ:
+        return 0
+    return sum(math.prod(shape) for name, shape in shapes if is_statistic(name))
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    """Reasons with their counts, to follow a sentence."""
+    return "".join(f"; {count}: {reason}" for reason, count in reasons.items())
 
 
 def _shape(shape: list[Any]) -> tuple[int, ...]:

@@ -136,10 +136,11 @@ def test_of_masked_messages_it_finds_nothing(protocol: str, folder: Path) -> Non
 def test_nor_when_a_node_is_lost_or_fails(stage: str, folder: Path) -> None:
     program = nodes()
     grid = grid_of(program, folder)
+    of_two = SumSettings(minimum_survivors=2)
     grid.lost = lambda node, at: node == 101 and at == stage
-    train(SecureGrid(grid, MEAN, deadline=0.02))
+    train(SecureGrid(grid, MEAN, of_two, deadline=0.02))
     grid.lost, grid.fails = (lambda *_: False), grid.lost
-    train(SecureGrid(grid, MEAN, deadline=0.02))
+    train(SecureGrid(grid, MEAN, of_two, deadline=0.02))
     assert sightings(grid, program) == {node: set() for node in program}
 
 

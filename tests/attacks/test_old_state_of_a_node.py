@@ -37,6 +37,7 @@ from secagg.nodes.proposal import Proposal
 from secagg.stage import Stage
 
 NODES = (100, 101, 102)  # clients 0, 1, 2
+OF_TWO = SumSettings(minimum_survivors=2)  # nodes may be lost
 PEERS, VICTIM, CLIENT = NODES[:2], 102, 2
 AGAIN = "was answered for another request"
 
@@ -84,7 +85,7 @@ def is_the_victims(found: NDArray[np.float64], machines: Machines) -> bool:
 
 def two_survivor_sets(folder: Path) -> bool:
     machines = Machines(folder, NODES)
-    proposal = carry(mean_of(), machines).proposal
+    proposal = carry(mean_of(OF_TWO), machines).proposal
     agreement = agreement_of(proposal)
     gone = Survivors(header=agreement.header, alive=frozenset({0, 1}), members=range(3)).to_bytes()
     seeds, keys = [], []
@@ -126,7 +127,7 @@ def test_the_same_request_gets_the_same_bytes_again(folder: Path) -> None:
 
 def two_proposals(folder: Path) -> bool:
     """In one the victim's vector is summed, in the other the victim is lost."""
-    machines, coordinator = Machines(folder, NODES), mean_after_another_sum()
+    machines, coordinator = Machines(folder, NODES), mean_after_another_sum(OF_TWO)
     carry(coordinator, machines)
     session, ahead = coordinator.session, dict(coordinator.advertised)
     states = dict(machines.states)

@@ -44,7 +44,8 @@ SERVER, OTHER = (SigningKey(Secret(bytes([number]) * 32)) for number in (1, 2))
 
 def of_two(machines: Machines) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """A correct sum of two, less what the server's own client brought, over the weight left."""
-    result = carry(mean_of(), machines, nodes=[VICTIM, OURS]).result
+    cohort = SumSettings(minimum_survivors=2)
+    result = carry(mean_of(cohort), machines, nodes=[VICTIM, OURS]).result
     own = machines.brought[OURS]
     left = result.vector * result.weight - own.weight * np.clip(own.vector, -1, 1)
     return left / (result.weight - own.weight)

@@ -7,23 +7,27 @@ function by value, and a module of tests cannot be imported in an actor.
 
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
+from sklearn.linear_model import LogisticRegression
 
 from hospitals import client_app, server_app
 from oracle import EVERYBODY, LEARNING_RATE, STEPS, assert_accurate, assert_averaged, read
 from processes import living
-from secagg.adapters.flower import secure_mod
+from secagg.adapters.flower import SecureGrid, secure_mod
 from secagg.adapters.testing import stage_of
 from secagg.nodes.policy import NodePolicy
 
@@ -146,3 +150,54 @@ def test_a_virtual_node_keeps_its_state_but_not_what_a_failed_message_did(
     assert counts == [[1] * nodes, [2] * nodes, [], [3] * nodes]
     assert len(failures) == nodes
     assert all("in the client's own words" in reason for reason in failures)
+
+
+@pytest.mark.slow
+def test_two_lines_are_enough_and_virtual_nodes_have_folders_of_their_own(
+    backend: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A logistic regression of scikit-learn, and FedAvg's own defaults."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    nodes, server, client = 5, ServerApp(), ClientApp(mods=[secure_mod()])
+    found: list[tuple[set[int], float, dict[str, Any]]] = []
+
+    def trained(coef: Any, intercept: Any, partition: int) -> tuple[Any, Any]:
+        data = np.random.default_rng(partition)
+        features = data.normal(size=(60, 4))
+        labels = (features[:, 0] + data.normal(size=60) > 0).astype(int)
+        model = LogisticRegression(max_iter=1, warm_start=True, C=0.1)
+        model.classes_, model.coef_ = np.array([0, 1]), coef.copy()
+        model.intercept_ = intercept.copy()
+        with warnings.catch_warnings(action="ignore"):  # of one step that is meant
+            model.fit(features, labels)
+        return model.coef_, model.intercept_
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        secured = SecureGrid(grid)
+        start = ArrayRecord([np.zeros((1, 4)), np.zeros(1)])
+        result = FedAvg().start(secured, start, num_rounds=1, timeout=120)
+        (report,) = secured.history
+        coef, intercept = result.arrays.to_numpy_ndarrays()
+        found.append((set(report.survivors), report.mean_error, {"c": coef, "i": intercept}))
+
+    @client.train()
+    def train(message: Message, context: Context) -> Message:
+        partition = int(context.node_config["partition-id"])
+        after = trained(*message.content["arrays"].to_numpy_ndarrays(), partition)
+        content = {
+            "arrays": ArrayRecord(list(after)),
+            "metrics": MetricRecord({"num-examples": 60}),
+        }
+        return Message(RecordDict(dict(content)), reply_to=message)
+
+    run_simulation(server, client, nodes, backend_config=backend)
+    ((survivors, error, arrays),) = found
+    single = [trained(np.zeros((1, 4)), np.zeros(1), number) for number in range(nodes)]
+    if len(survivors) == nodes:  # FedAvg begins with fewer, where fewer are there
+        for name, each in zip("ci", zip(*single, strict=True), strict=True):
+            assert np.abs(arrays[name] - np.mean(each, 0)).max() <= error + 1e-12
+    assert len(survivors) >= 3
+    (root,) = tmp_path.glob("secagg-simulation-*")
+    assert root.stat().st_mode & 0o077 == 0
+    assert {int(home.name) for home in root.glob("*/*")} >= survivors

@@ -324,7 +324,7 @@ def test_weights_of_zero_everywhere_make_no_mean(folder: Path) -> None:
 
 @pytest.mark.parametrize("deadline", [0, -1, float("nan")])
 def test_a_deadline_that_nobody_can_keep_is_refused(deadline: float, folder: Path) -> None:
-    grid = grid_of(programs(2), folder)
+    grid = grid_of(programs(3), folder)
     with pytest.raises(InputError, match="must be above 0"):
         SecureGrid(grid, MEAN, deadline=deadline)
     with pytest.raises(InputError, match="must be above 0"):

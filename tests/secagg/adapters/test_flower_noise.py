@@ -259,10 +259,12 @@ def test_more_nodes_than_the_noise_is_for_are_refused(folder: Path) -> None:
         fit(SecureGrid(trial.grid, replace(trial.summed, mechanism=few)))
 
 
-def test_evaluate_is_refused_beside_noise(folder: Path) -> None:
+def test_evaluate_is_left_out_beside_noise(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     trial = Trial(folder)
-    with pytest.raises(InputError, match=r"fraction_evaluate=0.*allow_plaintext=\['evaluate'\]"):
-        fit(trial.secured, fraction_evaluate=1.0)
+    caplog.set_level("WARNING", "flwr")
+    assert not fit(trial.secured, fraction_evaluate=1.0).evaluate_metrics_clientapp
+    assert "fraction_evaluate=0" in caplog.text
+    assert {message.metadata.message_type for message in trial.grid.sent} == {"train"}
 
 
 def test_of_examples_the_program_is_told_clip_and_rate_and_the_divisor_is_public(

@@ -206,9 +206,6 @@ def test_the_nodes_own_configuration_says_where_its_folder_is(folder: Path) -> N
     apps, configs = {}, {}
     for node, each in nodes.items():
         home = new_folder(folder / str(node))
-        lines = TEMPLATE.replace("allow_no_noise = false", "allow_no_noise = true")
-        lines = lines.replace("minimum_cohort = 3", "minimum_cohort = 2")
-        (home / "policy.toml").write_text(lines, encoding="utf-8")
         apps[node] = ClientApp(mods=[secure_mod()])
         apps[node].train()(each.train)
         configs[node] = {"secagg-home": str(home)}
@@ -218,7 +215,7 @@ def test_the_nodes_own_configuration_says_where_its_folder_is(folder: Path) -> N
 
 @pytest.mark.parametrize("config", [{}, {"secagg-home": 1}], ids=["none", "a number"])
 def test_without_a_folder_a_node_says_how_to_name_one(config: Any, folder: Path) -> None:
-    nodes = programs(2)
+    nodes = programs(3)
     apps = {node: ClientApp(mods=[secure_mod(policy=OPEN)]) for node in nodes}
     for node, each in nodes.items():
         apps[node].train()(each.train)
@@ -229,9 +226,12 @@ def test_without_a_folder_a_node_says_how_to_name_one(config: Any, folder: Path)
     assert all(hint in each for each in reasons(grid).values())
 
 
-def test_the_policy_of_a_new_folder_refuses_sums_without_noise(folder: Path) -> None:
+def test_a_policy_without_the_line_refuses_sums_without_noise(folder: Path) -> None:
     nodes = programs(4)
     grid = LocalGrid({n: each.app(new_folder(folder / str(n)), None) for n, each in nodes.items()})
+    for node in nodes:
+        lines = TEMPLATE.replace("\nallow_no_noise", "\n# allow_no_noise")
+        (folder / str(node) / "policy.toml").write_text(lines, encoding="utf-8")
     fit(SecureGrid(grid, MEAN, LOSSY, deadline=DEADLINE))
     assert len(reasons(grid)) == 4
     assert all("this node's policy refuses (" in each for each in reasons(grid).values())

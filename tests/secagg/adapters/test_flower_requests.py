@@ -171,13 +171,18 @@ def test_an_answer_that_is_none_counts_as_none(folder: Path) -> None:
 # What a grid refuses
 
 
-def test_evaluate_needs_named_metrics(folder: Path) -> None:
-    secured = SecureGrid(grid := grid_of(programs(3), folder), MEAN)
-    with pytest.raises(
-        InputError, match=r"evaluate_metrics=.*fraction_evaluate=0.*allow_plaintext="
-    ):
-        secured.send_and_receive(messages(grid.apps, "evaluate"))
-    assert not grid.sent
+def test_evaluate_without_named_metrics_is_left_out_and_says_so_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secured = SecureGrid(grid := grid_of(programs(3), folder))
+    caplog.set_level("WARNING", "flwr")
+    result = fit(secured, rounds=2, fraction_evaluate=1.0)
+    (line,) = [each for each in caplog.messages if "evaluate is left out" in each]
+    for way in ("evaluate_metrics=", "fraction_evaluate=0", "allow_plaintext="):
+        assert way in line
+    assert len(result.train_metrics_clientapp) == 2
+    assert not result.evaluate_metrics_clientapp
+    assert {message.metadata.message_type for message in grid.sent} == {"train"}
 
 
 def test_query_passes_only_if_that_is_meant(folder: Path) -> None:
@@ -242,7 +247,7 @@ def test_what_one_sum_cannot_be_of_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="named twice"):
         secured.send_and_receive([*train, *messages([100])])
     (refusal,) = secured.send_and_receive(messages([100]))  # nobody's fault: the others are away
-    assert "1 nodes were named, 2 needed" in str(refusal.error.reason)
+    assert "1 nodes were named, 3 needed" in str(refusal.error.reason)
     for name in ("secagg", "secagg.privacy"):
         with pytest.raises(InputError, match=f"{name} are ours"):
             secured.send_and_receive(messages(grid.apps, **{name: ConfigRecord()}))

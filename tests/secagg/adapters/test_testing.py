@@ -23,9 +23,9 @@ def work(node: int, proposal: Proposal) -> Contribution:
 
 
 def machines(folder: Path) -> tuple[Coordinator, Machines]:
-    return Coordinator(WeightedMean(clip=1.0, max_weight=1), SumSettings()), Machines(
-        folder, NODES, work
-    )
+    of_two = SumSettings(minimum_survivors=2)
+    mean = WeightedMean(clip=1.0, max_weight=1)
+    return Coordinator(mean, of_two), Machines(folder, NODES, work)
 
 
 @pytest.mark.parametrize("stage", [Stage.MASK, Stage.REVEAL])

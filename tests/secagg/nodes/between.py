@@ -129,8 +129,8 @@ def mean_of(cohort: SumSettings | None = None) -> Coordinator:
     return Coordinator(MEAN, cohort or SumSettings())
 
 
-def mean_after_another_sum() -> Coordinator:
+def mean_after_another_sum(cohort: SumSettings | None = None) -> Coordinator:
     """Its first sum follows one of others: keys come ahead of the next, no shares do."""
-    coordinator = mean_of()
+    coordinator = mean_of(cohort)
     coordinator.last = (bonawitz.Params(clients=2, threshold=2, words=1), frozenset({1, 2}))
     return coordinator

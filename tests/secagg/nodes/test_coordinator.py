@@ -332,7 +332,7 @@ def test_one_node_two_of_one_name_or_more_than_the_noise_is_for_are_refused(
     folder: Path,
 ) -> None:
     machines = Machines(folder, SIX)
-    with pytest.raises(TooFewSurvivors, match="1 nodes were named, 2 needed"):
+    with pytest.raises(TooFewSurvivors, match="1 nodes were named, 3 needed"):
         carry(mean_of(), machines, nodes=[100])
     with pytest.raises(InputError, match="named twice"):
         carry(mean_of(), machines, nodes=[100, 100, 101])

@@ -117,7 +117,7 @@ def test_a_folder_that_is_missing_or_taken_is_an_error(folder: Path) -> None:
         Node(folder / "none")
     home = new_folder(folder / "home")
     assert home.stat().st_mode & 0o077 == 0
-    assert Node(home).policy == NodePolicy()
+    assert Node(home).policy == NodePolicy(allow_no_noise=True)
     with pytest.raises(NodeError, match="cannot make"):
         new_folder(home)
     (home / "policy.toml").unlink()

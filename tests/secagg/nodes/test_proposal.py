@@ -15,7 +15,15 @@ from protocols.errors import DecodeError
 from secagg.errors import InputError, RefusedError
 from secagg.nodes.coordinator import SumSettings
 from secagg.nodes.policy import NodePolicy
-from secagg.nodes.proposal import MAX_DIMENSIONS, MAX_SIZE, Average, Contribution, Noise, Proposal
+from secagg.nodes.proposal import (
+    MAX_DIMENSIONS,
+    MAX_SIZE,
+    Average,
+    Contribution,
+    Failure,
+    Noise,
+    Proposal,
+)
 from secagg.vectors.arrays import flat, shapes_of, unflat
 from secagg.vectors.layout import Layout
 
@@ -32,9 +40,12 @@ OWN = Contribution(
 )
 
 
-def proposal_of(content: Average | Noise, protocol: str = "bonawitz", **more: Any) -> Proposal:
+def proposal_of(
+    content: Average | Noise, protocol: str = "bonawitz", *, statistics: int = 0, **more: Any
+) -> Proposal:
     minimum = content.mechanism.minimum_survivors if isinstance(content, Noise) else None
-    segments = content.segments() if isinstance(content, Noise) else content.segments(ENTRIES)
+    noisy = isinstance(content, Noise)
+    segments = content.segments() if noisy else content.segments(ENTRIES, statistics)
     params = SumSettings(protocol=protocol).params(6, Layout(segments=segments, clients=6), minimum)
     given: dict[str, Any] = {
         "purpose": "train",
@@ -79,7 +90,7 @@ def average(**change: Any) -> bytes:
         b" " + PLAIN.to_bytes(),
         PLAIN.to_bytes() + b"\n",
         PLAIN.to_bytes().decode().encode("utf-16"),
-        PLAIN.to_bytes().replace(b'"version":1', b'"version":1,"version":1'),
+        PLAIN.to_bytes().replace(b'"version":2', b'"version":2,"version":2'),
         PLAIN.to_bytes().replace(b":18", b":18.0"),
         PLAIN.to_bytes().replace(b":18", b":" + b"9" * 5000),
         PLAIN.to_bytes().replace(b"10.0", b"NaN"),
@@ -87,7 +98,7 @@ def average(**change: Any) -> bytes:
         PLAIN.to_bytes().replace(b"10.0", b"-Infinity"),
         bytes(MAX_SIZE + 1),
         changed(extra=1),
-        changed(version=2),
+        changed(version=1),
         changed(version=True),
         changed(purpose=""),
         changed(purpose="a\nb"),
@@ -257,17 +268,42 @@ def test_numbers_beyond_their_bounds_are_cut_to_them_and_counted(
 @pytest.mark.parametrize("protocol", ["bonawitz", "threshold-ckks"])
 def test_work_that_failed_is_zeros_without_weight_and_is_counted(protocol: str) -> None:
     proposal = proposal_of(AVERAGE, protocol)
-    result = proposal.decode(proposal.encode(None) + proposal.encode(OWN), (0, 1))
+    result = proposal.decode(proposal.encode(Failure.RAISED) + proposal.encode(OWN), (0, 1))
     assert (result.weight, result.clamped, result.failed) == (OWN.weight, 0, 1)
+    assert result.reasons == {"the app raised an error": 1}
     assert np.abs(result.vector - PRIVATE).max() < 1e-3
-    with pytest.raises(InputError, match="the work of 2 of 2 failed"):
-        proposal.decode(proposal.encode(None) + proposal.encode(None), (0, 1))
+    both = proposal.encode(Failure.RAISED) + proposal.encode(Failure.ARRAYS)
+    with pytest.raises(InputError, match=r"the work of 2 of 2 failed.*; 1: .*; 1: the reply's"):
+        proposal.decode(both, (0, 1))
+
+
+def test_what_was_cut_or_missing_is_said_by_name() -> None:
+    change = {"weight": 1234567, "metrics": {"accuracy": 7.0}}
+    result = PLAIN.decode(PLAIN.encode(own(**change)) + PLAIN.encode(OWN), (0, 1))
+    assert result.reasons == {
+        f"weight 'num-examples' outside 0 to {MAX_WEIGHT}": 1,
+        "metric 'accuracy' beyond 1": 1,
+        "metric 'loss' missing or no number": 1,
+    }
+
+
+def test_running_statistics_have_a_range_of_their_own() -> None:
+    shapes = (("bn.running_mean", (2,)), ("w", (ENTRIES - 3,)), ("bn.running_var", (1,)))
+    proposal = proposal_of(AVERAGE, statistics=3, shapes=shapes)
+    rest = [0.0] * (ENTRIES - 5)
+    one = own(vector=np.array([-4000.0, 3.0, 0.25, 5.0, *rest, 90.0]), weight=MAX_WEIGHT)
+    other = own(vector=np.array([2000.0, -7.0, -0.5, 0.5, *rest, 1e9]), weight=MAX_WEIGHT)
+    result = proposal.decode(proposal.encode(one) + proposal.encode(other), (0, 1))
+    expected = [-1000.0, -2.0, -0.125, 0.75, *rest, 2**15 + 45.0]
+    assert result.vector == pytest.approx(expected, abs=2 * 2.0**-17)
+    assert result.vector[[0, 1, -1]] == pytest.approx(np.take(expected, [0, 1, -1]), abs=1e-8)
+    assert result.clipped == 2
 
 
 def test_under_noise_work_that_failed_is_the_share_of_noise_alone() -> None:
     mechanism = noise_of(6, bits=32, scale=1000.0)
     proposal = proposal_of(Noise(mechanism=mechanism))
-    share = proposal.decode(proposal.encode(None), (0,)).vector
+    share = proposal.decode(proposal.encode(Failure.RAISED), (0,)).vector
     assert 0 < np.abs(share).max() < 10 * mechanism.stddev(1)
 
 
