@@ -56,7 +56,7 @@ from secagg.nodes.proposal import Contribution, Failure, Noise, Proposal
 from secagg.nodes.reports import StageReport, SumReport, check_failures
 from secagg.rounds.relay import StageRequests
 from secagg.stage import Stage
-from secagg.vectors.arrays import flat, shapes_of, unflat
+from secagg.vectors.arrays import flat, model_digest, shapes_of, unflat
 from secagg.vectors.buffers import is_counter
 
 __all__ = [
@@ -254,6 +254,7 @@ class SecureGrid(Grid):
         reply = RecordDict()
         if trains:
             moved = unflat(finished.model_update, start)
+            under_way.release(model_digest(moved))
             reply[name] = ArrayRecord({key: Array(array) for key, array in moved.items()})
         weighted_by = self._coordinator.summed.weighted_by
         metrics: dict[str, Any] = {weighted_by: result.weight, **result.metrics}

@@ -609,6 +609,16 @@ class RunningSum:
             summed.ledger.commit(key.round, charges, attempt=key.attempt, survivors=left)
 
 
+    def release(self, model: bytes) -> None:
+        """Write into the server's ledger the digest of the model that came of this sum.
+
+        ``secagg.model_digest`` makes one. Without noise there is no ledger, and nothing is done.
+        """
+        summed, key = self._coordinator.summed, self._charged
+        if isinstance(summed, NoisySum) and key is not None:
+            summed.ledger.release(key.round, model, attempt=key.attempt)
+
+
 def may_share_ahead(proposal: Proposal) -> bool:
     """Whether nothing public is signed, nor noise in a graph whose survivors nobody counts."""
     params = proposal.params

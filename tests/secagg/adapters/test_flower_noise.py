@@ -16,6 +16,7 @@ from dp.ledger.books import Budget, State
 from dp.ledger.ledger import Ledger
 from secagg.adapters.flower import NoisySum, SecureGrid
 from secagg.adapters.testing import LocalGrid, stage_of
+from secagg.vectors.arrays import model_digest
 from secagg.errors import InputError
 from secagg.nodes.node import SUBJECT, new_folder
 from secagg.nodes.policy import NodePolicy
@@ -320,3 +321,11 @@ def test_two_runs_of_the_same_differ_by_their_noise(folder: Path) -> None:
     first, second = (fit(Trial(folder / name).secured) for name in ("first", "second"))
     assert isinstance(first.arrays, ArrayRecord)
     assert not np.array_equal(first.arrays["b"].numpy(), second.arrays["b"].numpy())
+
+
+def test_the_ledger_names_the_model_that_came_of_each_sum(folder: Path) -> None:
+    trial = Trial(folder)
+    result = fit(trial.secured)
+    (named,) = (entry for entry in trial.ledger.records() if entry.action == "model")
+    assert named.data["model"] == model_digest(arrays_of(result.arrays)).hex()
+    assert trial.ledger.verify().head.seq >= named.seq
