@@ -608,7 +608,6 @@ class RunningSum:
             charges = dict.fromkeys(map(str, survivors), noise.event(left))
             summed.ledger.commit(key.round, charges, attempt=key.attempt, survivors=left)
 
-
     def release(self, model: bytes) -> None:
         """Write into the server's ledger the digest of the model that came of this sum.
 

@@ -16,11 +16,11 @@ from dp.ledger.books import Budget, State
 from dp.ledger.ledger import Ledger
 from secagg.adapters.flower import NoisySum, SecureGrid
 from secagg.adapters.testing import LocalGrid, stage_of
-from secagg.vectors.arrays import model_digest
 from secagg.errors import InputError
 from secagg.nodes.node import SUBJECT, new_folder
 from secagg.nodes.policy import NodePolicy
 from secagg.planning import NoiseWishes, SumWishes, plan_noise
+from secagg.vectors.arrays import model_digest
 
 DEADLINE = 0.01  # seconds, after all who answer have answered
 NODES = range(100, 108)
