@@ -327,9 +327,10 @@ def _whole(case: Case, clients: int | None = None) -> Callable[[Now], _Found]:
     def run(now: Now) -> _Found:
         outcome = carry(now)
         survivors = len(outcome.survivors)
-        # PRECISION is where the largest error is expected; twice that is 8 deviations and more.
+        # PRECISION is where the largest error of a mean is expected. The deviation of one entry is
+        # .18 of that in long vectors, .75 in those of one entry (measured): 8 times is 10 of them.
         wrong = (
-            np.abs(outcome.values - survivors * vector).max() > 2 * case.clients * PRECISION
+            np.abs(outcome.values - survivors * vector).max() > 8 * case.clients * PRECISION
             if real_values
             else not np.array_equal(outcome.values, vector * np.uint64(survivors))
         )

@@ -44,7 +44,7 @@ def _header(record: Measurements) -> Markup:
         f"secagg bench quick · {record.began}",
         "What a private sum costs on this machine",
         f"{one['cpu']}, {one['cores']} cores ({', '.join(one['flags'])}). Every sum was "
-        "checked against its parts: exact under masks, within 2^-13 of the clip under CKKS.",
+        "checked against its parts: exact under masks, within 2^-11 of the clip under CKKS.",
         warnings=record.notes,
     )
 

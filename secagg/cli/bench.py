@@ -157,7 +157,7 @@ def quick(*, target: Path | None, csv: Path | None, html: Path | None) -> None:
     units = "; ".join(f"{each.name}: one {each.unit}" for each in REFERENCES.values())
     out.print(f"Ratios are to {units}.")
     out.print(
-        "Every sum was checked against its parts: exact under masks, 2^-13 of the clip under CKKS."
+        "Every sum was checked against its parts: exact under masks, 2^-11 of the clip under CKKS."
     )
     _close(out, record)
     _export(csv, kept.rows(record))
