@@ -120,6 +120,7 @@ def calibrate_noise(
     return high
 
 
+# As many arguments as ``noise_multiplier``, for the same reason.
 def max_steps(
     *,
     epsilon: float,

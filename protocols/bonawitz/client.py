@@ -30,7 +30,7 @@ from typing import ClassVar, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.bonawitz.graph import pick
+from protocols.bonawitz.graph import GraphPlan, pick
 from protocols.bonawitz.messages import (
     FRAME_WORDS,
     SHARE_SIZE,
@@ -149,6 +149,7 @@ class AwaitRoster(Client):
             raise LocalProtocolError("signed keys are of one agreement: advertise new ones")
         return replace(self, agreement=agreement, keys=Once(self.keys.take()))
 
+    # 60 lines and more: checks, shares, burn and state in the order in which they must happen.
     def on_roster(self, message: bytes) -> tuple[bytes, "AwaitBoxes"]:
         """Share our secrets among the clients of the roster.
 
@@ -304,6 +305,7 @@ class AwaitBoxes(Client):
             raise LocalProtocolError("our shares were sealed under another agreement")
         return replace(self, agreement=agreement, secrets=Once(self.secrets.take()))
 
+    # 60 lines and more: checks, burn, masks and state in the order in which R30 to R39 stand.
     def on_boxes(
         self, message: bytes, words: Words | Iterable[Words], *, expand: Expand | None = None
     ) -> tuple[Iterator[bytes], "AwaitSurvivors"]:
@@ -355,16 +357,7 @@ class AwaitBoxes(Client):
                 f"{len(shared)} clients have shared, {params.needed(plan)} needed"
             )
         context = self.agreement.context(self.roster)
-        shares = {self.me: sharing.own_share} if sharing.own_share else {}
-        shut: set[ClientId] = set()  # whose box does not open
-        for sender, box in boxes.boxes.items():
-            about = _about(context, sender, self.me)
-            try:
-                shares[sender] = unseal(self._opening(sharing, context, sender), box, about)
-            except RemoteProtocolError:
-                if plan.degree is not None and not plan.picks:
-                    raise
-                shut.add(sender)
+        shares, shut = self._open(boxes, sharing, context, plan)
         included: Set[ClientId]
         if plan.degree is None:
             # Shown another model than the rest, we open nobody's box: no vector may leave.
@@ -377,11 +370,7 @@ class AwaitBoxes(Client):
         else:
             near = sharing.peers.keys() | boxes.boxes.keys() if plan.picks else boxes.boxes.keys()
             included = (near & shared) - shut
-        masks = [Mask(seed=sharing.seed, label=context.self_mask(self.me))]
-        for peer_id in sorted(included):
-            label = context.pair(self.me, peer_id)
-            (seed,) = sharing.mask_key.agree(sharing.mask_key_of(peer_id), label)
-            masks.append(Mask(seed=seed, label=label, subtract=self.me < peer_id))
+        masks = self._masks(included, sharing, context)
         request = message + self.agreement.to_bytes()
         if isinstance(words, np.ndarray):
             self._burn(request, words.data)
@@ -413,6 +402,31 @@ class AwaitBoxes(Client):
             silent=frozenset(known - included),
             shares=Once(shares),
         )
+
+    def _open(
+        self, boxes: ShareBoxes, sharing: Sharing, context: Context, plan: GraphPlan
+    ) -> tuple[dict[ClientId, Secret], set[ClientId]]:
+        """The shares that we hold, our own with them; and whose box does not open."""
+        shares = {self.me: sharing.own_share} if sharing.own_share else {}
+        shut: set[ClientId] = set()
+        for sender, box in boxes.boxes.items():
+            about = _about(context, sender, self.me)
+            try:
+                shares[sender] = unseal(self._opening(sharing, context, sender), box, about)
+            except RemoteProtocolError:
+                if plan.degree is not None and not plan.picks:
+                    raise
+                shut.add(sender)
+        return shares, shut
+
+    def _masks(self, included: Set[ClientId], sharing: Sharing, context: Context) -> list[Mask]:
+        """Our own mask, and one with each of those that we mask with."""
+        masks = [Mask(seed=sharing.seed, label=context.self_mask(self.me))]
+        for peer_id in sorted(included):
+            label = context.pair(self.me, peer_id)
+            (seed,) = sharing.mask_key.agree(sharing.mask_key_of(peer_id), label)
+            masks.append(Mask(seed=seed, label=label, subtract=self.me < peer_id))
+        return masks
 
     def _opening(self, sharing: Sharing, context: Context, sender: ClientId) -> Secret:
         """The key of the box from a peer."""

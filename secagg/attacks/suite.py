@@ -183,7 +183,8 @@ class Found:
         with threadpool_limits(limits=1):
             self.results += job.run()
         spent = time.perf_counter() - began
-        self.seconds[job.part] = self.seconds.get(job.part, 0.0) + spent
+        # As coarse as the file has them: printed again they are the same.
+        self.seconds[job.part] = round(self.seconds.get(job.part, 0.0) + spent, 1)
 
     @property
     def membership(self) -> tuple[tuple[Membership, ...], ...]:

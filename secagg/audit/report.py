@@ -240,6 +240,7 @@ class _Pricer:
             yield spent, capacity
 
 
+# 60 lines and more: each number of a section is made once, from those above it.
 def _sections(
     recount: Recount, pricer: _Pricer, stated: SystemDescription | None
 ) -> Iterator[Section]:

@@ -393,6 +393,7 @@ def _listed(message: Callable[[list[ClientId]], Message], count: int) -> int:
     return empty + count * (one - empty)
 
 
+# 60 lines and more: the messages of a round, one after the other.
 def _traffic(clients: int, chosen: GraphPlan, words: int, *, active: bool) -> dict[Stage, Traffic]:
     """Bytes of one client, all of whose peers stay; of one picked as often as it picks."""
     degree, header = _degree(clients, chosen), Header(bytes(SESSION_SIZE), 0)

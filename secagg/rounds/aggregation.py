@@ -219,6 +219,7 @@ class Aggregate:
 _SHOWN: Final = 6  # shapes in a repr
 
 
+# One argument for each thing that people say of their updates; all but the first have a default.
 def aggregate(
     updates: Iterable[Any],
     *,

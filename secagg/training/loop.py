@@ -193,6 +193,7 @@ class Trainer:
         out = Path(out)
         self._begin(config, task, out, overwrite=overwrite, callbacks=callbacks, seal=seal)
 
+    # The objects that ``Trainer`` was given, once more: a folder cannot hold them.
     @classmethod
     def resume(
         cls,
