@@ -217,7 +217,9 @@ class Ledger(Reader):
         with self._file.transaction() as connection:
             self._check_writable(connection)
             if is_sealed(connection):
-                raise LedgerConflict(f"{self._path} is signed already; open it with its seal")
+                raise LedgerConflict(
+                    f"{self._path} is signed already; whoever writes in it needs its key"
+                )
             check_chain(connection, None)
             write_seal(connection, append(connection, {"action": "seal"}), seal.sign)
             check_seal(connection, seal.verify)

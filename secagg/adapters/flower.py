@@ -329,7 +329,9 @@ class SecureGrid(Grid):
             if (left := end - time.monotonic()) <= 0:
                 _log.warning(
                     "secagg: %d nodes are connected, a sum needs %d "
-                    "(SumSettings(minimum_survivors=...), and each node's minimum_cohort)",
+                    "(start more: in a simulation flwr federation simulation-config "
+                    "--num-supernodes; or SumSettings(minimum_survivors=...) and each node's "
+                    "minimum_cohort)",
                     *(len(nodes), self._coordinator.fewest),
                 )
                 break

@@ -35,7 +35,10 @@ def new(*, home: Path) -> None:
     """Make the folder HOME with a policy to edit. Nothing is overwritten."""
     from secagg.nodes.node import new_folder
 
-    click.echo(f"Edit {new_folder(home) / 'policy.toml'}; as it is, it refuses sums without noise.")
+    click.echo(
+        f"Edit {new_folder(home) / 'policy.toml'}; as it is, it agrees to sums without noise "
+        "(allow_no_noise)."
+    )
     click.echo("Never copy the folder back from a backup: it keeps what must not be rolled back.")
 
 

@@ -312,7 +312,8 @@ class Coordinator:
             raise InputError("nodes must be different, one is named twice")
         if len(nodes) < self.fewest:
             raise TooFewSurvivors(
-                f"{len(nodes)} nodes were named, {self.fewest} needed; wait for more"
+                f"{len(nodes)} nodes were named, {self.fewest} needed; "
+                "name more (in Flower: fraction_train, fraction_evaluate) or wait for more"
             )
         content = self.summed.content(purpose, len(nodes))
         if isinstance(content, Noise):

@@ -77,6 +77,12 @@ def own_task(
     Raises:
       InputError: something is not of the kind that ``Trainer`` takes; a client is named by number.
     """
+    optimizer = more.get("optimizer")
+    if optimizer is not None and not isinstance(optimizer, ServerOptimizer):
+        raise InputError(
+            f"optimizer {optimizer!r:.80} must be one of secagg.training.optimizers: it moves the "
+            "common model; clients take plain SGD steps"
+        )
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}, must be a torch module")
     if not flatten(model).numel():

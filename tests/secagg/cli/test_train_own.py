@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401  # without it there is nothing to train
 
 PROGRAM = """
 import torch

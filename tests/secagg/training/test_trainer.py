@@ -576,3 +576,8 @@ def test_the_face_has_a_trainer_and_does_not_import_torch() -> None:
         "assert 'torch' in sys.modules and Trainer is secagg.Trainer\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_an_optimizer_of_torch_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"one of secagg\.training\.optimizers"):
+        trainer(tmp_path, optimizer=torch.optim.Adam)
