@@ -105,8 +105,7 @@ def audit(
             return show_verified(reports.verify(ledger, head=kept, seal=seal), as_json=as_json)
         result = reports.audit(ledger, head=kept, seal=seal)
     except LedgerCorrupt as error:
-        click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
-        return TAMPERED
+        return tampered(error)
     result = reports.attach(result, brought)
     if html is not None:
         write_atomically(html, page(result).encode())
@@ -119,6 +118,12 @@ def audit(
     return OVER_BUDGET if result.over else SOUND
 
 
+def tampered(error: Exception) -> int:
+    """Say in one line what is wrong with a ledger; the exit code of that."""
+    click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
+    return TAMPERED
+
+
 def _several(ledgers: tuple[Path, ...], seal: "HeadSigner | None", *, as_json: bool) -> int:
     """Ledgers side by side, and added up."""
     from dp.errors import LedgerCorrupt
@@ -127,8 +132,7 @@ def _several(ledgers: tuple[Path, ...], seal: "HeadSigner | None", *, as_json: b
     try:
         found = portfolio(ledgers, seal=seal)
     except LedgerCorrupt as error:
-        click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
-        return TAMPERED
+        return tampered(error)
     if as_json:
         click.echo(json.dumps(found.as_json(), allow_nan=False))
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from secagg.cli.audit import TAMPERED, show_verified
+from secagg.cli.audit import show_verified, tampered
 from secagg.cli.heads import head_of, verifier
 from secagg.cli.screen import JSON, OUT_FILE, PLACE
 
@@ -75,8 +75,7 @@ def seal(*, ledger: Path, signing_key: Path) -> int:
             book.seal(signer(identity.key))
             head = book.head()
     except LedgerCorrupt as error:
-        click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
-        return TAMPERED
+        return tampered(error)
     click.echo(f"{ledger} is signed by {identity.name}, {identity.key.public.hex()}")
     click.echo(f"head: {head_text(head)}")
     return 0
@@ -106,8 +105,7 @@ def head(*, ledger: Path, head_key: str | None, out: Path | None, as_json: bool)
     try:
         found = verify(ledger, seal=verifier(head_key, option="--head-key"))
     except LedgerCorrupt as error:
-        click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
-        return TAMPERED
+        return tampered(error)
     text = head_text(found.head)
     if out is not None:
         write_new(out, f"{text}\n".encode())
@@ -136,6 +134,5 @@ def verify(*, ledger: Path, expected_head: str | None, head_key: str | None, as_
     try:
         found = report.verify(ledger, head=kept, seal=verifier(head_key, option="--head-key"))
     except LedgerCorrupt as error:
-        click.echo(f"secagg: {' '.join(str(error).split())}", err=True)
-        return TAMPERED
+        return tampered(error)
     return show_verified(found, as_json=as_json)

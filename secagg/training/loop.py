@@ -36,6 +36,7 @@ from secagg.audit.page import page
 from secagg.audit.report import audit
 from secagg.errors import InputError, RunError
 from secagg.files import write_atomically
+from secagg.pages.numbers import counted
 from secagg.rounds.aggregation import Bonawitz, Ckks, Protocol, run_protocol
 from secagg.rounds.attendance import StageCost
 from secagg.rounds.ckks import require
@@ -77,6 +78,7 @@ from secagg.training.tasks import (
     protocol_settings,
     rates_of,
 )
+from secagg.vectors.arrays import bytes_of
 from secagg.vectors.vector import flatten, unflatten
 
 SEED_SIZE = 32  # bytes, of what a round makes public before anybody trains
@@ -412,7 +414,9 @@ class Trainer:
                 f"stopped after {self.done} of {self.config.rounds} rounds: too few clients have "
                 "budget left for another"
             )
-        lines.append(f"{shown(final)}{' ' if shown(final) else ''}after {self.done} rounds")
+        lines.append(
+            f"{shown(final)}{' ' if shown(final) else ''}after {counted(self.done, 'round')}"
+        )
         if self._books:
             lines[-1] += (
                 f"; each {self._books.unit}: epsilon {final['epsilon']:.3f} at delta "
@@ -520,7 +524,7 @@ class Trainer:
         public = digest(
             layout.to_bytes(),
             start.cpu().numpy().tobytes(),
-            *map(_raw, self.model.buffers()),
+            *map(bytes_of, self.model.buffers()),
             seed,
             json.dumps([config.as_dict(), self._mode.state], sort_keys=True).encode(),
         )
@@ -617,12 +621,6 @@ def _check_name(out: Path) -> None:
         str(out).encode("utf-8")
     except UnicodeEncodeError:
         raise InputError(f"the folder {str(out)!a} is no UTF-8; choose another name") from None
-
-
-def _raw(tensor: torch.Tensor) -> bytes:
-    """The bytes of a tensor of any type."""
-    flat = tensor.detach().cpu().reshape(-1)
-    return flat.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _task(config: TrainingConfig) -> Task:

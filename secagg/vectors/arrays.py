@@ -38,7 +38,7 @@ def model_digest(model: Any) -> bytes:
         value = held[name]
         if hasattr(value, "detach"):  # a tensor: numpy lacks some of its types
             kind = str(value.dtype).removeprefix("torch.")
-            raw = _bytes_of(value.detach().cpu())
+            raw = bytes_of(value)
         else:
             array = np.asarray(value)
             if array.dtype.kind not in "fiubc":
@@ -48,10 +48,11 @@ def model_digest(model: Any) -> bytes:
     return digest(*parts)
 
 
-def _bytes_of(tensor: Any) -> bytes:
+def bytes_of(tensor: Any) -> bytes:
+    """The bytes of a torch tensor of any type, on any device."""
     import torch
 
-    flat = tensor.reshape(-1).contiguous()
+    flat = tensor.detach().cpu().reshape(-1).contiguous()
     raw: bytes = flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
     return raw
 
