@@ -93,9 +93,9 @@ from flwr.app import (  # noqa: E402  # after the check, whose error says what t
     MetricRecord,
     RecordDict,
 )
-from flwr.clientapp.typing import ClientAppCallable, Mod  # noqa: E402
-from flwr.serverapp import Grid  # noqa: E402
-from flwr.serverapp.strategy import Strategy  # noqa: E402
+from flwr.clientapp.typing import ClientAppCallable, Mod  # noqa: E402  # likewise
+from flwr.serverapp import Grid  # noqa: E402  # likewise
+from flwr.serverapp.strategy import Strategy  # noqa: E402  # likewise
 
 RECORD: Final = "secagg"  # name of our record in a message, and in a node's context
 FRAMES: Final = "secagg.frames"

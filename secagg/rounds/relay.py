@@ -112,9 +112,12 @@ def relay_bonawitz(
     boxes, vectors = shares.close()
     if agreement.params.active:
         with Spool() as spool:
-            receive = vectors.receive
-            if vectors.marked:  # it keeps what it is handed: on disk, not in memory
-                receive = lambda frames: vectors.receive(spool.keep(frames))  # noqa: E731
+
+            def on_disk(frames: Sequence[bytes]) -> ClientId:
+                return vectors.receive(spool.keep(frames))
+
+            # Where clients send marks it keeps what it is handed: on disk, not in memory.
+            receive = on_disk if vectors.marked else vectors.receive
             yield StageRequests(stage=Stage.MASK, requests=boxes, receive=receive)
             named, signatures = vectors.close_to_sign()
         yield StageRequests(stage=Stage.SIGN, requests=named, receive=_single(signatures.receive))
