@@ -50,7 +50,8 @@ from secagg.nodes.coordinator import (
     SumSettings,
     WeightedMean,
 )
-from secagg.nodes.node import Answer, Node, Request
+from secagg.nodes.messages import Answer, Request
+from secagg.nodes.node import Node
 from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Contribution, Failure, Noise, Proposal
 from secagg.nodes.reports import StageReport, SumReport, check_failures

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from blocks import blocks, plans
+from carried import carried
 from picks import picks
 from refused_by_clients import NOTHING_YET, boxes_of
 from refused_by_servers import changed_body, reveal_of
@@ -282,7 +283,11 @@ def main(folder: Path) -> None:
         old.unlink()
     for name, make in SCRIPTS.items():
         (folder / f"{name}.json").write_text(make().to_json())
-    for name, made in (("blocks", blocks()), ("picks", picks())):
+    for name, made in (
+        ("blocks", blocks()),
+        ("carried", carried()),
+        ("picks", picks()),
+    ):
         (folder / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
     (folder / "plans.csv").write_text(plans())
 
