@@ -88,7 +88,8 @@ def parts_of(arrays: Arrays) -> Iterator[bytes | memoryview]:
             raise InputError(f"{name!r} holds {array.dtype}: no numbers that can be sent")
         lengths = b"".join(map(u32, array.shape))
         yield opaque(name.encode()) + opaque(kind) + bytes([array.ndim]) + lengths
-        yield memoryview(np.ascontiguousarray(array, TYPES[kind]).reshape(-1).view(np.uint8))
+        raw: Any = np.ascontiguousarray(array, TYPES[kind]).reshape(-1).view(np.uint8)
+        yield memoryview(raw)
 
 
 def arrays_of(data: bytes | memoryview) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,254 @@
+"""The calls that nodes make, and what is refused before a byte of a body is read.
+
+    GET  /v1/task?busy=ID,ID        16 bytes of id and a request, or 204 after a while
+    GET  /v1/model/DIGEST           the arrays, while the node is asked to mask over them
+    POST /v1/task/ID                an answer
+    POST /v1/task/ID/decline        why there is none, a line of text
+    GET  /healthz, /metrics         without a token
+
+A body is read as it comes, within the size that its request allows, faster than ``SLOWEST``, and
+no further than to the end of its stage. Every refusal is one line to the node and one in the log.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from protocols.errors import RemoteProtocolError
+from secagg.adapters.http.lines import BINARY, GRACE, SLOWEST, Bucket, ModelResponse
+from secagg.adapters.http.settings import ServerSettings
+from secagg.adapters.http.store import Member, Store
+from secagg.adapters.http.watch import OPENMETRICS, Watch, log
+from secagg.errors import InputError
+from secagg.nodes.messages import AnswerReader
+from secagg.nodes.tasks import ID_SIZE, Task, Tasks
+from secagg.rounds.spool import Spool
+
+WAIT: Final = 20.0  # seconds until a node without a task is told so
+CONNECTED: Final = 2 * WAIT  # seconds after its last call a node counts as connected
+SPOOLED: Final = 2**20  # bytes; answers that may be larger wait on disk
+CALLS: Final = 8  # of one node at once
+LINE: Final = 1000  # bytes of a line of text
+LATE: Final = "late or answered before: the sum goes on without this answer"
+
+
+class _Refused(Exception):
+    """A call is refused: an HTTP status, and one line."""
+
+    def __init__(self, status: int, why: str, **about: object) -> None:
+        super().__init__(why)
+        self.status, self.about = status, about
+
+
+Call = Callable[["App", Request, Member], Awaitable[Response]]
+
+
+class App:
+    """The calls of nodes as an ASGI application, ``asgi``. One event loop runs it.
+
+    Attributes:
+      seen: when each node called last, by the monotonic clock.
+    """
+
+    def __init__(self, settings: ServerSettings, store: Store, watch: Watch) -> None:
+        self._settings, self._store, self._watch = settings, store, watch
+        self.tasks, self.seen = Tasks(self._wake), dict[int, float]()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self._buckets: dict[int | str, Bucket] = {}
+        self._calls = Counter[int]()
+        routes = [
+            Route("/healthz", self._health),
+            Route("/v1/task", self._guard(App._next)),
+            Route("/v1/model/{name}", self._guard(App._model)),
+            Route("/v1/task/{name}", self._guard(App._answer), methods=["POST"]),
+            Route("/v1/task/{name}/decline", self._guard(App._decline), methods=["POST"]),
+        ]
+        if settings.metrics:
+            routes.append(Route("/metrics", self._metrics))
+        pages = Middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            max_age=3600,
+        )
+        self.asgi = Starlette(routes=routes, middleware=[pages] if settings.origins else [])
+
+    def connected(self) -> list[int]:
+        """Nodes that called a short while ago, by number."""
+        since = time.monotonic() - CONNECTED
+        return sorted(node for node, at in list(self.seen.items()) if at >= since)
+
+    def _wake(self, nodes: Collection[int]) -> None:
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake_here, list(nodes))
+
+    def _wake_here(self, nodes: Collection[int]) -> None:
+        for node in list(self._woken) if self.tasks.closed else nodes:
+            self._woken[node].set()
+
+    # Who calls
+
+    def _guard(self, call: Call) -> Callable[[Request], Awaitable[Response]]:
+        async def guarded(request: Request) -> Response:
+            member = None
+            self._loop = asyncio.get_running_loop()
+            try:
+                member = self._enter(request)
+                self._calls[member.node] += 1
+                try:
+                    return await call(self, request, member)
+                finally:
+                    self._calls[member.node] -= 1
+            except _Refused as refused:
+                said: dict[str, object] = {"node": member.name if member else "?", **refused.about}
+                log("refused", logging.WARNING, status=refused.status, why=str(refused), **said)
+                self._watch.count("secagg_refused_requests", status=str(refused.status))
+                head = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
+                return PlainTextResponse(
+                    f"{refused}\n", refused.status, headers=head.get(refused.status)
+                )
+
+        return guarded
+
+    def _enter(self, request: Request) -> Member:
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        member = self._store.member(token) if kind.lower() == "bearer" and token else None
+        if member is None:
+            address = request.client.host if request.client else ""
+            if not self._bucket(address).take(1.0):
+                raise _Refused(429, "too many wrong tokens", address=address)
+            raise _Refused(401, "no token, or none of this server's", address=address)
+        if self._calls[member.node] >= CALLS:
+            raise _Refused(429, f"more than {CALLS} calls at once")
+        if not self._bucket(member.node).take(self._settings.rate):
+            raise _Refused(429, f"more than {self._settings.rate:g} calls a second")
+        self.seen[member.node] = time.monotonic()
+        return member
+
+    def _bucket(self, whose: int | str) -> Bucket:
+        if len(self._buckets) > 100_000:  # addresses, of somebody who has very many
+            self._buckets = {key: b for key, b in self._buckets.items() if isinstance(key, int)}
+        return self._buckets.setdefault(whose, Bucket())
+
+    # Tasks
+
+    async def _next(self, request: Request, member: Member) -> Response:
+        said = request.query_params.get("busy", "")
+        busy = {_id(name) for name in said.split(",")} if said else set[bytes]()
+        until, woken = time.monotonic() + WAIT, self._woken[member.node]
+        while not self.tasks.closed:
+            woken.clear()
+            if task := self.tasks.next(member.node, busy):
+                if data := await run_in_threadpool(task.to_bytes):
+                    return Response(data, media_type=BINARY)
+                continue
+            try:
+                async with asyncio.timeout(until - time.monotonic()):
+                    await woken.wait()
+            except TimeoutError:
+                break
+            finally:
+                self.seen[member.node] = time.monotonic()
+        return Response(status_code=204)
+
+    async def _model(self, request: Request, member: Member) -> Response:
+        try:
+            digest = bytes.fromhex(request.path_params["name"])
+        except ValueError:
+            digest = b""
+        if (parts := self.tasks.model(member.node, digest)) is None:
+            raise _Refused(404, "this node is not asked to work on that model now")
+        return ModelResponse(parts)
+
+    def _task(self, request: Request, member: Member) -> Task:
+        if (task := self.tasks.find(member.node, _id(request.path_params["name"]))) is None:
+            raise _Refused(409, LATE)
+        return task
+
+    async def _decline(self, request: Request, member: Member) -> Response:
+        task = self._task(request, member)
+        text, about = bytearray(), {"purpose": task.purpose, "stage": task.stage}
+        async with asyncio.timeout(GRACE):
+            async for chunk in request.stream():
+                text += chunk
+                if len(text) > LINE:
+                    raise _Refused(413, f"more than {LINE} bytes of text", **about)
+        if not await run_in_threadpool(self.tasks.decline, task):
+            raise _Refused(409, LATE, **about)
+        self._watch.count("secagg_answers", stage=task.stage, outcome="declined")
+        why = text.decode("ascii", "replace")
+        log("declined", logging.WARNING, node=member.name, why=why, **about)
+        return Response(status_code=204)
+
+    async def _answer(self, request: Request, member: Member) -> Response:
+        task = self._task(request, member)
+        about = {"purpose": task.purpose, "stage": str(task.stage)}
+        spool = Spool() if task.most > SPOOLED else None
+        try:
+            if not await self._read(request, task, spool):
+                raise _Refused(409, LATE, **about)
+        except (RemoteProtocolError, InputError) as error:
+            await run_in_threadpool(self.tasks.decline, task)
+            self._watch.count("secagg_answers", stage=task.stage, outcome="refused")
+            raise _Refused(400, str(error)[:LINE], **about) from None
+        except ClientDisconnect:
+            raise _Refused(400, "the line broke before the answer was whole", **about) from None
+        except TimeoutError:
+            raise _Refused(
+                408, f"an answer slower than {SLOWEST} bytes a second", **about
+            ) from None
+        finally:
+            if spool:
+                spool.close()
+        self._watch.count("secagg_answers", stage=task.stage, outcome="taken")
+        return Response(status_code=204)
+
+    async def _read(self, request: Request, task: Task, spool: Spool | None) -> bool:
+        """Read an answer and hand it in; ``False``: it is late."""
+        announced = request.headers.get("content-length", "0")
+        if not announced.isdecimal() or int(announced) > task.most:
+            await run_in_threadpool(self.tasks.decline, task)
+            raise _Refused(413, f"an answer of {announced:.20} bytes, at most {task.most}")
+        reader, size = AnswerReader(most=task.most, messages=spool), 0
+        async with asyncio.timeout(GRACE + task.most / SLOWEST) as limit:
+            until = limit.when() or 0.0
+            async for chunk in request.stream():
+                if task.over:
+                    return False
+                size += len(chunk)
+                reader.feed(chunk)
+                now = asyncio.get_running_loop().time()
+                limit.reschedule(min(until, now + GRACE))  # nor may it stand still
+        return await run_in_threadpool(self.tasks.take, task, reader.finish(), size)
+
+    # Operators
+
+    async def _health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _metrics(self, _: Request) -> Response:
+        gauges = {"secagg_nodes_connected": float(len(self.connected()))}
+        return Response(self._watch.text(gauges), media_type=OPENMETRICS)
+
+
+def _id(name: str) -> bytes:
+    try:
+        found = bytes.fromhex(name)
+    except ValueError:
+        found = b""
+    if len(found) != ID_SIZE:
+        raise _Refused(404, f"no task has an id like that: {2 * ID_SIZE} hexadecimal digits")
+    return found
