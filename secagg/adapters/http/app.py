@@ -149,19 +149,24 @@ class App:
         said = request.query_params.get("busy", "")
         busy = {_id(name) for name in said.split(",")} if said else set[bytes]()
         until, woken = time.monotonic() + WAIT, self._woken[member.node]
-        while not self.tasks.closed:
-            woken.clear()
-            if task := self.tasks.next(member.node, busy):
-                if data := await run_in_threadpool(task.to_bytes):
-                    return Response(data, media_type=BINARY)
-                continue
-            try:
-                async with asyncio.timeout(until - time.monotonic()):
-                    await woken.wait()
-            except TimeoutError:
-                break
-            finally:
+        hung_up = asyncio.create_task(_hangs_up(request))
+        try:
+            while not self.tasks.closed and (left := until - time.monotonic()) > 0:
+                woken.clear()
+                if task := self.tasks.next(member.node, busy):
+                    if data := await run_in_threadpool(task.to_bytes):
+                        return Response(data, media_type=BINARY)
+                    continue
+                waits = asyncio.create_task(woken.wait())
+                first = asyncio.FIRST_COMPLETED
+                await asyncio.wait({waits, hung_up}, timeout=left, return_when=first)
+                waits.cancel()
+                if hung_up.done():
+                    self.seen.pop(member.node, None)  # until it calls again
+                    break
                 self.seen[member.node] = time.monotonic()
+        finally:
+            hung_up.cancel()
         return Response(status_code=204)
 
     async def _model(self, request: Request, member: Member) -> Response:
@@ -242,6 +247,11 @@ class App:
     async def _metrics(self, _: Request) -> Response:
         gauges = {"secagg_nodes_connected": float(len(self.connected()))}
         return Response(self._watch.text(gauges), media_type=OPENMETRICS)
+
+
+async def _hangs_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _id(name: str) -> bytes:

@@ -22,7 +22,9 @@ from secagg.files import write_new
 from secagg.nodes import NodePolicy, Proposal, WeightedMean, new_folder
 
 MEAN = WeightedMean(clip=1.0, max_weight=100, train_metrics={"loss": 10.0})
-ANYBODY = NodePolicy(allow_no_noise=True, sums_per_model=100, minimum_cohort=2)
+ANYBODY = NodePolicy(
+    allow_no_noise=True, sums_per_model=100, minimum_cohort=2, graphs=("complete", "sparse")
+)
 MODEL = {"bias": np.zeros(2, np.float32), "weight": np.zeros((2, 3), np.float32)}
 
 
@@ -90,9 +92,7 @@ def joined(url: str, homes: Mapping[int, Path], **change: Any) -> Iterator[threa
 
 
 @contextmanager
-def serving(
-    folder: Path, nodes: int, **change: Any
-) -> Iterator[tuple[Server, dict[int, Path]]]:
+def serving(folder: Path, nodes: int, **change: Any) -> Iterator[tuple[Server, dict[int, Path]]]:
     """A server with so many nodes invited; theirs are numbers from 1, as the store counts."""
     given = settings(folder, **change)
     with Server(given) as server:
@@ -124,9 +124,7 @@ class Authority:
         made = self._builder(name, key).add_extension(address, critical=False)
         certificate, secret = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         certificate.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
-        secret.write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        )
+        secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return certificate, secret
 
     def _builder(self, name: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
