@@ -63,7 +63,8 @@ class _States:
             reader = Reader(path.read_bytes())
             try:
                 while reader.left:
-                    self._held[reader.opaque()] = reader.opaque()
+                    purpose, state = reader.opaque(), reader.opaque()
+                    self._held[purpose] = state
             except DecodeError:  # all that is lost is the sum that was under way
                 _log.warning("secagg: %s was damaged, and is begun anew", path)
 
@@ -203,7 +204,7 @@ def join(
                 stop.wait(next(pauses))
                 continue
             pauses, told = _pauses(), ""
-            if found:
+            if found and not stop.is_set():
                 pool.submit(member.work, *found)
 
 

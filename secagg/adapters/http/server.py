@@ -68,6 +68,9 @@ class Outcome:
 class Server:
     """A listener, and the file that holds its state; a context manager.
 
+    Attributes:
+      url: the address for nodes on this machine.
+
     Raises:
       InputError, RunError: settings, certificate or state file cannot be used, another server uses
         the file, or the address cannot be listened to.
@@ -80,17 +83,13 @@ class Server:
         self._lock: FolderLock | None = None
         self._thread: threading.Thread | None = None
         self._socket = _listening(*settings.address)
+        host, port = self._socket.getsockname()[:2]
+        scheme = "https" if settings.certificate else "http"
+        self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         try:
             self._http = _uvicorn(settings, self.app)
         except (OSError, ssl.SSLError, ValueError) as error:
             raise InputError(f"certificate, key or client_ca cannot be used: {error}") from None
-
-    @property
-    def url(self) -> str:
-        """The address of nodes on this machine."""
-        host, port = self._socket.getsockname()[:2]
-        scheme = "https" if self.settings.certificate else "http"
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def __enter__(self) -> Self:
         self._lock = FolderLock(self.settings.state.parent)
