@@ -161,7 +161,8 @@ class AnswerReader:
         self._left -= len(chunk)
         self._rest += chunk
         while self._answer is None and len(self._rest) >= self._need:
-            taken = bytes(self._rest[: self._need])
+            with memoryview(self._rest) as whole:
+                taken = bytes(whole[: self._need])
             del self._rest[: self._need]
             try:
                 self._need = self._fields.send(taken)

@@ -52,7 +52,8 @@ def model_digest(model: Any) -> bytes:
     held = model.state_dict() if hasattr(model, "state_dict") else model
     if not isinstance(held, Mapping):
         raise InputError(f"model is a {type(model).__name__}: give a module or a mapping of arrays")
-    parts = []
+    parts: list[bytes | memoryview] = []
+    raw: bytes | memoryview
     for name in sorted(held, key=str):
         value = held[name]
         if hasattr(value, "detach"):  # a tensor: numpy lacks some of its types
@@ -62,7 +63,7 @@ def model_digest(model: Any) -> bytes:
             array = np.asarray(value)
             if array.dtype.kind not in "fiubc":
                 raise InputError(f"{name!r} holds {array.dtype}: no array of numbers")
-            kind, raw = array.dtype.name, np.ascontiguousarray(array).tobytes()
+            kind, raw = array.dtype.name, _raw(array)
         parts += [str(name).encode(), kind.encode(), repr(tuple(value.shape)).encode(), raw]
     return digest(*parts)
 
@@ -88,8 +89,7 @@ def parts_of(arrays: Arrays) -> Iterator[bytes | memoryview]:
             raise InputError(f"{name!r} holds {array.dtype}: no numbers that can be sent")
         lengths = b"".join(map(u32, array.shape))
         yield opaque(name.encode()) + opaque(kind) + bytes([array.ndim]) + lengths
-        raw: Any = np.ascontiguousarray(array, TYPES[kind]).reshape(-1).view(np.uint8)
-        yield memoryview(raw)
+        yield _raw(array.astype(TYPES[kind], copy=False))
 
 
 def arrays_of(data: bytes | memoryview) -> dict[str, NDArray[Any]]:
@@ -115,6 +115,12 @@ def arrays_of(data: bytes | memoryview) -> dict[str, NDArray[Any]]:
             raise DecodeError(f"an array that is none: {error}"[:200]) from None
         last = name
     return found
+
+
+def _raw(array: NDArray[Any]) -> memoryview:
+    """An array's own bytes, copied only where it does not lie in order."""
+    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return memoryview(flat)
 
 
 def shapes_of(arrays: Arrays) -> Shapes:
