@@ -16,18 +16,20 @@ import json
 import multiprocessing
 import os
 import resource
+import socket
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from protocols.errors import ProtocolError
 from secagg.adapters.http import Server, ServerSettings, join
 from secagg.adapters.http.link import Link
 from secagg.adapters.http.store import Store
@@ -37,11 +39,13 @@ from secagg.nodes import (
     Coordinator,
     Node,
     NodePolicy,
+    Request,
     SumSettings,
     WeightedMean,
     model_digest,
     new_folder,
 )
+from secagg.nodes.proposal import Failure
 from secagg.vectors.arrays import flat, shapes_of
 
 MEAN = WeightedMean(clip=1.0, max_weight=100)
@@ -182,62 +186,80 @@ def sums(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def mutants(given: argparse.Namespace) -> dict[str, Any]:
-    """Every body goes to a task of its own sum, so that it is read and not late."""
-    model, draw = {"weight": np.zeros(given.entries, np.float32)}, np.random.default_rng(given.seed)
-    statuses, memory = Counter[int](), list[float]()
+    """Every body goes to a task of a sum that is under way, so that it is read, and not late."""
+    model, draw = {"weight": np.zeros(100, np.float32)}, np.random.default_rng(given.seed)
+    statuses, memory, bodies = Counter[str](), list[float](), 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = ServerSettings(
             state=folder / "server.sqlite", listen="127.0.0.1:0", rate=1e6, deadline=300.0
         )
         with Server(settings) as server:
-            homes = make_homes(folder, server.store, 3)
-            lines = [Link(server.url, home) for home in homes]
-            nodes = [Node(home, POLICY) for home in homes]
-            bodies = 0
+            hostile = [Hostile(server, home) for home in make_homes(folder, server.store, 30)]
             while bodies < given.bodies:
-                for number in (1, 2, 3):
-                    server.app.seen[number] = time.monotonic()
-                ended = threading.Event()
-                runner = threading.Thread(target=_try, args=(server, model, ended), daemon=True)
+                server.app.seen |= dict.fromkeys(range(1, 31), time.monotonic())
+                runner = threading.Thread(target=_try, args=(server, model), daemon=True)
                 runner.start()
-                for line, node in zip(lines, nodes, strict=True):
-                    bodies += _attack(line, node, draw, statuses)
-                ended.wait(60)
-                if bodies % 3000 < 3:
-                    memory.append(_resident())
-    return {
-        "bodies": bodies,
-        "statuses": dict(statuses),
-        "resident MiB": [round(each, 1) for each in memory],
-    }
+                for each in hostile:
+                    statuses[each.attack(draw)] += 1
+                bodies += len(hostile)
+                runner.join(60)
+                if bodies * 10 // given.bodies > len(memory):
+                    memory.append(round(_resident(), 1))
+    return {"bodies": bodies, "statuses": dict(statuses), "resident MiB": memory}
 
 
-def _try(server: Server, model: dict[str, Any], ended: threading.Event) -> None:
-    from protocols.errors import ProtocolError
-
-    try:
-        server.sums("train", MEAN).run(model, nodes=3)
-    except ProtocolError:
-        pass
-    finally:
-        ended.set()
+def _try(server: Server, model: dict[str, Any]) -> None:
+    with suppress(ProtocolError):
+        server.sums("train", MEAN).run(model, nodes=30)
 
 
-def _attack(line: Link, node: Node, draw: np.random.Generator, statuses: Counter[int]) -> int:
-    from secagg.nodes import Request
+class Hostile:
+    """A node that sends what an accident left of an honest answer, or of the call around it."""
 
-    status, data = line.call("GET", "/v1/task", 2**26)
-    if status != 200:
-        return 1
-    task, request = data[:16].hex(), Request.from_bytes(data[16:])
-    answer = node.answer(
-        request, None, model=b"", compute=lambda _: Contribution(vector=np.zeros(1), metrics={})
-    )
-    body = mutated(answer.to_bytes(), draw)
-    status, _ = line.call("POST", f"/v1/task/{task}", 2**16, [body])
-    statuses[status] += 1
-    return 1
+    def __init__(self, server: Server, home: Path) -> None:
+        self._line, self._node, self._url = Link(server.url, home), Node(home, POLICY), server.url
+        self._token = (home / "token").read_text()
+
+    def attack(self, draw: np.random.Generator) -> str:
+        status, data = 204, b""
+        while status == 204:
+            status, data = self._line.call("GET", "/v1/task", 2**26)
+        task, request = data[:16].hex(), Request.from_bytes(data[16:])
+        # Of the first stage, which needs no model; other bodies are read by the same code.
+        answer = self._node.answer(request, None, model=b"", compute=lambda _: Failure.RAISED)
+        match int(draw.integers(0, 4)):
+            case 0:  # the call itself
+                whole = mutated(self._written(task, answer.to_bytes()), draw)
+                found = "raw " + self._send(whole)
+                self._line.call("POST", f"/v1/task/{task}/decline", 2**16)
+            case 1:  # with a length of its own
+                body = mutated(answer.to_bytes(), draw)
+                found = "raw " + self._send(self._written(task, body))
+            case _:
+                body = mutated(answer.to_bytes(), draw)
+                status, _ = self._line.call("POST", f"/v1/task/{task}", 2**16, [body])
+                found = str(status)
+        return found
+
+    def _written(self, task: str, body: bytes) -> bytes:
+        head = (
+            f"POST /v1/task/{task} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            f"Authorization: Bearer {self._token}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+    def _send(self, data: bytes) -> str:
+        host, port = self._url.removeprefix("http://").split(":")
+        line = socket.create_connection((host, int(port)), timeout=0.3)
+        with line, suppress(ConnectionError):
+            line.sendall(data)
+            try:
+                said = line.recv(64).split()
+            except TimeoutError:
+                return "waited for more"
+            return said[1].decode("ascii", "replace") if len(said) > 1 else "cut off"
+        return "cut off"
 
 
 def mutated(data: bytes, draw: np.random.Generator) -> bytes:
@@ -276,7 +298,6 @@ def main() -> None:
     one.set_defaults(run=sums)
     other = kinds.add_parser("mutants")
     other.add_argument("--bodies", type=int, default=100_000)
-    other.add_argument("--entries", type=int, default=100)
     other.add_argument("--seed", type=int, default=1)
     other.set_defaults(run=mutants)
     given = parser.parse_args()

@@ -30,7 +30,7 @@ from secagg.adapters.http.lines import BINARY, GRACE, SLOWEST, Bucket, ModelResp
 from secagg.adapters.http.settings import ServerSettings
 from secagg.adapters.http.store import Member, Store
 from secagg.adapters.http.watch import OPENMETRICS, Watch, log
-from secagg.errors import InputError
+from secagg.errors import InputError, SecaggError
 from secagg.nodes.messages import AnswerReader
 from secagg.nodes.tasks import ID_SIZE, Task, Tasks
 from secagg.rounds.spool import Spool
@@ -85,6 +85,7 @@ class App:
             max_age=3600,
         )
         self.asgi = Starlette(routes=routes, middleware=[pages] if settings.origins else [])
+        self.asgi.router.redirect_slashes = False
 
     def connected(self) -> list[int]:
         """Nodes that called a short while ago, by number."""
@@ -103,23 +104,30 @@ class App:
 
     def _guard(self, call: Call) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            member = None
+            about: dict[str, object] = {"node": "?"}
             self._loop = asyncio.get_running_loop()
             try:
                 member = self._enter(request)
+                about["node"] = member.name
                 self._calls[member.node] += 1
                 try:
                     return await call(self, request, member)
                 finally:
                     self._calls[member.node] -= 1
-            except _Refused as refused:
-                said: dict[str, object] = {"node": member.name if member else "?", **refused.about}
-                log("refused", logging.WARNING, status=refused.status, why=str(refused), **said)
-                self._watch.count("secagg_refused_requests", status=str(refused.status))
-                head = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
-                return PlainTextResponse(
-                    f"{refused}\n", refused.status, headers=head.get(refused.status)
-                )
+            except _Refused as error:
+                refused = error
+            except ClientDisconnect:
+                refused = _Refused(400, "the line broke before the body was whole")
+            except TimeoutError:
+                refused = _Refused(408, f"slower than {SLOWEST} bytes a second, or it stood still")
+            except SecaggError as error:  # such as a full disk
+                refused = _Refused(503, "this cannot be answered now; the server's log says why")
+                about["error"] = str(error)
+            about |= {"status": refused.status, "why": str(refused), **refused.about}
+            log("refused", logging.WARNING, **about)
+            self._watch.count("secagg_refused_requests", status=str(refused.status))
+            head = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
+            return PlainTextResponse(f"{refused}\n", refused.status, head.get(refused.status))
 
         return guarded
 

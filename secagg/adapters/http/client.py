@@ -49,6 +49,7 @@ LARGEST_TASK: Final = 2**26  # bytes: a roster and boxes of 100,000 peers
 RETRY: Final = (0.5, 30.0)  # seconds until a call is made again, doubled up to the second
 TRIES: Final = 4  # to hand an answer in
 AT_ONCE: Final = 4  # tasks of different sums
+EASE: Final = 0.2  # seconds between calls that bring nothing, however fast they are answered
 STATES: Final = 16  # purposes whose state is kept
 _log = logging.getLogger("secagg")
 
@@ -102,15 +103,22 @@ class _Member:
         if status != 200:
             raise _refusal(status, data)
         task, request = data[:ID_SIZE], Request.from_bytes(data[ID_SIZE:])
+        if task in self._busy:
+            raise NodeError("the server hands out a task that this node is at work on")
         self._busy.add(task)
         return task, request
+
+    @property
+    def at_work(self) -> int:
+        """Tasks that are not answered yet."""
+        return len(self._busy)
 
     def work(self, task: bytes, request: Request) -> None:
         """Answer one task, or say why not; whatever happens is one line of log."""
         try:
             self._work(task, request)
         except Exception as error:  # noqa: BLE001  # a node that lives answers the next sum
-            _log.warning("secagg: %s: %s", request.stage, spoken(error))
+            _log.warning("secagg: %s: %s", request.stage, _line(spoken(error)))
         finally:
             self._busy.discard(task)
 
@@ -195,16 +203,22 @@ def join(
     pauses, told = _pauses(), ""
     with FolderLock(home), ThreadPoolExecutor(AT_ONCE, thread_name_prefix="secagg-join") as pool:
         while not stop.is_set():
+            if member.at_work >= AT_ONCE:  # whatever a server hands out, none waits in a queue
+                stop.wait(EASE)
+                continue
+            began = time.monotonic()
             try:
                 found = member.ask()
             except (ConnectionError, DecodeError, NodeError) as error:
-                if str(error) != told:
-                    _log.warning("secagg: %s: %s; trying again", url, error)
-                told = str(error)
+                if (line := _line(str(error))) != told:
+                    _log.warning("secagg: %s: %s; trying again", url, line)
+                told = line
                 stop.wait(next(pauses))
                 continue
             pauses, told = _pauses(), ""
-            if found and not stop.is_set():
+            if found is None:
+                stop.wait(EASE - (time.monotonic() - began))
+            elif not stop.is_set():
                 pool.submit(member.work, *found)
 
 
@@ -224,9 +238,13 @@ def _purpose(request: Request) -> bytes:
         raise DecodeError("the server's request holds no proposal") from None
 
 
+def _line(text: str) -> str:
+    """One line to print of what a server may have written."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text.strip()[:300])
+
+
 def _refusal(status: int, said: bytes) -> Exception:
-    lines = said[:300].decode("ascii", "replace").splitlines() or [""]
-    line = "".join(letter if letter.isprintable() else "?" for letter in lines[0])
+    line = _line(said[:300].decode("ascii", "replace"))
     if status == 401:
         return RefusedError(f"the server refuses this node's token: {line}")
     return NodeError(f"the server answers {status}: {line}")

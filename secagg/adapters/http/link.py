@@ -49,11 +49,13 @@ class Link:
           OSError: there is no server, or the line broke.
           NodeError: the answer is longer than ``most``, or packed.
         """
-        headers = self._headers | {"Content-Type": "application/octet-stream"}
+        headers = dict(self._headers)
         if method == "POST":
+            headers["Content-Type"] = "application/octet-stream"
             headers["Content-Length"] = str(sum(map(len, body)))
         try:
-            self._wire.request(method, self._path + path, iter(body), headers)
+            content = iter(body) if method == "POST" else None
+            self._wire.request(method, self._path + path, content, headers)
             with self._wire.getresponse() as answer:
                 if answer.getheader("Content-Encoding"):
                     raise NodeError("the server's answer is packed, which none of ours is")
