@@ -251,7 +251,7 @@ class Hostile:
 
     def _send(self, data: bytes) -> str:
         host, port = self._url.removeprefix("http://").split(":")
-        line = socket.create_connection((host, int(port)), timeout=0.3)
+        line = socket.create_connection((host, int(port)), timeout=0.08)
         with line, suppress(ConnectionError):
             line.sendall(data)
             try:

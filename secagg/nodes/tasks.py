@@ -1,4 +1,4 @@
-"""Who is asked what just now, of all sums of a server: tasks that nodes fetch, and answer once.
+"""Tasks of all sums of a server, which nodes fetch and answer once: who is asked what just now.
 
 For networks on which nodes call the server. Every sum runs in a thread of its own and waits in
 ``Tasks.carry``; whoever speaks with the nodes calls ``next``, ``find``, ``take`` and ``decline``

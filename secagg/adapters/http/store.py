@@ -59,9 +59,7 @@ class Store:
             raise RunError(f"cannot keep the server's state in {path}: {error}") from None
 
     def _open(self) -> None:
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = FULL")
-        self._file.execute("BEGIN IMMEDIATE")
+        self._file.execute("BEGIN IMMEDIATE")  # nothing of a file that is not ours is changed
         try:
             (ours,) = self._file.execute("PRAGMA application_id").fetchone()
             (version,) = self._file.execute("PRAGMA user_version").fetchone()
@@ -75,6 +73,8 @@ class Store:
                 self._file.execute(f"PRAGMA user_version = {_VERSION}")
         finally:
             self._file.execute("COMMIT")
+        self._file.execute("PRAGMA journal_mode = WAL")
+        self._file.execute("PRAGMA synchronous = FULL")
 
     def _do(self, statement: str, *values: Any) -> list[Any]:
         try:
@@ -116,7 +116,7 @@ class Store:
         return [Member(node, name, bool(joins)) for node, name, joins in rows]
 
     def member(self, token: str) -> Member | None:
-        """Whose token this is. Found by its hash: how long that takes says nothing of a token."""
+        """The node of a token. Found by its hash: how long that takes says nothing of a token."""
         rows = self._do("SELECT node, name FROM nodes WHERE token = ?", _hash(token))
         return Member(rows[0][0], rows[0][1], True) if rows else None
 

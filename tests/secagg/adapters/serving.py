@@ -1,6 +1,7 @@
 """A server and nodes over HTTP for tests: settings, certificates, folders with tokens."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -125,6 +126,12 @@ def check_moved(
     """The model moved by the weighted mean of just these nodes."""
     for array in model.values():
         assert np.allclose(array, start + mean_of(numbers), rtol=0, atol=within)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody has just now."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        return int(made.getsockname()[1])
 
 
 class Authority:

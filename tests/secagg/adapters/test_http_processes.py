@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MEAN, MODEL, Authority, check_moved, mean_of, settings, trained
+from serving import MEAN, MODEL, Authority, check_moved, free_port, mean_of, settings, trained
 
 from secagg.adapters.http import Outcome, Server, join
 from secagg.adapters.http.plans import read_model, write_model
@@ -239,10 +239,3 @@ def test_a_served_training_goes_on_after_its_server_was_killed_in_a_sum(folder: 
     check_moved(read_model(folder / "model.npz"), [1, 2, 3, 4], start=9 * mean_of([1, 2, 3, 4]))
     lines = (folder / "server.log").read_text().splitlines()
     assert all({"time", "level", "event"} <= json.loads(line).keys() for line in lines)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        return int(made.getsockname()[1])
