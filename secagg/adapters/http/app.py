@@ -127,7 +127,10 @@ class App:
             log("refused", logging.WARNING, **about)
             self._watch.count("secagg_refused_requests", status=str(refused.status))
             head = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
-            return PlainTextResponse(f"{refused}\n", refused.status, head.get(refused.status))
+            said = head.get(refused.status, {})
+            if refused.status != 409:  # nor is more of a body taken that nobody reads
+                said["Connection"] = "close"
+            return PlainTextResponse(f"{refused}\n", refused.status, said)
 
         return guarded
 

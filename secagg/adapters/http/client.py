@@ -47,7 +47,7 @@ Program: TypeAlias = Callable[
 
 LARGEST_TASK: Final = 2**26  # bytes: a roster and boxes of 100,000 peers
 RETRY: Final = (0.5, 30.0)  # seconds until a call is made again, doubled up to the second
-TRIES: Final = 4  # to hand an answer in
+TRIES: Final = 6  # to hand an answer in
 AT_ONCE: Final = 4  # tasks of different sums
 EASE: Final = 0.2  # seconds between calls that bring nothing, however fast they are answered
 STATES: Final = 16  # purposes whose state is kept

@@ -46,9 +46,20 @@ class Link:
         """The status and the body of what the server answers.
 
         Raises:
-          OSError: there is no server, or the line broke.
+          ConnectionError: there is no server, or the line broke.
           NodeError: the answer is longer than ``most``, or packed.
         """
+        used = self._wire.sock is not None
+        try:
+            return self._call(method, path, most, body)
+        except ConnectionError:
+            if not used:
+                raise
+            # A server, or what stands between, closes lines that were not used for a while. Every
+            # call may be made twice: a task is handed out again, and taken once.
+            return self._call(method, path, most, body)
+
+    def _call(self, method: str, path: str, most: int, body: Sequence[bytes]) -> tuple[int, bytes]:
         headers = dict(self._headers)
         if method == "POST":
             headers["Content-Type"] = "application/octet-stream"

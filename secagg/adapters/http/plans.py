@@ -4,7 +4,7 @@ import io
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,12 @@ from protocols.errors import ProtocolError
 from secagg.adapters.http.server import Server
 from secagg.adapters.http.settings import SumPlan
 from secagg.adapters.http.watch import log
-from secagg.errors import InputError
+from secagg.errors import InputError, NodeError
 from secagg.files import write_atomically
-from secagg.nodes.reports import check_failures
 from secagg.vectors.arrays import Arrays, arrays_of, parts_of
+
+FIRST: Final = 3  # sums that come to nothing, of a server that had none yet, end it
+LATER: Final = 10  # the same once there was one; nodes bring a model to a few sums only
 
 
 def run_plan(server: Server, plan: SumPlan) -> None:
@@ -29,15 +31,21 @@ def run_plan(server: Server, plan: SumPlan) -> None:
     sums = server.sums(plan.purpose, plan.summed, plan.cohort)
     kept = server.store.model(plan.purpose)
     done, model = (kept[0], arrays_of(kept[1])) if kept else (0, read_model(plan.model))
+    began, lost = done, 0
     while done < plan.rounds:
         try:
             outcome = sums.run(model, nodes=plan.nodes)
         except (ProtocolError, InputError):
             if server.app.tasks.closed:
                 return
-            check_failures(sums.history, None)
+            lost += 1
+            if lost >= (FIRST if done == began else LATER):
+                raise NodeError(
+                    f"{lost} sums of {plan.purpose} in a row came to nothing, the last: "
+                    f"{sums.history[-1].failure}"
+                ) from None
         else:
-            done, model = done + 1, dict(outcome.model)
+            done, lost, model = done + 1, 0, dict(outcome.model)
             metrics = dict(outcome.metrics)
             log("result", purpose=plan.purpose, sums=done, weight=outcome.weight, metrics=metrics)
             server.store.keep(plan.purpose, done, b"".join(parts_of(model)))

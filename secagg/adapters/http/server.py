@@ -12,7 +12,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -42,7 +43,7 @@ from secagg.stage import Stage
 from secagg.vectors.arrays import Arrays, model_digest, parts_of, shapes_of, unflat
 from secagg.vectors.buffers import is_counter
 
-IDLE: Final = 75  # seconds that a connection is kept without a call
+IDLE: Final = 20  # seconds that a connection is kept without a call
 START: Final = 30.0  # seconds for the listener
 STOP: Final = 2  # seconds for calls that are under way when it ends
 POLL: Final = 0.2  # seconds between two looks who is connected
@@ -81,6 +82,7 @@ class Server:
         self.store = Store(settings.state)
         self.app = App(settings, self.store, self.watch)
         self._lock: FolderLock | None = None
+        self._idle, self._running = threading.Condition(), 0
         self._thread: threading.Thread | None = None
         self._socket = _listening(*settings.address)
         host, port = self._socket.getsockname()[:2]
@@ -114,6 +116,8 @@ class Server:
         self._http.should_exit = True
         if self._thread:
             self._thread.join(START)
+        with self._idle:  # what came of the sums is written down
+            self._idle.wait_for(lambda: self._running == 0, STOP)
         self._socket.close()
         self.store.close()
         if self._lock:
@@ -134,6 +138,18 @@ class Server:
                 raise TooFewSurvivors("the server was stopped")
             time.sleep(POLL)
         return found
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """A sum is under way, and the state file stays open."""
+        with self._idle:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
 
     def sums(
         self, purpose: str, summed: WeightedMean | NoisySum, cohort: SumSettings | None = None
@@ -168,8 +184,6 @@ class Sums:
         server, trains = self._server, self.purpose.startswith("train")
         if not all(bool(np.isfinite(array).all()) for array in model.values()):
             raise InputError("the model is NaN or infinite")
-        shapes = shapes_of(model) if trains else ()
-        parts, digest = tuple(parts_of(model)), model_digest(model)
         asked = server.wait_for(max(nodes or 0, self._coordinator.fewest))
         report = SumReport(
             purpose=self.purpose,
@@ -177,7 +191,14 @@ class Sums:
             kept=tuple(name for name in model if trains and is_counter(name)),
         )
         self.history.append(report)
-        number = server.store.begin(self.purpose, asked)
+        with server.running():
+            return self._sum(model, asked, report)
+
+    def _sum(self, model: Arrays, asked: list[int], report: SumReport) -> Outcome:
+        trains = self.purpose.startswith("train")
+        shapes = shapes_of(model) if trains else ()
+        parts, digest = tuple(parts_of(model)), model_digest(model)
+        number = self._server.store.begin(self.purpose, asked)
         try:
             under_way = self._coordinator.begin(self.purpose, asked, model=digest, shapes=shapes)
             finished = self._carry(under_way, report, parts)

@@ -32,8 +32,18 @@ from serving import (
 )
 
 from protocols.errors import TooFewSurvivors
-from secagg.adapters.http import Outcome, Server, ServerSettings, app, join, lines
-from secagg.errors import InputError, RefusedError, RunError
+from secagg.adapters.http import (
+    Outcome,
+    Server,
+    ServerSettings,
+    SumPlan,
+    app,
+    join,
+    lines,
+)
+from secagg.adapters.http import server as servers
+from secagg.adapters.http.plans import run_plan, write_model
+from secagg.errors import InputError, NodeError, RefusedError, RunError
 from secagg.nodes import Answer, SumSettings, WeightedMean, create_identity
 from secagg.stage import UNSIGNED, Stage
 
@@ -538,3 +548,66 @@ def test_two_hundred_nodes_of_one_process_sum_a_hundred_thousand_entries(folder:
         outcome = server.sums("train", MEAN).run(model, nodes=200)
         check_moved(outcome.model, [*homes])
         assert len(outcome.report.survivors) == 200
+
+
+def test_a_line_that_was_closed_for_want_of_use_costs_no_call(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "IDLE", 0.1)
+    with serving(folder, 1) as (server, homes):
+        node = ByHand(server.url, homes[1])
+        for _ in range(3):
+            assert node.call("POST", f"/v1/task/{'00' * 16}", b"x")[0] == 409
+            time.sleep(0.3)
+
+
+def test_a_call_of_two_lengths_is_refused(folder: Path) -> None:
+    """A proxy and a server that each believe another one see two calls where the other sees one."""
+    both = "Content-Length: 4\r\nTransfer-Encoding: chunked"
+    with serving(folder, 1) as (server, homes):
+        node = ByHand(server.url, homes[1])
+        for header in (both, "Content-Length: 4\r\nContent-Length: 5", "Content-Length: +4"):
+            assert raw(node, f"POST /v1/task/{'00' * 16}", header, b"0\r\n\r\n")[0] == 400
+
+
+def test_a_full_disk_is_one_line_on_both_sides(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise RunError("cannot keep the server's state: disk full")
+
+    with serving(folder, 1) as (server, homes):
+        node = ByHand(server.url, homes[1])
+        monkeypatch.setattr(server.store, "member", full)
+        assert node.call("GET", "/v1/task") == (
+            503,
+            b"this cannot be answered now; the server's log says why\n",
+        )
+    assert sum("disk full" in record.message for record in caplog.records) == 1
+
+
+def test_sums_that_come_to_nothing_end_a_plan(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(folder / "start.npz", MODEL)
+    given = {"purpose": "train", "model": folder / "start.npz", "pause": 0.0, "nodes": 3}
+    with serving(folder, 3, deadline=0.05) as (server, homes):
+        server.app.seen |= dict.fromkeys(homes, time.monotonic())  # they only look connected
+        with pytest.raises(NodeError, match="3 sums of train in a row came to nothing"):
+            run_plan(server, SumPlan(**given))
+        assert server.store.model("train") is None
+
+
+@pytest.mark.parametrize("raising", [False, True])
+def test_what_a_program_raises_at_its_machines_expense_still_answers(
+    folder: Path, raising: bool
+) -> None:
+    def train(model: Any, proposal: Any) -> Any:
+        if raising:
+            raise SystemExit("a program that would end its node")
+        return {"bias": np.zeros(3)}, {}
+
+    with beside_four(folder) as (server, hostile), stopped(server, hostile.node.home, train):
+        outcome = server.sums("train", MEAN).run(MODEL, nodes=5)
+    check_moved(outcome.model, HONEST)
+    assert sum(outcome.report.reasons.values()) == 1
