@@ -84,7 +84,11 @@ class App:
             allow_headers=["Authorization", "Content-Type"],
             max_age=3600,
         )
-        self.asgi = Starlette(routes=routes, middleware=[pages] if settings.origins else [])
+        self.asgi = Starlette(
+            routes=routes,
+            middleware=[pages] if settings.origins else [],
+            exception_handlers={404: self._no_call, 405: self._no_call},
+        )
         self.asgi.router.redirect_slashes = False
 
     def connected(self) -> list[int]:
@@ -123,16 +127,23 @@ class App:
             except SecaggError as error:  # such as a full disk
                 refused = _Refused(503, "this cannot be answered now; the server's log says why")
                 about["error"] = str(error)
-            about |= {"status": refused.status, "why": str(refused), **refused.about}
-            log("refused", logging.WARNING, **about)
-            self._watch.count("secagg_refused_requests", status=str(refused.status))
-            head = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
-            said = head.get(refused.status, {})
-            if refused.status != 409:  # nor is more of a body taken that nobody reads
-                said["Connection"] = "close"
-            return PlainTextResponse(f"{refused}\n", refused.status, said)
+            return self._refuse(refused, **about)
 
         return guarded
+
+    def _refuse(self, refused: _Refused, **about: object) -> Response:
+        about |= {"status": refused.status, "why": str(refused), **refused.about}
+        log("refused", logging.WARNING, **about)
+        self._watch.count("secagg_refused_requests", status=str(refused.status))
+        head = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
+        said = head.get(refused.status, {})
+        if refused.status != 409:  # nor is more of a body taken that nobody reads
+            said["Connection"] = "close"
+        return PlainTextResponse(f"{refused}\n", refused.status, said)
+
+    async def _no_call(self, request: Request, error: Exception) -> Response:
+        status = getattr(error, "status_code", 404)
+        return self._refuse(_Refused(status, "no such call", path=request.url.path))
 
     def _enter(self, request: Request) -> Member:
         kind, _, token = request.headers.get("authorization", "").partition(" ")

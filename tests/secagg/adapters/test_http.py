@@ -1,7 +1,9 @@
 """Sums over HTTP in one process: what comes of them, whoever is lost, slow, or sends rubbish."""
 
+import argparse
 import json
 import logging
+import runpy
 import socket
 import threading
 import time
@@ -412,7 +414,7 @@ def test_a_node_that_restarts_between_two_stages_goes_on(
                     return task
 
                 with only(server, once), stopped(server, last, trained(5)) as stop:
-                    assert held.wait(20) or stage is Stage.REVEAL
+                    assert stage is Stage.REVEAL or held.wait(20)
                     if stage is Stage.REVEAL:
                         found.result(20)
                 stop.set()
@@ -611,3 +613,35 @@ def test_what_a_program_raises_at_its_machines_expense_still_answers(
         outcome = server.sums("train", MEAN).run(MODEL, nodes=5)
     check_moved(outcome.model, HONEST)
     assert sum(outcome.report.reasons.values()) == 1
+
+
+def test_some_changed_bodies_are_refused_by_name(folder: Path) -> None:
+    """A small run of what ``benchmarks/http_sums.py mutants`` does a hundred thousand times."""
+    path = Path(__file__).parents[3] / "benchmarks" / "http_sums.py"
+    mutants = runpy.run_path(str(path))["mutants"]
+    found = mutants(argparse.Namespace(bodies=150, seed=7))
+    statuses = {name.removeprefix("raw ") for name in found["statuses"]}
+    assert sum(found["statuses"].values()) == 150
+    fine = {"204", "400", "401", "404", "405", "408", "409", "413", "429"}
+    assert statuses <= fine | {"cut off", "waited for more"}
+
+
+def test_a_call_that_is_none_is_one_line_on_both_sides(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(folder, 1) as (server, homes):
+        node = ByHand(server.url, homes[1])
+        calls = (
+            "GET /",
+            "GET /v1/task/",
+            "PUT /v1/task",
+            "POST /healthz",
+            "GET /docs",
+            "GET /x%0Ay",
+        )
+        for call in calls:
+            status, said = raw(node, call, "Content-Length: 0", b"")
+            assert (status in (404, 405), said) == (True, b"no such call\n")
+    refusals = [record for record in caplog.records if "refused" in record.message]
+    assert len(refusals) == len(calls)
+    assert all(record.message.isprintable() for record in refusals)
