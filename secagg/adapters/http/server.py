@@ -84,17 +84,27 @@ class Server:
         self._lock: FolderLock | None = None
         self._idle, self._running = threading.Condition(), 0
         self._thread: threading.Thread | None = None
-        self._socket = _listening(*settings.address)
+        try:
+            self._http = _uvicorn(settings, self.app)
+            self._socket = _listening(*settings.address)
+        except BaseException:
+            self.store.close()
+            raise
         host, port = self._socket.getsockname()[:2]
         scheme = "https" if settings.certificate else "http"
         self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-        try:
-            self._http = _uvicorn(settings, self.app)
-        except (OSError, ssl.SSLError, ValueError) as error:
-            raise InputError(f"certificate, key or client_ca cannot be used: {error}") from None
 
     def __enter__(self) -> Self:
-        self._lock = FolderLock(self.settings.state.parent)
+        try:
+            self._lock = FolderLock(self.settings.state.parent)
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        log("listening", url=self.url)
+        return self
+
+    def _start(self) -> None:
         if lost := self.store.give_up():
             log("sums of the last server are given up", logging.WARNING, sums=lost)
         _allow_connections(self.settings.connections)
@@ -103,13 +113,10 @@ class Server:
         )
         self._thread.start()
         until = time.monotonic() + START
-        while not self._http.started and self._thread.is_alive() and time.monotonic() < until:
+        while not self._http.started:
+            if not self._thread.is_alive() or time.monotonic() > until:
+                raise RunError("the listener did not start; its log says why")
             time.sleep(0.01)
-        if not self._http.started:
-            self.__exit__()
-            raise RunError("the listener did not start; its log says why")
-        log("listening", url=self.url)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.app.tasks.close()
@@ -124,8 +131,9 @@ class Server:
             self._lock.close()
 
     def connected(self) -> list[int]:
-        """Nodes that called a short while ago, by number."""
-        return self.app.connected()
+        """Nodes that called a short while ago and may still join, by number."""
+        may = {member.node for member in self.store.members() if member.joins}
+        return [node for node in self.app.connected() if node in may]
 
     def wait_for(self, nodes: int) -> list[int]:
         """The nodes that are connected, once there are so many.
@@ -275,7 +283,10 @@ def _uvicorn(settings: ServerSettings, app: App) -> uvicorn.Server:
         ssl_ca_certs=str(settings.client_ca) if settings.client_ca else None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if settings.client_ca else ssl.CERT_NONE,
     )
-    config.load()
+    try:
+        config.load()
+    except (OSError, ValueError) as error:  # of ssl too
+        raise InputError(f"certificate, key or client_ca cannot be used: {error}") from None
     return uvicorn.Server(config)
 
 

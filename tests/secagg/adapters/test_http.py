@@ -33,6 +33,8 @@ from serving import (
     trained,
 )
 
+from dp.ledger.ledger import Budget, Ledger
+from dp.noise.mechanisms import DistributedNoise
 from protocols.errors import TooFewSurvivors
 from secagg.adapters.http import (
     Outcome,
@@ -46,7 +48,15 @@ from secagg.adapters.http import (
 from secagg.adapters.http import server as servers
 from secagg.adapters.http.plans import run_plan, write_model
 from secagg.errors import InputError, NodeError, RefusedError, RunError
-from secagg.nodes import Answer, SumSettings, WeightedMean, create_identity
+from secagg.nodes import (
+    Answer,
+    NoisySum,
+    Roster,
+    SumSettings,
+    WeightedMean,
+    create_identity,
+    sign_roster,
+)
 from secagg.stage import UNSIGNED, Stage
 
 HOSTILE = 5  # the number of the node that a test plays by hand, beside four that are honest
@@ -645,3 +655,49 @@ def test_a_call_that_is_none_is_one_line_on_both_sides(
     refusals = [record for record in caplog.records if "refused" in record.message]
     assert len(refusals) == len(calls)
     assert all(record.message.isprintable() for record in refusals)
+
+
+def test_a_cohort_that_signs_sums_against_a_server_that_lies(folder: Path) -> None:
+    operator = create_identity(folder / "operator.key", "operator")
+    with serving(folder, 4) as (server, homes):
+        members = {}
+        for number, home in homes.items():
+            identity = create_identity(home / "identity.key", f"node-{number}")
+            members[4 - number] = (identity.name, identity.key.public)
+        signed = sign_roster(operator, members)
+        for home in homes.values():
+            (home / "roster.json").write_bytes(signed)
+        policy = replace(ANYBODY, active=True, operator=operator.key.public)
+        roster = Roster.read(signed, operator=operator.key.public)
+        with joined(server.url, homes, policy=policy):
+            sums = server.sums("train", MEAN, SumSettings(roster=roster))
+            for _ in range(2):
+                outcome = sums.run(MODEL, nodes=4)
+                check_moved(outcome.model, [*homes])
+                assert [stage.stage for stage in outcome.report.stages] == list(Stage)
+
+
+def test_noise_of_clients_is_charged_on_both_sides(folder: Path) -> None:
+    mechanism = DistributedNoise(
+        entries=8, clip=1.0, noise_multiplier=2.0, clients=4, minimum_survivors=3
+    )
+    ledger = Ledger.create(folder / "ledger.sqlite", Budget(epsilon=50.0, delta=1e-5))
+    policy = replace(ANYBODY, maximum_epsilon=50.0, corrupt_fraction=0.0)
+    noisy = NoisySum(mechanism=mechanism, ledger=ledger)
+    with serving(folder, 4) as (server, homes), joined(server.url, homes, policy=policy):
+        outcome = server.sums("train", noisy).run(MODEL, nodes=4)
+        assert outcome.report.survivors == (1, 2, 3, 4)
+        assert [each.subject for each in ledger.reservations()] == ["1", "2", "3", "4"]
+        for home in homes.values():
+            with Ledger.open(home / "ledger.sqlite") as own:
+                assert len(own.reservations()) == 1
+
+
+def test_a_node_whose_token_was_taken_back_is_asked_no_more(folder: Path) -> None:
+    with serving(folder, 4) as (server, homes), joined(server.url, homes):
+        sums = server.sums("train", MEAN)
+        sums.run(MODEL, nodes=4)
+        server.store.revoke("node-4")
+        outcome = sums.run(MODEL, nodes=3)
+        assert outcome.report.nodes == (1, 2, 3)
+        check_moved(outcome.model, [1, 2, 3])
