@@ -67,7 +67,7 @@ class App:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
         self._buckets: dict[int | str, Bucket] = {}
-        self._calls = Counter[int]()
+        self._calls, self._brought = Counter[int](), set[bytes]()
         routes = [
             Route("/healthz", self._health),
             Route("/v1/task", self._guard(App._next)),
@@ -223,6 +223,9 @@ class App:
     async def _answer(self, request: Request, member: Member) -> Response:
         task = self._task(request, member)
         about = {"purpose": task.purpose, "stage": str(task.stage)}
+        if task.id in self._brought:
+            raise _Refused(429, "another call is just bringing this answer", **about)
+        self._brought.add(task.id)
         spool = Spool() if task.most > SPOOLED else None
         try:
             if not await self._read(request, task, spool):
@@ -238,6 +241,7 @@ class App:
                 408, f"an answer slower than {SLOWEST} bytes a second", **about
             ) from None
         finally:
+            self._brought.discard(task.id)
             if spool:
                 spool.close()
         self._watch.count("secagg_answers", stage=task.stage, outcome="taken")

@@ -14,7 +14,8 @@ from secagg.adapters.http.watch import log
 from secagg.nodes.tasks import Parts
 
 HEAD_SECONDS: Final = 10.0  # for the head of a call, handshake not counted
-HEAD_SIZE: Final = 2**15  # bytes of it
+HEAD_SIZE: Final = 2**15  # bytes of it, and of all else that is no body
+DRAINED: Final = 2**20  # bytes of a body that nobody reads
 GRACE: Final = 10.0  # seconds for any body, and beside them
 SLOWEST: Final = 20_000  # bytes a second of a body: a poor line of a telephone
 BURST: Final = 60  # calls at once, above the rate
@@ -60,34 +61,50 @@ class ModelResponse(Response):
 
 
 class Impatient(HttpToolsProtocol):
-    """Uvicorn's protocol, with an end to heads that never come, or never end."""
+    """Uvicorn's protocol, with an end to heads that never come, and to what never ends.
+
+    Beside its body a call may have ``HEAD_SIZE`` bytes, or as many as the body where it comes in
+    chunks: head, marks of chunks and trailers, all of which the parser keeps. What comes of a body
+    after the answer is thrown away, up to ``DRAINED`` bytes.
+    """
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._began: asyncio.TimerHandle | None = None
+        self._body = self._beside = self._drained = self._now = 0
+        self._head: asyncio.TimerHandle | None = None
         self._start()
 
     def _start(self) -> None:
-        self._head = 0
-        self._began = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        self._head = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        if self._began is None and (self.cycle is None or self.cycle.response_complete):
+        if self._head is None and (self.cycle is None or self.cycle.response_complete):
             self._start()
+        self._now = 0
         super().data_received(data)
-        if self._began is not None:
-            self._head += len(data)
-            if self._head > HEAD_SIZE:
-                self.transport.abort()
+        self._beside += len(data) - self._now
+        if self.cycle and self.cycle.response_complete:
+            self._drained += self._now
+        if self._beside > HEAD_SIZE + self._body or self._drained > DRAINED:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        self._body = self._beside = self._drained = 0
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        self._now += len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         self._stop()
         super().on_headers_complete()
 
     def _stop(self) -> None:
-        if self._began is not None:
-            self._began.cancel()
-            self._began = None
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()

@@ -47,12 +47,13 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
+        self._path, self._lock, self._asks = path, threading.Lock(), threading.Lock()
         try:
             with suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            self._file = sqlite3.connect(
-                path, isolation_level=None, timeout=30, check_same_thread=False
+            self._file, self._reads = (
+                sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+                for _ in range(2)
             )
             self._open()
         except (OSError, ValueError, sqlite3.Error) as error:
@@ -117,8 +118,13 @@ class Store:
 
     def member(self, token: str) -> Member | None:
         """The node of a token. Found by its hash: how long that takes says nothing of a token."""
-        rows = self._do("SELECT node, name FROM nodes WHERE token = ?", _hash(token))
-        return Member(rows[0][0], rows[0][1], True) if rows else None
+        wanted = "SELECT node, name FROM nodes WHERE token = ?"
+        try:
+            with self._asks:  # of a connection of its own: no call waits until a model is written
+                row = self._reads.execute(wanted, (_hash(token),)).fetchone()
+        except sqlite3.Error as error:
+            raise RunError(f"cannot read the server's state in {self._path}: {error}") from None
+        return Member(row[0], row[1], True) if row else None
 
     # Sums
 
@@ -157,6 +163,7 @@ class Store:
         self._do("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", purpose, sums, model)
 
     def close(self) -> None:
+        self._reads.close()
         self._file.close()
 
     def __enter__(self) -> Self:

@@ -341,15 +341,67 @@ def closed(line: socket.socket) -> bool:
         line.close()
 
 
-def test_a_head_without_measure_is_cut_off(folder: Path) -> None:
+ENDLESS = {
+    "head": (b"GET /healthz HTTP/1.1\r\n", b"X: " + b"y" * 1000 + b"\r\n"),
+    "one header": (b"GET /healthz HTTP/1.1\r\nX: ", b"y" * 1000),
+    "trailers": (
+        b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"X: " + b"y" * 1000 + b"\r\n",
+    ),
+    "trailers behind an answer": (
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"X: " + b"y" * 1000 + b"\r\n",
+    ),
+    "a body that nobody reads": (
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
+        bytes(1000),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_has_no_measure_is_cut_off(folder: Path, what: str) -> None:
+    begin, more = ENDLESS[what]
     with serving(folder, 1) as (server, _), line_to(server.url) as line:
-        line.sendall(b"GET /healthz HTTP/1.1\r\n")
+        line.sendall(begin)
         sent = 0
         with suppress(ConnectionError):
-            while sent < 2**24:
-                line.sendall(b"X: " + b"y" * 1000 + b"\r\n")
-                sent += 1005
-        assert sent < 2**24
+            while sent < 2**25:
+                line.sendall(more)
+                sent += len(more)
+        assert sent < 2**25
+
+
+def test_trailers_of_a_node_are_cut_off_too(folder: Path) -> None:
+    with beside_four(folder) as (server, hostile), summing(server, 5) as found:
+        name, request = hostile.until(Stage.ADVERTISE)
+        body = hostile.answer(request)
+        chunk = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n"
+        endless = chunk + b"X: " + b"y" * 2**25
+        header = "Transfer-Encoding: chunked"
+        assert raw(hostile, f"POST /v1/task/{name}", header, endless) == (0, b"")
+        assert hostile.call("POST", f"/v1/task/{name}", body)[0] == 204
+        server.app.tasks.close()
+        assert found.exception(10)
+
+
+def test_one_call_at_a_time_brings_an_answer(folder: Path) -> None:
+    """Otherwise a node has as much of the disk as it opens calls."""
+    with beside_four(folder) as (server, hostile), summing(server, 5) as found:
+        name, request = hostile.until(Stage.ADVERTISE)
+        body = hostile.answer(request)
+        with line_to(server.url) as line:
+            line.sendall(
+                f"POST /v1/task/{name} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+                f"Authorization: Bearer {hostile.token}\r\n\r\n".encode()
+            )
+            while not server.app._brought:
+                time.sleep(0.01)
+            assert hostile.call("POST", f"/v1/task/{name}", body)[0] == 429
+            line.sendall(body)
+            assert b" 204 " in line.recv(100)
+        server.app.tasks.close()
+        assert found.exception(10)
 
 
 def test_a_body_that_stands_still_is_cut_off_and_may_be_sent_again(
