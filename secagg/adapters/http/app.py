@@ -234,12 +234,6 @@ class App:
             await run_in_threadpool(self.tasks.decline, task)
             self._watch.count("secagg_answers", stage=task.stage, outcome="refused")
             raise _Refused(400, str(error)[:LINE], **about) from None
-        except ClientDisconnect:
-            raise _Refused(400, "the line broke before the answer was whole", **about) from None
-        except TimeoutError:
-            raise _Refused(
-                408, f"an answer slower than {SLOWEST} bytes a second", **about
-            ) from None
         finally:
             self._brought.discard(task.id)
             if spool:
@@ -254,15 +248,15 @@ class App:
             await run_in_threadpool(self.tasks.decline, task)
             raise _Refused(413, f"an answer of {announced:.20} bytes, at most {task.most}")
         reader, size = AnswerReader(most=task.most, messages=spool), 0
-        async with asyncio.timeout(GRACE + task.most / SLOWEST) as limit:
-            until = limit.when() or 0.0
+        clock = asyncio.get_running_loop().time
+        until = clock() + GRACE + task.most / SLOWEST
+        async with asyncio.timeout(GRACE) as limit:
             async for chunk in request.stream():
                 if task.over:
                     return False
                 size += len(chunk)
                 reader.feed(chunk)
-                now = asyncio.get_running_loop().time()
-                limit.reschedule(min(until, now + GRACE))  # nor may it stand still
+                limit.reschedule(min(until, clock() + GRACE))  # nor may it stand still
         return await run_in_threadpool(self.tasks.take, task, reader.finish(), size)
 
     # Operators
