@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -126,6 +127,16 @@ def check_moved(
     """The model moved by the weighted mean of just these nodes."""
     for array in model.values():
         assert np.allclose(array, start + mean_of(numbers), rtol=0, atol=within)
+
+
+def let_time_pass(server: Server, node: int) -> None:
+    """End a stage as its deadline does, once this node alone has not answered."""
+    while True:
+        for task in list(server.app.tasks._open.get(node, {}).values()):
+            if task.turn.left == 1:
+                task.turn.done.set()
+                return
+        time.sleep(0.01)
 
 
 def free_port() -> int:

@@ -26,6 +26,7 @@ from serving import (
     check_moved,
     home_of,
     joined,
+    let_time_pass,
     mean_of,
     serving,
     settings,
@@ -126,9 +127,10 @@ def stopped(server: Server, home: Path, program: Any, **change: Any) -> Iterator
 def test_a_node_that_is_silent_from_a_stage_on_is_lost_and_comes_too_late(
     folder: Path, stage: Stage
 ) -> None:
-    with beside_four(folder, deadline=1.0, train_deadline=1.0) as (server, hostile):
+    with beside_four(folder) as (server, hostile):
         with summing(server, 5) as found:
             name, request = hostile.until(stage)
+            let_time_pass(server, HOSTILE)
             outcome = found.result(20)
         inside = [*HONEST, HOSTILE] if stage is Stage.REVEAL else HONEST
         check_moved(outcome.model, inside)
@@ -184,15 +186,15 @@ def line_to(url: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=10)
 
 
-@pytest.mark.parametrize("stage", [Stage.ADVERTISE, Stage.MASK])
 @pytest.mark.parametrize(
-    ("send", "status"),
+    ("send", "status", "stage"),
     [
-        (garbage, 400),
-        (nothing_at_all, 400),
-        (wrong_messages, 400),
-        (oversize, 413),
-        (oversize_in_chunks, 400),
+        (garbage, 400, Stage.ADVERTISE),
+        (garbage, 400, Stage.MASK),
+        (nothing_at_all, 400, Stage.MASK),
+        (wrong_messages, 400, Stage.MASK),
+        (oversize, 413, Stage.ADVERTISE),
+        (oversize_in_chunks, 400, Stage.MASK),
     ],
 )
 def test_rubbish_costs_its_sender_the_sum_and_the_others_no_time(
@@ -606,6 +608,7 @@ def test_a_model_that_is_not_finite_is_refused_before_anybody_is_asked(folder: P
         server.sums("train", WeightedMean()).run({"a": np.array([np.nan])}, nodes=3)
 
 
+@pytest.mark.slow
 def test_two_hundred_nodes_of_one_process_sum_a_hundred_thousand_entries(folder: Path) -> None:
     model = {"weight": np.zeros(100_000, np.float32)}
     with serving(folder, 200) as (server, homes), joined(server.url, homes):
