@@ -32,7 +32,7 @@ class _Turn:
     under_way: RunningSum
     ask: StageRequests
     report: StageReport
-    model: Parts
+    model: Parts | None
     lock: threading.Lock = field(default_factory=threading.Lock)
     done: threading.Event = field(default_factory=threading.Event)
     over: bool = False
@@ -118,7 +118,7 @@ class Tasks:
             under_way=under_way,
             ask=ask,
             report=stage,
-            model=model if ask.stage is Stage.MASK else (),
+            model=model if ask.stage is Stage.MASK else None,
             left=len(nodes),
         )
         most = largest_answer(under_way.proposal, ask.stage)
@@ -155,8 +155,8 @@ class Tasks:
         """The model of that digest, for a node that is just asked to mask over it."""
         with self._lock:
             for task in self._open.get(node, {}).values():
-                asks = task.turn.under_way.proposal.model_digest == digest
-                if asks and task.stage is Stage.MASK and task.turn.model:
+                same = task.turn.under_way.proposal.model_digest == digest
+                if same and task.turn.model is not None:
                     task.turn.report.bytes_down += sum(len(part) for part in task.turn.model)
                     return task.turn.model
         return None

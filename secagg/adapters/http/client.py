@@ -21,7 +21,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -45,6 +44,7 @@ Program: TypeAlias = Callable[
     [dict[str, NDArray[Any]], Proposal], tuple[Arrays, Mapping[str, float]]
 ]
 
+LARGEST_MODEL: Final = 2**31  # bytes, where a proposal does not tell the size of what is trained
 LARGEST_TASK: Final = 2**26  # bytes: a roster and boxes of 100,000 peers
 RETRY: Final = (0.5, 30.0)  # seconds until a call is made again, doubled up to the second
 TRIES: Final = 6  # to hand an answer in
@@ -91,8 +91,7 @@ class _Member:
         self._url, self._home, self._program = url, home, program
         self._node, self._states = Node(home, policy), _States(home / "join.state")
         self._busy: set[bytes] = set()
-        self._lines = threading.local()
-        self._asks = Link(url, home)
+        self._asks, self._free = Link(url, home), list[Link]()
 
     def ask(self) -> tuple[bytes, Request] | None:
         """The next task, which is then ours; ``None``: there is none for now."""
@@ -116,39 +115,39 @@ class _Member:
     def work(self, task: bytes, request: Request) -> None:
         """Answer one task, or say why not; whatever happens is one line of log."""
         try:
-            self._work(task, request)
+            line = self._free.pop() if self._free else Link(self._url, self._home)
+            self._work(line, task, request)
+            self._free.append(line)
         except Exception as error:  # noqa: BLE001  # a node that lives answers the next sum
             _log.warning("secagg: %s: %s", request.stage, _line(spoken(error)))
         finally:
             self._busy.discard(task)
 
-    def _work(self, task: bytes, request: Request) -> None:
-        purpose = b""
+    def _work(self, line: Link, task: bytes, request: Request) -> None:
+        purpose, masks = b"", request.stage is Stage.MASK
         try:
-            if not hasattr(self._lines, "link"):
-                self._lines.link = Link(self._url, self._home)
             purpose = _purpose(request)
-            model = self._model(request) if request.stage is Stage.MASK else {}
+            model = self._model(line, request) if masks else {}
             answer = self._node.answer(
                 request,
                 self._states.get(purpose),
-                model=model_digest(model) if model else b"",
+                model=model_digest(model) if masks else b"",
                 compute=lambda proposal: self._compute(proposal, model),
                 purpose=purpose.decode(),
             )
         except Exception as error:
-            self._hand_in(task, "/decline", [spoken(error).encode("ascii", "replace")[:900]])
+            _hand_in(line, task, "/decline", [spoken(error).encode("ascii", "replace")[:900]])
             raise
         self._states.put(purpose, answer.state)
-        self._hand_in(task, "", list(answer.parts()))
+        _hand_in(line, task, "", list(answer.parts()))
         _log.info("secagg: %s: answered %s", purpose.decode(), request.stage)
 
-    def _model(self, request: Request) -> dict[str, NDArray[Any]]:
+    def _model(self, line: Link, request: Request) -> dict[str, NDArray[Any]]:
         """The model that the proposal names, within what its policy lets it be."""
         proposal = self._node.policy.read_proposal(request.proposal)
-        most = MAX_SIZE + 16 * proposal.entries  # counters and names beside what is trained
-        path = f"/v1/model/{proposal.model_digest.hex()}"
-        status, data = self._lines.link.call("GET", path, most)
+        # Counters and names are beside what is trained.
+        most = MAX_SIZE + 16 * proposal.entries if proposal.shapes else LARGEST_MODEL
+        status, data = line.call("GET", f"/v1/model/{proposal.model_digest.hex()}", most)
         if status != 200:
             raise _refusal(status, data)
         return arrays_of(data)
@@ -160,21 +159,20 @@ class _Member:
         after, numbers = self._program(given, proposal)
         return contribution(proposal, model, after, numbers)
 
-    def _hand_in(self, task: bytes, how: str, body: Sequence[bytes]) -> None:
-        for tries, pause in enumerate(_pauses(), 1):
-            try:
-                status, said = self._lines.link.call(
-                    "POST", f"/v1/task/{task.hex()}{how}", 2**16, body
-                )
-            except ConnectionError:
-                if tries == TRIES:
-                    raise
-            else:
-                if status == 204:
-                    return
-                if status not in (429, 503) or tries == TRIES:
-                    raise _refusal(status, said)
-            time.sleep(pause)
+
+def _hand_in(line: Link, task: bytes, how: str, body: Sequence[bytes]) -> None:
+    for tries, pause in enumerate(_pauses(), 1):
+        try:
+            status, said = line.call("POST", f"/v1/task/{task.hex()}{how}", 2**16, body)
+        except ConnectionError:
+            if tries == TRIES:
+                raise
+        else:
+            if status == 204:
+                return
+            if status not in (429, 503) or tries == TRIES:
+                raise _refusal(status, said)
+        time.sleep(pause)
 
 
 def join(
@@ -191,7 +189,7 @@ def join(
       url: of the server, "https://..."; "http://..." on this machine alone.
       home: the node's folder, ``secagg node new``, with the token.
       policy: in place of the folder's file; for trials.
-      stop: ends it, after the call that is under way.
+      stop: ends it, after what is under way.
 
     Raises:
       InputError, IdentityError, NodeError, RunError: the folder cannot be used, the address is no
@@ -200,8 +198,8 @@ def join(
     """
     stop, home = stop or threading.Event(), Path(home)
     member = _Member(url, home, program, policy)
-    pauses, told = _pauses(), ""
-    with FolderLock(home), ThreadPoolExecutor(AT_ONCE, thread_name_prefix="secagg-join") as pool:
+    pauses, told, workers = _pauses(), "", list[threading.Thread]()
+    with FolderLock(home):
         while not stop.is_set():
             if member.at_work >= AT_ONCE:  # whatever a server hands out, none waits in a queue
                 stop.wait(EASE)
@@ -219,7 +217,12 @@ def join(
             if found is None:
                 stop.wait(EASE - (time.monotonic() - began))
             elif not stop.is_set():
-                pool.submit(member.work, *found)
+                # An interrupt does not wait for a program that trains; a sum can lose a node.
+                workers = [each for each in workers if each.is_alive()]
+                workers.append(threading.Thread(target=member.work, args=found, daemon=True))
+                workers[-1].start()
+        for each in workers:
+            each.join()
 
 
 def _pauses() -> Iterator[float]:

@@ -756,3 +756,47 @@ def test_a_node_whose_token_was_taken_back_is_asked_no_more(folder: Path) -> Non
         outcome = sums.run(MODEL, nodes=3)
         assert outcome.report.nodes == (1, 2, 3)
         check_moved(outcome.model, [1, 2, 3])
+
+
+@pytest.mark.parametrize("entries", [0, 1_500_000])
+def test_metrics_are_summed_over_a_model_of_any_size(folder: Path, entries: int) -> None:
+    model = {"weight": np.zeros(entries, np.float32)} if entries else {}
+    summed = replace(MEAN, evaluate_metrics={"loss": 10.0})
+    with serving(folder, 3) as (server, homes), joined(server.url, homes):
+        outcome = server.sums("evaluate", summed).run(model, nodes=3)
+    assert outcome.model.keys() == model.keys()
+    assert outcome.metrics["loss"] == pytest.approx(
+        sum((1 + n % 7) * (n % 5) for n in homes) / sum(1 + n % 7 for n in homes), abs=1e-6
+    )
+
+
+def test_an_interrupt_ends_a_node_whose_program_trains(folder: Path) -> None:
+    begun, held = threading.Event(), threading.Event()
+
+    def train(model: Any, proposal: Any) -> Any:
+        begun.set()
+        held.wait(20)
+        return model, {}
+
+    def interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            join(server.url, home, train, policy=ANYBODY, stop=Interrupts())
+
+    class Interrupts(threading.Event):
+        def is_set(self) -> bool:
+            if begun.is_set():
+                raise KeyboardInterrupt
+            return False
+
+    with serving(folder, 4) as (server, homes):
+        home = homes.pop(4)
+        with joined(server.url, homes), summing(server, 4) as found:
+            node = threading.Thread(target=interrupted)
+            node.start()
+            assert begun.wait(20)
+            server.app._wake([4])
+            server.app.tasks.close()
+            node.join(10)
+            assert not node.is_alive()
+            held.set()
+            assert found.exception(10)
