@@ -108,7 +108,7 @@ class App:
 
     def _guard(self, call: Call) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            about: dict[str, object] = {"node": "?"}
+            about: dict[str, object] = {}
             self._loop = asyncio.get_running_loop()
             try:
                 member = self._enter(request)
@@ -137,7 +137,7 @@ class App:
         self._watch.count("secagg_refused_requests", status=str(refused.status))
         head = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
         said = head.get(refused.status, {})
-        if refused.status != 409:  # nor is more of a body taken that nobody reads
+        if "node" not in about:  # a stranger; a node hears the answer though its body goes on
             said["Connection"] = "close"
         return PlainTextResponse(f"{refused}\n", refused.status, said)
 
