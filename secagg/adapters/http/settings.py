@@ -129,7 +129,10 @@ def read_settings(path: Path) -> tuple[ServerSettings, tuple[SumPlan, ...]]:
         for name in _PATHS:
             if name in said:
                 said[name] = _place(path, name, said[name])
-        said["origins"] = tuple(said.get("origins", ()))
+        origins = said.get("origins", [])
+        if not (isinstance(origins, list) and all(isinstance(each, str) for each in origins)):
+            raise InputError(f"origins is {origins!r:.40}, expected a list of texts")
+        said["origins"] = tuple(origins)
         settings = ServerSettings(**said)
         key = load_identity(settings.identity).key if settings.identity else None
         found = tuple(_plan(path, each, key) for each in plans)
@@ -152,6 +155,11 @@ def _plan(path: Path, said: Mapping[str, Any], key: Any) -> SumPlan:
     for name in ("model", "out"):
         if name in values:
             values[name] = _place(path, name, values[name])
+    if not isinstance(purpose := values["purpose"], str) or not purpose.isprintable():
+        raise InputError(f"purpose is {purpose!r:.40}, expected a printable word")
+    pause = values.get("pause", 0.0)
+    if isinstance(pause, bool) or not isinstance(pause, int | float) or not 0 <= pause < 1e9:
+        raise InputError(f"pause is {pause!r:.40}, must be a number from 0")
     for name, least in (("rounds", 1), ("nodes", 2)):
         if type(value := values.get(name, least)) is not int or value < least:
             raise InputError(f"{name} is {value!r:.40}, must be an integer from {least}")
@@ -166,9 +174,11 @@ def _plan(path: Path, said: Mapping[str, Any], key: Any) -> SumPlan:
     if "roster" in said:
         operator = load_public(_place(path, "operator", said["operator"])).public
         cohort["roster"] = Roster.read(_place(path, "roster", said["roster"]), operator=operator)
-    return SumPlan(
+    plan = SumPlan(
         **values, summed=WeightedMean(**mean), cohort=SumSettings(**cohort, identity=key)
     )
+    plan.summed.content(purpose, plan.nodes).segments(1)  # what cannot be is said before the start
+    return plan
 
 
 def _refuse_unknown(said: Mapping[str, Any], known: set[str]) -> None:
