@@ -800,3 +800,26 @@ def test_an_interrupt_ends_a_node_whose_program_trains(folder: Path) -> None:
             assert not node.is_alive()
             held.set()
             assert found.exception(10)
+
+
+@pytest.mark.parametrize("behind_proxy", [True, False])
+def test_an_address_is_taken_from_a_proxy_only_where_there_is_one(
+    folder: Path, behind_proxy: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(folder, 1, behind_proxy=behind_proxy) as (server, homes):
+        node = ByHand(server.url, homes[1])
+        node.token = "0" * 64
+        assert raw(node, "GET /v1/task", "X-Forwarded-For: 192.0.2.7", b"")[0] == 401
+    (refusal,) = (record for record in caplog.records if "refused" in record.message)
+    found = refusal.fields["address"]  # type: ignore[attr-defined]  # set by log
+    assert found == ("192.0.2.7" if behind_proxy else "127.0.0.1")
+
+
+def test_wrong_tokens_are_counted_by_address_and_a_right_one_is_not(folder: Path) -> None:
+    with serving(folder, 1) as (server, homes):
+        node, stranger = (ByHand(server.url, homes[1]) for _ in range(2))
+        stranger.link._headers = {"Authorization": f"Bearer {'0' * 64}"}
+        codes = [stranger.call("GET", "/v1/model/00")[0] for _ in range(lines.BURST + 10)]
+        assert codes[0] == 401
+        assert codes[-1] == 429
+        assert node.call("GET", "/v1/model/00")[0] == 404
