@@ -181,6 +181,8 @@ def sums(given: argparse.Namespace) -> dict[str, Any]:
             )
             floor = each["bytes' seconds"] + each["CPU without network"]
             each["over the floor"] = round(each["seconds"] / floor, 2)
+            spent = each["server CPU"] + each["nodes' CPU"]
+            each["CPU over the floor"] = round(spent / floor, 2)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"sums": found, "server's peak, MiB": round(peak)}
 
