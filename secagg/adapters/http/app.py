@@ -15,6 +15,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from typing import Final
 
 from starlette.applications import Starlette
@@ -97,8 +98,9 @@ class App:
         return sorted(node for node, at in list(self.seen.items()) if at >= since)
 
     def _wake(self, nodes: Collection[int]) -> None:
-        if self._loop and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake_here, list(nodes))
+        if self._loop:
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                self._loop.call_soon_threadsafe(self._wake_here, list(nodes))
 
     def _wake_here(self, nodes: Collection[int]) -> None:
         for node in list(self._woken) if self.tasks.closed else nodes:
