@@ -12,7 +12,7 @@ from typing import Any, Final
 from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
@@ -148,19 +148,26 @@ class SumsOfJob(FLComponent):  # type: ignore[misc]  # nvflare has no types
         super().__init__()
         self._settings, self._kind, self._deadline = settings, kind, deadline
         self._allow_plaintext = list(allow_plaintext)
+        self._sums: SecureSums | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        if event_type != EventType.START_RUN:
+        if event_type != EventType.START_WORKFLOW:
             return
+        try:
+            self._sums = self._sums or self._made()
+            workflow = fl_ctx.get_engine().get_component(fl_ctx.get_prop(FLContextKey.WORKFLOW))
+            _Gate(workflow, self._sums, ParamsType(self._kind), self._allow_plaintext)
+        except Exception as error:  # FLARE would log it, and go on without us
+            self.system_panic(f"secagg: {type(error).__name__}: {error}", fl_ctx)
+            raise
+
+    def _made(self) -> SecureSums:
         said = self._settings
         if isinstance(said, str):
             summed, cohort = named("settings", said)()
         else:
             summed, cohort = WeightedMean(**said["summed"]), SumSettings(**said["cohort"])
-        sums = SecureSums(summed, cohort, deadline=self._deadline)
-        for component in fl_ctx.get_engine().get_all_components().values():
-            if isinstance(component, Controller):
-                _Gate(component, sums, ParamsType(self._kind), self._allow_plaintext)
+        return SecureSums(summed, cohort, deadline=self._deadline)
 
 
 class _Gate:
@@ -241,8 +248,13 @@ class _Gate:
         first.result[ReservedHeaderKey.HEADERS] = {**task.data[ReservedHeaderKey.HEADERS], **headers}
         first.result.set_return_code(ReturnCode.OK)
         first.result.set_peer_props({ReservedKey.IDENTITY_NAME: names[0]})
+        peer = FLContext()  # where widgets look for a result, such as those that pick a model
+        peer.set_prop(ReservedKey.IDENTITY_NAME, names[0])
+        peer.set_prop(FLContextKey.SHAREABLE, first.result, private=True)
         if task.result_received_cb:
-            task.result_received_cb(client_task=first, fl_ctx=fl_ctx)
+            with fl_ctx.get_engine().new_context() as received:
+                received.set_peer_context(peer)
+                task.result_received_cb(client_task=first, fl_ctx=received)
         task.last_client_task_map[names[0]] = first
         if task.task_done_cb:
             task.task_done_cb(task=task, fl_ctx=fl_ctx)

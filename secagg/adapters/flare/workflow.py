@@ -57,8 +57,7 @@ def secagg_recipe(
             "cohort": _plain(cohort or SumSettings()),
         }
     clear = list(allow_plaintext)
-    # It adds nothing, but from here on the apps of sites are there.
-    recipe.add_client_config({})
+    recipe.add_client_config({"secagg": 1})  # from here on the apps of sites are there
     recipe.add_server_config({"server": {"task_request_interval": POLL}})
     job = recipe._job  # noqa: SLF001  # FLARE has no other way to an executor that was added
     # What is installed on servers and sites is not sent to them once more.
