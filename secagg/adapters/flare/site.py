@@ -30,8 +30,8 @@ from secagg.vectors.arrays import Arrays, model_digest
 
 RECORD: Final = "secagg"  # our field of a task and of its result
 PRIVACY: Final = "secagg.privacy"  # in a model's meta, for a program whose examples noise hides
+MODEL: Final = "DXO"  # in a task that brings one
 HOME: Final = "secagg"  # the node's folder, in the site's own "local"
-MODEL: Final = "DXO"  # of a task that brings a model
 STEPS: Final = FLMetaKey.NUM_STEPS_CURRENT_ROUND
 
 Work: TypeAlias = Callable[[Proposal, dict[str, NDArray[Any]]], FLModel | None]
@@ -162,7 +162,9 @@ class SecureExecutor(Executor):  # type: ignore[misc]  # nvflare has no types
         return reply
 
 
-def _contribution(proposal: Proposal, start: Arrays, said: FLModel | None) -> Contribution | Failure:
+def _contribution(
+    proposal: Proposal, start: Arrays, said: FLModel | None
+) -> Contribution | Failure:
     """What a program's reply brings: arrays, weight and metrics, and nothing else of it."""
     if said is None:
         return Failure.REPLIED

@@ -28,7 +28,6 @@ from secagg.errors import InputError, SecaggError
 from secagg.extras import named
 from secagg.nodes.carry import Carrier, StageCalls
 from secagg.nodes.coordinator import Coordinator, NoisySum, SumSettings, WeightedMean
-from secagg.vectors.arrays import model_digest
 
 TRIES: Final = 3  # of a workflow's sum: a new policy allows four over one model
 LOOK: Final = 0.5  # seconds between two looks whether the job was aborted
@@ -180,12 +179,17 @@ class _Gate:
         self._broadcast, self._wait = controller.broadcast, controller.broadcast_and_wait
         self._standing, self._running = controller.get_num_standing_tasks, 0
         self._lock = threading.Lock()
-        controller.broadcast, controller.broadcast_and_wait = self.broadcast, self.broadcast_and_wait
+        controller.broadcast, controller.broadcast_and_wait = (
+            self.broadcast,
+            self.broadcast_and_wait,
+        )
         controller.get_num_standing_tasks = lambda: self._standing() + self._running
         for name in OTHERS:
             setattr(controller, name, partial(self._others, name, getattr(controller, name)))
 
-    def _others(self, name: str, plain: Callable[..., Any], task: Task, *rest: Any, **how: Any) -> Any:
+    def _others(
+        self, name: str, plain: Callable[..., Any], task: Task, *rest: Any, **how: Any
+    ) -> Any:
         if task.name not in self._clear:
             raise InputError(
                 f"{name} of task {task.name!r} would be answered in clear by one site; pass "
@@ -245,7 +249,10 @@ class _Gate:
                     raise
         first.result = FLModelUtils.to_shareable(mean)
         headers = first.result[ReservedHeaderKey.HEADERS]
-        first.result[ReservedHeaderKey.HEADERS] = {**task.data[ReservedHeaderKey.HEADERS], **headers}
+        first.result[ReservedHeaderKey.HEADERS] = {
+            **task.data[ReservedHeaderKey.HEADERS],
+            **headers,
+        }
         first.result.set_return_code(ReturnCode.OK)
         first.result.set_peer_props({ReservedKey.IDENTITY_NAME: names[0]})
         peer = FLContext()  # where widgets look for a result, such as those that pick a model

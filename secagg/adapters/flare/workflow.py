@@ -88,8 +88,8 @@ def _plain(settings: WeightedMean | NoisySum | SumSettings) -> dict[str, Any]:
             continue
         if isinstance(settings, NoisySum) or field.name in ("roster", "identity", "expand"):
             raise InputError(
-                f"{field.name} cannot be part of a job, which everybody reads: give 'module:function'"
-                " in place of settings, which makes them on the server"
+                f"{field.name} cannot be part of a job, which everybody reads: give "
+                "'module:function' in place of settings, which makes them on the server"
             )
         if isinstance(value, Fraction):
             value = str(value)
