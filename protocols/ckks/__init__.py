@@ -21,7 +21,9 @@ one page: docs/protocols/ckks.md.
 [LMSS22]: Li, Micciancio, Schultz, Sorrell, https://eprint.iacr.org/2022/816
 """
 
-from protocols.ckks.params import Agreement, Model, Params, plan_parameters
+from protocols.ckks.coefficients import Coefficients
+from protocols.ckks.params import Agreement, Engine, Model, Params
+from protocols.ckks.planning import plan_parameters
 from protocols.ckks.residues import Ring
 
-__all__ = ["Agreement", "Model", "Params", "Ring", "plan_parameters"]
+__all__ = ["Agreement", "Coefficients", "Engine", "Model", "Params", "Ring", "plan_parameters"]
