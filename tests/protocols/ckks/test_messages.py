@@ -22,39 +22,25 @@ from protocols.ckks.messages import (
     Roster,
     ShareBoxes,
     SharedSum,
-    share_size,
 )
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring
+from protocols.ckks.params import Agreement, Engine, Params
 from protocols.errors import DecodeError, InputError
 from protocols.secrets import Secret
+from protocols.testing import small_ckks, small_threshold
 from protocols.wire import Header, Reader, with_checksum, without_checksum
 
 Message: TypeAlias = Any
 
 HEADER = Header(bytes(range(16)), 3)
 CONTEXT = hashlib.sha256(b"context").digest()
-SHARED = Params(
-    model=Model.SHARED_KEY,
-    clients=4,
-    entries=1500,
-    clip=1.0,
-    ring=Ring(degree=1024, prime_bits=(26,)),
-    scale_half_bits=40,
-    flooding=None,
-)
-THRESHOLD = Params(
-    model=Model.THRESHOLD,
-    clients=4,
-    entries=2500,
-    clip=1.0,
-    ring=Ring(degree=2048, prime_bits=(53,)),
-    scale_half_bits=80,
-    flooding=30,
-    holders=4,
-    threshold=3,
-    max_corrupt=1,
-)
+PARAMS = {  # of two ciphertexts, the second in part
+    engine: (
+        small_ckks(engine, entries=5000, flooding=None),
+        small_threshold(engine, entries=5000),
+    )
+    for engine in Engine
+}
+SHARED, THRESHOLD = PARAMS[Engine.COEFFICIENTS]
 quick = settings(max_examples=20, derandomize=True, deadline=None)
 
 
