@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from protocols.ckks import Engine
 from protocols.ckks.client import (
     AwaitOpenings,
     Holder,
@@ -17,7 +18,6 @@ from protocols.ckks.client import (
     generate,
     restore,
 )
-from protocols.ckks import Engine
 from protocols.ckks.engine import arithmetic
 from protocols.ckks.keys import CollectiveKey, SharedKey, commit
 from protocols.ckks.messages import (
