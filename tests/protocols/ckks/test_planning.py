@@ -137,7 +137,7 @@ def test_more_precision_never_costs_fewer_bytes(engine: Engine, model: Model) ->
 
 
 def test_more_sums_than_two_limbs_have_room_for_take_three() -> None:
-    """The noise grows with the root of what a key opens; 124 million entries, 40 sums."""
+    """The noise grows with the root of what a key opens; 124 million entries, four sums."""
 
     def planned(entries: int, decryptions: int) -> Params:
         return plan_parameters(
@@ -151,7 +151,7 @@ def test_more_sums_than_two_limbs_have_room_for_take_three() -> None:
         )
 
     assert planned(10**6, 1).lattice.limbs == 2
-    large = planned(124 * 10**6, 40)
+    large = planned(124 * 10**6, 4)
     assert large.lattice.limbs == 3
     assert large.mean_error() <= 2.0**-14
     assert large.ring.bits == 72
