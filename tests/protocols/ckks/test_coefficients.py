@@ -561,3 +561,22 @@ def test_an_encryptions_error_has_the_variance_of_the_page(engine: Engine, model
     rounding = 1 / 12 if engine is Engine.SEAL else 0  # of what is encoded; zeros are exact
     assert variance <= found.var() * 1.03
     assert found.var() <= (variance + rounding) * 1.03
+
+
+@pytest.mark.parametrize("limbs", [2, 3])
+@pytest.mark.parametrize("kept", [3, 6, 7, 8])
+def test_the_bound_on_a_sums_error_has_room_for_every_rounding(limbs: int, kept: int) -> None:
+    """Of what each client sends, first to words and then to bytes; and of the opener's words."""
+    ring = Coefficients(limbs=limbs, kept=kept)
+    params = small_ckks(ring=ring, flooding=None)
+    values = [ring.dropped // 2 + by for by in range(-256, 257)]
+    sent = cut(poly_of(ring, [*values, *[0] * (DEGREE - len(values))]).words, kept)
+    came = raised(uncut(sent, kept), kept).tolist()
+    half = ring.modulus // 2
+    worst = max(
+        abs((x * ring.unit - y + half) % ring.modulus - half)
+        for x, y in zip(came, values, strict=False)
+    )
+    opened = ring.unit // 2  # 0 modulo 2**64, whose words are whole
+    gaussian = 12.5 * params.sum_variance**0.5
+    assert params.largest_error - gaussian >= params.clients * worst + opened - 1e-3
