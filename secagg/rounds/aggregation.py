@@ -192,11 +192,14 @@ def run_protocol(
 def _encoded(
     layout: Layout, params: Params, inputs: Mapping[ClientId, Callable[[], Brought]]
 ) -> dict[ClientId, Callable[[], Vector]]:
-    def vector(given: Callable[[], Brought]) -> Vector:
-        values, weight = given()
-        return encode(layout, params, values, weight=weight)
+    def vector(client: ClientId) -> Vector:
+        try:
+            values, weight = inputs[client]()
+            return encode(layout, params, values, weight=weight)
+        except InputError as error:
+            raise InputError(f"client {client}: {error}") from None
 
-    return {client: partial(vector, given) for client, given in inputs.items()}
+    return {client: partial(vector, client) for client in inputs}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
