@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.ckks.params import VERSION, Agreement
-from protocols.ckks.params import Engine as Name
 from protocols.entropy import Entropy
 from protocols.secrets import Secret
 from protocols.wire import ClientId, u32
@@ -150,17 +149,6 @@ class Arithmetic(ABC):
         Raises:
           RemoteProtocolError: one is larger than so many summands can make it.
         """
-
-
-def arithmetic(agreement: Agreement) -> Arithmetic:
-    """That of a session. Each is imported when it is needed: SEAL is an extra."""
-    if agreement.params.engine is Name.SEAL:
-        from protocols.ckks.by_seal import BySeal
-
-        return BySeal(agreement)
-    from protocols.ckks.by_coefficients import ByCoefficients
-
-    return ByCoefficients(agreement)
 
 
 def label_of(agreement: Agreement, usage: bytes, me: ClientId, index: int) -> bytes:

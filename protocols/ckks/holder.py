@@ -27,8 +27,7 @@ from typing import ClassVar, Self, TypeAlias
 
 from protocols.burn import Burn
 from protocols.checks import check_integer
-from protocols.ckks.engine import arithmetic
-from protocols.ckks.keys import Chunks, CollectiveKey, commit, in_turn, partial
+from protocols.ckks.keys import Chunks, CollectiveKey, arithmetic, commit, in_turn, partial
 from protocols.ckks.messages import (
     ALIVE_STAGE,
     BLIND_SIZE,

@@ -24,9 +24,9 @@ from typing import NoReturn, Protocol, TypeVar
 import numpy as np
 
 from protocols.checks import check_size
-from protocols.ckks.engine import Encrypt, Open, Values, arithmetic, common_seed
+from protocols.ckks.engine import Arithmetic, Encrypt, Open, Values, common_seed
 from protocols.ckks.messages import BLIND_SIZE, Opened, Openings, SharedSum, split
-from protocols.ckks.params import Agreement, Model
+from protocols.ckks.params import Agreement, Engine, Model
 from protocols.entropy import Entropy
 from protocols.errors import InputError, LocalProtocolError, RemoteProtocolError
 from protocols.primitives.prg import SEED_SIZE, from_seed
@@ -46,6 +46,17 @@ class Chunks(Protocol):
 def in_turn(work: Callable[[A], B], chunks: Iterable[A]) -> Iterator[B]:
     """One after the other, in this process."""
     return map(work, chunks)
+
+
+def arithmetic(agreement: Agreement) -> Arithmetic:
+    """That of a session. Each is imported when it is needed: SEAL is an extra."""
+    if agreement.params.engine is Engine.SEAL:
+        from protocols.ckks.by_seal import BySeal
+
+        return BySeal(agreement)
+    from protocols.ckks.by_coefficients import ByCoefficients
+
+    return ByCoefficients(agreement)
 
 
 class SharedKey:

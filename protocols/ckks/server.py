@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocols.burn import Burn
-from protocols.ckks.engine import Sums, Values, arithmetic
+from protocols.ckks.engine import Sums, Values
 from protocols.ckks.keys import (
     Chunks,
     CollectiveKey,
+    arithmetic,
     check_opening,
     finish,
     in_turn,

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Final
 
 import numpy as np
@@ -38,8 +37,6 @@ from secagg.bench.records import (
 )
 from secagg.bench.yardsticks import AES, NUMPY, REFERENCES, SHA256, X25519
 from secagg.errors import InputError
-from secagg.extras import install
-from secagg.rounds.ckks import CKKS
 from secagg.vectors.layout import Layout, Segment
 from secagg.vectors.quantize import FixedPoint
 
@@ -153,19 +150,9 @@ PRIMITIVES: Final = (
 )
 
 
-def protocols() -> tuple[list[str], list[str]]:
-    """Those that can be run here, and why others cannot."""
-    if find_spec("tenseal") is not None:
-        return list(PROTOCOLS), []
-    left = ", ".join(CKKS)
-    return [each for each in PROTOCOLS if each not in CKKS], [
-        f"{left}: not measured, tenseal is not installed ({install('ckks')})"
-    ]
-
-
 def steps(passes: int = PASSES) -> int:
     """How often ``quick`` yields at most."""
-    return passes * (len(PRIMITIVES) + len(protocols()[0]) * len(SIZES))
+    return passes * (len(PRIMITIVES) + len(PROTOCOLS) * len(SIZES))
 
 
 def quick(
@@ -186,10 +173,9 @@ def quick(
       SecaggError: a sum was wrong.
     """
     began = time.perf_counter()
-    chosen, notes = protocols()
-    record = replace(start("quick"), notes=tuple(notes)) if known is None else known
+    record = start("quick") if known is None else known
     spent, done = record.seconds, len(record.passes)
-    cases = [Case(protocol=p, clients=n, entries=d) for n, d in sizes for p in chosen]
+    cases = [Case(protocol=p, clients=n, entries=d) for n, d in sizes for p in PROTOCOLS]
     alive: list[dict[str, Work]] = []
     if known is not None and not known.passes:
         yield "done", known

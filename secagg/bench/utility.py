@@ -248,7 +248,7 @@ def federated(config: TrainingConfig, task: Task) -> tuple[float, int]:
         )
         start, seed = flatten(model).clone(), system(SEED_SIZE)
         inputs = {
-            client: lambda client=client, start=start, seed=seed: how.words(client, start, seed)
+            client: lambda client=client, start=start, seed=seed: how.brings(client, start, seed)
             for client in range(config.clients)
         }
         try:

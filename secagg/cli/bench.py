@@ -408,7 +408,6 @@ def _cases(
     """Every point to be measured, and why others are left out."""
     from secagg.bench.contenders import factory, registered
     from secagg.bench.costs import PROTOCOLS, cases
-    from secagg.bench.quick import protocols as runnable
 
     names, added = list(PROTOCOLS), registered()
     if protocols is not None:
@@ -421,18 +420,16 @@ def _cases(
         raise InputError(f"unknown protocol {unknown[0]!r}; known: {known}")
     for name in own:
         factory(name)  # refused before minutes of work
-    here, notes = runnable()
-    here += own
     chosen, left_out = cases(
-        [name for name in names if name in here],
+        names,
         _list(clients, "clients", _whole),
         _list(entries, "entries", _whole),
         _list(dropout, "dropout", float),
         lanes=lanes,
     )
     if not chosen:
-        raise InputError(f"nothing to measure: {'; '.join([*notes, *left_out])}")
-    return chosen, [note for note in notes if any(name not in here for name in names)] + left_out
+        raise InputError(f"nothing to measure: {'; '.join(left_out)}")
+    return chosen, left_out
 
 
 def _swept(

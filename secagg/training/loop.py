@@ -258,7 +258,8 @@ class Trainer:
         seal: HeadSigner | None = None,
     ) -> None:
         _check_name(out)
-        require(config.protocol)
+        if isinstance(task.protocol, Ckks):
+            require(task.protocol.engine)
         if task.stop_at is not None and not len(task.federation.evaluation):
             raise InputError("stop_at needs evaluation data")
         check_accounted(config, task.protocol)
@@ -275,7 +276,8 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         seal: HeadSigner | None = None,
     ) -> None:
-        require(config.protocol)
+        if isinstance(task.protocol, Ckks):
+            require(task.protocol.engine)
         records, tensors = folder.load()
         moments = {
             name.removeprefix(MOMENTS): tensors.pop(name)
@@ -528,14 +530,13 @@ class Trainer:
             seed,
             json.dumps([config.as_dict(), self._mode.state], sort_keys=True).encode(),
         )
-        brought = self._mode.reals if isinstance(protocol, Ckks) else self._mode.words
         seconds = []
 
         def train(client: int) -> Any:
             began = time.perf_counter()
-            vector = brought(client, start, seed)
+            brought = self._mode.brings(client, start, seed)
             seconds.append(time.perf_counter() - began)
-            return vector
+            return brought
 
         inputs = {client: lambda client=client: train(client) for client in members}
         try:
