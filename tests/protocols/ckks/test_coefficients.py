@@ -25,7 +25,7 @@ from protocols.ckks.coefficients import (
     uncut,
 )
 from protocols.ckks.encoding import Encoding
-from protocols.ckks.engine import arithmetic
+from protocols.ckks.keys import arithmetic
 from protocols.ckks.params import Agreement, Params, error_variance
 from protocols.ckks.residues import Ring
 from protocols.errors import DecodeError, InputError, LocalProtocolError

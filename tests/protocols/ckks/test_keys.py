@@ -18,8 +18,7 @@ from protocols.ckks.client import (
     generate,
     restore,
 )
-from protocols.ckks.engine import arithmetic
-from protocols.ckks.keys import CollectiveKey, SharedKey, commit
+from protocols.ckks.keys import CollectiveKey, SharedKey, arithmetic, commit
 from protocols.ckks.messages import (
     Advertise,
     Entry,
