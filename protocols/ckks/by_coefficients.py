@@ -177,7 +177,7 @@ class _Flooded(_Secret):
 
 @dataclass(frozen=True)
 class _Part(_Flooded):
-    def __call__(self, chunk: tuple[int, memoryview]) -> bytes:
+    def __call__(self, chunk: tuple[int, bytes]) -> bytes:
         index, packed = chunk
         second = Poly.read(self.params.lattice, packed)
         kept = self.params.lattice.kept
@@ -188,13 +188,13 @@ class _Part(_Flooded):
 class _Open(_Flooded):
     summands: dict[ClientId, bytes]  # the seed of each upload
 
-    def __call__(self, chunk: tuple[int, memoryview]) -> Words:
+    def __call__(self, chunk: tuple[int, bytes]) -> Words:
         index, packed = chunk
         ring = self.params.lattice
         second = Poly.zero(ring)
         for client, public in self.summands.items():
             second = second + _second(self.agreement, client, public, index)
-        rows = list(_unpacked(self.params, index, packed))
+        rows = list(_unpacked(self.params, index, memoryview(packed)))
         for row, opened in zip(rows, self._products(index, second), strict=True):
             row += opened
         return _entries(self.params, index, rows)
@@ -294,7 +294,7 @@ class ByCoefficients(Arithmetic):
     ) -> Encrypt:
         return _EncryptForAll(agreement, total, me, entropy(SEED_SIZE))
 
-    def check_second(self, index: int, second: memoryview) -> None:
+    def check_second(self, index: int, second: bytes) -> None:
         if not Poly.read(self.params.lattice, second):
             raise DecodeError(f"the second polynomial of chunk {index} is zero")
 

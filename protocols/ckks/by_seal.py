@@ -106,7 +106,7 @@ class _Flooded(_Secret):
 
 @dataclass(frozen=True)
 class _Part(_Flooded):
-    def __call__(self, chunk: tuple[int, memoryview]) -> bytes:
+    def __call__(self, chunk: tuple[int, bytes]) -> bytes:
         index, packed = chunk
         second = residues.unpack(packed, self.ring.degree, self.ring.primes)
         return residues.pack(self.partial(index, second), self.ring.primes)
@@ -114,7 +114,7 @@ class _Part(_Flooded):
 
 @dataclass(frozen=True)
 class _Open(_Flooded):
-    def __call__(self, chunk: tuple[int, memoryview]) -> Values:
+    def __call__(self, chunk: tuple[int, bytes]) -> Values:
         index, packed = chunk
         first, second = residues.unpack_ciphertext(packed, self.ring)
         opened = residues.add(first, self.partial(index, second), self.ring.primes)
@@ -182,7 +182,7 @@ class BySeal(Arithmetic):
     ) -> Encrypt:
         return _EncryptForAll(self.params, total, common_seed(self.agreement))
 
-    def check_second(self, index: int, second: memoryview) -> None:
+    def check_second(self, index: int, second: bytes) -> None:
         ring = self.params.seal_ring
         if not residues.unpack(second, ring.degree, ring.primes).any():
             raise DecodeError(f"the second polynomial of chunk {index} is zero")

@@ -20,8 +20,8 @@ from protocols.wire import ClientId, u32
 
 Values: TypeAlias = NDArray[np.float64] | NDArray[np.uint64]
 Encrypt: TypeAlias = Callable[[tuple[int, Values]], bytes]
-Part: TypeAlias = Callable[[tuple[int, memoryview]], bytes]
-Open: TypeAlias = Callable[[tuple[int, memoryview]], Values]
+Part: TypeAlias = Callable[[tuple[int, bytes]], bytes]
+Open: TypeAlias = Callable[[tuple[int, bytes]], Values]
 
 
 class Sums(ABC):
@@ -101,7 +101,7 @@ class Arithmetic(ABC):
         """Work: (index, values) to a ciphertext that all holders together open."""
 
     @abstractmethod
-    def check_second(self, index: int, second: memoryview) -> None:
+    def check_second(self, index: int, second: bytes) -> None:
         """``DecodeError`` unless c1 of a sum is a polynomial and hides what it comes with."""
 
     @abstractmethod

@@ -302,7 +302,8 @@ class Params:
     @property
     def largest_error(self) -> float:
         """Bound on the error of a coefficient of an opened sum, but for once in 2**115."""
-        return _NEVER * self._gaussian_stddev + self._cuts * self._dropped / 2
+        unit = self.ring.unit if isinstance(self.ring, Coefficients) else 0
+        return _NEVER * self._gaussian_stddev + self._cuts * (self._dropped + unit) / 2
 
     @property
     def exact_bits(self) -> int:
