@@ -20,7 +20,7 @@ HALF: Final = N // 2
 TWIST: Final = np.exp(1j * np.pi * np.arange(HALF) / N)
 SPECTRUM: Final = 2**8.5  # no secret has a larger value of its transform
 LIMBS: Final = {"two limbs of 32 bits": (32, 2), "three limbs of 24 bits": (24, 3)}
-FLOODING, CLIENTS, HOLDERS, OPENED = 40, 100, 5, 248  # 31 groups of 8 polynomials: 10^6 entries
+FLOODING, CLIENTS, HOLDERS, OPENED = 40, 100, 5, 245  # 10^6 entries, 4088 a polynomial
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -193,7 +193,7 @@ def integers() -> None:
     zeros = abs(wrong.view(np.int64)[:, :8].astype(np.float64)).max(axis=1)
     print(
         f"a set with another's c0: largest zero 2^{math.log2(zeros.min()):.1f} and more, "
-        f"allowed 2^{math.log2(12.5 * math.sqrt(uniform)):.1f}"
+        f"allowed 2^{math.log2(12.5 * deviation + rounding):.1f}"
     )
 
 
