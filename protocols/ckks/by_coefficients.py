@@ -211,7 +211,8 @@ class _Sums(Sums):
         ]
         self._firsts: list[list[Kept]] = empty
         threshold = params.model is Model.THRESHOLD
-        self._seconds = [Poly.zero(params.lattice)] * params.chunks if threshold else []
+        self._zero = Poly.zero(params.lattice)
+        self._seconds = [self._zero] * params.chunks if threshold else []
 
     def read(self, index: int, ciphertext: memoryview) -> memoryview:
         params = self._params
@@ -231,7 +232,9 @@ class _Sums(Sums):
             self.add_part(index, read[DIGEST_SIZE:])
 
     def second(self, index: int) -> bytes:
-        return self._seconds[index].to_bytes()
+        found = self._seconds[index].to_bytes()
+        self._seconds[index] = self._zero
+        return found
 
     def shared(self, index: int) -> bytes:
         kept = self._params.lattice.kept
@@ -250,11 +253,14 @@ class _Sums(Sums):
     def values(self, index: int) -> Words:
         kept = self._params.lattice.kept
         rows = [raised(row, kept) for row in self._firsts[index]]
+        self._firsts[index] = []
         return _entries(self._params, index, rows)
 
 
 class ByCoefficients(Arithmetic):
     """Keys and ciphertexts on coefficients; see the module."""
+
+    KIND = np.uint64
 
     def public_share(self, holder: ClientId, seed: Secret, own: Secret) -> bytes:
         ring = self.params.lattice

@@ -158,6 +158,8 @@ class _Sums(Sums):
 class BySeal(Arithmetic):
     """Keys and ciphertexts of SEAL's."""
 
+    KIND = np.float64
+
     def public_share(self, holder: ClientId, seed: Secret, own: Secret) -> bytes:
         ring = self.params.seal_ring
         share = self._key(holder, seed).public_share(_expand(common_seed(self.agreement), ring))
@@ -209,7 +211,8 @@ class BySeal(Arithmetic):
         return _Sums(self.params)
 
     def finish(self, values: Values, survivors: int) -> Values:
-        entries = values[: self.params.entries].astype(np.float64, copy=False) * self.params.clip
+        entries = values.astype(np.float64, copy=False)
+        entries *= self.params.clip
         bound = survivors * (self.params.clip + _FAR * self.params.mean_stddev(survivors))
         if not bool((np.abs(entries) <= bound).all()):
             raise RemoteProtocolError(

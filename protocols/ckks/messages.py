@@ -337,6 +337,10 @@ class SharedSum(Message):
     def fields(self) -> Fields:
         return self.context, write_map(self.summands, bytes), self.ciphertexts
 
+    def summands_digest(self) -> bytes:
+        """SHA-256 of the list of summands, in the round's context."""
+        return hashlib.sha256(self.context + write_map(self.summands, bytes)).digest()
+
     @classmethod
     def read(cls, reader: Reader, header: Header, *, context: bytes, params: Params) -> Self:
         _expect(context, reader, "a sum")

@@ -258,16 +258,10 @@ class Params:
 
     @property
     def flooding_stddev(self) -> float:
-        """Deviation of the noise that each holder alone adds, sigma; 0 without flooding.
-
-        SEAL rounds what a client encodes to integers, by up to 1/2 a coefficient: an error like
-        the others, and hidden with them. Words are integers already.
-        """
+        """Deviation of the noise that each holder alone adds, sigma; 0 without flooding."""
         if self.flooding is None:
             return 0.0
         norm = norm_bound(self.ring.degree, self.sum_variance)
-        if self.engine is Engine.SEAL:
-            norm += self.clients * math.sqrt(self.ring.degree) / 2
         return flooding_stddev(self.flooding, self.opened, norm)
 
     @property
