@@ -281,6 +281,17 @@ class Params:
         return self.clients + self.holders  # a shared key's opener sends nothing
 
     @property
+    def _largest_rounding(self) -> float:
+        """All cuts: to words where q is wider, which an opener does too, and then to what travels.
+
+        By 1/2 of what the lowest bit is worth each time.
+        """
+        if isinstance(self.ring, Ring):
+            return 0.0
+        word = self.ring.unit if self.ring.unit > 1 else 0
+        return (self._cuts * (self.ring.dropped + word) + word) / 2
+
+    @property
     def _gaussian_stddev(self) -> float:
         floods = self._openers * self.flooding_stddev**2
         return math.sqrt(self.sum_variance + floods)
@@ -296,8 +307,7 @@ class Params:
     @property
     def largest_error(self) -> float:
         """Bound on the error of a coefficient of an opened sum, but for once in 2**115."""
-        unit = self.ring.unit if isinstance(self.ring, Coefficients) else 0
-        return _NEVER * self._gaussian_stddev + self._cuts * (self._dropped + unit) / 2
+        return _NEVER * self._gaussian_stddev + self._largest_rounding
 
     @property
     def exact_bits(self) -> int:
