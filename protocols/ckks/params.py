@@ -63,7 +63,7 @@ class Model(IntEnum):
 
 
 class Engine(IntEnum):
-    """Whose arithmetic a session is of."""
+    """Arithmetic that a session is of."""
 
     SEAL = 1  # slots modulo primes, by tenseal
     COEFFICIENTS = 2  # coefficients modulo a power of two, by numpy
@@ -201,7 +201,7 @@ class Params:
 
     @property
     def engine(self) -> Engine:
-        """Whose arithmetic it is."""
+        """Engine whose arithmetic it is."""
         return Engine.SEAL if isinstance(self.ring, Ring) else Engine.COEFFICIENTS
 
     @property
@@ -265,7 +265,7 @@ class Params:
         return flooding_stddev(self.flooding, self.opened, norm)
 
     @property
-    def _openers(self) -> int:
+    def _decryptors(self) -> int:
         return max(self.holders, 1)
 
     @property
@@ -278,7 +278,7 @@ class Params:
         """Roundings to what travels that one coefficient of a sum has seen."""
         if self.engine is Engine.SEAL:
             return 0
-        return self.clients + self.holders  # a shared key's opener sends nothing
+        return self.clients + self.holders  # under a shared key nobody sends a part
 
     @property
     def _largest_rounding(self) -> float:
@@ -293,7 +293,7 @@ class Params:
 
     @property
     def _gaussian_stddev(self) -> float:
-        floods = self._openers * self.flooding_stddev**2
+        floods = self._decryptors * self.flooding_stddev**2
         return math.sqrt(self.sum_variance + floods)
 
     @property
@@ -407,7 +407,7 @@ class Params:
 
     @property
     def opened_size(self) -> int:
-        """Bytes of the first ciphertext of a sum as openers of a shared key get it.
+        """Bytes of the first ciphertext of a sum as those with a shared key get it.
 
         On coefficients they make c1 themselves, from the seeds of the summands.
         """
@@ -481,7 +481,7 @@ class Params:
 
 
 def least_scale(ring: Ring | Coefficients) -> int:
-    """In half bits: SEAL takes no scale of 1 or less, and a word of less holds no real."""
+    """Least scale in half bits: SEAL takes none of 1 or less, and a word of less holds no real."""
     return 2 * ring.unit.bit_length() if isinstance(ring, Coefficients) else 2
 
 
