@@ -282,7 +282,7 @@ class Params:
 
     @property
     def _largest_rounding(self) -> float:
-        """All cuts: to words where q is wider, which a decryptor does too, and then to what travels.
+        """All cuts: to words where q is wider, by a decryptor too, and then to what travels.
 
         By 1/2 of what the lowest bit is worth each time.
         """
