@@ -258,16 +258,10 @@ class Params:
 
     @property
     def flooding_stddev(self) -> float:
-        """Deviation of the noise that each holder alone adds, sigma; 0 without flooding.
-
-        SEAL rounds what a client encodes to integers, by up to 1/2 a coefficient: an error like
-        the others, and hidden with them. Words are integers already.
-        """
+        """Deviation of the noise that each holder alone adds, sigma; 0 without flooding."""
         if self.flooding is None:
             return 0.0
         norm = norm_bound(self.ring.degree, self.sum_variance)
-        if self.engine is Engine.SEAL:
-            norm += self.clients * math.sqrt(self.ring.degree) / 2
         return flooding_stddev(self.flooding, self.opened, norm)
 
     @property
@@ -287,6 +281,17 @@ class Params:
         return self.clients + self.holders  # a shared key's opener sends nothing
 
     @property
+    def _largest_rounding(self) -> float:
+        """All cuts: to words where q is wider, which an opener does too, and then to what travels.
+
+        By 1/2 of what the lowest bit is worth each time.
+        """
+        if isinstance(self.ring, Ring):
+            return 0.0
+        word = self.ring.unit if self.ring.unit > 1 else 0
+        return (self._cuts * (self.ring.dropped + word) + word) / 2
+
+    @property
     def _gaussian_stddev(self) -> float:
         floods = self._openers * self.flooding_stddev**2
         return math.sqrt(self.sum_variance + floods)
@@ -302,7 +307,7 @@ class Params:
     @property
     def largest_error(self) -> float:
         """Bound on the error of a coefficient of an opened sum, but for once in 2**115."""
-        return _NEVER * self._gaussian_stddev + self._cuts * self._dropped / 2
+        return _NEVER * self._gaussian_stddev + self._largest_rounding
 
     @property
     def exact_bits(self) -> int:

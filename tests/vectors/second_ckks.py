@@ -335,8 +335,9 @@ class Terms:
     def bound(self) -> float:
         """On the error of a coefficient of an opened sum."""
         floods = max(self.holders, 1) * self.deviation**2 if self.flooding else 0
-        cut = self.q >> 8 * self.kept
-        return 12.5 * math.sqrt(self.variance + floods) + (self.clients + self.holders) * cut / 2
+        cut, word = self.q >> 8 * self.kept, 2**self.low if self.low else 0
+        roundings = (self.clients + self.holders) * (cut + word) + word
+        return 12.5 * math.sqrt(self.variance + floods) + roundings / 2
 
     @property
     def exact_bits(self) -> int:
