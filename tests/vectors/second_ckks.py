@@ -7,7 +7,7 @@ files. A coefficient is a Python integer; a product of polynomials is the school
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -335,8 +335,9 @@ class Terms:
     def bound(self) -> float:
         """On the error of a coefficient of an opened sum."""
         floods = max(self.holders, 1) * self.deviation**2 if self.flooding else 0
-        cut = self.q >> 8 * self.kept
-        return 12.5 * math.sqrt(self.variance + floods) + (self.clients + self.holders) * cut / 2
+        cut, word = self.q >> 8 * self.kept, 2**self.low if self.low else 0
+        roundings = (self.clients + self.holders) * (cut + word) + word
+        return 12.5 * math.sqrt(self.variance + floods) + roundings / 2
 
     @property
     def exact_bits(self) -> int:
@@ -441,7 +442,7 @@ class Holder:
         return commitment(self.terms, self.me, self.share, self.blind)
 
     def _message(self, kind: int, body: bytes, round_number: int = 0) -> bytes:
-        return checked(bytes([1, kind]) + self.terms.header(round_number) + body)
+        return message(kind, self.terms.header(round_number), body)
 
     def advertise(self) -> bytes:
         return self._message(1, u32(self.me) + public(self.seal) + self.commitment)
@@ -610,7 +611,7 @@ class Client:
                 c0 = plus(poly, list(masked), 2**64, sign)
                 cut.append(terms.cut(c0[: terms.chunks[index][j]]))
             body = u32(self.me) + u32(index) + context + first + terms.put_cut(cut)
-            frames.append(checked(bytes([1, 6]) + terms.header(round_number) + body))
+            frames.append(message(6, terms.header(round_number), body))
         self.names[round_number] = seed or sha(b"".join(frames))
         return frames
 
@@ -648,22 +649,91 @@ class Client:
         return terms.opened(polys())
 
 
+def message(kind: int, header: bytes, body: bytes) -> bytes:
+    return checked(bytes([1, kind]) + header + body)
+
+
+class Commitments:
+    """The server that collects commitments, and then openings."""
+
+    def __init__(self, terms: Terms, holders: Sequence[int]) -> None:
+        self.terms, self.holders = terms, holders
+        self.roster: Row = {}
+        self.opened: Row = {}
+        self.boxes: dict[int, Row] = {}
+        self.closed = False
+
+    def receive(self, data: bytes) -> None:
+        body = Body(data, 3 if self.closed else 1, self.terms.header())
+        sender = body.number()
+        seen = self.opened if self.closed else self.roster
+        must(sender in self.holders and sender not in seen, "state", "who may answer now")
+        if not self.closed:
+            entry = body.take(64)
+            body.end()
+            must(
+                all(entry[:32] != other[:32] for other in self.roster.values()),
+                "check",
+                "the key of another",
+            )
+            self.roster[sender] = entry
+            return
+        blind = body.take(32)
+        share = body.take(self.terms.messages * self.terms.whole_size)
+        boxes = body.listed(60)
+        body.end()
+        promised = self.roster[sender][32:]
+        must(
+            commitment(self.terms, sender, share, blind) == promised,
+            "check",
+            "an opening is not what was committed to",
+        )
+        must(boxes.keys() == self.roster.keys() - {sender}, "check", "a box for each")
+        self.opened[sender], self.boxes[sender] = promised + blind + share, boxes
+
+    def close_roster(self) -> bytes:
+        must(len(self.roster) == len(self.holders), "sum", "every holder commits")
+        self.closed = True
+        return message(2, self.terms.header(), joined(self.roster))
+
+    def close_openings(self) -> tuple[bytes, Row]:
+        must(len(self.opened) == len(self.holders), "sum", "every holder opens")
+        header = self.terms.header()
+        boxes = {
+            holder: message(
+                4,
+                header,
+                u32(holder)
+                + joined({s: row[holder] for s, row in self.boxes.items() if s != holder}),
+            )
+            for holder in self.holders
+        }
+        return message(5, header, joined(self.opened)), boxes
+
+
 class Server:
     """The server of a round, under either model.
 
     Args:
-      name: of the key.
+      key: of a shared one its name alone.
     """
 
-    def __init__(self, terms: Terms, round_number: int, name: bytes) -> None:
-        self.terms, self.round = terms, round_number
+    def __init__(
+        self, terms: Terms, round_number: int, key: PublicKey | bytes, clients: Sequence[int]
+    ) -> None:
+        self.terms, self.round, self.clients = terms, round_number, clients
+        if isinstance(key, PublicKey):
+            self.key = key
+        name = key.name if isinstance(key, PublicKey) else key
         self.context = terms.context(round_number, name)
         self.names: Row = {}
+        self.given: dict[int, Row] = {}
+        self.asked = False
         self.c0 = [[[0] * n for n in chunk] for chunk in terms.chunks]
         self.c1 = [[0] * N for _ in terms.chunks]
 
     def _message(self, kind: int, body: bytes) -> bytes:
-        return checked(bytes([1, kind]) + self.terms.header(self.round) + body)
+        return message(kind, self.terms.header(self.round), body)
 
     def add(self, frames: Sequence[bytes]) -> None:
         terms, seeds, found = self.terms, set(), []
@@ -672,7 +742,7 @@ class Server:
         for index, (frame, chunk) in enumerate(zip(frames, terms.chunks, strict=True)):
             body = Body(frame, 6, terms.header(self.round))
             senders.add(body.number())
-            must(body.number() == index, "check", "frames in order")
+            must(body.number() == index, "decode", "frames in order")
             must(body.take(32) == self.context, "context", "another context")
             c1: Poly = []
             if terms.shared:
@@ -685,7 +755,8 @@ class Server:
         must(len(senders) == 1, "check", "one sender")
         must(len(seeds) == terms.shared, "check", "one seed")
         (sender,) = senders
-        must(sender not in self.names, "state", "has already sent")
+        expected = sender in self.clients and sender not in self.names
+        must(expected, "state", "who may send now")
         must(len(self.names) < terms.clients, "state", "the round is full")
         name = seeds.pop() if seeds else sha(b"".join(frames))
         must(name not in self.names.values(), "check", "the upload of another")
@@ -706,47 +777,48 @@ class Server:
     def request(self, alive: Sequence[int]) -> bytes:
         self._enough()
         must(len(alive) >= self.terms.threshold, "sum", "too few holders")
+        self.alive, self.asked = set(alive), True
         named = joined(dict.fromkeys(alive, b""))
         c1 = b"".join(map(self.terms.whole, self.c1))
         return self._message(8, self.context + named + joined(self.names) + c1)
 
-    def sum(self, answers: Mapping[int, Sequence[bytes]], key: PublicKey) -> Words:
-        """The sum, of the answers of all holders that were named alive."""
+    def answer(self, messages: Sequence[bytes]) -> None:
+        """Take all answers of one holder."""
+        terms, found, given = self.terms, [], {}
+        senders = set()
+        must(len(messages) == len(terms.chunks), "check", "a part of each chunk")
+        for index, (data, chunk) in enumerate(zip(messages, terms.chunks, strict=True)):
+            body = Body(data, 9, terms.header(self.round))
+            senders.add(body.number())
+            must(body.number() == index, "decode", "parts in order")
+            found.append(terms.read_cut(body, chunk))
+            shares = body.listed(32)
+            body.end()
+            if not index:
+                given = shares
+                must(senders <= self.alive - self.given.keys(), "state", "who may answer now")
+            wanted = set() if index else self.key.openings.keys() - self.alive
+            must(shares.keys() == wanted, "check", "shares of who is gone")
+        must(len(senders) == 1, "check", "one sender")
+        self.given[senders.pop()] = given
+        for total, part in zip(self.c0, found, strict=True):
+            total[:] = [terms.add_cut(s, c) for s, c in zip(total, part, strict=True)]
+
+    def sum(self) -> Words:
         terms, q = self.terms, self.terms.q
-        gone = sorted(key.openings.keys() - answers.keys())
-        number = {holder: x for x, holder in enumerate(sorted(key.openings), 1)}
-        parts = [[[0] * n for n in chunk] for chunk in terms.chunks]
-        held: dict[int, Row] = {holder: {} for holder in gone}
-        for holder, messages in answers.items():
-            for index, (message, chunk) in enumerate(zip(messages, terms.chunks, strict=True)):
-                body = Body(message, 9, terms.header(self.round))
-                must(body.number() == holder, "check", "of another")
-                must(body.number() == index, "check", "in order")
-                cut = terms.read_cut(body, chunk)
-                shares = body.listed(32)
-                body.end()
-                must(sorted(shares) == ([] if index else gone), "check", "shares of who is gone")
-                for owner, share in shares.items():
-                    held[owner][number[holder]] = share
-                parts[index] = [terms.add_cut(p, c) for p, c in zip(parts[index], cut, strict=True)]
-        rebuilt = []
-        for holder in gone:
-            few = dict(sorted(held[holder].items())[: terms.threshold])
-            secrets = terms.secrets(combine(few), "holder", u32(holder))
-            share = key.openings[holder][64:]
+        must(self.given.keys() == self.alive, "sum", "every holder that was named answers")
+        order = sorted(self.key.openings)
+        helpers = sorted(self.given)[: terms.threshold]
+        for holder in sorted(self.key.openings.keys() - self.alive):
+            shares = {order.index(h) + 1: self.given[h][holder] for h in helpers}
+            secrets = terms.secrets(combine(shares), "holder", u32(holder))
+            opening = self.key.openings[holder][64:]
             for j, secret in enumerate(secrets):
-                b = terms.of_whole(share[j * terms.whole_size :][: terms.whole_size])
+                b = terms.of_whole(opening[j * terms.whole_size :][: terms.whole_size])
                 rest = plus(b, times(terms.a, secret, q), q)
                 must(all(abs(signed(c, q)) <= 21 for c in rest), "sum", "another key")
-            rebuilt.append(secrets)
-
-        def polys() -> Iterator[Words]:
-            for index, chunk in enumerate(terms.chunks):
-                for j in range(len(chunk)):
-                    cut = terms.add_cut(self.c0[index][j], parts[index][j])
-                    for secrets in rebuilt:
-                        part = times(self.c1[index], secrets[j], q)[: len(cut)]
-                        cut = terms.add_cut(cut, terms.cut([terms.word(c) for c in part]))
-                    yield terms.uncut(cut)
-
-        return terms.opened(polys())
+            for c1, total in zip(self.c1, self.c0, strict=True):
+                for j, cut in enumerate(total):
+                    part = [terms.word(c) for c in times(c1, secrets[j], q)[: len(cut)]]
+                    total[j] = terms.add_cut(cut, terms.cut(part))
+        return terms.opened(terms.uncut(cut) for total in self.c0 for cut in total)
