@@ -177,7 +177,7 @@ class _Flooded(_Secret):
 
 @dataclass(frozen=True)
 class _Part(_Flooded):
-    def __call__(self, chunk: tuple[int, memoryview]) -> bytes:
+    def __call__(self, chunk: tuple[int, bytes]) -> bytes:
         index, packed = chunk
         second = Poly.read(self.params.lattice, packed)
         kept = self.params.lattice.kept
@@ -188,13 +188,13 @@ class _Part(_Flooded):
 class _Open(_Flooded):
     summands: dict[ClientId, bytes]  # the seed of each upload
 
-    def __call__(self, chunk: tuple[int, memoryview]) -> Words:
+    def __call__(self, chunk: tuple[int, bytes]) -> Words:
         index, packed = chunk
         ring = self.params.lattice
         second = Poly.zero(ring)
         for client, public in self.summands.items():
             second = second + _second(self.agreement, client, public, index)
-        rows = list(_unpacked(self.params, index, packed))
+        rows = list(_unpacked(self.params, index, memoryview(packed)))
         for row, opened in zip(rows, self._products(index, second), strict=True):
             row += opened
         return _entries(self.params, index, rows)
@@ -211,7 +211,8 @@ class _Sums(Sums):
         ]
         self._firsts: list[list[Kept]] = empty
         threshold = params.model is Model.THRESHOLD
-        self._seconds = [Poly.zero(params.lattice)] * params.chunks if threshold else []
+        self._zero = Poly.zero(params.lattice)
+        self._seconds = [self._zero] * params.chunks if threshold else []
 
     def read(self, index: int, ciphertext: memoryview) -> memoryview:
         params = self._params
@@ -231,7 +232,9 @@ class _Sums(Sums):
             self.add_part(index, read[DIGEST_SIZE:])
 
     def second(self, index: int) -> bytes:
-        return self._seconds[index].to_bytes()
+        found = self._seconds[index].to_bytes()
+        self._seconds[index] = self._zero
+        return found
 
     def shared(self, index: int) -> bytes:
         kept = self._params.lattice.kept
@@ -250,11 +253,14 @@ class _Sums(Sums):
     def values(self, index: int) -> Words:
         kept = self._params.lattice.kept
         rows = [raised(row, kept) for row in self._firsts[index]]
+        self._firsts[index] = []
         return _entries(self._params, index, rows)
 
 
 class ByCoefficients(Arithmetic):
     """Keys and ciphertexts on coefficients; see the module."""
+
+    KIND = np.uint64
 
     def public_share(self, holder: ClientId, seed: Secret, own: Secret) -> bytes:
         ring = self.params.lattice
@@ -294,7 +300,7 @@ class ByCoefficients(Arithmetic):
     ) -> Encrypt:
         return _EncryptForAll(agreement, total, me, entropy(SEED_SIZE))
 
-    def check_second(self, index: int, second: memoryview) -> None:
+    def check_second(self, index: int, second: bytes) -> None:
         if not Poly.read(self.params.lattice, second):
             raise DecodeError(f"the second polynomial of chunk {index} is zero")
 

@@ -106,7 +106,7 @@ class _Flooded(_Secret):
 
 @dataclass(frozen=True)
 class _Part(_Flooded):
-    def __call__(self, chunk: tuple[int, memoryview]) -> bytes:
+    def __call__(self, chunk: tuple[int, bytes]) -> bytes:
         index, packed = chunk
         second = residues.unpack(packed, self.ring.degree, self.ring.primes)
         return residues.pack(self.partial(index, second), self.ring.primes)
@@ -114,7 +114,7 @@ class _Part(_Flooded):
 
 @dataclass(frozen=True)
 class _Open(_Flooded):
-    def __call__(self, chunk: tuple[int, memoryview]) -> Values:
+    def __call__(self, chunk: tuple[int, bytes]) -> Values:
         index, packed = chunk
         first, second = residues.unpack_ciphertext(packed, self.ring)
         opened = residues.add(first, self.partial(index, second), self.ring.primes)
@@ -158,6 +158,8 @@ class _Sums(Sums):
 class BySeal(Arithmetic):
     """Keys and ciphertexts of SEAL's."""
 
+    KIND = np.float64
+
     def public_share(self, holder: ClientId, seed: Secret, own: Secret) -> bytes:
         ring = self.params.seal_ring
         share = self._key(holder, seed).public_share(_expand(common_seed(self.agreement), ring))
@@ -182,7 +184,7 @@ class BySeal(Arithmetic):
     ) -> Encrypt:
         return _EncryptForAll(self.params, total, common_seed(self.agreement))
 
-    def check_second(self, index: int, second: memoryview) -> None:
+    def check_second(self, index: int, second: bytes) -> None:
         ring = self.params.seal_ring
         if not residues.unpack(second, ring.degree, ring.primes).any():
             raise DecodeError(f"the second polynomial of chunk {index} is zero")
@@ -209,7 +211,8 @@ class BySeal(Arithmetic):
         return _Sums(self.params)
 
     def finish(self, values: Values, survivors: int) -> Values:
-        entries = values[: self.params.entries].astype(np.float64, copy=False) * self.params.clip
+        entries = values.astype(np.float64, copy=False)
+        entries *= self.params.clip
         bound = survivors * (self.params.clip + _FAR * self.params.mean_stddev(survivors))
         if not bool((np.abs(entries) <= bound).all()):
             raise RemoteProtocolError(

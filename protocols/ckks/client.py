@@ -170,10 +170,14 @@ class Published:
     Attributes:
       values: sum of the survivors' entries, and noise: words, or reals under SEAL.
       survivors: whose vectors those are, in order.
+      digest: SHA-256 of the names of the summands. A server may show clients sums of different
+        sets: two published results differ by one client's vector then. Clients that publish
+        compare it first, or one of them publishes for all.
     """
 
     values: Values = field(repr=False)
     survivors: tuple[ClientId, ...]
+    digest: bytes
 
 
 class Private:
@@ -238,4 +242,4 @@ def open_sum(
     survivors = tuple(sorted(found.summands))
     if params.flooding is None:
         return Private(values, survivors)
-    return Published(values=values, survivors=survivors)
+    return Published(values=values, survivors=survivors, digest=found.summands_digest())

@@ -31,7 +31,7 @@ ROW_ENTRIES: Final = DEGREE - CHECKED
 
 _HALF: Final = DEGREE // 2
 _LIMBS: Final = {2: (32, 64), 3: (24, 72)}  # number of limbs: bits of one, bits of q
-_LARGEST_SPECTRUM: Final = 2.0**8.5  # a ternary polynomial's is beyond once in 2**58
+_LARGEST_SPECTRUM: Final = 2.0**8.5  # a random ternary polynomial's is beyond once in 2**51 or less
 _FURTHEST: Final = 1 / 8
 _ERROR_BITS: Final = 21  # of each of the two halves of a centred binomial
 _ERROR_MASK: Final = np.uint64(2**_ERROR_BITS - 1)
@@ -179,7 +179,7 @@ def small_spectrum(values: NDArray[np.generic]) -> Spectrum:
 
     Raises:
       LocalProtocolError: one is larger than a product may be exact for; a random one is so
-        once in 2**58.
+        once in 2**51 or less.
     """
     found = _forward(values.astype(np.float64))
     if float(np.abs(found).max()) > _LARGEST_SPECTRUM:

@@ -42,9 +42,10 @@ class Encoding:
         Raises:
           InputError: one is above the clip, or not a number.
         """
-        if not bool((np.abs(values) <= self.clip).all()):
+        if len(values) and not (values.max() <= self.clip and values.min() >= -self.clip):
             raise InputError(f"an entry is above the clip {self.clip}, or not a number")
-        return np.rint(values * (self.scale / self.clip)).astype(np.int64).view(np.uint64)
+        scaled = values * (self.scale / self.clip)
+        return np.rint(scaled, out=scaled).astype(np.int64).view(np.uint64)
 
     def decode_reals(self, words: Words) -> NDArray[np.float64]:
         """The reals that a sum of such words stands for, as approximate as the sum is."""

@@ -8,7 +8,7 @@ else: workers run on the machine of the party whose key it is.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from protocols.wire import ClientId, u32
 
 Values: TypeAlias = NDArray[np.float64] | NDArray[np.uint64]
 Encrypt: TypeAlias = Callable[[tuple[int, Values]], bytes]
-Part: TypeAlias = Callable[[tuple[int, memoryview]], bytes]
-Open: TypeAlias = Callable[[tuple[int, memoryview]], Values]
+Part: TypeAlias = Callable[[tuple[int, bytes]], bytes]
+Open: TypeAlias = Callable[[tuple[int, bytes]], Values]
 
 
 class Sums(ABC):
@@ -39,7 +39,7 @@ class Sums(ABC):
 
     @abstractmethod
     def second(self, index: int) -> bytes:
-        """c1 of the sum, packed, for the holders."""
+        """c1 of the sum, packed, for the holders; then it is forgotten."""
 
     @abstractmethod
     def shared(self, index: int) -> bytes:
@@ -54,7 +54,7 @@ class Sums(ABC):
 
     @abstractmethod
     def values(self, index: int) -> Values:
-        """What the sum opened to.
+        """What the sum opened to; then it is forgotten.
 
         Raises:
           RemoteProtocolError: a key, an upload or a partial decryption was wrong.
@@ -67,6 +67,8 @@ class Arithmetic(ABC):
     Args:
       agreement: of any round of the session; labels and parameters are the session's.
     """
+
+    KIND: ClassVar[type[np.uint64] | type[np.float64]]  # of an entry of a sum
 
     def __init__(self, agreement: Agreement) -> None:
         self.agreement, self.params = agreement, agreement.params
@@ -101,7 +103,7 @@ class Arithmetic(ABC):
         """Work: (index, values) to a ciphertext that all holders together open."""
 
     @abstractmethod
-    def check_second(self, index: int, second: memoryview) -> None:
+    def check_second(self, index: int, second: bytes) -> None:
         """``DecodeError`` unless c1 of a sum is a polynomial and hides what it comes with."""
 
     @abstractmethod

@@ -19,9 +19,10 @@ and nowhere else: workers run on the machine of the party whose key it is.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protocols.checks import check_size
 from protocols.ckks.engine import Arithmetic, Encrypt, Open, Values, common_seed
@@ -49,7 +50,7 @@ def in_turn(work: Callable[[A], B], chunks: Iterable[A]) -> Iterator[B]:
 
 
 def arithmetic(agreement: Agreement) -> Arithmetic:
-    """That of a session. Each is imported when it is needed: SEAL is an extra."""
+    """Arithmetic of a session. Each is imported when it is needed: SEAL is an extra."""
     if agreement.params.engine is Engine.SEAL:
         from protocols.ckks.by_seal import BySeal
 
@@ -199,7 +200,12 @@ def finish(agreement: Agreement, opened: Iterable[Values], survivors: int) -> Va
     Raises:
       RemoteProtocolError: a key, an upload or a partial decryption was wrong.
     """
-    return arithmetic(agreement).finish(np.concatenate(list(opened)), survivors)
+    made, each = arithmetic(agreement), agreement.params.chunk_entries
+    values: NDArray[Any] = np.empty(agreement.params.entries, made.KIND)
+    for index, part in enumerate(opened):
+        into = values[index * each : (index + 1) * each]
+        into[:] = part[: len(into)]
+    return made.finish(values, survivors)
 
 
 def _context(own: Agreement, agreement: Agreement, digest: bytes) -> bytes:

@@ -46,10 +46,9 @@ OPENINGS_STAGE = 5  # a session's openings, and the boxes that came with them
 UPLOAD_STAGE = 6  # a round's vector that a client encrypts
 
 
-def split(data: bytes, size: int) -> Iterator[memoryview]:
+def split(data: bytes, size: int) -> Iterator[bytes]:
     """Parts of ``size`` bytes, in order, the last of what is left."""
-    view = memoryview(data)
-    return (view[begin : begin + size] for begin in range(0, len(view), size))
+    return (data[begin : begin + size] for begin in range(0, len(data), size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,6 +336,10 @@ class SharedSum(Message):
 
     def fields(self) -> Fields:
         return self.context, write_map(self.summands, bytes), self.ciphertexts
+
+    def summands_digest(self) -> bytes:
+        """SHA-256 of the list of summands, in the round's context."""
+        return hashlib.sha256(self.context + write_map(self.summands, bytes)).digest()
 
     @classmethod
     def read(cls, reader: Reader, header: Header, *, context: bytes, params: Params) -> Self:

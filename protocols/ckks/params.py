@@ -63,7 +63,7 @@ class Model(IntEnum):
 
 
 class Engine(IntEnum):
-    """Whose arithmetic a session is of."""
+    """Arithmetic that a session is of."""
 
     SEAL = 1  # slots modulo primes, by tenseal
     COEFFICIENTS = 2  # coefficients modulo a power of two, by numpy
@@ -201,7 +201,7 @@ class Params:
 
     @property
     def engine(self) -> Engine:
-        """Whose arithmetic it is."""
+        """Engine whose arithmetic it is."""
         return Engine.SEAL if isinstance(self.ring, Ring) else Engine.COEFFICIENTS
 
     @property
@@ -258,20 +258,14 @@ class Params:
 
     @property
     def flooding_stddev(self) -> float:
-        """Deviation of the noise that each holder alone adds, sigma; 0 without flooding.
-
-        SEAL rounds what a client encodes to integers, by up to 1/2 a coefficient: an error like
-        the others, and hidden with them. Words are integers already.
-        """
+        """Deviation of the noise that each holder alone adds, sigma; 0 without flooding."""
         if self.flooding is None:
             return 0.0
         norm = norm_bound(self.ring.degree, self.sum_variance)
-        if self.engine is Engine.SEAL:
-            norm += self.clients * math.sqrt(self.ring.degree) / 2
         return flooding_stddev(self.flooding, self.opened, norm)
 
     @property
-    def _openers(self) -> int:
+    def _decryptors(self) -> int:
         return max(self.holders, 1)
 
     @property
@@ -284,11 +278,11 @@ class Params:
         """Roundings to what travels that one coefficient of a sum has seen."""
         if self.engine is Engine.SEAL:
             return 0
-        return self.clients + self.holders  # a shared key's opener sends nothing
+        return self.clients + self.holders  # under a shared key nobody sends a part
 
     @property
     def _largest_rounding(self) -> float:
-        """All cuts: to words where q is wider, which an opener does too, and then to what travels.
+        """All cuts: to words where q is wider, by a decryptor too, and then to what travels.
 
         By 1/2 of what the lowest bit is worth each time.
         """
@@ -299,7 +293,7 @@ class Params:
 
     @property
     def _gaussian_stddev(self) -> float:
-        floods = self._openers * self.flooding_stddev**2
+        floods = self._decryptors * self.flooding_stddev**2
         return math.sqrt(self.sum_variance + floods)
 
     @property
@@ -413,7 +407,7 @@ class Params:
 
     @property
     def opened_size(self) -> int:
-        """Bytes of the first ciphertext of a sum as openers of a shared key get it.
+        """Bytes of the first ciphertext of a sum as those with a shared key get it.
 
         On coefficients they make c1 themselves, from the seeds of the summands.
         """
@@ -487,7 +481,7 @@ class Params:
 
 
 def least_scale(ring: Ring | Coefficients) -> int:
-    """In half bits: SEAL takes no scale of 1 or less, and a word of less holds no real."""
+    """Least scale in half bits: SEAL takes none of 1 or less, and a word of less holds no real."""
     return 2 * ring.unit.bit_length() if isinstance(ring, Coefficients) else 2
 
 

@@ -260,6 +260,8 @@ class Proposal:
             found = self.params.entries
             if self.params.model is not ckks.Model.THRESHOLD or self.params.clip != 1.0:
                 raise InputError("CKKS sums between machines have a threshold key, and clip 1")
+            if mechanism and self.params.engine is ckks.Engine.SEAL:
+                raise InputError("noise needs exact sums: coefficients, not SEAL")
         if (expected := length(layout, self.params)) != found:
             raise InputError(f"params are for {found} numbers, must be {expected} as in the layout")
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
+from protocols.ckks import Engine
 from secagg.extras import failed, missing, named
 
 try:
@@ -162,6 +163,11 @@ def check_accounted(config: TrainingConfig, protocol: Protocol | None) -> None:
         raise InputError(
             "protocol Bonawitz(rates=...): only the server counts the survivors of a sparse graph; "
             "with distributed noise leave rates out"
+        )
+    if isinstance(protocol, Ckks) and protocol.engine is Engine.SEAL:
+        raise InputError(
+            "protocol Ckks(engine=Engine.SEAL): with distributed noise sums must be exact, and "
+            "SEAL's are approximate; leave engine out"
         )
     if isinstance(protocol, Ckks) and protocol.flooding != FLOODING:
         raise InputError(

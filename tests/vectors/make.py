@@ -1,17 +1,19 @@
-"""Write the test vectors of ``protocols.bonawitz``: ``python tests/vectors/make.py [folder]``.
+"""Write the test vectors of both protocols: ``python tests/vectors/make.py [folder]``.
 
-One file is one round, as a script: who does what with which message, and what
-comes of it. Every byte follows from the entropy in the file, so a second
-implementation can be held against any single step. A file called ``refuses_*``
-holds the error that it expects. The format is described in
-``docs/protocols/bonawitz.md``. The keys in these files are public: they are for
-tests and nothing else.
+One file is one round of masks, or one session of sums under encryption (``ckks_*``), as a
+script: who does what with which message, and what comes of it. Every byte follows from the
+entropy that the file names, so a second implementation can be held against any single step. A
+file called ``refuses_*`` holds the errors that it expects. The formats are described in
+``docs/protocols/bonawitz.md`` and ``docs/protocols/ckks.md``. The keys in these files are
+public: they are for tests and nothing else.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import ckks_blocks
+import ckks_scripts
 from blocks import blocks, plans
 from picks import picks
 from refused_by_clients import NOTHING_YET, boxes_of
@@ -282,7 +284,10 @@ def main(folder: Path) -> None:
         old.unlink()
     for name, make in SCRIPTS.items():
         (folder / f"{name}.json").write_text(make().to_json())
-    for name, made in (("blocks", blocks()), ("picks", picks())):
+    for name, play in ckks_scripts.SCRIPTS.items():
+        (folder / f"{name}.json").write_text(play().to_json())
+    singles = (("blocks", blocks()), ("picks", picks()), ("ckks_blocks", ckks_blocks.blocks()))
+    for name, made in singles:
         (folder / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
     (folder / "plans.csv").write_text(plans())
 
