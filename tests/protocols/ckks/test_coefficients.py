@@ -186,7 +186,7 @@ def test_products_of_extreme_ternary_polynomials_are_exact(ring: Coefficients, n
 
 @RINGS
 @given(st.binary(min_size=32, max_size=32))
-@settings(max_examples=5, derandomize=True, deadline=None)
+@settings(max_examples=3, derandomize=True, deadline=None)
 def test_any_random_product_is_exact(ring: Coefficients, seed: bytes) -> None:
     small = ternary(Stream(Secret(seed), b"small"), DEGREE)
     other = Poly.drawn(ring, Stream(Secret(seed), b"other"))
@@ -316,7 +316,7 @@ def polys(draw: st.DrawFn, ring: Coefficients) -> Poly:
 
 @RINGS
 @given(st.data())
-@settings(max_examples=10, derandomize=True, deadline=None)
+@settings(max_examples=6, derandomize=True, deadline=None)
 def test_polynomials_survive_their_bytes_and_add_up_with_carries(
     ring: Coefficients, data: st.DataObject
 ) -> None:
@@ -400,7 +400,7 @@ def encoding(clients: int, exact_bits: int) -> Encoding:
 
 
 @given(st.integers(2, 5000), st.integers(8, 63), st.integers(1, 64), st.data())
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=40, derandomize=True, deadline=None)
 def test_integers_come_back_exactly_whatever_the_error_below_half_a_unit(
     clients: int, exact_bits: int, bits: int, data: st.DataObject
 ) -> None:

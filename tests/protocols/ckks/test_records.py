@@ -307,7 +307,7 @@ def test_records_have_the_sizes_of_what_they_hold(made: Session) -> None:
 
 @STAGES
 @given(st.data())
-@settings(max_examples=25, derandomize=True, deadline=None)
+@settings(max_examples=12, derandomize=True, deadline=None)
 def test_a_record_that_was_changed_or_cut_is_refused(
     made: Session, stage: int, data: st.DataObject
 ) -> None:
@@ -322,7 +322,7 @@ def test_a_record_that_was_changed_or_cut_is_refused(
 
 @STAGES
 @given(st.data())
-@settings(max_examples=50, derandomize=True, deadline=None)
+@settings(max_examples=25, derandomize=True, deadline=None)
 def test_a_record_changed_on_purpose_is_decoded_or_refused(
     made: Session, stage: int, data: st.DataObject
 ) -> None:
