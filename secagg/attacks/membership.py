@@ -219,12 +219,12 @@ def membership(
         attacked = np.stack([_trained(config, drawn, coins) for coins in theirs])
         shadowed = _shadowed(config, drawn, own, entropy)
     losses, confidences = _seen(attacked, drawn)
-    offline, online = _lira(confidences, _seen(shadowed, drawn)[1], own)
+    offline, online = likelihoods(confidences, _seen(shadowed, drawn)[1], own)
     rows = _with_one(drawn.evaluation.features)
     accuracy = float(((rows @ attacked).argmax(-1) == drawn.evaluation.labels).mean())
     private = mode != "none"
     return tuple(
-        _judged(
+        judged(
             scores.ravel(),
             theirs.ravel(),
             attack=attack,
@@ -425,7 +425,7 @@ def _seen(weights: Reals, pool: _Pool) -> tuple[Reals, Reals]:
     return losses.mean(axis=-1), confidences.mean(axis=-1)
 
 
-def _lira(seen: Reals, shadows: Reals, coins: Flags) -> tuple[Reals, Reals]:
+def likelihoods(seen: Reals, shadows: Reals, coins: Flags) -> tuple[Reals, Reals]:
     """Offline and online scores of (models, units) from shadows' confidences and their coins."""
     means, deviations = [], []
     for side in (coins, ~coins):
@@ -442,7 +442,7 @@ def _lira(seen: Reals, shadows: Reals, coins: Flags) -> tuple[Reals, Reals]:
     return outside, (outside**2 - inside**2) / 2
 
 
-def _judged(scores: Reals, included: Flags, **what: Any) -> Membership:
+def judged(scores: Reals, included: Flags, **what: Any) -> Membership:
     """The curve of one threshold after another; equal scores pass one together."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)

@@ -40,6 +40,7 @@ Metric: TypeAlias = Callable[[Any, Tensor], float | Tensor]
 ClientData: TypeAlias = Any  # Dataset, DataLoader, or a pair of inputs and targets
 
 AT_ONCE: Final = 512  # examples that are evaluated together
+SOFTMAX: Final = "softmax"  # the name of softmax regression, for data of one's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,47 @@ def own_task(
         loss=per_example(loss),
         **more,
     )
+
+
+def named_task(
+    data: str, model: str, *, clients: int, federation: Callable[[], Federation]
+) -> Task:
+    """The task that the options of a bench name; with ``softmax`` for a model it starts from zeros.
+
+    ``federation`` deals the data sets that have no factory.
+
+    Raises:
+      InputError: data or model is not as ``secagg train`` takes it.
+    """
+    if ":" in data:
+        dealt = load_factory("--data", data, clients)
+        if not isinstance(dealt, tuple) or len(dealt) != 2 or dealt[1] is None:
+            raise InputError(f"--data {data} must give (clients, evaluation)")
+        parts, held_out = dealt
+    else:
+        found = federation()
+        parts = [(each.features, each.labels) for each in found.clients]
+        held_out = (found.evaluation.features, found.evaluation.labels)
+    if model != SOFTMAX:
+        made = load_factory("--model", model)
+        module, loss = made if isinstance(made, tuple) and len(made) == 2 else (made, cross_entropy)
+        return own_task(module, parts, loss, held_out)
+    every = [examples(part, f"client {number}") for number, part in enumerate(parts)]
+    every.append(examples(held_out, "evaluation"))
+    if every[0].labels.is_floating_point():
+        raise InputError(f"--data {data} has targets that are no classes; give --model too")
+    inputs = every[0].features[0].numel()
+    classes = max(int(each.labels.max()) for each in every) + 1
+    return own_task(softmax(inputs, classes), parts, cross_entropy, held_out)
+
+
+def softmax(inputs: int, classes: int) -> nn.Module:
+    """Softmax regression from zeros, of inputs of any shape."""
+    linear = nn.Linear(inputs, classes)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.zero_()
+    return nn.Sequential(nn.Flatten(), linear)
 
 
 def rates_of(learning_rate: Rate, rounds: int) -> list[float]:

@@ -102,7 +102,7 @@ def test_lira_scores_are_likelihood_ratios_and_deviations() -> None:
     drawn = np.random.default_rng(6)
     coins = drawn.random((4000, 2)) < 0.5
     confidences = drawn.normal(size=coins.shape) + 2 * coins + [0.0, 5.0]
-    offline, online = shadows._lira(np.array([[1.0, 6.0], [2.0, 8.0]]), confidences, coins)
+    offline, online = shadows.likelihoods(np.array([[1.0, 6.0], [2.0, 8.0]]), confidences, coins)
     assert offline == pytest.approx(np.array([[1.0, 1.0], [2.0, 3.0]]), abs=0.15)
     assert online == pytest.approx(np.array([[0.0, 0.0], [2.0, 4.0]]), abs=0.3)
 
@@ -110,7 +110,7 @@ def test_lira_scores_are_likelihood_ratios_and_deviations() -> None:
 def test_a_curve_of_equal_scores_is_the_diagonal() -> None:
     coins = np.arange(100) % 2 == 0
     what = {"attack": "loss", "mode": "none", "unit": Unit.EXAMPLE, "epsilon": None}
-    found = shadows._judged(np.zeros(100), coins, **what, delta=None, pool=100, accuracy=0.0)
+    found = shadows.judged(np.zeros(100), coins, **what, delta=None, pool=100, accuracy=0.0)
     assert found.roc == ((0.0, 0.0), (1.0, 1.0))
     assert found.auc == 0.5
     assert found.rates[0].true_positive_rate == 0
