@@ -39,6 +39,9 @@ Metric: TypeAlias = Callable[[Any, Tensor], float | Tensor]
 
 ClientData: TypeAlias = Any  # Dataset, DataLoader, or a pair of inputs and targets
 
+Groups: TypeAlias = Any  # a text or an integer for each example of the evaluation
+
+MAX_GROUPS: Final = 100  # in the evaluation
 AT_ONCE: Final = 512  # examples that are evaluated together
 SOFTMAX: Final = "softmax"  # the name of softmax regression, for data of one's own
 
@@ -71,6 +74,7 @@ def own_task(
     clients: Sequence[ClientData],
     loss: Loss | nn.Module,
     evaluation: ClientData | None,
+    groups: Groups | None = None,
     **more: Any,
 ) -> Task:
     """The task of a user's own model and data. The model is copied.
@@ -98,10 +102,45 @@ def own_task(
         measured = examples(evaluation, "evaluation")
     return Task(
         model=copy.deepcopy(model),
-        federation=Federation(clients=parts, evaluation=measured),
+        federation=Federation(
+            clients=parts,
+            evaluation=measured,
+            groups=() if groups is None else _names(groups, len(measured)),
+        ),
         loss=per_example(loss),
         **more,
     )
+
+
+def _names(groups: Groups, count: int) -> tuple[str, ...]:
+    """The group of each of so many examples, as text."""
+    try:
+        names = tuple(map(str, groups.tolist() if hasattr(groups, "tolist") else groups))
+    except TypeError as error:
+        raise InputError(
+            f"groups is a {type(groups).__name__}, must name a group for each example"
+        ) from error
+    if len(names) != count:
+        raise InputError(f"groups names {len(names)} examples, and the evaluation has {count}")
+    distinct = set(names)
+    if odd := [each for each in distinct if not (each.strip() and each.isprintable())]:
+        raise InputError(f"groups has {odd[0]!r:.80}, must be a printable name")
+    if len(distinct) > MAX_GROUPS or any(len(each) > MAX_GROUPS for each in distinct):
+        raise InputError(
+            f"groups has {len(distinct)} names, at most {MAX_GROUPS} of so many letters are told "
+            "apart"
+        )
+    return names
+
+
+def dealt(setting: str, name: str, clients: int) -> tuple[Any, Any, Any]:
+    """Clients, evaluation and its groups, from the factory that a user names."""
+    made = load_factory(setting, name, clients)
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
+        raise InputError(
+            f"{setting} {name} must give (clients, evaluation), or (clients, evaluation, groups)"
+        )
+    return made if len(made) == 3 else (*made, None)
 
 
 def named_task(
@@ -115,10 +154,9 @@ def named_task(
       InputError: data or model is not as ``secagg train`` takes it.
     """
     if ":" in data:
-        dealt = load_factory("--data", data, clients)
-        if not isinstance(dealt, tuple) or len(dealt) != 2 or dealt[1] is None:
+        parts, held_out, _ = dealt("--data", data, clients)
+        if held_out is None:
             raise InputError(f"--data {data} must give (clients, evaluation)")
-        parts, held_out = dealt
     else:
         found = federation()
         parts = [(each.features, each.labels) for each in found.clients]

@@ -472,8 +472,13 @@ def test_clients_of_ones_own_are_units_and_stand_beside_canaries(secagg: Run, mi
 def test_how_far_a_long_attack_is_is_told_model_by_model(mine: Path) -> None:
     told: list[tuple[int, int]] = []
     own = Own(
-        **{"data": "mine:people", "model": "softmax", "modes": ("none",), "clients": 3},
-        **{"rounds": 1, "learning_rate": 1.0, "clip": 1.0},
+        data="mine:people",
+        model="softmax",
+        modes=("none",),
+        clients=3,
+        rounds=1,
+        learning_rate=1.0,
+        clip=1.0,
     )
     plan = AttackSuite(parts=("membership",), quick=True, own=own)
     found = Found(plan=plan, tell=lambda done, of: told.append((done, of)))

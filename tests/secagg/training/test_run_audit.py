@@ -27,7 +27,7 @@ def finished(folder: Path, **settings: Any) -> tuple[training.Trainer, dict[str,
 
 
 def last_head(folder: Path) -> str:
-    kept = RunFolder.open(folder).metrics["rounds"][-1]["ledger"]
+    kept = RunFolder.open(folder).metrics["final"]["ledger"]
     return f"{kept['seq']}:{kept['hash']}"
 
 
@@ -156,8 +156,9 @@ def test_a_run_that_the_budget_stopped_has_the_audit_of_what_stands_charged(
     assert list(again) == []  # the round that was cut off has spent the rest
     final = again.finish()
     found = json.loads((tmp_path / "run" / AUDIT_JSON).read_text())
-    kept = int(last_head(tmp_path / "run").split(":")[0])
+    kept = RunFolder.open(tmp_path / "run").metrics["rounds"][-1]["ledger"]["seq"]
     assert int(found["head"].split(":")[0]) > kept  # the round that was cut off came after
+    assert found["head"] == last_head(tmp_path / "run")
     assert found["protection"] == [HEAD_BESIDE]
     assert found["verdict"] == "sound"
     assert [row["open"] for row in found["sections"][0]["rounds"]] == [0, 4]
