@@ -55,6 +55,7 @@ def _headline(audit: Audit) -> Markup:
         title = f"{title.removesuffix('.')}, {_budget(audit)}."
     of = audit.purpose or "Nobody stated what this is a ledger of"
     data = audit.data_set or "nobody stated which"
+    parties = audit.parties or "nobody stated where they ran"
     model = (
         f" The model of round {audit.releases[-1].round:,} has SHA-256 "
         f"{audit.releases[-1].model.hex()}."
@@ -62,8 +63,8 @@ def _headline(audit: Audit) -> Markup:
         else " No model is named in it."
     )
     about = (
-        f"{of}. Data: {data}. Made on {audit.made_on}, {audit.seal}; the file has SHA-256 "
-        f"{audit.digest.hex()}.{model} "
+        f"{of}. Data: {data}. Parties: {parties}. Made on {audit.made_on}, {audit.seal}; the file "
+        f"has SHA-256 {audit.digest.hex()}.{model} "
         f"Kept by the {audit.keeper.value}, {counted(audit.records, 'record')}, policy "
         f"“{audit.policy}”. Every number is computed anew from the records; no stored epsilon "
         "was read."

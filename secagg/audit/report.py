@@ -162,6 +162,7 @@ def counted_audit(
         made_on=(today or datetime.now(UTC).date()).isoformat(),
         purpose="" if stated is None else stated.purpose,
         data_set="" if stated is None else stated.data_set,
+        parties="" if stated is None else stated.parties,
         releases=releases,
         keeper=keeper,
         policy=chosen,

@@ -221,8 +221,8 @@ class Audit:
 
     ``verdict``: "sound", "over budget", "contradicted", or "signed, not checked" where all else
     is sound. ``digest``: SHA-256 of the ledger's file, without a log beside it. ``made_on``: the
-    day of the audit, ISO 8601. ``purpose`` and ``data_set``: what the keeper says that the ledger
-    is of; empty where nobody said.
+    day of the audit, ISO 8601. ``purpose``, ``data_set`` and ``parties``: what the keeper says that
+    the ledger is of, and where clients and server ran; empty where nobody said.
     ``beside``: the file in the ledger's own folder that kept the head, empty if none did.
     ``measured``: what attacks found, as whoever brought it says, of the training that was charged.
     """
@@ -232,6 +232,7 @@ class Audit:
     made_on: str
     purpose: str
     data_set: str
+    parties: str
     releases: tuple[Release, ...]
     keeper: LedgerOwner
     policy: str
@@ -293,6 +294,7 @@ class Audit:
             "made_on": self.made_on,
             "purpose": self.purpose or None,
             "data_set": self.data_set or None,
+            "parties": self.parties or None,
             "models": [
                 {"round": one.round, "attempt": one.attempt, "sha256": one.model.hex()}
                 for one in self.releases

@@ -22,6 +22,10 @@ _SIDE_CHANNELS = (
     "samplers and big-integer arithmetic are not constant in time; who could measure a client's "
     "time to a microsecond is not considered"
 )
+_PARTIES = (
+    "simulated: all clients and the server in one process, which could read every update. What a "
+    "secure sum hides, it would hide between real parties"
+)
 _INTERMEDIATE = "every client and the server see the common model of every round"
 
 
@@ -58,6 +62,7 @@ class Books:
                     purpose=config.purpose or "",
                     data_set=config.data,
                     data_digest=_digest_of(federation).hex(),
+                    parties=_PARTIES,
                     side_channels=_SIDE_CHANNELS,
                     intermediate_models=_INTERMEDIATE,
                 )

@@ -338,8 +338,8 @@ class Trainer:
             else "no differential privacy"
         )
         return (
-            f"{config.data}: {config.clients} clients, {config.rounds} rounds, protocol "
-            f"{config.protocol}, {privacy}, in {self._folder.path}"
+            f"{config.data}: {config.clients} clients simulated in one process, {config.rounds} "
+            f"rounds, protocol {config.protocol}, {privacy}, in {self._folder.path}"
         )
 
     def run(self) -> RoundRecord:

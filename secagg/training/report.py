@@ -191,11 +191,12 @@ def _headline(run: _Run) -> Markup:
     elif done:
         so_far = "" if run.final is not None else " so far"
         seen = {
-            **dict.fromkeys(SUMMED, "nobody saw one update"),
+            **dict.fromkeys(SUMMED, "between real parties nobody would see one update"),
             "plain": "the server saw every update",
         }
         sentences = [
-            f"{who} trained together for {counted(done, 'round')}{so_far}",
+            f"{who}, simulated in one process, trained together for {counted(done, 'round')}"
+            f"{so_far}",
             seen.get(run.protocol, "nothing is known of who saw the updates"),
             f"no {run.unit} changes what can be learned by more than {run.bound}"
             if run.private
