@@ -28,6 +28,7 @@ yesterday is in itself perfect. What is found beyond that, and what it takes:
 | none | damage, edits that leave the chain as it was | a chain computed anew, an older copy |
 | head kept elsewhere | every edit and loss up to that head | what was done to later records |
 | signed head | every edit and loss, by whoever lacks the key | an older copy of the whole file |
+| signed, not checked | the same as none, until its key is given | |
 | signed later | the same, from the record "seal" on | what was done to the file before |
 
 No clock is read: a record says in which order, not when.

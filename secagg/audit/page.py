@@ -90,12 +90,14 @@ def _warnings(audit: Audit) -> Iterable[str]:
     if audit.over:
         yield f"Over budget: {_listed(audit.over)}."
     if Protection.NONE in audit.protection:
-        unchecked = (
-            " Its head is signed, but no key was given." if audit.unchecked_signature else ""
-        )
         yield (
             "This ledger is not tamper-evident: whoever can write the file could have made all "
-            f"of it. A head kept elsewhere, or a signed one, would show that.{unchecked}"
+            "of it. A head kept elsewhere, or a signed one, would show that."
+        )
+    if audit.unchecked_signature:
+        yield (
+            "Signed, not checked: this ledger's head is signed, and no key was given to check it "
+            "with. Audit it again with --head-key and the keeper's public key."
         )
     if audit.beside:
         yield (

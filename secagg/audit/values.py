@@ -276,7 +276,7 @@ class Audit:
     @property
     def unchecked_signature(self) -> bool:
         """Whether the head is signed and nobody gave a key to check it with."""
-        return self.sealed and Protection.SIGNATURE not in self.protection
+        return Protection.UNCHECKED in self.protection
 
     @property
     def filtered(self) -> bool:

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from secagg.cli.audit import show_verified, tampered
-from secagg.cli.heads import head_of, verifier
+from secagg.cli.heads import LEDGER_PLACE, head_of, verifier
 from secagg.cli.screen import JSON, OUT_FILE, PLACE
 
-_LEDGER = click.argument("ledger", type=PLACE)
+_LEDGER = click.argument("ledger", type=LEDGER_PLACE)
 _HEAD = click.option(
     "--expected-head",
     metavar="SEQ:HASH",
