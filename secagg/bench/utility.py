@@ -507,6 +507,11 @@ def empty() -> Known:
     return {"search": [], "chosen": [], "runs": [], "common": []}
 
 
+def keys(known: Known) -> set[str]:
+    """Every run of a file, that of a search too, by what tells it from any other."""
+    return {_case(each).key for name in ("search", "runs") for each in known[name]}
+
+
 def read(path: Path) -> Known:
     """What ``write`` wrote.
 

@@ -27,7 +27,7 @@ _KEY = click.option(
 @click.group(
     epilog="""\b
 In this order:
-  secagg keys new auditor.key --name auditor       at somebody's who does not keep the ledger
+  secagg keys new keeper.key --name keeper         and keeper.key.pub to the auditor
   secagg ledger seal ledger.sqlite --signing-key keeper.key
   secagg ledger head ledger.sqlite --out head.txt  and keep head.txt somewhere else
   secagg ledger verify ledger.sqlite --expected-head head.txt --head-key keeper.key.pub
