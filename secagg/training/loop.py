@@ -15,6 +15,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -91,6 +92,13 @@ _LIBRARIES = ("secagg", "numpy", "cryptography", "torch", "opacus", "dp-accounti
 _NOT_HERE = {
     **dict.fromkeys(("threshold", "minimum_survivors"), "give it to the protocol, as Bonawitz()"),
     **dict.fromkeys(("data", "model", "partition", "evaluate_on", "trainer"), "leave it out"),
+}
+
+
+_ARGUMENTS = {
+    "with --resume": "with Trainer.resume",
+    "with --out": "as out",
+    "--overwrite": "overwrite=True",
 }
 
 
@@ -203,7 +211,8 @@ class Trainer:
             | {"learning_rate": max(rates), "trainer": described(task, rounds)}
         )
         out = Path(out)
-        self._begin(config, task, out, overwrite=overwrite, callbacks=callbacks, seal=seal)
+        with _as_arguments():
+            self._begin(config, task, out, overwrite=overwrite, callbacks=callbacks, seal=seal)
 
     # The objects that ``Trainer`` was given, once more: a folder cannot hold them.
     @classmethod
@@ -245,7 +254,8 @@ class Trainer:
             learning_rate=learning_rate,
             stop_at=stop_at,
         )
-        folder = RunFolder.open(out)
+        with _as_arguments():
+            folder = RunFolder.open(out)
         config = TrainingConfig.parse(folder.config)
         if config.model != OWN:
             raise RunError(f"the run in {out} is one of `secagg train`; resume it with that")
@@ -662,6 +672,18 @@ def _quality(
 def _groups_said(by_group: Mapping[str, Any]) -> Iterator[str]:
     for name, each in by_group.items():
         yield f"{name} {shown(each)} of {counted(each['examples'], 'example')}"
+
+
+@contextmanager
+def _as_arguments() -> Iterator[None]:
+    """What an error says of the options of ``secagg train``, said of a ``Trainer``'s arguments."""
+    try:
+        yield
+    except RunError as error:
+        said = str(error)
+        for option, argument in _ARGUMENTS.items():
+            said = said.replace(option, argument)
+        raise RunError(said) from error
 
 
 def _check_name(out: Path) -> None:

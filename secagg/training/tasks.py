@@ -214,6 +214,12 @@ def batch_settings(
         if not (local_epochs > 0 and rate > 0):
             raise InputError(f"local_epochs {local_epochs} and the sampling rate must be above 0")
         found["local_steps"] = max(1, round(local_epochs / rate))
+        noise, unit = settings.get("noise", "distributed"), settings.get("unit", "example")
+        if found["local_steps"] > 1 and (noise, unit) == ("distributed", "example"):
+            raise InputError(
+                f"local_epochs {local_epochs:g}: distributed noise that hides an example is added "
+                "at every step, so a round is one step; leave it out, or take unit client"
+            )
     return found
 
 

@@ -274,6 +274,52 @@ def test_what_cannot_be_kept_is_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+# what an error names
+
+
+def test_passes_that_noise_does_not_allow_are_named_as_they_were_given(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^local_epochs 2: distributed noise") as caught:
+        trainer(tmp_path / "run", local_epochs=2, noise="distributed", **BUDGET)
+    assert "local_steps" not in str(caught.value)
+    trainer(tmp_path / "one", local_epochs=1, noise="distributed", **BUDGET)
+
+
+def test_a_folder_that_is_taken_is_told_in_arguments(tmp_path: Path) -> None:
+    trainer(tmp_path / "run").run()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name, more, words in (
+        ("run", {}, "with Trainer.resume, replace it with overwrite=True, or choose another"),
+        ("other", {"overwrite": True}, "so overwrite=True removes nothing"),
+        ("file", {}, "choose another folder as out"),
+    ):
+        with pytest.raises(RunError, match=words) as caught:
+            trainer(tmp_path / name, **more)
+        assert "--" not in str(caught.value)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(RunError, match="overwrite=True"):
+        secagg.Trainer.resume(tmp_path / "run", linear(), data(), functional.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.BatchNorm1d(4), "layer '1' is a BatchNorm1d: it mixes the examples of a batch; take G"),
+        (nn.InstanceNorm1d(4, affine=True, track_running_stats=True), "track_running_stats=False"),
+        (nn.LSTM(4, 4), "layer '1' is a LSTM: Opacus cannot .* opacus.layers.DPLSTM"),
+    ],
+)
+def test_a_layer_that_opacus_refuses_is_named_with_its_cure(
+    layer: nn.Module, words: str, tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), layer, nn.Linear(4, 2))
+    with pytest.raises(UnsoundModel, match=words) as caught:
+        trainer(tmp_path / "run", model=model, noise="distributed", **BUDGET)
+    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+
+
 # by group
 
 PLACES = ["north", "south & west", "north", 7, 7, 7, "south & west", "north"]
