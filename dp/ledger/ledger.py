@@ -219,7 +219,8 @@ class Ledger(Reader):
             self._check_writable(connection)
             if is_sealed(connection):
                 raise LedgerConflict(
-                    f"{self._path} is signed already; whoever writes in it needs its key"
+                    f"{self._path} is signed already, and nothing was changed: it keeps the key "
+                    "that it was first signed with"
                 )
             check_chain(connection, None)
             write_seal(connection, append(connection, {"action": "seal"}), seal.sign)

@@ -65,8 +65,8 @@ def new(*, path: Path, name: str, as_json: bool) -> None:
     click.echo(f"{path} stays here: whoever reads it signs as {name}.")
     click.echo(
         f"Give {path}.pub to whoever checks what {name} signs, and compare the fingerprint by "
-        "telephone: of a client or server, the operator; of the operator, every node; of a ledger's "
-        "keeper, its auditor."
+        "telephone: of a client or server, the operator; of the operator, every node; of a "
+        "ledger's keeper, its auditor."
     )
 
 

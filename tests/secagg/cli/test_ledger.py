@@ -54,7 +54,7 @@ def test_a_key_of_secagg_keys_seals_and_its_public_half_checks(
     assert "Verdict: signed, not checked" in out
     code, _, err = run("seal", ledger, "--signing-key", key)
     assert code == 2
-    assert "signed already" in err
+    assert "signed already, and nothing was changed: it keeps the key" in err
 
 
 def test_the_folder_of_a_run_stands_for_its_ledger(
