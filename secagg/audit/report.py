@@ -161,6 +161,7 @@ def counted_audit(
         digest=whole,
         made_on=(today or datetime.now(UTC).date()).isoformat(),
         purpose="" if stated is None else stated.purpose,
+        organisation="" if stated is None else stated.organisation,
         data_set="" if stated is None else stated.data_set,
         parties="" if stated is None else stated.parties,
         releases=releases,

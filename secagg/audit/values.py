@@ -221,8 +221,9 @@ class Audit:
 
     ``verdict``: "sound", "over budget", "contradicted", or "signed, not checked" where all else
     is sound. ``digest``: SHA-256 of the ledger's file, without a log beside it. ``made_on``: the
-    day of the audit, ISO 8601. ``purpose``, ``data_set`` and ``parties``: what the keeper says that
-    the ledger is of, and where clients and server ran; empty where nobody said.
+    day of the audit, ISO 8601. ``purpose``, ``organisation``, ``data_set`` and ``parties``: what
+    the keeper says that the ledger is of, who answers for it, and where clients and server ran;
+    empty where nobody said.
     ``beside``: the file in the ledger's own folder that kept the head, empty if none did.
     ``measured``: what attacks found, as whoever brought it says, of the training that was charged.
     """
@@ -231,6 +232,7 @@ class Audit:
     digest: bytes
     made_on: str
     purpose: str
+    organisation: str
     data_set: str
     parties: str
     releases: tuple[Release, ...]
@@ -293,6 +295,7 @@ class Audit:
             "sha256": self.digest.hex(),
             "made_on": self.made_on,
             "purpose": self.purpose or None,
+            "organisation": self.organisation or None,
             "data_set": self.data_set or None,
             "parties": self.parties or None,
             "models": [

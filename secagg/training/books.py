@@ -23,7 +23,7 @@ _SIDE_CHANNELS = (
     "time to a microsecond is not considered"
 )
 _PARTIES = (
-    "simulated: all clients and the server in one process, which could read every update. What a "
+    "Simulated: all clients and the server in one process, which could read every update. What a "
     "secure sum hides, it would hide between real parties"
 )
 _INTERMEDIATE = "every client and the server see the common model of every round"

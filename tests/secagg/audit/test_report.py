@@ -519,7 +519,7 @@ def test_the_report_says_whose_word_it_is(tmp_path: Path) -> None:
     assert any(
         row.item == "Who keeps the ledger" and "A client." in row.text for row in result.rows
     )
-    assert "Kept by the client" in page(result)
+    assert "kept by the client" in page(result)
 
 
 # Attacks

@@ -88,11 +88,11 @@ def test_a_simulation_is_called_one_wherever_it_is_told_of(
     """One process could read every update, whatever the protocol would hide between parties."""
     run, _ = finished(tmp_path / "run")
     assert "4 clients simulated in one process" in run.headline
-    said = "simulated: all clients and the server in one process, which could read every update"
+    said = "Simulated: all clients and the server in one process, which could read every update"
     found = json.loads((tmp_path / "run" / AUDIT_JSON).read_text())
     assert found["parties"].startswith(said)
     rows = {row["item"]: row for row in found["statement"]}
-    assert said in rows["Where the parties ran"]["text"].replace("Simulated", "simulated")
+    assert said in rows["Where the parties ran"]["text"]
     assert said in (tmp_path / "run" / AUDIT).read_text()
     assert "simulated in one process" in (tmp_path / "run" / REPORT).read_text()
     code, out, _ = secagg("audit", tmp_path / "run" / "ledger.sqlite")
