@@ -181,7 +181,8 @@ def _numbers(section: Section) -> Markup:
             else (f"; by RDP, which admits: {bound(report.rdp)}")
         )
         of = as_epsilon(section.budget[0])
-        label = f"epsilon of {of}, {book.value} book, by {report.accountant.upper()}{held}{actual}"
+        whom = _TITLES[book.value][0].lower() + _TITLES[book.value][1:]
+        label = f"epsilon of {of}, {whom}, by {report.accountant.upper()}{held}{actual}"
         values.append((bound(report.epsilon), label))
     of = "of the whole system" if section.reported else "of the accountant alone"
     values.append((as_delta(section.total_delta), f"delta {of}"))

@@ -192,6 +192,7 @@ def _print(result: "Audit") -> None:
     out = screen()
     out.print(f"{result.purpose or 'Nobody stated what this is a ledger of'}: {result.ledger}")
     out.print(f"data: {result.data_set or 'nobody stated which'}; {result.seal}")
+    out.print(f"who answers for it: {result.organisation or 'nobody stated'}")
     out.print(f"parties: {result.parties or 'nobody stated where they ran'}")
     out.print(f"SHA-256 {result.digest.hex()}, audited on {result.made_on}")
     if result.releases:

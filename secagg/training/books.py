@@ -60,6 +60,7 @@ class Books:
                     utility="" if said is None else said.utility,
                     bias="" if said is None else said.bias,
                     purpose=config.purpose or "",
+                    organisation=config.organisation or "",
                     data_set=config.data,
                     data_digest=_digest_of(federation).hex(),
                     parties=_PARTIES,

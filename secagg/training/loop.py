@@ -178,7 +178,7 @@ class Trainer:
           overwrite: replace the run that is there.
           settings: of ``secagg train``, by name: noise, unit, epsilon, delta, clip, bits,
             local_steps, sampling_rate, client_sampling_rate, uncounted_shares, weighting, dropout,
-            seed. ``clip`` has no default with noise.
+            seed, purpose, organisation. ``clip`` has no default with noise.
 
         Raises:
           InputError, PrivacyError, MissingExtraError: something cannot be kept. Nothing was
