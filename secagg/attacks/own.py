@@ -6,10 +6,10 @@ a classification the confidence is ln(p / (1 - p)), of anything else minus the l
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from secagg.attacks.membership import (
     Membership,
     Models,
     Reals,
+    Tell,
     judged,
     likelihoods,
 )
@@ -44,10 +45,8 @@ from secagg.training.tasks import (
     named_task,
     tensors,
 )
+from secagg.vectors.layout import UPDATE
 from secagg.vectors.vector import flatten, unflatten
-
-Tell: TypeAlias = Callable[[int, int], None]
-"""Is told how many models are trained, and of how many."""
 
 POOL: Final = 1000  # examples that coins put in or out, at most; the others are always in
 CANARIES: Final = 200  # clients that an auditor plants beside the real ones
@@ -258,8 +257,6 @@ def _trained(
     config: TrainingConfig, task: Task, units: _Examples | _Clients, coins: Flags
 ) -> nn.Module:
     """A model that the library itself trains on the units whose coin says so."""
-    from secagg.vectors.layout import UPDATE
-
     model, everyone = copy.deepcopy(task.model), range(config.clients)
     federation = Federation(clients=units.parts(coins), evaluation=task.federation.evaluation)
     how = mode(config, federation, model, loss=task.loss)

@@ -19,7 +19,7 @@ from dp.ledger import Budget
 from secagg.attacks.canaries import EmpiricalAudit, Mechanism, client_cosines, one_run
 from secagg.attacks.fields import Fields, shown
 from secagg.attacks.inversion import Inversion, Seen, invert_gradients
-from secagg.attacks.membership import ATTACKS, Membership, Models, membership
+from secagg.attacks.membership import ATTACKS, Membership, Models, Tell, membership
 from secagg.audit.evidence import SCHEMA, evidence, load
 from secagg.errors import InputError
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Part: TypeAlias = Literal["membership", "audit", "canaries", "inversion"]
 Result: TypeAlias = Membership | EmpiricalAudit | Inversion
-Tell: TypeAlias = Callable[[int, int], None]
-"""Is told, by a job that takes minutes, how much of it is done and of how much."""
 
 PARTS: Final[tuple[Part, ...]] = ("membership", "audit", "canaries", "inversion")
 MIN_UNITS: Final = 1000  # examples, or canaries, of what is attacked: delta stays below one over it
@@ -116,7 +114,7 @@ class AttackSuite:
                 yield Job(
                     part="membership",
                     name=f"membership, {mode}, pool of {pool:,}",
-                    run=_silent(
+                    run=_telling(
                         partial(membership, mode, budget, pool=pool, models=models, seed=self.seed)
                     ),
                     about=(mode, pool),
@@ -381,6 +379,10 @@ def rows(found: Found) -> list[dict[str, Any]]:
 
 def _alone(run: Callable[[], EmpiricalAudit]) -> Callable[[], tuple[Result, ...]]:
     return lambda: (run(),)
+
+
+def _telling(run: Callable[..., tuple[Result, ...]]) -> Callable[[Tell], tuple[Result, ...]]:
+    return lambda tell: run(tell=tell)
 
 
 def _silent(run: Callable[[], tuple[Result, ...]]) -> Callable[[Tell], tuple[Result, ...]]:

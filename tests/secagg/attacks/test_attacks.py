@@ -57,6 +57,12 @@ def test_at_epsilon_2_the_same_attacks_are_near_chance(mode: str) -> None:
         assert one.auc < 0.85
 
 
+def test_how_far_it_is_is_told_target_by_target() -> None:
+    told: list[tuple[int, int]] = []
+    membership("local", pool=20, models=Models(3, 16), rounds=1, tell=lambda *at: told.append(at))
+    assert told == [(0, 3), (1, 3), (2, 3)]
+
+
 def test_a_curve_runs_from_nobody_to_everybody_and_its_points_have_intervals(
     overfitted: dict[str, Membership],
 ) -> None:
