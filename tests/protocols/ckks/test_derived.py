@@ -40,18 +40,18 @@ SEED, OWN = Secret(bytes(range(32))), Secret(bytes(range(32, 64)))
 CLIENT, HOLDER, ROUND = 6, 3, 1
 WHO = CLIENT.to_bytes(4, "big")
 PINNED = {  # SHA-256, its first half
-    (2, "commitment"): "9fc68abb572718109959d9d1a9b6fb2e",
-    (2, "for all"): "0fd7103e6ff8fcfd6dde12bc69d0ea3c",
-    (2, "opened"): "2a2aeb5830ae333aac988f1f80b8fd03",
-    (2, "part"): "7778fd8eb61b78fc2195dde03905f8fb",
-    (2, "share"): "cf3abc541db0874dc4b31a2090e05a7a",
-    (2, "shared"): "415a9b750e3064d41a7d9b7e831fda97",
-    (3, "commitment"): "314557b94d140e28e2b283f2cdd78039",
-    (3, "for all"): "64e9b0941056a7b6161411742bc92d51",
-    (3, "opened"): "2a709c38d23538c058afe94a576073c6",
-    (3, "part"): "3923434416b51980ea4d9354164832d9",
-    (3, "share"): "4773f74a6c82e2888db222d5b594ae31",
-    (3, "shared"): "a2e9fee0d4ab167484649f539e6fc6b4",
+    (2, "commitment"): "f94f77272c9ec0f9886b8e3fb2c76c1e",
+    (2, "for all"): "aca6599f1ea4553362e3e16f3a2f04bc",
+    (2, "opened"): "9fc1663da4ca5f91f9d99cd3f9ab546a",
+    (2, "part"): "6d10348a44bdcf3559f7d589d90e287b",
+    (2, "share"): "4e3fdcfd49fe37c24997aee152a9185e",
+    (2, "shared"): "123b09bb9172cc184e50ddfae85dd76f",
+    (3, "commitment"): "6963827e36c30d75d090554eb1eed691",
+    (3, "for all"): "7d92e7eab0535b2d7c7148c69db6ad43",
+    (3, "opened"): "d998eff38b98778f67e04f3334f77047",
+    (3, "part"): "cb1988d85c9b2679e4e7a481cfcc2f5a",
+    (3, "share"): "601422deaee2840bb39196e7b01d8492",
+    (3, "shared"): "bd79ca5d06d5bf2b23d52eb84e70ec0e",
 }
 
 
