@@ -172,6 +172,16 @@ class Body:
         must(not self._rest, "decode", "bytes left over")
 
 
+def check_keys(keys: list[bytes]) -> None:
+    """Sealing keys of different holders."""
+    must(len(set(keys)) == len(keys), "check", "no key twice")
+    for key in keys:
+        try:
+            agree(bytes(range(32)), key, b"")
+        except ValueError as error:
+            raise Refused("check", "a key of low order") from error
+
+
 # What is agreed.
 
 
@@ -454,8 +464,7 @@ class Holder:
         must(len(roster) == self.terms.holders, "check", "as many holders as agreed")
         own = public(self.seal) + self.commitment
         must(roster.get(self.me) == own, "check", "the entry of this holder")
-        keys = [entry[:32] for entry in roster.values()]
-        must(len(set(keys)) == len(keys), "check", "no key twice")
+        check_keys([entry[:32] for entry in roster.values()])
         self.burns.take(self.terms.header(), self.me, 4, message)
         self.roster = roster
         self.digest = sha(joined(roster))
@@ -671,11 +680,7 @@ class Commitments:
         if not self.closed:
             entry = body.take(64)
             body.end()
-            must(
-                all(entry[:32] != other[:32] for other in self.roster.values()),
-                "check",
-                "the key of another",
-            )
+            check_keys([entry[:32], *(other[:32] for other in self.roster.values())])
             self.roster[sender] = entry
             return
         blind = body.take(32)
