@@ -5,7 +5,8 @@ from typing import Any
 
 from ckks_play import Play, sha
 from page_blocks import u32
-from second_ckks import commitment
+from script import Counting
+from second_ckks import Holder, commitment
 
 ROW = 4088  # entries of a polynomial
 SENDER, INDEX, CONTEXT, FIRST = 22, 26, 30, 62  # where they begin in a frame
@@ -190,6 +191,12 @@ def refuses_keys(play: Play) -> None:
         play.act("holder 2", "on_openings", named, error=error, shows=shows)
     play.act("holder 3", "save")
     play.act("holder 3", "on_openings", ["openings", "boxes 3"])
+    play.act("holder 3", "restore")
+    dealer = Holder(play.theirs, 7, Counting("holder 7"))
+    dealer.on_roster(play.bytes["roster"])
+    other = play.change("boxes 3", 30 + 64 + 4, dealer.seal_for(3, bytes(32), bytes(12)))
+    named, shows = ["openings", other], "another box from a dealer, after a restart"
+    play.act("holder 3", "on_openings", named, error="state", shows=shows)
     play.act("holder 3", "restore")
     play.act("holder 3", "on_openings", ["openings", "boxes 3"])
     box = play.flipped("boxes 2", 26 + 4 + 4 + 40)

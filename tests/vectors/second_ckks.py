@@ -472,14 +472,14 @@ class Holder:
         read = Reader(self.own, self.terms.label("draw", self.digest))
         coefficients = read(32 * (self.terms.threshold - 1))
         shares = dict(zip(order, split(self.seed, coefficients, len(order)), strict=True))
-        boxes = {}
-        for peer in order:
-            if peer != self.me:
-                nonce = read(16)[:12]
-                gcm = AESGCM(self._box_key(self.me, peer))
-                about = self._about(self.me, peer)
-                boxes[peer] = nonce + gcm.encrypt(nonce, shares[peer], about)
+        others = (peer for peer in order if peer != self.me)
+        boxes = {peer: self.seal_for(peer, shares[peer], read(16)[:12]) for peer in others}
         return self._message(3, u32(self.me) + self.blind + self.share + joined(boxes))
+
+    def seal_for(self, peer: int, share: bytes, nonce: bytes) -> bytes:
+        """A box for another holder of the roster."""
+        gcm = AESGCM(self._box_key(self.me, peer))
+        return nonce + gcm.encrypt(nonce, share, self._about(self.me, peer))
 
     def _about(self, sender: int, recipient: int) -> bytes:
         return bytes([1, 3]) + self.terms.header() + u32(sender) + u32(recipient)
