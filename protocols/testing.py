@@ -402,13 +402,13 @@ def small_ckks(engine: "Engine | None" = None, **changed: Any) -> "CkksParams":
         "entries": 2048,
         "clip": 1.0,
         "ring": Ring(degree=2048, prime_bits=(53,)) if seal else Coefficients(),
-        "scale_half_bits": 18,
+        "scale_sixteenths": 144,
         "flooding": 30,
     }
     draft = Params(**chosen | changed)
-    if "scale_half_bits" in changed:
+    if "scale_sixteenths" in changed:
         return draft
-    return replace(draft, scale_half_bits=draft.largest_scale_half_bits)
+    return replace(draft, scale_sixteenths=draft.largest_scale_sixteenths)
 
 
 def small_threshold(engine: "Engine | None" = None, **changed: Any) -> "CkksParams":

@@ -50,7 +50,7 @@ def in_turn(work: Callable[[A], B], chunks: Iterable[A]) -> Iterator[B]:
 
 
 def arithmetic(agreement: Agreement) -> Arithmetic:
-    """That of a session. Each is imported when it is needed: SEAL is an extra."""
+    """Arithmetic of a session. Each is imported when it is needed: SEAL is an extra."""
     if agreement.params.engine is Engine.SEAL:
         from protocols.ckks.by_seal import BySeal
 

@@ -63,7 +63,7 @@ class Model(IntEnum):
 
 
 class Engine(IntEnum):
-    """Whose arithmetic a session is of."""
+    """Arithmetic that a session is of."""
 
     SEAL = 1  # slots modulo primes, by tenseal
     COEFFICIENTS = 2  # coefficients modulo a power of two, by numpy
@@ -116,7 +116,7 @@ class Params:
       entries: of a client's vector: words of 64 bits, or reals under SEAL.
       clip: largest absolute value of a real; ``encoding`` and SEAL's context divide by it.
       ring: polynomials, and whose arithmetic: ``Coefficients``, or a ``Ring`` of SEAL's.
-      scale_half_bits: 1 is encoded as 2**(scale_half_bits / 2), in units of a coefficient.
+      scale_sixteenths: 1 is encoded as 2**(scale_sixteenths / 16), in units of a coefficient.
       flooding: s, bits of noise over what a result says about the key [LMSS22]; at
         least 30. None: shared key only, for results that no client ever publishes.
       decryptions: sums that may be opened under one key.
@@ -131,7 +131,7 @@ class Params:
     entries: int
     clip: float
     ring: Ring | Coefficients
-    scale_half_bits: int
+    scale_sixteenths: int
     flooding: int | None = 40
     decryptions: int = 1
     holders: int = 0
@@ -155,8 +155,12 @@ class Params:
                 f"flooding needs a standard deviation of 2**{math.log2(self.flooding_stddev):.1f}, "
                 "above 2**50"
             )
-        if not least_scale(self.ring) <= self.scale_half_bits < 2 * self.ring.modulus.bit_length():
-            raise InputError(f"scale 2**({self.scale_half_bits}/2) does not fit the ring")
+        if (
+            not least_scale(self.ring)
+            <= self.scale_sixteenths
+            < 16 * self.ring.modulus.bit_length()
+        ):
+            raise InputError(f"scale 2**({self.scale_sixteenths}/16) does not fit the ring")
         if self.largest_coefficient >= self.ring.modulus / 2:
             raise InputError(
                 f"a sum of {self.clients} clients may reach 2**"
@@ -170,7 +174,7 @@ class Params:
             )
 
     def _check_counts(self) -> None:
-        for name in ("clients", "entries", "decryptions", "scale_half_bits"):
+        for name in ("clients", "entries", "decryptions", "scale_sixteenths"):
             check_integer(name, getattr(self, name), 1)
         for name in ("holders", "threshold", "max_corrupt"):
             check_integer(name, getattr(self, name), 0)
@@ -201,7 +205,7 @@ class Params:
 
     @property
     def engine(self) -> Engine:
-        """Whose arithmetic it is."""
+        """Engine whose arithmetic it is."""
         return Engine.SEAL if isinstance(self.ring, Ring) else Engine.COEFFICIENTS
 
     @property
@@ -221,7 +225,7 @@ class Params:
     @property
     def scale(self) -> float:
         """What 1, after the division by ``clip``, is encoded as."""
-        return float(2 ** (self.scale_half_bits / 2))
+        return float(2 ** (self.scale_sixteenths / 16))
 
     @property
     def chunk_entries(self) -> int:
@@ -265,7 +269,7 @@ class Params:
         return flooding_stddev(self.flooding, self.opened, norm)
 
     @property
-    def _openers(self) -> int:
+    def _decryptors(self) -> int:
         return max(self.holders, 1)
 
     @property
@@ -278,11 +282,11 @@ class Params:
         """Roundings to what travels that one coefficient of a sum has seen."""
         if self.engine is Engine.SEAL:
             return 0
-        return self.clients + self.holders  # a shared key's opener sends nothing
+        return self.clients + self.holders  # under a shared key nobody sends a part
 
     @property
     def _largest_rounding(self) -> float:
-        """All cuts: to words where q is wider, which an opener does too, and then to what travels.
+        """All cuts: to words where q is wider, by a decryptor too, and then to what travels.
 
         By 1/2 of what the lowest bit is worth each time.
         """
@@ -293,7 +297,7 @@ class Params:
 
     @property
     def _gaussian_stddev(self) -> float:
-        floods = self._openers * self.flooding_stddev**2
+        floods = self._decryptors * self.flooding_stddev**2
         return math.sqrt(self.sum_variance + floods)
 
     @property
@@ -347,12 +351,12 @@ class Params:
         return self.largest_error + self.clients * self.lattice.unit / 2
 
     @property
-    def largest_scale_half_bits(self) -> int:
+    def largest_scale_sixteenths(self) -> int:
         """The largest scale at which this many clients cannot wrap around; may be negative."""
         room = self.ring.modulus / 2 - self._largest_deviation
         if room <= 0:
             raise InputError("flooding alone wraps around: take fewer bits of it, or larger primes")
-        return math.ceil(2 * math.log2(room / (self.clients * self._peak))) - 1
+        return math.ceil(16 * math.log2(room / (self.clients * self._peak))) - 1
 
     def mean_stddev(self, survivors: int | None = None) -> float:
         """Deviation of the error of an entry of the mean of ``survivors`` (default: all)."""
@@ -407,7 +411,7 @@ class Params:
 
     @property
     def opened_size(self) -> int:
-        """Bytes of the first ciphertext of a sum as openers of a shared key get it.
+        """Bytes of the first ciphertext of a sum as those with a shared key get it.
 
         On coefficients they make c1 themselves, from the seeds of the summands.
         """
@@ -448,7 +452,7 @@ class Params:
                 struct.pack(">d", self.clip),
                 bytes([self.engine]),
                 _ring_bytes(self.ring),
-                u32(self.scale_half_bits),
+                u32(self.scale_sixteenths),
                 bytes([self.flooding or 0]),
                 *map(u32, (self.holders, self.threshold, self.max_corrupt)),
             )
@@ -470,7 +474,7 @@ class Params:
                 decryptions=reader.u32(),
                 clip=float(struct.unpack(">d", reader.view(8))[0]),
                 ring=_read_ring(reader),
-                scale_half_bits=reader.u32(),
+                scale_sixteenths=reader.u32(),
                 flooding=reader.u8() or None,
                 holders=reader.u32(),
                 threshold=reader.u32(),
@@ -481,8 +485,8 @@ class Params:
 
 
 def least_scale(ring: Ring | Coefficients) -> int:
-    """In half bits: SEAL takes no scale of 1 or less, and a word of less holds no real."""
-    return 2 * ring.unit.bit_length() if isinstance(ring, Coefficients) else 2
+    """Least scale in sixteenths of a bit: SEAL takes none of 1, a word of less holds no real."""
+    return 16 * ring.unit.bit_length() if isinstance(ring, Coefficients) else 16
 
 
 def _ring_bytes(ring: Ring | Coefficients) -> bytes:

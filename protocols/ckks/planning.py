@@ -95,14 +95,14 @@ def plan_parameters(
             entries=words,
             clip=clip,
             ring=ring,
-            scale_half_bits=least_scale(ring),
+            scale_sixteenths=least_scale(ring),
             flooding=flooding,
             decryptions=decryptions,
             holders=holders,
             threshold=majority_of if threshold is None else threshold,
             max_corrupt=bad,
         )
-        return replace(draft, scale_half_bits=draft.largest_scale_half_bits)
+        return replace(draft, scale_sixteenths=draft.largest_scale_sixteenths)
 
     def fitted(ring: Ring | Coefficients) -> Params:
         params = build(ring, count)

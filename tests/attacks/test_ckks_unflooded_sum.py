@@ -30,12 +30,12 @@ from protocols.primitives.prg import Stream
 from protocols.secrets import Secret
 from protocols.testing import BurnInMemory, reals_of, small_ckks
 
-FLOODED = small_ckks(Engine.SEAL, clients=2, scale_half_bits=80)  # doubles hold each coefficient
+FLOODED = small_ckks(Engine.SEAL, clients=2, scale_sixteenths=640)  # doubles hold each coefficient
 RING = FLOODED.seal_ring
 BARE = replace(FLOODED, flooding=None)
 SMALL: dict[Engine, dict[str, Any]] = {
-    Engine.SEAL: {"scale_half_bits": 80},
-    Engine.COEFFICIENTS: {"ring": Coefficients(kept=8), "scale_half_bits": 100},
+    Engine.SEAL: {"scale_sixteenths": 640},
+    Engine.COEFFICIENTS: {"ring": Coefficients(kept=8), "scale_sixteenths": 800},
 }
 
 

@@ -196,7 +196,7 @@ class Ours(Parties):
                 name: params[name]
                 for name in (
                     *("clients", "minimum_survivors", "entries", "decryptions", "clip"),
-                    *("scale_half_bits", "holders", "threshold"),
+                    *("scale_sixteenths", "holders", "threshold"),
                 )
             },
         )
@@ -445,7 +445,7 @@ class Play:
             "limbs": 2,
             "messages": 1,
             "kept": 4,
-            "scale_half_bits": 100,
+            "scale_sixteenths": 800,
             "flooding": 30,
             "holders": len(holders),
             "threshold": len(holders) // 2 + 1 if holders else 0,

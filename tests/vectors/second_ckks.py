@@ -200,7 +200,7 @@ class Terms:
     limbs: int
     messages: int
     kept: int
-    scale_half_bits: int
+    scale_sixteenths: int
     flooding: int
     holders: int = 0
     threshold: int = 0
@@ -216,7 +216,7 @@ class Terms:
             )
             + np.array(self.clip, ">f8").tobytes()
             + bytes([2, self.limbs, self.messages, self.kept])
-            + u32(self.scale_half_bits)
+            + u32(self.scale_sixteenths)
             + bytes([self.flooding])
             + b"".join(u32(n) for n in (self.holders, self.threshold, self.corrupt))
         )
@@ -389,7 +389,7 @@ class Terms:
 
     @property
     def scale(self) -> float:
-        return float(2 ** (self.scale_half_bits / 2) / 2**self.low)
+        return float(2 ** (self.scale_sixteenths / 16) / 2**self.low)
 
     def digits(self, bits: int) -> list[int]:
         """Bits of each digit, the lowest first."""

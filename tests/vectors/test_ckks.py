@@ -191,7 +191,7 @@ PARAMS = {
     "kept": st.integers(2, 8),
     "entries": st.sampled_from([1, 2, 700, 4087, 4088, 4089, 2 * 4088 + 1]),
     "flooding": st.sampled_from([0, 30, 37]),
-    "scale_half_bits": st.integers(18, 70),
+    "scale_sixteenths": st.integers(144, 560),
     "clip": st.floats(2.0**-20, 2.0**20),
 }
 

@@ -566,7 +566,7 @@ def test_an_encryptions_error_has_the_variance_of_the_page(engine: Engine, model
 @pytest.mark.parametrize("limbs", [2, 3])
 @pytest.mark.parametrize("kept", [3, 6, 7, 8])
 def test_the_bound_on_a_sums_error_has_room_for_every_rounding(limbs: int, kept: int) -> None:
-    """Of what each client sends, first to words and then to bytes; and of the opener's words."""
+    """Of what each client sends, first to words and then to bytes; and of the decryptor's words."""
     ring = Coefficients(limbs=limbs, kept=kept)
     params = small_ckks(ring=ring, flooding=None)
     values = [ring.dropped // 2 + by for by in range(-256, 257)]

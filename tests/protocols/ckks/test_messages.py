@@ -320,7 +320,7 @@ def test_polynomials_have_the_sizes_that_the_page_names() -> None:
     assert (SHARED.chunk_size(0), SHARED.chunk_size(1)) == (32 + 4 * 4096, 32 + 4 * (8 + 912))
     assert SHARED.sum_size == THRESHOLD.partial_size == 4 * (5000 + 16)
     assert THRESHOLD.share_size == THRESHOLD.second_size == 8 * 4096
-    wide = replace(THRESHOLD, ring=Coefficients(limbs=3, messages=2, kept=3), scale_half_bits=18)
+    wide = replace(THRESHOLD, ring=Coefficients(limbs=3, messages=2, kept=3), scale_sixteenths=144)
     assert (wide.chunks, wide.chunk_size()) == (1, 9 * 4096 + 3 * (5000 + 16))
     assert wide.share_size == 2 * wide.second_size == 18 * 4096
     polynomial = 2048 * 53 // 8

@@ -30,7 +30,7 @@ SHARED = Params(
     entries=10**6,
     clip=1.0,
     ring=Ring(degree=4096, prime_bits=(60,)),
-    scale_half_bits=103,
+    scale_sixteenths=829,
 )
 THRESHOLD = Params(
     model=Model.THRESHOLD,
@@ -38,15 +38,18 @@ THRESHOLD = Params(
     entries=10**6,
     clip=1.0,
     ring=Ring(degree=4096, prime_bits=(33, 33), special_bits=40),
-    scale_half_bits=115,
+    scale_sixteenths=925,
     holders=5,
     threshold=4,
     max_corrupt=1,
 )
+FOUND = replace(THRESHOLD, scale_sixteenths=920)  # 2**57.5
 # And on coefficients.
 WORDS = {
-    Model.SHARED_KEY: replace(SHARED, ring=Coefficients(messages=16, kept=3), scale_half_bits=112),
-    Model.THRESHOLD: replace(THRESHOLD, ring=Coefficients(messages=8, kept=3), scale_half_bits=112),
+    Model.SHARED_KEY: replace(SHARED, ring=Coefficients(messages=16, kept=3), scale_sixteenths=901),
+    Model.THRESHOLD: replace(
+        THRESHOLD, ring=Coefficients(messages=8, kept=3), scale_sixteenths=901
+    ),
 }
 ALL = [SHARED, THRESHOLD, *WORDS.values()]
 EACH = pytest.mark.parametrize("params", ALL, ids=lambda it: f"{it.engine.name}-{it.model.name}")
@@ -110,26 +113,21 @@ def test_both_settings_are_within_the_table_special_prime_and_all() -> None:
 
 
 def test_the_scale_is_the_largest_that_cannot_wrap_around() -> None:
-    assert THRESHOLD.largest_scale_half_bits == THRESHOLD.scale_half_bits == 2 * 57.5
-    assert SHARED.largest_scale_half_bits == SHARED.scale_half_bits
+    assert THRESHOLD.largest_scale_sixteenths == THRESHOLD.scale_sixteenths == 925
+    assert SHARED.largest_scale_sixteenths == SHARED.scale_sixteenths
 
 
 def test_the_error_of_a_hundred_clients_unflooded_is_as_found_before() -> None:
-    assert math.log2(unflooded_error(THRESHOLD)) == pytest.approx(-47.8, abs=0.05)
+    assert math.log2(unflooded_error(FOUND)) == pytest.approx(-47.8, abs=0.05)
 
 
 def test_the_error_of_a_hundred_clients_flooded_by_five_is_as_found_before() -> None:
-    """2**-14.8 with the root of the mean squared norm for T.
-
-    The bound costs .4 bits more, and that roundings of what is encoded are hidden too .15.
-    """
+    """2**-14.9 with the root of the mean squared norm for T; the bound costs .4 bits more."""
     norm = math.sqrt(THRESHOLD.ring.degree * THRESHOLD.sum_variance)
     bound = norm_bound(THRESHOLD.ring.degree, THRESHOLD.sum_variance)
     assert 0.3 < math.log2(bound / norm) < 0.45
-    whole = bound + 100 * math.sqrt(4096) / 2
-    found = math.log2(THRESHOLD.mean_error())
-    assert found + math.log2(norm / whole) == pytest.approx(-14.9, abs=0.05)
-    assert math.log2(whole / bound) == pytest.approx(0.15, abs=0.01)
+    found = math.log2(FOUND.mean_error())
+    assert found + math.log2(norm / bound) == pytest.approx(-14.9, abs=0.05)
 
 
 @pytest.mark.parametrize("degree", [2048, 4096, 8192, 16384, 32768])
@@ -168,9 +166,8 @@ def test_every_chunk_of_every_decryption_counts_as_opened() -> None:
     again = replace(THRESHOLD, decryptions=9)
     assert again.opened == 9 * 245
     assert again.flooding_stddev == pytest.approx(3 * THRESHOLD.flooding_stddev)
-    rounded = 100 * math.sqrt(4096) / 2  # of each client at most 1/2 a coefficient
     assert THRESHOLD.flooding_stddev == pytest.approx(
-        math.sqrt(12 * 245) * 2**20 * (norm_bound(4096, THRESHOLD.sum_variance) + rounded)
+        math.sqrt(12 * 245) * 2**20 * norm_bound(4096, THRESHOLD.sum_variance)
     )
 
 
@@ -243,10 +240,10 @@ def test_predicted_sizes_are_those_of_the_wire(params: Params) -> None:
 
 def test_one_bit_more_of_scale_would_wrap_the_sum_around() -> None:
     with pytest.raises(InputError, match=r"100 clients may reach 2\*\*65.14.*at 2\*\*65.00"):
-        replace(THRESHOLD, scale_half_bits=116)
+        replace(THRESHOLD, scale_sixteenths=928)
     ones = np.ones(4096)
-    for half_bits, right in ((115, True), (117, False)):
-        made = seal().Context(THRESHOLD.ring, 2.0 ** (half_bits / 2))
+    for sixteenths, right in ((925, True), (936, False)):
+        made = seal().Context(THRESHOLD.ring, 2.0 ** (sixteenths / 16))
         key = seal().Key(made, SEED, b"all")
         total = functools.reduce(
             functools.partial(add, primes=made.ring.primes),
@@ -279,8 +276,8 @@ def test_one_bit_more_of_scale_would_wrap_the_sum_around() -> None:
         ({"clip": -1.0}, "clip"),
         ({"clip": math.nan}, "clip"),
         ({"clip": math.inf}, "clip"),
-        ({"scale_half_bits": 1}, "scale"),
-        ({"scale_half_bits": 10**9}, "scale"),
+        ({"scale_sixteenths": 8}, "scale"),
+        ({"scale_sixteenths": 10**9}, "scale"),
     ],
     ids=str,
 )
@@ -292,11 +289,11 @@ def test_what_promises_less_is_refused(params: Params, wrong: dict[str, object],
 
 @EACH
 def test_no_more_clients_than_the_scale_has_room_for(params: Params) -> None:
-    full = replace(params, scale_half_bits=params.largest_scale_half_bits)
+    full = replace(params, scale_sixteenths=params.largest_scale_sixteenths)
     with pytest.raises(InputError, match="wraps around"):
         replace(full, clients=150)
     with pytest.raises(InputError, match="wraps around"):
-        replace(full, scale_half_bits=full.scale_half_bits + 1)
+        replace(full, scale_sixteenths=full.scale_sixteenths + 1)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +317,7 @@ def test_coefficients_that_nothing_could_be_sent_of_are_refused(
 
 def test_a_sum_whose_errors_would_hide_that_it_does_not_open_is_refused() -> None:
     """Two bytes kept of 100 clients: 50 units of rounding, of 2**15."""
-    rough = replace(WORDS[Model.SHARED_KEY], ring=Coefficients(kept=2), scale_half_bits=100)
+    rough = replace(WORDS[Model.SHARED_KEY], ring=Coefficients(kept=2), scale_sixteenths=800)
     assert rough.exact_bits == 9
     with pytest.raises(InputError, match="a sum has 7 exact bits, fewer than 8"):
         replace(rough, clients=400)

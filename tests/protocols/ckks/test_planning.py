@@ -60,7 +60,7 @@ def test_what_is_planned_reaches_its_precision(
     assert params.mean_error(survivors=clients // 2 or 1) > params.mean_error() * 1.5
     assert params.flooding == 40
     assert params.opened >= params.chunks * decryptions
-    assert params.scale_half_bits == params.largest_scale_half_bits
+    assert params.scale_sixteenths == params.largest_scale_sixteenths
 
 
 @given(
@@ -173,7 +173,7 @@ def test_the_planner_finds_the_setting_of_seal() -> None:
         **MILLION,
     )
     assert found.ring == Ring(degree=4096, prime_bits=(33, 33), special_bits=40)
-    assert (found.scale_half_bits, found.threshold, found.max_corrupt) == (115, 4, 1)
+    assert (found.scale_sixteenths, found.threshold, found.max_corrupt) == (925, 4, 1)
 
 
 def test_seals_planner_counts_whole_chunks_and_of_equal_uploads_takes_the_least_work() -> None:
@@ -185,8 +185,8 @@ def test_seals_planner_counts_whole_chunks_and_of_equal_uploads_takes_the_least_
         clip=1.0,
         precision=2.0**-14,
     )
-    # Degree 16384 saves seeds and fills its last chunk with zeros; 30 + 30 bits are one prime more.
-    assert found.ring == Ring(degree=4096, prime_bits=(60,))
+    # Degree 16384 saves seeds and fills its last chunk with zeros; 30 + 29 bits are one prime more.
+    assert found.ring == Ring(degree=4096, prime_bits=(59,))
 
 
 @pytest.mark.parametrize("entries", [1, 500, 4088, 4089, 30_000])
@@ -212,8 +212,8 @@ def test_no_other_ring_that_reaches_the_precision_costs_less(model: Model, entri
 
 def _with(params: Params, ring: Coefficients) -> Params | None:
     try:
-        draft = replace(params, ring=ring, scale_half_bits=18)
-        return replace(draft, scale_half_bits=draft.largest_scale_half_bits)
+        draft = replace(params, ring=ring, scale_sixteenths=144)
+        return replace(draft, scale_sixteenths=draft.largest_scale_sixteenths)
     except InputError:
         return None
 
