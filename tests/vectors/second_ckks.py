@@ -221,6 +221,62 @@ class Terms:
             + b"".join(u32(n) for n in (self.holders, self.threshold, self.corrupt))
         )
 
+    @classmethod
+    def read(cls, data: bytes) -> "Terms":
+        """The terms in the bytes of an Agreement, if they are within the limits."""
+        read = Body(message(0, data[:20], data[20:]), 0, data[:20])
+        model = read.take(1)[0]
+        counts = [read.number() for _ in range(4)]
+        clip = float(np.frombuffer(read.take(8), ">f8")[0])
+        engine, limbs, messages, kept = read.take(4)
+        must(engine == 2, "check", "on coefficients")
+        scale, flooding = read.number(), read.take(1)[0]
+        holders, threshold, corrupt = (read.number() for _ in range(3))
+        public = read.take(32)
+        read.end()
+        found = cls(
+            session=data[:16],
+            public=public,
+            model=model,
+            clients=counts[0],
+            minimum_survivors=counts[1],
+            entries=counts[2],
+            decryptions=counts[3],
+            clip=clip,
+            limbs=limbs,
+            messages=messages,
+            kept=kept,
+            scale_sixteenths=scale,
+            flooding=flooding,
+            holders=holders,
+            threshold=threshold,
+            corrupt=corrupt,
+        )
+        found.check(int.from_bytes(data[16:20], "big"))
+        return found
+
+    def check(self, round_number: int) -> None:
+        """Refuse terms beyond a limit of the page."""
+        must(self.model in (1, 2), "check", "model")
+        must(2 <= self.minimum_survivors <= self.clients, "check", "clients")
+        must(min(self.entries, self.decryptions) >= 1, "check", "entries and decryptions")
+        must(round_number < self.decryptions, "check", "round")
+        must(0 < self.clip < math.inf, "check", "clip")
+        must(self.limbs in (2, 3), "check", "limbs")
+        must(1 <= self.messages <= 16 and 2 <= self.kept <= 8, "check", "messages and kept")
+        must(30 <= self.flooding <= 128 or (self.shared and not self.flooding), "check", "flooding")
+        if self.shared:
+            must(not (self.holders or self.threshold or self.corrupt), "check", "no holders")
+        else:
+            must(2 <= self.holders <= 65535 and self.corrupt < self.holders, "check", "holders")
+            least = (self.holders + self.corrupt) // 2 + 1
+            must(least <= self.threshold <= self.holders, "check", "threshold")
+        must(not self.flooding or self.deviation <= 2**50, "check", "sigma")
+        must(self.scale * 2**self.low >= (512 if self.low else 2), "check", "scale")
+        most = self.clients * (self.scale * 2**self.low + 2**self.low / 2) + self.bound
+        must(most < self.q / 2, "check", "a sum wraps")
+        must(self.exact_bits >= 8, "check", "exact bits")
+
     @property
     def shared(self) -> bool:
         return self.model == 1

@@ -178,6 +178,17 @@ def test_reals_have_the_words_of_the_file() -> None:
     assert [f"{word:016x}" for word in words] == case["words"]
 
 
+@pytest.mark.parametrize("case", BLOCKS["agreements"], ids=lambda case: case["shows"])
+def test_an_agreement_is_one_or_is_refused_as_the_page_says(case: dict[str, Any]) -> None:
+    data, error = bytes.fromhex(case["bytes"]), None
+    try:
+        found = second.Terms.read(data)
+        assert found.agreement(int.from_bytes(data[16:20], "big")) == data
+    except second.Refused as refused:
+        error = refused.layer
+    assert error == case["error"]
+
+
 def terms(name: str, **changed: Any) -> second.Terms:
     script = load(HERE / f"{name}.json")
     return terms_of(script["params"] | changed, script)
