@@ -46,7 +46,7 @@ def blocks() -> dict[str, Any]:
         "cuts": [_cut(kept) for kept in range(2, 9)],
         "integers": [_integers(bits) for bits in (1, 38, 39, 60, 64)],
         "reals": _reals(),
-        "agreements": [_agreement(shows, **changed) for shows, changed in AGREEMENTS],
+        "agreements": agreements(),
     }
 
 
@@ -145,6 +145,11 @@ AGREEMENTS: list[tuple[str, dict[str, Any]]] = [
     ("seven bits exact", {"kept": 2, "clients": 300}),
     ("a byte left over", {"more": b"\0"}),
 ]
+
+
+def agreements() -> list[dict[str, Any]]:
+    """Agreements that are one or not."""
+    return [_agreement(shows, **changed) for shows, changed in AGREEMENTS]
 
 
 def _agreement(shows: str, **changed: Any) -> dict[str, Any]:
