@@ -43,7 +43,7 @@ PARAMS = {  # of two ciphertexts, the second in part
     for engine in Engine
 }
 SHARED, THRESHOLD = PARAMS[Engine.COEFFICIENTS]
-quick = settings(max_examples=20, derandomize=True, deadline=None)
+quick = settings(max_examples=10, derandomize=True, deadline=None)
 
 
 def filled(size: int) -> st.SearchStrategy[bytes]:

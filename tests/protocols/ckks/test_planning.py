@@ -128,7 +128,7 @@ def test_more_precision_never_costs_fewer_bytes(engine: Engine, model: Model) ->
         plan_parameters(
             engine=engine, model=model, precision=2.0**-bits, holders=holders(model), **MILLION
         )
-        for bits in range(2, 15, 3)
+        for bits in (2, 8, 14)
     ]
     sizes = [params.vector_size for params in plans]
     assert sizes == sorted(sizes)
