@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from ckks_play import Play
-
-from protocols.wire import u32
+from ckks_play import Play, sha
+from page_blocks import u32
+from script import Counting
+from second_ckks import Holder, commitment
 
 ROW = 4088  # entries of a polynomial
 SENDER, INDEX, CONTEXT, FIRST = 22, 26, 30, 62  # where they begin in a frame
@@ -116,7 +117,7 @@ def threshold_reals(play: Play) -> None:
 # What is refused.
 
 
-@session("While a key is made: no step but the last changes who refused.", holders=[2, 3, 7])
+@session("While a key is made.", holders=[2, 3, 7])
 def refuses_keys(play: Play) -> None:
     (first,) = play.act("holder 2", "generate")
     for shows, named, error in (
@@ -128,6 +129,8 @@ def refuses_keys(play: Play) -> None:
         ("a byte left over", play.longer(first), "decode"),
         ("another checksum", play.change(first, -1, b"\0", checksum=False), "decode"),
         ("a stranger", play.change(first, SENDER, u32(4)), "state"),
+        ("another version, and checksum", play.change(first, 0, b"\2", checksum=False), "context"),
+        ("a key of low order", play.change(first, 26, zeros=32), "check"),
     ):
         play.act("server", "receive", [named], error=error, shows=shows)
     play.act("server", "receive", [first])
@@ -137,20 +140,25 @@ def refuses_keys(play: Play) -> None:
     for h in (3, 7):
         play.act("server", "receive", play.act(f"holder {h}", "generate"))
     play.act("server", "close")
+    own, three, seven = (play.bytes["roster"][at : at + 68] for at in (26, 94, 162))
     for shows, named, error in (
         ("its entry changed", play.flipped("roster", 26 + 4 + 32), "check"),
-        ("a holder missing", play.change("roster", 22, u32(2), cut=4 + 68), "check"),
-        ("not ascending", play.change("roster", 26 + 68, u32(2)), "decode"),
-        (
-            "one key twice",
-            play.change("roster", 26 + 68 + 4, play.bytes["roster"][26 + 136 + 4 :][:32]),
-            "check",
-        ),
+        ("a holder missing", play.change("roster", 22, u32(2) + own + three, cut=208), "check"),
+        ("not ascending", play.change("roster", 94, seven + three), "decode"),
+        ("one key twice", play.change("roster", 94 + 4, seven[4:36]), "check"),
+        ("a key of low order", play.change("roster", 94 + 4, zeros=32), "check"),
     ):
         play.act("holder 2", "on_roster", [named], error=error, shows=shows)
+    play.act("holder 2", "save")
     for h in (2, 3, 7):
         (opening,) = play.act(f"holder {h}", "on_roster", ["roster"])
         if h == 2:
+            play.act("holder 2", "restore")
+            other = play.flipped("roster", 94 + 36)
+            shows = "another roster, after a restart"
+            play.act("holder 2", "on_roster", [other], error="state", shows=shows)
+            play.act("holder 2", "restore")
+            play.act("holder 2", "on_roster", ["roster"])
             wrong = play.flipped(opening, 26 + 32 + 5)
             play.act("server", "receive", [wrong], error="check", shows="another opening")
             blind = play.flipped(opening, 26)
@@ -158,6 +166,7 @@ def refuses_keys(play: Play) -> None:
             fewer = play.change(opening, 26 + 32 + WHOLE, u32(1), cut=4 + 64)
             play.act("server", "receive", [fewer], error="check", shows="a box missing")
         play.act("server", "receive", [opening])
+        play.act("server", "receive", [opening], error="state", shows="a second opening")
     play.act("server", "close")
     wrong = play.flipped("openings", 26 + 4 + 64 + 9)
     fewer = play.change("openings", 22, u32(2), cut=4 + 4 + 64 + WHOLE)
@@ -165,9 +174,49 @@ def refuses_keys(play: Play) -> None:
         shows = "an opening is not what was committed to"
         play.act(party, "on_openings", [wrong, *boxes], error="check", shows=shows)
         play.act(party, "on_openings", [fewer, *boxes], error="check", shows="one missing")
-    play.act("holder 2", "on_openings", ["openings", "boxes 3"], error="check", shows="of another")
-    box = play.flipped("boxes 2", 22 + 4 + 4 + 4 + 40)
+    blind = sha(b"another blind")
+    share = play.bytes["openings"][26 + WHOLE + 68 + 4 + 64 :][:WHOLE]
+    promised = commitment(play.theirs, 3, share, bytes.fromhex(blind))
+    other = play.change("openings", 26 + WHOLE + 68 + 4, promised + bytes.fromhex(blind))
+    boxes = play.bytes["boxes 2"][26 : 30 + 64]
+    for shows, named, error in (
+        ("an opening of another commitment", [other, "boxes 2"], "check"),
+        ("boxes of another", ["openings", play.change("boxes 2", 22, u32(3))], "check"),
+        (
+            "a box missing",
+            ["openings", play.change("boxes 2", 26, u32(1) + boxes[4:68], cut=132)],
+            "check",
+        ),
+    ):
+        play.act("holder 2", "on_openings", named, error=error, shows=shows)
+    play.act("holder 3", "save")
+    play.act("holder 3", "on_openings", ["openings", "boxes 3"])
+    play.act("holder 3", "restore")
+    dealer = Holder(play.theirs, 7, Counting("holder 7"))
+    dealer.on_roster(play.bytes["roster"])
+    other = play.change("boxes 3", 30 + 64 + 4, dealer.seal_for(3, bytes(32), bytes(12)))
+    named, shows = ["openings", other], "another box from a dealer, after a restart"
+    play.act("holder 3", "on_openings", named, error="state", shows=shows)
+    play.act("holder 3", "restore")
+    play.act("holder 3", "on_openings", ["openings", "boxes 3"])
+    box = play.flipped("boxes 2", 26 + 4 + 4 + 40)
     play.act("holder 2", "on_openings", ["openings", box], error="context", shows="a box changed")
+
+
+@session("A holder does not commit.", holders=[2, 3, 7])
+def refuses_a_key_without_a_commitment(play: Play) -> None:
+    for h in (2, 7):
+        play.act("server", "receive", play.act(f"holder {h}", "generate"))
+    play.act("server", "close", error="sum", shows="two of three have committed")
+
+
+@session("A holder does not open its commitment.", holders=[2, 3])
+def refuses_a_key_without_an_opening(play: Play) -> None:
+    for h in (2, 3):
+        play.act("server", "receive", play.act(f"holder {h}", "generate"))
+    play.act("server", "close")
+    play.act("server", "receive", play.act("holder 3", "on_roster", ["roster"]))
+    play.act("server", "close", error="sum", shows="one of two has opened")
 
 
 @session(
@@ -185,7 +234,7 @@ def refuses_uploads(play: Play) -> None:
         ("another context", [first, play.flipped(last, CONTEXT)], "context"),
         ("a frame missing", [first], "check"),
         ("a frame too many", [first, last, last], "check"),
-        ("out of order", [last, first], "decode"),
+        ("another index", [first, play.change(last, INDEX, u32(2))], "decode"),
         ("a byte left over", [first, play.longer(last)], "decode"),
         ("cut short", [first, play.shorter(last)], "decode"),
         ("of two clients", [first, play.change(last, SENDER, u32(1))], "check"),
@@ -196,11 +245,15 @@ def refuses_uploads(play: Play) -> None:
     play.act("server", "receive", [first, last], error="state", shows="a second one")
     shows = "one upload only"
     play.act("server", "close", error="sum", shows=shows, round=0, alive=[2, 3])
+    play.uploads(1)
+    play.act("server", "receive", [first, last])
+    shows = "one holder alive"
+    play.act("server", "close", error="sum", shows=shows, round=0, alive=[3])
     shows = "another vector in this round"
     play.act("client 0", "encrypt", error="state", shows=shows, round=0, adds=1)
 
 
-@session("Uploads under a shared key, two chunks each.", clients=[0, 1], entries=ROW + 1)
+@session("Uploads under a shared key, two chunks each.", entries=ROW + 1, decryptions=2, most=2)
 def refuses_shared_uploads(play: Play) -> None:
     play.act("server", "begin", round=0)
     first, last = play.act("client 0", "encrypt", round=0)
@@ -209,7 +262,11 @@ def refuses_shared_uploads(play: Play) -> None:
     play.act("server", "receive", [first, last])
     other = [play.change(name, SENDER, u32(1)) for name in (first, last)]
     play.act("server", "receive", other, error="check", shows="the upload of another")
-    play.act("server", "close", error="sum", shows="one upload only", round=0)
+    play.act("server", "receive", play.act("client 1", "encrypt", round=0))
+    late = play.act("client 4", "encrypt", round=0)
+    play.act("server", "receive", late, error="state", shows="more than were agreed")
+    play.uploads(0, r=1)
+    play.act("server", "close", error="sum", shows="one upload only", round=1)
 
 
 @session("Sums under a shared key; a client opens one a round.", decryptions=2)
@@ -255,10 +312,14 @@ def refuses_requests(play: Play) -> None:
         ("another context", play.flipped(request, 22), "context"),
         ("one upload only", play.change(request, summands, one, cut=112), "check"),
         ("one upload twice", play.change(request, summands + 44, named[4:36]), "check"),
-        ("it is not named", play.change(request, NAMED + 4, u32(1)), "check"),
+        ("it is not named", play.change(request, NAMED + 4, u32(3) + u32(7) + u32(8)), "check"),
         ("a stranger is named", play.change(request, NAMED + 8, u32(6)), "check"),
-        ("not ascending", play.change(request, NAMED + 8, u32(2)), "decode"),
-        ("too few holders", play.change(request, NAMED, u32(2), cut=8), "check"),
+        ("not ascending", play.change(request, NAMED + 8, u32(7) + u32(3)), "decode"),
+        (
+            "too few holders",
+            play.change(request, NAMED, u32(2) + u32(2) + u32(3), cut=16),
+            "check",
+        ),
         ("c1 is zero", play.change(request, seconds, zeros=WHOLE), "check"),
         ("cut short", play.shorter(request), "decode"),
         ("a byte left over", play.longer(request), "decode"),
@@ -286,15 +347,25 @@ def refuses_requests(play: Play) -> None:
 
 
 @session(
-    "Answers that do not open: a wrong share, then a wrong part.", holders=[1, 2, 3], decryptions=2
+    "Answers, of two parts: what is none, then a wrong share, and in another round a wrong part.",
+    holders=[1, 2, 3],
+    decryptions=2,
+    entries=ROW + 1,
 )
 def refuses_answers(play: Play) -> None:
     play.key()
-    for r, at in ((0, 30 + 4 * (8 + 100) + 4 + 4), (1, 30 + 3)):
+    for r, at in ((0, 30 + 4 * 4096 + 4 + 4), (1, 30 + 3)):
         play.uploads(r=r)
         (request,) = play.act("server", "close", round=r, alive=[1, 2])
-        for h in (1, 2):
-            (sent,) = play.act(f"holder {h}", "on_request", [request], round=r)
-            named = play.flipped(sent, at) if h == 1 else sent
-            play.act("server", "receive", [named], round=r)
+        first, last = play.act("holder 1", "on_request", [request], round=r)
+        if not r:
+            for shows, named in (
+                ("a part missing", [first]),
+                ("a part too many", [first, last, last]),
+                ("of two holders", [first, play.change(last, SENDER, u32(2))]),
+            ):
+                play.act("server", "receive", named, error="check", shows=shows, round=r)
+        play.act("server", "receive", [play.flipped(first, at), last], round=r)
+        sent = play.act("holder 2", "on_request", [request], round=r)
+        play.act("server", "receive", sent, round=r)
         play.act("server", "close", error="sum", shows="does not open", round=r)

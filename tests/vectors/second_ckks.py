@@ -172,6 +172,16 @@ class Body:
         must(not self._rest, "decode", "bytes left over")
 
 
+def check_keys(keys: list[bytes]) -> None:
+    """Sealing keys of different holders."""
+    must(len(set(keys)) == len(keys), "check", "no key twice")
+    for key in keys:
+        try:
+            agree(bytes(range(32)), key, b"")
+        except ValueError as error:
+            raise Refused("check", "a key of low order") from error
+
+
 # What is agreed.
 
 
@@ -210,6 +220,62 @@ class Terms:
             + bytes([self.flooding])
             + b"".join(u32(n) for n in (self.holders, self.threshold, self.corrupt))
         )
+
+    @classmethod
+    def read(cls, data: bytes) -> "Terms":
+        """The terms in the bytes of an Agreement, if they are within the limits."""
+        read = Body(message(0, data[:20], data[20:]), 0, data[:20])
+        model = read.take(1)[0]
+        counts = [read.number() for _ in range(4)]
+        clip = float(np.frombuffer(read.take(8), ">f8")[0])
+        engine, limbs, messages, kept = read.take(4)
+        must(engine == 2, "check", "on coefficients")
+        scale, flooding = read.number(), read.take(1)[0]
+        holders, threshold, corrupt = (read.number() for _ in range(3))
+        public = read.take(32)
+        read.end()
+        found = cls(
+            session=data[:16],
+            public=public,
+            model=model,
+            clients=counts[0],
+            minimum_survivors=counts[1],
+            entries=counts[2],
+            decryptions=counts[3],
+            clip=clip,
+            limbs=limbs,
+            messages=messages,
+            kept=kept,
+            scale_sixteenths=scale,
+            flooding=flooding,
+            holders=holders,
+            threshold=threshold,
+            corrupt=corrupt,
+        )
+        found.check(int.from_bytes(data[16:20], "big"))
+        return found
+
+    def check(self, round_number: int) -> None:
+        """Refuse terms beyond a limit of the page."""
+        must(self.model in (1, 2), "check", "model")
+        must(2 <= self.minimum_survivors <= self.clients, "check", "clients")
+        must(min(self.entries, self.decryptions) >= 1, "check", "entries and decryptions")
+        must(round_number < self.decryptions, "check", "round")
+        must(0 < self.clip < math.inf, "check", "clip")
+        must(self.limbs in (2, 3), "check", "limbs")
+        must(1 <= self.messages <= 16 and 2 <= self.kept <= 8, "check", "messages and kept")
+        must(30 <= self.flooding <= 128 or (self.shared and not self.flooding), "check", "flooding")
+        if self.shared:
+            must(not (self.holders or self.threshold or self.corrupt), "check", "no holders")
+        else:
+            must(2 <= self.holders <= 65535 and self.corrupt < self.holders, "check", "holders")
+            least = (self.holders + self.corrupt) // 2 + 1
+            must(least <= self.threshold <= self.holders, "check", "threshold")
+        must(not self.flooding or self.deviation <= 2**50, "check", "sigma")
+        must(self.scale * 2**self.low >= (512 if self.low else 2), "check", "scale")
+        most = self.clients * (self.scale * 2**self.low + 2**self.low / 2) + self.bound
+        must(most < self.q / 2, "check", "a sum wraps")
+        must(self.exact_bits >= 8, "check", "exact bits")
 
     @property
     def shared(self) -> bool:
@@ -454,8 +520,7 @@ class Holder:
         must(len(roster) == self.terms.holders, "check", "as many holders as agreed")
         own = public(self.seal) + self.commitment
         must(roster.get(self.me) == own, "check", "the entry of this holder")
-        keys = [entry[:32] for entry in roster.values()]
-        must(len(set(keys)) == len(keys), "check", "no key twice")
+        check_keys([entry[:32] for entry in roster.values()])
         self.burns.take(self.terms.header(), self.me, 4, message)
         self.roster = roster
         self.digest = sha(joined(roster))
@@ -463,14 +528,14 @@ class Holder:
         read = Reader(self.own, self.terms.label("draw", self.digest))
         coefficients = read(32 * (self.terms.threshold - 1))
         shares = dict(zip(order, split(self.seed, coefficients, len(order)), strict=True))
-        boxes = {}
-        for peer in order:
-            if peer != self.me:
-                nonce = read(16)[:12]
-                gcm = AESGCM(self._box_key(self.me, peer))
-                about = self._about(self.me, peer)
-                boxes[peer] = nonce + gcm.encrypt(nonce, shares[peer], about)
+        others = (peer for peer in order if peer != self.me)
+        boxes = {peer: self.seal_for(peer, shares[peer], read(16)[:12]) for peer in others}
         return self._message(3, u32(self.me) + self.blind + self.share + joined(boxes))
+
+    def seal_for(self, peer: int, share: bytes, nonce: bytes) -> bytes:
+        """A box for another holder of the roster."""
+        gcm = AESGCM(self._box_key(self.me, peer))
+        return nonce + gcm.encrypt(nonce, share, self._about(self.me, peer))
 
     def _about(self, sender: int, recipient: int) -> bytes:
         return bytes([1, 3]) + self.terms.header() + u32(sender) + u32(recipient)
@@ -671,11 +736,7 @@ class Commitments:
         if not self.closed:
             entry = body.take(64)
             body.end()
-            must(
-                all(entry[:32] != other[:32] for other in self.roster.values()),
-                "check",
-                "the key of another",
-            )
+            check_keys([entry[:32], *(other[:32] for other in self.roster.values())])
             self.roster[sender] = entry
             return
         blind = body.take(32)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import second_ckks as second
-from ckks_play import Ours, Play, replay, sha, words_of
+from ckks_play import Ours, Play, replay, sha, terms_of, words_of
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from script import Counting
@@ -38,11 +38,7 @@ def test_the_page_is_enough_for_every_message_sum_and_refusal(file: Path) -> Non
 @VECTORS
 def test_what_follows_from_the_parameters_is_as_the_page_says(file: Path) -> None:
     script = load(file)
-    terms = second.Terms(
-        session=bytes.fromhex(script["session"]),
-        public=bytes.fromhex(script["public"]),
-        **script["params"],
-    )
+    terms = terms_of(script["params"], script)
     assert script["agreement"] == terms.agreement(0).hex()
     assert script["key_context"] == terms.key_context.hex()
     assert script["deviation"] == (terms.deviation if terms.flooding else 0.0).hex()
@@ -126,12 +122,12 @@ def test_noise_is_that_of_the_file(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", BLOCKS["products"], ids=lambda case: str(case["limbs"]))
 def test_a_product_and_an_error_are_those_of_the_file(case: dict[str, Any]) -> None:
-    terms = terms_of("ckks_shared", limbs=case["limbs"])
+    ring = terms("ckks_shared", limbs=case["limbs"])
     uniform, small, more = (label.encode() for label in case["labels"])
     factor = second.ternary(SEED, small, second.N)
-    product = second.times(terms.uniform(SEED, uniform), factor, terms.q)
+    product = second.times(ring.uniform(SEED, uniform), factor, ring.q)
     error = second.errors(second.Reader(SEED, more), second.N)
-    data = terms.whole(second.plus(product, error, terms.q))
+    data = ring.whole(second.plus(product, error, ring.q))
     assert data[:32].hex() == case["first"]
     assert sha(data) == case["sha256"]
 
@@ -159,33 +155,43 @@ def test_the_second_implementations_product_is_the_definition() -> None:
 @pytest.mark.parametrize("case", BLOCKS["cuts"], ids=lambda case: str(case["kept"]))
 def test_what_is_cut_has_the_bytes_of_the_file(case: dict[str, Any]) -> None:
     kept, words = case["kept"], [int(word, 16) for word in case["words"]]
-    terms = terms_of("ckks_shared", kept=kept)
-    cut = terms.cut(words)
+    ring = terms("ckks_shared", kept=kept)
+    cut = ring.cut(words)
     assert second.planes(cut, kept).hex() == case["bytes"]
     assert second.from_planes(bytes.fromhex(case["bytes"]), len(words), kept) == cut
 
 
 @pytest.mark.parametrize("case", BLOCKS["integers"], ids=lambda case: str(case["bits"]))
 def test_integers_have_the_words_of_the_file_and_come_back(case: dict[str, Any]) -> None:
-    terms, bits = terms_of(case["of"]), case["bits"]
+    ring, bits = terms(case["of"]), case["bits"]
     values = [int(value, 16) for value in case["values"]]
-    words = terms.encode_integers(values, bits)
+    words = ring.encode_integers(values, bits)
     assert [f"{word:016x}" for word in words] == case["words"]
-    total = [terms.clients * word % 2**64 for word in words]
-    assert terms.decode_integers(total, bits) == [terms.clients * v % 2**bits for v in values]
+    total = [ring.clients * word % 2**64 for word in words]
+    assert ring.decode_integers(total, bits) == [ring.clients * v % 2**bits for v in values]
 
 
 def test_reals_have_the_words_of_the_file() -> None:
     case = BLOCKS["reals"]
     values = [float.fromhex(value) for value in case["values"]]
-    words = terms_of(case["of"]).encode_reals(values)
+    words = terms(case["of"]).encode_reals(values)
     assert [f"{word:016x}" for word in words] == case["words"]
 
 
-def terms_of(name: str, **changed: Any) -> second.Terms:
+@pytest.mark.parametrize("case", BLOCKS["agreements"], ids=lambda case: case["shows"])
+def test_an_agreement_is_one_or_is_refused_as_the_page_says(case: dict[str, Any]) -> None:
+    data, error = bytes.fromhex(case["bytes"]), None
+    try:
+        found = second.Terms.read(data)
+        assert found.agreement(int.from_bytes(data[16:20], "big")) == data
+    except second.Refused as refused:
+        error = refused.layer
+    assert error == case["error"]
+
+
+def terms(name: str, **changed: Any) -> second.Terms:
     script = load(HERE / f"{name}.json")
-    known = {field: bytes.fromhex(script[field]) for field in ("session", "public")}
-    return second.Terms(**known, **script["params"] | changed)
+    return terms_of(script["params"] | changed, script)
 
 
 # Both at once.
