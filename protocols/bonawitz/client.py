@@ -24,7 +24,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, count
 from typing import ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -58,7 +58,7 @@ from protocols.entropy import Entropy, system
 from protocols.errors import InputError, LocalProtocolError, RemoteProtocolError
 from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
-from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, from_seed
+from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, Streams, from_seed
 from protocols.primitives.shamir import split
 from protocols.primitives.sign import SigningKey, verify
 from protocols.records import open_record
@@ -75,6 +75,8 @@ from protocols.wire import (
 )
 
 Words: TypeAlias = NDArray[np.uint64]
+
+BATCH_WORDS = 16 * FRAME_WORDS  # 4 MiB: with 20 masks, 5 ms of work for whoever shares it out
 
 
 def join(
@@ -307,7 +309,7 @@ class AwaitBoxes(Client):
 
     # 60 lines and more: checks, burn, masks and state in the order in which R30 to R39 stand.
     def on_boxes(
-        self, message: bytes, words: Words | Iterable[Words], *, expand: Expand | None = None
+        self, message: bytes, words: Words | Iterable[Words], *, expand: Expand = Masks
     ) -> tuple[Iterator[bytes], "AwaitSurvivors"]:
         """Mask our input with one stream for each peer that shared, and one of our own.
 
@@ -316,8 +318,8 @@ class AwaitBoxes(Client):
             parts. It is read as the frames are asked for, and may not change
             before the last of them: two inputs under one mask would show
             their difference.
-          expand: another way to apply the masks, to a copy of the whole input at
-            once. It sees the seeds: it runs on our own machine.
+          expand: another way to apply the masks, to some megabytes at a time. It sees the
+            seeds: it runs on our own machine.
 
         Returns:
           The frames to send, in order, where we picked our holders our mark behind them, and
@@ -370,20 +372,14 @@ class AwaitBoxes(Client):
         else:
             near = sharing.peers.keys() | boxes.boxes.keys() if plan.picks else boxes.boxes.keys()
             included = (near & shared) - shut
-        masks = self._masks(included, sharing, context)
+        streams = expand(self._masks(included, sharing, context), params.suite)
         request = message + self.agreement.to_bytes()
         if isinstance(words, np.ndarray):
             self._burn(request, words.data)
             words = (words,)
         else:
             self._burn(request, system(DIGEST_SIZE))
-        counted = _counted(words, params.words)
-        streams = Masks(() if expand else masks, params.suite)
-        if expand:
-            whole = np.concatenate(list(counted))
-            expand(whole, masks, params.suite)
-            counted = iter((whole,))
-        frames = self._frames(counted, streams)
+        frames = self._frames(_counted(words, params.words), streams)
         if plan.picks:
             frames = chain(frames, (self._mark(included, members),))
         known = sharing.peers.keys() | boxes.boxes.keys()
@@ -458,12 +454,17 @@ class AwaitBoxes(Client):
         mark = SignedSet(included=named, signature=self.identity.sign(label, named))
         return Mark(header=self.agreement.header, sender=self.me, mark=mark).to_bytes()
 
-    def _frames(self, words: Iterable[Words], masks: Masks) -> Iterator[bytes]:
-        for index, frame in enumerate(_frames_of(words)):
-            masks.apply_to(frame)
-            yield MaskedFrame(
-                header=self.agreement.header, sender=self.me, index=index, words=frame
-            ).to_bytes()
+    def _frames(self, words: Iterable[Words], masks: Streams) -> Iterator[bytes]:
+        index = count()
+        for batch in _batches_of(words, self.agreement.params.words + 1):
+            masks.apply_to(batch)
+            for begin in range(0, len(batch), FRAME_WORDS):
+                yield MaskedFrame(
+                    header=self.agreement.header,
+                    sender=self.me,
+                    index=next(index),
+                    words=batch[begin : begin + FRAME_WORDS],
+                ).to_bytes()
 
     def _fields(self) -> Fields:
         return self._known(), u32(self.size), self.roster, self.secrets.take().to_bytes()
@@ -729,18 +730,18 @@ def _counted(parts: Iterable[Words], expected: int) -> Iterator[Words]:
     yield np.ones(1, np.uint64)
 
 
-def _frames_of(parts: Iterable[Words]) -> Iterator[Words]:
-    """The same words in full frames and a last one; each is overwritten by the next."""
-    frame = np.empty(FRAME_WORDS, np.uint64)
+def _batches_of(parts: Iterable[Words], expected: int) -> Iterator[Words]:
+    """The same words in batches of full frames and a last one; each is overwritten by the next."""
+    batch = np.empty(min(BATCH_WORDS, expected), np.uint64)
     filled = 0
     for part in parts:
         while len(part):
-            taken = part[: FRAME_WORDS - filled]
-            frame[filled : filled + len(taken)] = taken
+            taken = part[: len(batch) - filled]
+            batch[filled : filled + len(taken)] = taken
             filled += len(taken)
             part = part[len(taken) :]
-            if filled == FRAME_WORDS:
-                yield frame
+            if filled == len(batch):
+                yield batch
                 filled = 0
     if filled:
-        yield frame[:filled]
+        yield batch[:filled]

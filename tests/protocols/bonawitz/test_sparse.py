@@ -132,9 +132,9 @@ class Round:
         boxes, vectors = self.at_boxes()
 
         def mask(state: Any, message: bytes) -> Any:
-            def look(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+            def look(masks: Sequence[Mask], suite: Suite) -> Masks:
                 self.masks += [(state.me, mask) for mask in masks]
-                Masks(masks, suite).apply_to(words)
+                return Masks(masks, suite)
 
             frames, after = state.on_boxes(message, input_of(state.me), expand=look)
             return list(frames), after
@@ -281,9 +281,9 @@ def test_a_server_in_a_sparse_round_unmasks_neighbours_only() -> None:
         reveals.receive(one.states[client].on_survivors(message))
     seen: list[Mask] = []
 
-    def look(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+    def look(masks: Sequence[Mask], suite: Suite) -> Masks:
         seen.extend(masks)
-        Masks(masks, suite).apply_to(words)
+        return Masks(masks, suite)
 
     reveals.close(look)
     assert len(seen) == 19 + 6
