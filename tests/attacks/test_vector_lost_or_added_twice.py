@@ -4,7 +4,6 @@ Every vector ends in a check word in which its client counts 1. Unless it unmask
 to the number of survivors, nothing is released.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from protocols.bonawitz import CollectVectors, Params, Sum
 from protocols.errors import RemoteProtocolError
-from protocols.primitives.prg import Mask, Masks, Suite
+from protocols.primitives.prg import Masks
 from protocols.testing import agreement_of, answered, played
 
 AGREEMENT = agreement_of(Params(clients=4, threshold=3, words=4))
