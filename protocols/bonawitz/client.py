@@ -185,15 +185,15 @@ class AwaitRoster(Client):
         shares = dict(zip(holders, split(both, plan.threshold, len(holders), draw), strict=True))
         boxes: dict[ClientId, bytes] = {}
         peers: dict[ClientId, Peer] = {}
-        strangers: dict[ClientId, Stranger] = {}
-        for peer, theirs in roster.entries.items():
+        strangers = {  # whom we have not picked; hardly anybody like them picks us
+            peer: Stranger(theirs.mask, theirs.seal)
+            for peer, theirs in roster.entries.items()
+            if peer not in shares and peer != self.me
+        }
+        for peer in holders:
             if peer == self.me:
                 continue
-            refuse_low_order(theirs.mask)  # the masks themselves are agreed a stage later
-            if peer not in shares:  # we have not picked it, and hardly anybody like it picks us
-                refuse_low_order(theirs.seal)
-                strangers[peer] = Stranger(mask_key=theirs.mask, seal_key=theirs.seal)
-                continue
+            theirs = roster.entries[peer]
             sealing, opening = keys.seal.agree(
                 theirs.seal,
                 context.seal(self.me, peer, self.public.mask, theirs.mask),
@@ -262,16 +262,16 @@ class AwaitRoster(Client):
                 f"{listed - 1} neighbours in the roster, {plan.degree} are planned for "
                 f"{roster.size} clients"
             )
-        if len({key for keys in roster.entries.values() for key in (keys.mask, keys.seal)}) < (
-            2 * listed
-        ):
+        keys = {key for theirs in roster.entries.values() for key in (theirs.mask, theirs.seal)}
+        if len(keys) < 2 * listed:
             raise RemoteProtocolError("one key stands twice in the roster")
         if params.active:
             label = self.agreement.advertised_by()
-            for client, keys in roster.entries.items():
+            for client, theirs in roster.entries.items():
                 if client not in self.identities:
                     raise RemoteProtocolError(f"client {client} of the roster has no identity")
-                check_keys(label(client), client, keys, self.identities[client])
+                check_keys(label(client), client, theirs, self.identities[client])
+        refuse_low_order(*keys)
 
     def _fields(self) -> Fields:
         return self._known(), self.keys.take().to_bytes()

@@ -52,13 +52,13 @@ class PrivateKey:
         return f"<PrivateKey of {self.public.hex()}>"
 
 
-def refuse_low_order(public: bytes) -> None:
+def refuse_low_order(*publics: bytes) -> None:
     """Raises ``RemoteProtocolError`` for a public key whose every shared secret is zero.
 
     A lookup in place of an agreement that would find it too.
     """
-    if public in _LOW_ORDER:
-        raise RemoteProtocolError(f"public key {public.hex()} is a point of low order")
+    if low := _LOW_ORDER.intersection(publics):
+        raise RemoteProtocolError(f"public key {min(low).hex()} is a point of low order")
 
 
 # The u of every point of order 1, 2, 4 or 8 on the curve or its twist, in each of its encodings:

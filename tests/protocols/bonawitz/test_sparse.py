@@ -341,7 +341,7 @@ def test_a_neighbour_list_without_us_or_with_us_twice_is_refused() -> None:
     refuses(state, replace(roster, entries=entries), "stands twice")
     data = bytearray(roster.to_bytes())
     mine = u32_at(data, ME)
-    first = 21 + 4 + 32 + 4
+    first = 22 + 8 + 4 + 32 + 4
     data[first : first + 68] = data[mine : mine + 68]  # in place of somebody else
     if mine != first:
         with pytest.raises(DecodeError, match="twice, or out of order"):
