@@ -1,6 +1,6 @@
 """Messages: every byte counted, one encoding a value, ``DecodeError`` for everything else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -404,9 +404,9 @@ def test_all_frames_but_the_last_are_full(count: int, sizes: list[int]) -> None:
 class EntryByEntry(Reader):
     """What reads the lists at once, written as the struct is."""
 
-    def rows(self, *sizes: int) -> Iterator[tuple[Any, ...]]:
+    def rows(self, *sizes: int) -> list[tuple[Any, ...]]:
         read = self.map(lambda each: [each.take(size) for size in sizes])
-        return iter([(client, *fields) for client, fields in read.items()])
+        return [(client, *fields) for client, fields in read.items()]
 
 
 LISTS = [
