@@ -57,7 +57,7 @@ from protocols.checks import check_integer
 from protocols.entropy import Entropy, system
 from protocols.errors import InputError, LocalProtocolError, RemoteProtocolError
 from protocols.primitives.aead import seal, unseal
-from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
+from protocols.primitives.agree import KEY_SIZE, LOW_ORDER, PrivateKey, refuse_low_order
 from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, Streams, from_seed
 from protocols.primitives.shamir import split
 from protocols.primitives.sign import SigningKey, verify
@@ -271,7 +271,8 @@ class AwaitRoster(Client):
                 if client not in self.identities:
                     raise RemoteProtocolError(f"client {client} of the roster has no identity")
                 check_keys(label(client), client, theirs, self.identities[client])
-        refuse_low_order(*keys)
+        for key in keys & LOW_ORDER:
+            refuse_low_order(key)
 
     def _fields(self) -> Fields:
         return self._known(), self.keys.take().to_bytes()

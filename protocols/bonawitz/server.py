@@ -139,7 +139,8 @@ class CollectKeys(Collect[Agreement]):
         theirs = {advertise.keys.mask, advertise.keys.seal}
         if len(theirs) < 2 or theirs & self._taken:
             raise RemoteProtocolError(f"client {sender} advertises a key twice")
-        refuse_low_order(*theirs)
+        for key in theirs:
+            refuse_low_order(key)
         if params.active:
             if sender not in self._identities:
                 raise RemoteProtocolError(f"client {sender} has no identity")

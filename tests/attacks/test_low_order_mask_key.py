@@ -67,7 +67,7 @@ def of_zero(label: bytes) -> Secret:
 
 def share_with_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that does not look at its peers' mask keys before it shares."""
-    monkeypatch.setattr(client, "refuse_low_order", lambda *_: None)
+    monkeypatch.setattr(client, "refuse_low_order", lambda _: None)
 
 
 def agree_on_zero(monkeypatch: pytest.MonkeyPatch) -> None:

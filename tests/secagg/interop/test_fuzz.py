@@ -228,7 +228,7 @@ def test_the_command_says_that_nothing_differs(secagg: Run) -> None:
 
 WEAK = """
 import sys, protocols.bonawitz.server as server
-server.refuse_low_order = lambda *keys: None
+server.refuse_low_order = lambda key: None
 from secagg.interop import serve
 serve(sys.stdin.buffer, sys.stdout.buffer)
 """
