@@ -42,10 +42,8 @@ __all__ = ["Expand", "Masks", "expand", "over", "threads"]
 Words: TypeAlias = NDArray[np.uint64]
 
 THREADS: Final = "SECAGG_THREADS"  # the environment variable: at most so many
-PAYS: Final = 2_000_000  # words of all masks: 1 ms on one core, ten times what a thread costs
-LATER_START: Final = (
-    1.3  # what a word costs behind a stream's start, where there is VAES (measured)
-)
+PAYS: Final = 2_000_000  # words of all masks: 1 ms on one core: a thread costs a tenth
+LATER_START: Final = 1.3  # times the cost of a word from the start on, with VAES (measured)
 
 
 def threads(count: int | None = None) -> Expand:
@@ -86,6 +84,11 @@ def expand(masks: Sequence[Mask], suite: Suite) -> Streams:
     return threads()(masks, suite)
 
 
+def _worth(words: int) -> int:
+    """The most threads that pay for so many words of all masks."""
+    return max(1, words // max(1, PAYS // 2))
+
+
 def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -118,21 +121,24 @@ class _ByMasks:
 
     def apply_to(self, words: Words) -> None:
         _check(words)
-        if len(words) * self._count < PAYS:
+        several = min(len(self._shares), _worth(len(words) * self._count))
+        if several == 1:
             for share in self._shares:
                 share.apply_to(words)
             return
         lock = Lock()
-        _together([partial(_add_sum, share, words, lock) for share in self._shares])
+        works = [self._shares[part::several] for part in range(several)]
+        _together([partial(_add_sums, shares, words, lock) for shares in works])
 
 
-def _add_sum(share: Masks, words: Words, lock: Lock) -> None:
+def _add_sums(shares: Sequence[Masks], words: Words, lock: Lock) -> None:
     total = np.empty(min(len(words), CHUNK_WORDS), np.uint64)
-    for begin in range(0, len(words), CHUNK_WORDS):
-        chunk = words[begin : begin + CHUNK_WORDS]
-        share.write_to(part := total[: len(chunk)])
-        with lock:
-            chunk += part
+    for share in shares:
+        for begin in range(0, len(words), CHUNK_WORDS):
+            chunk = words[begin : begin + CHUNK_WORDS]
+            share.write_to(part := total[: len(chunk)])
+            with lock:
+                chunk += part
 
 
 class _ByWords:
@@ -145,7 +151,7 @@ class _ByWords:
     def apply_to(self, words: Words) -> None:
         _check(words, self._at)
         count = len(words)
-        parts = self._parts if count * len(self._masks) >= PAYS else 1
+        parts = min(self._parts, _worth(count * len(self._masks)))
         _together(
             [
                 partial(_apply, self._masks, self._suite, self._at + start, words[start:][:size])

@@ -176,6 +176,23 @@ def test_little_work_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
         threads(2)(masks_of(10), AES).apply_to(words_of(100))
 
 
+def test_a_thread_is_started_for_every_half_of_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Watched(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            made.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(masking, "ThreadPoolExecutor", Watched)
+    monkeypatch.setattr(masking, "PAYS", 1000)
+    for length, several in ((80, []), (100, [1]), (150, [2]), (10_000, [3])):
+        made.clear()
+        refuse_another_answer(threads(4), length, 12, 0, AES)
+        refuse_another_answer(threads(4), 12 * length, 1, 0, AES)
+        assert made == 2 * several
+
+
 @given(**CASES, parts=st.integers(1, 7))
 @settings(max_examples=40, derandomize=True, deadline=None)
 def test_jobs_that_went_as_bytes_give_the_same_words(
