@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from protocols.ckks import Engine
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run in as many processes as cores
+os.environ.setdefault("SECAGG_THREADS", "1")  # and some count seconds of one core
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 

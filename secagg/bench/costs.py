@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from protocols import ckks
 from protocols.bonawitz import Agreement, Params, Rates
 from protocols.entropy import system
-from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
+from protocols.primitives.prg import SEED_SIZE, Mask, Masks, Suite
 from protocols.primitives.shamir import majority
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE
@@ -319,8 +319,10 @@ def _whole(case: Case, clients: int | None = None) -> Callable[[Now], _Found]:
                 params=params, session=system(SESSION_SIZE), public_digest=bytes(32)
             )
             return run_ckks(agreement, inputs, dropouts, now=now)
-        masked = run_plain if case.protocol == PLAIN else run_bonawitz
-        return masked(_agreement(case.params), inputs, dropouts, now=now)
+        agreed = _agreement(case.params)
+        if case.protocol == PLAIN:
+            return run_plain(agreed, inputs, dropouts, now=now)
+        return run_bonawitz(agreed, inputs, dropouts, now=now, expand=Masks)  # on one core
 
     def run(now: Now) -> _Found:
         outcome = carry(now)
@@ -390,7 +392,7 @@ def _sampled(case: Case, neighbours: int, now: Now) -> _Found:
     total = np.zeros(words, np.uint64)
     masks = [Mask(seed=Secret(system(SEED_SIZE)), label=b"sample") for _ in range(SAMPLE)]
     began = now()
-    expand(total, masks, Suite.AES_128_CTR)
+    Masks(masks, Suite.AES_128_CTR).apply_to(total)
     one_mask = (now() - began) / SAMPLE
     alive = case.clients - case.gone
     unmasking = one_mask * (alive + case.gone * neighbours * alive / case.clients)
@@ -407,7 +409,9 @@ def _one_client(words: int, neighbours: int, now: Now) -> tuple[int, float, floa
     agreement, part = _agreement(params), np.zeros(2**15, np.uint64)
     full, rest = divmod(words, len(part))
     parts = (part[: len(part) if index < full else rest] for index in range(full + 1))
-    clients = [BonawitzClient(agreement, client, lambda: parts) for client in range(size)]
+    clients = [
+        BonawitzClient(agreement, client, lambda: parts, expand=Masks) for client in range(size)
+    ]
     relay = relay_bonawitz(agreement, range(size))
     while (ask := next(relay)).stage is not Stage.MASK:
         for client, request in ask.requests.items():

@@ -15,10 +15,9 @@ import numpy as np
 
 from dp.noise.sampling import SkellamSampler
 from protocols.entropy import system
-from protocols.primitives import prg
 from protocols.primitives.aead import seal
 from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import SEED_SIZE, Mask, Suite
+from protocols.primitives.prg import SEED_SIZE, Mask, Masks, Suite
 from protocols.primitives.shamir import combine, split
 from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Secret
@@ -65,7 +64,7 @@ def _masks(suite: Suite) -> Callable[[], Work]:
             for number in range(MASKS)
         ]
         words = np.zeros(WORDS, np.uint64)
-        return lambda: prg.expand(words, masks, suite)
+        return lambda: Masks(masks, suite).apply_to(words)
 
     return make
 

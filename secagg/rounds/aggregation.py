@@ -6,7 +6,7 @@ As everywhere in this room such a sum measures; it protects nothing.
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -18,7 +18,7 @@ import protocols
 from protocols import bonawitz, ckks
 from protocols.bonawitz import ClientId, Rates
 from protocols.entropy import system
-from protocols.primitives.prg import Suite
+from protocols.primitives.prg import Expand, Suite
 from protocols.primitives.shamir import majority
 from protocols.wire import SESSION_SIZE, digest
 from secagg.errors import InputError
@@ -32,6 +32,7 @@ from secagg.rounds.in_memory import (
     run_ckks,
     run_plain,
 )
+from secagg.rounds.masking import expand
 from secagg.stage import Stage
 from secagg.vectors.buffers import (
     STATISTICS,
@@ -70,6 +71,7 @@ class Bonawitz:
       minimum_survivors: clients refuse to open a sum of fewer; default ``threshold``,
         or with ``rates`` half of the clients.
       suite: the cipher that makes the masks.
+      expand: how they are put on and taken off; see ``secagg.rounds.masking``.
     """
 
     threshold: int | None = None
@@ -77,6 +79,7 @@ class Bonawitz:
     active: bool = False
     minimum_survivors: int | None = None
     suite: Suite = Suite.AES_128_CTR
+    expand: Expand = field(default=expand, repr=False)
 
     def params(self, layout: Layout) -> bonawitz.Params:
         """What protects a sum of at most ``layout.clients``."""
@@ -185,8 +188,10 @@ def run_protocol(
         vectors = _encoded(layout, params, inputs)
         return run_ckks(ckks.Agreement(params=params, **own), vectors, dropouts, **more)
     agreement = bonawitz.Agreement(params=protocol.params(layout), round=round_number, **own)
-    run = run_plain if isinstance(protocol, Plain) else run_bonawitz
-    return run(agreement, _encoded(layout, agreement.params, inputs), dropouts, **more)
+    words = _encoded(layout, agreement.params, inputs)
+    if isinstance(protocol, Plain):
+        return run_plain(agreement, words, dropouts, **more)
+    return run_bonawitz(agreement, words, dropouts, expand=protocol.expand, **more)
 
 
 def _encoded(

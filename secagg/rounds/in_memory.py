@@ -111,7 +111,7 @@ def run_bonawitz(
       inputs: each client's words, or a function that makes them, called when
         the client masks them.
       dropouts: the stage at which a client vanishes.
-      expand: how the server takes the masks off; see ``secagg.rounds.masking``.
+      expand: how masks are put on and taken off; see ``secagg.rounds.masking``.
       now: the clock of the costs.
       on_stage: called when a stage begins.
 
@@ -132,6 +132,7 @@ def run_bonawitz(
             entropy=entropy,
             identity=signing.get(client),
             identities=identities,
+            expand=expand,
         )
         for client, given in inputs.items()
     }

@@ -17,9 +17,11 @@ from protocols import bonawitz
 from protocols.bonawitz import ClientId
 from protocols.burn import Burn
 from protocols.entropy import Entropy, system
+from protocols.primitives.prg import Expand
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.errors import NodeError
+from secagg.rounds.masking import expand
 from secagg.rounds.relay import Identities, read_openings
 from secagg.stage import Stage
 
@@ -58,6 +60,7 @@ class BonawitzClient(Party):
       vector: gives ``params.words`` words, in one array or in parts. It is asked once the boxes
         were found good and the answer was burnt: what it computes cannot end in a refusal.
       identity, identities: against an active server, as in ``protocols.bonawitz.join``.
+      expand: how the masks are put on; see ``secagg.rounds.masking``.
     """
 
     agreement: bonawitz.Agreement
@@ -67,6 +70,7 @@ class BonawitzClient(Party):
     entropy: Entropy = system
     identity: SigningKey | None = None
     identities: Identities | None = None
+    expand: Expand = expand
     _state: "BonawitzState | None" = field(default=None, init=False)
 
     def from_record(self, record: Secret, *, burn: Burn) -> Self:
@@ -104,7 +108,7 @@ class BonawitzClient(Party):
             case Stage.SHARE, bonawitz.AwaitRoster() as state:
                 message, self._state = state.on_roster(request)
             case Stage.MASK, bonawitz.AwaitBoxes() as state:
-                parts, after = state.on_boxes(request, self._parts())
+                parts, after = state.on_boxes(request, self._parts(), expand=self.expand)
                 frames = tuple(parts)
                 self._state = after
                 return frames
