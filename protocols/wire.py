@@ -66,9 +66,13 @@ def opaque(value: bytes) -> bytes:
     return u32(len(value)) + value
 
 
-def digest(*public: bytes) -> bytes:
-    """SHA-256 over any number of byte strings; for ``Agreement.public_digest``."""
-    return hashlib.sha256(b"".join(map(opaque, public))).digest()
+def digest(*public: bytes | memoryview) -> bytes:
+    """SHA-256 over any number of byte strings, as ``opaque``; for ``Agreement.public_digest``."""
+    found = hashlib.sha256()
+    for value in public:  # a model is not copied for it
+        found.update(u32(len(value)))
+        found.update(value)
+    return found.digest()
 
 
 def with_checksum(*parts: bytes | memoryview) -> bytes:

@@ -1,1 +1,1 @@
-"""One file an engine, each the only importer of its engine."""
+"""One file or folder an engine, each the only importer of its engine."""

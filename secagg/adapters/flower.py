@@ -50,13 +50,15 @@ from secagg.nodes.coordinator import (
     SumSettings,
     WeightedMean,
 )
-from secagg.nodes.node import Answer, Node, Request
+from secagg.nodes.messages import Answer, Request
+from secagg.nodes.node import Node
 from secagg.nodes.policy import NodePolicy
-from secagg.nodes.proposal import Contribution, Failure, Noise, Proposal
+from secagg.nodes.proposal import Contribution, Failure, Proposal
 from secagg.nodes.reports import StageReport, SumReport, check_failures
+from secagg.nodes.work import SPOKEN, contribution, spoken
 from secagg.rounds.relay import StageRequests
 from secagg.stage import Stage
-from secagg.vectors.arrays import flat, model_digest, shapes_of, unflat
+from secagg.vectors.arrays import model_digest, shapes_of, unflat
 from secagg.vectors.buffers import is_counter
 
 __all__ = [
@@ -455,13 +457,11 @@ def secure_mod(home: Home | None = None, *, policy: NodePolicy | None = None) ->
                 compute=compute,
                 purpose=message.metadata.message_type,
             )
-        except (RefusedError, NodeError, ProtocolError):
+        except SPOKEN:
             raise
         except Exception as error:
             # Flower sends an exception's text to the server, and this one's may hold data.
-            raise NodeError(
-                f"this node cannot take part ({type(error).__name__}); its log says why"
-            ) from error
+            raise NodeError(spoken(error)) from error
         context.state.pop(RECORD, None)
         if answer.state is not None:
             context.state[RECORD] = ConfigRecord({"state": answer.state})
@@ -507,26 +507,19 @@ def _compute(
         message.content = outer
     if reply.has_error():
         return Failure.REPLIED
-    said, vector = reply.content, np.empty(0, np.float32)
+    said, numbers = reply.content, dict[str, float]()
+    start, after = (_arrays(inner)[1], {}) if proposal.shapes else ({}, {})
     if proposal.shapes:
-        _, start = _arrays(inner)
         try:
             after = _arrays(said)[1]
-            vector = flat(after, proposal.shapes, start=None if of_examples else start)
         except InputError as error:
             _log.warning("secagg: %s", error)
             return Failure.ARRAYS
-    if isinstance(proposal.content, Noise):
-        return Contribution(vector=vector, weight=1, metrics={})
-    numbers: dict[str, float] = {}
-    for record in said.metric_records.values():
+    for record in () if noise is not None else said.metric_records.values():
         if numbers.keys() & record.keys():
             return Failure.METRICS
         numbers |= {name: float(n) for name, n in record.items() if not isinstance(n, list)}
-    weight = numbers.get(proposal.content.weighted_by, math.nan)
-    if not weight.is_integer():  # nor NaN or infinite
-        return Failure.WEIGHT
-    return Contribution(vector=vector, weight=int(weight), metrics=numbers)
+    return contribution(proposal, start, after, numbers)
 
 
 # Records

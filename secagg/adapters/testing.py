@@ -22,7 +22,8 @@ from dp.ledger.ledger import Ledger
 from protocols.errors import ProtocolError
 from secagg.errors import NodeError, RefusedError
 from secagg.nodes.coordinator import Coordinator, FinishedSum
-from secagg.nodes.node import Answer, Node, Request, new_folder
+from secagg.nodes.messages import Answer, Request
+from secagg.nodes.node import Node, new_folder
 from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Contribution, Proposal
 from secagg.stage import Stage

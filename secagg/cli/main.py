@@ -20,10 +20,13 @@ COMMANDS: Final = {  # each in a module of its name; the first line of its help
     "bench": "Measure what the protocols cost on this machine.",
     "epsilon": "Compute the epsilon, noise or steps of a plan.",
     "interop": "Test another implementation of the masks' protocol against this one.",
+    "invite": "Give nodes their tokens, take them back, or list who may join.",
+    "join": "Take part in the sums of a server, out of a node's folder.",
     "keys": "Make identities, and sign which client has which.",
     "ledger": "Sign a privacy ledger, print the end of its chain, check both.",
     "node": "Say what a node agrees to, and see what it has spent.",
     "plan": "Choose the parameters of a sum, and say its cost.",
+    "serve": "Sum over HTTP, for nodes that join.",
     "train": "Train a model over clients that show their updates to nobody.",
 }
 

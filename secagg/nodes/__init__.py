@@ -22,12 +22,15 @@ from secagg.nodes.identities import (
     load_public,
     sign_roster,
 )
-from secagg.nodes.node import Answer, Node, Request, new_folder
+from secagg.nodes.messages import Answer, AnswerReader, Request
+from secagg.nodes.node import Node, new_folder
 from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Average, Contribution, Noise, Proposal, Result
+from secagg.vectors.arrays import model_digest
 
 __all__ = [
     "Answer",
+    "AnswerReader",
     "Average",
     "Contribution",
     "Coordinator",
@@ -49,6 +52,7 @@ __all__ = [
     "fingerprint",
     "load_identity",
     "load_public",
+    "model_digest",
     "new_folder",
     "sign_roster",
 ]

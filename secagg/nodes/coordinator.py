@@ -40,7 +40,7 @@ from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE, sender_of
 from secagg.errors import InputError
 from secagg.nodes.identities import Roster
-from secagg.nodes.node import REQUESTED, Answer, Request
+from secagg.nodes.messages import REQUESTED, Answer, Request
 from secagg.nodes.proposal import (
     BONAWITZ,
     PROTOCOLS,

@@ -45,6 +45,7 @@ from protocols.wire import SESSION_SIZE, Reader, opaque, u64
 from secagg.errors import IdentityError, NodeError, RefusedError
 from secagg.files import FolderLock, read_file, write_atomically
 from secagg.nodes.identities import Roster, load_identity
+from secagg.nodes.messages import REQUESTED, Answer, Request
 from secagg.nodes.policy import TEMPLATE, NodePolicy
 from secagg.nodes.proposal import Contribution, Failure, Proposal
 from secagg.rounds.burns import BurnFile
@@ -52,7 +53,6 @@ from secagg.rounds.masking import expand
 from secagg.rounds.parties import BonawitzClient, CkksClient
 from secagg.stage import Stage
 
-REQUESTED: Final = b"secagg/1 request"  # label of a server's signature
 SUBJECT: Final = "this node"  # in the node's ledger
 NOTHING: Final = "this node brings nothing to this sum; its log says why"
 _STATE: Final = b"secagg node state 3"
@@ -61,56 +61,6 @@ _SERIAL_SIZE: Final = 256  # bytes of roster.serial, at most
 _log = logging.getLogger("secagg")
 
 Compute: TypeAlias = Callable[[Proposal], Contribution | Failure]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a server asks of one node.
-
-    Attributes:
-      stage: of the sum.
-      proposal: ``Proposal.to_bytes()``.
-      client: the number that the server gave the node; a signing cohort has its own.
-      message: of the protocol; empty at the first stage.
-      signature: of the server over all the rest, if it has an identity.
-      next_session: with the share or the reveal stage, a session that comes later, for which
-        the node is asked to advertise keys at once; empty if it is not.
-      next_roster: with the reveal stage, the roster of the session for which the node has keys
-        waiting: it is asked to share its secrets for that session at once; empty if it is not.
-    """
-
-    stage: Stage
-    proposal: bytes
-    client: int
-    message: bytes
-    signature: bytes = b""
-    next_session: bytes = b""
-    next_roster: bytes = b""
-
-    def signed(self) -> bytes:
-        """The bytes that ``signature`` signs."""
-        numbers = f"{self.stage} {self.client}".encode()
-        fields = (numbers, self.proposal, self.message, self.next_session, self.next_roster)
-        return b"".join(map(opaque, fields))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A node's answer to a request.
-
-    Attributes:
-      messages: of the protocol; several frames of one vector, otherwise one.
-      state: to be kept for the node until the next request, sealed; ``None``: nothing.
-      next_keys: keys for a session that comes later, if they were asked for.
-      next_shares: shares for the next session, if they were asked for and its roster is good.
-      examples: with the vector, where noise hides examples: the node's public number of them.
-    """
-
-    messages: tuple[bytes, ...]
-    state: bytes | None
-    next_keys: bytes = b""
-    next_shares: bytes = b""
-    examples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,21 +1,40 @@
 """Named arrays and the flat vector of them, in the order that all parties agreed on.
 
 A counter of batches is not in the vector: each party keeps its own. See ``buffers``.
+
+Models have bytes of their own, for networks: names ascending, as UTF-8 sorts them.
+
+    struct {
+        opaque name;
+        opaque type;                /* "float32", ... */
+        uint8 dimensions;
+        uint32 length[dimensions];
+        uint8 values[];             /* little-endian, the last index moves fastest */
+    } Array;                        /* as many as there are bytes for */
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.wire import digest
+from protocols.errors import DecodeError
+from protocols.wire import Reader, digest, opaque, u32
 from secagg.errors import InputError
 from secagg.vectors.buffers import is_counter, no_negative_variance
 
 Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+TYPES: Final = {
+    kind.encode(): np.dtype(kind).newbyteorder("<")
+    for kind in (
+        *("float16", "float32", "float64", "bool"),
+        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    )
+}
 
 
 def model_digest(model: Any) -> bytes:
@@ -33,7 +52,8 @@ def model_digest(model: Any) -> bytes:
     held = model.state_dict() if hasattr(model, "state_dict") else model
     if not isinstance(held, Mapping):
         raise InputError(f"model is a {type(model).__name__}: give a module or a mapping of arrays")
-    parts = []
+    parts: list[bytes | memoryview] = []
+    raw: bytes | memoryview
     for name in sorted(held, key=str):
         value = held[name]
         if hasattr(value, "detach"):  # a tensor: numpy lacks some of its types
@@ -43,7 +63,7 @@ def model_digest(model: Any) -> bytes:
             array = np.asarray(value)
             if array.dtype.kind not in "fiubc":
                 raise InputError(f"{name!r} holds {array.dtype}: no array of numbers")
-            kind, raw = array.dtype.name, np.ascontiguousarray(array).tobytes()
+            kind, raw = array.dtype.name, _raw(array)
         parts += [str(name).encode(), kind.encode(), repr(tuple(value.shape)).encode(), raw]
     return digest(*parts)
 
@@ -55,6 +75,52 @@ def bytes_of(tensor: Any) -> bytes:
     flat = tensor.detach().cpu().reshape(-1).contiguous()
     raw: bytes = flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
     return raw
+
+
+def parts_of(arrays: Arrays) -> Iterator[bytes | memoryview]:
+    """The bytes of a model in parts; an array that lies in order already is not copied.
+
+    Raises:
+      InputError: an array of another type than ``TYPES``.
+    """
+    for name in sorted(arrays, key=str.encode):
+        array = arrays[name]
+        if (kind := array.dtype.name.encode()) not in TYPES:
+            raise InputError(f"{name!r} holds {array.dtype}: no numbers that can be sent")
+        lengths = b"".join(map(u32, array.shape))
+        yield opaque(name.encode()) + opaque(kind) + bytes([array.ndim]) + lengths
+        yield _raw(array.astype(TYPES[kind], copy=False))
+
+
+def arrays_of(data: bytes | memoryview) -> dict[str, NDArray[Any]]:
+    """The arrays of a model, each in memory of its own; inverse of ``parts_of``.
+
+    Raises:
+      DecodeError: not those bytes, or in another order.
+    """
+    reader, found, last = Reader(data), dict[str, NDArray[Any]](), None
+    while reader.left:
+        name, kind = reader.opaque(), reader.opaque()
+        if last is not None and name <= last:
+            raise DecodeError(f"array {name!r:.40} is listed after {last!r:.40}")
+        if kind not in TYPES:
+            raise DecodeError(f"an array of type {kind!r:.20}")
+        shape = tuple(reader.u32() for _ in range(reader.u8()))
+        values = reader.view(math.prod(shape) * TYPES[kind].itemsize)
+        if kind == b"bool" and values.nbytes and np.frombuffer(values, np.uint8).max() > 1:
+            raise DecodeError("an array of neither true nor false")
+        try:
+            found[name.decode()] = np.frombuffer(values, TYPES[kind]).reshape(shape).copy()
+        except ValueError as error:  # no UTF-8, or a shape that numpy has not
+            raise DecodeError(f"an array that is none: {error}"[:200]) from None
+        last = name
+    return found
+
+
+def _raw(array: NDArray[Any]) -> memoryview:
+    """An array's own bytes, copied only where it does not lie in order."""
+    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return memoryview(flat)
 
 
 def shapes_of(arrays: Arrays) -> Shapes:

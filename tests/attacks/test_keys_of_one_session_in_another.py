@@ -14,7 +14,7 @@ from protocols.bonawitz import AwaitRoster
 from protocols.bonawitz.messages import Advertise, Roster
 from protocols.errors import LocalProtocolError
 from protocols.secrets import Once
-from secagg.nodes.node import Request
+from secagg.nodes.messages import Request
 from secagg.nodes.proposal import Proposal
 from secagg.stage import Stage
 

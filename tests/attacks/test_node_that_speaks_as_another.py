@@ -21,7 +21,7 @@ from between import (
 from protocols import bonawitz
 from protocols.errors import RemoteProtocolError
 from secagg.nodes.coordinator import Coordinator, FinishedSum, SumSettings
-from secagg.nodes.node import Answer
+from secagg.nodes.messages import Answer
 from secagg.stage import UNSIGNED, Stage
 
 NODES, LIAR, VICTIM = (100, 101, 102, 103), 100, 101

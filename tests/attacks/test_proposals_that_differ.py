@@ -16,7 +16,7 @@ from protocols.bonawitz.params import Context
 from protocols.errors import TooFewSurvivors
 from secagg.errors import NodeError
 from secagg.nodes.coordinator import SumSettings
-from secagg.nodes.node import Request
+from secagg.nodes.messages import Request
 from secagg.nodes.proposal import Contribution, Proposal
 
 NODES, VICTIM = (100, 101, 102, 103), 103

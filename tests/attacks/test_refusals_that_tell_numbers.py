@@ -38,7 +38,8 @@ from secagg.adapters.testing import ANYTHING
 from secagg.errors import InputError
 from secagg.nodes import node as nodes
 from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
-from secagg.nodes.node import NOTHING, SUBJECT, Node, Request, new_folder
+from secagg.nodes.messages import Request
+from secagg.nodes.node import NOTHING, SUBJECT, Node, new_folder
 from secagg.nodes.proposal import Average, Contribution, Noise, Proposal
 from secagg.rounds.parties import BonawitzClient
 from secagg.stage import Stage

@@ -32,7 +32,7 @@ from protocols.secrets import Secret
 from secagg.adapters.testing import ANYTHING
 from secagg.errors import RefusedError
 from secagg.nodes.coordinator import Coordinator, SumSettings
-from secagg.nodes.node import Request
+from secagg.nodes.messages import Request
 from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Proposal
 from secagg.stage import Stage

@@ -35,7 +35,7 @@ from protocols.testing import unmasked
 from secagg.errors import NodeError, RefusedError
 from secagg.nodes import node as nodes
 from secagg.nodes.coordinator import Ahead, Coordinator, FinishedSum, SumSettings
-from secagg.nodes.node import Request
+from secagg.nodes.messages import Request
 from secagg.nodes.proposal import Contribution, Proposal
 from secagg.rounds.relay import share_ahead
 from secagg.stage import Stage

@@ -15,7 +15,7 @@ from between import ENTRIES, MEAN, MODEL, SHAPES, Machines, signing
 from protocols import bonawitz
 from protocols.errors import InputError, RemoteProtocolError
 from secagg.errors import RefusedError
-from secagg.nodes.node import Request
+from secagg.nodes.messages import Request
 from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Proposal
 from secagg.stage import Stage

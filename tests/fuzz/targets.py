@@ -41,10 +41,12 @@ from secagg.errors import IdentityError, InputError, NodeError, RefusedError
 from secagg.nodes.coordinator import Coordinator, RunningSum, SumSettings, WeightedMean
 from secagg.nodes.identities import Identity, sign_roster
 from secagg.nodes.identities import Roster as SignedRoster
+from secagg.nodes.messages import Answer, AnswerReader, Request
 from secagg.nodes.policy import TEMPLATE, NodePolicy
 from secagg.nodes.proposal import Contribution
 from secagg.rounds.relay import StageRequests
 from secagg.stage import UNSIGNED, Stage
+from secagg.vectors.arrays import arrays_of, parts_of
 
 WORDS = 3
 ROUNDS = {
@@ -374,6 +376,43 @@ def proposal() -> Target:
     return Target([sums().requests[NODES[0], Stage.SHARE].proposal], attempt)
 
 
+def codec(seed: bytes, decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) -> Target:
+    """A decoder of what networks carry: refused, or a value that encodes to the same bytes."""
+
+    def attempt(data: bytes) -> bool:
+        try:
+            found = decode(data)
+        except DecodeError:
+            return False
+        if encode(found) != data:
+            raise AssertionError(f"a second encoding: {data.hex()}")
+        return True
+
+    return Target([seed], attempt)
+
+
+def in_pieces(data: bytes) -> Answer:
+    """An answer that comes in pieces of three bytes is the one that comes whole."""
+    reader = AnswerReader(most=len(data))
+    for begin in range(0, len(data), 3):
+        reader.feed(data[begin : begin + 3])
+    found = reader.finish()
+    if found != Answer.from_bytes(data):
+        raise AssertionError("pieces make another answer")
+    return found
+
+
+def codecs() -> dict[str, Target]:
+    played, place = sums(), (NODES[0], Stage.REVEAL)
+    request, answer = played.requests[place], replace(played.answers[place], state=None)
+    model = {"b": np.ones((2, 3), np.float32), "a": np.array(7), "c": np.zeros((0, 2), bool)}
+    return {
+        "request": codec(request.to_bytes(), Request.from_bytes, Request.to_bytes),
+        "answer": codec(answer.to_bytes(), in_pieces, Answer.to_bytes),
+        "arrays": codec(b"".join(parts_of(model)), arrays_of, lambda a: b"".join(parts_of(a))),
+    }
+
+
 def roster() -> Target:
     members = {c: (f"n{c}", SigningKey(Secret(fixed(32, of=71 + c))).public) for c in range(3)}
     signed = sign_roster(OPERATOR, members)
@@ -408,7 +447,7 @@ def policy() -> Target:
 
 
 def targets_between_machines() -> dict[str, Target]:
-    found = {"proposal": proposal(), "roster": roster(), "policy": policy()}
+    found = {"proposal": proposal(), "roster": roster(), "policy": policy()} | codecs()
     found["node.proposal"] = node_step(Stage.SHARE, "proposal")
     for stage in UNSIGNED:
         found[f"coordinator.{stage}"] = coordinator_step(stage)

@@ -14,7 +14,7 @@ from dp.ledger.ledger import State
 from protocols.errors import ProtocolError
 from secagg.adapters.testing import Change
 from secagg.nodes.coordinator import Coordinator, FinishedSum, NoisySum, SumSettings
-from secagg.nodes.node import Request
+from secagg.nodes.messages import Request
 from secagg.stage import UNSIGNED, Stage
 
 NODES = (100, 101, 102, 103)

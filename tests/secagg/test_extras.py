@@ -32,6 +32,14 @@ def test_a_command_without_its_extra_says_one_line(words: str, library: str) -> 
     assert done.stderr == f"{line}pip install '.[train]' {CLONE}\n"
 
 
+@pytest.mark.parametrize("library", ["starlette", "uvicorn", "httptools"])
+def test_serving_without_its_extra_says_one_line(library: str) -> None:
+    done = without((library,), command("serve", "--config", "server.toml"))
+    line = f"secagg: secagg serve needs {library}, which is not installed: "
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{line}pip install '.[http]' {CLONE}\n"
+
+
 def installed(library: str) -> bool:
     from importlib.util import find_spec
 
@@ -60,10 +68,11 @@ def test_an_import_without_its_extra_says_which(
 
 def test_what_needs_no_extra_runs_without_any() -> None:
     done = without(
-        (*TRAIN, "tenseal", "flwr"),
+        (*TRAIN, "tenseal", "flwr", "starlette", "uvicorn", "httptools"),
         "import secagg, secagg.cli.main as cli, importlib\n"
         "for name in cli.COMMANDS: importlib.import_module(f'secagg.cli.{name}')\n"
         "import dp.ledger, dp.noise, protocols.bonawitz, protocols.ckks\n"
+        "import secagg.nodes, secagg.adapters.http\n"
         "for how in (secagg.Bonawitz(), secagg.Ckks()):\n"
         "    print(secagg.aggregate([[0.5]] * 3, clip=1.0, protocol=how).weight)",
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 import ckks_blocks
 import ckks_scripts
 from blocks import blocks, plans
+from carried import carried
 from picks import picks
 from refused_by_clients import NOTHING_YET, boxes_of
 from refused_by_servers import changed_body, reveal_of
@@ -286,8 +287,12 @@ def main(folder: Path) -> None:
         (folder / f"{name}.json").write_text(make().to_json())
     for name, play in ckks_scripts.SCRIPTS.items():
         (folder / f"{name}.json").write_text(play().to_json())
-    singles = (("blocks", blocks()), ("picks", picks()), ("ckks_blocks", ckks_blocks.blocks()))
-    for name, made in singles:
+    for name, made in (
+        ("blocks", blocks()),
+        ("carried", carried()),
+        ("ckks_blocks", ckks_blocks.blocks()),
+        ("picks", picks()),
+    ):
         (folder / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
     (folder / "plans.csv").write_text(plans())
 

@@ -24,7 +24,8 @@ from protocols import bonawitz
 from protocols.errors import RemoteProtocolError, TooFewSurvivors
 from secagg.errors import IdentityError, InputError, NodeError
 from secagg.nodes.coordinator import Coordinator, SumSettings, may_share_ahead
-from secagg.nodes.node import Node, Request, new_folder
+from secagg.nodes.messages import Request
+from secagg.nodes.node import Node, new_folder
 from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Contribution, Proposal
 from secagg.rounds.parties import NO_STATE
