@@ -1,5 +1,6 @@
 """Three clinics whose sums are Collab calls; the simulator runs all of them on this machine."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from nvflare.recipe.sim_env import SimEnv
 
 from secagg.adapters.flare import SecureSite, SecureSums
 from secagg.nodes import WeightedMean
+
+log = logging.getLogger("sums")
 
 
 class Server:
@@ -25,7 +28,7 @@ class Server:
         model = FLModel(params={"weight": np.zeros(len(TRUE), np.float32)})
         for _ in range(5):
             model = sums.run("train", model)
-            print(f"loss {model.metrics['loss']:.4f}")
+            log.info("loss %.4f", model.metrics["loss"])
         np.savez(self.out, **model.params)
 
 

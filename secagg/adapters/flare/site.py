@@ -109,7 +109,7 @@ class SecureSite:
     def evaluate(self, model: FLModel) -> FLModel:
         raise NotImplementedError
 
-    @collab.publish  # type: ignore[misc]  # nvflare has no types
+    @collab.publish  # type: ignore[untyped-decorator]  # nvflare has no types
     def secagg_answer(self, request: bytes, params: object = None) -> bytes | str:
         """Answer one stage of a sum; for ``SecureSums`` alone."""
         member: Member = self.__dict__.setdefault("_member", Member())
@@ -145,7 +145,7 @@ class SecureExecutor(Executor):  # type: ignore[misc]  # nvflare has no types
         inner, data = fl_ctx.get_engine().get_component(self._work), shareable.pop(RECORD, None)
         if data is None and task_name in self._allow_plaintext:
             return inner.execute(task_name, shareable, fl_ctx, abort_signal)
-        model = FLModelUtils.from_shareable(shareable) if MODEL in shareable else None
+        model = FLModelUtils.from_shareable(shareable) if MODEL in shareable else FLModel(params={})
 
         def work(proposal: Proposal, given: dict[str, NDArray[Any]]) -> FLModel | None:
             model.params = like(given, model.params)
@@ -156,9 +156,8 @@ class SecureExecutor(Executor):  # type: ignore[misc]  # nvflare has no types
             done = result.get_return_code() == ReturnCode.OK
             return FLModelUtils.from_shareable(result) if done else None
 
-        params = None if model is None else model.params
         reply = make_reply(ReturnCode.OK)
-        reply[RECORD] = self._member.answer(fl_ctx, data, params, work, purpose=task_name)
+        reply[RECORD] = self._member.answer(fl_ctx, data, model.params, work, purpose=task_name)
         return reply
 
 
