@@ -34,6 +34,7 @@ EXTRAS: Final = {  # what runs with it beside a sum under masks
     "train": "import dp.sgd, secagg.training.loop, secagg.bench.utility, secagg.attacks.suite",
     "ckks": "print(secagg.aggregate([[0.5]] * 3, clip=1.0, protocol=secagg.Ckks()).weight)",
     "flower": "import secagg.adapters.flower",
+    "flare": "import secagg.adapters.flare",
     "http": "import secagg.adapters.http.server, secagg.adapters.http.plans",
 }
 SUM: Final = "import secagg; print(secagg.__file__, secagg.aggregate([[0.5]] * 3, clip=1.0).weight)"
@@ -46,7 +47,7 @@ BUILD_TOOLS: Final = ("hatchling", "hatch-fancy-pypi-readme", "twine")
 WITHOUT: Final = (
     *("torch", "opacus", "sklearn", "safetensors", "threadpoolctl", "matplotlib"),
     *("tenseal", "flwr", "ray", "distributed", "hatchling"),
-    *("starlette", "uvicorn", "httptools"),
+    *("starlette", "uvicorn", "httptools", "nvflare"),
 )
 OTHER: Final = "other"
 
