@@ -129,7 +129,7 @@ class SecureSums:
 
 
 class SumsOfJob(FLComponent):  # type: ignore[misc]  # nvflare has no types
-    """On the server of a job: what its workflows broadcast becomes sums. ``secagg_recipe`` adds it.
+    """Makes sums of what the workflows of a job broadcast; ``secagg_recipe`` adds it to the server.
 
     Args:
       settings: fields of a ``WeightedMean`` and of a ``SumSettings``, by "summed" and "cohort"; or

@@ -275,9 +275,13 @@ def test_what_no_job_can_carry_is_refused() -> None:
 # FLARE's simulator
 
 
-def simulate(script: str, *arguments: str) -> str:
+EXAMPLES = ROOT / "examples" / "flare"
+JOBS = Path(__file__).parent / "flare_jobs"
+
+
+def simulate(script: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "flare" / script), *arguments],
+        [sys.executable, str(script), *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -288,16 +292,38 @@ def simulate(script: str, *arguments: str) -> str:
 
 
 def test_the_example_of_collab_calls_comes_to_the_model(folder: Path) -> None:
-    said = simulate("sums_job.py", str(folder / "out.npz"))
+    said = simulate(EXAMPLES / "sums_job.py", str(folder / "out.npz"))
     assert said.count("3 of 3 nodes are in it") == 5
     with np.load(folder / "out.npz") as model:
         assert np.abs(model["weight"] - [1.0, -2.0, 0.5]).max() < 0.1
 
 
 def test_fedavg_over_sums_is_fedavg_to_the_step(folder: Path) -> None:
-    said = simulate("fedavg_job.py", str(folder / "sums"))
-    simulate("fedavg_job.py", str(folder / "plain"), "--plain")
+    said = simulate(EXAMPLES / "fedavg_job.py", str(folder / "sums"))
+    simulate(EXAMPLES / "fedavg_job.py", str(folder / "plain"), "--plain")
     (ours,) = (folder / "sums").rglob("server.npy")
     (plain,) = (folder / "plain").rglob("server.npy")
     assert said.count("3 of 3 nodes are in it") == 3
     assert np.abs(np.load(ours) - np.load(plain)).max() < 3 * STEP
+
+
+def test_an_older_workflow_that_takes_differences_is_itself_to_the_step(folder: Path) -> None:
+    said = simulate(JOBS / "run.py", "gather", str(folder / "sums"))
+    simulate(JOBS / "run.py", "gather", str(folder / "plain"), "--plain")
+    (ours,) = (folder / "sums").rglob("server.npy")
+    (plain,) = (folder / "plain").rglob("server.npy")
+    assert said.count("3 of 3 nodes are in it") == 2
+    assert np.abs(np.load(ours) - np.load(plain)).max() < 3 * STEP
+
+
+def test_fedavg_of_pytorch_is_itself_to_the_step(folder: Path) -> None:
+    torch = pytest.importorskip("torch")
+    said = simulate(JOBS / "run.py", "torch", str(folder / "sums"))
+    simulate(JOBS / "run.py", "torch", str(folder / "plain"), "--plain")
+    (ours,) = (folder / "sums").rglob("FL_global_model.pt")
+    (plain,) = (folder / "plain").rglob("FL_global_model.pt")
+    assert said.count("3 of 3 nodes are in it") == 2
+    a, b = torch.load(ours)["model"], torch.load(plain)["model"]
+    for name, tensor in a.items():
+        if not name.endswith("num_batches_tracked"):  # the server's own stays
+            assert (tensor - b[name]).abs().max() < 10 * STEP, name
