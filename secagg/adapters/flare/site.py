@@ -15,6 +15,7 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.collab import collab
+from nvflare.collab.api.decorators import is_publish
 
 from dp.accounting.events import Unit
 from secagg.adapters.simulation import SIMULATED
@@ -31,6 +32,7 @@ from secagg.vectors.arrays import Arrays, model_digest
 RECORD: Final = "secagg"  # our field of a task and of its result
 PRIVACY: Final = "secagg.privacy"  # in a model's meta, for a program whose examples noise hides
 MODEL: Final = "DXO"  # in a task that brings one
+SERVER: Final = "server"  # FLARE's name of the server among callers, which it authenticates
 HOME: Final = "secagg"  # the node's folder, in the site's own "local"
 STEPS: Final = FLMetaKey.NUM_STEPS_CURRENT_ROUND
 
@@ -101,7 +103,14 @@ class SecureSite:
     are returned hold the sum of clipped gradients.
 
     A method that you publish beside them replies in clear.
+
+    Raises:
+      InputError: ``train`` or ``evaluate`` is published, so that anybody may have its reply.
     """
+
+    def __init_subclass__(cls) -> None:
+        if shown := [name for name in ("train", "evaluate") if is_publish(getattr(cls, name))]:
+            raise InputError(f"{cls.__name__}.{shown[0]} is published: take @collab.publish away")
 
     def train(self, model: FLModel) -> FLModel:
         raise NotImplementedError
@@ -112,6 +121,8 @@ class SecureSite:
     @collab.publish  # type: ignore[untyped-decorator]  # nvflare has no types
     def secagg_answer(self, request: bytes, params: object = None) -> bytes | str:
         """Answer one stage of a sum; for ``SecureSums`` alone."""
+        if collab.caller != SERVER:  # FLARE lets every site call; one could begin sums of its own
+            return "this node answers the server alone"
         member: Member = self.__dict__.setdefault("_member", Member())
 
         def work(proposal: Proposal, given: dict[str, NDArray[Any]]) -> FLModel:
