@@ -320,10 +320,10 @@ EXAMPLES = ROOT / "examples" / "flare"
 JOBS = Path(__file__).parent / "flare_jobs"
 
 
-def simulate(script: Path, *arguments: str) -> str:
+def simulate(script: Path, *arguments: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, str(script), *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
         timeout=240,
@@ -369,3 +369,15 @@ def test_fedavg_of_pytorch_is_itself_to_the_step(folder: Path) -> None:
         if not name.endswith("num_batches_tracked"):  # the server's own stays
             # Two sums whose step is 4 / 2^19 times a largest weight of 120 over a mean one of 2.
             assert (tensor - b[name]).abs().max() < 2 * 4.6e-4, name
+
+
+@pytest.mark.slow
+def test_a_server_and_sites_in_real_processes_come_to_fedavgs_model(folder: Path) -> None:
+    said = simulate(JOBS / "poc.py", NVFLARE_POC_WORKSPACE=str(folder / "poc"))
+    simulate(EXAMPLES / "fedavg_job.py", str(folder / "plain"), "--plain")
+    assert "FINISHED:COMPLETED" in said
+    ours = next((folder / "poc").rglob("transfer/**/server.npy"))
+    (plain,) = (folder / "plain").rglob("server.npy")
+    assert np.abs(np.load(ours) - np.load(plain)).max() < 3 * STEP
+    homes = list((folder / "poc").rglob("site-*/local/secagg/burnt.sqlite"))
+    assert len(homes) == 3, "each site answered out of its own folder"
