@@ -348,6 +348,7 @@ def test_fedavg_over_sums_is_fedavg_to_the_step(folder: Path) -> None:
     assert np.abs(np.load(ours) - np.load(plain)).max() < 3 * STEP
 
 
+@pytest.mark.slow
 def test_an_older_workflow_that_takes_differences_is_itself_to_the_step(folder: Path) -> None:
     said = simulate(JOBS / "run.py", "gather", str(folder / "sums"))
     simulate(JOBS / "run.py", "gather", str(folder / "plain"), "--plain")
@@ -357,6 +358,7 @@ def test_an_older_workflow_that_takes_differences_is_itself_to_the_step(folder: 
     assert np.abs(np.load(ours) - np.load(plain)).max() < 3 * STEP
 
 
+@pytest.mark.slow
 def test_fedavg_of_pytorch_is_itself_to_the_step(folder: Path) -> None:
     torch = pytest.importorskip("torch")
     said = simulate(JOBS / "run.py", "torch", str(folder / "sums"))

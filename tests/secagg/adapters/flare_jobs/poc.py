@@ -1,4 +1,4 @@
-"""Run examples/flare's FedAvg with a server and sites in real processes: NVFLARE_POC_WORKSPACE is their folder."""
+"""Run FedAvg over sums in real processes, in the folder that NVFLARE_POC_WORKSPACE names."""
 
 import os
 import sys
