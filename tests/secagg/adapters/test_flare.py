@@ -25,12 +25,22 @@ from nvflare.collab import CollabRecipe, collab
 from nvflare.collab.api.context import Context, set_call_context
 from nvflare.collab.api.exceptions import CollabCallError
 
+from dp.ledger import Budget, Ledger
+from dp.noise import DistributedNoise
 from protocols.errors import TooFewSurvivors
 from secagg.adapters.flare import SecureExecutor, SecureSite, SecureSums, secagg_recipe
 from secagg.adapters.flare.site import RECORD, STEPS, Member
 from secagg.adapters.flare.sums import _Gate
 from secagg.errors import InputError
-from secagg.nodes import Coordinator, Request, SumSettings, WeightedMean, new_folder
+from secagg.nodes import (
+    Coordinator,
+    NoisySum,
+    Request,
+    SumSettings,
+    WeightedMean,
+    model_digest,
+    new_folder,
+)
 from secagg.stage import Stage
 
 ROOT = Path(__file__).parents[3]
@@ -230,6 +240,28 @@ def test_a_program_that_anybody_may_call_is_refused() -> None:
             @collab.publish  # type: ignore[untyped-decorator, unused-ignore]
             def train(self, model: FLModel) -> FLModel:
                 return model
+
+
+def test_a_sum_with_noise_is_charged_on_both_sides_and_its_model_named(folder: Path) -> None:
+    mechanism = DistributedNoise(
+        entries=8, clip=1.0, noise_multiplier=2.0, clients=4, minimum_survivors=3
+    )
+    ledger = Ledger.create(folder / "ledger.sqlite", Budget(epsilon=50.0, delta=1e-5))
+    asked = sites(folder)
+    for site in asked:
+        policy = folder / site.name / "secagg" / "policy.toml"
+        said = policy.read_text("utf-8").replace("maximum_epsilon = 8.0", "maximum_epsilon = 50.0")
+        policy.write_text(said.replace("corrupt_fraction = 0.05", "corrupt_fraction = 0"))
+    found = SecureSums(NoisySum(mechanism=mechanism, ledger=ledger)).run(
+        "train", FLModel(params=START), asked
+    )
+    assert len(ledger.reservations()) == 4
+    for site in asked:
+        with Ledger.open(folder / site.name / "secagg" / "ledger.sqlite") as own:
+            assert len(own.reservations()) == 1
+    ledger.close()
+    books = b"".join(path.read_bytes() for path in folder.glob("ledger.sqlite*"))
+    assert model_digest(found.params).hex().encode() in books, "the model that was handed on"
 
 
 # Behind a workflow
