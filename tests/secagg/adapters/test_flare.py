@@ -264,6 +264,21 @@ def test_a_sum_with_noise_is_charged_on_both_sides_and_its_model_named(folder: P
     assert model_digest(found.params).hex().encode() in books, "the model that was handed on"
 
 
+def test_threshold_ckks_takes_the_place_of_flares_encryption(folder: Path) -> None:
+    pytest.importorskip("tenseal")
+    asked = sites(folder)
+    for site in asked:
+        policy = folder / site.name / "secagg" / "policy.toml"
+        said = policy.read_text("utf-8").replace('["bonawitz"]', '["threshold-ckks"]')
+        policy.write_text(said)
+    server = SecureSums(
+        WeightedMean(clip=1.0, max_weight=4), SumSettings(protocol="threshold-ckks"), deadline=60.0
+    )
+    found = server.run("train", FLModel(params=START), asked)
+    mean = sum(n * n / 10 for n in range(1, 5)) / 10
+    assert np.abs(found.params["w"] - START["w"] - mean).max() < 1e-3
+
+
 # Behind a workflow
 
 
