@@ -1,6 +1,5 @@
 """The server of a FLARE job: sums by Collab calls, or in place of what a workflow broadcasts."""
 
-import logging
 import math
 import threading
 import time
@@ -33,8 +32,6 @@ TRIES: Final = 3  # of a workflow's sum: a new policy allows four over one model
 LOOK: Final = 0.5  # seconds between two looks whether the job was aborted
 FOREVER: Final = 3.2e7  # seconds: a year, of a task that has no timeout
 OTHERS: Final = ("broadcast_forever", "send", "send_and_wait", "relay", "relay_and_wait")
-KINDS: Final = (ParamsType.FULL, ParamsType.DIFF)
-_log = logging.getLogger("secagg")
 
 
 class SecureSums:
@@ -161,8 +158,7 @@ class SumsOfJob(FLComponent):  # type: ignore[misc]  # nvflare has no types
             raise
 
     def _made(self) -> SecureSums:
-        said = self._settings
-        if isinstance(said, str):
+        if isinstance(said := self._settings, str):
             summed, cohort = named("settings", said)()
         else:
             summed, cohort = WeightedMean(**said["summed"]), SumSettings(**said["cohort"])
@@ -177,8 +173,8 @@ class _Gate:
     ) -> None:
         self._controller, self._sums, self._kind, self._clear = controller, sums, kind, clear
         self._broadcast, self._wait = controller.broadcast, controller.broadcast_and_wait
-        self._standing, self._running = controller.get_num_standing_tasks, 0
-        self._lock = threading.Lock()
+        self._running, self._lock = 0, threading.Lock()
+        self._standing = controller.get_num_standing_tasks
         controller.broadcast, controller.broadcast_and_wait = (
             self.broadcast,
             self.broadcast_and_wait,

@@ -10,7 +10,7 @@ from nvflare.job_config.fed_app_config import ServerAppConfig
 from nvflare.recipe.spec import Recipe
 
 from secagg.adapters.flare.site import SecureExecutor
-from secagg.adapters.flare.sums import KINDS, SumsOfJob
+from secagg.adapters.flare.sums import SumsOfJob
 from secagg.errors import InputError
 from secagg.nodes.coordinator import NoisySum, SumSettings, WeightedMean
 
@@ -44,7 +44,7 @@ def secagg_recipe(
     """
     if isinstance(recipe, CollabRecipe):
         raise InputError("a Collab job sums in its own main: SecureSums(...).run('train', model)")
-    if params_type not in {kind.value for kind in KINDS}:
+    if params_type not in ("FULL", "DIFF"):
         raise InputError(f"params_type is {params_type!r}, must be 'FULL' or 'DIFF'")
     settings: Mapping[str, Any] | str
     if isinstance(summed, str):
