@@ -1,0 +1,378 @@
+"""What ranks do in tests of ``secagg.adapters.torch_distributed``; run by ``ranks.run``."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ranks import attempt, batch, net
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from secagg.adapters.torch_distributed import (
+    SecureGroup,
+    secure_all_reduce,
+    secure_ddp,
+    secure_fsdp,
+    secure_houses,
+)
+
+RATE = 0.1
+Losses = list[float]
+
+
+def train(
+    model: nn.Module, rank: int, steps: int, *, before: Callable[[int], Any] = lambda step: None
+) -> Losses:
+    inputs, targets = batch(rank)
+    optimizer = torch.optim.SGD(model.parameters(), RATE)
+    losses = []
+    for step in range(steps):
+        before(step)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+# Sums
+
+
+def sums(rank: int) -> dict[str, Any]:
+    group = SecureGroup(clip=1.0)
+    made = torch.linspace(-1, 1, 1001) * (rank + 1) / 4
+    found: dict[str, Any] = {"bits": group.codec.bits}
+    for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
+        found[name] = secure_all_reduce(made.to(dtype, copy=True), group)
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+        found[name] = secure_all_reduce(made.to(dtype, copy=True), group, average=True)
+    found["strided"] = secure_all_reduce(made.repeat_interleave(2)[::2], group)
+    found["matrix"] = secure_all_reduce(made[:1000].reshape(10, 100).clone(), group)
+    found["one"] = secure_all_reduce(made[:1].clone(), group)
+    finer = SecureGroup(clip=1.0, lanes=2)
+    found["two lanes"] = secure_all_reduce(made.double(), finer)
+    random = SecureGroup(clip=1.0, rounding="stochastic")
+    found["stochastic"] = secure_all_reduce(made.double(), random)
+    found["words"] = group.sum_words(np.full(5, 2**63 + rank, np.uint64))
+    pair = dist.new_group([0, 1] if rank < 2 else [2, 3], use_local_synchronization=True)
+    found["pair"] = secure_all_reduce(made.clone(), SecureGroup(pair, clip=1.0))
+    return found
+
+
+# Models
+
+
+def ddp_plain_and_secure(rank: int, steps: int) -> dict[str, Losses]:
+    found = {"plain": train(DistributedDataParallel(net()), rank, steps)}
+    for name, cap in (("secure", 25.0), ("small buckets", 0.005)):
+        model = DistributedDataParallel(net(), bucket_cap_mb=cap)
+        secure_ddp(model, clip=1.0)
+        found[name] = train(model, rank, steps)
+    return found
+
+
+def sharded(mesh: Any, **how: Any) -> nn.Module:
+    model = net()
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh, **how)
+    return fully_shard(model, mesh=mesh, **how)
+
+
+def fsdp_plain_and_secure(rank: int, steps: int) -> dict[str, Losses]:
+    mesh = init_device_mesh("cpu", (4,))
+    found = {"plain": train(sharded(mesh), rank, steps)}
+    model = sharded(mesh)
+    secure_fsdp(model, clip=1.0)
+    return found | {"secure": train(model, rank, steps)}
+
+
+def houses_plain_and_secure(rank: int, steps: int) -> dict[str, Losses]:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("house", "shard"))
+    found = {"plain": train(sharded(mesh), rank, steps)}
+    model = sharded(mesh["shard"])
+    secure_houses(model, mesh["house"].get_group(), clip=1.0)
+    return found | {"secure": train(model, rank, steps)}
+
+
+def accumulated(rank: int) -> dict[str, list[Tensor]]:
+    """Gradients of three passes, the first two under ``no_sync``."""
+    found = {}
+    for name in ("plain", "secure"):
+        model = DistributedDataParallel(net())
+        if name == "secure":
+            secure_ddp(model, clip=2.0)
+        inputs, targets = batch(rank)
+        for part in range(3):
+            with model.no_sync() if part < 2 else nullcontext():
+                nn.functional.cross_entropy(model(inputs + part), targets).backward()
+        found[name] = [parameter.grad for parameter in model.parameters()]
+    return found
+
+
+class Forked(nn.Module):
+    """A model of which every rank uses another part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts = nn.ModuleList(nn.Linear(16, 4) for _ in range(3))
+
+    def forward(self, inputs: Tensor, part: int) -> Tensor:
+        return self.parts[part](inputs)
+
+
+def unused_parameters(rank: int) -> dict[str, list[Tensor]]:
+    found = {}
+    for name in ("plain", "secure"):
+        model = DistributedDataParallel(Forked(), find_unused_parameters=True)
+        if name == "secure":
+            secure_ddp(model, clip=1.0)
+        inputs, targets = batch(rank)
+        nn.functional.cross_entropy(model(inputs, rank % 2), targets).backward()
+        found[name] = [parameter.grad for parameter in model.parameters()]
+    return found
+
+
+def two_models(rank: int) -> list[Losses]:
+    """Two models, and two groups of ranks, in turn."""
+    pair = dist.new_group([0, 1] if rank < 2 else [2, 3], use_local_synchronization=True)
+    models = [DistributedDataParallel(net()), DistributedDataParallel(net(1), process_group=pair)]
+    for model in models:
+        secure_ddp(model, clip=1.0)
+    losses: list[Losses] = [[], []]
+    for _ in range(3):
+        for place, model in enumerate(models):
+            losses[place] += train(model, rank, 1)
+    return losses
+
+
+def mixed_precision(rank: int) -> dict[str, Any]:
+    """A scaled loss under DDP, bfloat16 under FSDP2."""
+    inputs, targets = batch(rank)
+    found: dict[str, Any] = {}
+    for name in ("plain", "secure"):
+        model = DistributedDataParallel(net())
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        if name == "secure":
+            secure_ddp(model, clip=1.0, scaler=scaler)
+        optimizer = torch.optim.SGD(model.parameters(), RATE)
+        losses = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(loss.item())
+        found[name] = losses
+    mesh = init_device_mesh("cpu", (4,))
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    found["fsdp plain"] = train(sharded(mesh, mp_policy=policy), rank, 5)
+    model = sharded(mesh, mp_policy=policy)
+    secure_fsdp(model, clip=1.0)
+    found["fsdp secure"] = train(model, rank, 5)
+    return found
+
+
+# What goes wrong
+
+
+def weights(model: nn.Module) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
+    return torch.cat(
+        [
+            (each.to_local() if isinstance(each, DTensor) else each).detach().reshape(-1).clone()
+            for each in model.parameters()
+        ]
+    )
+
+
+def made_model(kind: str, group: list[SecureGroup]) -> nn.Module:
+    model: nn.Module
+    if kind == "ddp":
+        model = DistributedDataParallel(net(), bucket_cap_mb=0.005)
+        group.append(secure_ddp(model, clip=1.0))
+    elif kind == "fsdp":
+        model = sharded(init_device_mesh("cpu", (4,)))
+        group.append(secure_fsdp(model, clip=1.0))
+    else:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("house", "shard"))
+        model = sharded(mesh["shard"])
+        group.append(secure_houses(model, mesh["house"].get_group(), clip=1.0))
+    return model
+
+
+def goes_wrong(rank: int, kind: str, fault: str, steps: Iterable[int]) -> list[Any]:
+    """At each of ``steps`` rank 1 goes wrong; what this rank raises, and whether it moved.
+
+    After what is no lost rank all renew their keys and repeat the step in good order.
+    """
+    group: list[SecureGroup] = []
+    model = made_model(kind, group)
+    inputs, targets = batch(rank)
+    optimizer = torch.optim.SGD(model.parameters(), RATE)
+    found: list[Any] = []
+
+    def step(bad: str) -> None:
+        optimizer.zero_grad()
+        if bad == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if bad == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        if bad == "overflow":
+            loss = loss * 1e6
+        if bad == "nan":
+            loss = loss * float("nan")
+        loss.backward()
+        optimizer.step()
+
+    last = max(steps)
+    for number in range(last + 2):
+        if number in set(steps):
+            before = weights(model)
+            raised = attempt(lambda: step(fault if rank == 1 else ""))
+            found.append((*raised, bool((weights(model) == before).all())))
+            if fault in ("stop", "kill"):
+                return found
+            again = attempt(group[0].renew)[0]
+            assert again == "", again
+        step("")
+    return [*found, weights(model)]
+
+
+def swallowed(rank: int) -> bool:
+    """Whether somebody who goes on after an error trains on NaN."""
+    model = DistributedDataParallel(net(), bucket_cap_mb=0.005)
+    secure_ddp(model, clip=1.0)
+    inputs, targets = batch(rank)
+    loss = nn.functional.cross_entropy(model(inputs), targets) * (1e6 if rank == 1 else 1)
+    assert attempt(loss.backward)[0] == "RankFailed"
+    return all(bool(each.grad.isnan().all()) for each in model.parameters())
+
+
+def spent_keys(rank: int) -> list[str]:
+    """What calls after an error raise, and after keys were renewed."""
+    group = SecureGroup(clip=1.0)
+    tensor = torch.full((10,), 9.0 if rank == 2 else 0.5)
+    before = tensor.clone()
+    found = [attempt(lambda: secure_all_reduce(tensor, group))[0]]
+    assert (tensor == before).all()
+    found.append(attempt(lambda: secure_all_reduce(tensor, group))[0])
+    found.append(attempt(lambda: group.sum_words(np.zeros(3, np.uint64)))[0])
+    group.renew(clip=16.0)
+    found.append(attempt(lambda: secure_all_reduce(tensor, group))[0])
+    return [*found, str(round(float(tensor[0]), 2))]
+
+
+def fails_inside(rank: int) -> tuple[str, str, str]:
+    """A rank whose own work fails: its cause is told to it alone."""
+    group = SecureGroup(clip=1.0)
+    if rank == 3:
+
+        def encode(*_: Any) -> None:
+            raise MemoryError("a secret of rank 3")
+
+        group._encode = encode  # type: ignore[method-assign]
+    try:
+        secure_all_reduce(torch.zeros(10), group)
+    except Exception as error:  # noqa: BLE001
+        return type(error).__name__, str(error), type(error.__cause__).__name__
+    return "", "", ""
+
+
+def disagrees(rank: int, how: dict[str, Any]) -> tuple[str, str, float]:
+    """Rank 2 agrees to something else."""
+    other = how if rank == 2 else {}
+    return attempt(lambda: SecureGroup(**({"clip": 1.0} | other)))
+
+
+def other_version(rank: int) -> tuple[str, str, float]:
+    if rank == 2:
+        from protocols import wire
+
+        wire.VERSION = 7  # type: ignore[misc]
+    return attempt(lambda: SecureGroup(clip=1.0))
+
+
+def other_weights(rank: int) -> tuple[str, str, float]:
+    """Rank 2's parameters are another model's once keys are renewed."""
+    model = DistributedDataParallel(net())
+    group = secure_ddp(model, clip=1.0)
+    if rank == 2:
+        with torch.no_grad():
+            next(model.parameters()).add_(1)
+    return attempt(group.renew)
+
+
+def after_a_fork(rank: int) -> str:
+    group = SecureGroup(clip=1.0)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, attempt(lambda: secure_all_reduce(torch.zeros(3), group))[1].encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    return os.read(reader, 1000).decode()
+
+
+def timeouts(rank: int) -> list[str]:
+    from datetime import timedelta
+
+    backend = dist.group.WORLD._get_backend(torch.device("cpu"))
+    found = [str(backend.options._timeout)]
+    SecureGroup(clip=1.0)
+    found.append(str(backend.options._timeout))
+    SecureGroup(clip=1.0, timeout=timedelta(seconds=3))
+    return [*found, str(backend.options._timeout)]
+
+
+def refused(rank: int) -> dict[str, tuple[str, str, float]]:
+    """What is refused before a key is agreed."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("house", "shard"))
+    house, normed = mesh["house"].get_group(), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.BatchNorm1d(4)))
+    half = sharded(mesh["shard"])
+    part = nn.Sequential(fully_shard(nn.Linear(4, 4), mesh=init_device_mesh("cpu", (4,))))
+    part.append(nn.Linear(4, 4))
+
+    def ddp(module: nn.Module, **how: Any) -> DistributedDataParallel:
+        return DistributedDataParallel(module, **how)
+
+    return {
+        name: attempt(call)
+        for name, call in {
+            "buffers": lambda: secure_ddp(ddp(normed), clip=1.0),
+            "statistics": lambda: secure_ddp(ddp(synced, broadcast_buffers=False), clip=1.0),
+            "not sharded": lambda: secure_fsdp(net(), clip=1.0),
+            "in part": lambda: secure_fsdp(part, clip=1.0),
+            "two dimensions": lambda: secure_fsdp(sharded(mesh), clip=1.0),
+            "other ranks": lambda: secure_fsdp(half, clip=1.0, group=house),
+            "one house": lambda: secure_houses(half, mesh["shard"].get_group(), clip=1.0),
+            "bits": lambda: SecureGroup(clip=1.0, bits=20),
+            "lanes": lambda: SecureGroup(clip=1.0, lanes=9),
+            "integers": lambda: secure_all_reduce(
+                torch.zeros(3, dtype=torch.int64), SecureGroup(clip=1.0)
+            ),
+            "empty": lambda: secure_all_reduce(torch.zeros(0), SecureGroup(clip=1.0)),
+        }.items()
+    }
+
+
+def waits(rank: int, seconds: float) -> str:
+    """A rank that is only slow is waited for."""
+    group = SecureGroup(clip=1.0)
+    if rank == 1:
+        time.sleep(seconds)
+    return attempt(lambda: secure_all_reduce(torch.zeros(3), group))[0]
