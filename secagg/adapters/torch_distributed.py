@@ -23,6 +23,7 @@ out.
 This module is not imported by any other; it needs torch.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,8 +40,10 @@ try:
 except ModuleNotFoundError as error:
     raise missing("secagg.adapters.torch_distributed", "torch", extra="train") from error
 
-from secagg.adapters.torch_group import SecureGroup, shorten
-from secagg.errors import InputError
+from protocols.errors import RankFailed, RemoteProtocolError
+from protocols.zero_sharing import Flag
+from secagg.adapters.torch_group import SecureGroup, device_of, shorten
+from secagg.errors import InputError, PeerError
 
 __all__ = ["SecureGroup", "secure_all_reduce", "secure_ddp", "secure_fsdp", "secure_houses"]
 
@@ -137,18 +140,17 @@ def secure_houses(
       InputError: as of :func:`secure_fsdp`; or the group has two ranks of one house.
       RemoteProtocolError, PeerError: as of ``SecureGroup``; a shard differs between houses, too.
     """
-    modules, meshes = _sharded(model)
-    for mesh in meshes:
-        if (
-            len(set(dist.get_process_group_ranks(mesh)) & set(dist.get_process_group_ranks(group)))
-            > 1
-        ):
-            raise InputError("the group has two ranks of one house: give the mesh across houses")
+    modules, (inside, *others) = _sharded(model)
+    if others:
+        raise InputError(f"the model is sharded over {1 + len(others)} groups of ranks, not one")
+    both = map(dist.get_process_group_ranks, (inside, group))
+    if len(set.intersection(*map(set, both))) > 1:
+        raise InputError("the group has two ranks of one house: give the mesh across houses")
     secure = SecureGroup(
         group, clip=clip, public=_names(model), parameters=lambda: _shards(model), **how
     )
-    for mesh in meshes:
-        shorten(mesh, secure.timeout)
+    shorten(inside, secure.timeout)
+    secure.shared = lambda error: _alike(error, inside, model)
 
     def across(gradient: Tensor) -> None:
         secure.reduce_whole(gradient)
@@ -156,6 +158,34 @@ def secure_houses(
     for module in modules:
         _set(module, "set_all_reduce_hook", across)
     return secure
+
+
+def _alike(
+    error: Exception | None, inside: dist.ProcessGroup, model: nn.Module
+) -> Exception | None:
+    """What some rank of a house raises, all of it raise: each saw the flags of its shard alone."""
+    told = torch.zeros(len(Flag) + 2, dtype=torch.int64, device=device_of(inside))
+    if isinstance(error, RankFailed):
+        for flag in Flag:
+            told[flag] = error.reasons.get(flag.name, 0)
+    elif error is not None:
+        told[-1 if isinstance(error, PeerError) else -2] = 1
+    try:
+        dist.all_reduce(told, op=dist.ReduceOp.MAX, group=inside, async_op=True).wait()
+    except RuntimeError as lost:
+        return error or PeerError(f"a rank of this house is gone, or was silent too long: {lost}")
+    *counts, other, gone = told.tolist()
+    if error is None and told.any():
+        if gone:
+            error = PeerError("another rank of this house has lost one: start all ranks again")
+        elif other:
+            error = RemoteProtocolError("a sum of another shard did not open; nothing is released")
+        else:
+            error = RankFailed(dict(zip((flag.name for flag in Flag), counts, strict=True)))
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.fill_(math.nan)
+    return error
 
 
 class _ReduceScatter:

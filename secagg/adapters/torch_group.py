@@ -77,8 +77,8 @@ class SecureGroup:
       parameters: that all ranks of the group hold alike; their digest is agreed with the keys.
       scaler: whose scale the gradients carry.
       public: whatever else ranks must have in common.
-      timeout: the longest that a rank waits for another, set on the group and on that of all ranks;
-        a shorter one of theirs stays.
+      timeout: the longest that a rank waits for another, set on that of all ranks and on the group;
+        a shorter one of theirs stays, and that of all ranks holds for the group too.
 
     Raises:
       InputError: an argument is out of range, or the sum of all ranks' entries does not fit a lane.
@@ -107,9 +107,7 @@ class SecureGroup:
         self.group = world() if group is None else group
         self.members = dist.get_process_group_ranks(self.group)
         self.ranks, self.rank = len(self.members), dist.get_rank(self.group)
-        self.timeout = timeout
-        for each in (world(), self.group):
-            shorten(each, timeout)
+        self.timeout = shorten(self.group, shorten(world(), timeout))
         room = lane_bits(lanes) - (self.ranks - 1).bit_length()
         self.codec = FixedPoint(
             clip=clip, bits=min(room, MAX_BITS) if bits is None else bits, rounding=rounding
@@ -126,7 +124,8 @@ class SecureGroup:
         self._epoch: Epoch | None = None
         self._failure: Exception | None = None  # of these keys, the first
         self._pending: Exception | None = None  # of this backward pass
-        self._broken = False
+        self._broken, self._pass = False, -1
+        self.shared: Callable[[Exception | None], Exception | None] | None = None
         self._process = os.getpid()
         self.renew()
 
@@ -177,7 +176,7 @@ class SecureGroup:
 
     def _exchange(self, message: bytes) -> list[bytes]:
         """What every rank sends, ours too, in the order of ranks."""
-        device = _device_of(self.group)
+        device = device_of(self.group)
         mine = torch.zeros(ENVELOPE, dtype=torch.uint8)
         mine[: 4 + len(message)] = torch.frombuffer(bytearray(opaque(message)), dtype=torch.uint8)
         all_of = [torch.empty(ENVELOPE, dtype=torch.uint8, device=device) for _ in self.members]
@@ -212,7 +211,7 @@ class SecureGroup:
         vector[:-TAIL_WORDS] = words
         try:
             wait = self._mask(self._alive(), vector)
-            sent = torch.from_numpy(vector.view(np.int64)).to(_device_of(self.group))
+            sent = torch.from_numpy(vector.view(np.int64)).to(device_of(self.group))
             total = self._transport(lambda: self._all_reduce(sent))
             return wait.open(total.cpu().numpy().view(np.uint64))
         except (ProtocolError, PeerError) as error:
@@ -380,7 +379,7 @@ class SecureGroup:
             if not average and op != dist.ReduceOp.SUM:
                 raise InputError("a gradient divide factor is not secured: leave it as it is")
             total = torch.empty(len(words) // self.ranks, dtype=torch.int64, device=words.device)
-            dist.reduce_scatter_tensor(total, words, group=self.group, async_op=True).wait()
+            _scatter(total, words, group=self.group, async_op=True).wait()
             return total
 
         self._reduce(source, out, send, average=average, shards=self.ranks)
@@ -432,15 +431,27 @@ class SecureGroup:
 
     def _raise_at_end(self) -> None:
         """Raise what failed once torch has finished its own work of this pass."""
-        engine = torch.autograd.Variable._execution_engine  # noqa: SLF001  # as FSDP itself does
+        # What FSDP and checkpoints of torch use; nothing public tells a pass from the next.
+        engine = torch.autograd.Variable._execution_engine  # noqa: SLF001
+        this = torch._C._current_graph_task_id()  # noqa: SLF001
+        if this == self._pass:
+            return
+        self._pass = this
 
         def last() -> None:
             error, self._pending = self._pending, None
+            if self.shared is not None:
+                error = self.shared(error)
             if error is not None:
+                self._spend(error)
                 raise error
 
         # Callbacks run in the order in which they came, and DDP's own comes after this hook.
         engine.queue_callback(lambda: engine.queue_callback(last))
+
+
+# Newer versions of torch call it so, and warn of the old name.
+_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 def _floats(source: Tensor) -> NDArray[Any]:
@@ -450,7 +461,8 @@ def _floats(source: Tensor) -> NDArray[Any]:
     return flat.cpu().numpy()
 
 
-def _device_of(group: dist.ProcessGroup) -> torch.device:
+def device_of(group: dist.ProcessGroup) -> torch.device:
+    """The device whose tensors the group's backend carries."""
     if "gloo" in dist.get_backend(group):
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
@@ -467,8 +479,13 @@ def world() -> dist.ProcessGroup:
     return dist.group.WORLD
 
 
-def shorten(group: dist.ProcessGroup, timeout: timedelta) -> None:
-    """Let no rank of ``group`` wait longer for another; a shorter wait of its own stays."""
-    backend = group._get_backend(_device_of(group))  # noqa: SLF001  # nothing public tells it
-    own = getattr(getattr(backend, "options", None), "_timeout", timeout)
+def shorten(group: dist.ProcessGroup, timeout: timedelta) -> timedelta:
+    """Let no rank of ``group`` wait longer for another; a shorter wait of its own stays.
+
+    Returns:
+      How long a rank waits.
+    """
+    backend = group._get_backend(device_of(group))  # noqa: SLF001  # nothing public tells it
+    own: timedelta = getattr(getattr(backend, "options", None), "_timeout", timeout)
     group.set_timeout(min(own, timeout))
+    return min(own, timeout)

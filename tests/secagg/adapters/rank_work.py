@@ -14,8 +14,10 @@ from ranks import attempt, batch, net
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from protocols.zero_sharing import Flag
 from secagg.adapters.torch_distributed import (
     SecureGroup,
     secure_all_reduce,
@@ -23,6 +25,7 @@ from secagg.adapters.torch_distributed import (
     secure_fsdp,
     secure_houses,
 )
+from secagg.adapters.torch_group import _CannotTakePart
 
 RATE = 0.1
 Losses = list[float]
@@ -187,15 +190,11 @@ def mixed_precision(rank: int) -> dict[str, Any]:
 # What goes wrong
 
 
-def weights(model: nn.Module) -> Tensor:
-    from torch.distributed.tensor import DTensor
-
-    return torch.cat(
-        [
-            (each.to_local() if isinstance(each, DTensor) else each).detach().reshape(-1).clone()
-            for each in model.parameters()
-        ]
-    )
+def weights(optimizer: torch.optim.Optimizer) -> Tensor:
+    """All parameters of this rank, as the optimizer has them."""
+    held = optimizer.param_groups[0]["params"]
+    local = [each.to_local() if isinstance(each, DTensor) else each for each in held]
+    return torch.cat([each.detach().reshape(-1).clone() for each in local])
 
 
 def made_model(kind: str, group: list[SecureGroup]) -> nn.Module:
@@ -211,6 +210,10 @@ def made_model(kind: str, group: list[SecureGroup]) -> nn.Module:
         model = sharded(mesh["shard"])
         group.append(secure_houses(model, mesh["house"].get_group(), clip=1.0))
     return model
+
+
+def out_of_range(*_: Any) -> None:
+    raise _CannotTakePart(Flag.OUT_OF_RANGE)
 
 
 def goes_wrong(rank: int, kind: str, fault: str, steps: Iterable[int]) -> list[Any]:
@@ -233,23 +236,28 @@ def goes_wrong(rank: int, kind: str, fault: str, steps: Iterable[int]) -> list[A
         loss = nn.functional.cross_entropy(model(inputs), targets)
         if bad == "overflow":
             loss = loss * 1e6
+        if bad == "one shard":  # only ranks that hold the same shard see the flag
+            group[0]._encode = out_of_range  # type: ignore[method-assign]
         if bad == "nan":
             loss = loss * float("nan")
-        loss.backward()
+        try:
+            loss.backward()
+        finally:
+            vars(group[0]).pop("_encode", None)
         optimizer.step()
 
     last = max(steps)
     for number in range(last + 2):
         if number in set(steps):
-            before = weights(model)
+            before = weights(optimizer)
             raised = attempt(lambda: step(fault if rank == 1 else ""))
-            found.append((*raised, bool((weights(model) == before).all())))
+            found.append((*raised, bool((weights(optimizer) == before).all())))
             if fault in ("stop", "kill"):
                 return found
             again = attempt(group[0].renew)[0]
             assert again == "", again
         step("")
-    return [*found, weights(model)]
+    return [*found, weights(optimizer)]
 
 
 def swallowed(rank: int) -> bool:
@@ -354,7 +362,7 @@ def refused(rank: int) -> dict[str, tuple[str, str, float]]:
         name: attempt(call)
         for name, call in {
             "buffers": lambda: secure_ddp(ddp(normed), clip=1.0),
-            "statistics": lambda: secure_ddp(ddp(synced, broadcast_buffers=False), clip=1.0),
+            "statistics": lambda: secure_fsdp(synced, clip=1.0),
             "not sharded": lambda: secure_fsdp(net(), clip=1.0),
             "in part": lambda: secure_fsdp(part, clip=1.0),
             "two dimensions": lambda: secure_fsdp(sharded(mesh), clip=1.0),
