@@ -1,4 +1,4 @@
-"""Write the test vectors of ``protocols.bonawitz``: ``python tests/vectors/make.py [folder]``.
+"""Write the test vectors of masks: ``python tests/vectors/make.py [folder]``.
 
 One file is one round, as a script: who does what with which message, and what
 comes of it. Every byte follows from the entropy in the file, so a second
@@ -17,6 +17,7 @@ from picks import picks
 from refused_by_clients import NOTHING_YET, boxes_of
 from refused_by_servers import changed_body, reveal_of
 from script import SCRIPTS, Script, script, turned
+from zero_sharing import zero_sharing
 
 from protocols.bonawitz import Rates
 from protocols.bonawitz.messages import Reveal, ShareBoxes, Signatures
@@ -282,7 +283,8 @@ def main(folder: Path) -> None:
         old.unlink()
     for name, make in SCRIPTS.items():
         (folder / f"{name}.json").write_text(make().to_json())
-    for name, made in (("blocks", blocks()), ("picks", picks())):
+    files = (("blocks", blocks()), ("picks", picks()), ("zero_sharing", zero_sharing()))
+    for name, made in files:
         (folder / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
     (folder / "plans.csv").write_text(plans())
 
