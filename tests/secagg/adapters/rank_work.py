@@ -384,3 +384,49 @@ def waits(rank: int, seconds: float) -> str:
     if rank == 1:
         time.sleep(seconds)
     return attempt(lambda: secure_all_reduce(torch.zeros(3), group))[0]
+
+
+def hook_without_value(rank: int, kind: str) -> list[Any]:
+    """Rank 2 goes before the third step; what the others have after it.
+
+    kind: ``bare``, a hook that sums words as they are; ``unlooked``, ours with its look at the
+    future removed; ``ours``.
+    """
+    model = DistributedDataParallel(net())
+    if kind == "bare":
+
+        def hook(state, bucket):  # type: ignore[no-untyped-def]  # torch wants its own types or none
+            buffer = bucket.buffer()
+            words = (buffer * 2**18).to(torch.int64)
+            future = dist.all_reduce(words, async_op=True).get_future()
+            return future.then(lambda _: buffer.copy_(words / 2**18 / 4))  # never value()
+
+        model.register_comm_hook(None, hook)
+    else:
+        group = secure_ddp(model, clip=1.0)
+        if kind == "unlooked":
+
+            def blind(collective: Callable[[], Any]) -> Any:
+                try:
+                    return collective()
+                except RuntimeError:
+                    return None
+
+            group._transport = blind  # type: ignore[method-assign]
+    inputs, targets = batch(rank)
+    optimizer = torch.optim.SGD(model.parameters(), RATE)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    for _ in range(2):  # before the second, DDP agrees on its buckets
+        step()
+    dist.barrier()
+    if rank == 2:
+        os._exit(0)
+    time.sleep(1)
+    before = weights(optimizer)
+    raised = attempt(step)
+    return [*raised, bool((weights(optimizer) == before).all()), weights(optimizer)]
