@@ -71,6 +71,14 @@ def sums(rank: int) -> dict[str, Any]:
     return found
 
 
+def contexts(rank: int) -> tuple[str, str]:
+    """Of the keys of a start, and of those that follow."""
+    group = SecureGroup(clip=1.0)
+    first = group._epoch.context.digest.hex()
+    group.renew()
+    return first, group._epoch.context.digest.hex()
+
+
 # Models
 
 

@@ -248,3 +248,11 @@ def test_what_would_tell_of_one_rank_is_refused() -> None:
 
 def test_a_rank_that_is_slow_is_waited_for() -> None:
     assert run(work.waits, 1.0) == [""] * 4
+
+
+def test_every_start_agrees_fresh_keys() -> None:
+    """Counters begin again at 0, and no mask with them."""
+    starts = [run(work.contexts) for _ in range(2)]
+    for found in starts:
+        assert len(set(found)) == 1  # the same on all ranks
+    assert len({context for found in starts for context in found[0]}) == 4

@@ -1,0 +1,37 @@
+"""The programs of ``examples`` for ranks run under torchrun."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow  # 20 s each: torch is imported in five processes
+
+ROOT = Path(__file__).parents[3]
+
+
+def torchrun(*words: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("example", "says"), [("ddp", "4 parties, 60 steps"), ("houses", "2 houses, 60 steps")]
+)
+def test_an_example_trains(example: str, says: str) -> None:
+    out = torchrun(Path("examples") / example / "train.py")
+    found = re.fullmatch(rf"{says}: accuracy ([\d.]+)\n", out)
+    assert found is not None, out
+    assert float(found[1]) > 0.9
