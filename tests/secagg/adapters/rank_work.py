@@ -17,6 +17,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from protocols import wire
+from protocols.testing import insecure_identities
 from protocols.zero_sharing import Flag
 from secagg.adapters.torch_distributed import (
     SecureGroup,
@@ -26,8 +28,10 @@ from secagg.adapters.torch_distributed import (
     secure_houses,
 )
 from secagg.adapters.torch_group import _CannotTakePart
+from secagg.nodes.identities import Identity, Roster, sign_roster
 
 RATE = 0.1
+KEYS = insecure_identities(range(4))
 Losses = list[float]
 
 
@@ -268,6 +272,64 @@ def goes_wrong(rank: int, kind: str, fault: str, steps: Iterable[int]) -> list[A
     return [*found, weights(optimizer)]
 
 
+def signed(members: Iterable[int], serial: int = 1) -> Roster:
+    """A roster of these ranks; every process makes the same."""
+    operator = Identity("operator", insecure_identities([99])[99])
+    named = {each: (f"rank-{each}", key.public) for each, key in KEYS.items() if each in members}
+    data = sign_roster(operator, named, serial=serial)
+    return Roster.read(data, operator=operator.key.public)
+
+
+def identity(rank: int) -> Identity:
+    return Identity(f"rank-{rank}", KEYS[rank])
+
+
+def signed_sums(rank: int) -> dict[str, Any]:
+    """Sums under signed keys, of all ranks and of some, and what is refused."""
+    mine, roster = identity(rank), signed(range(4))
+    group = SecureGroup(clip=1.0, identity=mine, roster=roster)
+    tensor = secure_all_reduce(torch.full((5,), 0.25), group)
+    found: dict[str, Any] = {"all": float(tensor[0])}
+    pair = dist.new_group([0, 1] if rank < 2 else [2, 3], use_local_synchronization=True)
+    some = SecureGroup(pair, clip=1.0, identity=mine, roster=roster)
+    found["pair"] = float(secure_all_reduce(torch.full((5,), 0.25), some)[0])
+    found["half"] = attempt(lambda: SecureGroup(clip=1.0, identity=mine))[:2]
+    found["absent"] = attempt(
+        lambda: SecureGroup(clip=1.0, identity=mine, roster=signed(range(3)))
+    )[:2]
+    other = signed(range(4), serial=2) if rank == 2 else roster
+    found["other"] = attempt(lambda: SecureGroup(clip=1.0, identity=mine, roster=other))[0]
+    thief = identity(1 if rank == 2 else rank)
+    found["thief"] = attempt(lambda: SecureGroup(clip=1.0, identity=thief, roster=roster))[0]
+    return found
+
+
+def agrees_wrongly(rank: int, fault: str, steps: int) -> list[Any]:
+    """Before each step keys are renewed, and rank 1 is of another version or roster."""
+    roster = signed(range(4))
+    model = DistributedDataParallel(net())
+    group = secure_ddp(model, clip=1.0, identity=identity(rank), roster=roster)
+    inputs, targets = batch(rank)
+    optimizer = torch.optim.SGD(model.parameters(), RATE)
+    found: list[Any] = []
+    for _ in range(steps):
+        if rank == 1 and fault == "version":
+            wire.VERSION = 7  # type: ignore[misc]
+        if rank == 1 and fault == "roster":
+            group._roster = signed(range(4), serial=2)
+        before = weights(optimizer)
+        raised = attempt(group.renew)
+        inner = nn.functional.cross_entropy(model(inputs), targets)
+        spent = attempt(inner.backward)[0]  # whoever goes on with spent keys
+        found.append((*raised, spent, bool((weights(optimizer) == before).all())))
+        wire.VERSION, group._roster = 1, roster  # type: ignore[misc]
+        group.renew()
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    return [*found, weights(optimizer)]
+
+
 def swallowed(rank: int) -> bool:
     """Whether somebody who goes on after an error trains on NaN."""
     model = DistributedDataParallel(net(), bucket_cap_mb=0.005)
@@ -316,8 +378,6 @@ def disagrees(rank: int, how: dict[str, Any]) -> tuple[str, str, float]:
 
 def other_version(rank: int) -> tuple[str, str, float]:
     if rank == 2:
-        from protocols import wire
-
         wire.VERSION = 7  # type: ignore[misc]
     return attempt(lambda: SecureGroup(clip=1.0))
 

@@ -201,6 +201,40 @@ def test_ranks_that_agree_to_something_else_are_named_before_the_first_sum(
         assert seconds < TIMEOUT
 
 
+def test_ranks_with_signed_keys_sum_as_others_do_and_refuse_who_has_none() -> None:
+    for rank, found in enumerate(run(work.signed_sums)):
+        assert found["all"] == pytest.approx(1.0, abs=1e-5)
+        assert found["pair"] == pytest.approx(0.5, abs=1e-5)
+        assert found["half"] == (
+            "InputError",
+            "identity and roster belong together: give both, or neither",
+        )
+        assert found["absent"] == ("InputError", "roster 1 has no client for rank 3")
+        assert found["other"] == "RemoteProtocolError"
+        # The thief itself sees that its identity is not the one of its rank.
+        assert found["thief"] == ("InputError" if rank == 2 else "PeerError")
+
+
+@pytest.mark.parametrize("fault", ["version", "roster"])
+def test_keys_of_another_version_or_roster_end_in_nothing_on_all_ranks(fault: str) -> None:
+    check_agreed_wrongly(fault, run(work.agrees_wrongly, fault, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["version", "roster"])
+def test_another_version_or_roster_at_each_of_20_steps_moves_no_parameter(fault: str) -> None:
+    check_agreed_wrongly(fault, run(work.agrees_wrongly, fault, STEPS))
+
+
+def check_agreed_wrongly(fault: str, found: list[Any]) -> None:
+    for *raised, weights in found:
+        for name, _, seconds, spent, still in raised:
+            assert name == ("DecodeError" if fault == "version" else "RemoteProtocolError")
+            assert (spent, still) == ("LocalProtocolError", True)
+            assert seconds < TIMEOUT
+        assert torch.equal(weights, found[0][-1])
+
+
 def test_a_rank_of_another_version_is_named() -> None:
     for rank, (name, text, _) in enumerate(run(work.other_version)):
         assert name == "DecodeError"
