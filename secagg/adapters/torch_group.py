@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
 
 from protocols.errors import DecodeError, LocalProtocolError, ProtocolError
 from protocols.primitives.prg import Suite
-from protocols.wire import Reader, digest, opaque
+from protocols.wire import Reader, digest, opaque, u64
 from protocols.zero_sharing import Agreement, AwaitTotal, Epoch, Flag, Params, join
 from protocols.zero_sharing.params import TAIL_WORDS
 from secagg.errors import InputError, PeerError
@@ -217,6 +217,11 @@ class SecureGroup:
         except (ProtocolError, PeerError) as error:
             self._spend(error)
             raise
+
+    def public_seed(self) -> bytes:
+        """32 bytes that all ranks have, for the next sum alone; public, and fresh with the keys."""
+        context = self._alive().context.digest
+        return digest(LABEL, b"public seed", context, u64(self._counter))
 
     # One collective.
 

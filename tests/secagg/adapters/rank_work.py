@@ -17,6 +17,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from dp.accounting import Unit, epsilon_rdp
+from dp.ledger import Budget, Ledger
+from dp.noise import DistributedNoise
 from protocols import wire
 from protocols.testing import insecure_identities
 from protocols.zero_sharing import Flag
@@ -28,6 +31,7 @@ from secagg.adapters.torch_distributed import (
     secure_houses,
 )
 from secagg.adapters.torch_group import _CannotTakePart
+from secagg.adapters.torch_private import PrivateRanks
 from secagg.nodes.identities import Identity, Roster, sign_roster
 
 RATE = 0.1
@@ -498,3 +502,82 @@ def hook_without_value(rank: int, kind: str) -> list[Any]:
     before = weights(optimizer)
     raised = attempt(step)
     return [*raised, bool((weights(optimizer) == before).all()), weights(optimizer)]
+
+
+def private(rank: int, folder: str) -> dict[str, Any]:
+    """Two private trainings of three steps, and one step with next to no noise."""
+    inputs, targets = batch(rank)
+
+    def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    def made(name: str, *, noise: float, rate: float) -> tuple[nn.Module, PrivateRanks, Ledger]:
+        torch.manual_seed(0)
+        model = nn.Linear(16, 4)
+        budget = Budget(epsilon=1e9 if noise < 1 else 8.0, delta=1e-5)
+        ledger = Ledger.create(f"{folder}/{name}-{rank}.ledger", budget)
+        planned = DistributedNoise(
+            entries=68,
+            clip=1.0,
+            noise_multiplier=noise,
+            clients=4,
+            minimum_survivors=4,
+            bits=32,
+            unit=Unit.EXAMPLE,
+            batch=8,
+        )
+        ranks = PrivateRanks(
+            model,
+            inputs,
+            targets,
+            losses,
+            noise=planned,
+            sampling_rate=rate,
+            ledger=ledger,
+            subject="examples",
+        )
+        return model, ranks, ledger
+
+    found: dict[str, Any] = {}
+    for name in ("one", "other"):
+        model, ranks, ledger = made(name, noise=2.0, rate=0.5)
+        for _ in range(3):
+            ranks.backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= RATE * parameter.grad
+        found[name] = torch.cat([each.detach().reshape(-1) for each in model.parameters()])
+    found["epsilon"] = ledger.epsilons("rdp")["examples"]
+    found["expected"] = epsilon_rdp([(ranks.event, 3)], delta=1e-5)
+    found["batch"] = ranks.expected_batch
+    model, ranks, _ = made("quiet", noise=0.05, rate=1.0)
+    ranks.backward()
+    found["gradient"] = torch.cat([each.grad.reshape(-1) for each in model.parameters()])
+    total = torch.zeros(68)
+    for place in range(4):
+        for example, target in zip(*batch(place), strict=True):
+            model.zero_grad()
+            losses(model(example[None]), target[None]).sum().backward()
+            own = torch.cat([each.grad.reshape(-1) for each in model.parameters()])
+            total += own / max(1.0, float(own.norm()))
+    found["true"] = total / 32
+    found["planned for others"] = attempt(
+        lambda: made_for(3, model, inputs, targets, losses, folder)
+    )
+    return found
+
+
+def made_for(clients: int, *given: Any) -> None:
+    *given_, folder = given
+    noise = DistributedNoise(
+        entries=68,
+        clip=1.0,
+        noise_multiplier=2.0,
+        clients=clients,
+        minimum_survivors=clients,
+        bits=32,
+        unit=Unit.EXAMPLE,
+        batch=8,
+    )
+    ledger = Ledger.open(f"{folder}/one-{dist.get_rank()}.ledger")
+    PrivateRanks(*given_, noise=noise, sampling_rate=0.5, ledger=ledger, subject="examples")

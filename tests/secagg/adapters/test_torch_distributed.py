@@ -141,11 +141,13 @@ def test_a_rank_that_is_stopped_raises_on_all_others_within_the_timeout(kind: st
     check_lost(kind, run(work.goes_wrong, kind, "stop", [2], stops=1))
 
 
-def check_lost(kind: str, found: list[Any]) -> None:
+def check_lost(kind: str, found: list[Any], step: int = 2) -> None:
     assert found.pop(1) == MISSING
+    # What FSDP gathers by itself, and the buckets that DDP agrees on before its second step, fail
+    # with an error of torch.
+    torchs = kind != "ddp" or step == 1
     for ((name, _, seconds, still),) in found:
-        # What FSDP itself gathers fails with an error of torch.
-        assert name == "PeerError" or (kind != "ddp" and name == "RuntimeError")
+        assert name == "PeerError" or (torchs and name == "RuntimeError")
         assert still
         assert seconds < TIMEOUT + 5
 
@@ -160,7 +162,7 @@ def test_whatever_goes_wrong_at_any_of_20_steps_moves_no_parameter(kind: str, fa
     for step in range(STEPS):
         stops = int(fault == "stop")
         found = run(work.goes_wrong, kind, fault, [step], timeout=3.0, stops=stops)
-        check_lost(kind, found)
+        check_lost(kind, found, step)
 
 
 def test_who_goes_on_after_an_error_trains_on_nan() -> None:
