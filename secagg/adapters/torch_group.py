@@ -41,6 +41,7 @@ Group: TypeAlias = dist.ProcessGroup | None
 LABEL: Final = b"secagg.adapters.torch_distributed 1"
 TIMEOUT: Final = timedelta(minutes=5)  # gloo's own is 30 minutes, in which a stopped rank stops all
 ENVELOPE: Final = 256  # bytes in which keys travel, whatever the version of who sends them
+NO_PASS: Final = -1  # torch's number of a pass where a callback at its end is under way
 LANES: Final = 3  # of 21 bits: 19 bits an entry for 4 ranks, 2.67 bytes each
 
 
@@ -124,7 +125,7 @@ class SecureGroup:
         self._epoch: Epoch | None = None
         self._failure: Exception | None = None  # of these keys, the first
         self._pending: Exception | None = None  # of this backward pass
-        self._broken, self._pass = False, -1
+        self._broken, self._pass = False, NO_PASS
         self.shared: Callable[[Exception | None], Exception | None] | None = None
         self._process = os.getpid()
         self.renew()
@@ -371,12 +372,12 @@ class SecureGroup:
         return running, running.words
 
     def reduce_whole(self, gradient: Tensor) -> None:
-        """As ``_reduce``, of HSDP: the mean over the group in place of ``gradient``."""
+        """Put the mean over the group in place of ``gradient``: a hook of HSDP."""
         self._after = self._counter
         self._reduce(gradient, gradient, self._all_reduce, average=True)
 
     def reduce_scatter(self, source: Tensor, out: Tensor, op: Any) -> None:
-        """As ``_reduce``, of FSDP."""
+        """Put this rank's shard of the sum into ``out``: the reduce-scatter of FSDP."""
         self._after = self._counter
         average = op == dist.ReduceOp.AVG
 
@@ -390,7 +391,7 @@ class SecureGroup:
         self._reduce(source, out, send, average=average, shards=self.ranks)
 
     def reduce_bucket(self, bucket: Any) -> torch.futures.Future[Tensor]:
-        """As ``_reduce``, of DDP: a future, so that the pass goes on meanwhile."""
+        """Put the mean into a bucket of DDP: a future, so that the pass goes on meanwhile."""
         buffer: Tensor = bucket.buffer()
         place: int = bucket.index()
         if place == 0:
@@ -439,7 +440,7 @@ class SecureGroup:
         # What FSDP and checkpoints of torch use; nothing public tells a pass from the next.
         engine = torch.autograd.Variable._execution_engine  # noqa: SLF001
         this = torch._C._current_graph_task_id()  # noqa: SLF001
-        if this == self._pass:
+        if this == self._pass != NO_PASS:
             return
         self._pass = this
 

@@ -218,6 +218,16 @@ def made_model(kind: str, group: list[SecureGroup]) -> nn.Module:
     if kind == "ddp":
         model = DistributedDataParallel(net(), bucket_cap_mb=0.005)
         group.append(secure_ddp(model, clip=1.0))
+    elif kind == "ddp static":  # the first pass reduces in a callback at its end
+        model = DistributedDataParallel(net(), static_graph=True, gradient_as_bucket_view=True)
+        group.append(secure_ddp(model, clip=1.0))
+    elif kind == "fsdp whole":  # one group, reduced in a callback at the end of a pass
+        model = fully_shard(net(), mesh=init_device_mesh("cpu", (4,)))
+        group.append(secure_fsdp(model, clip=1.0))
+    elif kind == "houses whole":
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("house", "shard"))
+        model = fully_shard(net(), mesh=mesh["shard"])
+        group.append(secure_houses(model, mesh["house"].get_group(), clip=1.0))
     elif kind == "fsdp":
         model = sharded(init_device_mesh("cpu", (4,)))
         group.append(secure_fsdp(model, clip=1.0))

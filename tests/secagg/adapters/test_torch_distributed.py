@@ -120,6 +120,11 @@ def test_an_entry_that_cannot_be_summed_raises_on_every_rank_alike(kind: str, fa
     check_alike(kind, fault, found)
 
 
+@pytest.mark.parametrize("kind", ["ddp static", "fsdp whole", "houses whole"])
+def test_what_is_reduced_in_the_last_callback_of_a_pass_raises_too(kind: str) -> None:
+    check_alike(kind, "one shard", run(work.goes_wrong, kind, "one shard", [0, 2]))
+
+
 def check_alike(kind: str, fault: str, found: list[Any]) -> None:
     for *raised, weights in found:
         for name, text, _, still in raised:
