@@ -1,9 +1,10 @@
-"""Two companies train one model: each shards it inside, and only their sum is secured.
+"""Three companies train one model: each shards it inside, and only their sum is secured.
 
-    torchrun --nproc-per-node 4 examples/houses/train.py
+    torchrun --nproc-per-node 6 examples/houses/train.py
 
-Ranks 0 and 1 are one house, 2 and 3 the other. Inside a house everything is plain FSDP2; across
-houses ``secure_houses`` sums the gradients of each shard, so that neither sees the other's.
+Ranks 0 and 1 are one house, 2 and 3 the next, 4 and 5 the last. Inside a house everything is plain
+FSDP2; across houses ``secure_houses`` sums the gradients of each shard, so that none sees
+another's. Of two houses each would know the other's: the sum less its own.
 """
 
 from datetime import timedelta
@@ -17,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 
 from secagg.adapters.torch_distributed import secure_houses
 
-STEPS, TEST, HOUSES = 60, 360, 2
+STEPS, TEST, HOUSES = 60, 360, 3
 
 dist.init_process_group("gloo", timeout=timedelta(seconds=30))
 rank, ranks = dist.get_rank(), dist.get_world_size()

@@ -41,7 +41,7 @@ Group: TypeAlias = dist.ProcessGroup | None
 LABEL: Final = b"secagg.adapters.torch_distributed 1"
 TIMEOUT: Final = timedelta(minutes=5)  # gloo's own is 30 minutes, in which a stopped rank stops all
 ENVELOPE: Final = 256  # bytes in which keys travel, whatever the version of who sends them
-NO_PASS: Final = -1  # torch's number of a pass where a callback at its end is under way
+NO_PASS: Final = -1  # what torch says where it knows of no backward pass
 LANES: Final = 3  # of 21 bits: 19 bits an entry for 4 ranks, 2.67 bytes each
 
 
@@ -78,6 +78,8 @@ class SecureGroup:
       parameters: that all ranks of the group hold alike; their digest is agreed with the keys.
       scaler: whose scale the gradients carry.
       public: whatever else ranks must have in common.
+      pair: two ranks are meant. Each then has the other's part, which is the sum less its own;
+        masks hide both from who carries the words, and from nobody else.
       timeout: the longest that a rank waits for another, set on that of all ranks and on the group;
         a shorter one of theirs stays, and that of all ranks holds for the group too.
 
@@ -100,6 +102,7 @@ class SecureGroup:
         parameters: Callable[[], Mapping[str, Tensor]] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         public: bytes = b"",
+        pair: bool = False,
         suite: Suite = Suite.AES_128_CTR,
         timeout: timedelta = TIMEOUT,
     ) -> None:
@@ -108,6 +111,11 @@ class SecureGroup:
         self.group = world() if group is None else group
         self.members = dist.get_process_group_ranks(self.group)
         self.ranks, self.rank = len(self.members), dist.get_rank(self.group)
+        if self.ranks == 2 and not pair:
+            raise InputError(
+                "of two ranks each has the other's part, the sum less its own: take three or more, "
+                "or add noise; pair=True hides both from who carries the words alone"
+            )
         self.timeout = shorten(self.group, shorten(world(), timeout))
         room = lane_bits(lanes) - (self.ranks - 1).bit_length()
         self.codec = FixedPoint(

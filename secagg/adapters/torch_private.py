@@ -77,6 +77,7 @@ class PrivateRanks:
             clip=COUNT_CLIP,
             public=repr((noise, float(sampling_rate))).encode(),
             parameters=lambda: dict(model.named_parameters()),
+            pair=True,  # each share of noise hides a rank's part from the other
             **how,
         )
         ranks = self.group.ranks

@@ -75,7 +75,7 @@ def sums(rank: int) -> dict[str, Any]:
     found["stochastic"] = secure_all_reduce(made.double(), random)
     found["words"] = group.sum_words(np.full(5, 2**63 + rank, np.uint64))
     pair = dist.new_group([0, 1] if rank < 2 else [2, 3], use_local_synchronization=True)
-    found["pair"] = secure_all_reduce(made.clone(), SecureGroup(pair, clip=1.0))
+    found["pair"] = secure_all_reduce(made.clone(), SecureGroup(pair, clip=1.0, pair=True))
     return found
 
 
@@ -119,7 +119,7 @@ def houses_plain_and_secure(rank: int, steps: int) -> dict[str, Losses]:
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("house", "shard"))
     found = {"plain": train(sharded(mesh), rank, steps)}
     model = sharded(mesh["shard"])
-    secure_houses(model, mesh["house"].get_group(), clip=1.0)
+    secure_houses(model, mesh["house"].get_group(), clip=1.0, pair=True)
     return found | {"secure": train(model, rank, steps)}
 
 
@@ -167,7 +167,7 @@ def two_models(rank: int) -> list[Losses]:
     pair = dist.new_group([0, 1] if rank < 2 else [2, 3], use_local_synchronization=True)
     models = [DistributedDataParallel(net()), DistributedDataParallel(net(1), process_group=pair)]
     for model in models:
-        secure_ddp(model, clip=1.0)
+        secure_ddp(model, clip=1.0, pair=True)
     losses: list[Losses] = [[], []]
     for _ in range(3):
         for place, model in enumerate(models):
@@ -227,14 +227,14 @@ def made_model(kind: str, group: list[SecureGroup]) -> nn.Module:
     elif kind == "houses whole":
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("house", "shard"))
         model = fully_shard(net(), mesh=mesh["shard"])
-        group.append(secure_houses(model, mesh["house"].get_group(), clip=1.0))
+        group.append(secure_houses(model, mesh["house"].get_group(), clip=1.0, pair=True))
     elif kind == "fsdp":
         model = sharded(init_device_mesh("cpu", (4,)))
         group.append(secure_fsdp(model, clip=1.0))
     else:
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("house", "shard"))
         model = sharded(mesh["shard"])
-        group.append(secure_houses(model, mesh["house"].get_group(), clip=1.0))
+        group.append(secure_houses(model, mesh["house"].get_group(), clip=1.0, pair=True))
     return model
 
 
@@ -305,7 +305,7 @@ def signed_sums(rank: int) -> dict[str, Any]:
     tensor = secure_all_reduce(torch.full((5,), 0.25), group)
     found: dict[str, Any] = {"all": float(tensor[0])}
     pair = dist.new_group([0, 1] if rank < 2 else [2, 3], use_local_synchronization=True)
-    some = SecureGroup(pair, clip=1.0, identity=mine, roster=roster)
+    some = SecureGroup(pair, clip=1.0, identity=mine, roster=roster, pair=True)
     found["pair"] = float(secure_all_reduce(torch.full((5,), 0.25), some)[0])
     found["half"] = attempt(lambda: SecureGroup(clip=1.0, identity=mine))[:2]
     found["absent"] = attempt(
@@ -448,8 +448,9 @@ def refused(rank: int) -> dict[str, tuple[str, str, float]]:
             "not sharded": lambda: secure_fsdp(net(), clip=1.0),
             "in part": lambda: secure_fsdp(part, clip=1.0),
             "two dimensions": lambda: secure_fsdp(sharded(mesh), clip=1.0),
-            "other ranks": lambda: secure_fsdp(half, clip=1.0, group=house),
+            "other ranks": lambda: secure_fsdp(half, clip=1.0, group=house, pair=True),
             "one house": lambda: secure_houses(half, mesh["shard"].get_group(), clip=1.0),
+            "two": lambda: SecureGroup(house, clip=1.0),
             "bits": lambda: SecureGroup(clip=1.0, bits=20),
             "lanes": lambda: SecureGroup(clip=1.0, lanes=9),
             "integers": lambda: secure_all_reduce(

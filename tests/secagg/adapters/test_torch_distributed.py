@@ -271,6 +271,7 @@ REFUSED = {
     "two dimensions": "a mesh of 2 dimensions",
     "other ranks": "sharded over other ranks than those of this group",
     "one house": "two ranks of one house",
+    "two": "of two ranks each has the other's part",
     "bits": "does not fit 3 lanes a word; use at most 19 bits",
     "lanes": "9 lanes a word",
     "integers": "cannot sum torch.int64",

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.slow  # 20 s each: torch is imported in five processes
 ROOT = Path(__file__).parents[3]
 
 
-def torchrun(*words: str | Path) -> str:
+def torchrun(ranks: int, *words: str | Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", *words],
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *words],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -28,10 +28,11 @@ def torchrun(*words: str | Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("example", "says"), [("ddp", "4 parties, 60 steps"), ("houses", "2 houses, 60 steps")]
+    ("example", "ranks", "says"),
+    [("ddp", 4, "4 parties, 60 steps"), ("houses", 6, "3 houses, 60 steps")],
 )
-def test_an_example_trains(example: str, says: str) -> None:
-    out = torchrun(Path("examples") / example / "train.py")
+def test_an_example_trains(example: str, ranks: int, says: str) -> None:
+    out = torchrun(ranks, Path("examples") / example / "train.py")
     found = re.fullmatch(rf"{says}: accuracy ([\d.]+)\n", out)
     assert found is not None, out
     assert float(found[1]) > 0.9
