@@ -4,6 +4,9 @@
 
 Each rank holds a part of scikit-learn's handwritten digits that nobody else has. Two lines make
 their plain ``DistributedDataParallel`` secure: the import, and ``secure_ddp``.
+
+All ranks run on one machine here, so their keys are not signed. Between organisations they must be:
+docs/ranks.md.
 """
 
 from datetime import timedelta

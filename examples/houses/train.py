@@ -5,6 +5,9 @@
 Ranks 0 and 1 are one house, 2 and 3 the next, 4 and 5 the last. Inside a house everything is plain
 FSDP2; across houses ``secure_houses`` sums the gradients of each shard, so that none sees
 another's. Of two houses each would know the other's: the sum less its own.
+
+All ranks run on one machine here, so their keys are not signed. Between organisations they must be:
+docs/ranks.md.
 """
 
 from datetime import timedelta

@@ -12,9 +12,9 @@
 
 Every rank takes part in every sum or nothing comes out. A rank that finds an entry that is not
 finite, or beyond ``clip``, takes part with zeros and says so in the sum: all ranks raise
-``RankFailed`` alike, at the end of the backward pass, and gradients are NaN, so that none who goes
-on all the same trains on half of a sum. After any error the keys are spent: ``renew()`` on every
-rank agrees on new ones, and where a rank is gone all start again.
+``RankFailed`` alike, at the end of the backward pass. What was not summed is then NaN, so that
+nobody who goes on all the same trains on a part. After any error the keys are spent: ``renew()`` on
+every rank agrees on new ones, and where a rank is gone all start again.
 
 Entries are multiples of one step, ``clip`` over ``levels``. ``clip`` is a constant of the keys; one
 that followed a rank's own gradient would tell of it. Under a ``GradScaler`` the scale is divided
@@ -51,6 +51,8 @@ __all__ = ["SecureGroup", "secure_all_reduce", "secure_ddp", "secure_fsdp", "sec
 def secure_all_reduce(tensor: Tensor, group: SecureGroup, *, average: bool = False) -> Tensor:
     """Sum ``tensor`` over the ranks, in place; or their mean.
 
+    After an error ``tensor`` is as it was, and the keys are spent.
+
     Args:
       tensor: floats, of the same length on every rank.
 
@@ -59,7 +61,6 @@ def secure_all_reduce(tensor: Tensor, group: SecureGroup, *, average: bool = Fal
       RemoteProtocolError: not exactly the ranks of this group are in the sum.
       PeerError: a rank is gone, or silent for longer than the timeout.
       LocalProtocolError: the keys are spent by an earlier error.
-        After any of these ``tensor`` is unchanged, and the keys are spent.
     """
     return group.all_reduce(tensor, average=average)
 
