@@ -151,14 +151,24 @@ class AwaitKeys:
 class Epoch:
     """The seeds that a rank shares with each other one, and what was masked with them."""
 
-    __slots__ = ("_agreement", "_context", "_ended", "_me", "_next", "_seeds", "_seen", "_waits")
+    __slots__ = (
+        "_after",
+        "_agreement",
+        "_context",
+        "_ended",
+        "_me",
+        "_next",
+        "_seeds",
+        "_seen",
+        "_waits",
+    )
 
     def __init__(
         self, agreement: Agreement, me: ClientId, context: Context, seeds: Mapping[ClientId, Secret]
     ) -> None:
         self._agreement, self._me, self._context, self._seeds = agreement, me, context, dict(seeds)
         self._ended = False
-        self._next = 0
+        self._next = self._after = 0
         self._seen = {rank: bytes(DIGEST_SIZE) for rank in seeds}
         # What was begun and is not yet in ``_seen``, by counter: authenticators once it is open.
         self._waits: dict[int, dict[ClientId, bytes] | None] = {}
@@ -208,7 +218,7 @@ class Epoch:
             not open, or the vector is none of that many shards. Nothing was masked.
         """
         words = self._checked(vector, counter, bucket, shards, after)
-        self._next = counter + 1
+        self._next, self._after = counter + 1, after
         self._take_in(after)
         self._waits[counter] = None
         if flag is not None:
@@ -240,7 +250,7 @@ class Epoch:
         check_integer("bucket", bucket, 0)
         check_integer("shards", shards, 1)
         check_integer("counter", counter, 0, 2**64 - 1)
-        check_integer("after", after, 0, counter)
+        check_integer("after", after, self._after, counter)
         if self._ended:
             raise LocalProtocolError(_OVER)
         if counter < self._next:

@@ -266,6 +266,16 @@ def test_a_total_that_is_not_open_cannot_be_in_a_mask() -> None:
         group[0].begin(vectors()[0], counter=1, after=1)
 
 
+def test_totals_that_are_in_the_masks_stay_there() -> None:
+    group = epochs()
+    total, waits = masked(group, vectors(), counter=0)
+    for wait in waits:
+        wait.open(total)
+    masked(group, vectors(), counter=1, after=1)
+    with pytest.raises(InputError, match="after 0 is no integer in"):
+        group[0].begin(vectors()[0], counter=2)
+
+
 def test_two_ranks_of_one_view_still_do_not_open_without_the_third() -> None:
     """The check word counts all: whoever saw another total stops the others too."""
     group = epochs()
@@ -478,3 +488,13 @@ def test_an_advertisement_has_one_encoding() -> None:
     for agreement, signed in ((PLAIN, False), (SIGNED, True)):
         (data, *_), _ = joined(agreement)
         assert read(data, signed=signed).to_bytes() == data
+
+
+def test_nothing_that_waits_prints_a_secret() -> None:
+    sent, states = joined(SIGNED)
+    epoch = states[0].on_keys(sent)
+    wait = epoch.begin(vectors()[0], counter=0)
+    secrets = [seed.expose() for seed in epoch._seeds.values()]
+    for thing in (states[1], epoch, wait):
+        text = f"{thing!r} {thing}"
+        assert not any(secret.hex() in text or repr(secret) in text for secret in secrets)
