@@ -18,7 +18,7 @@ from secagg.cli.attack import attack
 from secagg.cli.screen import JSON, OUT_FILE, PLACE, Screen, progress, screen
 from secagg.errors import InputError
 from secagg.extras import TRAIN, require
-from secagg.pages.numbers import elapsed, size
+from secagg.pages.numbers import counted, elapsed, size
 
 if TYPE_CHECKING:
     from secagg.bench.compare import Comparison
@@ -297,6 +297,7 @@ def utility(
             study.write(target, found)
 
     if source is None:
+        began = study.keys(known)
         with progress() as bar:
             tasks: dict[str, TaskID] = {}
             steps = (
@@ -307,6 +308,11 @@ def utility(
             for name, done, total in steps:
                 task = tasks.setdefault(name, bar.add_task(name, total=total))
                 bar.update(task, completed=done)
+        if left := len(began - study.keys(known)):
+            click.echo(
+                f"secagg: {counted(left, 'run')} of another sweep, which {target} held, left out",
+                err=True,
+            )
     click.echo(study.table(known["runs"]))
     click.echo(study.settings_table(known), nl=False)
     _export(csv, study.rows(known["runs"]))

@@ -534,7 +534,8 @@ def _weight(client: int, value: Any) -> int:
     boolean = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
     if boolean or not 0 <= weight < 2**63:
         raise InputError(
-            f"client {client}: weight {value!r:.40} is not a count, an integer from 0 to 2^63 - 1"
+            f"client {client}: weight {value!r:.40} is not a count, an integer from 0 to 2^63 - 1; "
+            "pass the number of examples"
         )
     return weight
 
