@@ -10,7 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from rank_work import handed_another_total
+from ranks import run
 
 from protocols.errors import RemoteProtocolError
 from protocols.testing import insecure_entropy
@@ -82,3 +85,18 @@ def test_a_liar_cannot_make_up_for_it() -> None:
     # Whatever the liar saw, the pair of the two others is as it is.
     assert group[0]._waits[0][1] != group[1]._waits[0][0]
     assert group[0]._waits[0][LIAR] == group[LIAR]._waits[0][0]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "houses"])
+def test_with_the_check_removed_a_training_goes_on_with_two_models(kind: str) -> None:
+    found = run(handed_another_total, kind, "removed")
+    assert [each[:-1] for each in found] == [[""] * 4] * 4
+    # Ranks 1 and 3 hold the same parameters under DDP, and the same shard of two houses.
+    assert not torch.equal(found[1][-1], found[3][-1])
+
+
+@pytest.mark.parametrize("kind", ["ddp", "houses"])
+def test_a_training_ends_at_the_next_sum(kind: str) -> None:
+    for raised in run(handed_another_total, kind, "kept"):
+        # Across houses the next sum is of the same pass, under DDP of the next.
+        assert raised == ["", "", "RemoteProtocolError"][-2 if kind == "houses" else 0 :]

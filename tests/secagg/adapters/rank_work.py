@@ -138,6 +138,23 @@ def accumulated(rank: int) -> dict[str, list[Tensor]]:
     return found
 
 
+def accumulated_in_shards(rank: int) -> dict[str, list[Tensor]]:
+    """As ``accumulated``, under FSDP2 and across houses."""
+    found = {}
+    for name in ("plain", "fsdp", "houses"):
+        groups: list[SecureGroup] = []
+        mesh = init_device_mesh("cpu", (4,))
+        model = sharded(mesh) if name == "plain" else made_model(name, groups)
+        for group in groups:
+            group.renew(clip=2.0)
+        inputs, targets = batch(rank)
+        for part in range(3):
+            model.set_requires_gradient_sync(part == 2)  # type: ignore[operator]
+            nn.functional.cross_entropy(model(inputs + part), targets).backward()
+        found[name] = [parameter.grad.full_tensor() for parameter in model.parameters()]
+    return found
+
+
 class Forked(nn.Module):
     """A model of which every rank uses another part."""
 
@@ -467,6 +484,44 @@ def waits(rank: int, seconds: float) -> str:
     if rank == 1:
         time.sleep(seconds)
     return attempt(lambda: secure_all_reduce(torch.zeros(3), group))[0]
+
+
+def handed_another_total(rank: int, kind: str, rule: str) -> list[Any]:
+    """After the second step rank 1 was handed another total than the rest; two more steps.
+
+    rule: ``kept``, or ``removed``: no total is in the masks of later sums.
+    """
+    groups: list[SecureGroup] = []
+    model = made_model(kind, groups)
+    (group,) = groups
+    if rule == "removed":
+        mask = group._mask
+
+        def unbound(*given: Any, **how: Any) -> Any:
+            group._after = 0
+            return mask(*given, **how)
+
+        group._mask = unbound  # type: ignore[method-assign]
+    inputs, targets = batch(rank)
+    optimizer = torch.optim.SGD(model.parameters(), RATE)
+    found: list[Any] = []
+    for step in range(4):
+        if step == 1 and rank == 1:
+            opened = group._open
+
+            def lied_to(running: Any, total: Tensor, out: Tensor, opened: Any = opened) -> None:
+                total[:-2] += 2**20  # as a neighbour in the ring could
+                opened(running, total, out)
+
+            group._open = lied_to  # type: ignore[method-assign]
+        optimizer.zero_grad()
+        raised = attempt(nn.functional.cross_entropy(model(inputs), targets).backward)
+        found.append(raised[0])
+        if raised[0]:
+            return found
+        vars(group).pop("_open", None)
+        optimizer.step()
+    return [*found, weights(optimizer)]
 
 
 def hook_without_value(rank: int, kind: str) -> list[Any]:

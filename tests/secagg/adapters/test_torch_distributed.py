@@ -92,6 +92,13 @@ def test_gradients_of_several_passes_are_summed_once() -> None:
             assert (plain - secure).abs().max() <= 2 * 2.0**-18
 
 
+def test_gradients_of_several_passes_are_summed_once_in_shards() -> None:
+    for found in run(work.accumulated_in_shards):
+        for name in ("fsdp", "houses"):
+            for plain, secure in zip(found["plain"], found[name], strict=True):
+                assert (plain - secure).abs().max() <= 2 * 2.0**-18
+
+
 def test_parameters_that_a_rank_does_not_use_add_zeros() -> None:
     for found in run(work.unused_parameters):
         for plain, secure in zip(found["plain"], found["secure"], strict=True):
