@@ -71,7 +71,7 @@ class SecureGroup:
       bits: of an entry; by default as many as the lanes hold for so many ranks.
       lanes: entries a word of 64 bits, 1 to 8. With 2 an entry takes the bytes of a float32, and
         its step is 2,000 times finer than with 3.
-      rounding: ``"stochastic"`` is unbiased, and costs 1.3 ns an entry more.
+      rounding: ``"stochastic"`` is unbiased, and costs 0.8 ns an entry more.
       identity: this rank's signing key, with ``roster``: keys are then signed. Without them
         whoever runs the store that ranks meet in can read every gradient.
       roster: an operator's, in which client number r is rank r of all ranks.
