@@ -7,10 +7,11 @@ import hashlib
 import math
 import os
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +135,7 @@ class SecureGroup:
         self._failure: Exception | None = None  # of these keys, the first
         self._pending: Exception | None = None  # of this backward pass
         self._broken, self._pass = False, NO_PASS
+        self._sent: deque[Any] = deque()  # buckets of this pass that are not decoded yet
         self.shared: Callable[[Exception | None], Exception | None] | None = None
         self._process = os.getpid()
         self.renew()
@@ -399,35 +401,50 @@ class SecureGroup:
         self._reduce(source, out, send, average=average, shards=self.ranks)
 
     def reduce_bucket(self, bucket: Any) -> torch.futures.Future[Tensor]:
-        """Put the mean into a bucket of DDP: a future, so that the pass goes on meanwhile."""
+        """Put the mean into a bucket of DDP: a future, so that the pass goes on meanwhile.
+
+        It is completed here, with the last bucket at the latest. A callback of gloo's own thread
+        would need the interpreter when that may have ended: the process then aborts.
+        """
         buffer: Tensor = bucket.buffer()
         place: int = bucket.index()
         if place == 0:
             self._after = self._counter  # torch has waited for every bucket of the pass before
+            self._sent.clear()
         if bucket.is_last():
             self._raise_at_end()
         running, words = self._begin_or_idle(buffer, buffer, average=True, bucket=place)
-
-        def finish(future: torch.futures.Future[Any]) -> Tensor:
-            try:
-                # A failed collective leaves this rank's own words in place, and no other sign.
-                self._transport(future.value)
-                if running is not None:
-                    self._open(running, running.words, buffer)
-            except Exception as error:  # noqa: BLE001  # raised at the end of the pass
-                self._fail(error, buffer)
-            return buffer
-
+        done: torch.futures.Future[Tensor] = torch.futures.Future(
+            devices=[buffer.device] if buffer.is_cuda else None
+        )
+        work: Any = None
         if words is not None:
             try:
                 work = self._transport(lambda: self._all_reduce(words, wait=False))
             except PeerError as error:
                 self._fail(error, buffer)
-            else:
-                return cast("torch.futures.Future[Tensor]", work.get_future().then(finish))
-        done: torch.futures.Future[Tensor] = torch.futures.Future()
-        done.set_result(buffer)
+        self._sent.append((work, running, buffer, done))
+        while self._sent and (bucket.is_last() or self._has_come()):
+            self._take(*self._sent.popleft())
         return done
+
+    def _take(
+        self,
+        work: Any,
+        running: _Running | None,
+        buffer: Tensor,
+        done: torch.futures.Future[Tensor],
+    ) -> None:
+        try:
+            if work is None or self._broken:
+                raise PeerError("a bucket was not summed") from self._failure
+            # A failed collective leaves this rank's own words in place, and no other sign.
+            self._transport(work.wait)
+            if running is not None:
+                self._open(running, running.words, buffer)
+        except Exception as error:  # noqa: BLE001  # raised at the end of the pass
+            self._fail(error, buffer)
+        done.set_result(buffer)
 
     def _all_reduce(self, words: Tensor, *, wait: bool = True) -> Any:
         work = dist.all_reduce(words, group=self.group, async_op=True)

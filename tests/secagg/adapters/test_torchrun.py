@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def torchrun(ranks: int, *words: str | Path) -> str:
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone"]  # a free port each time
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *words],
+        [*run, "--nproc-per-node", str(ranks), *words],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
