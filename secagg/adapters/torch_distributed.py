@@ -151,7 +151,8 @@ def secure_houses(
         group, clip=clip, public=_names(model), parameters=lambda: _shards(model), **how
     )
     shorten(inside, secure.timeout)
-    secure.shared = lambda error: _alike(error, inside, model)
+    told = torch.zeros(len(Flag) + 2, dtype=torch.int64, device=device_of(inside))
+    secure.shared = lambda error: _alike(error, told.zero_(), inside, model)
 
     def across(gradient: Tensor) -> None:
         secure.reduce_whole(gradient)
@@ -162,10 +163,9 @@ def secure_houses(
 
 
 def _alike(
-    error: Exception | None, inside: dist.ProcessGroup, model: nn.Module
+    error: Exception | None, told: Tensor, inside: dist.ProcessGroup, model: nn.Module
 ) -> Exception | None:
     """What some rank of a house raises, all of it raise: each saw the flags of its shard alone."""
-    told = torch.zeros(len(Flag) + 2, dtype=torch.int64, device=device_of(inside))
     if isinstance(error, RankFailed):
         for flag in Flag:
             told[flag] = error.reasons.get(flag.name, 0)

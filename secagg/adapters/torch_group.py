@@ -136,6 +136,9 @@ class SecureGroup:
         self._pending: Exception | None = None  # of this backward pass
         self._broken, self._pass = False, NO_PASS
         self._sent: deque[Any] = deque()  # buckets of this pass that are not decoded yet
+        # What was sent last. Were gloo's thread the last to let go of a tensor of Python's, it
+        # would need the interpreter for that, and a process that has ended by then aborts.
+        self._held: list[Tensor] = []
         self.shared: Callable[[Exception | None], Exception | None] | None = None
         self._process = os.getpid()
         self.renew()
@@ -395,6 +398,7 @@ class SecureGroup:
             if not average and op != dist.ReduceOp.SUM:
                 raise InputError("a gradient divide factor is not secured: leave it as it is")
             total = torch.empty(len(words) // self.ranks, dtype=torch.int64, device=words.device)
+            self._held = [words, total]
             _scatter(total, words, group=self.group, async_op=True).wait()
             return total
 
@@ -403,14 +407,15 @@ class SecureGroup:
     def reduce_bucket(self, bucket: Any) -> torch.futures.Future[Tensor]:
         """Put the mean into a bucket of DDP: a future, so that the pass goes on meanwhile.
 
-        It is completed here, with the last bucket at the latest. A callback of gloo's own thread
-        would need the interpreter when that may have ended: the process then aborts.
+        It is completed here, with the last bucket at the latest, and by no callback of gloo's own
+        thread, which would need the interpreter when that may have ended.
         """
         buffer: Tensor = bucket.buffer()
         place: int = bucket.index()
         if place == 0:
             self._after = self._counter  # torch has waited for every bucket of the pass before
             self._sent.clear()
+            self._held = []
         if bucket.is_last():
             self._raise_at_end()
         running, words = self._begin_or_idle(buffer, buffer, average=True, bucket=place)
@@ -419,6 +424,7 @@ class SecureGroup:
         )
         work: Any = None
         if words is not None:
+            self._held.append(words)
             try:
                 work = self._transport(lambda: self._all_reduce(words, wait=False))
             except PeerError as error:
@@ -427,6 +433,11 @@ class SecureGroup:
         while self._sent and (bucket.is_last() or self._has_come()):
             self._take(*self._sent.popleft())
         return done
+
+    def _has_come(self) -> bool:
+        """Whether the first bucket that was sent can be decoded without waiting."""
+        work = self._sent[0][0]
+        return work is None or bool(work.is_completed())
 
     def _take(
         self,
@@ -449,6 +460,7 @@ class SecureGroup:
     def _all_reduce(self, words: Tensor, *, wait: bool = True) -> Any:
         work = dist.all_reduce(words, group=self.group, async_op=True)
         if wait:
+            self._held = [words]
             work.wait()
             return words
         return work
