@@ -1,7 +1,7 @@
 // The module as a peer of `secagg interop`: a client alone. docs/protocols/interop.md
 import { createInterface } from 'node:readline';
 
-import { Agreement, Client, Refusal, hex, unhex } from './secagg.mjs';
+import { Agreement, Client, Refusal, hex, unhex } from './bonawitz.mjs';
 
 const clients = new Map();
 const request = (wrong, message) => { if (wrong) throw new Refusal('request', message); };
@@ -15,7 +15,8 @@ const operations = {
     const party = new Client(agreed(q.agreement), q.client, {
       entropy: unhex(q.entropy),
       identity: q.identity ? unhex(q.identity) : null,
-      identities: new Map(Object.entries(q.identities ?? {}).map(([k, v]) => [Number(k), unhex(v)])),
+      identities: new Map(
+        Object.entries(q.identities ?? {}).map(([client, key]) => [Number(client), unhex(key)])),
     });
     const message = hex(await party.join());
     clients.set(q.id, { party, words: unhex(q.words) });

@@ -1,662 +1,473 @@
-// A client of `secagg serve` in one module without dependencies, for pages and for Node.
+// A node of `secagg serve` in a page, or in Node: two modules, no dependencies, no build.
 //
-//   docs/protocols/bonawitz.md  the masks: Agreement, Client
-//   docs/protocols/codec.md     what is masked: readProposal, encode
-//   docs/network.md             what carries it: join
+//     import { join, indexedDbBurns } from './secagg.mjs';
+//     await join('https://sums.example.org', token, train, { burns: indexedDbBurns() });
 //
-// Rules are numbered as in bonawitz.md. Everything secret stays in memory and is gone with the
-// page: a state answers once because nothing saves it.
+// What is masked is docs/protocols/codec.md, what carries it docs/network.md; bonawitz.mjs masks.
 
-const subtle = globalThis.crypto.subtle;
-const LAYERS = ['decode', 'rule', 'local'];
+import { Agreement, Client, Reader, Refusal, ascii, cat, hex, opaque, same, sha256, stream, u8, u32,
+  u64, unhex, verify } from './bonawitz.mjs';
+import { fraction, times } from './graph.mjs';
 
-export class Refusal extends Error {
-  /** `layer` as in docs/protocols/interop.md: decode, rule or local. */
-  constructor(layer, message) {
+const STAGES = ['advertise', 'share', 'mask', 'sign', 'reveal'];
+const AWAITS = { onRoster: 'share', onBoxes: 'mask', onSurvivors: 'reveal' };
+const LARGEST_PROPOSAL = 2 ** 22, LARGEST_TASK = 2 ** 26; // bytes
+const AT_ONCE = 4, TRIES = 6; // tasks of different sums; calls to hand an answer in
+const FAILURES = ['raised', 'replied', 'arrays', 'metrics', 'weight', 'update'];
+
+/** What the server may hear: its text holds no data. */
+export class Declined extends Error {
+  constructor(message, status = null) {
     super(message);
-    this.layer = layer;
+    this.status = status; // of the server's answer, where that is why
   }
 }
-const [decode, rule, local] = LAYERS.map((layer) => (wrong, message) => {
-  if (wrong) throw new Refusal(layer, message);
+const decline = (wrong, why) => { if (wrong) throw new Declined(why); };
+
+// The codec
+
+const BLOCK = 2 ** 15; // words whose integers are rounded together
+const STATISTICS = { clip: 65536, levels: 2 ** 46 };
+const ROUNDING = ascii('secagg 1 stochastic rounding');
+const size = (shape) => shape.reduce((product, length) => product * length, 1);
+function isStatistic(name) {
+  const words = name.split(/[./]/), last = words.pop();
+  return ['running_mean', 'moving_mean', 'running_var', 'moving_variance'].includes(last)
+    || (['mean', 'var'].includes(last) && words.includes('batch_stats'));
+}
+
+function wellFormed({ purpose, session, model_digest, shapes }, average) {
+  const whole = (value, low, high) => Number.isSafeInteger(value) && value >= low && value <= high;
+  const named = (pairs, good) => Array.isArray(pairs)
+    && pairs.every(([name, value]) => typeof name === 'string' && good(value));
+  return /^[ -~]+$/.test(purpose) && /^[0-9a-f]{32}$/.test(session)
+    && /^[0-9a-f]{64}$/.test(model_digest)
+    && named(shapes, (shape) => Array.isArray(shape) && shape.every((n) => whole(n, 0, 2 ** 33)))
+    && named(average.metrics, (bound) => bound > 0) && average.clip > 0
+    && whole(average.bits, 2, 32) && whole(average.max_weight, 1, 2 ** 53 - 1);
+}
+
+/** A proposal out of its bytes, with its agreement and its layout. */
+export async function readProposal(bytes) {
+  decline(bytes.length > LARGEST_PROPOSAL, 'the proposal is too long');
+  let said;
+  try {
+    said = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+  } catch {
+    throw new Declined('the request holds no proposal');
+  }
+  decline(said?.version !== 2, 'a proposal of another version');
+  decline(said.protocol !== 'bonawitz', 'a page sums under bonawitz alone');
+  decline(said.noise !== undefined || !said.average, 'a page cannot add noise');
+  const { average, shapes } = said;
+  decline(!wellFormed(said, average), 'not a proposal');
+  const entries = shapes.reduce((sum, [, shape]) => sum + size(shape), 0);
+  const wide = shapes.filter(([name]) => isStatistic(name));
+  const statistics = wide.reduce((sum, [, shape]) => sum + size(shape), 0);
+  const { max_weight, clip, bits, metrics } = average;
+  const segments = [
+    { name: 'update', entries: entries - statistics, clip, bits },
+    { name: 'statistic', entries: statistics, maximum: 2 * STATISTICS.levels },
+    { name: 'clipped', entries: entries && 1, maximum: Math.max(entries, 1) },
+    { name: 'weight', entries: 1, maximum: max_weight },
+    { name: 'clamped', entries: 1 + metrics.length, maximum: 1 },
+    { name: 'missing', entries: metrics.length, maximum: 1 },
+    { name: 'failed', entries: FAILURES.length, maximum: 1 },
+    ...metrics.map(([name, most]) =>
+      ({ name: `metric ${name}`, entries: 1, clip: most, bits: 32 })),
+  ].filter((segment) => segment.entries > 0);
+  const agreement = Agreement.read(unhex(said.session), unhex(said.params), await sha256(bytes));
+  for (const segment of segments) place(segment, agreement.clients);
+  const words = segments.reduce((sum, segment) => sum + segment.words, 0);
+  decline(words !== agreement.words, `params are for ${agreement.words} words, not ${words}`);
+  return { ...said, agreement, entries, segments };
+}
+
+/** Lanes of a segment: as few words as hold every total, and of those the widest lanes. */
+function place(segment, clients) {
+  const one = segment.maximum ?? 2 ** (segment.bits - 1) - 1, limit = BigInt(clients) * BigInt(one);
+  let lanes = 8;
+  while (lanes > 0 && limit >= 1n << BigInt(Math.floor(64 / lanes) - 1)) lanes--;
+  decline(lanes === 0, `${segment.name} does not fit a word`);
+  segment.words = Math.ceil(segment.entries / lanes);
+  segment.lanes = Math.ceil(segment.entries / segment.words);
+}
+
+/**
+ * The words of what a node brings: 8 bytes each.
+ *
+ * `own` is {update, weight, metrics}, or the word of FAILURES that says why there is none.
+ * `seeds` draws 32 bytes for each segment that is rounded; for tests alone.
+ */
+export async function encode(proposal, own, seeds = random) {
+  const { average, entries, shapes, segments } = proposal;
+  const fits = ({ update }) => update.length === entries && update.every(Number.isFinite);
+  if (!FAILURES.includes(own) && !fits(own)) own = 'update';
+  const failed = FAILURES.includes(own);
+  const { update, weight, metrics } = failed
+    ? { update: new Float64Array(entries), weight: 0, metrics: {} } : own;
+  const clip = (value, most) => Math.min(Math.max(value, -most), most);
+  const held = Math.min(Math.max(weight, 0), average.max_weight), part = held / average.max_weight;
+  const values = { weight: [held], clamped: [held !== weight], missing: [], clipped: [0],
+    failed: FAILURES.map((word) => word === own), update: [], statistic: [] };
+  let at = 0;
+  for (const [name, shape] of shapes) {
+    const wide = isStatistic(name), most = wide ? STATISTICS.clip : average.clip;
+    for (const end = at + size(shape); at < end; at++) {
+      const clipped = clip(update[at], most), scaled = clipped * part;
+      if (clipped !== update[at]) values.clipped[0]++;
+      if (wide) values.statistic.push(nearest((scaled / most + 1) * STATISTICS.levels));
+      else values.update.push(scaled);
+    }
+  }
+  for (const [name, bound] of average.metrics) {
+    const value = Object.hasOwn(metrics, name) ? Number(metrics[name]) : NaN;
+    const missing = Number.isNaN(value);
+    const clipped = missing ? 0 : clip(value, bound);
+    values.missing.push(missing);
+    values.clamped.push(!missing && clipped !== value);
+    values[`metric ${name}`] = [clipped * part];
+  }
+  if (failed) for (const name of ['clamped', 'missing']) values[name].fill(0);
+  const parts = [];
+  for (const segment of segments) {
+    const drawn = segment.clip ? seeds(32) : null; // in the order of the segments
+    parts.push(await pack(segment, values[segment.name], drawn));
+  }
+  return cat(...parts);
+}
+
+const random = (bytes) => globalThis.crypto.getRandomValues(new Uint8Array(bytes));
+const nearest = (value) => { // ties to even
+  const down = Math.floor(value), rest = value - down;
+  return rest > 0.5 || (rest === 0.5 && down % 2 !== 0) ? down + 1 : down;
+};
+
+/** Integers of a segment, rounded if they have a clip, in its lanes: planar, the last on top. */
+async function pack(segment, values, seed) {
+  const { entries, lanes, words } = segment, out = new Uint32Array(2 * words);
+  const width = Math.floor(64 / lanes), round = segment.clip ? rounder(segment) : null;
+  const drawn = seed && await stream(seed, ROUNDING);
+  const most = Math.ceil(entries / 2) + lanes * Math.ceil(words / BLOCK);
+  const pool = seed && new Uint32Array((await drawn(0, most)).buffer);
+  let used = 0; // words of the pool; a run of odd length leaves half of one
+  for (let from = 0; from < words; from += BLOCK) {
+    for (let lane = lanes - 1; lane >= 0; lane--) {
+      const begin = lane * words + from;
+      const end = Math.min(lane * words + Math.min(from + BLOCK, words), entries);
+      for (let i = from; i < Math.min(from + BLOCK, words); i++) shift(out, 2 * i, width);
+      for (let entry = begin; entry < end; entry++) {
+        const whole = round
+          ? round(values[entry], pool[2 * used + entry - begin]) : Number(values[entry]);
+        const to = 2 * (entry - lane * words), low = out[to] + (whole >>> 0);
+        out[to + 1] += Math.floor(whole / 2 ** 32) + (low >= 2 ** 32 ? 1 : 0);
+        out[to] = low;
+      }
+      used += Math.ceil(Math.max(end - begin, 0) / 2);
+    }
+  }
+  return new Uint8Array(out.buffer);
+}
+
+function shift(words, at, width) {
+  if (width >= 32) words[at + 1] = width === 64 ? 0 : words[at];
+  else words[at + 1] = (words[at + 1] << width) | (words[at] >>> (32 - width));
+  words[at] = width >= 32 ? 0 : words[at] << width;
+}
+
+/** A float as an integer: to 2^-fraction of a step as doubles do, then up or down by chance. */
+function rounder({ clip, bits }) {
+  const levels = 2 ** (bits - 1) - 1, factor = levels / clip, fraction = Math.min(32, 50 - bits);
+  const fine = 1.5 * 2 ** (52 - fraction), scale = 2 ** fraction;
+  return (value, drawn) => {
+    const held = Math.min(Math.max(value * factor, -levels), levels);
+    return Math.floor((((held + fine) - fine) * scale + (drawn >>> (32 - fraction))) / scale);
+  };
+}
+
+// Models
+
+const TYPES = { float32: Float32Array, float64: Float64Array, bool: Uint8Array, int8: Int8Array,
+  int16: Int16Array, int32: Int32Array, int64: BigInt64Array, uint8: Uint8Array,
+  uint16: Uint16Array, uint32: Uint32Array, uint64: BigUint64Array };
+
+/** The arrays of a model by name, {type, shape, values}, and its digest. */
+export async function readModel(bytes) {
+  const r = new Reader(bytes), model = new Map(), parts = [], text = new TextDecoder();
+  while (r.rest.length) {
+    const name = r.opaque(), type = text.decode(r.opaque());
+    const shape = Array.from({ length: r.u8() }, () => r.u32());
+    decline(!Object.hasOwn(TYPES, type), `an array of type ${type}`);
+    const raw = r.take(size(shape) * TYPES[type].BYTES_PER_ELEMENT);
+    model.set(text.decode(name), { type, shape, values: new TYPES[type](raw.slice().buffer) });
+    const tuple = `(${shape.join(', ')}${shape.length === 1 ? ',' : ''})`; // as Python writes it
+    parts.push(...[name, ascii(type), ascii(tuple), raw].map(opaque));
+  }
+  return { model, digest: await sha256(...parts) };
+}
+
+/** What the program moved, flat, in float32 unless an array has more. */
+function flatten(proposal, start, after) {
+  const all = proposal.shapes.map(([name]) => start.get(name)?.type);
+  decline(all.some((type) => !['float32', 'float64'].includes(type)), 'a model of other floats');
+  const flat = new (all.includes('float64') ? Float64Array : Float32Array)(proposal.entries);
+  let at = 0;
+  for (const [name, shape] of proposal.shapes) {
+    if (after.get(name)?.length !== size(shape)) return null;
+    flat.set(after.get(name), at);
+    start.get(name).values.forEach((value, i) => { flat[at + i] -= value; });
+    at += size(shape);
+  }
+  return flat;
+}
+
+// The policy
+
+export const POLICY = Object.freeze({ // as the lines of policy.toml, docs/flower.md
+  graphs: ['complete'], minimum_cohort: 3, maximum_cohort: 1000, minimum_threshold: 2,
+  corrupt_fraction: 0.05, sums_per_model: 4, clip: null, max_weight: null, metrics: null,
+  server: null,
 });
 
-// Bytes
-
-const ascii = (text) => new TextEncoder().encode(text);
-const integer = (size) => (value) => {
-  const out = new Uint8Array(size);
-  for (let i = size - 1, left = BigInt(value); i >= 0; i--, left >>= 8n) out[i] = Number(left & 255n);
-  return out;
-};
-const [u8, u32, u64] = [1, 4, 8].map(integer);
-const cat = (...parts) => {
-  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  parts.reduce((at, part) => (out.set(part, at), at + part.length), 0);
-  return out;
-};
-const opaque = (data) => cat(u32(data.length), data);
-export const hex = (data) => Array.from(data, (b) => b.toString(16).padStart(2, '0')).join('');
-export function unhex(text) {
-  decode(!/^([0-9a-f]{2})*$/i.test(text), 'no hexadecimal digits');
-  return Uint8Array.from(text.match(/../g) ?? [], (pair) => parseInt(pair, 16));
-}
-const same = (a, b) => a.length === b.length && a.every((byte, i) => byte === b[i]);
-const sha256 = async (...parts) => new Uint8Array(await subtle.digest('SHA-256', cat(...parts)));
-const checked = async (...parts) => cat(...parts, (await sha256(...parts)).subarray(0, 16));
-const sorted = (clients) => [...clients].sort((a, b) => a - b);
-const list = (map, write = (value) => value) =>
-  cat(u32(map.size), ...sorted(map.keys()).flatMap((client) => [u32(client), write(map.get(client))]));
-
-class Reader {
-  constructor(data) { this.rest = data; }
-  take(size) {
-    decode(size > this.rest.length, `need ${size} bytes, ${this.rest.length} left`);
-    const head = this.rest.subarray(0, size);
-    this.rest = this.rest.subarray(size);
-    return head;
+function checkPolicy(policy, { agreement, average }) {
+  const { clients, minimum } = agreement;
+  const refuse = (wrong, line) => decline(wrong, `this node's policy refuses (${line})`);
+  refuse(agreement.active, 'active: a page has no roster of identities');
+  refuse(clients > policy.maximum_cohort, `maximum_cohort ${policy.maximum_cohort}`);
+  refuse(minimum < policy.minimum_cohort, `minimum_cohort ${policy.minimum_cohort}`);
+  refuse(agreement.rates && !policy.graphs.includes('sparse'), 'graphs');
+  const corrupt = times(fraction(String(policy.corrupt_fraction)), clients);
+  const stands = agreement.rates ? times(agreement.rates[0], clients) : agreement.threshold - 1;
+  refuse(stands < corrupt, 'corrupt_fraction');
+  for (let n = minimum; policy.minimum_threshold > 2 && n <= clients; n++) {
+    let threshold = Infinity; // where there is no plan for so many, no sum of them begins
+    try { threshold = agreement.plan(n).threshold; } catch { /* as above */ }
+    refuse(threshold < policy.minimum_threshold, `minimum_threshold ${policy.minimum_threshold}`);
   }
-  number(size) { return this.take(size).reduce((sum, byte) => sum * 256 + byte, 0); }
-  u8() { return this.number(1); }
-  u32() { return this.number(4); }
-  opaque() { return this.take(this.u32()); }
-  list(read) { // R6
-    const found = new Map();
-    for (let left = this.u32(), last = -1; left > 0; left--) {
-      const client = this.u32();
-      decode(client <= last, `client ${client} is listed after ${last}`);
-      found.set((last = client), read(this));
-    }
-    return found;
-  }
-  /** A set of members of a roster, and its bytes. R7 */
-  subset(members) {
-    const before = this.rest, places = [], longest = Math.ceil(members.length / 8);
-    const form = this.u8();
-    decode(form > 1, `a set of form ${form}`);
-    if (form === 0) {
-      const bits = this.take(longest);
-      for (let i = 0; i < 8 * longest; i++) if (bits[i >> 3] & (128 >> (i & 7))) places.push(i);
-    } else {
-      const count = this.u32();
-      decode(4 + count >= longest, 'a set as gaps that is no shorter than a bitmap');
-      for (let last = -1; places.length < count; places.push(last)) {
-        for (let skip = 255; skip === 255; last += skip) skip = this.u8();
-        last++;
-      }
-    }
-    decode(places.at(-1) >= members.length, 'a set names more clients than the roster');
-    const clients = new Set(places.map((place) => members[place]));
-    const bytes = before.subarray(0, before.length - this.rest.length);
-    decode(!same(bytes, subset(clients, members)), 'a set in its longer form');
-    return { clients, bytes };
-  }
-  finish() { decode(this.rest.length > 0, `${this.rest.length} bytes left over`); }
+  refuse(policy.clip !== null && average.clip !== policy.clip, `clip ${policy.clip}`);
+  refuse(policy.max_weight !== null && average.max_weight !== policy.max_weight, 'max_weight');
+  for (const [name, bound] of policy.metrics ? average.metrics : [])
+    refuse(policy.metrics[name] !== bound, 'metrics');
 }
 
-function subset(clients, members) {
-  const bitmap = new Uint8Array(Math.ceil(members.length / 8)), gaps = [];
-  let last = -1;
-  members.forEach((member, i) => {
-    if (!clients.has(member)) return;
-    bitmap[i >> 3] |= 128 >> (i & 7);
-    let gap = i - last - 1;
-    for (; gap >= 255; gap -= 255) gaps.push(255);
-    gaps.push(gap);
-    last = i;
-  });
-  return 4 + gaps.length >= bitmap.length
-    ? cat(u8(0), bitmap)
-    : cat(u8(1), u32(clients.size), Uint8Array.from(gaps));
-}
-
-// Primitives
-
-const PKCS8 = { X25519: '302e020100300506032b656e04220420', Ed25519: '302e020100300506032b657004220420' };
-const privateKey = (name, secret, uses) =>
-  subtle.importKey('pkcs8', cat(unhex(PKCS8[name]), secret), { name }, false, uses);
-// Points of small order, without the highest bit: u on Curve25519, y on Ed25519.
-const ZERO_ONE_P = ['0000', '0100', 'ecff', 'edff', 'eeff'].map(
-  (start) => start.padEnd(62, start.slice(2)) + (start.endsWith('ff') ? '7f' : '00'));
-const LOW_U = new Set([...ZERO_ONE_P,
-  'e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800',
-  '5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157']);
-const LOW_Y = new Set([...ZERO_ONE_P,
-  'c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a',
-  '26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05']);
-const isLow = (key, of) => of.has(hex([...key.subarray(0, 31), key[31] & 127]));
-
-async function exchange(secret, theirs) {
-  const key = await privateKey('X25519', secret, ['deriveBits']);
-  try {
-    const other = await subtle.importKey('raw', theirs, { name: 'X25519' }, false, []);
-    return new Uint8Array(await subtle.deriveBits({ name: 'X25519', public: other }, key, 256));
-  } catch {
-    throw new Refusal('rule', 'a public key of low order');
-  }
-}
-const publicOf = (secret) => exchange(secret, cat(u8(9), new Uint8Array(31)));
-
-/** One key a label, from one exchange. */
-async function agree(secret, theirs, ...labels) {
-  rule(isLow(theirs, LOW_U), 'a public key of low order');
-  const shared = await subtle.importKey(
-    'raw', await exchange(secret, theirs), 'HKDF', false, ['deriveBits']);
-  const hkdf = { name: 'HKDF', hash: 'SHA-256', salt: new Uint8Array(32) };
-  return Promise.all(labels.map(async (info) =>
-    new Uint8Array(await subtle.deriveBits({ ...hkdf, info }, shared, 256))));
-}
-
-async function expand(seed, info, size) {
-  const key = await subtle.importKey('raw', seed, { name: 'HMAC', hash: 'SHA-256' }, false, ['sign']);
-  let last = new Uint8Array(0), out = last;
-  for (let i = 1; out.length < size; i++) {
-    last = new Uint8Array(await subtle.sign('HMAC', key, cat(last, info, u8(i))));
-    out = cat(out, last);
-  }
-  return out.subarray(0, size);
-}
-
-/** The keystream of a seed under a label: a function of its first word and how many. */
-export async function stream(seed, label, suite = 1) {
-  const info = cat(u8(suite), label);
-  if (suite === 2) {
-    const state = await expand(seed, info, 44);
-    return async (first, words) => chacha20(state, first / 8, 8 * words);
-  }
-  const both = await expand(seed, info, 28), nonce = both.subarray(16);
-  const key = await subtle.importKey('raw', both.subarray(0, 16), 'AES-CTR', false, ['encrypt']);
-  return async (first, words) => { // a seed ends before the low 32 bits of the counter do
-    local(first + words > 2 ** 33 - 8, 'a seed gives no more words');
-    const counter = cat(nonce, u32(2 + first / 2));
-    const mode = { name: 'AES-CTR', counter, length: 64 };
-    return new Uint8Array(await subtle.encrypt(mode, key, new Uint8Array(8 * words)));
+/** Counts in memory: gone with the process. For tests, and where a page keeps nothing. */
+export function memoryBurns() {
+  const counts = new Map();
+  return async (place, most) => {
+    const count = counts.get(place) ?? 0;
+    if (count < most) counts.set(place, count + 1);
+    return count < most;
   };
 }
 
-function chacha20(state, block, size) { // WebCrypto has none
-  const out = new Uint32Array(Math.ceil(size / 64) * 16), x = new Uint32Array(16);
-  const start = new Uint32Array(cat(ascii('expand 32-byte k'), state.subarray(0, 32),
-    new Uint8Array(4), state.subarray(32)).buffer);
-  const quarter = (a, b, c, d) => {
-    for (const [to, by, mixed, turn] of [[a, b, d, 16], [c, d, b, 12], [a, b, d, 8], [c, d, b, 7]]) {
-      x[to] += x[by];
-      const mix = x[mixed] ^ x[to];
-      x[mixed] = (mix << turn) | (mix >>> (32 - turn));
-    }
-  };
-  for (let at = 0; at < out.length; at += 16) {
-    start[12] = block + at / 16;
-    x.set(start);
-    for (let twice = 0; twice < 10; twice++) {
-      for (let i = 0; i < 4; i++) quarter(i, 4 + i, 8 + i, 12 + i);
-      for (let i = 0; i < 4; i++) quarter(i, 4 + ((i + 1) & 3), 8 + ((i + 2) & 3), 12 + ((i + 3) & 3));
-    }
-    for (let i = 0; i < 16; i++) out[at + i] = x[i] + start[i];
-  }
-  return new Uint8Array(out.buffer, 0, size);
-}
-
-const signed = (label, data) => cat(opaque(label), data);
-const sign = async (secret, label, data) => new Uint8Array(
-  await subtle.sign('Ed25519', await privateKey('Ed25519', secret, ['sign']), signed(label, data)));
-export async function verify(key, label, data, signature) {
-  try {
-    if (isLow(key, LOW_Y)) return false;
-    const known = await subtle.importKey('raw', key, { name: 'Ed25519' }, false, ['verify']);
-    return await subtle.verify('Ed25519', known, signature, signed(label, data));
-  } catch {
-    return false;
-  }
-}
-
-// GF(2^16), modulus 0x1100B, generator 2
-const EXP = new Uint16Array(2 * 65535), LOG = new Uint16Array(65536);
-for (let i = 0, x = 1; i < 65535; i++, x = (x << 1) ^ (x & 0x8000 ? 0x1100b : 0)) {
-  EXP[i] = EXP[i + 65535] = x;
-  LOG[x] = i;
-}
-
-/** Shares of 64 bytes for holders 1 to `holders`. */
-function split(secret, coefficients, holders) {
-  const rows = cat(coefficients, secret), view = new DataView(rows.buffer);
-  return Array.from({ length: holders }, (_, place) => {
-    const share = new DataView(new ArrayBuffer(64)), power = LOG[place + 1];
-    for (let at = 0; at < 64; at += 2) {
-      let sum = 0;
-      for (let row = at; row < rows.length; row += 64)
-        sum = (sum && EXP[LOG[sum] + power]) ^ view.getUint16(row);
-      share.setUint16(at, sum);
-    }
-    return new Uint8Array(share.buffer);
+/** Counts in the profile's IndexedDB, for all tabs; README.md says what they cannot stop. */
+export function indexedDbBurns(name = 'secagg') {
+  const opened = new Promise((resolve, reject) => {
+    const asked = indexedDB.open(name, 1);
+    asked.onupgradeneeded = () => asked.result.createObjectStore('burnt');
+    asked.onsuccess = () => resolve(asked.result);
+    asked.onerror = () => reject(asked.error);
   });
-}
-
-// The graph: bonawitz.md, "The graph" and "Picks"
-
-const fraction = (text) => { // exact, and reduced
-  const found = /^(\d{1,20})(?:\.(\d{0,30}))?$|^(\d{1,30})\/([1-9]\d{0,29})$/.exec(text);
-  local(!found, `${text} is no fraction`);
-  const [, whole, part = '', over, under] = found;
-  const [p, q] = over ? [over, under] : [whole + part, 10n ** BigInt(part.length)];
-  const gcd = (a, b) => (b ? gcd(b, a % b) : a), by = gcd(BigInt(p), BigInt(q));
-  local(BigInt(p) >= BigInt(q), `${text} is not below 1`);
-  return [BigInt(p) / by, BigInt(q) / by];
-};
-const times = ([p, q], count) => Number((p * BigInt(count)) / q);
-const majority = (clients, corrupt) => Math.floor((clients + corrupt) / 2) + 1;
-const complete = (threshold) => ({ degree: null, threshold, quorum: threshold, picks: false });
-
-const FACTORIALS = [0];
-let lost = 0; // what the last addition rounded away
-function lnFactorial(n) {
-  for (let i = FACTORIALS.length; i <= n; i++) {
-    const term = Math.log(i) - lost, sum = FACTORIALS[i - 1] + term;
-    lost = sum - FACTORIALS[i - 1] - term;
-    FACTORIALS.push(sum);
-  }
-  return FACTORIALS[n];
-}
-const lnChoose = (n, k) =>
-  k < 0 || k > n ? -Infinity : lnFactorial(n) - lnFactorial(k) - lnFactorial(n - k);
-const lnChance = (population, marked, drawn, hit) => lnChoose(marked, hit)
-  + lnChoose(population - marked, drawn - hit) - lnChoose(population, drawn);
-
-/** log2 of P[at least `least` of those drawn are marked]. */
-function logTail(population, marked, drawn, least) {
-  if (least <= Math.max(0, drawn - population + marked)) return 0;
-  if (least > Math.min(marked, drawn)) return -Infinity;
-  const terms = [];
-  for (let hit = least; hit <= Math.min(marked, drawn); hit++)
-    terms.push(lnChance(population, marked, drawn, hit));
-  const top = Math.max(...terms);
-  const sum = terms.reduce((all, term) => all + Math.exp(term - top), 0);
-  return Math.min(0, (top + Math.log(sum)) / Math.LN2);
-}
-
-/** The first number from `low` to `high` for which `holds` does, which then does for all above. */
-function first(low, high, holds) {
-  while (low < high) {
-    const middle = Math.floor((low + high) / 2);
-    if (holds(middle)) high = middle;
-    else low = middle + 1;
-  }
-  return low;
-}
-
-function planGraph(n, g, d, active, agreed) {
-  const lostTwice = active ? 2n : 1n;
-  local(n < 2 || 10n * (g[0] * d[1] + lostTwice * d[0] * g[1]) > 9n * g[1] * d[1], 'no graph');
-  const gone = times(d, n), corrupt = times(g, active ? Math.max(n, agreed) : n);
-  let threshold = active ? majority(n, corrupt) : Math.max(corrupt, Math.floor(n / 2)) + 1;
-  const sparse = active ? planPicks(n, corrupt, gone) : planCircle(n, corrupt, gone);
-  local(active && n > 20000, 'too many clients');
-  if (sparse) return { ...sparse, quorum: active ? threshold : 0, picks: active };
-  local(threshold > n - gone, 'no graph');
-  return complete(Math.max(threshold, 2));
-}
-
-function planCircle(n, corrupt, gone) {
-  const bad = corrupt + gone, f = lnFactorial;
-  for (let k = 2; k < n - 1; k += 2) {
-    const connected = k > bad || Math.log(n) + Math.log(n - k - 1) - Math.LN2
-      + f(bad) - f(bad - k) + f(n - k) - f(n) < -41 * Math.LN2;
-    if (!connected) continue;
-    const chance = (marked, hit) => Math.exp(lnChance(n, marked, k, hit));
-    let tail = 0, most = Math.min(k, corrupt), fewest = 0;
-    while (most > 0 && tail + chance(corrupt, most) < 2 ** -41 / n) tail += chance(corrupt, most--);
-    for (let below = chance(n - gone, 0); below < 2 ** -20 / n;) below += chance(n - gone, ++fewest);
-    const threshold = Math.max(most + 1, 2);
-    if (threshold <= fewest) return { degree: k, threshold };
-  }
-  return null;
-}
-
-function planPicks(n, corrupt, gone) {
-  if (n < 200 || n > 20000 || 2 * (n - gone) <= n + corrupt) return null;
-  const honest = n - corrupt, names = Math.floor(n / 20) + 1;
-  for (let k = 2; k < n - 1; k++) {
-    if (1 - (1 - k / (n - 1)) ** 2 >= 0.5) return null;
-    const failing = -20 - Math.log2(n), insecure = -41 - Math.log2(n);
-    const threshold = k - first(0, k, (m) => logTail(n - 1, gone, k, m + 1) < failing);
-    const worst = first(0, Math.min(k, corrupt),
-      (m) => logTail(n - 1, corrupt, k, m + 1) < insecure);
-    if (threshold < Math.max(worst + 1, 2)) continue;
-    let alpha = 0;
-    for (let total = 0; alpha < honest; alpha++) {
-      const size = alpha + 1, marked = Math.min(corrupt + size - 1, n - 1);
-      const opened = size * logTail(n - 1, marked, k, threshold);
-      total += 2 ** Math.min(lnChoose(honest, size) / Math.LN2 + opened, 0);
-      if (total >= 2 ** -41) break;
-    }
-    const missed = logTail(n - 1, n - 1 - names, k, k);
-    const chance = (r) => (lnChoose(honest, r) + lnChoose(honest - r, names)) / Math.LN2 + r * missed;
-    const high = honest - names; // concave in r: its top is where it no longer grows
-    if (high < alpha + 1) return { degree: k, threshold };
-    const top = first(alpha + 1, high, (r) => chance(r) >= chance(r + 1));
-    if (chance(top) <= -41 - 2 * Math.log2(n)) return { degree: k, threshold };
-  }
-  return null;
-}
-
-// What is agreed, and its labels
-
-const NAME = ascii('secagg/1 bonawitz'), NO_CORRUPT = 2 ** 32 - 1;
-export class Agreement {
-  /** Of the struct's fields; `rates` null or {corrupt, dropout} in text. R8 */
-  constructor({ session, round = 0, clients, threshold = null, minimum_survivors, words, suite = 1,
-    active = false, corrupt = null, rates = null, public: known }) {
-    Object.assign(this, { clients, threshold, minimum: minimum_survivors, words, suite, active });
-    const within = (value, low, high) => local(!(value >= low && value <= high), 'out of limits');
-    within(clients, 2, 2 ** 32 - 1);
-    within(minimum_survivors, 2, clients);
-    within(words, 1, 2 ** 33 - 9);
-    within(suite, 1, 2);
-    local((threshold === null) === (rates === null), 'either a threshold or rates');
-    if (threshold !== null) within(threshold, 2, Math.min(clients, 65535));
-    if (corrupt !== null) within(corrupt, 0, clients - 1);
-    local(corrupt !== null && !(active && rates === null), 'corrupt needs active and a threshold');
-    this.rates = rates && [fraction(rates.corrupt), fraction(rates.dropout)];
-    const third = Math.floor(clients / 3);
-    this.corrupt = !active ? 0 : this.rates ? times(this.rates[0], clients) : corrupt ?? third;
-    local(active && threshold && 2 * threshold <= clients + this.corrupt, 'no majority');
-    this.plans = new Map();
-    this.plan(clients);
-    const said = ([p, q]) => opaque(ascii(q === 1n ? `${p}` : `${p}/${q}`));
-    this.header = cat(session, u32(round));
-    this.params = cat(u32(clients), u32(threshold ?? 0), u32(minimum_survivors), u64(words),
-      u8(suite), u8(active ? 1 : 0), u32(corrupt === third ? NO_CORRUPT : corrupt ?? NO_CORRUPT),
-      opaque(this.rates ? cat(...this.rates.map(said)) : cat()));
-    this.bytes = cat(this.header, this.params, known);
-  }
-  /** Out of the fields `clients` to `rates` of the struct. */
-  static read(session, params, known) {
-    const r = new Reader(params), text = (data) => new TextDecoder().decode(data);
-    const [clients, threshold, minimum_survivors, words] = [4, 4, 4, 8].map((n) => r.number(n));
-    const [suite, active, corrupt, rest] = [r.u8(), r.u8(), r.u32(), r.opaque()];
-    r.finish();
-    let rates = null;
-    if (rest.length) {
-      const r = new Reader(rest);
-      rates = { corrupt: text(r.opaque()), dropout: text(r.opaque()) };
-      r.finish();
-    }
-    const found = new Agreement({ session, clients, threshold: threshold || null, words, suite,
-      minimum_survivors, active: active > 0, corrupt: corrupt === NO_CORRUPT ? null : corrupt,
-      rates, public: known });
-    decode(!same(found.params, params), 'parameters in another encoding');
-    return found;
-  }
-  plan(size) {
-    if (!this.plans.has(size)) {
-      const found = this.rates
-        ? planGraph(size, ...this.rates, this.active, this.clients) : complete(this.threshold);
-      local(found.degree === null && size > 65535, 'too many clients for a complete graph');
-      this.plans.set(size, found);
-    }
-    return this.plans.get(size);
-  }
-  needed(plan) {
-    const several = this.active && this.rates ? majority(this.clients, this.corrupt) : 0;
-    return Math.max(this.minimum, plan.quorum, several);
-  }
-}
-
-// The client
-
-const FRAME = 2 ** 15; // words
-export class Client {
-  /**
-   * `identity`: where clients sign, our secret Ed25519 key; `identities`: a Map of all public ones.
-   * `entropy`: 96 bytes, for tests alone.
-   */
-  constructor(agreement, me, { identity = null, identities = null, entropy = null } = {}) {
-    Object.assign(this, { agreement, me, identity, identities: identities ?? new Map() });
-    const drawn = entropy ?? globalThis.crypto.getRandomValues(new Uint8Array(96));
-    [this.maskKey, this.sealKey, this.drawSeed] = [0, 32, 64].map((at) => drawn.slice(at, at + 32));
-    this.next = null;
-  }
-
-  head(type) { return cat(u8(1), u8(type), this.agreement.header); }
-  message(type, ...fields) { return checked(this.head(type), u32(this.me), ...fields); }
-  label(usage, ...about) {
-    return cat(NAME, ascii(` ${usage} `), this.context, this.agreement.header, ...about);
-  }
-  pair(peer) { return this.label('pair', ...sorted([this.me, peer]).map(u32)); }
-  /** The label of a box from one end to the other, of the two mask keys as they are advertised. */
-  box(from, to) {
-    return this.label('seal', u32(from), u32(to), this.keyOf(from), this.keyOf(to));
-  }
-  keyOf(client) { return this.roster.get(client).mask; }
-  outside(from, to) { return cat(this.head(3), u32(from), u32(to)); }
-
-  open(data, type) { // R1 to R3
-    const r = new Reader(data);
-    decode(r.u8() !== 1, 'another version');
-    decode(r.u8() !== type, 'a message of another type');
-    decode(!same(r.take(20), this.agreement.header), 'a message of another session or round');
-    return r;
-  }
-
-  /** Enter the round: an `Advertise`. */
-  async join() {
-    const { agreement, me, identity, identities } = this;
-    const keys = [...identities.values()].map(hex), secrets = [this.maskKey, this.sealKey, this.drawSeed];
-    local(agreement.active !== (identity !== null) || agreement.active !== identities.size > 0,
-      'identity and identities are given where clients sign, and only there');
-    local(new Set(keys).size < keys.length, 'two clients have one identity');
-    local([...identities.values()].some((key) => isLow(key, LOW_Y)), 'an identity of small order');
-    local(new Set(secrets.map(hex)).size < 3, 'the entropy repeats itself'); // R9
-    this.public = { mask: await publicOf(this.maskKey), seal: await publicOf(this.sealKey) };
-    this.public.both = cat(this.public.mask, this.public.seal);
-    this.public.signature = cat();
-    if (identity) {
-      const label = await this.advertised(me), own = identities.get(me) ?? cat();
-      this.public.signature = await sign(identity, label, this.public.both);
-      local(!await verify(own, label, this.public.both, this.public.signature), 'not our identity');
-    }
-    this.next = this.onRoster;
-    return this.message(1, this.public.both, this.public.signature);
-  }
-  async advertised(client) {
-    return cat(NAME, ascii(' keys '), await sha256(this.agreement.bytes), ascii(' '), u32(client));
-  }
-
-  /**
-   * Answer the server's next message, in order Roster, ShareBoxes, Survivors, Signatures.
-   *
-   * `input` is asked for the words, 8 bytes each, once the boxes were found good. Who refuses is
-   * out of the round.
-   */
-  async answer(data, input = null) {
-    const step = this.next;
-    this.next = null;
-    local(step === null, 'this client is done');
-    return step.call(this, data, input);
-  }
-
-  async onRoster(data) {
-    const { agreement, me } = this, r = this.open(data, 2);
-    const tag = r.take(8), size = r.u32(), digest = r.take(32), listed = r.rest.subarray(4);
-    const roster = r.list((r) => {
-      const both = r.take(64);
-      return { both, mask: both.subarray(0, 32), seal: both.subarray(32),
-        signature: r.take(agreement.active ? 64 : 0) };
-    });
-    r.finish();
-    const whole = roster.size >= size, own = roster.get(me);
-    decode(whole && (size < roster.size || !same(await sha256(listed), digest)), 'R16');
-    rule(!same(tag, (await sha256(agreement.bytes)).subarray(0, 8)), 'R15: another agreement');
-    rule(!own || !same(own.both, this.public.both)
-      || !same(own.signature, this.public.signature), 'R17: not our keys');
-    rule(size > agreement.clients, 'R18: too many clients');
-    rule(size < agreement.minimum, 'R19: too few clients');
-    let plan;
-    try {
-      plan = agreement.plan(size);
-    } catch {
-      throw new Refusal('rule', 'R19: no plan for so many clients');
-    }
-    rule(size < agreement.needed(plan), 'R19: too few clients');
-    rule((plan.degree === null || plan.picks) && !whole, 'R20: not everybody is listed');
-    if (plan.degree === null)
-      rule(2 * plan.threshold <= roster.size + agreement.corrupt, 'R21: no majority');
-    else rule(!plan.picks && roster.size !== plan.degree + 1, 'R22: not our neighbours');
-    const keys = [...roster.values()].flatMap(({ mask, seal }) => [mask, seal]);
-    rule(new Set(keys.map(hex)).size < keys.length, 'R23: one key twice');
-    rule(keys.some((key) => isLow(key, LOW_U)), 'R24: a key of low order');
-    if (agreement.active)
-      for (const [client, { both, signature }] of roster) {
-        const key = this.identities.get(client);
-        rule(!key || !await verify(key, await this.advertised(client), both, signature), 'R25');
-      }
-
-    this.context = await sha256(NAME, agreement.bytes, digest);
-    Object.assign(this, { roster, size, plan, members: sorted(roster.keys()) });
-    const others = this.members.filter((client) => client !== me);
-    const words = await stream(this.drawSeed, this.label('draw', u32(me))), pool = [0];
-    const draw = async (bytes) => {
-      const at = pool[0], skipped = at % 8; // a stream is entered at every eighth word
-      pool[0] += Math.ceil(bytes / 8);
-      return (await words(at - skipped, skipped + Math.ceil(bytes / 8)))
-        .subarray(8 * skipped, 8 * skipped + bytes);
+  return async (place, most) => {
+    const change = (await opened).transaction('burnt', 'readwrite', { durability: 'strict' });
+    const burnt = change.objectStore('burnt'), asked = burnt.get(place);
+    let free = false;
+    asked.onsuccess = () => {
+      free = (asked.result ?? 0) < most;
+      if (free) burnt.put((asked.result ?? 0) + 1, place);
     };
-    this.selfSeed = await draw(32);
-    let holders = plan.degree === null ? this.members : others;
-    if (plan.picks) {
-      const drawn = await draw(16 * others.length);
-      const order = others.map((client, i) => [hex(drawn.subarray(16 * i, 16 * i + 16)), client]);
-      order.sort(([a], [b]) => (a < b ? -1 : 1));
-      holders = sorted(order.slice(0, plan.degree).map(([, client]) => client));
-    }
-    const coefficients = await draw(64 * (plan.threshold - 1));
-    const shares = split(cat(this.selfSeed, this.maskKey), coefficients, holders.length);
-    const nonces = await draw(16 * holders.length), boxes = new Map(); // 12 of each 16 are used
-    this.openings = new Map();
-    this.shares = new Map();
-    await Promise.all(holders.map(async (peer, i) => {
-      if (peer === me) return this.shares.set(me, shares[i]);
-      const place = i - (plan.degree === null && peer > me ? 1 : 0);
-      const nonce = nonces.subarray(16 * place, 16 * place + 12);
-      const [sealing, opening] = await agree(
-        this.sealKey, roster.get(peer).seal, this.box(me, peer), this.box(peer, me));
-      this.openings.set(peer, opening);
-      const key = await subtle.importKey('raw', sealing, 'AES-GCM', false, ['encrypt']);
-      const mode = { name: 'AES-GCM', iv: nonce, additionalData: this.outside(me, peer) };
-      return boxes.set(peer, cat(nonce, new Uint8Array(await subtle.encrypt(mode, key, shares[i]))));
-    }));
-    this.near = new Set(boxes.keys()); // and who picked us, once their boxes came
-    this.next = this.onBoxes;
-    return [await this.message(3, tag, list(boxes))];
+    return new Promise((resolve, reject) => {
+      change.oncomplete = () => resolve(free);
+      change.onabort = change.onerror = () => reject(change.error);
+    });
+  };
+}
+
+// The wire
+
+export function readRequest(bytes) {
+  const r = new Reader(bytes);
+  decline(r.u8() !== 1 || r.u8() !== 0x40, 'not a request of this version');
+  const stage = STAGES[r.u8()], client = r.u32();
+  decline(stage === undefined, 'a request of no stage');
+  const fields = Array.from({ length: 4 }, () => r.opaque()), signature = r.opaque();
+  r.finish();
+  const [proposal, message] = fields; // and two that ask ahead of a proposal, which we let be
+  const signed = cat(...[ascii(`${stage} ${client}`), ...fields].map(opaque));
+  return { stage, client, proposal, message, signature, signed };
+}
+
+export const writeAnswer = (messages) =>
+  cat(u8(1), u8(0x41), u64(0), opaque(cat()), opaque(cat()), u32(messages.length),
+    ...messages.map(opaque)); // nothing ahead of a proposal, no examples
+
+class Member {
+  constructor(url, token, program, { policy = {}, burns, log = () => {}, signal }) {
+    const { protocol, hostname, href } = new URL(url);
+    const here = ['localhost', '127.0.0.1', '[::1]'].includes(hostname);
+    if (protocol !== 'https:' && !(protocol === 'http:' && here))
+      throw new TypeError(`${url} would send the token in clear: use https`);
+    for (const line of Object.keys(policy))
+      if (!Object.hasOwn(POLICY, line)) throw new TypeError(`unknown line ${line} of the policy`);
+    if (!burns) throw new TypeError('burns is needed: indexedDbBurns(), or memoryBurns()');
+    Object.assign(this, { url: href.replace(/\/$/, ''), token, program, burns, log, signal });
+    this.policy = { ...POLICY, ...policy };
+    this.busy = new Map(); // tasks by id, until they are answered
+    this.clients = new Map(); // by session
   }
 
-  async onBoxes(data, input) {
-    const { agreement, me, plan, members } = this, r = this.open(data, 4);
-    const recipient = r.u32(), boxes = r.list((r) => r.take(92));
-    const named = plan.picks ? r.subset(members).clients : null;
-    r.finish();
-    const circle = plan.degree !== null && !plan.picks;
-    rule(recipient !== me, 'R30: boxes for another');
-    rule([...boxes.keys()].some((peer) => peer === me || !this.roster.has(peer)), 'R31: a stranger');
-    rule(circle && boxes.size < plan.threshold, 'R35: too few neighbours');
-    const shared = named ?? new Set([...boxes.keys(), me]);
-    rule(!circle && shared.size < agreement.needed(plan), 'R32: too few have shared');
-    rule(!shared.has(me) || [...boxes.keys()].some((peer) => !shared.has(peer)), 'R36');
-    const shut = new Set();
-    await Promise.all([...boxes].map(async ([peer, box]) => {
-      let opening = this.openings.get(peer);
-      if (!opening) [opening] = await agree(this.sealKey, this.roster.get(peer).seal, this.box(peer, me));
-      const key = await subtle.importKey('raw', opening, 'AES-GCM', false, ['decrypt']);
-      const mode = { name: 'AES-GCM', iv: box.subarray(0, 12), additionalData: this.outside(peer, me) };
+  async call(method, path, most, body = null) {
+    const answer = await fetch(this.url + path, {
+      method, body, signal: this.signal, cache: 'no-store', credentials: 'omit', redirect: 'error',
+      referrerPolicy: 'no-referrer',
+      headers: { Authorization: `Bearer ${this.token}`,
+        ...(body && { 'Content-Type': 'application/octet-stream' }) },
+    });
+    const parts = [];
+    let length = 0;
+    for (const reader = answer.body?.getReader(); reader;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      parts.push(value);
+      length += value.length;
+      if (length > most) await reader.cancel();
+      decline(length > most, 'the server sends more than was asked for');
+    }
+    return { status: answer.status, data: cat(...parts) };
+  }
+
+  async ask() {
+    const { status, data } = await this.call(
+      'GET', `/v1/task?busy=${[...this.busy.keys()].join(',')}`, LARGEST_TASK);
+    if (status === 204) return;
+    if (status !== 200) throw refused(status, data);
+    const id = hex(data.subarray(0, 16));
+    decline(this.busy.has(id), 'the server hands out a task that is under way');
+    this.busy.set(id, this.work(id, data.subarray(16)).finally(() => this.busy.delete(id)));
+  }
+
+  async work(id, data) {
+    let stage = 'request', answer, path = '';
+    try {
+      const request = readRequest(data);
+      ({ stage } = request);
+      answer = writeAnswer(await this.answer(request));
+    } catch (error) { // what the program raised went into the sum
+      const known = error instanceof Declined || error instanceof Refusal;
+      this.log(`${stage}: ${error.message}`);
+      [path, answer] = ['/decline', ascii(
+        known ? error.message : `this node cannot take part (${error.name})`).subarray(0, 900)];
+    }
+    try {
+      await this.handIn(`/v1/task/${id}${path}`, answer);
+      if (!path) this.log(`${stage}: answered`);
+    } catch (error) {
+      this.log(`${stage}: ${error.message}`);
+    }
+  }
+
+  async handIn(path, body) {
+    for (let tries = 1; ; tries++) {
       try {
-        this.shares.set(peer, new Uint8Array(await subtle.decrypt(mode, key, box.subarray(12))));
-      } catch {
-        shut.add(peer);
+        const { status, data } = await this.call('POST', path, 2 ** 16, body);
+        if (status === 204) return;
+        if (![429, 503].includes(status) || tries === TRIES) throw refused(status, data);
+      } catch (error) {
+        if (!(error instanceof TypeError) || tries === TRIES) throw error; // no line to the server
       }
-    }));
-    rule(circle && shut.size > 0, 'R34: a box does not open');
-    rule(plan.degree === null && this.shares.size < agreement.needed(plan), 'R33: too few open');
-    const known = new Set([...this.near, ...boxes.keys()]);
-    this.included = plan.degree === null ? new Set(boxes.keys())
-      : new Set([...(plan.picks ? known : boxes.keys())].filter((p) => shared.has(p) && !shut.has(p)));
-    this.silent = new Set([...known].filter((peer) => !this.included.has(peer)));
-
-    const masks = [[await stream(this.selfSeed, this.label('self', u32(me)), agreement.suite), false]];
-    for (const peer of sorted(this.included)) {
-      const [seed] = await agree(this.maskKey, this.keyOf(peer), this.pair(peer));
-      masks.push([await stream(seed, this.pair(peer), agreement.suite), me < peer]);
+      await pause(250 * 2 ** tries, this.signal);
     }
-    const given = await input();
-    local(given.length !== 8 * agreement.words, `${given.length / 8} words, not ${agreement.words}`);
-    const bytes = cat(given, u8(1), new Uint8Array(7)), frames = []; // the check word
-    for (let at = 0; 8 * at < bytes.length; at += FRAME) {
-      const frame = bytes.slice(8 * at, 8 * (at + FRAME));
-      for (const [words, subtract] of masks) add(frame, await words(at, frame.length / 8), subtract);
-      frames.push(await this.message(5, u32(at / FRAME), frame));
-    }
-    this.next = this.onSurvivors;
-    if (plan.picks) {
-      const set = subset(this.included, members);
-      const mark = await sign(this.identity, this.label('included', u32(me)), set);
-      frames.push(await this.message(10, set, mark));
-    }
-    return frames;
   }
 
-  async onSurvivors(data) {
-    const { agreement, me, plan, members } = this, r = this.open(data, 6);
-    const { clients: alive, bytes } = r.subset(members);
-    const unseen = members.length < this.size ? r.u32() : 0;
-    const mark = (r) => ({ set: r.subset(members), signature: r.take(64) });
-    const marks = plan.picks ? r.list(mark) : null;
-    r.finish();
-    rule(!alive.has(me), 'R42: we are named as gone');
-    rule(alive.size + unseen < agreement.needed(plan), 'R43: too few survivors');
-    rule([...alive].some((client) => plan.degree === null
-      ? client !== me && !this.included.has(client) : this.silent.has(client)), 'R44');
-    const near = [...alive].filter((client) => this.included.has(client));
-    rule(unseen > this.size - members.length, 'R45: more survivors than clients');
-    rule(plan.degree !== null && !plan.picks && near.length < plan.threshold, 'R45');
-    if (plan.picks)
-      for (const client of near) {
-        const found = marks.get(client), label = this.label('included', u32(client));
-        rule(!found || !found.set.clients.has(me) || !await verify(
-          this.identities.get(client), label, found.set.bytes, found.signature), 'R51');
-      }
-    this.alive = alive;
-    if (!agreement.active) return this.reveal();
-    this.named = bytes;
-    this.next = this.onSignatures;
-    return [await this.message(8, await sign(this.identity, this.label('survivors'), bytes))];
-  }
-
-  async onSignatures(data) {
-    const r = this.open(data, 9), signatures = r.list((r) => r.take(64));
-    r.finish();
-    let valid = 1; // our own
-    for (const [client, signature] of signatures) {
-      if (client === this.me || !this.alive.has(client) || valid >= this.plan.quorum) continue;
-      const key = this.identities.get(client);
-      if (await verify(key, this.label('survivors'), this.named, signature)) valid++;
+  async answer({ stage, client, proposal: bytes, message, signature, signed }) {
+    const { policy } = this, server = policy.server && unhex(policy.server);
+    decline(server && !await verify(server, ascii('secagg/1 request'), signed, signature),
+      "this node's policy refuses (server): the request lacks that server's signature");
+    const proposal = await readProposal(bytes), { agreement, session } = proposal;
+    checkPolicy(policy, proposal);
+    if (stage === 'advertise') {
+      const joined = new Client(agreement, client);
+      const first = await joined.join();
+      this.clients.set(session, joined);
+      for (const old of [...this.clients.keys()].slice(0, -16)) this.clients.delete(old);
+      return [first];
     }
-    rule(valid < this.plan.quorum, 'R52: too few have signed what we signed');
-    return this.reveal();
+    const party = this.clients.get(session);
+    decline(!party || party.me !== client || !same(party.agreement.bytes, agreement.bytes),
+      'no state of this sum: it began before this page did, or with another proposal');
+    decline(stage !== AWAITS[party.next], `asked to ${stage}, this node is at another stage`);
+    const model = stage === 'mask' ? await this.model(proposal) : null;
+    try {
+      return await party.answer(message, () => this.bring(proposal, model));
+    } finally {
+      if (!party.next) this.clients.delete(session);
+    }
   }
 
-  async reveal() { // of each peer one half, never both
-    const half = ([peer, share]) => [peer, this.alive.has(peer) ? share.slice(0, 32) : share.slice(32)];
-    const halves = new Map([...this.shares].map(half));
-    this.shares = this.selfSeed = this.maskKey = this.sealKey = this.drawSeed = null;
-    return [await this.message(7, list(halves))];
+  async model(proposal) {
+    const most = LARGEST_PROPOSAL + 16 * proposal.entries;
+    const { status, data } = await this.call('GET', `/v1/model/${proposal.model_digest}`, most);
+    if (status !== 200) throw refused(status, data);
+    const { model, digest } = await readModel(data);
+    decline(hex(digest) !== proposal.model_digest, 'the model is not the one that was proposed');
+    return model;
+  }
+
+  /** The program's words. From here on nothing is refused: a refusal would tell of the data. */
+  async bring(proposal, model) {
+    const place = hex(await sha256(opaque(ascii(proposal.purpose)), unhex(proposal.model_digest)));
+    decline(!await this.burns(place, this.policy.sums_per_model),
+      `this node's policy refuses (sums_per_model ${this.policy.sums_per_model})`);
+    let own = 'raised';
+    try {
+      const given = new Map([...model].map(([name, { values }]) => [name, values.slice()]));
+      const { arrays, numbers } = await this.program(given, proposal);
+      const update = flatten(proposal, model, arrays);
+      const weight = numbers[proposal.average.weighted_by];
+      own = !update ? 'arrays' : !Number.isInteger(weight) ? 'weight'
+        : { update, weight, metrics: numbers };
+    } catch (error) {
+      this.log(`this node brings nothing to this sum: ${error}`);
+    }
+    return encode(proposal, own);
   }
 }
 
-/** Add words to words, or subtract, modulo 2^64. Memory is little-endian wherever a page runs. */
-function add(frame, keystream, subtract) {
-  const to = new Uint32Array(frame.buffer), by = new Uint32Array(keystream.buffer);
-  for (let i = 0; i < to.length; i += 2) {
-    const low = subtract ? to[i] - by[i] : to[i] + by[i];
-    to[i + 1] += (subtract ? -by[i + 1] : by[i + 1]) + Math.floor(low / 2 ** 32);
-    to[i] = low;
+const refused = (status, data) =>
+  new Declined(`the server answers ${status}: ${new TextDecoder().decode(data.subarray(0, 300))}`,
+    status);
+const pause = (milliseconds, signal) => new Promise((resolve) => {
+  const end = () => {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', end);
+    resolve();
+  };
+  const timer = setTimeout(end, milliseconds);
+  signal?.addEventListener('abort', end);
+});
+
+/**
+ * Take part in the sums of a server until `signal` aborts, or the token is void.
+ *
+ * `program(model, proposal)` gets a Map of names to typed arrays, and gives {arrays, numbers}:
+ * arrays of the same names and lengths, and the weight and metrics by name. It runs once a sum.
+ * `burns` counts sums over one model; `policy` has lines of POLICY; `log` hears one line each.
+ */
+export async function join(url, token, program, options) {
+  const member = new Member(url, token, program, options), { signal, log = () => {} } = options;
+  for (let wait = 500; !signal?.aborted;) {
+    try {
+      if (member.busy.size >= AT_ONCE) await Promise.race(member.busy.values());
+      else await member.ask();
+      wait = 500;
+    } catch (error) {
+      if (signal?.aborted) break;
+      if (error.status === 401) throw error;
+      log(`${error.message}; trying again`);
+      await pause(wait, signal);
+      wait = Math.min(2 * wait, 30000);
+    }
+    await pause(200 * (member.busy.size === 0), signal);
   }
+  await Promise.all(member.busy.values());
 }
