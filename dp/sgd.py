@@ -48,7 +48,6 @@ try:
     import torch
     from opacus.accountants import RDPAccountant
     from opacus.validators import ModuleValidator
-    from opacus.validators.errors import UnsupportedModuleError
     from torch import Tensor, nn
 except ModuleNotFoundError as error:
     raise MissingLibrary(
@@ -109,10 +108,7 @@ class _PerExample:
             )
         self._clip = _ranged("clip", clip)
         model = copy.deepcopy(model).train()
-        try:
-            ModuleValidator.validate(model, strict=True)
-        except UnsupportedModuleError as error:
-            raise UnsoundModel(f"Opacus refuses the model: {error}".splitlines()[0]) from error
+        _check_layers(model)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         if not self._trained:
             raise UnsoundModel("no parameter of the model requires a gradient")
@@ -215,6 +211,31 @@ class _PerExample:
         if not torch.isfinite(losses).all():
             return None
         return torch.cat([part.reshape(-1).double() for part in found])
+
+
+def _check_layers(model: nn.Module) -> None:
+    """Refuse by name the layer that Opacus' validator refuses, in one line."""
+    if not (errors := ModuleValidator.validate(model, strict=False)):
+        return
+    checks = ModuleValidator.VALIDATORS
+    for name, layer in model.named_modules():
+        if type(layer) in checks and checks[type(layer)](layer):
+            kind = type(layer).__name__
+            cure = next((cure for start, cure in _CURES.items() if kind.startswith(start)), _OTHER)
+            where = f"layer {name!r}" if name else "the model"
+            raise UnsoundModel(f"{where} is a {kind}: {cure.format(kind)}")
+    told = f"{errors[0]}".splitlines() or [type(errors[0]).__name__]
+    raise UnsoundModel(f"Opacus refuses the model: {told[0]:.200}")
+
+
+_CURES: Final = {
+    "BatchNorm": "it mixes the examples of a batch; take GroupNorm",
+    "SyncBatchNorm": "it mixes the examples of a batch; take GroupNorm",
+    "InstanceNorm": "it keeps statistics of examples; take track_running_stats=False",
+}
+_OTHER: Final = (
+    "Opacus cannot clip one example's gradient in it; take opacus.layers.DP{0}, if there is one"
+)
 
 
 class _Held:

@@ -54,6 +54,7 @@ from protocols.secrets import Secret
 from protocols.wire import Header
 
 if TYPE_CHECKING:
+    from protocols.ckks import Engine
     from protocols.ckks.params import Agreement as CkksAgreement
     from protocols.ckks.params import Params as CkksParams
 
@@ -382,32 +383,47 @@ def unmasked(
     return words[:-1]
 
 
-# The key of threshold CKKS. What is imported below needs tenseal, the rest of this module does not.
+# Sums under CKKS. On SEAL they need tenseal, and on coefficients nothing that this module does not.
 
 
-def small_ckks(**changed: Any) -> "CkksParams":
-    """Parameters of a shared key for one chunk of a small ring, which is fast."""
-    from protocols.ckks.params import Model, Params
-    from protocols.ckks.residues import Ring
+def small_ckks(engine: "Engine | None" = None, **changed: Any) -> "CkksParams":
+    """Parameters of a shared key for one ciphertext of a small ring, which is fast.
 
+    Args:
+      engine: by default that of coefficients.
+      changed: other fields; the scale is the largest that they allow, unless it is one of them.
+    """
+    from protocols.ckks import Coefficients, Engine, Model, Params, Ring
+
+    seal = engine is Engine.SEAL
     chosen: dict[str, Any] = {
         "model": Model.SHARED_KEY,
         "clients": 4,
         "entries": 2048,
         "clip": 1.0,
-        "ring": Ring(degree=2048, prime_bits=(53,)),
-        "scale_half_bits": 90,
+        "ring": Ring(degree=2048, prime_bits=(53,)) if seal else Coefficients(),
+        "scale_sixteenths": 144,
         "flooding": 30,
     }
-    return Params(**chosen | changed)
+    draft = Params(**chosen | changed)
+    if "scale_sixteenths" in changed:
+        return draft
+    return replace(draft, scale_sixteenths=draft.largest_scale_sixteenths)
 
 
-def small_threshold(**changed: Any) -> "CkksParams":
+def small_threshold(engine: "Engine | None" = None, **changed: Any) -> "CkksParams":
     """The same for a key of four holders, of whom three open a sum and one may be corrupt."""
-    from protocols.ckks.params import Model
+    from protocols.ckks import Model
 
     holders = {"model": Model.THRESHOLD, "holders": 4, "threshold": 3, "max_corrupt": 1}
-    return small_ckks(**holders | changed)
+    return small_ckks(engine, **holders | changed)
+
+
+def reals_of(params: "CkksParams", values: NDArray[Any]) -> NDArray[np.float64]:
+    """The reals of an opened sum: on coefficients it is of words."""
+    if values.dtype == np.uint64:
+        return params.encoding.decode_reals(values)
+    return values
 
 
 KeyStage = Literal["roster", "openings", "requests"]
@@ -474,17 +490,18 @@ def played_key(
     until: KeyStage,
     *,
     burns: Mapping[ClientId, Burn] | None = None,
+    entropy: Callable[[ClientId], Entropy] = insecure_entropy,
 ) -> PlayedKey:
     """A collective key that honest holders make, up to what they then wait for.
 
-    SEAL draws the error of each public share for itself, so no two keys are the same.
+    On SEAL no two keys are the same: it draws the error of each public share for itself.
     """
     from protocols.ckks.client import generate
     from protocols.ckks.server import CollectCommitments
 
     collect, advertised, states = CollectCommitments(agreement, holders), {}, {}
     for holder in holders:
-        advertised[holder], states[holder] = generate(agreement, holder, insecure_entropy(holder))
+        advertised[holder], states[holder] = generate(agreement, holder, entropy(holder))
         collect.receive(advertised[holder])
     roster, openings = collect.close()
     return PlayedKey(

@@ -159,12 +159,20 @@ class Reader:
 
     def fixed_map(self, size: int) -> dict[ClientId, bytes]:
         """Read a ``map`` of entries of ``size`` bytes each, at once: six times as fast."""
-        entry = struct.Struct(f">I{size}s")
+        return dict(self.rows(size))
+
+    def rows(self, *sizes: int) -> list[tuple[Any, ...]]:
+        """A ``map`` whose entries are fields of these sizes: each client and its fields.
+
+        Raises:
+          DecodeError: as ``map``.
+        """
+        entry = struct.Struct(">I" + "".join(f"{size}s" for size in sizes))
         found = list(entry.iter_unpack(self.view(self.u32() * entry.size)))
-        for (last, _), (client, _) in pairwise(found):
+        for last, client in pairwise([row[0] for row in found]):
             if client <= last:
                 raise DecodeError(f"client {client} listed after {last}: twice, or out of order")
-        return dict(found)
+        return found
 
     def set(self, what: str) -> frozenset[ClientId]:
         """Inverse of ``write_set``; ``DecodeError`` unless each client is above the last."""
@@ -281,16 +289,18 @@ def write_subset(chosen: Collection[ClientId], members: Sequence[ClientId]) -> b
     """
     picked = frozenset(chosen)
     bits = np.fromiter((member in picked for member in members), np.bool_, len(members))
-    places = np.flatnonzero(bits)
-    if len(places) < len(picked):
+    if np.count_nonzero(bits) < len(picked):
         raise InputError(f"not in the roster: {sorted(picked - set(members))[:9]}")
-    full, rest = np.divmod(_gaps(places), 255)
-    size = len(places) + int(full.sum())
-    if 4 + size >= _bitmap_size(len(members)):
-        return bytes([BITMAP]) + np.packbits(bits).tobytes()
+    bitmap, longest = bytes([BITMAP]) + np.packbits(bits).tobytes(), _bitmap_size(len(members))
+    if 4 + len(picked) >= longest:  # a gap is a byte at least
+        return bitmap
+    full, rest = np.divmod(_gaps(np.flatnonzero(bits)), 255)
+    size = len(picked) + int(full.sum())
+    if 4 + size >= longest:
+        return bitmap
     gaps = np.full(size, 255, np.uint8)
     gaps[np.cumsum(full + 1) - 1] = rest
-    return bytes([GAPS]) + u32(len(places)) + gaps.tobytes()
+    return bytes([GAPS]) + u32(len(picked)) + gaps.tobytes()
 
 
 def read_subset(data: bytes, members: Sequence[ClientId]) -> frozenset[ClientId]:
@@ -309,8 +319,8 @@ def _places(data: bytes | memoryview, size: int) -> tuple[int, NDArray[np.int64]
         if bits[size:].any():
             raise DecodeError(f"a set names more clients than the {size} of the roster")
         places = np.flatnonzero(bits)
-        gaps = len(places) + int((_gaps(places) // 255).sum())
-        if 4 + gaps < longest:
+        shorter = 4 + len(places) < longest  # a gap is a byte at least
+        if shorter and 4 + len(places) + int((_gaps(places) // 255).sum()) < longest:
             raise DecodeError("a set as a bitmap that is shorter as gaps")
         return 1 + longest, places
     if form != GAPS:

@@ -9,10 +9,15 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from protocols.ckks import Engine
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run in as many processes as cores
+os.environ.setdefault("SECAGG_THREADS", "1")  # and some count seconds of one core
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
@@ -25,6 +30,14 @@ def folder() -> Iterator[Path]:
     memory = Path("/dev/shm")  # noqa: S108  # nothing there is reused, and its name is random
     with TemporaryDirectory(prefix="folder-", dir=memory if memory.is_dir() else None) as path:
         yield Path(path)
+
+
+@pytest.fixture(scope="session", params=["COEFFICIENTS", "SEAL"])
+def engine(request: pytest.FixtureRequest) -> "Engine":
+    """Each arithmetic of CKKS in turn."""
+    from protocols.ckks import Engine
+
+    return Engine[request.param]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,6 +1,8 @@
 """What is built: one version, an index page without dead links, and a source that is whole."""
 
 import re
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -33,6 +35,13 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_the_version_is_said_once() -> None:
     assert version("secagg") == secagg.__version__
     assert secagg.__version__ not in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_package_is_a_command_too() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "secagg", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout.strip()) == (0, secagg.__version__)
 
 
 def test_the_pythons_that_it_names_are_those_that_were_run() -> None:

@@ -77,7 +77,8 @@ _DENSE: Final = 255  # 2 to 256, one by one
 _K: Final[Vector] = np.arange(_INTEGER[-1] + 1, dtype=np.float64)
 
 GRAPH_FAILURE: Final = 2.0**-40  # of one random graph of neighbours; what the planner aims at
-FLOODING_FAILURE: Final = 2.0**-39  # of the norm that one opened ciphertext's error may have
+FLOODING_FAILURE: Final = 3 * 2.0**-40  # of the norm that one opened polynomial's error may have
+_NORM: Final = 8 / 7  # it is below so many T, whatever the spectra: 1.142 are proved
 _FLOODING_NATS: Final = 42.0  # e^-42 = 2^-60 is left of delta, times e^epsilon by its own distance
 ROUNDING_FAILURE: Final = 2.0**-60  # beta of the bound on a rounded sum's norm
 
@@ -282,7 +283,8 @@ def flooding_epsilon(bits: int, keys: int, epsilon: float) -> float:
     """What all decryptions under ``keys`` keys, flooded for s = ``bits``, add to ``epsilon``.
 
     2 eta of docs/privacy/delta.md: the flooded sums are mu-GDP of sums that show nothing else,
-    with mu^2 = keys / (12 2^s), and eta lies so far out that nearly nothing is left for delta.
+    with mu^2 = (8/7)^2 keys / (12 2^s), and eta lies so far out that nearly nothing is left for
+    delta. For sums that are exact: integers with noise on coefficients, not on SEAL.
     """
     mu = _flooding_mu(bits, keys)
     found = 2 * (mu * math.sqrt(2 * (epsilon + _FLOODING_NATS)) + mu * mu / 2)
@@ -290,7 +292,7 @@ def flooding_epsilon(bits: int, keys: int, epsilon: float) -> float:
 
 
 def _flooding_mu(bits: int, keys: int) -> float:
-    return math.sqrt(keys / 12) * 2 ** (-bits / 2)
+    return _NORM * math.sqrt(keys / 12) * 2 ** (-bits / 2)
 
 
 # An argument for every way to fail: whoever reports says of each how often it could happen.
@@ -320,7 +322,7 @@ def reported_delta(
       rounded_steps: sums that were rounded once without redrawing, 2^-60 each.
       flooding_bits: s of flooded decryptions, at least 30; state ``flooding_epsilon`` more then.
       flooded_keys: how many such keys there were.
-      flooded_ciphertexts: how many were opened under all of them, 2^-39 each.
+      flooded_ciphertexts: how many polynomials were opened under all of them, 3 x 2^-40 each.
       sampler_error: total-variation distance of one drawn entry from the exact law.
       sampler_draws: entries times rounds that were drawn with that error.
 

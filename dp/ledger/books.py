@@ -54,6 +54,7 @@ class Protection(Enum):
     NONE = "none"
     HEAD = "head kept elsewhere"
     SIGNATURE = "signed head"
+    UNCHECKED = "signed, not checked"
 
     @property
     def sentence(self) -> str:
@@ -63,6 +64,8 @@ class Protection(Enum):
             Protection.HEAD: "nothing was changed or lost up to the head that was kept elsewhere",
             Protection.SIGNATURE: "nothing was changed or lost by anyone without the key, "
             "but for an older copy of the whole file",
+            Protection.UNCHECKED: "signed, not checked: no key was given, and unchecked a "
+            "signature shows nothing",
         }[self]
 
 

@@ -23,6 +23,7 @@ MATTERS: Final[Mapping[str, str]] = {
     "organisation": "Who answers for it",
     "data_set": "Data set",
     "data_digest": "Digest of the data set",
+    "parties": "Where the parties ran",
     "utility": "Utility",
     "bias": "Bias",
     "access_control": "Access control",
@@ -61,6 +62,7 @@ class SystemDescription:
       organisation: who keeps the ledger and answers for what it says.
       data_set: the name of the data whose units are protected.
       data_digest: SHA-256 of that data as its holder hashes it, 64 hex digits.
+      parties: on whose machines clients and server ran; all in one process is a simulation.
       utility: how good what is released is, and how that was measured.
       bias: how that differs between groups of people.
       access_control: who can read raw data, ledger and model.
@@ -69,7 +71,7 @@ class SystemDescription:
       intermediate_models: who sees the models of rounds before the last.
       tuning: what else was computed on the same data to choose settings.
 
-    The last eleven may be left empty: nobody stated them then.
+    The last twelve may be left empty: nobody stated them then.
     """
 
     unit_count: int
@@ -91,6 +93,7 @@ class SystemDescription:
     organisation: str = ""
     data_set: str = ""
     data_digest: str = ""
+    parties: str = ""
     utility: str = ""
     bias: str = ""
     access_control: str = ""

@@ -28,6 +28,7 @@ yesterday is in itself perfect. What is found beyond that, and what it takes:
 | none | damage, edits that leave the chain as it was | a chain computed anew, an older copy |
 | head kept elsewhere | every edit and loss up to that head | what was done to later records |
 | signed head | every edit and loss, by whoever lacks the key | an older copy of the whole file |
+| signed, not checked | the same as none, until its key is given | |
 | signed later | the same, from the record "seal" on | what was done to the file before |
 
 No clock is read: a record says in which order, not when.
@@ -218,7 +219,8 @@ class Ledger(Reader):
             self._check_writable(connection)
             if is_sealed(connection):
                 raise LedgerConflict(
-                    f"{self._path} is signed already; whoever writes in it needs its key"
+                    f"{self._path} is signed already, and nothing was changed: it keeps the key "
+                    "that it was first signed with"
                 )
             check_chain(connection, None)
             write_seal(connection, append(connection, {"action": "seal"}), seal.sign)

@@ -34,6 +34,7 @@ from dp.ledger.records import (
     check_seal,
     genesis_of,
     head_of,
+    is_sealed,
     parse,
     sealed_from,
     statements,
@@ -241,10 +242,18 @@ class Reader:
             last = check_chain(connection, head)
             check_end(connection)
             self._check_seal(connection)
-            since = None if self._seal is None else sealed_from(connection)
-        stands = ((Protection.HEAD, head), (Protection.SIGNATURE, self._seal))
-        protection = tuple(kind for kind, given in stands if given is not None)
-        return Verified(head=last, protection=protection or (Protection.NONE,), signed_from=since)
+            since = sealed_from(connection)
+            signed = is_sealed(connection) or since is not None
+        stands = {
+            Protection.HEAD: head is not None,
+            Protection.SIGNATURE: self._seal is not None,
+            Protection.UNCHECKED: signed and self._seal is None,
+        }
+        return Verified(
+            head=last,
+            protection=tuple(kind for kind, given in stands.items() if given) or (Protection.NONE,),
+            signed_from=None if self._seal is None else since,
+        )
 
     def close(self) -> None:
         """Close the file. Reservations stay as they are. Closing twice is harmless."""

@@ -24,7 +24,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, count
 from typing import ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -57,8 +57,8 @@ from protocols.checks import check_integer
 from protocols.entropy import Entropy, system
 from protocols.errors import InputError, LocalProtocolError, RemoteProtocolError
 from protocols.primitives.aead import seal, unseal
-from protocols.primitives.agree import KEY_SIZE, PrivateKey, refuse_low_order
-from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, from_seed
+from protocols.primitives.agree import KEY_SIZE, LOW_ORDER, PrivateKey, refuse_low_order
+from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, Streams, from_seed
 from protocols.primitives.shamir import split
 from protocols.primitives.sign import SigningKey, verify
 from protocols.records import open_record
@@ -75,6 +75,8 @@ from protocols.wire import (
 )
 
 Words: TypeAlias = NDArray[np.uint64]
+
+BATCH_WORDS = 16 * FRAME_WORDS  # 4 MiB: with 20 masks, 5 ms of work for whoever shares it out
 
 
 def join(
@@ -183,15 +185,15 @@ class AwaitRoster(Client):
         shares = dict(zip(holders, split(both, plan.threshold, len(holders), draw), strict=True))
         boxes: dict[ClientId, bytes] = {}
         peers: dict[ClientId, Peer] = {}
-        strangers: dict[ClientId, Stranger] = {}
-        for peer, theirs in roster.entries.items():
+        strangers = {  # whom we have not picked; hardly anybody like them picks us
+            peer: Stranger(theirs.mask, theirs.seal)
+            for peer, theirs in roster.entries.items()
+            if peer not in shares and peer != self.me
+        }
+        for peer in holders:
             if peer == self.me:
                 continue
-            refuse_low_order(theirs.mask)  # the masks themselves are agreed a stage later
-            if peer not in shares:  # we have not picked it, and hardly anybody like it picks us
-                refuse_low_order(theirs.seal)
-                strangers[peer] = Stranger(mask_key=theirs.mask, seal_key=theirs.seal)
-                continue
+            theirs = roster.entries[peer]
             sealing, opening = keys.seal.agree(
                 theirs.seal,
                 context.seal(self.me, peer, self.public.mask, theirs.mask),
@@ -260,16 +262,17 @@ class AwaitRoster(Client):
                 f"{listed - 1} neighbours in the roster, {plan.degree} are planned for "
                 f"{roster.size} clients"
             )
-        if len({key for keys in roster.entries.values() for key in (keys.mask, keys.seal)}) < (
-            2 * listed
-        ):
+        keys = {key for theirs in roster.entries.values() for key in (theirs.mask, theirs.seal)}
+        if len(keys) < 2 * listed:
             raise RemoteProtocolError("one key stands twice in the roster")
         if params.active:
             label = self.agreement.advertised_by()
-            for client, keys in roster.entries.items():
+            for client, theirs in roster.entries.items():
                 if client not in self.identities:
                     raise RemoteProtocolError(f"client {client} of the roster has no identity")
-                check_keys(label(client), client, keys, self.identities[client])
+                check_keys(label(client), client, theirs, self.identities[client])
+        for key in keys & LOW_ORDER:
+            refuse_low_order(key)
 
     def _fields(self) -> Fields:
         return self._known(), self.keys.take().to_bytes()
@@ -307,7 +310,7 @@ class AwaitBoxes(Client):
 
     # 60 lines and more: checks, burn, masks and state in the order in which R30 to R39 stand.
     def on_boxes(
-        self, message: bytes, words: Words | Iterable[Words], *, expand: Expand | None = None
+        self, message: bytes, words: Words | Iterable[Words], *, expand: Expand = Masks
     ) -> tuple[Iterator[bytes], "AwaitSurvivors"]:
         """Mask our input with one stream for each peer that shared, and one of our own.
 
@@ -316,8 +319,8 @@ class AwaitBoxes(Client):
             parts. It is read as the frames are asked for, and may not change
             before the last of them: two inputs under one mask would show
             their difference.
-          expand: another way to apply the masks, to a copy of the whole input at
-            once. It sees the seeds: it runs on our own machine.
+          expand: another way to apply the masks, to some megabytes at a time. It sees the
+            seeds: it runs on our own machine.
 
         Returns:
           The frames to send, in order, where we picked our holders our mark behind them, and
@@ -370,20 +373,14 @@ class AwaitBoxes(Client):
         else:
             near = sharing.peers.keys() | boxes.boxes.keys() if plan.picks else boxes.boxes.keys()
             included = (near & shared) - shut
-        masks = self._masks(included, sharing, context)
+        streams = expand(self._masks(included, sharing, context), params.suite)
         request = message + self.agreement.to_bytes()
         if isinstance(words, np.ndarray):
             self._burn(request, words.data)
             words = (words,)
         else:
             self._burn(request, system(DIGEST_SIZE))
-        counted = _counted(words, params.words)
-        streams = Masks(() if expand else masks, params.suite)
-        if expand:
-            whole = np.concatenate(list(counted))
-            expand(whole, masks, params.suite)
-            counted = iter((whole,))
-        frames = self._frames(counted, streams)
+        frames = self._frames(_counted(words, params.words), streams)
         if plan.picks:
             frames = chain(frames, (self._mark(included, members),))
         known = sharing.peers.keys() | boxes.boxes.keys()
@@ -458,12 +455,17 @@ class AwaitBoxes(Client):
         mark = SignedSet(included=named, signature=self.identity.sign(label, named))
         return Mark(header=self.agreement.header, sender=self.me, mark=mark).to_bytes()
 
-    def _frames(self, words: Iterable[Words], masks: Masks) -> Iterator[bytes]:
-        for index, frame in enumerate(_frames_of(words)):
-            masks.apply_to(frame)
-            yield MaskedFrame(
-                header=self.agreement.header, sender=self.me, index=index, words=frame
-            ).to_bytes()
+    def _frames(self, words: Iterable[Words], masks: Streams) -> Iterator[bytes]:
+        index = count()
+        for batch in _batches_of(words, self.agreement.params.words + 1):
+            masks.apply_to(batch)
+            for begin in range(0, len(batch), FRAME_WORDS):
+                yield MaskedFrame(
+                    header=self.agreement.header,
+                    sender=self.me,
+                    index=next(index),
+                    words=batch[begin : begin + FRAME_WORDS],
+                ).to_bytes()
 
     def _fields(self) -> Fields:
         return self._known(), u32(self.size), self.roster, self.secrets.take().to_bytes()
@@ -729,18 +731,18 @@ def _counted(parts: Iterable[Words], expected: int) -> Iterator[Words]:
     yield np.ones(1, np.uint64)
 
 
-def _frames_of(parts: Iterable[Words]) -> Iterator[Words]:
-    """The same words in full frames and a last one; each is overwritten by the next."""
-    frame = np.empty(FRAME_WORDS, np.uint64)
+def _batches_of(parts: Iterable[Words], expected: int) -> Iterator[Words]:
+    """The same words in batches of full frames and a last one; each is overwritten by the next."""
+    batch = np.empty(min(BATCH_WORDS, expected), np.uint64)
     filled = 0
     for part in parts:
         while len(part):
-            taken = part[: FRAME_WORDS - filled]
-            frame[filled : filled + len(taken)] = taken
+            taken = part[: len(batch) - filled]
+            batch[filled : filled + len(taken)] = taken
             filled += len(taken)
             part = part[len(taken) :]
-            if filled == FRAME_WORDS:
-                yield frame
+            if filled == len(batch):
+                yield batch
                 filled = 0
     if filled:
-        yield frame[:filled]
+        yield batch[:filled]

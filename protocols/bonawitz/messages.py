@@ -172,7 +172,11 @@ class Roster(Message):
     def read(cls, reader: Reader, header: Header, *, signed: bool = False) -> Self:
         agreement, size, digest = reader.take(TAG_SIZE), reader.u32(), reader.take(DIGEST_SIZE)
         listed = reader.rest
-        entries = reader.map(lambda source: PublicKeys.read(source, signed=signed))
+        sizes = (KEY_SIZE, KEY_SIZE, SIGNATURE_SIZE if signed else 0)
+        entries = {
+            client: PublicKeys(mask=mask, seal=seal, signature=signature)
+            for client, mask, seal, signature in reader.rows(*sizes)
+        }
         message = cls(header=header, agreement=agreement, entries=entries)
         if size > len(entries):
             return replace(message, part_of=(size, digest))
@@ -487,7 +491,7 @@ class Signatures(Message):
 
     @classmethod
     def read(cls, reader: Reader, header: Header) -> Self:
-        return cls(header=header, signatures=reader.map(_signature))
+        return cls(header=header, signatures=reader.fixed_map(SIGNATURE_SIZE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from protocols.bonawitz.params import Agreement
 from protocols.burn import Burn
@@ -101,8 +101,7 @@ class Peer:
         return cls(mask_key=reader.take(KEY_SIZE), opening=reader.secret(KEY_SIZE))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stranger:
+class Stranger(NamedTuple):
     """What a client keeps of who is no pick of its own: it may have picked us.
 
     Few have, so the key of its box is agreed when that box comes.
@@ -113,10 +112,6 @@ class Stranger:
 
     def to_bytes(self) -> bytes:
         return self.mask_key + self.seal_key
-
-    @classmethod
-    def read(cls, reader: Reader) -> Self:
-        return cls(mask_key=reader.take(KEY_SIZE), seal_key=reader.take(KEY_SIZE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,5 +152,8 @@ class Sharing:
             own_share=Secret(own_share) if own_share else None,
             peers=peers,
             seal_key=PrivateKey(Secret(seal_key)) if seal_key else None,
-            strangers=reader.map(Stranger.read),
+            strangers={
+                peer: Stranger(mask_key, seal_key)
+                for peer, mask_key, seal_key in reader.rows(KEY_SIZE, KEY_SIZE)
+            },
         )

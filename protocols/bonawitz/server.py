@@ -59,7 +59,7 @@ from protocols.errors import (
     WrongShares,
 )
 from protocols.primitives.agree import PrivateKey, refuse_low_order
-from protocols.primitives.prg import Expand, Mask, expand
+from protocols.primitives.prg import Expand, Mask, Masks
 from protocols.primitives.shamir import combine, correct
 from protocols.primitives.sign import verify
 from protocols.secrets import Secret
@@ -560,7 +560,7 @@ class CollectReveals(Collect[Agreement]):
             return near
         return [peer for peer in near if client in self._included[peer]]
 
-    def close(self, expand: Expand = expand) -> Sum:
+    def close(self, expand: Expand = Masks) -> Sum:
         """Take the masks off.
 
         A rebuilt mask key must be the one that was advertised, and the check word must count the
@@ -580,7 +580,7 @@ class CollectReveals(Collect[Agreement]):
         suite, disputes = self.agreement.params.suite, set[Dispute]()
         try:
             masks = self._masks(self._rebuilt())
-            expand(self._total, masks, suite)
+            expand(masks, suite).apply_to(self._total)
         except RemoteProtocolError:
             masks = []
         if not masks or not self._counts():
@@ -588,7 +588,7 @@ class CollectReveals(Collect[Agreement]):
             if masks and not disputes:
                 raise self._wrong()
             back = [replace(mask, subtract=not mask.subtract) for mask in masks]
-            expand(self._total, back + self._masks(secrets), suite)
+            expand(back + self._masks(secrets), suite).apply_to(self._total)
             if not self._counts():
                 raise self._wrong()
         return Sum(

@@ -22,18 +22,20 @@ import numpy as np
 
 from protocols.burn import Burn
 from protocols.checks import check_integer
+from protocols.ckks.engine import Values
 from protocols.ckks.holder import AwaitOpenings, AwaitRoster, Holder, State, generate, restore
-from protocols.ckks.keys import Chunks, CollectiveKey, SharedKey, Values, finish, in_turn
+from protocols.ckks.keys import Chunks, CollectiveKey, SharedKey, finish, in_turn
 from protocols.ckks.messages import (
     OPEN_STAGE,
     UPLOAD_STAGE,
     Frame,
     SharedSum,
     check_summands,
+    seeds_name_uploads,
     split,
 )
-from protocols.ckks.params import DIGEST_SIZE, Agreement, Params
-from protocols.entropy import system
+from protocols.ckks.params import DIGEST_SIZE, Agreement, Engine, Params
+from protocols.entropy import Entropy, system
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.wire import ClientId
 
@@ -58,11 +60,13 @@ class Upload:
     """The frames of one vector, made as they are asked for. They can be had once.
 
     Attributes:
-      digest: SHA-256 of all frames, once the last was taken: by it a sum names its summands.
+      name: by it a sum names its summands. SHA-256 of all frames; under a shared key on
+        coefficients the seed of their c1. Known once the last frame was taken.
     """
 
-    def __init__(self, frames: Iterator[bytes]) -> None:
-        self._frames = frames
+    def __init__(self, frames: Iterator[Frame], params: Params) -> None:
+        self._frames, self._params = frames, params
+        self._seed = b""
         self._hash = hashlib.sha256()
         self._done = False
 
@@ -75,14 +79,17 @@ class Upload:
         except StopIteration:
             self._done = True
             raise
-        self._hash.update(frame)
-        return frame
+        if seeds_name_uploads(self._params):
+            self._seed = frame.ciphertext[:DIGEST_SIZE]
+        encoded = frame.to_bytes()
+        self._hash.update(encoded)
+        return encoded
 
     @property
-    def digest(self) -> bytes:
+    def name(self) -> bytes:
         if not self._done:
-            raise LocalProtocolError("an upload has a digest once all its frames were taken")
-        return self._hash.digest()
+            raise LocalProtocolError("an upload has a name once all its frames were taken")
+        return self._seed or self._hash.digest()
 
 
 def encrypt(
@@ -92,19 +99,24 @@ def encrypt(
     values: Values | Callable[[], Values],
     *,
     burn: Burn | None = None,
+    entropy: Entropy = system,
     chunks: Chunks = in_turn,
 ) -> Upload:
-    """Encrypt ``values``: ``params.entries`` of float64 within ``params.clip``.
+    """Encrypt ``values``: ``params.entries`` words of uint64, or of float64 within ``params.clip``.
+
+    Words are what is summed on coefficients, and reals become words by ``params.encoding``; a sum
+    is of words again. SEAL takes reals alone, and gives reals.
 
     Or what a function gives. It is asked once the burn record was taken, so that nothing is
     computed for an answer that may not leave; such a round is answered once, whatever it gives.
 
-    SEAL draws the randomness: two uploads of one vector differ, and say no more than one.
+    What is random is drawn anew: two uploads of one vector differ, and say no more than one.
     Two uploads of two vectors are two summands: a sum opened with each tells the difference.
 
     Args:
       burn: durable; it lets one vector a round be encrypted, under one key. A client that
         may be restored, or asked again, needs it.
+      entropy: gives 32 bytes a vector, or 64; SEAL draws for itself.
       chunks: another way to work through the chunks. It sees a shared key: it runs on our
         own machine.
 
@@ -126,24 +138,25 @@ def encrypt(
     if not isinstance(values, np.ndarray):
         values = values()
         _check_values(values, params)
-    padded = np.zeros((params.chunks, params.ring.degree))
-    padded.reshape(-1)[: params.entries] = values / params.clip
-    packed = chunks(key.encrypting(), padded)
-    return Upload(
-        Frame(
-            header=agreement.header, sender=me, index=index, context=name, ciphertext=ciphertext
-        ).to_bytes()
+    each = params.chunk_entries
+    vector = ((at, values[at * each : (at + 1) * each]) for at in range(params.chunks))
+    packed = chunks(key.encrypting(agreement, me, entropy), vector)
+    frames = (
+        Frame(header=agreement.header, sender=me, index=index, context=name, ciphertext=ciphertext)
         for index, ciphertext in enumerate(packed)
     )
+    return Upload(frames, params)
 
 
 def _check_values(values: Values, params: Params) -> None:
-    if values.shape != (params.entries,) or values.dtype != np.float64:
+    words = values.dtype == np.uint64 and params.engine is Engine.COEFFICIENTS
+    if values.shape != (params.entries,) or not (words or values.dtype == np.float64):
+        kinds = "float64" if params.engine is Engine.SEAL else "uint64 or float64"
         raise LocalProtocolError(
-            f"input is {values.dtype} of shape {values.shape}, expected float64 of "
+            f"input is {values.dtype} of shape {values.shape}, expected {kinds} of "
             f"({params.entries},)"
         )
-    if not bool((np.abs(values) <= params.clip).all()):
+    if not words and not bool((np.abs(values) <= params.clip).all()):
         raise LocalProtocolError(f"an entry is above the clip {params.clip}, or not a number")
 
 
@@ -155,12 +168,16 @@ class Published:
     """A flooded sum: it may be shown to anybody, and every client has the same.
 
     Attributes:
-      values: sum of the survivors' entries, and noise.
+      values: sum of the survivors' entries, and noise: words, or reals under SEAL.
       survivors: whose vectors those are, in order.
+      digest: SHA-256 of the names of the summands. A server may show clients sums of different
+        sets: two published results differ by one client's vector then. Clients that publish
+        compare it first, or one of them publishes for all.
     """
 
     values: Values = field(repr=False)
     survivors: tuple[ClientId, ...]
+    digest: bytes
 
 
 class Private:
@@ -202,7 +219,7 @@ def open_sum(
 
     Args:
       burn: durable; it lets one sum a round be opened.
-      sent: digest of the upload that we sent in this round, if we did.
+      sent: name of the upload that we sent in this round, if we did.
       chunks: as in :func:`encrypt`.
 
     Raises:
@@ -219,10 +236,10 @@ def open_sum(
     # Before it is opened: that a sum was refused as too large says something about the key.
     if not burn(agreement.header.place(me), OPEN_STAGE, hashlib.sha256(message).digest()):
         raise RemoteProtocolError(f"another sum was opened in round {agreement.round}")
-    parts = enumerate(split(found.ciphertexts, 2 * params.partial_size // params.chunks))
-    opened = chunks(key.opening(found.ciphertexts), parts)
-    values = finish(opened, len(found.summands), params)
+    parts = enumerate(split(found.ciphertexts, params.opened_size))
+    opened = chunks(key.opening(agreement, found), parts)
+    values = finish(agreement, opened, len(found.summands))
     survivors = tuple(sorted(found.summands))
     if params.flooding is None:
         return Private(values, survivors)
-    return Published(values=values, survivors=survivors)
+    return Published(values=values, survivors=survivors, digest=found.summands_digest())

@@ -21,13 +21,13 @@ of a restored state goes through a ``Burn`` first.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self, TypeAlias
 
 from protocols.burn import Burn
 from protocols.checks import check_integer
-from protocols.ckks.keys import Chunks, CollectiveKey, commit, in_turn, partial, public_share
+from protocols.ckks.keys import Chunks, CollectiveKey, arithmetic, commit, in_turn, partial
 from protocols.ckks.messages import (
     ALIVE_STAGE,
     BLIND_SIZE,
@@ -44,6 +44,7 @@ from protocols.ckks.messages import (
     Roster,
     ShareBoxes,
     check_summands,
+    split,
 )
 from protocols.ckks.params import DIGEST_SIZE, Agreement, Model
 from protocols.ckks.records import Making, Party
@@ -83,7 +84,7 @@ def generate(
 
     Args:
       agreement: of any round of the session.
-      entropy: gives 128 bytes; the error of b_i SEAL draws for itself.
+      entropy: gives 128 bytes. The error of b_i comes from them too; SEAL draws its own.
     """
     if agreement.params.model is not Model.THRESHOLD:
         raise InputError("params.model is SHARED_KEY, which has no holders; take THRESHOLD")
@@ -93,7 +94,7 @@ def generate(
         seed=seed,
         own=own,
         seal=PrivateKey(Secret(entropy(KEY_SIZE))),
-        share=public_share(agreement, me, seed),
+        share=arithmetic(agreement).public_share(me, seed, own),
         blind=entropy(BLIND_SIZE),
     )
     entry = _entry(agreement, me, making)
@@ -273,8 +274,10 @@ class Holder(Party):
 
     def on_request(
         self, agreement: Agreement, message: bytes, *, chunks: Chunks = in_turn
-    ) -> tuple[bytes, Mapping[ClientId, bytes]]:
-        """A ``Partial`` for the server, and the digests of the uploads that it claims to open.
+    ) -> tuple[Iterator[bytes], Mapping[ClientId, bytes]]:
+        """``Partial``s for the server, and the digests of the uploads that it claims to open.
+
+        They are made as they are asked for, once all that may be refused was looked at.
 
         Keep the digests: a sum that was none can be shown later, not prevented.
 
@@ -305,13 +308,21 @@ class Holder(Party):
             raise RemoteProtocolError("we are asked for a part, and named as gone")
         if len(alive) < params.threshold:
             raise RemoteProtocolError(f"{len(alive)} holders alive, {params.threshold} needed")
+        made = arithmetic(agreement)
+        for index, second in enumerate(split(request.seconds, params.second_size)):
+            made.check_second(index, second)
         parts = partial(agreement, self.me, self.seed, request.seconds, self.own, chunks)
-        answer = Partial(
-            header=agreement.header,
-            sender=self.me,
-            parts=b"".join(parts),
-            shares={holder: self.shares[holder] for holder in self.shares.keys() - alive},
-        ).to_bytes()
+        gone = {holder: self.shares[holder] for holder in self.shares.keys() - alive}
+        answer = (
+            Partial(
+                header=agreement.header,
+                sender=self.me,
+                index=index,
+                part=part,
+                shares={} if index else gone,
+            ).to_bytes()
+            for index, part in enumerate(parts)
+        )
         self._burn(agreement, alive, message)
         return answer, request.summands
 

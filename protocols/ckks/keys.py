@@ -19,34 +19,23 @@ and nowhere else: workers run on the machine of the party whose key it is.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocols.checks import check_size
-from protocols.ckks import residues
-from protocols.ckks.messages import BLIND_SIZE, Opened, Openings, split
-from protocols.ckks.microsoft_seal import Context, Key, PublicKey, context
-from protocols.ckks.noise import gaussian
-from protocols.ckks.params import VERSION, Agreement, Model, Params
-from protocols.ckks.residues import Ring, Rows
-from protocols.errors import (
-    DecodeError,
-    InputError,
-    LocalProtocolError,
-    RemoteProtocolError,
-)
+from protocols.ckks.engine import Arithmetic, Encrypt, Open, Values, common_seed
+from protocols.ckks.messages import BLIND_SIZE, Opened, Openings, SharedSum, split
+from protocols.ckks.params import Agreement, Engine, Model
+from protocols.entropy import Entropy
+from protocols.errors import InputError, LocalProtocolError, RemoteProtocolError
 from protocols.primitives.prg import SEED_SIZE, from_seed
 from protocols.secrets import Secret
 from protocols.wire import ClientId, u32
 
-Values: TypeAlias = NDArray[np.float64]
 A = TypeVar("A")
 B = TypeVar("B")
-_FAR = 12.5  # deviations: a Gaussian passes them once in 2**115
 
 
 class Chunks(Protocol):
@@ -60,86 +49,15 @@ def in_turn(work: Callable[[A], B], chunks: Iterable[A]) -> Iterator[B]:
     return map(work, chunks)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What a worker needs for one chunk after another; SEAL's objects it makes for itself."""
+def arithmetic(agreement: Agreement) -> Arithmetic:
+    """Arithmetic of a session. Each is imported when it is needed: SEAL is an extra."""
+    if agreement.params.engine is Engine.SEAL:
+        from protocols.ckks.by_seal import BySeal
 
-    ring: Ring
-    scale: float
+        return BySeal(agreement)
+    from protocols.ckks.by_coefficients import ByCoefficients
 
-    @property
-    def seal(self) -> Context:
-        return context(self.ring, self.scale)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "key"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-
-
-@dataclass(frozen=True)
-class _Secret(_Work):
-    seed: bytes = field(repr=False)
-    label: bytes
-
-    @cached_property
-    def key(self) -> Key:
-        return Key(self.seal, Secret(self.seed), self.label)
-
-
-@dataclass(frozen=True)
-class _EncryptShared(_Secret):
-    def __call__(self, values: Values) -> bytes:
-        return residues.pack_seeded(*self.key.encrypt(values), self.ring)
-
-
-@dataclass(frozen=True)
-class _EncryptCollective(_Work):
-    share: bytes  # sum of all b_i, packed
-    common: bytes  # seed of a
-
-    @cached_property
-    def key(self) -> PublicKey:
-        share = residues.unpack(self.share, self.ring.degree, self.ring.key_primes)
-        return PublicKey(self.seal, share, _expand(self.common, self.ring))
-
-    def __call__(self, values: Values) -> bytes:
-        return residues.pack_ciphertext(self.key.encrypt(values), self.ring)
-
-
-@dataclass(frozen=True)
-class _Flooded(_Secret):
-    """Work with a secret key whose result is flooded, where ``deviation`` is not 0."""
-
-    noise: bytes = field(repr=False)
-    about: bytes
-    deviation: float
-
-    def partial(self, index: int, second: Rows) -> Rows:
-        if not self.deviation:
-            return self.key.partial(second, None)
-        drawn = from_seed(Secret(self.noise), self.about + u32(index))
-        return self.key.partial(second, gaussian(self.ring.degree, self.deviation, drawn))
-
-
-@dataclass(frozen=True)
-class _Part(_Flooded):
-    def __call__(self, chunk: tuple[int, bytes]) -> bytes:
-        index, packed = chunk
-        second = residues.unpack(packed, self.ring.degree, self.ring.primes)
-        if not second.any():
-            raise DecodeError(f"the second polynomial of chunk {index} is zero")
-        return residues.pack(self.partial(index, second), self.ring.primes)
-
-
-@dataclass(frozen=True)
-class _Open(_Flooded):
-    def __call__(self, chunk: tuple[int, bytes]) -> Values:
-        index, packed = chunk
-        first, second = residues.unpack_ciphertext(packed, self.ring)
-        opened = residues.add(first, self.partial(index, second), self.ring.primes)
-        return self.seal.decode(opened)
+    return ByCoefficients(agreement)
 
 
 class SharedKey:
@@ -168,23 +86,14 @@ class SharedKey:
         """The context of a round; ``LocalProtocolError`` in a session of another key."""
         return _context(self._agreement, agreement, self.digest)
 
-    def encrypting(self) -> Callable[[Values], bytes]:
-        """Work: one chunk of values to one packed ciphertext."""
-        return _EncryptShared(*self._parts())
+    def encrypting(self, agreement: Agreement, me: ClientId, entropy: Entropy) -> Encrypt:
+        """Work: (index, values) to a packed ciphertext."""
+        return arithmetic(self._agreement).encrypt_shared(agreement, me, self._secret, entropy)
 
-    def opening(self, ciphertexts: bytes) -> Callable[[tuple[int, bytes]], Values]:
-        """Work: (index, packed ciphertext) of ``ciphertexts`` to values, flooded if agreed.
-
-        The noise is a function of the key and the whole ciphertext: every client adds the
-        same, and the mean of their results says no more than one of them.
-        """
-        about = self._agreement.label(b"flood", hashlib.sha256(ciphertexts).digest())
-        deviation = self._agreement.params.flooding_stddev
-        return _Open(*self._parts(), self._secret.expose(), about, deviation)
-
-    def _parts(self) -> tuple[Ring, float, bytes, bytes]:
-        params = self._agreement.params
-        return params.ring, params.scale, self._secret.expose(), self._agreement.label(b"shared")
+    def opening(self, agreement: Agreement, found: SharedSum) -> Open:
+        """Work: (index, packed ciphertext) of a sum to values, flooded if agreed."""
+        made = arithmetic(self._agreement)
+        return made.open_shared(agreement, self._secret, found.summands, found.ciphertexts)
 
     def __repr__(self) -> str:
         return f"<SharedKey {self.digest.hex()}>"
@@ -215,12 +124,12 @@ class CollectiveKey:
             raise RemoteProtocolError(
                 f"{len(openings.entries)} holders have opened, {params.holders} were agreed"
             )
-        self.shares: dict[ClientId, Rows] = {}
-        total: Rows = np.zeros((len(params.ring.key_primes), params.ring.degree), np.uint64)
-        for holder, opened in openings.entries.items():
-            self.shares[holder] = check_opening(agreement, holder, opened)
-            total = residues.add(total, self.shares[holder], params.ring.key_primes)
-        self._agreement, self._total = agreement, total
+        self.shares = {
+            holder: check_opening(agreement, holder, opened)
+            for holder, opened in openings.entries.items()
+        }
+        self._agreement = agreement
+        self._total = arithmetic(agreement).total(self.shares)
         self.digest = openings.digest()
         self.holders: tuple[ClientId, ...] = tuple(openings.entries)
 
@@ -236,39 +145,17 @@ class CollectiveKey:
         """The context of a round; ``LocalProtocolError`` in a session of another key."""
         return _context(self._agreement, agreement, self.digest)
 
-    def encrypting(self) -> Callable[[Values], bytes]:
-        """Work: one chunk of values to one packed ciphertext."""
-        params = self._agreement.params
-        share = residues.pack(self._total, params.ring.key_primes)
-        return _EncryptCollective(params.ring, params.scale, share, common_seed(self._agreement))
+    def encrypting(self, agreement: Agreement, me: ClientId, entropy: Entropy) -> Encrypt:
+        """Work: (index, values) to a packed ciphertext."""
+        made = arithmetic(self._agreement)
+        return made.encrypt_for_all(agreement, me, self._total, entropy)
 
     def is_of(self, holder: ClientId, seed: Secret) -> bool:
         """Whether ``holder`` published its b_i for the secret of this ``seed``."""
-        made = holder_key(self._agreement, holder, seed)
-        common = _expand(common_seed(self._agreement), self._agreement.params.ring)
-        return made.explains(self.shares[holder], common)
+        return arithmetic(self._agreement).explains(holder, seed, self.shares[holder])
 
     def __repr__(self) -> str:
         return f"<CollectiveKey {self.digest.hex()}>"
-
-
-def common_seed(agreement: Agreement) -> bytes:
-    """The seed of a, bound to session and parameters, chosen by nobody."""
-    return hashlib.sha256(VERSION + b" common " + agreement.key_context()).digest()
-
-
-def holder_key(agreement: Agreement, holder: ClientId, seed: Secret) -> Key:
-    """The secret s_i that a holder's 32 bytes stand for."""
-    params = agreement.params
-    return Key(context(params.ring, params.scale), seed, _holder_label(agreement, holder))
-
-
-def public_share(agreement: Agreement, holder: ClientId, seed: Secret) -> bytes:
-    """b_i with a fresh error, packed. One a key: the mean of many tells the secret."""
-    ring = agreement.params.ring
-    made = holder_key(agreement, holder, seed)
-    share = made.public_share(_expand(common_seed(agreement), ring))
-    return residues.pack(share, ring.key_primes)
 
 
 def commit(agreement: Agreement, holder: ClientId, share: bytes, blind: bytes) -> bytes:
@@ -278,12 +165,12 @@ def commit(agreement: Agreement, holder: ClientId, share: bytes, blind: bytes) -
     return hashlib.sha256(head + share + blind).digest()
 
 
-def check_opening(agreement: Agreement, holder: ClientId, opened: Opened) -> Rows:
-    """b_i; ``RemoteProtocolError`` unless it is one, and the one committed to."""
+def check_opening(agreement: Agreement, holder: ClientId, opened: Opened) -> bytes:
+    """b_i, packed; ``RemoteProtocolError`` unless it is one, and the one committed to."""
     if commit(agreement, holder, opened.share, opened.blind) != opened.commitment:
         raise RemoteProtocolError(f"holder {holder} opens another key than it committed to")
-    ring = agreement.params.ring
-    return residues.unpack(opened.share, ring.degree, ring.key_primes)
+    arithmetic(agreement).check_share(opened.share)
+    return opened.share
 
 
 def partial(
@@ -297,54 +184,31 @@ def partial(
     """c1 s_i + noise of each chunk, packed.
 
     Args:
-      seconds: c1 of all chunks, packed.
+      seconds: c1 of all chunks, packed, and good polynomials.
       noise: 32 bytes that are the holder's own, and never shared: the noise is a function of
         them and of all c1, so that one ciphertext gets one answer however often it is asked
         for. None: the key is no secret any more, nothing is hidden.
-
-    Raises:
-      DecodeError: a c1 is no polynomial, or zero.
     """
-    params = agreement.params
-    work = _Part(
-        params.ring,
-        params.scale,
-        seed.expose(),
-        _holder_label(agreement, holder),
-        noise.expose() if noise else b"",
-        agreement.label(b"smudge", hashlib.sha256(seconds).digest()),
-        params.flooding_stddev if noise else 0.0,
-    )
-    size = residues.size(params.ring.degree, params.ring.primes)
-    return chunks(work, enumerate(split(seconds, size)))
+    about = agreement.label(b"smudge", hashlib.sha256(seconds).digest())
+    work = arithmetic(agreement).part(holder, seed, noise, about)
+    return chunks(work, enumerate(split(seconds, agreement.params.second_size)))
 
 
-def finish(opened: Iterable[Values], survivors: int, params: Params) -> Values:
+def finish(agreement: Agreement, opened: Iterable[Values], survivors: int) -> Values:
     """The entries of a sum, from its chunks.
 
     Raises:
-      RemoteProtocolError: one is larger than so many summands can make it, by more than the
-        errors of honest parties: a key, an upload or a partial decryption was wrong.
+      RemoteProtocolError: a key, an upload or a partial decryption was wrong.
     """
-    values = np.concatenate(list(opened))[: params.entries] * params.clip
-    bound = survivors * (params.clip + _FAR * params.mean_stddev(survivors))
-    if not bool((np.abs(values) <= bound).all()):
-        raise RemoteProtocolError(
-            f"an entry of the sum is above the {bound:.6g} that {survivors} summands can reach: "
-            "some key, upload or partial decryption is wrong"
-        )
-    return values
+    made, each = arithmetic(agreement), agreement.params.chunk_entries
+    values: NDArray[Any] = np.empty(agreement.params.entries, made.KIND)
+    for index, part in enumerate(opened):
+        into = values[index * each : (index + 1) * each]
+        into[:] = part[: len(into)]
+    return made.finish(values, survivors)
 
 
 def _context(own: Agreement, agreement: Agreement, digest: bytes) -> bytes:
     if own.key_context() != agreement.key_context():
         raise LocalProtocolError("agreement is of another session, or parameters, than the key")
     return agreement.context(digest)
-
-
-def _expand(seed: bytes, ring: Ring) -> Rows:
-    return residues.uniform(seed, VERSION + b" common", ring.degree, ring.key_primes)
-
-
-def _holder_label(agreement: Agreement, holder: ClientId) -> bytes:
-    return agreement.label(b"holder", u32(holder))

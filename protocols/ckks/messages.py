@@ -23,8 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from protocols.ckks import residues
-from protocols.ckks.params import DIGEST_SIZE, Params
+from protocols.ckks.params import DIGEST_SIZE, Engine, Model, Params
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
@@ -47,13 +46,8 @@ OPENINGS_STAGE = 5  # a session's openings, and the boxes that came with them
 UPLOAD_STAGE = 6  # a round's vector that a client encrypts
 
 
-def share_size(params: Params) -> int:
-    """Bytes of a holder's public share: a polynomial under all primes."""
-    return residues.size(params.ring.degree, params.ring.key_primes)
-
-
 def split(data: bytes, size: int) -> Iterator[bytes]:
-    """Parts of ``size`` bytes, in order."""
+    """Parts of ``size`` bytes, in order, the last of what is left."""
     return (data[begin : begin + size] for begin in range(0, len(data), size))
 
 
@@ -156,7 +150,7 @@ class Opening(Message):
         uint32 round = 0;
         uint32 sender;
         opaque blind[32];           /* the random bytes of the commitment */
-        opaque share[];             /* b_i, packed, under all primes of the ring */
+        opaque share[];             /* b_i, packed: L polynomials, or under all primes */
         uint32 count;
         Entry  boxes[count];
         opaque checksum[16];
@@ -179,7 +173,7 @@ class Opening(Message):
             header=header,
             sender=reader.u32(),
             blind=reader.take(BLIND_SIZE),
-            share=reader.take(share_size(params)),
+            share=reader.take(params.share_size),
             boxes=reader.map(_box),
         )
 
@@ -233,7 +227,7 @@ class Opened:
         return cls(
             commitment=reader.take(DIGEST_SIZE),
             blind=reader.take(BLIND_SIZE),
-            share=reader.take(share_size(params)),
+            share=reader.take(params.share_size),
         )
 
 
@@ -245,7 +239,7 @@ class Openings(Message):
         uint32 holder;
         opaque commitment[32];
         opaque blind[32];
-        opaque share[];             /* b_i, packed, under all primes of the ring */
+        opaque share[];             /* b_i, packed: L polynomials, or under all primes */
     } Entry;
 
     struct {
@@ -286,7 +280,7 @@ class Frame(Message):
         uint32 sender;
         uint32 index;               /* of this ciphertext, from 0 */
         opaque context[32];
-        opaque ciphertext[];        /* shared key: seed[64], c0; threshold: c0, c1 */
+        opaque ciphertext[];        /* see docs/protocols/ckks.md */
         opaque checksum[16];
     } Frame;
     """
@@ -309,7 +303,7 @@ class Frame(Message):
         if (found := reader.u32()) != index:
             raise DecodeError(f"frame {found} of client {sender}, expected frame {index}")
         _expect(context, reader, f"frame {index} of client {sender}")
-        body = reader.take(params.chunk_size)
+        body = reader.take(params.chunk_size(index))
         return cls(header=header, sender=sender, index=index, context=context, ciphertext=body)
 
 
@@ -319,7 +313,7 @@ class SharedSum(Message):
 
     struct {
         uint32 client;
-        opaque digest[32];          /* SHA-256 of all frames of its upload */
+        opaque name[32];            /* of its upload: SHA-256 of all frames, or its seed */
     } Entry;
 
     struct {
@@ -329,7 +323,7 @@ class SharedSum(Message):
         opaque context[32];
         uint32 count;
         Entry  summands[count];
-        opaque ciphertexts[];       /* c0, c1 of each chunk, in order */
+        opaque ciphertexts[];       /* of each chunk, in order: c0; under SEAL c0, c1 */
         opaque checksum[16];
     } SharedSum;
     """
@@ -343,11 +337,15 @@ class SharedSum(Message):
     def fields(self) -> Fields:
         return self.context, write_map(self.summands, bytes), self.ciphertexts
 
+    def summands_digest(self) -> bytes:
+        """SHA-256 of the list of summands, in the round's context."""
+        return hashlib.sha256(self.context + write_map(self.summands, bytes)).digest()
+
     @classmethod
     def read(cls, reader: Reader, header: Header, *, context: bytes, params: Params) -> Self:
         _expect(context, reader, "a sum")
         summands = reader.map(_digest)
-        body = reader.take(2 * params.partial_size)
+        body = reader.take(params.sum_size)
         return cls(header=header, context=context, summands=summands, ciphertexts=body)
 
 
@@ -386,13 +384,15 @@ class Request(Message):
     def read(cls, reader: Reader, header: Header, *, context: bytes, params: Params) -> Self:
         _expect(context, reader, "a request")
         alive, summands = reader.set("holders"), reader.map(_digest)
-        body = reader.take(params.partial_size)
+        body = reader.take(params.chunks * params.second_size)
         return cls(header=header, context=context, alive=alive, summands=summands, seconds=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partial(Message):
-    """A holder's partial decryption, and its share of the key of each holder that is gone.
+    """A holder's partial decryption of one ciphertext; an answer is all of them in order.
+
+    The first holds the holder's share of the key of each holder that is gone; the others none.
 
     struct {
         uint32 holder;
@@ -404,7 +404,8 @@ class Partial(Message):
         opaque session[16];
         uint32 round;
         uint32 sender;
-        opaque parts[];             /* c1 s_i + noise, chunk by chunk */
+        uint32 index;               /* of the ciphertext, from 0 */
+        opaque part[];              /* c1 s_i + noise */
         uint32 count;
         Entry  shares[count];
         opaque checksum[16];
@@ -414,17 +415,27 @@ class Partial(Message):
     TYPE: ClassVar[int] = 0x09
 
     sender: ClientId
-    parts: bytes = field(repr=False)
+    index: int
+    part: bytes = field(repr=False)
     shares: Mapping[ClientId, Secret] = field(repr=False)
 
     def fields(self) -> Fields:
-        return u32(self.sender), self.parts, write_map(self.shares, Secret.expose)
+        shares = write_map(self.shares, Secret.expose)
+        return u32(self.sender), u32(self.index), self.part, shares
 
     @classmethod
-    def read(cls, reader: Reader, header: Header, *, params: Params) -> Self:
-        sender, parts = reader.u32(), reader.take(params.partial_size)
+    def read(cls, reader: Reader, header: Header, *, index: int, params: Params) -> Self:
+        sender = reader.u32()
+        if (found := reader.u32()) != index:
+            raise DecodeError(f"part {found} of holder {sender}, expected part {index}")
+        part = reader.take(params.part_size(index))
         shares = reader.map(lambda source: source.secret(SHARE_SIZE))
-        return cls(header=header, sender=sender, parts=parts, shares=shares)
+        return cls(header=header, sender=sender, index=index, part=part, shares=shares)
+
+
+def seeds_name_uploads(params: Params) -> bool:
+    """Whether a sum names its summands by the seeds of their c1, not by digests of their frames."""
+    return params.model is Model.SHARED_KEY and params.engine is Engine.COEFFICIENTS
 
 
 def check_summands(summands: Mapping[ClientId, bytes], params: Params) -> None:

@@ -4,17 +4,17 @@ Guarantee: a ``Params`` that exists has 128 bits of security against classical a
 by [BCC+24], cannot wrap around, and floods for the ``flooding`` bits that it names.
 What it predicts is an error of the *mean*, in the unit of ``clip``.
 
-Errors, for a polynomial of N coefficients, P key holders and n clients. SEAL's error
+Errors, for a polynomial of N coefficients, P key holders and n clients. Error
 polynomials are centred binomials of 21 bits (variance 21/2), secrets and the u of a
 public-key encryption are uniform in {-1, 0, 1} (variance 2/3). A coefficient of one
 ciphertext's error then has variance
 
     shared key     21/2
-    threshold      v = 21/2 (1 + 2 (2/3) P N); under a special prime p, which encryption
+    threshold      v = 21/2 (1 + 2 (2/3) P N); under a special prime p of SEAL's, which encryption
                    divides away with a rounding: v / p^2 + (1 + (2/3) P N) / 12
 
-of a sum n times that, of a flooded result P sigma^2 more. A slot collects N coefficients,
-half of the variance in each of its two reals.
+of a sum n times that, of a flooded result P sigma^2 more. An entry is a coefficient; under SEAL
+it is a slot, which collects N coefficients, half of the variance in each of its two reals.
 
 [BCC+24]: Bossuat et al., Security Guidelines for Implementing Homomorphic Encryption,
 https://eprint.iacr.org/2024/463
@@ -24,14 +24,17 @@ https://eprint.iacr.org/2024/463
 import hashlib
 import math
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self
 
 from protocols.checks import NO_SUM, check_integer, check_size
+from protocols.ckks import residues
+from protocols.ckks.coefficients import CHECKED, ROW_ENTRIES, Coefficients
+from protocols.ckks.encoding import Encoding
 from protocols.ckks.noise import MAX_DEVIATION
-from protocols.ckks.residues import DEGREES, MAX_PRIME_BITS, SEED_SIZE, Ring, size
+from protocols.ckks.residues import Ring, size
 from protocols.errors import DecodeError, InputError
 from protocols.primitives.shamir import ORDER, majority
 from protocols.wire import SESSION_SIZE, Header, Reader, u32
@@ -44,12 +47,11 @@ The older table of the HE standard, which SEAL goes by, allows 27, 54, 109, 218,
 
 MIN_FLOODING: Final = 30  # bits: a delta of 2**-17.8; with less it is no smaller than usual ones
 MAX_FLOODING: Final = 128  # bits: as many as everything else has
-SPECIAL_BITS: Final = 40  # the errors of a public-key encryption are divided by 2**40
-_ERROR_VARIANCE: Final = 21 / 2  # of SEAL's centred binomial (native/src/seal/util/rlwe.cpp)
+MIN_EXACT_BITS: Final = 8  # with 8 checked coefficients: another sum opens once in 2**64
+_ERROR_VARIANCE: Final = 21 / 2  # of a centred binomial of 21 bits; SEAL's is one too
 _TERNARY_VARIANCE: Final = 2 / 3
 _TAIL_BITS: Final = 40  # a norm passes its bound once in 2**40 ciphertexts
 _NEVER: Final = 12.5  # deviations: a Gaussian passes them once in 2**115
-_LEAST_SCALE: Final = 2  # half bits: SEAL takes no scale of 1 or less
 _DOUBLE: Final = 2.0**-52  # of the largest slot: what SEAL's transforms in doubles lose
 
 
@@ -60,13 +62,20 @@ class Model(IntEnum):
     THRESHOLD = 2  # enough of the holders together; nobody alone
 
 
-def error_variance(ring: Ring, model: Model, holders: int) -> float:
+class Engine(IntEnum):
+    """Arithmetic that a session is of."""
+
+    SEAL = 1  # slots modulo primes, by tenseal
+    COEFFICIENTS = 2  # coefficients modulo a power of two, by numpy
+
+
+def error_variance(ring: Ring | Coefficients, model: Model, holders: int) -> float:
     """Variance of a coefficient of one fresh ciphertext's error."""
     if model is Model.SHARED_KEY:
         return _ERROR_VARIANCE
     spread = _TERNARY_VARIANCE * holders * ring.degree
     fresh = _ERROR_VARIANCE * (1 + 2 * spread)
-    if not ring.special_bits:
+    if isinstance(ring, Coefficients) or not ring.special_bits:
         return fresh
     return fresh / ring.key_primes[-1] ** 2 + (1 + spread) / 12
 
@@ -97,18 +106,17 @@ def flooding_stddev(flooding: int, opened: int, norm: float) -> float:
 class Params:
     """The numbers that the guarantee depends on; every party checks them for itself.
 
-    :func:`plan` finds them. What is called deviation is that of a Gaussian, in integers
-    of a coefficient unless said otherwise.
+    :func:`protocols.ckks.plan_parameters` finds them. What is called deviation is that of a
+    Gaussian, in integers of a coefficient unless said otherwise.
 
     Attributes:
       model: who can decrypt.
       clients: most ciphertexts that one sum may have, n.
       minimum_survivors: a holder answers for no sum of fewer.
-      entries: reals in a client's vector.
-      clip: largest absolute value of an entry, by which entries are divided before they
-        are encoded; ``seal.Context`` refuses what is larger.
-      ring: polynomials and primes.
-      scale_half_bits: the scale is 2**(scale_half_bits / 2).
+      entries: of a client's vector: words of 64 bits, or reals under SEAL.
+      clip: largest absolute value of a real; ``encoding`` and SEAL's context divide by it.
+      ring: polynomials, and whose arithmetic: ``Coefficients``, or a ``Ring`` of SEAL's.
+      scale_sixteenths: 1 is encoded as 2**(scale_sixteenths / 16), in units of a coefficient.
       flooding: s, bits of noise over what a result says about the key [LMSS22]; at
         least 30. None: shared key only, for results that no client ever publishes.
       decryptions: sums that may be opened under one key.
@@ -122,8 +130,8 @@ class Params:
     minimum_survivors: int = 2
     entries: int
     clip: float
-    ring: Ring
-    scale_half_bits: int
+    ring: Ring | Coefficients
+    scale_sixteenths: int
     flooding: int | None = 40
     decryptions: int = 1
     holders: int = 0
@@ -147,17 +155,26 @@ class Params:
                 f"flooding needs a standard deviation of 2**{math.log2(self.flooding_stddev):.1f}, "
                 "above 2**50"
             )
-        if not _LEAST_SCALE <= self.scale_half_bits < 2 * self.ring.modulus.bit_length():
-            raise InputError(f"scale 2**({self.scale_half_bits}/2) does not fit the primes")
+        if (
+            not least_scale(self.ring)
+            <= self.scale_sixteenths
+            < 16 * self.ring.modulus.bit_length()
+        ):
+            raise InputError(f"scale 2**({self.scale_sixteenths}/16) does not fit the ring")
         if self.largest_coefficient >= self.ring.modulus / 2:
             raise InputError(
                 f"a sum of {self.clients} clients may reach 2**"
                 f"{math.log2(self.largest_coefficient):.2f}, and wraps around at "
                 f"2**{math.log2(self.ring.modulus / 2):.2f}"
             )
+        if self.engine is Engine.COEFFICIENTS and self.exact_bits < MIN_EXACT_BITS:
+            raise InputError(
+                f"a sum has {self.exact_bits} exact bits, fewer than {MIN_EXACT_BITS}: its errors "
+                "would hide that it is of other uploads; keep more bytes, or take three limbs"
+            )
 
     def _check_counts(self) -> None:
-        for name in ("clients", "entries", "decryptions", "scale_half_bits"):
+        for name in ("clients", "entries", "decryptions", "scale_sixteenths"):
             check_integer(name, getattr(self, name), 1)
         for name in ("holders", "threshold", "max_corrupt"):
             check_integer(name, getattr(self, name), 0)
@@ -187,19 +204,56 @@ class Params:
             )
 
     @property
+    def engine(self) -> Engine:
+        """Engine whose arithmetic it is."""
+        return Engine.SEAL if isinstance(self.ring, Ring) else Engine.COEFFICIENTS
+
+    @property
+    def seal_ring(self) -> Ring:
+        """The ring of a session on SEAL; ``InputError`` in another."""
+        if not isinstance(self.ring, Ring):
+            raise InputError("ring is of Coefficients, must be of SEAL's")
+        return self.ring
+
+    @property
+    def lattice(self) -> Coefficients:
+        """The ring of a session on coefficients; ``InputError`` in another."""
+        if not isinstance(self.ring, Coefficients):
+            raise InputError("ring is of SEAL's, must be of Coefficients")
+        return self.ring
+
+    @property
     def scale(self) -> float:
         """What 1, after the division by ``clip``, is encoded as."""
-        return float(2 ** (self.scale_half_bits / 2))
+        return float(2 ** (self.scale_sixteenths / 16))
+
+    @property
+    def chunk_entries(self) -> int:
+        """Entries in one ciphertext."""
+        if isinstance(self.ring, Coefficients):
+            return self.ring.messages * ROW_ENTRIES
+        return self.ring.degree
 
     @property
     def chunks(self) -> int:
-        """Ciphertexts of one vector: N reals in each."""
-        return -(-self.entries // self.ring.degree)
+        """Ciphertexts of one vector."""
+        return -(-self.entries // self.chunk_entries)
+
+    def entries_of(self, index: int) -> int:
+        """Entries in ciphertext ``index``; the last may have fewer."""
+        return min(self.chunk_entries, self.entries - index * self.chunk_entries)
+
+    def rows_of(self, index: int) -> int:
+        """Polynomials with entries in ciphertext ``index``."""
+        if isinstance(self.ring, Coefficients):
+            return -(-self.entries_of(index) // ROW_ENTRIES)
+        return 1
 
     @property
     def opened(self) -> int:
-        """Ciphertexts that the key opens in all, tau: chunks times decryptions."""
-        return self.chunks * self.decryptions
+        """Polynomials that the key opens in all, tau."""
+        row = ROW_ENTRIES if isinstance(self.ring, Coefficients) else self.ring.degree
+        return -(-self.entries // row) * self.decryptions
 
     @property
     def sum_variance(self) -> float:
@@ -215,30 +269,100 @@ class Params:
         return flooding_stddev(self.flooding, self.opened, norm)
 
     @property
+    def _decryptors(self) -> int:
+        return max(self.holders, 1)
+
+    @property
+    def _dropped(self) -> int:
+        """What the lowest bit that travels is worth: 1 under SEAL."""
+        return self.ring.dropped if isinstance(self.ring, Coefficients) else 1
+
+    @property
+    def _cuts(self) -> int:
+        """Roundings to what travels that one coefficient of a sum has seen."""
+        if self.engine is Engine.SEAL:
+            return 0
+        return self.clients + self.holders  # under a shared key nobody sends a part
+
+    @property
+    def _largest_rounding(self) -> float:
+        """All cuts: to words where q is wider, by a decryptor too, and then to what travels.
+
+        By 1/2 of what the lowest bit is worth each time.
+        """
+        if isinstance(self.ring, Ring):
+            return 0.0
+        word = self.ring.unit if self.ring.unit > 1 else 0
+        return (self._cuts * (self.ring.dropped + word) + word) / 2
+
+    @property
+    def _gaussian_stddev(self) -> float:
+        floods = self._decryptors * self.flooding_stddev**2
+        return math.sqrt(self.sum_variance + floods)
+
+    @property
     def result_deviation(self) -> float:
         """Deviation of a coefficient of an opened sum, all holders flooding, rounding too."""
-        floods = max(self.holders, 1) * self.flooding_stddev**2
-        rounding = self.clients**2 / 12  # equal vectors are rounded equally
-        return math.sqrt(self.sum_variance + floods + rounding)
+        unit = self.ring.unit if isinstance(self.ring, Coefficients) else 1
+        rounding = (self.clients * unit) ** 2 / 12  # equal vectors are rounded equally
+        rounding += self._cuts * self._dropped**2 / 12
+        return math.hypot(self._gaussian_stddev, math.sqrt(rounding))
+
+    @property
+    def largest_error(self) -> float:
+        """Bound on the error of a coefficient of an opened sum, but for once in 2**115."""
+        return _NEVER * self._gaussian_stddev + self._largest_rounding
+
+    @property
+    def exact_bits(self) -> int:
+        """Upper bits of a word that an opened sum has exactly: integers modulo 2**exact_bits."""
+        return min(63, math.floor(math.log2(self.lattice.modulus / 2 / self.largest_error)))
+
+    @property
+    def encoding(self) -> Encoding:
+        """How reals and integers become words; ``InputError`` under SEAL, which takes reals."""
+        return Encoding(
+            clients=self.clients,
+            clip=self.clip,
+            scale=self.scale / self.lattice.unit,
+            exact_bits=self.exact_bits,
+        )
+
+    @property
+    def _peak(self) -> float:
+        """The largest coefficient that entries in [-1, 1] make, over the scale."""
+        return 1.0 if self.engine is Engine.COEFFICIENTS else math.sqrt(2)  # |slot| <= sqrt 2
+
+    @property
+    def _spread(self) -> float:
+        """Deviation of an entry's error over that of a coefficient's."""
+        slots = self.engine is Engine.SEAL
+        return math.sqrt(self.ring.degree / 2) if slots else 1.0
 
     @property
     def largest_coefficient(self) -> float:
-        """Bound on a coefficient of an opened sum: every |slot| <= sqrt 2, and the errors."""
-        return self.clients * math.sqrt(2) * self.scale + _NEVER * self.result_deviation
+        """Bound on a coefficient of an opened sum: what the entries make of it, and the errors."""
+        return self.clients * self._peak * self.scale + self._largest_deviation
 
     @property
-    def largest_scale_half_bits(self) -> int:
+    def _largest_deviation(self) -> float:
+        if self.engine is Engine.SEAL:
+            return _NEVER * self.result_deviation
+        return self.largest_error + self.clients * self.lattice.unit / 2
+
+    @property
+    def largest_scale_sixteenths(self) -> int:
         """The largest scale at which this many clients cannot wrap around; may be negative."""
-        room = self.ring.modulus / 2 - _NEVER * self.result_deviation
+        room = self.ring.modulus / 2 - self._largest_deviation
         if room <= 0:
             raise InputError("flooding alone wraps around: take fewer bits of it, or larger primes")
-        return math.ceil(2 * math.log2(room / (self.clients * math.sqrt(2)))) - 1
+        return math.ceil(16 * math.log2(room / (self.clients * self._peak))) - 1
 
     def mean_stddev(self, survivors: int | None = None) -> float:
         """Deviation of the error of an entry of the mean of ``survivors`` (default: all)."""
         count = self.clients if survivors is None else survivors
-        slot = self.result_deviation * math.sqrt(self.ring.degree / 2) / self.scale
-        return self.clip * math.hypot(slot / count, _DOUBLE)
+        entry = self.result_deviation * self._spread / self.scale
+        return self.clip * math.hypot(entry / count, _DOUBLE)
 
     def mean_error(self, survivors: int | None = None) -> float:
         """The largest error among all entries of the mean is in expectation at most this.
@@ -249,37 +373,86 @@ class Params:
         """
         return self.mean_stddev(survivors) * math.sqrt(2 * math.log(2 * self.entries))
 
+    # --- sizes ---
+
+    def _sent(self, index: int) -> int:
+        """Bytes of what travels of c0, or of a partial decryption, of one ciphertext."""
+        if isinstance(self.ring, Coefficients):
+            return self.ring.kept * (self.entries_of(index) + CHECKED * self.rows_of(index))
+        return size(self.ring.degree, self.ring.primes)
+
     @property
-    def chunk_size(self) -> int:
-        """Bytes of one ciphertext of a client."""
-        return _chunk_size(self.ring, self.model)
+    def second_size(self) -> int:
+        """Bytes of one c1."""
+        if isinstance(self.ring, Coefficients):
+            return self.ring.whole
+        return size(self.ring.degree, self.ring.primes)
+
+    @property
+    def seed_size(self) -> int:
+        """Bytes of the seed that stands for c1 in a ciphertext under a shared key."""
+        return residues.SEED_SIZE if self.engine is Engine.SEAL else DIGEST_SIZE
+
+    @property
+    def share_size(self) -> int:
+        """Bytes of a holder's public share."""
+        if isinstance(self.ring, Coefficients):
+            return self.ring.messages * self.ring.whole
+        return size(self.ring.degree, self.ring.key_primes)
+
+    def chunk_size(self, index: int = 0) -> int:
+        """Bytes of ciphertext ``index`` of a client."""
+        second = self.seed_size if self.model is Model.SHARED_KEY else self.second_size
+        return second + self._sent(index)
+
+    def part_size(self, index: int = 0) -> int:
+        """Bytes of a holder's partial decryption of ciphertext ``index``."""
+        return self._sent(index)
+
+    @property
+    def opened_size(self) -> int:
+        """Bytes of the first ciphertext of a sum as those with a shared key get it.
+
+        On coefficients they make c1 themselves, from the seeds of the summands.
+        """
+        second = self.second_size if self.engine is Engine.SEAL else 0
+        return second + self._sent(0)
+
+    @property
+    def sum_size(self) -> int:
+        """Bytes of all ciphertexts of such a sum."""
+        return self._total(self.part_size) + self.chunks * (self.opened_size - self._sent(0))
 
     @property
     def vector_size(self) -> int:
         """Bytes of all ciphertexts of a client's vector."""
-        return self.chunks * self.chunk_size
+        return self._total(self.chunk_size)
 
     @property
     def partial_size(self) -> int:
         """Bytes of all partial decryptions of one holder."""
-        return self.chunks * size(self.ring.degree, self.ring.primes)
+        return self._total(self.part_size)
+
+    def _total(self, size_of: Callable[[int], int]) -> int:
+        last = self.chunks - 1
+        return last * size_of(0) + size_of(last)
 
     def to_bytes(self) -> bytes:
         """The encoding that enters the session's context.
 
         model u8 | clients, minimum survivors, entries, decryptions u32 | clip f64 |
-        degree u32 | primes u8, bits of each u8 | special bits u8 | scale u32 |
+        engine u8 | SEAL: degree u32, primes u8, bits of each u8, special bits u8;
+        coefficients: limbs, messages, kept u8 | scale u32 |
         flooding u8 (0: none) | holders, threshold, corrupt u32
         """
-        ring = self.ring
         return b"".join(
             (
                 bytes([self.model]),
                 *map(u32, (self.clients, self.minimum_survivors, self.entries, self.decryptions)),
                 struct.pack(">d", self.clip),
-                u32(ring.degree),
-                bytes([len(ring.prime_bits), *ring.prime_bits, ring.special_bits]),
-                u32(self.scale_half_bits),
+                bytes([self.engine]),
+                _ring_bytes(self.ring),
+                u32(self.scale_sixteenths),
                 bytes([self.flooding or 0]),
                 *map(u32, (self.holders, self.threshold, self.max_corrupt)),
             )
@@ -300,108 +473,35 @@ class Params:
                 entries=reader.u32(),
                 decryptions=reader.u32(),
                 clip=float(struct.unpack(">d", reader.view(8))[0]),
-                ring=Ring(
-                    degree=reader.u32(),
-                    prime_bits=tuple(reader.take(reader.u8())),
-                    special_bits=reader.u8(),
-                ),
-                scale_half_bits=reader.u32(),
+                ring=_read_ring(reader),
+                scale_sixteenths=reader.u32(),
                 flooding=reader.u8() or None,
                 holders=reader.u32(),
                 threshold=reader.u32(),
                 max_corrupt=reader.u32(),
             )
-        except ValueError as error:  # InputError is one, and so is an unknown model
+        except ValueError as error:  # InputError is one, and so is an unknown model or engine
             raise DecodeError(str(error)) from None
 
 
-def _chunk_size(ring: Ring, model: Model) -> int:
-    packed = size(ring.degree, ring.primes)
-    return SEED_SIZE + packed if model is Model.SHARED_KEY else 2 * packed
+def least_scale(ring: Ring | Coefficients) -> int:
+    """Least scale in sixteenths of a bit: SEAL takes none of 1, a word of less holds no real."""
+    return 16 * ring.unit.bit_length() if isinstance(ring, Coefficients) else 16
 
 
-def _rings(model: Model, entries: int) -> Iterator[Ring]:
-    """Those within the table, the shortest upload first, then the least work."""
-    found: list[tuple[int, int, int, tuple[int, ...], int]] = []
-    for degree in DEGREES:
-        low = degree.bit_length() + 6  # smaller primes are few
-
-        def upload(bits: int, degree: int = degree) -> int:
-            polynomial = degree * bits // 8
-            chunk = SEED_SIZE + polynomial if model is Model.SHARED_KEY else 2 * polynomial
-            return -(-entries // degree) * chunk
-
-        for bits in range(low, MAX_BITS[degree] + 1):
-            if bits <= MAX_PRIME_BITS:
-                found.append((upload(bits), degree, 1, (bits,), 0))
-            halves = (bits - bits // 2, bits // 2)
-            if low <= halves[1] <= halves[0] <= MAX_PRIME_BITS and (
-                bits + SPECIAL_BITS <= MAX_BITS[degree]
-            ):
-                found.append((upload(bits), degree, 2, halves, SPECIAL_BITS))
-    for _, degree, _, sizes, special in sorted(found):
-        yield Ring(degree=degree, prime_bits=sizes, special_bits=special)
+def _ring_bytes(ring: Ring | Coefficients) -> bytes:
+    if isinstance(ring, Coefficients):
+        return bytes([ring.limbs, ring.messages, ring.kept])
+    return u32(ring.degree) + bytes([len(ring.prime_bits), *ring.prime_bits, ring.special_bits])
 
 
-# The arguments are the fields of ``Params`` that a caller may wish for, and the precision.
-def plan_parameters(
-    *,
-    model: Model,
-    clients: int,
-    entries: int,
-    clip: float,
-    precision: float,
-    flooding: int | None = 40,
-    decryptions: int = 1,
-    holders: int = 0,
-    threshold: int | None = None,
-    max_corrupt: int | None = None,
-    minimum_survivors: int = 2,
-) -> Params:
-    """The parameters with the shortest upload whose ``mean_error()`` is at most ``precision``.
-
-    Args:
-      precision: in the unit of ``clip``, for the mean of all ``clients``.
-      threshold: by default the smallest majority.
-      max_corrupt: by default a third of ``holders``.
-      others: as in :class:`Params`.
-
-    Raises:
-      InputError: none reach it; the message holds the best that can be had.
-    """
-    bad = holders // 3 if max_corrupt is None else max_corrupt
-    majority_of = majority(holders, bad) if model is Model.THRESHOLD else 0
-    best: Params | None = None
-    refusal = InputError("no ring")
-    for ring in _rings(model, entries):
-        try:
-            draft = Params(
-                model=model,
-                clients=clients,
-                minimum_survivors=minimum_survivors,
-                entries=entries,
-                clip=clip,
-                ring=ring,
-                scale_half_bits=_LEAST_SCALE,
-                flooding=flooding,
-                decryptions=decryptions,
-                holders=holders,
-                threshold=majority_of if threshold is None else threshold,
-                max_corrupt=bad,
-            )
-            params = replace(draft, scale_half_bits=draft.largest_scale_half_bits)
-        except InputError as error:
-            refusal = error
-            continue
-        if params.mean_error() <= precision:
-            return params
-        if best is None or params.mean_error() < best.mean_error():
-            best = params
-    if best is None:
-        raise refusal
-    raise InputError(
-        f"no parameters reach a largest error of {precision:.3g}: the best reach "
-        f"{best.mean_error():.3g}"
+def _read_ring(reader: Reader) -> Ring | Coefficients:
+    if Engine(reader.u8()) is Engine.COEFFICIENTS:
+        return Coefficients(limbs=reader.u8(), messages=reader.u8(), kept=reader.u8())
+    return Ring(
+        degree=reader.u32(),
+        prime_bits=tuple(reader.take(reader.u8())),
+        special_bits=reader.u8(),
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from protocols.burn import Burn
-from protocols.ckks.messages import BLIND_SIZE, share_size
+from protocols.ckks.messages import BLIND_SIZE
 from protocols.ckks.params import Agreement, Model, Params
 from protocols.errors import DecodeError
 from protocols.primitives.agree import KEY_SIZE, PrivateKey
@@ -13,7 +13,7 @@ from protocols.records import Kept
 from protocols.secrets import Secret
 from protocols.wire import ClientId, Reader, u32
 
-RECORD = b"secagg ckks state 2"
+RECORD = b"secagg ckks state 3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,5 +58,5 @@ class Making:
             own=reader.secret(SEED_SIZE),
             seal=PrivateKey(reader.secret(KEY_SIZE)),
             blind=reader.take(BLIND_SIZE),
-            share=reader.take(share_size(params)),
+            share=reader.take(params.share_size),
         )

@@ -20,15 +20,14 @@ Memory: one sum, and one upload while it arrives, whatever the number of clients
 import hashlib
 from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import Any
 
 from protocols.burn import Burn
-from protocols.ckks import residues
+from protocols.ckks.engine import Sums, Values
 from protocols.ckks.keys import (
     Chunks,
     CollectiveKey,
-    Values,
+    arithmetic,
     check_opening,
     finish,
     in_turn,
@@ -47,11 +46,9 @@ from protocols.ckks.messages import (
     Roster,
     ShareBoxes,
     SharedSum,
-    split,
+    seeds_name_uploads,
 )
-from protocols.ckks.microsoft_seal import context
 from protocols.ckks.params import DIGEST_SIZE, Agreement, Model
-from protocols.ckks.residues import Rows
 from protocols.collect import Collect
 from protocols.errors import (
     InputError,
@@ -70,7 +67,8 @@ class Sum:
     """What a round releases.
 
     Attributes:
-      values: the survivors' vectors added up, with the noise of the holders.
+      values: the survivors' vectors added up, with the noise of the holders: words, or reals
+        under SEAL.
       survivors: whose vectors those are, in order.
     """
 
@@ -216,12 +214,9 @@ class CollectUploads(_Stage):
             self._context = agreement.context(key)
         else:
             raise InputError(f"a key's digest has {len(key)} bytes, expected {DIGEST_SIZE}")
-        ring = agreement.params.ring
         self._key, self._clients = key, clients
         self._summands: dict[ClientId, bytes] = {}
-        self._total: Rows = np.zeros(
-            (agreement.params.chunks, 2, len(ring.primes), ring.degree), np.uint64
-        )
+        self._sums = arithmetic(agreement).sums()
 
     def receive(self, frames: Iterable[bytes]) -> ClientId:
         """Take all frames of one client; returns their sender.
@@ -236,7 +231,7 @@ class CollectUploads(_Stage):
         """
         self._open()
         params, digest = self.agreement.params, hashlib.sha256()
-        sender, parts = -1, list[Rows]()
+        sender, parts, seeds = -1, list[Any](), set[bytes]()
         for index, data in enumerate(frames):
             if index == params.chunks:
                 raise RemoteProtocolError(f"more than {params.chunks} frames of client {sender}")
@@ -254,21 +249,22 @@ class CollectUploads(_Stage):
                     raise RemoteProtocolError(f"the sum is full: {params.clients} clients")
             if frame.sender != sender:
                 raise RemoteProtocolError(f"frames of clients {sender} and {frame.sender}")
-            parts.append(self._decode(frame.ciphertext))
+            parts.append(self._sums.read(index, memoryview(frame.ciphertext)))
+            seeds.add(frame.ciphertext[:DIGEST_SIZE])
             digest.update(data)
         if len(parts) < params.chunks:
             raise RemoteProtocolError(f"{len(parts)} frames, expected {params.chunks}")
-        for total, part in zip(self._total, parts, strict=True):
-            total[:] = residues.add(total, part, params.ring.primes)
-        self._summands[sender] = digest.digest()
+        name = digest.digest()
+        if seeds_name_uploads(params):
+            name, *others = seeds
+            if others:
+                raise RemoteProtocolError(f"frames of client {sender} with several seeds")
+        if name in self._summands.values():
+            raise RemoteProtocolError(f"client {sender} sends the upload of another")
+        for index, part in enumerate(parts):
+            self._sums.add(index, part)
+        self._summands[sender] = name
         return sender
-
-    def _decode(self, ciphertext: bytes) -> Rows:
-        params = self.agreement.params
-        if params.model is Model.THRESHOLD:
-            return residues.unpack_ciphertext(ciphertext, params.ring)
-        seeded = residues.unpack_seeded(ciphertext, params.ring)
-        return context(params.ring, params.scale).expand(*seeded)
 
     def close_shared(self, burn: Burn | None = None) -> bytes:
         """The sum, to be sent to every client: a ``SharedSum``.
@@ -280,12 +276,12 @@ class CollectUploads(_Stage):
         if isinstance(self._key, CollectiveKey):
             raise LocalProtocolError("the holders open this sum: call close_threshold")
         self._finish()
-        ring = self.agreement.params.ring
+        chunks = range(self.agreement.params.chunks)
         message = SharedSum(
             header=self.agreement.header,
             context=self._context,
             summands=self._summands,
-            ciphertexts=b"".join(residues.pack_ciphertext(part, ring) for part in self._total),
+            ciphertexts=b"".join(map(self._sums.shared, chunks)),
         ).to_bytes()
         self._write_down(message, burn, REQUEST_STAGE, "sum was sent")
         return message
@@ -310,18 +306,16 @@ class CollectUploads(_Stage):
             raise TooFewSurvivors(
                 f"{len(left)} holders left, {params.threshold} needed; nothing was opened"
             )
-        ring = params.ring
         message = Request(
             header=self.agreement.header,
             context=self._context,
             alive=left,
             summands=self._summands,
-            seconds=b"".join(residues.pack(part[1], ring.primes) for part in self._total),
+            seconds=b"".join(map(self._sums.second, range(params.chunks))),
         )
         encoded = message.to_bytes()
         self._write_down(encoded, burn, REQUEST_STAGE, "sum was sent")
-        firsts = self._total[:, 0]
-        return encoded, CollectPartials(self.agreement, self._key, message, firsts)
+        return encoded, CollectPartials(self.agreement, self._key, message, self._sums)
 
     def _finish(self) -> None:
         self._close(len(self._summands), self.agreement.params.minimum_survivors, "clients")
@@ -331,36 +325,51 @@ class CollectPartials(_Stage):
     """The holders' parts of one decryption, added up as they arrive."""
 
     def __init__(
-        self, agreement: Agreement, key: CollectiveKey, request: Request, firsts: Rows
+        self, agreement: Agreement, key: CollectiveKey, request: Request, sums: Sums
     ) -> None:
         super().__init__(agreement, Model.THRESHOLD)
-        self._key, self._request = key, request
-        self._total = firsts.copy()
+        self._key, self._request, self._sums = key, request, sums
         self._shares: dict[ClientId, dict[ClientId, Secret]] = {}
 
     @property
     def _gone(self) -> list[ClientId]:
         return [holder for holder in self._key.holders if holder not in self._request.alive]
 
-    def receive(self, message: bytes) -> ClientId:
-        """Take a ``Partial``; returns its sender.
+    def receive(self, messages: Iterable[bytes]) -> ClientId:
+        """Take all ``Partial``s of one holder; returns their sender.
+
+        They are added once the last of them was found good.
 
         Raises:
-          RemoteProtocolError: not from a holder alive, a second one, or not one share of
-            the key of each holder that is gone.
+          RemoteProtocolError: not from a holder alive, a second answer, parts missing, repeated or
+            out of order, or not one share of the key of each holder that is gone.
         """
         self._open()
-        params = self.agreement.params
-        answer = Partial.from_bytes(message, expect=self.agreement.header, params=params)
-        self._admit(answer.sender, self._request.alive, self._shares)
-        if answer.shares.keys() != set(self._gone):
-            raise RemoteProtocolError(
-                f"holder {answer.sender} gives {len(answer.shares)} shares, "
-                f"not one of each of the {len(self._gone)} that are gone"
+        params, wanted = self.agreement.params, set(self._gone)
+        sender, parts, shares = -1, list[Any](), dict[ClientId, Secret]()
+        for index, data in enumerate(messages):
+            if index == params.chunks:
+                raise RemoteProtocolError(f"more than {params.chunks} parts of holder {sender}")
+            answer = Partial.from_bytes(
+                data, expect=self.agreement.header, index=index, params=params
             )
-        self._add(split(answer.parts, params.partial_size // params.chunks))
-        self._shares[answer.sender] = dict(answer.shares)
-        return answer.sender
+            if index == 0:
+                sender, shares = answer.sender, dict(answer.shares)
+                self._admit(sender, self._request.alive, self._shares)
+            if answer.sender != sender:
+                raise RemoteProtocolError(f"parts of holders {sender} and {answer.sender}")
+            if answer.shares.keys() != (set() if index else wanted):
+                raise RemoteProtocolError(
+                    f"holder {sender} gives {len(answer.shares)} shares with part {index}; the "
+                    f"first has one of each of the {len(wanted)} that are gone, the others none"
+                )
+            parts.append(self._sums.read_part(index, memoryview(answer.part)))
+        if len(parts) < params.chunks:
+            raise RemoteProtocolError(f"{len(parts)} parts, expected {params.chunks}")
+        for index, part in enumerate(parts):
+            self._sums.add_part(index, part)
+        self._shares[sender] = shares
+        return sender
 
     def close(self, *, chunks: Chunks = in_turn) -> Sum:
         """Open the sum.
@@ -381,10 +390,12 @@ class CollectPartials(_Stage):
                 raise RemoteProtocolError(
                     f"the shares of holder {holder} rebuild another key than it published"
                 )
-            self._add(partial(self.agreement, holder, seed, self._request.seconds, None, chunks))
+            parts = partial(self.agreement, holder, seed, self._request.seconds, None, chunks)
+            for index, part in enumerate(parts):
+                self._sums.add_part(index, self._sums.read_part(index, memoryview(part)))
         survivors = tuple(sorted(self._request.summands))
-        seal = context(params.ring, params.scale)
-        values = finish(map(seal.decode, self._total), len(survivors), params)
+        opened = map(self._sums.values, range(params.chunks))
+        values = finish(self.agreement, opened, len(survivors))
         return Sum(values=values, survivors=survivors)
 
     def _rebuilt(self) -> dict[ClientId, Secret]:
@@ -395,9 +406,3 @@ class CollectPartials(_Stage):
         shares = [[self._shares[helper][holder].expose() for helper in helpers] for holder in gone]
         rebuilt = combine([places[helper] for helper in helpers], shares)
         return dict(zip(gone, rebuilt, strict=True))
-
-    def _add(self, parts: Iterable[bytes]) -> None:
-        ring = self.agreement.params.ring
-        decoded = [residues.unpack(part, ring.degree, ring.primes) for part in parts]
-        for total, part in zip(self._total, decoded, strict=True):
-            total[:] = residues.add(total, part, ring.primes)

@@ -57,14 +57,14 @@ def refuse_low_order(public: bytes) -> None:
 
     A lookup in place of an agreement that would find it too.
     """
-    if public in _LOW_ORDER:
+    if public in LOW_ORDER:
         raise RemoteProtocolError(f"public key {public.hex()} is a point of low order")
 
 
 # The u of every point of order 1, 2, 4 or 8 on the curve or its twist, in each of its encodings:
 # X25519 ignores the highest bit. https://cr.yp.to/ecdh.html, "How do I validate".
 _P = 2**255 - 19
-_LOW_ORDER = frozenset(
+LOW_ORDER = frozenset(
     (u | highest << 255).to_bytes(KEY_SIZE, "little")
     for u in (
         *(0, 1, _P - 1, _P, _P + 1),

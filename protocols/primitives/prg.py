@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
@@ -112,6 +112,9 @@ def from_seed(seed: Secret, label: bytes) -> Entropy:
     return take
 
 
+_Signed: TypeAlias = tuple[np.ufunc, Stream]
+
+
 class Masks:
     """Many masks over one vector, a chunk at a time while it is in the cache.
 
@@ -140,23 +143,40 @@ class Masks:
         for _, stream in self._streams:
             stream.spend(len(words))
         for begin in range(0, len(words), CHUNK_WORDS):
-            chunk = words[begin : begin + CHUNK_WORDS]
-            keystream, out = self._keystream[: len(chunk)], self._out[: chunk.nbytes]
-            for combine, stream in self._streams:
-                stream.write(out)
-                combine(chunk, keystream, out=chunk)
+            self._combine(words[begin : begin + CHUNK_WORDS], self._streams)
+
+    def write_to(self, chunk: NDArray[np.uint64]) -> None:
+        """Write the sum of their next words over ``chunk``, contiguous, ``CHUNK_WORDS`` at most."""
+        for _, stream in self._streams:
+            stream.spend(len(chunk))
+        first = self._streams[:1]
+        for combine, stream in first:
+            stream.write(chunk.data.cast("B"))
+            if combine is np.subtract:
+                np.negative(chunk, out=chunk)
+        if not first:
+            chunk[:] = 0
+        self._combine(chunk, self._streams[1:])
+
+    def _combine(self, chunk: NDArray[np.uint64], streams: Sequence[_Signed]) -> None:
+        keystream, out = self._keystream[: len(chunk)], self._out[: chunk.nbytes]
+        for combine, stream in streams:
+            stream.write(out)
+            combine(chunk, keystream, out=chunk)
+
+
+class Streams(Protocol):
+    """Masks that were opened, to be read from front to back."""
+
+    def apply_to(self, words: NDArray[np.uint64]) -> None:
+        """Add and subtract the next ``len(words)`` words of each, in place, modulo 2**64."""
 
 
 class Expand(Protocol):
-    """A way to apply masks to a vector; :func:`expand` is the plain one. It sees mask seeds."""
+    """A way to open masks; :class:`Masks` is the plain one. It sees their seeds."""
 
-    def __call__(self, words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
-        """Add and subtract ``masks`` in ``words``, in place, modulo 2**64."""
-
-
-def expand(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
-    """Add and subtract ``masks`` in ``words``, in place, modulo 2**64, on this core."""
-    Masks(masks, suite).apply_to(words)
+    def __call__(self, masks: Sequence[Mask], suite: Suite) -> Streams:
+        """Open ``masks`` at their first word."""
 
 
 @cache

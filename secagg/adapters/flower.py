@@ -128,6 +128,7 @@ class SecureGrid(Grid):
 
     Attributes:
       history: a report of every sum.
+      model: what the strategy last sent to be trained; it outlives a run that ended with an error.
 
     Raises:
       InputError: other types in ``allow_plaintext``, a deadline that nobody can keep, or
@@ -153,6 +154,7 @@ class SecureGrid(Grid):
             raise InputError(f"fail_after is {fail_after}, must be 1 or more")
         self._coordinator = Coordinator(summed or WeightedMean(), cohort or SumSettings())
         self._fail_after, self._told = fail_after, False
+        self.model: ArrayRecord | None = None
         self.history: list[SumReport] = []
 
     def check(self, strategy: object) -> None:
@@ -195,9 +197,15 @@ class SecureGrid(Grid):
                 f"replies to {category} show what single nodes say; pass "
                 f"allow_plaintext=[{category!r}] if that is meant"
             )
-        replies = self._sum(sent, timeout, trains=category == "train")
-        if category == "train":
-            check_failures(self.history, self._fail_after)
+        trains = category == "train"
+        if trains and len(arrays := sent[0].content.array_records) == 1:
+            (self.model,) = arrays.values()
+        replies = self._sum(sent, timeout, trains=trains)
+        if trains:
+            try:
+                check_failures(self.history, self._fail_after)
+            except NodeError as error:
+                raise NodeError(f"{error}. SecureGrid.model is the model as it stood") from error
         return replies
 
     @property

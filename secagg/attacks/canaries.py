@@ -17,7 +17,7 @@ Where the noise is claimed to be Gaussian, ``as_gaussian`` proves more from the 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,12 @@ from secagg.errors import InputError
 from secagg.planning.noise import calibrate_shared_noise
 from secagg.training.data import Federation, federate
 from secagg.training.settings import TrainingConfig
-from secagg.vectors.vector import flatten
+from secagg.vectors.vector import flatten, unflatten
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from secagg.training.modes import Client
 
 Reals: TypeAlias = NDArray[np.float64]
 Mechanism: TypeAlias = Literal["local", "distributed"]
@@ -225,7 +230,6 @@ def client_cosines(
     from torch import nn
 
     from secagg.training.modes import Client
-    from secagg.vectors.layout import UPDATE
 
     if not 2 <= canaries < clients:
         raise InputError(f"canaries {canaries} must be from 2 to {clients - 1}")
@@ -240,28 +244,42 @@ def client_cosines(
     )
     data: Federation = federate("digits", clients=clients - canaries, partition="iid", seed=seed)
     model = nn.Linear(data.evaluation.features.shape[1], data.classes)
+    unflatten(flatten(model).mul(0), model)
     how = Client(config, data, model)
+    return planted_clients(how, config, flatten(model), canaries, entropy=entropy)
+
+
+def planted_clients(
+    how: "Client", config: TrainingConfig, start: "Tensor", canaries: int, *, entropy: Entropy
+) -> EmpiricalAudit:
+    """Canary clients beside the real ones of a training from ``start``, looked for at its end.
+
+    ``config.clients`` counts both.
+    """
+    from secagg.vectors.layout import UPDATE
+
+    clients = config.clients
     planted = random_directions(canaries, how.mechanism.entries, entropy=entropy)
-    position = flatten(model).mul(0).clone()
-    for _ in range(rounds):
+    position = start.clone()
+    for _ in range(config.rounds):
         rotation, total = system(32), np.zeros(how.layout.words, np.uint64)
-        for client in range(len(data.clients)):
+        for client in range(clients - canaries):
             total += how.words(client, position, rotation)
         for canary in planted:
             encoded = how.mechanism.encode(canary, seed=rotation, indicator=True)
             total += how.layout.encode({UPDATE: encoded})
         moved = how.moved(how.layout.decode(total), range(clients), rotation)
         position = position + moved.to(position.dtype)
-    change, event = position.double().numpy(), how.event(clients)
+    change, event = (position - start).double().numpy(), how.event(clients)
     found = from_cosines(
-        cosines(planted, change), entries=len(change), delta=budget.delta, unit=Unit.CLIENT
+        cosines(planted, change), entries=len(change), delta=config.delta, unit=Unit.CLIENT
     )
     return EmpiricalAudit(
         audited="client",
         found=replace(found, mechanism=event.KIND),
-        stated=epsilon_rdp([(event, rounds)], how.delta),
+        stated=epsilon_rdp([(event, config.rounds)], how.delta),
         noise_multiplier=how.noise_multiplier,
-        steps=rounds,
+        steps=config.rounds,
     )
 
 

@@ -22,7 +22,7 @@ al., Membership Inference Attacks From First Principles, arXiv 2112.03570.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
@@ -42,6 +42,8 @@ from secagg.vectors.vector import flatten
 
 Reals: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
+Tell: TypeAlias = Callable[[int, int], None]
+"""Is told, by an attack that takes minutes, how many models are trained and of how many."""
 
 ATTACKS: Final = ("loss", "lira offline", "lira online")
 RATES: Final = (0.01, 0.001)  # false positive rates at which the true one is told
@@ -171,6 +173,7 @@ def membership(
     models: Models = MODELS,
     rounds: int | None = None,
     seed: int = 0,
+    tell: Tell = lambda done, of: None,
     entropy: Entropy = system,
 ) -> tuple[Membership, ...]:
     """Attack models trained on digits under one mode, in all three ways.
@@ -183,6 +186,7 @@ def membership(
       models: how many are attacked, at least 1, and of the attacker's own, at least 16.
       rounds: of training; the mode's own number if not given.
       seed: of the pool.
+      tell: is told of every model that the library trains.
       entropy: of coins and of the shadows' noise. That of the targets is the system's.
 
     Raises:
@@ -216,15 +220,19 @@ def membership(
             dropout=0.0,
             **some,
         )
-        attacked = np.stack([_trained(config, drawn, coins) for coins in theirs])
+        trained = []
+        for at, coins in enumerate(theirs):
+            tell(at, targets)
+            trained.append(_trained(config, drawn, coins))
+        attacked = np.stack(trained)
         shadowed = _shadowed(config, drawn, own, entropy)
     losses, confidences = _seen(attacked, drawn)
-    offline, online = _lira(confidences, _seen(shadowed, drawn)[1], own)
+    offline, online = likelihoods(confidences, _seen(shadowed, drawn)[1], own)
     rows = _with_one(drawn.evaluation.features)
     accuracy = float(((rows @ attacked).argmax(-1) == drawn.evaluation.labels).mean())
     private = mode != "none"
     return tuple(
-        _judged(
+        judged(
             scores.ravel(),
             theirs.ravel(),
             attack=attack,
@@ -425,7 +433,7 @@ def _seen(weights: Reals, pool: _Pool) -> tuple[Reals, Reals]:
     return losses.mean(axis=-1), confidences.mean(axis=-1)
 
 
-def _lira(seen: Reals, shadows: Reals, coins: Flags) -> tuple[Reals, Reals]:
+def likelihoods(seen: Reals, shadows: Reals, coins: Flags) -> tuple[Reals, Reals]:
     """Offline and online scores of (models, units) from shadows' confidences and their coins."""
     means, deviations = [], []
     for side in (coins, ~coins):
@@ -442,7 +450,7 @@ def _lira(seen: Reals, shadows: Reals, coins: Flags) -> tuple[Reals, Reals]:
     return outside, (outside**2 - inside**2) / 2
 
 
-def _judged(scores: Reals, included: Flags, **what: Any) -> Membership:
+def judged(scores: Reals, included: Flags, **what: Any) -> Membership:
     """The curve of one threshold after another; equal scores pass one together."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)

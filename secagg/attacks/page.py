@@ -12,7 +12,7 @@ from secagg.attacks.canaries import EmpiricalAudit
 from secagg.attacks.charts import Drawing, against, called, curves, pictures
 from secagg.attacks.inversion import FOUND, Inversion
 from secagg.attacks.membership import Membership
-from secagg.attacks.suite import Found
+from secagg.attacks.suite import AttackSuite, Found
 from secagg.pages import parts
 from secagg.pages.markup import Markup, join, tag
 from secagg.pages.numbers import at_least, bound, duration, percent, short
@@ -35,13 +35,13 @@ _AUDITED: Final = {
 }
 LIMITS: Final = {
     "membership": (
-        "A rate near chance is of these attacks, on a linear model of small pictures. A stronger "
-        "attack, or a model with more parameters, may do better; no curve proves an epsilon.",
+        "A rate near chance is of these attacks on this model and these data. A stronger attack, "
+        "or a model with more parameters, may do better; no curve proves an epsilon.",
         "A model that learned little gives little away: read each rate beside the accuracy.",
         "Intervals take pairs of a model and a unit as independent. Those of one model share its "
         "noise, so the truth is a little wider.",
-        "Under client a unit is a client, and there are 20 of them a model. No false positive rate "
-        "below one over the pairs can be told.",
+        "Under client a unit is a client, and there are few of them a model. No false positive "
+        "rate below one over the pairs can be told.",
     ),
     "audit": (
         "A bound below the stated epsilon does not prove that epsilon: so many guesses, all right, "
@@ -128,13 +128,24 @@ def _header(found: Found) -> Markup:
     else:
         title = "What the attacks found."
     about = (
-        f"Attacks on models and gradients of digits, carried out on this library. What is private "
-        f"was calibrated to epsilon {bound(plan.epsilon)} at delta {as_delta(plan.delta)}. A weak "
+        f"Attacks on {attacked(plan)}, carried out on this library. What is private was "
+        f"calibrated to epsilon {bound(plan.epsilon)} at delta {as_delta(plan.delta)}. A weak "
         "attack proves nothing good of a defence: what is not shown stands under each part."
     )
     return join(
         parts.header("secagg bench attack", title, about, warnings=_warnings(found)),
         parts.cards(_cards(found)),
+    )
+
+
+def attacked(plan: AttackSuite) -> str:
+    """What a plan attacks, in words."""
+    if (own := plan.own) is None:
+        return "models and gradients of digits"
+    return (
+        f"trainings of {own.model} on {own.data}: {own.clients} clients, {own.rounds} rounds at "
+        f"learning rate {own.learning_rate:g} and clip {own.clip:g}. The audit plants examples of "
+        "its own, whatever the data are"
     )
 
 
@@ -164,7 +175,8 @@ def _cards(found: Found) -> Iterator[tuple[str, str]]:
     for group in found.membership:
         best = max(group, key=lambda one: one.auc)
         if (best.mode, group) in (("none", found.membership[0]), ("distributed", group)):
-            mode = "no privacy, overfitted" if best.mode == "none" else best.mode
+            fitted = "" if found.plan.own else ", overfitted"
+            mode = f"no privacy{fitted}" if best.mode == "none" else best.mode
             yield short(round(best.auc, 3)), f"area under the curve, {mode}; 0.5 is guessing"
     for one in found.audits:
         if one.noise_share == 1:
@@ -280,7 +292,7 @@ def _footer(found: Found) -> Markup:
     only = "" if len(found.seconds) == 4 else "".join(f" --only {part}" for part in plan.parts)
     command = (
         f"secagg bench attack --epsilon {plan.epsilon:g} --delta {plan.delta:g} --seed {plan.seed}"
-        f"{' --quick' if plan.quick else ''}{only}"
+        f"{' --quick' if plan.quick else ''}{only}{_options(plan)}"
     )
     spent = ", ".join(f"{part} {duration(1000 * each)}" for part, each in found.seconds.items())
     return parts.footer(
@@ -289,4 +301,14 @@ def _footer(found: Found) -> Markup:
         "another run differ.",
         f"It took: {spent}.",
         "This page loads nothing and runs no script.",
+    )
+
+
+def _options(plan: AttackSuite) -> str:
+    if (own := plan.own) is None:
+        return ""
+    return (
+        f" --data {own.data} --model {own.model} --mode {','.join(own.modes)} --clients "
+        f"{own.clients} --rounds {own.rounds} --learning-rate {own.learning_rate:g} --clip "
+        f"{own.clip:g}"
     )

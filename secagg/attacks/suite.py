@@ -1,7 +1,7 @@
 """All attacks of this package carried out in one go: what ``secagg bench attack`` runs.
 
-Everything is done in this process and uses only digits; no user data. One mechanism is broken
-on purpose, to see whether the audit finds it.
+Everything is done in this process: on digits, or on a training of the user's own
+(``secagg.attacks.own``). One mechanism is broken on purpose, to see whether the audit finds it.
 """
 
 import time
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
 
 from threadpoolctl import threadpool_limits
 
@@ -19,9 +19,12 @@ from dp.ledger import Budget
 from secagg.attacks.canaries import EmpiricalAudit, Mechanism, client_cosines, one_run
 from secagg.attacks.fields import Fields, shown
 from secagg.attacks.inversion import Inversion, Seen, invert_gradients
-from secagg.attacks.membership import ATTACKS, Membership, Models, membership
+from secagg.attacks.membership import ATTACKS, Membership, Models, Tell, membership
 from secagg.audit.evidence import SCHEMA, evidence, load
 from secagg.errors import InputError
+
+if TYPE_CHECKING:
+    from secagg.attacks.own import Own
 
 Part: TypeAlias = Literal["membership", "audit", "canaries", "inversion"]
 Result: TypeAlias = Membership | EmpiricalAudit | Inversion
@@ -46,6 +49,9 @@ _WHOLE: Final[Mapping[tuple[str, int], Models]] = {
     **dict.fromkeys(_MIDDLE, Models(32, 128)),
     ("client", POOL): Models(100, 128),
 }
+OWN_PARTS: Final[tuple[Part, ...]] = ("membership", "audit", "canaries")  # of one's own
+_OWN_QUICK: Final = Models(targets=2, shadows=32)
+_OWN_WHOLE: Final = Models(targets=16, shadows=128)
 _OF_PLAN: Final = ("epsilon", "delta", "seed", "quick", "parts")
 
 
@@ -55,7 +61,7 @@ class Job:
 
     part: Part
     name: str
-    run: Callable[[], tuple[Result, ...]]
+    run: Callable[[Tell], tuple[Result, ...]]
     about: tuple[object, ...]
 
 
@@ -68,6 +74,7 @@ class AttackSuite:
       seed: of data and models; keys, noise and coins are the system's.
       quick: fewer models, so that curves are coarse and intervals wide.
       parts: of ``PARTS``.
+      own: a training of the user's own to attack; digits without it.
 
     Raises:
       InputError: an attribute is out of range.
@@ -78,6 +85,7 @@ class AttackSuite:
     seed: int = 0
     quick: bool = False
     parts: tuple[Part, ...] = PARTS
+    own: "Own | None" = None
 
     def __post_init__(self) -> None:
         if not 1e-3 <= self.epsilon <= 1e3:
@@ -90,16 +98,25 @@ class AttackSuite:
             raise InputError(f"seed {self.seed} is outside [0, 2^63)")
         if not self.parts or not set(self.parts) <= set(PARTS):
             raise InputError(f"parts {self.parts} must be some of {', '.join(PARTS)}")
+        if self.own is not None and not set(self.parts) <= set(OWN_PARTS):
+            raise InputError(
+                f"of data of your own the parts are {', '.join(OWN_PARTS)}; inversion looks for "
+                "pictures of digits"
+            )
 
     def jobs(self) -> Iterator[Job]:
         """The jobs in the order of ``PARTS``."""
         budget = Budget(epsilon=self.epsilon, delta=self.delta)
-        if "membership" in self.parts:
+        if self.own is not None:
+            yield from self._own_jobs(self.own, budget)
+        elif "membership" in self.parts:
             for (mode, pool), models in (_QUICK if self.quick else _WHOLE).items():
                 yield Job(
                     part="membership",
                     name=f"membership, {mode}, pool of {pool:,}",
-                    run=partial(membership, mode, budget, pool=pool, models=models, seed=self.seed),
+                    run=_telling(
+                        partial(membership, mode, budget, pool=pool, models=models, seed=self.seed)
+                    ),
                     about=(mode, pool),
                 )
         if "audit" in self.parts:
@@ -109,16 +126,20 @@ class AttackSuite:
                     yield Job(
                         part="audit",
                         name=f"audit, {mechanism}{words}",
-                        run=partial(_guessed, mechanism, budget, share),
+                        run=_silent(partial(_guessed, mechanism, budget, share)),
                         about=(mechanism, share),
                     )
-        if "canaries" in self.parts:
+        if "canaries" in self.parts and (self.own is None or "client" in self.own.modes):
             for number in range(1 if self.quick else RUNS):
-                run = partial(client_cosines, budget, seed=self.seed + number)
+                run = (
+                    partial(client_cosines, budget, seed=self.seed + number)
+                    if self.own is None
+                    else _own_canaries(self.own, budget)
+                )
                 yield Job(
                     part="canaries",
                     name="canary clients",
-                    run=_alone(run),
+                    run=_silent(_alone(run)),
                     about=(number,),
                 )
         if "inversion" in self.parts:
@@ -126,25 +147,44 @@ class AttackSuite:
                 yield Job(
                     part="inversion",
                     name=f"inversion, {model}",
-                    run=partial(invert_gradients, model, budget, alone=20, seed=self.seed),
+                    run=_silent(partial(invert_gradients, model, budget, alone=20, seed=self.seed)),
                     about=(model,),
                 )
 
+    def _own_jobs(self, own: "Own", budget: Budget) -> Iterator[Job]:
+        from secagg.attacks.own import own_membership
+
+        if "membership" not in self.parts:
+            return
+        for mode in own.modes:
+            pool = own.pool(mode)
+            models = _OWN_QUICK if self.quick else _OWN_WHOLE
+            yield Job(
+                part="membership",
+                name=f"membership, {mode}, pool of {pool:,}",
+                run=partial(own_membership, own, mode, budget, models),
+                about=(mode, pool),
+            )
+
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON."""
-        return shown(self, _OF_PLAN, parts=list(self.parts))
+        plan = shown(self, _OF_PLAN, parts=list(self.parts))
+        return plan if self.own is None else plan | {"own": self.own.as_dict()}
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
         """The one whose ``as_dict()`` is ``data``; ``InputError`` if there is none."""
-        held = Fields(data, _OF_PLAN)
+        mine = type(data) is dict and "own" in data
+        held = Fields(data, (*_OF_PLAN, "own") if mine else _OF_PLAN)
         parts = held.items("parts", 1, len(PARTS))
         if [each for each in PARTS if each in parts] != parts:
             raise InputError(f"parts {parts!r:.80} must be some of {', '.join(PARTS)}")
+        seed = held.whole("seed", 0, 2**63 - 1)
         return cls(
+            own=_own(data["own"], seed) if mine else None,
             epsilon=held.number("epsilon", 1e-3, 1e3),
             delta=held.number("delta", 0, 1),
-            seed=held.whole("seed", 0, 2**63 - 1),
+            seed=seed,
             quick=held.flag("quick"),
             parts=tuple(parts),
         )
@@ -161,12 +201,14 @@ class Found:
     Attributes:
       seconds: by part, wall time on this machine with whatever else it did.
       versions: of what carried them out.
+      tell: is told how a long job goes on.
     """
 
     plan: AttackSuite
     results: list[Result] = field(default_factory=list)
     seconds: dict[Part, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_versions)
+    tell: Tell = lambda done, of: None
 
     @property
     def left(self) -> tuple[Job, ...]:
@@ -181,7 +223,7 @@ class Found:
         """Run one and keep what it gives; on one thread, or on a busy machine 10 times slower."""
         began = time.perf_counter()
         with threadpool_limits(limits=1):
-            self.results += job.run()
+            self.results += job.run(self.tell)
         spent = time.perf_counter() - began
         # As coarse as the file has them: printed again they are the same.
         self.seconds[job.part] = round(self.seconds.get(job.part, 0.0) + spent, 1)
@@ -337,3 +379,24 @@ def rows(found: Found) -> list[dict[str, Any]]:
 
 def _alone(run: Callable[[], EmpiricalAudit]) -> Callable[[], tuple[Result, ...]]:
     return lambda: (run(),)
+
+
+def _telling(run: Callable[..., tuple[Result, ...]]) -> Callable[[Tell], tuple[Result, ...]]:
+    return lambda tell: run(tell=tell)
+
+
+def _silent(run: Callable[[], tuple[Result, ...]]) -> Callable[[Tell], tuple[Result, ...]]:
+    """What takes too short a time to tell how it goes on."""
+    return lambda tell: run()
+
+
+def _own_canaries(own: "Own", budget: Budget) -> Callable[[], EmpiricalAudit]:
+    from secagg.attacks.own import own_canaries
+
+    return partial(own_canaries, own, budget)
+
+
+def _own(data: Any, seed: int) -> "Own":
+    from secagg.attacks.own import Own
+
+    return Own.from_dict(data, seed=seed)

@@ -4,7 +4,6 @@
 
 A row says whose word it is. What the records show is said from the records. What no record can
 show is the keeper's word, and where the keeper gave none the report says so, loudly.
-word, and where the keeper gave none the report says so, loudly.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from secagg.pages.numbers import delta as as_delta
 
 MAX_EVENTS: Final = 12  # kinds of event that a row spells out
 EMPIRICAL: Final = "Empirical audit"
-_OF_WHAT: Final = ("purpose", "organisation", "data_set", "data_digest")
+_OF_WHAT: Final = ("purpose", "organisation", "data_set", "data_digest", "parties")
 
 
 def rows(

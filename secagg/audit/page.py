@@ -27,6 +27,14 @@ _WORD_OF: Final[dict[Source, str]] = {
     "software": "this software",
     "nobody": "nobody",
 }
+_VERDICTS: Final = {
+    "sound": "Sound: chain and accounts agree, and nobody passed the budget",
+    "signed, not checked": "Signed, not checked; else sound, and nobody passed the budget",
+    "over budget": "Over budget",
+    "contradicted": "Contradicted by a measurement",
+}
+_NOBODY: Final = "Nobody stated it"
+_LOUD: Final = (_NOBODY, "Not sealed", "Sealed, not checked", "Over", "Contradicted")
 _TITLES: Final = {"server": "Against the aggregator", "release": "Against whoever gets the model"}
 
 
@@ -53,22 +61,53 @@ def _headline(audit: Audit) -> Markup:
         title = "Nobody passed the budget."
     if audit.sections and not audit.contradictions:
         title = f"{title.removesuffix('.')}, {_budget(audit)}."
-    of = audit.purpose or "Nobody stated what this is a ledger of"
-    data = audit.data_set or "nobody stated which"
-    model = (
-        f" The model of round {audit.releases[-1].round:,} has SHA-256 "
-        f"{audit.releases[-1].model.hex()}."
-        if audit.releases
-        else " No model is named in it."
+    return parts.header(
+        f"secagg audit · {audit.ledger}", title, _facts(audit), warnings=_warnings(audit)
     )
-    about = (
-        f"{of}. Data: {data}. Made on {audit.made_on}, {audit.seal}; the file has SHA-256 "
-        f"{audit.digest.hex()}.{model} "
-        f"Kept by the {audit.keeper.value}, {counted(audit.records, 'record')}, policy "
-        f"“{audit.policy}”. Every number is computed anew from the records; no stored epsilon "
-        "was read."
+
+
+def _facts(audit: Audit) -> Markup:
+    """What somebody who judges a training asks first: the verdict, the price, and of what it is."""
+    spent = "; ".join(
+        f"Epsilon {bound(section.epsilon)} of {as_epsilon(section.budget[0])}, at delta "
+        f"{as_delta(section.total_delta)}, for one {section.unit.value}"
+        for section in audit.sections
     )
-    return parts.header(f"secagg audit · {audit.ledger}", title, about, warnings=_warnings(audit))
+    model = _NOBODY
+    if audit.releases:
+        last = audit.releases[-1]
+        model = f"That of round {last.round:,}, SHA-256 {last.model.hex()}"
+    facts = {
+        "Verdict": _VERDICTS[audit.verdict],
+        "Spent": spent or "Nothing",
+        "Seal": f"{audit.seal.capitalize()}{_heads(audit)}",
+        "For what": audit.purpose or _NOBODY,
+        "Whose data": audit.data_set or _NOBODY,
+        "Who answers": audit.organisation or _NOBODY,
+        "Which model": model,
+        "Where it ran": audit.parties or _NOBODY,
+        "Ledger": f"{counted(audit.records, 'record')}, kept by the {audit.keeper.value}, policy "
+        f"“{audit.policy}”; audited on {audit.made_on}, every number anew from the records; the "
+        f"file has SHA-256 {audit.digest.hex()}",
+    }
+    return tag(
+        "table",
+        tag("caption", "The audit in short", class_="hidden"),
+        tag(
+            "tbody",
+            *(
+                parts.row(text, head=name, class_="loudly" if text.startswith(_LOUD) else None)
+                for name, text in facts.items()
+            ),
+        ),
+        class_="facts",
+    )
+
+
+def _heads(audit: Audit) -> str:
+    if Protection.HEAD not in audit.protection:
+        return ""
+    return f"; a head was kept {f'in {audit.beside}, beside it' if audit.beside else 'elsewhere'}"
 
 
 def _budget(audit: Audit) -> str:
@@ -89,12 +128,14 @@ def _warnings(audit: Audit) -> Iterable[str]:
     if audit.over:
         yield f"Over budget: {_listed(audit.over)}."
     if Protection.NONE in audit.protection:
-        unchecked = (
-            " Its head is signed, but no key was given." if audit.unchecked_signature else ""
-        )
         yield (
             "This ledger is not tamper-evident: whoever can write the file could have made all "
-            f"of it. A head kept elsewhere, or a signed one, would show that.{unchecked}"
+            "of it. A head kept elsewhere, or a signed one, would show that."
+        )
+    if audit.unchecked_signature:
+        yield (
+            "Signed, not checked: this ledger's head is signed, and no key was given to check it "
+            "with. Audit it again with --head-key and the keeper's public key."
         )
     if audit.beside:
         yield (
@@ -140,7 +181,8 @@ def _numbers(section: Section) -> Markup:
             else (f"; by RDP, which admits: {bound(report.rdp)}")
         )
         of = as_epsilon(section.budget[0])
-        label = f"epsilon of {of}, {book.value} book, by {report.accountant.upper()}{held}{actual}"
+        whom = _TITLES[book.value][0].lower() + _TITLES[book.value][1:]
+        label = f"epsilon of {of}, {whom}, by {report.accountant.upper()}{held}{actual}"
         values.append((bound(report.epsilon), label))
     of = "of the whole system" if section.reported else "of the accountant alone"
     values.append((as_delta(section.total_delta), f"delta {of}"))

@@ -221,8 +221,9 @@ class Audit:
 
     ``verdict``: "sound", "over budget", "contradicted", or "signed, not checked" where all else
     is sound. ``digest``: SHA-256 of the ledger's file, without a log beside it. ``made_on``: the
-    day of the audit, ISO 8601. ``purpose`` and ``data_set``: what the keeper says that the ledger
-    is of; empty where nobody said.
+    day of the audit, ISO 8601. ``purpose``, ``organisation``, ``data_set`` and ``parties``: what
+    the keeper says that the ledger is of, who answers for it, and where clients and server ran;
+    empty where nobody said.
     ``beside``: the file in the ledger's own folder that kept the head, empty if none did.
     ``measured``: what attacks found, as whoever brought it says, of the training that was charged.
     """
@@ -231,7 +232,9 @@ class Audit:
     digest: bytes
     made_on: str
     purpose: str
+    organisation: str
     data_set: str
+    parties: str
     releases: tuple[Release, ...]
     keeper: LedgerOwner
     policy: str
@@ -275,7 +278,7 @@ class Audit:
     @property
     def unchecked_signature(self) -> bool:
         """Whether the head is signed and nobody gave a key to check it with."""
-        return self.sealed and Protection.SIGNATURE not in self.protection
+        return Protection.UNCHECKED in self.protection
 
     @property
     def filtered(self) -> bool:
@@ -292,7 +295,9 @@ class Audit:
             "sha256": self.digest.hex(),
             "made_on": self.made_on,
             "purpose": self.purpose or None,
+            "organisation": self.organisation or None,
             "data_set": self.data_set or None,
+            "parties": self.parties or None,
             "models": [
                 {"round": one.round, "attempt": one.attempt, "sha256": one.model.hex()}
                 for one in self.releases

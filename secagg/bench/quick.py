@@ -9,17 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Final
 
 import numpy as np
 
 from dp.noise.sampling import SkellamSampler
 from protocols.entropy import system
-from protocols.primitives import prg
 from protocols.primitives.aead import seal
 from protocols.primitives.agree import PrivateKey
-from protocols.primitives.prg import SEED_SIZE, Mask, Suite
+from protocols.primitives.prg import SEED_SIZE, Mask, Masks, Suite
 from protocols.primitives.shamir import combine, split
 from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Secret
@@ -38,8 +36,6 @@ from secagg.bench.records import (
 )
 from secagg.bench.yardsticks import AES, NUMPY, REFERENCES, SHA256, X25519
 from secagg.errors import InputError
-from secagg.extras import install
-from secagg.rounds.ckks import CKKS
 from secagg.vectors.layout import Layout, Segment
 from secagg.vectors.quantize import FixedPoint
 
@@ -68,7 +64,7 @@ def _masks(suite: Suite) -> Callable[[], Work]:
             for number in range(MASKS)
         ]
         words = np.zeros(WORDS, np.uint64)
-        return lambda: prg.expand(words, masks, suite)
+        return lambda: Masks(masks, suite).apply_to(words)
 
     return make
 
@@ -153,19 +149,9 @@ PRIMITIVES: Final = (
 )
 
 
-def protocols() -> tuple[list[str], list[str]]:
-    """Those that can be run here, and why others cannot."""
-    if find_spec("tenseal") is not None:
-        return list(PROTOCOLS), []
-    left = ", ".join(CKKS)
-    return [each for each in PROTOCOLS if each not in CKKS], [
-        f"{left}: not measured, tenseal is not installed ({install('ckks')})"
-    ]
-
-
 def steps(passes: int = PASSES) -> int:
     """How often ``quick`` yields at most."""
-    return passes * (len(PRIMITIVES) + len(protocols()[0]) * len(SIZES))
+    return passes * (len(PRIMITIVES) + len(PROTOCOLS) * len(SIZES))
 
 
 def quick(
@@ -186,10 +172,9 @@ def quick(
       SecaggError: a sum was wrong.
     """
     began = time.perf_counter()
-    chosen, notes = protocols()
-    record = replace(start("quick"), notes=tuple(notes)) if known is None else known
+    record = start("quick") if known is None else known
     spent, done = record.seconds, len(record.passes)
-    cases = [Case(protocol=p, clients=n, entries=d) for n, d in sizes for p in chosen]
+    cases = [Case(protocol=p, clients=n, entries=d) for n, d in sizes for p in PROTOCOLS]
     alive: list[dict[str, Work]] = []
     if known is not None and not known.passes:
         yield "done", known

@@ -46,7 +46,7 @@ from secagg.training.data import Federation, federate, simulated_dropouts
 from secagg.training.loop import SEED_SIZE
 from secagg.training.modes import mode
 from secagg.training.settings import TrainingConfig, noise_and_unit
-from secagg.training.tasks import Task, cross_entropy, examples, load_factory, own_task
+from secagg.training.tasks import SOFTMAX, Task, cross_entropy, named_task, softmax
 from secagg.training.tasks import measure as measured
 from secagg.vectors.vector import flatten, unflatten
 
@@ -76,7 +76,6 @@ COMMON = {
 # A client hides among the clients, so there are as many as the data or the settings allow.
 CLIENTS = {"digits": 500, "fashion-mnist": 1000}
 _CLIENTS = {name: settings["clients"] for name, settings in COMMON.items()}
-SOFTMAX: Final = "softmax"  # the model of data of one's own, where none is given
 
 
 def _grid(rounds: Sequence[int], rates: Sequence[float], **fixed: Any) -> list[dict[str, Any]]:
@@ -182,38 +181,15 @@ def prepare(config: TrainingConfig) -> Task:
     Raises:
       InputError: a user's own data or model is not as ``secagg train`` takes it.
     """
-    if ":" not in config.data:
-        data, evaluate_on = config.data, config.evaluate_on
-        federation = _federation(data, config.clients, config.seed, evaluate_on)
-        parts = [(each.features, each.labels) for each in federation.clients]
-        held_out = (federation.evaluation.features, federation.evaluation.labels)
-        if not config.model:
-            inputs, classes = federation.evaluation.features.shape[1], federation.classes
-            return Task(model=_softmax(inputs, classes), federation=federation)
-    else:
-        dealt = load_factory("--data", config.data, config.clients)
-        if not isinstance(dealt, tuple) or len(dealt) != 2 or dealt[1] is None:
-            raise InputError(f"--data {config.data} must give (clients, evaluation)")
-        parts, held_out = dealt
-    if config.model != SOFTMAX:
-        made = load_factory("--model", config.model)
-        model, loss = made if isinstance(made, tuple) and len(made) == 2 else (made, cross_entropy)
-        return own_task(model, parts, loss, held_out)
-    every = [examples(part, f"client {number}") for number, part in enumerate(parts)]
-    every.append(examples(held_out, "evaluation"))
-    if every[0].labels.is_floating_point():
-        raise InputError(f"--data {config.data} has targets that are no classes; give --model too")
-    inputs = every[0].features[0].numel()
-    classes = max(int(each.labels.max()) for each in every) + 1
-    return own_task(_softmax(inputs, classes), parts, cross_entropy, held_out)
 
+    def dealt() -> Federation:
+        return _federation(config.data, config.clients, config.seed, config.evaluate_on)
 
-def _softmax(inputs: int, classes: int) -> torch.nn.Module:
-    linear = torch.nn.Linear(inputs, classes)
-    with torch.no_grad():
-        linear.weight.zero_()
-        linear.bias.zero_()
-    return torch.nn.Sequential(torch.nn.Flatten(), linear)
+    if not config.model:
+        federation = dealt()
+        inputs = federation.evaluation.features.shape[1]
+        return Task(model=softmax(inputs, federation.classes), federation=federation)
+    return named_task(config.data, config.model, clients=config.clients, federation=dealt)
 
 
 def central(config: TrainingConfig, task: Task) -> tuple[float, int]:
@@ -248,7 +224,7 @@ def federated(config: TrainingConfig, task: Task) -> tuple[float, int]:
         )
         start, seed = flatten(model).clone(), system(SEED_SIZE)
         inputs = {
-            client: lambda client=client, start=start, seed=seed: how.words(client, start, seed)
+            client: lambda client=client, start=start, seed=seed: how.brings(client, start, seed)
             for client in range(config.clients)
         }
         try:
@@ -529,6 +505,11 @@ def finish(
 def empty() -> Known:
     """Nothing known."""
     return {"search": [], "chosen": [], "runs": [], "common": []}
+
+
+def keys(known: Known) -> set[str]:
+    """Every run of a file, that of a search too, by what tells it from any other."""
+    return {_case(each).key for name in ("search", "runs") for each in known[name]}
 
 
 def read(path: Path) -> Known:

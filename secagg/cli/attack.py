@@ -5,10 +5,12 @@ Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad 
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
@@ -18,9 +20,11 @@ from secagg.extras import TRAIN, require
 from secagg.pages.numbers import bound, counted, duration, percent
 
 if TYPE_CHECKING:
+    from secagg.attacks.own import Own
     from secagg.attacks.suite import Found, Part
 
 REFUTED: Final = 1  # bad input is 2, as everywhere
+_NAMED: Final = {"json_file": "json", "modes": "mode"}  # options by their parameter
 _PARTS: Final = ("membership", "audit", "canaries", "inversion")  # of secagg.attacks.suite
 
 
@@ -31,10 +35,20 @@ Examples:
   secagg bench attack --html attack.html --json attack.json
   secagg bench attack --only audit --epsilon 1 --json attack.json
   secagg bench attack --from attack.json --html attack.html --figures .
+  secagg bench attack --data mine:hospitals --clients 6 --rounds 10 --learning-rate 0.5 --clip 1
 
 Exit codes: 0 done, 1 a bound passed the epsilon that a mechanism states, 2 bad input.
 """
 )
+@click.option(
+    "--data", help="A training of your own: digits, breast-cancer, fashion-mnist or module:factory."
+)
+@click.option("--model", help="Of your own: module:factory.  [default: softmax]")
+@click.option("--mode", "modes", help="Of your own: none, local, distributed, client, by commas.")
+@click.option("--clients", type=int, help="Of your own: number of clients.  [20]")
+@click.option("--rounds", type=int, help="Of your own: rounds of training.")
+@click.option("--learning-rate", type=float, help="Of your own: step size.")
+@click.option("--clip", type=float, help="Of your own: largest norm that is kept.")
 @click.option("--quick", is_flag=True, help="Fewer models, about 20 seconds; wide intervals.")
 @click.option(
     "--seed",
@@ -81,24 +95,47 @@ def attack(
     html: Path | None,
     figures: Path | None,
     source: Path | None,
-    **settings: Any,
+    quick: bool,
+    seed: int,
+    epsilon: float,
+    delta: float,
+    **own: Any,
 ) -> int:
     """Attack what this library protects, and show what came of it.
 
     Membership inference, audits of the stated epsilon, canary clients, gradient inversion; each
     with and without privacy, on digits. A weak attack proves nothing good of a defence.
+
+    With --data, or another option of a training of your own, that is attacked: who was in it, the
+    audit, and canary clients beside yours. Data and model are as `secagg train` takes them, see
+    docs/own-model.md; --rounds, --learning-rate and --clip have no default then.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch; numpy is there already, see Found
     _check_targets(json_file, html, figures)
     if source is not None:
         _check_drawn(context, source, html)
     require("secagg bench attack", *TRAIN, extra="train")
-    from secagg.attacks.suite import PARTS, AttackSuite, Found, rows  # torch takes seconds
+    from secagg.attacks.suite import (
+        OWN_PARTS,
+        PARTS,
+        AttackSuite,
+        Found,
+        rows,
+    )  # torch takes seconds
     from secagg.files import table, write_atomically
 
     if source is None:
-        parts = tuple(part for part in PARTS if not only or part in only)
-        found = _carried_out(Found(plan=AttackSuite(parts=parts, **settings)), json_file)
+        mine = _own(own, seed)
+        known = PARTS if mine is None else OWN_PARTS
+        plan = AttackSuite(
+            parts=tuple(part for part in PARTS if part in (only or known)),
+            own=mine,
+            quick=quick,
+            seed=seed,
+            epsilon=epsilon,
+            delta=delta,
+        )
+        found = _carried_out(Found(plan=plan), json_file)
     else:
         found = Found.read(source)
     if csv_file is not None:
@@ -106,6 +143,24 @@ def attack(
     _write(found, html, figures)
     _print(found)
     return REFUTED if found.refuted else 0
+
+
+def _own(given: dict[str, Any], seed: int) -> "Own | None":
+    """The training that the options of one's own name; none where none is given."""
+    from secagg.attacks.own import Own
+
+    settings = {name: value for name, value in given.items() if value is not None}
+    if not settings:
+        return None
+    for name in ("rounds", "learning_rate", "clip"):
+        if name not in settings:
+            raise InputError(
+                f"a training of your own needs --{name.replace('_', '-')}: no default is right for "
+                "all"
+            )
+    if "modes" in settings:
+        settings["modes"] = tuple(settings["modes"].split(","))
+    return Own(seed=seed, **settings)
 
 
 def _carried_out(found: "Found", target: Path | None) -> "Found":
@@ -125,11 +180,16 @@ def _carried_out(found: "Found", target: Path | None) -> "Found":
         task = bar.add_task("", total=len(jobs))
         for job in jobs:
             bar.update(task, description=job.name)
+            found.tell = partial(_tell, bar, task, job.name)
             found.carry_out(job)
             if target is not None:
                 write_atomically(target, _json(found.as_dict()).encode())
             bar.advance(task)
     return found
+
+
+def _tell(bar: Progress, task: TaskID, name: str, done: int, of: int) -> None:
+    bar.update(task, description=f"{name}, model {done + 1} of {of}")
 
 
 def _write(found: "Found", html: Path | None, figures: Path | None) -> None:
@@ -157,13 +217,16 @@ def _json(data: dict[str, object]) -> str:
 
 
 def _print(found: "Found") -> None:
-    from secagg.attacks.page import NOT_PRIVACY, audit_sentence, sums_sentence
+    from secagg.attacks.page import NOT_PRIVACY, attacked, audit_sentence, sums_sentence
 
     out = screen()
+    if found.plan.own is not None:
+        out.print(f"Attacked: {attacked(found.plan)}.")
     if found.membership:
         table = Table(title="who was in the training? (0.5 is guessing)", title_justify="left")
         for name in ("mode", "pool", "attack", "AUC", "true at 1 % false", "95 %", "accuracy"):
-            table.add_column(name, justify="left" if name in ("mode", "attack") else "right")
+            words = name in ("mode", "attack")
+            table.add_column(name, justify="left" if words else "right", no_wrap=words)
         for one in (one for group in found.membership for one in group):
             rate = one.rates[0]
             table.add_row(
@@ -194,9 +257,10 @@ def _print(found: "Found") -> None:
 
 def _check_drawn(context: click.Context, source: Path, html: Path | None) -> None:
     """Refuse what says how to attack beside a file of attacks that were."""
-    for option in ("quick", "seed", "epsilon", "delta", "only", "json_file"):
+    kept = ("source", "html", "figures", "csv_file")
+    for option in (each for each in context.params if each not in kept):
         if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
-            name = option.removesuffix("_file")
+            name = _NAMED.get(option, option).replace("_", "-")
             raise InputError(f"--from attacks nothing and --{name} is for an attack; leave out one")
     if html is not None and html.resolve() == source.resolve():
         raise InputError(f"--from and --html are both {html}; choose two files")

@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from secagg.cli.heads import head_of, verifier
+from secagg.cli.heads import LEDGER_PLACE, head_of, verifier
 from secagg.cli.screen import JSON, OUT_FILE, PLACE, screen
 from secagg.errors import InputError
 from secagg.pages.numbers import bound, counted
@@ -29,7 +29,7 @@ _MAX_NAMES = 5  # of subjects over budget, on screen
 @click.command(
     epilog="""\b
 Examples:
-  secagg audit runs/train/ledger.sqlite
+  secagg audit runs/train                          the ledger in the folder of a run
   secagg audit ledger.sqlite --html audit.html --json > audit.json
   secagg audit ledger.sqlite --expected-head 61:9f86d0... --verify
   secagg audit ledger.sqlite --head-key auditor.pub
@@ -39,7 +39,7 @@ Examples:
 Exit codes: 0 sound, 1 over budget, 2 bad input, 3 tampered with or inconsistent.
 """
 )
-@click.argument("ledgers", metavar="LEDGER...", nargs=-1, required=True, type=PLACE)
+@click.argument("ledgers", metavar="LEDGER...", nargs=-1, required=True, type=LEDGER_PLACE)
 @click.option("--verify", is_flag=True, help="Check hashes, accounts, signature; no epsilon.")
 @JSON
 @click.option("--html", type=OUT_FILE, help="Write one self-contained page.")
@@ -165,14 +165,17 @@ def _several(ledgers: tuple[Path, ...], seal: "HeadSigner | None", *, as_json: b
 
 def show_verified(found: "Verified", *, as_json: bool) -> int:
     """What was checked without pricing anything."""
+    from dp.ledger.books import Protection
     from secagg.audit.values import SCHEMA, head_text
 
     words = [kind.sentence for kind in found.protection]
+    unchecked = Protection.UNCHECKED in found.protection
+    verdict = Protection.UNCHECKED.value if unchecked else "verified"
     text, records = head_text(found.head), found.head.seq + 1
     if as_json:
         answer = {
             "schema": SCHEMA,
-            "verdict": "verified",
+            "verdict": verdict,
             "records": records,
             "head": text,
             "protection": [kind.value for kind in found.protection],
@@ -181,7 +184,7 @@ def show_verified(found: "Verified", *, as_json: bool) -> int:
         click.echo(json.dumps(answer))
     else:
         click.echo(f"{counted(records, 'record')}, chain and accounts agree")
-        click.echo("\n".join([*words, f"head: {text}"]))
+        click.echo("\n".join([*words, f"head: {text}", f"Verdict: {verdict}"]))
     return SOUND
 
 
@@ -189,6 +192,8 @@ def _print(result: "Audit") -> None:
     out = screen()
     out.print(f"{result.purpose or 'Nobody stated what this is a ledger of'}: {result.ledger}")
     out.print(f"data: {result.data_set or 'nobody stated which'}; {result.seal}")
+    out.print(f"who answers for it: {result.organisation or 'nobody stated'}")
+    out.print(f"parties: {result.parties or 'nobody stated where they ran'}")
     out.print(f"SHA-256 {result.digest.hex()}, audited on {result.made_on}")
     if result.releases:
         last = result.releases[-1]
@@ -218,8 +223,6 @@ def _print(result: "Audit") -> None:
         out.print(Text(f"Nobody stated: {'; '.join(missing)}.", style="bold"))
     for kind in result.protection:
         out.print(f"Against tampering: {kind.sentence}.")
-    if result.unchecked_signature:
-        out.print("The head is signed, and no --head-key was given to check it with.")
     out.print(f"Kept by the {result.keeper.value}; head to keep elsewhere: {result.head_text}")
     out.print(f"Verdict: {result.verdict}")
 

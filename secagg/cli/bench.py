@@ -18,7 +18,7 @@ from secagg.cli.attack import attack
 from secagg.cli.screen import JSON, OUT_FILE, PLACE, Screen, progress, screen
 from secagg.errors import InputError
 from secagg.extras import TRAIN, require
-from secagg.pages.numbers import elapsed, size
+from secagg.pages.numbers import counted, elapsed, size
 
 if TYPE_CHECKING:
     from secagg.bench.compare import Comparison
@@ -297,6 +297,7 @@ def utility(
             study.write(target, found)
 
     if source is None:
+        began = study.keys(known)
         with progress() as bar:
             tasks: dict[str, TaskID] = {}
             steps = (
@@ -307,6 +308,11 @@ def utility(
             for name, done, total in steps:
                 task = tasks.setdefault(name, bar.add_task(name, total=total))
                 bar.update(task, completed=done)
+        if left := len(began - study.keys(known)):
+            click.echo(
+                f"secagg: {counted(left, 'run')} of another sweep, which {target} held, left out",
+                err=True,
+            )
     click.echo(study.table(known["runs"]))
     click.echo(study.settings_table(known), nl=False)
     _export(csv, study.rows(known["runs"]))
@@ -408,7 +414,6 @@ def _cases(
     """Every point to be measured, and why others are left out."""
     from secagg.bench.contenders import factory, registered
     from secagg.bench.costs import PROTOCOLS, cases
-    from secagg.bench.quick import protocols as runnable
 
     names, added = list(PROTOCOLS), registered()
     if protocols is not None:
@@ -421,18 +426,16 @@ def _cases(
         raise InputError(f"unknown protocol {unknown[0]!r}; known: {known}")
     for name in own:
         factory(name)  # refused before minutes of work
-    here, notes = runnable()
-    here += own
     chosen, left_out = cases(
-        [name for name in names if name in here],
+        names,
         _list(clients, "clients", _whole),
         _list(entries, "entries", _whole),
         _list(dropout, "dropout", float),
         lanes=lanes,
     )
     if not chosen:
-        raise InputError(f"nothing to measure: {'; '.join([*notes, *left_out])}")
-    return chosen, [note for note in notes if any(name not in here for name in names)] + left_out
+        raise InputError(f"nothing to measure: {'; '.join(left_out)}")
+    return chosen, left_out
 
 
 def _swept(

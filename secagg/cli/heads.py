@@ -1,15 +1,34 @@
-"""Heads of ledgers and the keys that sign them, as commands are given them."""
+"""Ledgers, heads of them and the keys that sign them, as commands are given them."""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
+from secagg.cli.screen import Place
 from secagg.errors import InputError
+from secagg.training.runs import LEDGER
 
 if TYPE_CHECKING:
     from dp.ledger.ledger import Head, HeadSigner
 
 _LONGEST = 1024  # bytes of a file that holds a head or a key
+
+
+class _Ledger(Place):
+    """A ledger, or the folder of a run that holds one."""
+
+    name = "ledger"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        path = super().convert(value, param, ctx)
+        if not path.is_dir():
+            return path
+        if not (path / LEDGER).is_file():
+            self.fail(f"{str(path)!r} is a folder without a {LEDGER}; name the file", param, ctx)
+        return path / LEDGER
+
+
+LEDGER_PLACE: Final = _Ledger()
 
 
 def head_of(text: str | None, *, option: str) -> "Head | None":

@@ -40,6 +40,8 @@ def keys() -> None:
     Against a server that may lie, clients sign. The operator, who is not the server, says whose
     signature counts. If the server chose the identities, it could impersonate every client except
     the victim.
+
+    Who keeps a privacy ledger signs it with such a key too: see `secagg ledger seal`.
     """
 
 
@@ -62,8 +64,9 @@ def new(*, path: Path, name: str, as_json: bool) -> None:
     _print_key(shown)
     click.echo(f"{path} stays here: whoever reads it signs as {name}.")
     click.echo(
-        f"Send {path}.pub to the operator (the operator's own: to every node), and compare the "
-        "fingerprint by telephone."
+        f"Give {path}.pub to whoever checks what {name} signs, and compare the fingerprint by "
+        "telephone: of a client or server, the operator; of the operator, every node; of a "
+        "ledger's keeper, its auditor."
     )
 
 

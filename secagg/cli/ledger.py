@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from secagg.cli.audit import show_verified, tampered
-from secagg.cli.heads import head_of, verifier
+from secagg.cli.heads import LEDGER_PLACE, head_of, verifier
 from secagg.cli.screen import JSON, OUT_FILE, PLACE
 
-_LEDGER = click.argument("ledger", type=PLACE)
+_LEDGER = click.argument("ledger", type=LEDGER_PLACE)
 _HEAD = click.option(
     "--expected-head",
     metavar="SEQ:HASH",
@@ -27,7 +27,7 @@ _KEY = click.option(
 @click.group(
     epilog="""\b
 In this order:
-  secagg keys new auditor.key --name auditor       at somebody's who does not keep the ledger
+  secagg keys new keeper.key --name keeper         and keeper.key.pub to the auditor
   secagg ledger seal ledger.sqlite --signing-key keeper.key
   secagg ledger head ledger.sqlite --out head.txt  and keep head.txt somewhere else
   secagg ledger verify ledger.sqlite --expected-head head.txt --head-key keeper.key.pub

@@ -30,7 +30,7 @@ _WIDEST: Final = 1000  # columns, in which every table has room
 EVERY: Final = 10.0  # seconds from one line of progress to the next, where there is no bar
 
 
-class _Place(click.ParamType[Path]):
+class Place(click.ParamType[Path]):
     """A path that can be: not empty, no zero byte."""
 
     name = "path"
@@ -42,7 +42,7 @@ class _Place(click.ParamType[Path]):
         return Path(text)
 
 
-class _OutFile(_Place):
+class _OutFile(Place):
     """A file that can be written, or is refused before minutes of work and not after."""
 
     name = "file"
@@ -56,7 +56,7 @@ class _OutFile(_Place):
         return path
 
 
-PLACE: Final = _Place()
+PLACE: Final = Place()
 OUT_FILE: Final = _OutFile()
 
 

@@ -311,9 +311,13 @@ class Coordinator:
         if len(set(nodes)) < len(nodes):
             raise InputError("nodes must be different, one is named twice")
         if len(nodes) < self.fewest:
+            kind = purpose.split(".")[0]
+            asked = f"fraction_{kind}=1.0 and min_{kind}_nodes={self.fewest}"
+            if kind == "evaluate":
+                asked += ", or fraction_evaluate=0 to leave evaluation out"
             raise TooFewSurvivors(
                 f"{len(nodes)} nodes were named, {self.fewest} needed; "
-                "name more (in Flower: fraction_train, fraction_evaluate) or wait for more"
+                f"name more (in Flower set the strategy's {asked}), or wait for more"
             )
         content = self.summed.content(purpose, len(nodes))
         if isinstance(content, Noise):

@@ -38,7 +38,7 @@ from protocols.bonawitz.params import UNKNOWN
 from protocols.entropy import system
 from protocols.errors import DecodeError, ProtocolError
 from protocols.primitives.aead import seal, unseal
-from protocols.primitives.prg import SEED_SIZE
+from protocols.primitives.prg import SEED_SIZE, Expand
 from protocols.primitives.sign import SigningKey, verify
 from protocols.secrets import Secret
 from protocols.wire import SESSION_SIZE, Reader, opaque, u64
@@ -49,6 +49,7 @@ from secagg.nodes.messages import REQUESTED, Answer, Request
 from secagg.nodes.policy import TEMPLATE, NodePolicy
 from secagg.nodes.proposal import Contribution, Failure, Proposal
 from secagg.rounds.burns import BurnFile
+from secagg.rounds.masking import expand
 from secagg.rounds.parties import BonawitzClient, CkksClient
 from secagg.stage import Stage
 
@@ -119,14 +120,17 @@ class Node:
 
     Args:
       policy: in place of the file, for trials.
+      expand: how masks are put on; see ``secagg.rounds.masking``.
 
     Raises:
       InputError: no policy, or a wrong one.
       NodeError: the folder cannot be used.
     """
 
-    def __init__(self, home: Path, policy: NodePolicy | None = None) -> None:
-        self.home = home
+    def __init__(
+        self, home: Path, policy: NodePolicy | None = None, *, expand: Expand = expand
+    ) -> None:
+        self.home, self.expand = home, expand
         if not home.is_dir():
             raise NodeError(f"no folder {home}: `secagg node new {home}` makes one")
         self.policy = policy or NodePolicy.read(home / "policy.toml")
@@ -208,7 +212,9 @@ class Node:
                     f"the server proposes a sparse graph of {agreement.params.clients}, the roster "
                     f"has {len(identities)}"
                 )
-        party = BonawitzClient(agreement, me, vector, identity=key, identities=identities)
+        party = BonawitzClient(
+            agreement, me, vector, identity=key, identities=identities, expand=self.expand
+        )
         return party.from_record(record, burn=burn) if record else party
 
     def _check_server(self, request: Request) -> None:

@@ -10,9 +10,9 @@ numbers were cut or missing, how the work failed, and the metrics that the serve
 that a client computed is refused: a refusal would tell the server of it; a sum of counts says
 how many. Update and metrics are multiplied by weight / max_weight before they are rounded, so
 that a lane need not hold the weight: the weighted mean is within step * max_weight * survivors
-/ total weight of the true one. Under CKKS all numbers are approximate, weight and counts too:
-within 2^-14 of their range for every survivor. With noise the noised vector is all there is:
-any other number would be a release of its own.
+/ total weight of the true one. Under CKKS update and metrics are approximate, within 2^-14 of
+their range for every survivor. With noise the noised vector is all there is: any other number
+would be a release of its own.
 """
 
 import hashlib
@@ -43,6 +43,7 @@ from secagg.vectors.arrays import Shapes
 from secagg.vectors.buffers import STATISTICS, is_statistic
 from secagg.vectors.layout import MAX_ENTRIES, UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, refuse_non_finite
+from secagg.vectors.sums import Vector, decode, encode, length
 
 VERSION: Final = 2  # of the layout too
 BONAWITZ: Final = "bonawitz"
@@ -246,7 +247,7 @@ class Proposal:
         ):
             raise InputError("the noise is for another vector, cohort or minimum of survivors")
         if isinstance(self.params, bonawitz.Params):
-            expected, found = layout.words, self.params.words
+            found = self.params.words
             if mechanism and (left_out := self.params.left_out):
                 least = self.params.corrupted + left_out
                 if mechanism.uncounted_shares < least:
@@ -256,10 +257,12 @@ class Proposal:
                         f"{self.params.corrupted} may be corrupt; {least} needed"
                     )
         else:
-            expected, found = layout.reals, self.params.entries
+            found = self.params.entries
             if self.params.model is not ckks.Model.THRESHOLD or self.params.clip != 1.0:
                 raise InputError("CKKS sums between machines have a threshold key, and clip 1")
-        if expected != found:
+            if mechanism and self.params.engine is ckks.Engine.SEAL:
+                raise InputError("noise needs exact sums: coefficients, not SEAL")
+        if (expected := length(layout, self.params)) != found:
             raise InputError(f"params are for {found} numbers, must be {expected} as in the layout")
 
     @property
@@ -304,8 +307,8 @@ class Proposal:
             )
         return ckks.Agreement(params=self.params, session=self.session, public_digest=public)
 
-    def encode(self, own: Contribution | Failure) -> NDArray[np.uint64] | NDArray[np.float64]:
-        """A client's vector: words, or reals for CKKS.
+    def encode(self, own: Contribution | Failure) -> Vector:
+        """A client's vector: words, or reals for SEAL.
 
         Work that failed becomes zeros, and no weight; with noise zeros and the share. Whoever
         answers for a client brings that in place of any error, which would tell of its data.
@@ -330,8 +333,7 @@ class Proposal:
             values = self._weighted(self.content, own) | {FAILED: failures}
             for name in {CLAMPED, MISSING} & values.keys():
                 values[name] *= np.uint64(not failures.any())
-        layout = self.layout
-        return layout.encode(values) if self.protocol == BONAWITZ else layout.encode_reals(values)
+        return encode(self.layout, self.params, values)
 
     def _weighted(self, average: Average, own: Contribution) -> dict[str, Any]:
         if type(own.weight) is not int:
@@ -366,13 +368,12 @@ class Proposal:
         return values | ({MISSING: np.array(missing, np.uint64)} if missing else {})
 
     def decode(self, total: NDArray[Any], survivors: tuple[int, ...]) -> Result:
-        """What a sum says: uint64 words, or float64 of CKKS.
+        """What a sum says: uint64 words, or float64 of SEAL.
 
         Raises:
           InputError: this is no sum of such vectors, or the survivors' weights are all 0.
         """
-        layout = self.layout
-        sums = layout.decode(total) if total.dtype == np.uint64 else layout.decode_reals(total)
+        sums = decode(self.layout, self.params, total)
         if isinstance(self.content, Noise):
             vector = self.content.mechanism.decode(sums[UPDATE], seed=self.seed)
             return Result(

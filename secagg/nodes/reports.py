@@ -75,7 +75,7 @@ class SumReport:
             for stage in self.stages
         )
         left = self.failure or f"{len(self.survivors)} of {len(self.nodes)} nodes are in it"
-        return f"{self.purpose} sum: {left} ({stages})"
+        return f"{self.purpose} sum: {left}{f' ({stages})' if stages else ''}"
 
     def finish(self, finished: FinishedSum, log: logging.Logger) -> None:
         """Note what came of the sum, and warn of what its numbers alone do not show."""

@@ -45,7 +45,7 @@ from protocols.bonawitz.picks import SECURITY
 from protocols.entropy import system
 from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, PrivateKey
-from protocols.primitives.prg import SEED_SIZE, Mask, Suite, expand
+from protocols.primitives.prg import SEED_SIZE, Mask, Masks, Suite
 from protocols.primitives.shamir import combine, majority, split
 from protocols.primitives.sign import SIGNATURE_SIZE, SigningKey, verify
 from protocols.secrets import Secret
@@ -525,8 +525,8 @@ class _Speed:
 
         masks = [Mask(seed=seed, label=bytes([index])) for index in range(self.MASKS)]
         words, word = np.zeros(self.WORDS, np.uint64), np.zeros(1, np.uint64)
-        self._stream = _best(lambda: expand(word, masks, Suite.AES_128_CTR)) / self.MASKS
-        whole = _best(lambda: expand(words, masks, Suite.AES_128_CTR)) / self.MASKS
+        self._stream = _best(lambda: Masks(masks, Suite.AES_128_CTR).apply_to(word)) / self.MASKS
+        whole = _best(lambda: Masks(masks, Suite.AES_128_CTR).apply_to(words)) / self.MASKS
         self._word = (whole - self._stream) / self.WORDS
         frame = MaskedFrame(header=header, sender=0, index=0, words=words)
         self._send = _best(frame.to_bytes) / self.WORDS

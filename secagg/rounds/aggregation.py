@@ -6,7 +6,7 @@ As everywhere in this room such a sum measures; it protects nothing.
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -18,7 +18,7 @@ import protocols
 from protocols import bonawitz, ckks
 from protocols.bonawitz import ClientId, Rates
 from protocols.entropy import system
-from protocols.primitives.prg import Suite
+from protocols.primitives.prg import Expand, Suite
 from protocols.primitives.shamir import majority
 from protocols.wire import SESSION_SIZE, digest
 from secagg.errors import InputError
@@ -32,6 +32,7 @@ from secagg.rounds.in_memory import (
     run_ckks,
     run_plain,
 )
+from secagg.rounds.masking import expand
 from secagg.stage import Stage
 from secagg.vectors.buffers import (
     STATISTICS,
@@ -43,6 +44,7 @@ from secagg.vectors.buffers import (
 from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.packing import BLOCK_WORDS
 from secagg.vectors.quantize import FixedPoint
+from secagg.vectors.sums import Params, Vector, encode
 from secagg.vectors.trees import Form, Models, named_arrays, read_models, vector_of
 
 Codec: TypeAlias = FixedPoint | Count | NoisyIntegers
@@ -50,6 +52,8 @@ Codec: TypeAlias = FixedPoint | Count | NoisyIntegers
 BITS: Final = 16  # of an entry, sign included: three to a word for up to 32 clients
 CUT: Final = 1e-3  # of an array's entries: above it a clip is worth a warning
 CKKS_ERROR: Final = 2.0**-13  # of the clip: twice what an entry of a mean is expected to be off by
+
+Brought: TypeAlias = tuple[Mapping[str, Any], int]  # values by segment, and their weight
 
 PROTOCOL_NAMES: Final = ("bonawitz", "plain", *CKKS)
 
@@ -67,6 +71,7 @@ class Bonawitz:
       minimum_survivors: clients refuse to open a sum of fewer; default ``threshold``,
         or with ``rates`` half of the clients.
       suite: the cipher that makes the masks.
+      expand: how they are put on and taken off; see ``secagg.rounds.masking``.
     """
 
     threshold: int | None = None
@@ -74,6 +79,7 @@ class Bonawitz:
     active: bool = False
     minimum_survivors: int | None = None
     suite: Suite = Suite.AES_128_CTR
+    expand: Expand = field(default=expand, repr=False)
 
     def params(self, layout: Layout) -> bonawitz.Params:
         """What protects a sum of at most ``layout.clients``."""
@@ -93,17 +99,21 @@ class Bonawitz:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ckks:
-    """Approximate homomorphic encryption, ``protocols.ckks``. Every round makes its own key.
+    """Homomorphic encryption, ``protocols.ckks``. Every round makes its own key.
+
+    Reals are approximate. Counts, weights and integers with noise are exact, but on SEAL.
 
     Attributes:
       model: who opens the sum: the server with ``THRESHOLD`` holders of the key, or every
         client with the ``SHARED_KEY`` of all, and the server not.
       holders: of a threshold key; the first clients that are there.
-      flooding, precision: as in ``protocols.ckks.plan``.
+      engine: whose arithmetic: ``COEFFICIENTS``, or ``SEAL`` by tenseal.
+      flooding, precision: as in ``protocols.ckks.plan_parameters``.
       minimum_survivors: clients open no sum of fewer; default a majority of the clients.
     """
 
     model: ckks.Model = ckks.Model.THRESHOLD
+    engine: ckks.Engine = ckks.Engine.COEFFICIENTS
     holders: int = HOLDERS
     flooding: int = FLOODING
     precision: float = PRECISION
@@ -116,10 +126,13 @@ class Ckks:
           protocols.InputError: no parameters are precise enough.
         """
         minimum = self.minimum_survivors
+        seal = self.engine is ckks.Engine.SEAL
         return ckks.plan_parameters(
             model=self.model,
+            engine=self.engine,
             clients=layout.clients,
-            entries=layout.reals,
+            entries=layout.reals if seal else layout.floats,
+            integers=() if seal else layout.integers,
             clip=1.0,
             precision=self.precision,
             flooding=self.flooding,
@@ -151,7 +164,7 @@ Protocol: TypeAlias = Bonawitz | Ckks | Plain
 def run_protocol(
     protocol: Protocol,
     layout: Layout,
-    inputs: Mapping[ClientId, Any],
+    inputs: Mapping[ClientId, Callable[[], Brought]],
     dropouts: Dropouts | None = None,
     *,
     public: bytes,
@@ -161,7 +174,9 @@ def run_protocol(
     """One round among at most ``layout.clients``, in a session of its own.
 
     Args:
-      inputs, dropouts: as in ``run_bonawitz`` and ``run_ckks``.
+      inputs: of each client what makes its values by segment, and their weight; asked when it
+        sends them.
+      dropouts: as in ``run_bonawitz`` and ``run_ckks``.
       public: SHA-256 over whatever else the clients agree upon.
       round_number: on the messages of masks.
       on_stage: called when a stage begins.
@@ -170,10 +185,26 @@ def run_protocol(
     own: dict[str, Any] = {"session": system(SESSION_SIZE), "public_digest": public}
     if isinstance(protocol, Ckks):
         params = protocol.params(layout, len(inputs))
-        return run_ckks(ckks.Agreement(params=params, **own), inputs, dropouts, **more)
+        vectors = _encoded(layout, params, inputs)
+        return run_ckks(ckks.Agreement(params=params, **own), vectors, dropouts, **more)
     agreement = bonawitz.Agreement(params=protocol.params(layout), round=round_number, **own)
-    run = run_plain if isinstance(protocol, Plain) else run_bonawitz
-    return run(agreement, inputs, dropouts, **more)
+    words = _encoded(layout, agreement.params, inputs)
+    if isinstance(protocol, Plain):
+        return run_plain(agreement, words, dropouts, **more)
+    return run_bonawitz(agreement, words, dropouts, expand=protocol.expand, **more)
+
+
+def _encoded(
+    layout: Layout, params: Params, inputs: Mapping[ClientId, Callable[[], Brought]]
+) -> dict[ClientId, Callable[[], Vector]]:
+    def vector(client: ClientId) -> Vector:
+        try:
+            values, weight = inputs[client]()
+            return encode(layout, params, values, weight=weight)
+        except InputError as error:
+            raise InputError(f"client {client}: {error}") from None
+
+    return {client: partial(vector, client) for client in inputs}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,20 +311,20 @@ def aggregate(
         client.
       InputError: the sum could overflow with this many clients, weights and bits.
       TooFewSurvivors: fewer are left than the protocol's settings say.
-      MissingExtraError: the protocol needs tenseal, which is not installed.
+      MissingExtraError: SEAL is asked for, and tenseal is not installed.
     """
     if not isinstance(protocol, Protocol):
         raise InputError(f"unknown protocol {protocol!r}; known: Bonawitz(), Ckks(), Plain()")
     models = read_models(updates, start)
     heavy = None if weights is None else _weights(weights, len(models))
     approximate = isinstance(protocol, Ckks)
-    codecs = _codecs(models, clip, counts, codec, approximate=approximate)
+    seal = isinstance(protocol, Ckks) and protocol.engine is ckks.Engine.SEAL
+    codecs = _codecs(models, clip, counts, codec, approximate=approximate, seal=seal)
     vectors = _Vectors(models, codecs, heavy)
-    into = vectors.layout.encode_reals if approximate else vectors.layout.encode
     outcome = run_clients(
         protocol,
         vectors.layout,
-        lambda client: into(vectors.of(client), weight=heavy[client] if heavy else 1),
+        lambda client: (vectors.of(client), heavy[client] if heavy else 1),
         dropouts,
     )
     return vectors.aggregate(outcome, approximate=approximate)
@@ -302,22 +333,15 @@ def aggregate(
 def run_clients(
     protocol: Protocol,
     layout: Layout,
-    encode: Callable[[int], NDArray[Any]],
+    brings: Callable[[int], Brought],
     dropouts: Mapping[int, Stage | str] | None = None,
 ) -> Outcome:
-    """One round of ``layout.clients``, each of whom encodes its vector when it is asked for.
+    """One round of ``layout.clients``, each of whom brings its values when it is asked for.
 
     Raises:
-      InputError: as ``encode`` does, with the client's number; or settings that cannot work.
+      InputError: as its encoding does, with the client's number; or settings that cannot work.
     """
-
-    def given(client: int) -> NDArray[Any]:
-        try:
-            return encode(client)
-        except InputError as error:
-            raise InputError(f"client {client}: {error}") from None
-
-    inputs = {client: partial(given, client) for client in range(layout.clients)}
+    inputs = {client: partial(brings, client) for client in range(layout.clients)}
     stages = _stages(dropouts, layout.clients)
     try:
         return run_protocol(protocol, layout, inputs, stages, public=digest(layout.to_bytes()))
@@ -422,6 +446,7 @@ def _codecs(
     codec: Codec | Mapping[str, Codec] | None,
     *,
     approximate: bool,
+    seal: bool,
 ) -> dict[str, Codec]:
     """How each array becomes integers; one that stays where it is has none."""
     forms = models.forms
@@ -444,9 +469,9 @@ def _codecs(
         elif any(fnmatchcase(name, pattern) for pattern in counted):
             if not form.integer:
                 raise InputError(f"{name!r} holds floats; counts are integers or booleans")
-            if approximate:
+            if seal:
                 raise InputError(
-                    f"{name!r}: sums under CKKS are approximate; how large a count may be, "
+                    f"{name!r}: sums on SEAL are approximate; how large a count may be, "
                     f"codec={{{name!r}: Count(maximum=...)}}, says how exact its sum is"
                 )
             found[name] = Count(maximum=(2**63 - 1) // len(models))
@@ -534,7 +559,8 @@ def _weight(client: int, value: Any) -> int:
     boolean = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
     if boolean or not 0 <= weight < 2**63:
         raise InputError(
-            f"client {client}: weight {value!r:.40} is not a count, an integer from 0 to 2^63 - 1"
+            f"client {client}: weight {value!r:.40} is not a count, an integer from 0 to 2^63 - 1; "
+            "pass the number of examples"
         )
     return weight
 

@@ -110,8 +110,9 @@ def calibrate_clip(
     outcome = run_clients(
         protocol,
         layout,
-        lambda client: layout.encode(
-            {name: _histogram(models.vector(client, name), name) for name in entries}
+        lambda client: (
+            {name: _histogram(models.vector(client, name), name) for name in entries},
+            1,
         ),
     )
     counts = outcome.sums(layout)

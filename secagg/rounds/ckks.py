@@ -1,18 +1,18 @@
-"""What every round under CKKS needs: the protocols' names, their defaults, and tenseal.
+"""What every round under CKKS needs: the protocols' names, their defaults, and tenseal for SEAL.
 
 | protocol | who opens the sum | what a client sends |
 |---|---|---|
 | ``ckks`` | every client, with the one key that all share; the server cannot | one upload |
 | ``threshold-ckks`` | the server, with ``threshold`` of the holders | one upload; a holder more |
 
-Sums are of reals and approximate: ``protocols.ckks.params`` predicts the error. Every round
-makes its own key.
+Sums of reals are approximate: ``protocols.ckks.params`` predicts the error. Sums of integers are
+exact, but on SEAL. Every round makes its own key.
 """
 
 from typing import Final
 
 import secagg.extras
-from protocols.ckks import Model
+from protocols.ckks import Engine, Model
 
 MODELS: Final = {"ckks": Model.SHARED_KEY, "threshold-ckks": Model.THRESHOLD}
 CKKS: Final = tuple(MODELS)
@@ -21,7 +21,7 @@ FLOODING: Final = 40  # bits; what an opened sum says about the key, see protoco
 PRECISION: Final = 2.0**-14  # of the clip: the largest error of a mean to expect, no bound
 
 
-def require(protocol: str) -> None:
-    """Raise ``MissingExtraError`` if ``protocol`` needs tenseal and it is not installed."""
-    if protocol in CKKS:
-        secagg.extras.require(f"protocol {protocol}", "tenseal", extra="ckks")
+def require(engine: Engine) -> None:
+    """Raise ``MissingExtraError`` if an engine needs tenseal and it is not installed."""
+    if engine is Engine.SEAL:
+        secagg.extras.require("Ckks(engine=Engine.SEAL)", "tenseal", extra="ckks")

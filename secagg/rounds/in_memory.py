@@ -28,12 +28,13 @@ from protocols.secrets import Secret
 from secagg.errors import InputError
 from secagg.rounds.attendance import Costs, DropoutSchedule, Meter, Now
 from secagg.rounds.burns import MemoryBurn
-from secagg.rounds.ckks import MODELS, require
+from secagg.rounds.ckks import require
 from secagg.rounds.masking import expand
-from secagg.rounds.parties import BonawitzClient, CkksClient, Party, Reals, SharedCkksClient, Words
+from secagg.rounds.parties import BonawitzClient, CkksClient, Party, SharedCkksClient, Words
 from secagg.rounds.relay import (
     Found,
     StageRequests,
+    Total,
     advance,
     relay_bonawitz,
     relay_shared_ckks,
@@ -41,28 +42,30 @@ from secagg.rounds.relay import (
 )
 from secagg.stage import UNSIGNED, Stage
 from secagg.vectors.layout import Layout
+from secagg.vectors.sums import Params, Vector, decode
 
 if TYPE_CHECKING:
+    from protocols.ckks.client import Published
     from protocols.ckks.keys import Chunks
 
 Input: TypeAlias = Words | Callable[[], Words]
-RealInput: TypeAlias = Reals | Callable[[], Reals]
+RealInput: TypeAlias = Vector | Callable[[], Vector]
 Dropouts: TypeAlias = Mapping[ClientId, Stage]
 OnStage: TypeAlias = Callable[[Stage], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The sum, uint64 words or float64 reals, whose vectors it is of, and what it cost."""
+    """The sum as the protocol gives it, whose vectors it is of, and what it cost."""
 
-    values: NDArray[Any] = field(repr=False)
+    params: Params
+    values: Vector = field(repr=False)
     survivors: tuple[ClientId, ...]
     costs: Costs
 
     def sums(self, layout: Layout) -> dict[str, NDArray[Any]]:
         """The totals by segment."""
-        words = self.values.dtype == np.uint64
-        return (layout.decode if words else layout.decode_reals)(self.values)
+        return decode(layout, self.params, self.values)
 
 
 def run(
@@ -108,7 +111,7 @@ def run_bonawitz(
       inputs: each client's words, or a function that makes them, called when
         the client masks them.
       dropouts: the stage at which a client vanishes.
-      expand: how the server takes the masks off; see ``secagg.rounds.masking``.
+      expand: how masks are put on and taken off; see ``secagg.rounds.masking``.
       now: the clock of the costs.
       on_stage: called when a stage begins.
 
@@ -129,6 +132,7 @@ def run_bonawitz(
             entropy=entropy,
             identity=signing.get(client),
             identities=identities,
+            expand=expand,
         )
         for client, given in inputs.items()
     }
@@ -136,7 +140,7 @@ def run_bonawitz(
         agreement, list(inputs), identities=identities, expand=expand, entropy=entropy
     )
     total = run(relay, parties, present, meter, on_stage)
-    return Outcome(values=total.values, survivors=total.survivors, costs=meter.costs)
+    return _outcome(agreement.params, total, meter)
 
 
 def run_ckks(
@@ -151,7 +155,7 @@ def run_ckks(
     """Carry a round of ``protocols.ckks`` from keys to the sum.
 
     Args:
-      inputs: each client's reals in [-clip, clip], or a function that makes them.
+      inputs: each client's words, or reals in [-clip, clip], or a function that makes them.
       dropouts: the stage at which a client vanishes.
       chunks: another way to work through the chunks of a vector, such as ``pool.map``; it
         sees the keys, and seconds are then those of the clock on the wall.
@@ -160,9 +164,9 @@ def run_ckks(
 
     Raises:
       TooFewSurvivors: nothing was opened.
-      MissingExtraError: tenseal is not installed.
+      MissingExtraError: SEAL is asked for, and tenseal is not installed.
     """
-    require(next(name for name, model in MODELS.items() if model is agreement.params.model))
+    require(agreement.params.engine)
     present, meter = DropoutSchedule(inputs, dropouts), Meter(UNSIGNED, now)
     sources = {client: meter.source(given) for client, given in inputs.items()}
     if agreement.params.model is Model.SHARED_KEY:
@@ -184,12 +188,12 @@ def run_ckks(
         chunks=chunks,
     )
     total = run(relay, parties, present, meter, on_stage)
-    return Outcome(values=total.values, survivors=total.survivors, costs=meter.costs)
+    return _outcome(agreement.params, total, meter)
 
 
 def _run_shared(
     agreement: CkksAgreement,
-    sources: Mapping[ClientId, Callable[[], Reals]],
+    sources: Mapping[ClientId, Callable[[], Vector]],
     present: DropoutSchedule,
     meter: Meter,
     chunks: "Chunks",
@@ -216,7 +220,7 @@ def _run_shared(
     meter.count(Stage.REVEAL, (), answering=message)
     if not isinstance(opened, Published):
         raise InputError("flooding must be given: an unflooded sum may not leave its client")
-    return Outcome(values=opened.values, survivors=opened.survivors, costs=meter.costs)
+    return _outcome(agreement.params, opened, meter)
 
 
 def run_plain(
@@ -240,4 +244,8 @@ def run_plain(
     needed = params.needed(params.plan(len(inputs)))
     if len(survivors) < needed:
         raise TooFewSurvivors(f"{len(survivors)} clients left, {needed} needed")
-    return Outcome(values=total, survivors=survivors, costs=meter.costs)
+    return _outcome(params, Total(values=total, survivors=survivors), meter)
+
+
+def _outcome(params: Params, total: "Total | Published", meter: Meter) -> Outcome:
+    return Outcome(params=params, values=total.values, survivors=total.survivors, costs=meter.costs)

@@ -17,9 +17,11 @@ from protocols import bonawitz
 from protocols.bonawitz import ClientId
 from protocols.burn import Burn
 from protocols.entropy import Entropy, system
+from protocols.primitives.prg import Expand
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.errors import NodeError
+from secagg.rounds.masking import expand
 from secagg.rounds.relay import Identities, read_openings
 from secagg.stage import Stage
 
@@ -34,7 +36,7 @@ NO_STATE: Final = "no state: this node was restarted, or not asked from the firs
 
 Messages: TypeAlias = tuple[bytes, ...]
 Words: TypeAlias = NDArray[np.uint64]
-Reals: TypeAlias = NDArray[np.float64]
+Numbers: TypeAlias = NDArray[np.uint64] | NDArray[np.float64]
 
 
 class Party(ABC):
@@ -58,6 +60,7 @@ class BonawitzClient(Party):
       vector: gives ``params.words`` words, in one array or in parts. It is asked once the boxes
         were found good and the answer was burnt: what it computes cannot end in a refusal.
       identity, identities: against an active server, as in ``protocols.bonawitz.join``.
+      expand: how the masks are put on; see ``secagg.rounds.masking``.
     """
 
     agreement: bonawitz.Agreement
@@ -67,6 +70,7 @@ class BonawitzClient(Party):
     entropy: Entropy = system
     identity: SigningKey | None = None
     identities: Identities | None = None
+    expand: Expand = expand
     _state: "BonawitzState | None" = field(default=None, init=False)
 
     def from_record(self, record: Secret, *, burn: Burn) -> Self:
@@ -104,7 +108,7 @@ class BonawitzClient(Party):
             case Stage.SHARE, bonawitz.AwaitRoster() as state:
                 message, self._state = state.on_roster(request)
             case Stage.MASK, bonawitz.AwaitBoxes() as state:
-                parts, after = state.on_boxes(request, self._parts())
+                parts, after = state.on_boxes(request, self._parts(), expand=self.expand)
                 frames = tuple(parts)
                 self._state = after
                 return frames
@@ -132,7 +136,7 @@ class CkksClient(Party):
     """A client of threshold ``protocols.ckks``; the first ones also hold the key.
 
     Attributes:
-      vector: gives ``params.entries`` reals; it is asked once the answer was burnt.
+      vector: gives ``params.entries`` words, or reals; it is asked once the answer was burnt.
       burn: durable, where the state may move into a record.
       opens: told whose uploads a sum is said to be of, by number and digest, before an answer
         that helps to open it leaves. A sum that was none can be shown later.
@@ -141,7 +145,7 @@ class CkksClient(Party):
 
     agreement: "CkksAgreement"
     me: ClientId
-    vector: Callable[[], Reals]
+    vector: Callable[[], Numbers]
     _: KW_ONLY
     burn: Burn
     opens: Callable[[Mapping[ClientId, bytes]], None] = lambda _: None
@@ -166,9 +170,10 @@ class CkksClient(Party):
             case Stage.SHARE, ckks.AwaitRoster() as state:
                 message, self._state = state.on_roster(request)
             case Stage.REVEAL, ckks.Holder() as state:
-                message, summands = state.on_request(self.agreement, request, chunks=self.chunks)
+                parts, summands = state.on_request(self.agreement, request, chunks=self.chunks)
                 self.opens(summands)
                 self._state = None
+                return tuple(parts)
             case _, state:
                 _refuse(stage, state)
         return (message,)
@@ -213,12 +218,12 @@ class SharedCkksClient(Party):
 
     agreement: "CkksAgreement"
     me: ClientId
-    vector: Callable[[], Reals]
+    vector: Callable[[], Numbers]
     key: "SharedKey"
     _: KW_ONLY
     burn: Burn
     chunks: "Chunks" = map
-    _sent: bytes | None = field(default=None, init=False)  # the digest of our upload
+    _sent: bytes | None = field(default=None, init=False)  # the name of our upload
 
     def answer(self, stage: Stage, request: bytes) -> Messages:
         from protocols.ckks.client import encrypt
@@ -228,7 +233,7 @@ class SharedCkksClient(Party):
         own = (self.agreement, self.me, self.key, self.vector)
         upload = encrypt(*own, burn=self.burn, chunks=self.chunks)
         frames = tuple(upload)
-        self._sent = upload.digest
+        self._sent = upload.name
         return frames
 
     def open(self, message: bytes) -> "Published | Private":

@@ -49,7 +49,7 @@ class StageRequests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """The sum, uint64 words or float64 reals, and whose vectors it is of."""
+    """The sum, uint64 words or float64 reals of SEAL, and whose vectors it is of."""
 
     values: NDArray[Any] = field(repr=False)
     survivors: tuple[ClientId, ...]
@@ -212,7 +212,7 @@ def relay_threshold_ckks(
     yield StageRequests(
         stage=Stage.REVEAL,
         requests=dict.fromkeys(alive, request),
-        receive=_single(partials.receive),
+        receive=partials.receive,
     )
     total = partials.close(chunks=chunks)
     return Total(values=total.values, survivors=total.survivors)

@@ -22,6 +22,10 @@ _SIDE_CHANNELS = (
     "samplers and big-integer arithmetic are not constant in time; who could measure a client's "
     "time to a microsecond is not considered"
 )
+_PARTIES = (
+    "Simulated: all clients and the server in one process, which could read every update. What a "
+    "secure sum hides, it would hide between real parties"
+)
 _INTERMEDIATE = "every client and the server see the common model of every round"
 
 
@@ -45,16 +49,21 @@ class Books:
         budget = Budget(epsilon=config.epsilon, delta=mode.delta)
         if folder.ledger.exists():
             self._ledger = Ledger.open(folder.ledger, budget, seal=seal)
-            self._ledger.verify(head_of(records[-1]) if records else None)
+            self.verify(records)
         else:
             self._ledger = Ledger.create(folder.ledger, budget, seal=seal)
+        said = self._ledger.statement()
         if stated := mode.statement():
             self._ledger.declare(
                 replace(
                     stated,
+                    utility="" if said is None else said.utility,
+                    bias="" if said is None else said.bias,
                     purpose=config.purpose or "",
+                    organisation=config.organisation or "",
                     data_set=config.data,
                     data_digest=_digest_of(federation).hex(),
+                    parties=_PARTIES,
                     side_channels=_SIDE_CHANNELS,
                     intermediate_models=_INTERMEDIATE,
                 )
@@ -119,6 +128,15 @@ class Books:
     def release(self, number: int, attempt: int, model: Any) -> None:
         """Write down which model came of a round."""
         self._ledger.release(number, model_digest(model), attempt=attempt)
+
+    def verify(self, records: Sequence[RoundRecord]) -> None:
+        """Check that the ledger is the one that the last round left, or continues it."""
+        self._ledger.verify(head_of(records[-1]) if records else None)
+
+    def state_quality(self, utility: str, bias: str) -> None:
+        """Write down how good the model is, and how that differs between groups."""
+        if said := self._ledger.statement():
+            self._ledger.declare(replace(said, utility=utility, bias=bias))
 
     def head(self) -> dict[str, Any]:
         """The end of the ledger's chain, for the record of a round: an older copy is then found."""

@@ -5,12 +5,15 @@ libraries come with the extra ``writers`` and are imported when a writer is made
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from secagg.extras import require
 from secagg.stage import Stage
+
+_REFUSED: Final = re.compile(r"[^/\w.\- ]")  # in the name of a metric of MLflow
 
 
 class Callback:
@@ -60,7 +63,9 @@ class MLflow(Callback):
         self._mlflow.log_metrics(dict(numbers(record)), step=record["round"])
 
     def on_end(self, final: Mapping[str, Any]) -> None:
-        self._mlflow.log_metrics({f"final/{name}": value for name, value in numbers(final)})
+        # MLflow refuses other letters, and a group of the evaluation may have any.
+        named = {_REFUSED.sub("_", name): value for name, value in numbers(final)}
+        self._mlflow.log_metrics({f"final/{name}": value for name, value in named.items()})
 
 
 def numbers(record: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:

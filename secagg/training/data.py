@@ -68,12 +68,14 @@ class Federation:
     """The examples of each client, and those that the model is evaluated on.
 
     ``classes`` is of data of this module; a user's own have any targets. Without examples to
-    evaluate on, ``evaluation`` is empty.
+    evaluate on, ``evaluation`` is empty. ``groups`` names the group of each of those examples, or
+    is empty.
     """
 
     clients: tuple[Examples, ...]
     evaluation: Examples
     classes: int = 0
+    groups: tuple[str, ...] = ()
 
 
 def _digits() -> Dataset:

@@ -15,10 +15,13 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from secagg.extras import missing
 
@@ -44,7 +47,7 @@ from secagg.rounds.in_memory import Outcome
 from secagg.stage import UNSIGNED, Stage
 from secagg.training.books import Books, head_of
 from secagg.training.callbacks import Callback
-from secagg.training.data import Federation, federate, simulated_dropouts
+from secagg.training.data import Examples, Federation, federate, simulated_dropouts
 from secagg.training.modes import Mode, check_loss, mode
 from secagg.training.optimizers import Moments, Rate, ServerOptimizer, rate_at
 from secagg.training.report import curves, report
@@ -64,12 +67,14 @@ from secagg.training.runs import (
 from secagg.training.settings import OWN, TrainingConfig
 from secagg.training.tasks import (
     ClientData,
+    Groups,
     Loss,
     Metric,
     Task,
     batch_settings,
     check_accounted,
     cross_entropy,
+    dealt,
     described,
     filled_protocol,
     load_factory,
@@ -81,11 +86,19 @@ from secagg.training.tasks import (
 from secagg.vectors.arrays import bytes_of
 from secagg.vectors.vector import flatten, unflatten
 
+_MOST_SAID = 20  # groups that a ledger names
 SEED_SIZE = 32  # bytes, of what a round makes public before anybody trains
 _LIBRARIES = ("secagg", "numpy", "cryptography", "torch", "opacus", "dp-accounting")
 _NOT_HERE = {
     **dict.fromkeys(("threshold", "minimum_survivors"), "give it to the protocol, as Bonawitz()"),
     **dict.fromkeys(("data", "model", "partition", "evaluate_on", "trainer"), "leave it out"),
+}
+
+
+_ARGUMENTS = {
+    "with --resume": "with Trainer.resume",
+    "with --out": "as out",
+    "--overwrite": "overwrite=True",
 }
 
 
@@ -118,6 +131,7 @@ class Trainer:
         rounds: int,
         learning_rate: Rate,
         evaluation: ClientData | None = None,
+        groups: Groups | None = None,
         metric: Metric | None = None,
         protocol: Protocol = Bonawitz(),
         optimizer: ServerOptimizer | None = None,
@@ -146,6 +160,9 @@ class Trainer:
           learning_rate: of the clients' SGD, a number or a function of the round, from 1, of
             nothing else; ``optimizers.warmup`` makes one.
           evaluation: examples to measure the model on, in the same forms. They are not protected.
+          groups: the group of each of those examples, a text or an integer, such as the hospital
+            that it comes from. The final record, the report and the ledger then say how good the
+            model is for each group.
           metric: a function of all outputs and targets of the evaluation; more is better. By
             default the accuracy of a classification, and elsewhere the loss.
           protocol: ``Bonawitz()``, ``Ckks()`` or ``Plain()``, as for ``secagg.aggregate``.
@@ -161,7 +178,7 @@ class Trainer:
           overwrite: replace the run that is there.
           settings: of ``secagg train``, by name: noise, unit, epsilon, delta, clip, bits,
             local_steps, sampling_rate, client_sampling_rate, uncounted_shares, weighting, dropout,
-            seed. ``clip`` has no default with noise.
+            seed, purpose, organisation. ``clip`` has no default with noise.
 
         Raises:
           InputError, PrivacyError, MissingExtraError: something cannot be kept. Nothing was
@@ -177,6 +194,7 @@ class Trainer:
             clients,
             loss,
             evaluation,
+            groups,
             metric=metric,
             protocol=protocol,
             optimizer=optimizer,
@@ -193,7 +211,8 @@ class Trainer:
             | {"learning_rate": max(rates), "trainer": described(task, rounds)}
         )
         out = Path(out)
-        self._begin(config, task, out, overwrite=overwrite, callbacks=callbacks, seal=seal)
+        with _as_arguments():
+            self._begin(config, task, out, overwrite=overwrite, callbacks=callbacks, seal=seal)
 
     # The objects that ``Trainer`` was given, once more: a folder cannot hold them.
     @classmethod
@@ -206,6 +225,7 @@ class Trainer:
         *,
         learning_rate: Rate | None = None,
         evaluation: ClientData | None = None,
+        groups: Groups | None = None,
         metric: Metric | None = None,
         protocol: Protocol = Bonawitz(),
         optimizer: ServerOptimizer | None = None,
@@ -227,13 +247,15 @@ class Trainer:
             clients,
             loss,
             evaluation,
+            groups,
             metric=metric,
             protocol=protocol,
             optimizer=optimizer,
             learning_rate=learning_rate,
             stop_at=stop_at,
         )
-        folder = RunFolder.open(out)
+        with _as_arguments():
+            folder = RunFolder.open(out)
         config = TrainingConfig.parse(folder.config)
         if config.model != OWN:
             raise RunError(f"the run in {out} is one of `secagg train`; resume it with that")
@@ -258,7 +280,8 @@ class Trainer:
         seal: HeadSigner | None = None,
     ) -> None:
         _check_name(out)
-        require(config.protocol)
+        if isinstance(task.protocol, Ckks):
+            require(task.protocol.engine)
         if task.stop_at is not None and not len(task.federation.evaluation):
             raise InputError("stop_at needs evaluation data")
         check_accounted(config, task.protocol)
@@ -275,7 +298,8 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         seal: HeadSigner | None = None,
     ) -> None:
-        require(config.protocol)
+        if isinstance(task.protocol, Ckks):
+            require(task.protocol.engine)
         records, tensors = folder.load()
         moments = {
             name.removeprefix(MOMENTS): tensors.pop(name)
@@ -326,8 +350,8 @@ class Trainer:
             else "no differential privacy"
         )
         return (
-            f"{config.data}: {config.clients} clients, {config.rounds} rounds, protocol "
-            f"{config.protocol}, {privacy}, in {self._folder.path}"
+            f"{config.data}: {config.clients} clients simulated in one process, {config.rounds} "
+            f"rounds, protocol {config.protocol}, {privacy}, in {self._folder.path}"
         )
 
     def run(self) -> RoundRecord:
@@ -355,16 +379,25 @@ class Trainer:
         """Write audit, final record, curves and report; returns the record.
 
         Raises:
-          LedgerCorrupt: the ledger is not the one that the last round left. Nothing was written.
+          LedgerCorrupt: the ledger is not the one that the last round left. There is no page and
+            no final record then.
           RunError: a file cannot be written.
         """
         records = self._folder.metrics["rounds"]
         kept = [record for record in records if not record["lost"]]
-        measured = self._measured()
+        measured, by_group = self._measured(), self._by_group()
+        stands = None
+        if self._books:
+            self._books.verify(records)  # whoever replaced the ledger is found before it is written
+            if len(self._federation.evaluation):
+                self._books.state_quality(*_quality(measured, self._federation, by_group))
+            stands = self._books.head()
         final = {
             **({"accuracy": measured["accuracy"]} if self._task.loss is None else measured),
+            "by_group": by_group,
             **(self._books.final() if self._books else dict.fromkeys(Books.FINAL)),
-            "audit": self._audit(records) if self._books else None,
+            "audit": self._audit(stands) if stands else None,
+            "ledger": stands,
             "delta": self.config.delta if self._books else None,
             "rounds": self.done,
             "survivors_min": min((record["survivors"] for record in records), default=0),
@@ -383,12 +416,11 @@ class Trainer:
             callback.on_end(final)
         return final
 
-    def _audit(self, records: Sequence[RoundRecord]) -> str:
-        """Write what the ledger proves; returns the page's name."""
+    def _audit(self, stands: Mapping[str, Any]) -> str:
+        """Write what the ledger proves, where it ends as said; returns the page's name."""
         folder = self._folder
-        head = head_of(records[-1]) if records else None
-        kept = METRICS if head else ""
-        found = audit(folder.ledger, head=head, beside=kept, seal=self._seal)
+        head = head_of({"round": self.done, "ledger": stands})
+        found = audit(folder.ledger, head=head, beside=METRICS, seal=self._seal)
         text = json.dumps(found.as_json(), allow_nan=False, indent=1) + "\n"
         write_atomically(folder.path / AUDIT_JSON, text.encode())
         write_atomically(folder.path / AUDIT, page(found).encode())
@@ -423,6 +455,8 @@ class Trainer:
                 f"{final['delta']:g} "
                 f"(budget {self.config.epsilon:g})"
             )
+        if final["by_group"]:
+            lines.append(f"by group: {', '.join(_groups_said(final['by_group']))}")
         lines.append(f"report: {self._folder.path / REPORT}")
         if self._books:
             lines.append(f"audit: {self._folder.path / AUDIT}")
@@ -479,9 +513,20 @@ class Trainer:
             "state": dict(self._mode.state),
         }
 
-    def _measured(self) -> RoundRecord:
+    def _by_group(self) -> dict[str, RoundRecord] | None:
+        """The same of each group of the evaluation; None where nobody named any."""
+        data = self._federation
+        return {
+            name: {"examples": len(part)} | self._measured(part)
+            for name in sorted(set(data.groups))
+            for part in [
+                data.evaluation.take(np.flatnonzero([each == name for each in data.groups]))
+            ]
+        } or None
+
+    def _measured(self, part: Examples | None = None) -> RoundRecord:
         """What the record says of the model: accuracy, loss, and a metric of the user's own."""
-        task, examples = self._task, self._federation.evaluation
+        task, examples = self._task, self._federation.evaluation if part is None else part
         value: float | None = None
         loss: float | None = None
         if len(examples):
@@ -528,14 +573,13 @@ class Trainer:
             seed,
             json.dumps([config.as_dict(), self._mode.state], sort_keys=True).encode(),
         )
-        brought = self._mode.reals if isinstance(protocol, Ckks) else self._mode.words
         seconds = []
 
         def train(client: int) -> Any:
             began = time.perf_counter()
-            vector = brought(client, start, seed)
+            brought = self._mode.brings(client, start, seed)
             seconds.append(time.perf_counter() - began)
-            return vector
+            return brought
 
         inputs = {client: lambda client=client: train(client) for client in members}
         try:
@@ -615,6 +659,34 @@ def resume(
     return _Resumed(folder, config, _task(config), seal=seal)
 
 
+def _quality(
+    measured: Mapping[str, Any], data: Federation, by_group: Mapping[str, Any] | None
+) -> tuple[str, str]:
+    """What the ledger says of utility and of bias; the second is empty without groups."""
+    count = counted(len(data.evaluation), "evaluation example")
+    said = list(_groups_said(by_group or {}))
+    more = f", and {len(said) - _MOST_SAID:,} more groups" if len(said) > _MOST_SAID else ""
+    bias = f"by group of the evaluation: {', '.join(said[:_MOST_SAID])}{more}" if said else ""
+    return f"{shown(measured)} on {count}, which are not protected", bias
+
+
+def _groups_said(by_group: Mapping[str, Any]) -> Iterator[str]:
+    for name, each in by_group.items():
+        yield f"{name} {shown(each)} of {counted(each['examples'], 'example')}"
+
+
+@contextmanager
+def _as_arguments() -> Iterator[None]:
+    """What an error says of the options of ``secagg train``, said of a ``Trainer``'s arguments."""
+    try:
+        yield
+    except RunError as error:
+        said = str(error)
+        for option, argument in _ARGUMENTS.items():
+            said = said.replace(option, argument)
+        raise RunError(said) from error
+
+
 def _check_name(out: Path) -> None:
     """Refuse before the first round a folder whose name no page can show."""
     try:
@@ -633,17 +705,14 @@ def _task(config: TrainingConfig) -> Task:
         federation = _federation(config)
         return Task(model=_new_model(federation, config.seed), federation=federation)
     if ":" in config.data:
-        dealt = load_factory("data", config.data, config.clients)
-        if not isinstance(dealt, tuple) or len(dealt) != 2:
-            raise InputError(f"data {config.data} must give (clients, evaluation)")
-        clients, evaluation = dealt
+        clients, evaluation, groups = dealt("data", config.data, config.clients)
     else:
-        federation = _federation(config)
+        federation, groups = _federation(config), None
         clients = [(each.features, each.labels) for each in federation.clients]
         evaluation = (federation.evaluation.features, federation.evaluation.labels)
     made = load_factory("model", config.model)
     model, loss = made if isinstance(made, tuple) and len(made) == 2 else (made, cross_entropy)
-    task = own_task(model, clients, loss, evaluation)
+    task = own_task(model, clients, loss, evaluation, groups)
     if len(task.federation.clients) != config.clients:
         raise InputError(
             f"data {config.data} has {len(task.federation.clients)} clients, not {config.clients}; "

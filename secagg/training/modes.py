@@ -61,7 +61,7 @@ from dp.noise.sampling import coins
 from dp.sgd import ClippedSums, LocalDpSgd
 from secagg.errors import InputError
 from secagg.planning.noise import calibrate_shared_noise
-from secagg.rounds.ckks import CKKS, FLOODING, PRECISION
+from secagg.rounds.ckks import CKKS, FLOODING
 from secagg.rounds.parties import Words
 from secagg.training.data import ROW_NORM, Examples, Federation
 from secagg.training.description import statement
@@ -127,14 +127,9 @@ class Mode(ABC):
         """What ``client`` says, and its weight, after training from ``start``; public ``seed``."""
 
     def words(self, client: int, start: Tensor, seed: bytes) -> Words:
-        """The same as words, for a protocol that sums those."""
+        """The same as words, summed without masks."""
         values, weight = self.brings(client, start, seed)
         return self.layout.encode(values, weight=weight)
-
-    def reals(self, client: int, start: Tensor, seed: bytes) -> NDArray[np.float64]:
-        """The same as reals in [-1, 1], for a protocol that sums those."""
-        values, weight = self.brings(client, start, seed)
-        return self.layout.encode_reals(values, weight=weight)
 
     @abstractmethod
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
@@ -218,9 +213,7 @@ class Plain(Mode):
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         weight = int(sums[WEIGHT][0])
         if self._own:
-            share = float(sums[CLIPPED][0]) / (self._all_entries * len(survivors))
-            approximate = self._config.protocol in CKKS  # where a count of 0 may come out as more
-            self.clipped = 0.0 if approximate and share < 8 * PRECISION else share
+            self.clipped = float(sums[CLIPPED][0]) / (self._all_entries * len(survivors))
         if BUFFERS in sums:
             _move_buffers(self._model, sums[BUFFERS] / weight)
         return torch.from_numpy(sums[UPDATE] / weight)

@@ -44,6 +44,7 @@ def report(metrics: Metrics) -> str:
         f"secagg: {run.name}",
         _headline(run),
         _numbers(run),
+        _groups(run),
         *((_course(run), _costs(run)) if run.records else ()),
         _dropouts(run),
         _promise(run),
@@ -190,11 +191,12 @@ def _headline(run: _Run) -> Markup:
     elif done:
         so_far = "" if run.final is not None else " so far"
         seen = {
-            **dict.fromkeys(SUMMED, "nobody saw one update"),
+            **dict.fromkeys(SUMMED, "between real parties nobody would see one update"),
             "plain": "the server saw every update",
         }
         sentences = [
-            f"{who} trained together for {counted(done, 'round')}{so_far}",
+            f"{who}, simulated in one process, trained together for {counted(done, 'round')}"
+            f"{so_far}",
             seen.get(run.protocol, "nothing is known of who saw the updates"),
             f"no {run.unit} changes what can be learned by more than {run.bound}"
             if run.private
@@ -303,6 +305,32 @@ def _other_epsilons(run: _Run) -> Iterable[tuple[str, str]]:
             "actual epsilon, by RDP: with the noise that was really in the sums, if no output "
             "decided who dropped out. It frees no budget",
         )
+
+
+def _groups(run: _Run) -> Markup:
+    """How good the model is for each group of the evaluation."""
+    by_group = (run.final or {}).get("by_group")
+    if not isinstance(by_group, Mapping) or not by_group:
+        return Markup()
+    what, _, show, _ = _quality(run)
+    rows = [
+        parts.row(
+            _or_dash(finite(each.get("examples")), short),
+            _or_dash(finite(each.get(what.lower())), show),
+            head=str(name),
+        )
+        for name, each in by_group.items()
+        if isinstance(each, Mapping)
+    ]
+    return join(
+        tag("h2", f"{what} by group"),
+        tag(
+            "p",
+            "Groups are of the evaluation's examples, as whoever started the run named them. What "
+            "a few examples show may be chance.",
+        ),
+        parts.table(("Group", "Examples", what), rows, "rounds people"),
+    )
 
 
 def _course(run: _Run) -> Markup:

@@ -171,6 +171,11 @@ class TrainingConfig:
         "What the run is for; the ledger and its audit say it.",
         "what the run is for",
     )
+    organisation: str = _setting(
+        _BY_MODE,
+        "Who answers for the run; the ledger and its audit say it.",
+        "who answers for the run",
+    )
     trainer: str = field(  # no option: objects of a program, described
         default=_BY_MODE, metadata={"meaning": "what a program gave beside these settings"}
     )
@@ -269,10 +274,10 @@ class TrainingConfig:
                 f"local_steps {self.local_steps}: distributed noise that hides an example is added "
                 "at every step; leave it 1"
             )
-        if self.purpose is not None and not (
-            self.purpose.strip() and self.purpose.isprintable() and len(self.purpose) <= 200
-        ):
-            raise InputError(f"purpose {self.purpose!r:.80} must be a line of 1 to 200 characters")
+        for name in ("purpose", "organisation"):
+            said = getattr(self, name)
+            if said is not None and not (said.strip() and said.isprintable() and len(said) <= 200):
+                raise InputError(f"{name} {said!r:.80} must be a line of 1 to 200 characters")
         if self.weighting:
             _one_of("weighting", self.weighting, WEIGHTINGS)
         only = {"distributed": "examples", "client": "equal"}.get(self.mode)

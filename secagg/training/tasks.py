@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
+from protocols.ckks import Engine
 from secagg.extras import failed, missing, named
 
 try:
@@ -39,7 +40,11 @@ Metric: TypeAlias = Callable[[Any, Tensor], float | Tensor]
 
 ClientData: TypeAlias = Any  # Dataset, DataLoader, or a pair of inputs and targets
 
+Groups: TypeAlias = Any  # a text or an integer for each example of the evaluation
+
+MAX_GROUPS: Final = 100  # in the evaluation
 AT_ONCE: Final = 512  # examples that are evaluated together
+SOFTMAX: Final = "softmax"  # the name of softmax regression, for data of one's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,7 @@ def own_task(
     clients: Sequence[ClientData],
     loss: Loss | nn.Module,
     evaluation: ClientData | None,
+    groups: Groups | None = None,
     **more: Any,
 ) -> Task:
     """The task of a user's own model and data. The model is copied.
@@ -97,10 +103,85 @@ def own_task(
         measured = examples(evaluation, "evaluation")
     return Task(
         model=copy.deepcopy(model),
-        federation=Federation(clients=parts, evaluation=measured),
+        federation=Federation(
+            clients=parts,
+            evaluation=measured,
+            groups=() if groups is None else _names(groups, len(measured)),
+        ),
         loss=per_example(loss),
         **more,
     )
+
+
+def _names(groups: Groups, count: int) -> tuple[str, ...]:
+    """The group of each of so many examples, as text."""
+    try:
+        names = tuple(map(str, groups.tolist() if hasattr(groups, "tolist") else groups))
+    except TypeError as error:
+        raise InputError(
+            f"groups is a {type(groups).__name__}, must name a group for each example"
+        ) from error
+    if len(names) != count:
+        raise InputError(f"groups names {len(names)} examples, and the evaluation has {count}")
+    distinct = set(names)
+    if odd := [each for each in distinct if not (each.strip() and each.isprintable())]:
+        raise InputError(f"groups has {odd[0]!r:.80}, must be a printable name")
+    if len(distinct) > MAX_GROUPS or any(len(each) > MAX_GROUPS for each in distinct):
+        raise InputError(
+            f"groups has {len(distinct)} names, at most {MAX_GROUPS} of so many letters are told "
+            "apart"
+        )
+    return names
+
+
+def dealt(setting: str, name: str, clients: int) -> tuple[Any, Any, Any]:
+    """Clients, evaluation and its groups, from the factory that a user names."""
+    made = load_factory(setting, name, clients)
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
+        raise InputError(
+            f"{setting} {name} must give (clients, evaluation), or (clients, evaluation, groups)"
+        )
+    return made if len(made) == 3 else (*made, None)
+
+
+def named_task(
+    data: str, model: str, *, clients: int, federation: Callable[[], Federation]
+) -> Task:
+    """The task that the options of a bench name; with ``softmax`` for a model it starts from zeros.
+
+    ``federation`` deals the data sets that have no factory.
+
+    Raises:
+      InputError: data or model is not as ``secagg train`` takes it.
+    """
+    if ":" in data:
+        parts, held_out, _ = dealt("--data", data, clients)
+        if held_out is None:
+            raise InputError(f"--data {data} must give (clients, evaluation)")
+    else:
+        found = federation()
+        parts = [(each.features, each.labels) for each in found.clients]
+        held_out = (found.evaluation.features, found.evaluation.labels)
+    if model != SOFTMAX:
+        made = load_factory("--model", model)
+        module, loss = made if isinstance(made, tuple) and len(made) == 2 else (made, cross_entropy)
+        return own_task(module, parts, loss, held_out)
+    every = [examples(part, f"client {number}") for number, part in enumerate(parts)]
+    every.append(examples(held_out, "evaluation"))
+    if every[0].labels.is_floating_point():
+        raise InputError(f"--data {data} has targets that are no classes; give --model too")
+    inputs = every[0].features[0].numel()
+    classes = max(int(each.labels.max()) for each in every) + 1
+    return own_task(softmax(inputs, classes), parts, cross_entropy, held_out)
+
+
+def softmax(inputs: int, classes: int) -> nn.Module:
+    """Softmax regression from zeros, of inputs of any shape."""
+    linear = nn.Linear(inputs, classes)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.zero_()
+    return nn.Sequential(nn.Flatten(), linear)
 
 
 def rates_of(learning_rate: Rate, rounds: int) -> list[float]:
@@ -134,6 +215,12 @@ def batch_settings(
         if not (local_epochs > 0 and rate > 0):
             raise InputError(f"local_epochs {local_epochs} and the sampling rate must be above 0")
         found["local_steps"] = max(1, round(local_epochs / rate))
+        noise, unit = settings.get("noise", "distributed"), settings.get("unit", "example")
+        if found["local_steps"] > 1 and (noise, unit) == ("distributed", "example"):
+            raise InputError(
+                f"local_epochs {local_epochs:g}: distributed noise that hides an example is added "
+                "at every step, so a round is one step; leave it out, or take unit client"
+            )
     return found
 
 
@@ -162,6 +249,11 @@ def check_accounted(config: TrainingConfig, protocol: Protocol | None) -> None:
         raise InputError(
             "protocol Bonawitz(rates=...): only the server counts the survivors of a sparse graph; "
             "with distributed noise leave rates out"
+        )
+    if isinstance(protocol, Ckks) and protocol.engine is Engine.SEAL:
+        raise InputError(
+            "protocol Ckks(engine=Engine.SEAL): with distributed noise sums must be exact, and "
+            "SEAL's are approximate; leave engine out"
         )
     if isinstance(protocol, Ckks) and protocol.flooding != FLOODING:
         raise InputError(

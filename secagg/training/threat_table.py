@@ -144,8 +144,7 @@ class ThreatTable:
     def _vanishing(self, when: str) -> tuple[str, str]:
         return (
             "Clients that vanish",
-            f"At any time {when}. The sum is approximate; with fewer than {self.needed} survivors "
-            "nothing is opened.",
+            f"At any time {when}. With fewer than {self.needed} survivors nothing is opened.",
         )
 
     def _beyond_one_key(self) -> Rows:
@@ -169,10 +168,15 @@ class ThreatTable:
         ]
 
     def _deviating(self) -> tuple[str, str]:
+        if self.protocol == CKKS[0]:
+            return (
+                "A server that shows clients different sums",
+                "Two published results differ by one client's update, if one sum is of all and the "
+                "other of all but one.",
+            )
         return (
             "One client or server that deviates",
-            "It can pass a single upload, or a malformed one, off as the sum, and learn from what "
-            "is opened.",
+            "One malformed message, and every update of the round is open to the server.",
         )
 
     def _in_the_clear(self) -> Rows:

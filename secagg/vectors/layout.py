@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from protocols.ckks.encoding import Encoding
 from protocols.entropy import Entropy, system
 from secagg.errors import InputError
 from secagg.vectors.packing import (
@@ -272,19 +273,17 @@ class Layout:
         parts = []
         for segment in self.segments:
             vector = self._vector(segment, values[segment.name])
-            codec, part = segment.codec, np.empty(segment.entries, np.float64)
+            codec = segment.codec
             if isinstance(codec, FixedPoint):
-                refuse_non_finite(vector, 0, segment.name, np.empty(len(vector), np.bool_))
-                np.clip(vector, -codec.clip, codec.clip, out=part, dtype=np.float64)
-                np.divide(part, codec.clip, out=part)
-            else:
-                integers = np.empty(segment.entries, np.int64)
-                if segment.entries:
-                    codec.encoder(vector, name=segment.name)(slice(None), integers)
-                if isinstance(codec, NoisyIntegers):
-                    integers <<= 64 - codec.bits
-                    integers >>= 64 - codec.bits
-                np.divide(integers, self._one(codec), out=part)
+                parts.append(self._real(segment, codec, vector, weight))
+                continue
+            integers = np.empty(segment.entries, np.int64)
+            if segment.entries:
+                codec.encoder(vector, name=segment.name)(slice(None), integers)
+            if isinstance(codec, NoisyIntegers):
+                integers <<= 64 - codec.bits
+                integers >>= 64 - codec.bits
+            part = integers / self._one(codec)
             if segment.weighted:
                 part *= weight / self.max_weight
             parts.append(part)
@@ -318,6 +317,105 @@ class Layout:
                     nearest -= 2 * scale * np.floor((nearest + scale) / (2 * scale))
                 totals[segment.name] = nearest.astype(np.int64)
         return totals
+
+    @property
+    def integers(self) -> list[tuple[int, int]]:
+        """How many integers, modulo how many bits, of each segment of such."""
+        return [
+            (segment.entries, self._bits(segment))
+            for segment in self.segments
+            if not isinstance(segment.codec, FixedPoint) and segment.entries
+        ]
+
+    @property
+    def floats(self) -> int:
+        """Entries of all segments of reals."""
+        return self.reals - sum(count for count, _ in self.integers)
+
+    def encode_coefficients(
+        self, values: Mapping[str, ArrayLike], encoding: Encoding, *, weight: int = 1
+    ) -> NDArray[np.uint64]:
+        """One client's vector for a sum on coefficients: each segment by ``encoding``.
+
+        Reals are approximate, as in :meth:`encode_reals`; integers are exact, and those of a
+        ``NoisyIntegers`` segment wrap at its bits. Otherwise as :meth:`encode`.
+        """
+        self._check(values, weight)
+        parts = [np.empty(0, np.uint64)]
+        for segment in self.segments:
+            vector = self._vector(segment, values[segment.name])
+            codec, times = segment.codec, weight if segment.weighted else 1
+            if isinstance(codec, FixedPoint):
+                part = self._real(segment, codec, vector, weight)
+                parts.append(encoding.encode_reals(part))
+            elif segment.entries:
+                integers = np.empty(segment.entries, np.int64)
+                codec.encoder(vector, name=segment.name)(slice(None), integers)
+                integers *= times
+                parts.append(encoding.encode_integers(integers, self._bits(segment)))
+        return np.concatenate(parts)
+
+    def decode_coefficients(
+        self, words: NDArray[np.uint64], encoding: Encoding
+    ) -> dict[str, NDArray[Any]]:
+        """The totals in a sum of such vectors, by name: float64, or int64 of integers, exact.
+
+        Raises:
+          InputError: ``words`` are of another length, or a count is larger than ``clients`` clients
+            can make it, so that this is no sum of such vectors.
+        """
+        sizes = [self._coefficients(segment, encoding) for segment in self.segments]
+        if words.dtype != np.uint64 or words.shape != (sum(sizes),):
+            found = f"{words.dtype}{list(words.shape)}"
+            raise InputError(f"cannot decode {found}, expected uint64[{sum(sizes)}]")
+        totals: dict[str, NDArray[Any]] = {}
+        start = 0
+        for segment, size in zip(self.segments, sizes, strict=True):
+            part, codec = words[start : start + size], segment.codec
+            start += size
+            if isinstance(codec, FixedPoint):
+                scale = codec.clip * (self.max_weight if segment.weighted else 1)
+                totals[segment.name] = encoding.decode_reals(part) * scale
+                continue
+            bits = self._bits(segment)
+            exact = encoding.decode_integers(part, bits) if size else part
+            if isinstance(codec, NoisyIntegers):
+                exact <<= np.uint64(64 - bits)
+                totals[segment.name] = exact.view(np.int64) >> np.int64(64 - bits)
+                continue
+            integers = np.empty(segment.entries, np.int64)
+            if size:
+                checked = _within(_copier(integers), 0, self._limit(segment), segment)
+                checked(slice(None), exact.view(np.int64))
+            totals[segment.name] = integers
+        return totals
+
+    def coefficients(self, encoding: Encoding) -> int:
+        """Length of the vector of :meth:`encode_coefficients`."""
+        return sum(self._coefficients(segment, encoding) for segment in self.segments)
+
+    def _coefficients(self, segment: Segment, encoding: Encoding) -> int:
+        if isinstance(segment.codec, FixedPoint) or not segment.entries:
+            return segment.entries
+        return segment.entries * encoding.digits(self._bits(segment))
+
+    def _bits(self, segment: Segment) -> int:
+        """Bits of a total of a segment of integers."""
+        if isinstance(segment.codec, NoisyIntegers):
+            return segment.codec.bits
+        return self._limit(segment).bit_length()
+
+    def _real(
+        self, segment: Segment, codec: FixedPoint, vector: NDArray[Any], weight: int
+    ) -> NDArray[np.float64]:
+        """A client's reals in [-1, 1]: clamped, divided by the clip, and weighted."""
+        part = np.empty(segment.entries, np.float64)
+        refuse_non_finite(vector, 0, segment.name, np.empty(len(vector), np.bool_))
+        np.clip(vector, -codec.clip, codec.clip, out=part, dtype=np.float64)
+        np.divide(part, codec.clip, out=part)
+        if segment.weighted:
+            part *= weight / self.max_weight
+        return part
 
     @staticmethod
     def _one(codec: Count | NoisyIntegers) -> int:

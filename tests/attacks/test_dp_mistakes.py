@@ -253,12 +253,12 @@ MEASURED = ("seconds", "milliseconds", "ledger")
 class Chatty(modes.Distributed):
     """The rule removed: the clients' mean loss goes into the public record."""
 
-    def words(self, client: int, start: torch.Tensor, seed: bytes) -> Any:
+    def brings(self, client: int, start: torch.Tensor, seed: bytes) -> Any:
         inner = self._clients[client]
         with torch.no_grad():
             loss = losses(inner._inputs @ torch.eye(3)[:, :2], inner._targets).mean()
         self.state = {**self.state, "loss": float(loss)}
-        return super().words(client, start, seed)
+        return super().brings(client, start, seed)
 
 
 def public_record(config: TrainingConfig, data: Federation, out: Path) -> Mapping[str, Any]:

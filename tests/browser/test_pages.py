@@ -144,7 +144,7 @@ def attacked(folder: Path) -> Path:
         ("canaries", lambda: (client_cosines(clients=40, canaries=30, rounds=2),)),
         ("inversion", partial(invert_gradients, "mlp", clients=8, alone=8, search=50)),
     ):
-        found.carry_out(Job(part=part, name=part, run=run))
+        found.carry_out(Job(part=part, name=part, run=lambda tell, run=run: run(), about=(part,)))
     (folder / "attack.html").write_text(attack_page(found))
     return folder
 

@@ -1,6 +1,6 @@
 """What to throw bytes at: every decoder, and every step that receives some, of both layers.
 
-Below: client and server of the protocol. Above: what a node and a coordinator read.
+Below: client and server of the protocols. Above: what a node and a coordinator read.
 
 A target is called with any bytes and returns, or raises ``AssertionError`` or
 whatever slipped through: that is a finding. Decoders may refuse with
@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from ckks_targets import ckks_targets
 
 from protocols.bonawitz import Agreement, CollectKeys, Params, Rates, join, restore
 from protocols.bonawitz.messages import (
@@ -469,4 +470,5 @@ def targets() -> dict[str, Target]:
             for name in SERVER_STEPS
             if name in played.heard
         }
+    found |= {name: Target([stripped(seed)], how) for name, (seed, how) in ckks_targets().items()}
     return found

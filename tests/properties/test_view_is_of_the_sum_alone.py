@@ -36,11 +36,9 @@ def masked(
     vectors = {}
     for client in range(params.clients):
 
-        def look(
-            words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite, me: int = client
-        ) -> None:
+        def look(masks: Sequence[Mask], suite: Suite, me: int = client) -> Masks:
             seen[me] = list(masks)
-            Masks(masks, suite).apply_to(words)
+            return Masks(masks, suite)
 
         frames, _ = made.states[client].on_boxes(made.boxes[client], inputs[client], expand=look)
         vectors[client] = masked_words(agreement, list(frames))

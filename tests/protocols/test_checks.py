@@ -20,7 +20,7 @@ SHARED = ckks.Params(
     entries=1500,
     clip=1.0,
     ring=Ring(degree=1024, prime_bits=(26,)),
-    scale_half_bits=40,
+    scale_sixteenths=320,
     flooding=None,
 )
 NO_INTEGERS = [2.0, 2.5, True, "2", np.int64(2), 2**32]
@@ -60,7 +60,7 @@ def test_masks_are_agreed_in_integers(name: str, value: Any) -> None:
 @pytest.mark.parametrize("value", NO_INTEGERS, ids=repr)
 @pytest.mark.parametrize(
     "name",
-    ["clients", "minimum_survivors", "entries", "decryptions", "scale_half_bits", "holders"],
+    ["clients", "minimum_survivors", "entries", "decryptions", "scale_sixteenths", "holders"],
 )
 def test_ciphertexts_are_agreed_in_integers(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=name):

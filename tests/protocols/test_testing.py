@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from protocols.bonawitz import Params, Rates
+from protocols.ckks import Agreement, Engine
 from protocols.errors import RemoteProtocolError
 from protocols.primitives.shamir import combine
 from protocols.testing import (
@@ -65,10 +66,11 @@ def test_what_an_attack_may_not_come_to_is_the_vector_itself() -> None:
     assert words.tolist() == INPUTS[0].tolist()
 
 
-def test_a_key_that_was_played_answers_one_set_of_boxes() -> None:
-    pytest.importorskip("tenseal")
+def test_a_key_that_was_played_answers_one_set_of_boxes(engine: Engine) -> None:
     holders = (1, 2, 3, 4)
-    agreement = _ckks_agreement()
+    agreement = Agreement(
+        params=small_threshold(engine), session=bytes(16), public_digest=bytes(32)
+    )
     made = played_key(agreement, holders, "requests")
     assert made.states.keys() == set(holders)
     with pytest.raises(ValueError, match="played to its end"):
@@ -78,12 +80,6 @@ def test_a_key_that_was_played_answers_one_set_of_boxes() -> None:
     again = played_key(agreement, holders, "openings")
     with pytest.raises(RemoteProtocolError, match="took other openings or boxes"):
         again.until("requests", burns=dict.fromkeys(holders, burn))
-
-
-def _ckks_agreement():
-    from protocols.ckks.params import Agreement
-
-    return Agreement(params=small_threshold(), session=bytes(16), public_digest=bytes(32))
 
 
 def test_entropy_of_one_seed_is_the_same_and_of_two_is_not() -> None:

@@ -53,8 +53,8 @@ def installed(library: str) -> bool:
         ("torch", "secagg.training.modes", "secagg.errors.MissingExtraError", "train"),
         ("torch", "dp.sgd", "dp.errors.MissingLibrary", "train"),
         ("opacus", "dp.sgd", "dp.errors.MissingLibrary", "train"),
-        ("tenseal", "protocols.ckks.keys", "ImportError", "ckks"),
-        ("_sealapi_cpp", "protocols.ckks.keys", "ImportError", "ckks"),
+        ("tenseal", "protocols.ckks.by_seal", "ImportError", "ckks"),
+        ("_sealapi_cpp", "protocols.ckks.by_seal", "ImportError", "ckks"),
     ],
 )
 def test_an_import_without_its_extra_says_which(
@@ -62,7 +62,7 @@ def test_an_import_without_its_extra_says_which(
 ) -> None:
     done = without((library,), f"import {module}")
     said = done.stderr.splitlines()[-1]
-    assert said.startswith(f"{error}: {module.removesuffix('.keys')} needs ")
+    assert said.startswith(f"{error}: {module.removesuffix('.by_seal')} needs ")
     assert said.endswith(f"which is not installed: pip install '.[{extra}]' {CLONE}")
 
 
@@ -73,6 +73,7 @@ def test_what_needs_no_extra_runs_without_any() -> None:
         "for name in cli.COMMANDS: importlib.import_module(f'secagg.cli.{name}')\n"
         "import dp.ledger, dp.noise, protocols.bonawitz, protocols.ckks\n"
         "import secagg.nodes, secagg.adapters.http\n"
-        "print(secagg.aggregate([[0.5]] * 3, clip=1.0).weight)",
+        "for how in (secagg.Bonawitz(), secagg.Ckks()):\n"
+        "    print(secagg.aggregate([[0.5]] * 3, clip=1.0, protocol=how).weight)",
     )
-    assert (done.stdout, done.stderr) == ("3\n", "")
+    assert (done.stdout, done.stderr) == ("3\n3\n", "")

@@ -1,17 +1,19 @@
-"""Write the test vectors of ``protocols.bonawitz``: ``python tests/vectors/make.py [folder]``.
+"""Write the test vectors of both protocols: ``python tests/vectors/make.py [folder]``.
 
-One file is one round, as a script: who does what with which message, and what
-comes of it. Every byte follows from the entropy in the file, so a second
-implementation can be held against any single step. A file called ``refuses_*``
-holds the error that it expects. The format is described in
-``docs/protocols/bonawitz.md``. The keys in these files are public: they are for
-tests and nothing else.
+One file is one round of masks, or one session of sums under encryption (``ckks_*``), as a
+script: who does what with which message, and what comes of it. Every byte follows from the
+entropy that the file names, so a second implementation can be held against any single step. A
+file called ``refuses_*`` holds the errors that it expects. The formats are described in
+``docs/protocols/bonawitz.md`` and ``docs/protocols/ckks.md``. The keys in these files are
+public: they are for tests and nothing else.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import ckks_blocks
+import ckks_scripts
 from blocks import blocks, plans
 from carried import carried
 from picks import picks
@@ -283,9 +285,12 @@ def main(folder: Path) -> None:
         old.unlink()
     for name, make in SCRIPTS.items():
         (folder / f"{name}.json").write_text(make().to_json())
+    for name, play in ckks_scripts.SCRIPTS.items():
+        (folder / f"{name}.json").write_text(play().to_json())
     for name, made in (
         ("blocks", blocks()),
         ("carried", carried()),
+        ("ckks_blocks", ckks_blocks.blocks()),
         ("picks", picks()),
     ):
         (folder / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")

@@ -1,17 +1,18 @@
 """How many of our own checks the vectors need: ``python tests/vectors/mutate.py [file ...]``.
 
-Each check of ``protocols.bonawitz`` and of what it reads with is taken out, alone, and the vectors
-are played against what is left. A check that can go unnoticed is printed: the vectors would not
-tell that an implementation lacks it. ``NO_PEER_CAN_TELL`` names those of which no vector can tell,
-each with its reason; they are taken out all the same, and one that is noticed is an error. Not
-looked at are errors of our own driver, which no message can cause, and vectors of long inputs,
-which check no rule that others do not.
+Each check of ``protocols.bonawitz``, of ``protocols.ckks`` on coefficients, and of what both read
+with is taken out, alone, and the vectors are played against what is left. A check that can go
+unnoticed is printed: the vectors would not tell that an implementation lacks it.
+``NO_PEER_CAN_TELL`` names those of which no vector can tell, each with its reason; they are taken
+out all the same, and one that is noticed is an error. Not looked at are errors of our own driver,
+which no message can cause, and vectors of long inputs, which check no rule that others do not.
 """
 
 import ast
 import importlib
 import importlib.abc
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,14 +33,27 @@ FILES = (
     "protocols/bonawitz/records.py",
     "protocols/bonawitz/client.py",
     "protocols/bonawitz/server.py",
+    "protocols/ckks/params.py",
+    "protocols/ckks/messages.py",
+    "protocols/ckks/keys.py",
+    "protocols/ckks/holder.py",
+    "protocols/ckks/client.py",
+    "protocols/ckks/server.py",
+    "protocols/ckks/by_coefficients.py",
+    "protocols/ckks/coefficients.py",
 )
+SESSIONS = "protocols/ckks/"  # whose vectors are those called ckks_*
 REMOTE = {"DecodeError", "RemoteProtocolError", "TooFewSurvivors"}
 LIMITS = REMOTE | {"InputError"}  # in params.py: of an Agreement
 CALLS = {
     "check_agreed",
     "check_integer",
     "check_keys",
+    "check_opening",
+    "check_second",
+    "check_share",
     "check_size",
+    "check_summands",
     "expect",
     "expect_version",
     "finish",
@@ -66,6 +80,7 @@ OWN = {  # functions in which an error of our own is a rule of the page: R8, R9,
 A_RECORD = "a record never travels, and its checksum is looked at before"
 THE_READER = "a reader takes as many bytes as it is, so that no message can hold another"
 THE_DRIVER = "the client's own driver says it, no message"
+NO_SUM = "the sum does not open, right behind it"
 CLOSED = "the next check wants as many; it also closes the stage, which keeps our own driver out"
 NO_PEER_CAN_TELL = {
     # A host looks a sender up with it; then the message is read, and its version refused.
@@ -144,6 +159,38 @@ NO_PEER_CAN_TELL = {
         "protocols/bonawitz/params.py",
         'check_size("public_digest", self.public_digest, DIGEST_SIZE)',
     ): THE_READER,
+    (
+        "protocols/ckks/params.py",
+        "self.ring.bits > MAX_BITS[self.ring.degree]",
+    ): "of SEAL's rings: on coefficients there are two, and both are narrow enough",
+    (
+        "protocols/ckks/params.py",
+        "self.clients < 2",
+    ): "below two clients no minimum of survivors is left",
+    ("protocols/ckks/params.py", "check_integer(name, getattr(self, name), 0)"): THE_READER,
+    ("protocols/ckks/params.py", "not isinstance(self.ring, Ring)"): THE_DRIVER,
+    ("protocols/ckks/params.py", "not isinstance(self.ring, Coefficients)"): THE_DRIVER,
+    ("protocols/ckks/params.py", "room <= 0"): THE_DRIVER,
+    (
+        "protocols/ckks/params.py",
+        'check_size("public_digest", self.public_digest, DIGEST_SIZE)',
+    ): THE_READER,
+    ("protocols/ckks/keys.py", 'check_size("secret", secret, SEED_SIZE)'): THE_DRIVER,
+    ("protocols/ckks/keys.py", 'check_size("blind", blind, BLIND_SIZE)'): THE_READER,
+    ("protocols/ckks/keys.py", "arithmetic(agreement).check_share(opened.share)"): THE_READER,
+    ("protocols/ckks/holder.py", 'check_integer("holder", me, 0)'): THE_DRIVER,
+    ("protocols/ckks/holder.py", "me not in roster.entries"): A_RECORD,
+    ("protocols/ckks/client.py", 'check_integer("client", me, 0)'): THE_DRIVER,
+    (
+        "protocols/ckks/server.py",
+        'self._close(len(self._shares), len(self._request.alive), "holders")',
+    ): NO_SUM,
+    ("protocols/ckks/server.py", "not self._key.is_of(holder, seed)"): NO_SUM,
+    (
+        "protocols/ckks/by_coefficients.py",
+        "len(share) != self.params.share_size",
+    ): THE_READER,
+    ("protocols/ckks/coefficients.py", "len(data) != ring.whole"): THE_READER,
 }
 LARGEST = 40_000  # bytes of a vector that is played here
 
@@ -234,6 +281,9 @@ def without(mutant: Mutant | None) -> Iterator[None]:
         "script",
         "picks",
         "blocks",
+        "ckks_blocks",
+        "ckks_play",
+        "ckks_scripts",
     }
     for name in list(sys.modules):
         if name in ours or name.split(".")[0] == "protocols":
@@ -262,8 +312,30 @@ def honest_round() -> Kept:
         return played.messages, records
 
 
+def notices_of_sessions() -> str:
+    """The first session, or agreement, of which comes something else than its file says."""
+    try:
+        scripts = importlib.import_module("ckks_scripts").SCRIPTS
+        read = importlib.import_module("ckks_blocks").agreements()
+    except Exception as error:  # noqa: BLE001  # whatever a missing check leads to
+        return f"import: {type(error).__name__}"
+    for case in json.loads((HERE / "ckks_blocks.json").read_text())["agreements"]:
+        if case not in read:
+            return str(case["shows"])
+    for name in sorted(scripts, key=lambda name: ("refuses" not in name, name)):
+        try:
+            played = scripts[name]().to_json()
+        except Exception:  # noqa: BLE001
+            return name
+        if played != (HERE / f"{name}.json").read_text():
+            return name
+    return ""
+
+
 def notices(kept: Kept, file: str = "") -> str:
     """The first vector that goes otherwise than it says, where ``file`` was changed."""
+    if file.startswith(SESSIONS):
+        return notices_of_sessions()
     try:
         vectors = importlib.import_module("test_vectors")
     except Exception as error:  # noqa: BLE001  # whatever a missing check leads to
@@ -303,7 +375,7 @@ def main() -> None:
     found = [mutant for mutant in mutants() if mutant.file in named]
     kept = honest_round()
     with without(None):
-        if noticed := notices(kept):
+        if noticed := notices(kept) or notices_of_sessions():
             raise SystemExit(f"nothing was removed, and {noticed} fails")
     missed, told, unreachable = [], [], 0
     for mutant in found:

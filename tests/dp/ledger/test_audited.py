@@ -70,7 +70,7 @@ def test_a_statement_adds_up_its_delta_by_name():
     assert delta.sparse_graph == 100 * 2.0**-40
     assert delta.rounding == 300 * 2.0**-60
     eta = STATEMENT.epsilon_added(2.0, rounds=100) / 2  # a key each round
-    left = 100 * 2.0**-39 + eta * (1e-5 + delta.sampler)
+    left = 100 * 3 * 2.0**-40 + eta * (1e-5 + delta.sampler)
     assert delta.flooding == pytest.approx(left, rel=1e-3)
     assert delta.sampler == pytest.approx((1 + math.exp(2)) * 650 * 300 * 1e-16)
     assert 0 < 2 * eta < 1e-4

@@ -358,9 +358,9 @@ def sealed(path, seal):
 def test_what_protects_a_ledger_is_said(path, seal, sealed):
     with Ledger.open(path) as bare:
         found = bare.verify()
-        assert found.protection == (Protection.NONE,)
-        assert "not tamper-evident" in found.protection[0].sentence
-        assert bare.verify(sealed).protection == (Protection.HEAD,)
+        assert found.protection == (Protection.UNCHECKED,)
+        assert found.protection[0].sentence.startswith("signed, not checked")
+        assert bare.verify(sealed).protection == (Protection.HEAD, Protection.UNCHECKED)
     with Ledger.open(path, seal=HeadSigner(verify=seal.verify)) as signed:
         assert signed.verify().protection == (Protection.SIGNATURE,)
         assert signed.verify(sealed).protection == (Protection.HEAD, Protection.SIGNATURE)

@@ -25,7 +25,7 @@ from protocols.bonawitz.messages import (
 )
 from protocols.errors import DecodeError
 from protocols.secrets import Secret
-from protocols.wire import Header, with_checksum, without_checksum
+from protocols.wire import Header, Reader, with_checksum, without_checksum
 
 Message: TypeAlias = Any
 
@@ -399,3 +399,64 @@ def test_a_full_frame_carries_less_than_a_fiftieth_of_a_percent_beside_its_words
 )
 def test_all_frames_but_the_last_are_full(count: int, sizes: list[int]) -> None:
     assert frame_sizes(count) == sizes
+
+
+class EntryByEntry(Reader):
+    """What reads the lists at once, written as the struct is."""
+
+    def rows(self, *sizes: int) -> list[tuple[Any, ...]]:
+        read = self.map(lambda each: [each.take(size) for size in sizes])
+        return [(client, *fields) for client, fields in read.items()]
+
+
+LISTS = [
+    (Roster, MESSAGES[Roster], {}),
+    (
+        Roster,
+        st.builds(
+            Roster,
+            header=header,
+            agreement=tag,
+            entries=st.dictionaries(client, signed_keys, min_size=1, max_size=4),
+            part_of=part_of,
+        ),
+        {"signed": True},
+    ),
+    *((kind, MESSAGES[kind], {}) for kind in (SealedShares, ShareBoxes, Reveal, Signatures)),
+]
+
+
+@pytest.mark.parametrize(("kind", "messages", "agreed"), LISTS, ids=lambda each: str(each)[:9])
+@given(data=st.data())
+@settings(max_examples=150, derandomize=True, deadline=None)
+def test_a_list_read_at_once_is_read_and_refused_as_entry_by_entry(
+    kind: type[Message],
+    messages: st.SearchStrategy[Message],
+    agreed: dict[str, Any],
+    data: st.DataObject,
+) -> None:
+    message = data.draw(messages)
+    body = bytearray(b"".join(bytes(part) for part in message.fields()))
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(body) - 1))
+        match data.draw(st.integers(0, 3)):
+            case 0:
+                body[at] = data.draw(st.integers(0, 255))
+            case 1:
+                del body[at:]
+                body += b"\x00"
+            case 2:
+                body[at:at] = data.draw(st.binary(max_size=200))
+            case 3:
+                other = data.draw(st.integers(0, len(body) - 1))
+                body[at:] = body[other:] + body[at:]
+    found: list[object] = []
+    for reader in (Reader(bytes(body)), EntryByEntry(bytes(body))):
+        try:
+            read = kind.read(reader, HEADER, **agreed)
+            reader.finish()
+        except DecodeError:
+            found.append(DecodeError)
+        else:
+            found.append(read.to_bytes())
+    assert found[0] == found[1]

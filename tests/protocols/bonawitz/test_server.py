@@ -406,11 +406,15 @@ def test_masks_may_be_taken_off_elsewhere() -> None:
         stage.receive(message)
     cut = 8 * 1000
 
-    def in_two_parts(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
-        Masks(masks, suite, start=cut).apply_to(words[cut:])
-        Masks(masks, suite).apply_to(words[:cut])
+    class InTwoParts:
+        def __init__(self, masks: Sequence[Mask], suite: Suite) -> None:
+            self.front, self.back = Masks(masks, suite), Masks(masks, suite, start=cut)
 
-    assert np.array_equal(stage.close(in_two_parts).words, sum_of(0, 1, 2))
+        def apply_to(self, words: NDArray[np.uint64]) -> None:
+            self.back.apply_to(words[cut:])
+            self.front.apply_to(words[:cut])
+
+    assert np.array_equal(stage.close(InTwoParts).words, sum_of(0, 1, 2))
 
 
 def test_masks_left_on_are_noticed() -> None:
@@ -418,7 +422,7 @@ def test_masks_left_on_are_noticed() -> None:
     for message in messages.values():
         stage.receive(message)
     with pytest.raises(RemoteProtocolError, match="the check word does not count"):
-        stage.close(lambda words, masks, suite: None)
+        stage.close(lambda masks, suite: Masks((), suite))
 
 
 def test_a_server_unmasks_with_one_mask_an_alive_and_one_a_pair_of_alive_and_gone() -> None:
@@ -427,9 +431,9 @@ def test_a_server_unmasks_with_one_mask_an_alive_and_one_a_pair_of_alive_and_gon
         stage.receive(message)
     seen: list[Mask] = []
 
-    def look(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+    def look(masks: Sequence[Mask], suite: Suite) -> Masks:
         seen.extend(masks)
-        Masks(masks, suite).apply_to(words)
+        return Masks(masks, suite)
 
     stage.close(look)
     assert len(seen) == 3 + 2 * 3

@@ -132,9 +132,9 @@ class Round:
         boxes, vectors = self.at_boxes()
 
         def mask(state: Any, message: bytes) -> Any:
-            def look(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+            def look(masks: Sequence[Mask], suite: Suite) -> Masks:
                 self.masks += [(state.me, mask) for mask in masks]
-                Masks(masks, suite).apply_to(words)
+                return Masks(masks, suite)
 
             frames, after = state.on_boxes(message, input_of(state.me), expand=look)
             return list(frames), after
@@ -281,9 +281,9 @@ def test_a_server_in_a_sparse_round_unmasks_neighbours_only() -> None:
         reveals.receive(one.states[client].on_survivors(message))
     seen: list[Mask] = []
 
-    def look(words: NDArray[np.uint64], masks: Sequence[Mask], suite: Suite) -> None:
+    def look(masks: Sequence[Mask], suite: Suite) -> Masks:
         seen.extend(masks)
-        Masks(masks, suite).apply_to(words)
+        return Masks(masks, suite)
 
     reveals.close(look)
     assert len(seen) == 19 + 6
@@ -341,7 +341,7 @@ def test_a_neighbour_list_without_us_or_with_us_twice_is_refused() -> None:
     refuses(state, replace(roster, entries=entries), "stands twice")
     data = bytearray(roster.to_bytes())
     mine = u32_at(data, ME)
-    first = 21 + 4 + 32 + 4
+    first = 22 + 8 + 4 + 32 + 4
     data[first : first + 68] = data[mine : mine + 68]  # in place of somebody else
     if mine != first:
         with pytest.raises(DecodeError, match="twice, or out of order"):

@@ -5,10 +5,12 @@ import hashlib
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from protocols.ckks import Engine
 from protocols.ckks.client import (
     AwaitOpenings,
     Holder,
@@ -16,11 +18,19 @@ from protocols.ckks.client import (
     generate,
     restore,
 )
-from protocols.ckks.keys import CollectiveKey, SharedKey, commit, public_share
-from protocols.ckks.messages import Advertise, Entry, Opening, Openings, Roster, ShareBoxes
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring
+from protocols.ckks.keys import CollectiveKey, SharedKey, arithmetic, commit
+from protocols.ckks.messages import (
+    Advertise,
+    Entry,
+    Opening,
+    Openings,
+    Roster,
+    ShareBoxes,
+    SharedSum,
+)
+from protocols.ckks.params import Agreement
 from protocols.ckks.server import CollectCommitments, CollectOpenings
+from protocols.entropy import system
 from protocols.errors import (
     DecodeError,
     InputError,
@@ -29,30 +39,42 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory, insecure_entropy, played_key, small_threshold
+from protocols.testing import (
+    BurnInMemory,
+    insecure_entropy,
+    played_key,
+    small_ckks,
+    small_threshold,
+)
 from protocols.wire import with_checksum, without_checksum
 
 HOLDERS = (2, 3, 5, 7)
-PARAMS = small_threshold(entries=100)
-AGREEMENT = Agreement(params=PARAMS, session=bytes(range(16)), public_digest=bytes(32))
-SHARED_PARAMS = Params(
-    model=Model.SHARED_KEY,
-    clients=4,
-    entries=100,
-    clip=1.0,
-    ring=Ring(degree=1024, prime_bits=(26,)),
-    scale_half_bits=40,
-    flooding=None,
-)
-SHARED = Agreement(params=SHARED_PARAMS, session=bytes(range(16)), public_digest=bytes(32))
+SECRET = Secret(bytes(range(32)))
+
+
+def agreed(engine: Engine = Engine.COEFFICIENTS) -> Agreement:
+    params = small_threshold(engine, entries=100)
+    return Agreement(params=params, session=bytes(range(16)), public_digest=bytes(32))
+
+
+def shared(engine: Engine = Engine.COEFFICIENTS) -> Agreement:
+    params = small_ckks(engine, entries=100, flooding=None)
+    return Agreement(params=params, session=bytes(range(16)), public_digest=bytes(32))
+
+
+AGREEMENT, SHARED = agreed(), shared()
+PARAMS = AGREEMENT.params
 
 
 class Making:
     """A key's making up to the openings, honest so far."""
 
-    def __init__(self, agreement: Agreement = AGREEMENT) -> None:
-        self.agreement, self.header = agreement, agreement.key_header
-        self.made = played_key(agreement, HOLDERS, "roster")
+    def __init__(
+        self, engine: Engine = Engine.COEFFICIENTS, entropy: Any = insecure_entropy
+    ) -> None:
+        self.agreement = agreed(engine)
+        self.header, self.params = self.agreement.key_header, self.agreement.params
+        self.made = played_key(self.agreement, HOLDERS, "roster", entropy=entropy)
         self.advertised, self.roster = self.made.advertised, self.made.roster
         self.states, self.collect = dict(self.made.states), self.made.server
         self.opened: dict[int, bytes] = {}
@@ -73,10 +95,10 @@ def changed_roster(message: bytes, change: Callable[[dict[int, Entry]], object])
 # --- commit, then open ---
 
 
-def test_everybody_adds_up_one_key() -> None:
-    making = Making()
+def test_everybody_adds_up_one_key(engine: Engine) -> None:
+    making = Making(engine)
     message, boxes, servers = making.open()
-    digests = {servers.digest, CollectiveKey.from_bytes(AGREEMENT, message).digest}
+    digests = {servers.digest, CollectiveKey.from_bytes(making.agreement, message).digest}
     for holder in HOLDERS:
         _, key = making.states[holder].on_openings(message, boxes[holder], burn=BurnInMemory())
         digests.add(key.digest)
@@ -150,42 +172,48 @@ def test_a_missing_commitment_ends_the_session() -> None:
 
 
 @pytest.mark.parametrize("part", ["share", "blind"])
-def test_a_wrong_opening_is_refused_by_the_server_by_holders_and_by_clients(part: str) -> None:
-    making = Making()
+def test_a_wrong_opening_is_refused_by_the_server_by_holders_and_by_clients(
+    engine: Engine, part: str
+) -> None:
+    making = Making(engine)
+    agreement, params = making.agreement, making.params
     message, boxes, _ = making.open()
-    other = public_share(AGREEMENT, 3, Secret(bytes(32))) if part == "share" else bytes(32)
-    honest = Openings.from_bytes(message, expect=making.header, params=PARAMS)
+    zeros = Secret(bytes(32))
+    other = bytes(32)
+    if part == "share":
+        other = arithmetic(agreement).public_share(3, zeros, zeros)
+    honest = Openings.from_bytes(message, expect=making.header, params=params)
     wrong = dict(honest.entries) | {3: replace(honest.entries[3], **{part: other})}
     shown = replace(honest, entries=wrong).to_bytes()
     with pytest.raises(RemoteProtocolError, match="holder 3 opens another key"):
-        CollectiveKey.from_bytes(AGREEMENT, shown)
+        CollectiveKey.from_bytes(agreement, shown)
     with pytest.raises(RemoteProtocolError, match="holder 3 opens another key"):
         making.states[2].on_openings(shown, boxes[2], burn=BurnInMemory())
-    opening = Opening.from_bytes(making.opened[3], expect=making.header, params=PARAMS)
+    opening = Opening.from_bytes(making.opened[3], expect=making.header, params=params)
     roster = Roster.from_bytes(making.roster, expect=making.header)
-    again = CollectOpenings(AGREEMENT, roster)
+    again = CollectOpenings(agreement, roster)
     with pytest.raises(RemoteProtocolError, match="holder 3 opens another key"):
         again.receive(replace(opening, **{part: other}).to_bytes())
     again.receive(making.opened[3])  # it is as it was
 
 
 def test_an_opening_whose_residues_are_too_large_is_refused_though_it_was_committed_to() -> None:
-    making = Making()
+    making = Making(Engine.SEAL)
     message, _, _ = making.open()
-    honest = Openings.from_bytes(message, expect=making.header, params=PARAMS)
+    honest = Openings.from_bytes(message, expect=making.header, params=making.params)
     huge = b"\xff" * len(honest.entries[3].share)
     entry = replace(
         honest.entries[3],
         share=huge,
-        commitment=commit(AGREEMENT, 3, huge, honest.entries[3].blind),
+        commitment=commit(making.agreement, 3, huge, honest.entries[3].blind),
     )
     shown = replace(honest, entries=dict(honest.entries) | {3: entry}).to_bytes()
     with pytest.raises(DecodeError, match="not below its prime"):
-        CollectiveKey.from_bytes(AGREEMENT, shown)
+        CollectiveKey.from_bytes(making.agreement, shown)
 
 
 def test_openings_of_other_commitments_than_those_of_the_roster_are_refused() -> None:
-    one, other = Making(), Making()
+    one, other = Making(), Making(entropy=lambda _: system)
     _, boxes, _ = one.open()
     shown, _, key = other.open()
     assert CollectiveKey.from_bytes(AGREEMENT, shown).digest == key.digest  # a good key, elsewhere
@@ -267,8 +295,8 @@ def test_a_box_for_each_other_holder_is_needed() -> None:
         making.collect.receive(fewer)
 
 
-def test_a_seed_is_known_by_the_share_that_was_published_for_it() -> None:
-    making = Making()
+def test_a_seed_is_known_by_the_share_that_was_published_for_it(engine: Engine) -> None:
+    making = Making(engine)
     _, _, key = making.open()
     assert key.is_of(2, Secret(insecure_entropy(2)(32)))
     assert not key.is_of(3, Secret(insecure_entropy(2)(32)))
@@ -299,17 +327,16 @@ def test_contexts_and_labels_are_those_that_the_page_names() -> None:
 
 
 def test_a_shared_key_is_another_in_every_session_and_under_other_parameters() -> None:
-    secret = Secret(bytes(range(32)))
     names = {
-        SharedKey(agreement, secret).digest
+        SharedKey(agreement, SECRET).digest
         for agreement in (
             SHARED,
             replace(SHARED, session=bytes(16)),
-            replace(SHARED, params=replace(SHARED_PARAMS, clip=2.0)),
+            replace(SHARED, params=replace(SHARED.params, clip=2.0)),
         )
     }
     assert len(names | {SharedKey(SHARED, Secret(bytes(32))).digest}) == 4
-    key = SharedKey(replace(SHARED, session=bytes(16)), secret)
+    key = SharedKey(replace(SHARED, session=bytes(16)), SECRET)
     with pytest.raises(LocalProtocolError, match="another session"):
         encrypt(SHARED, 1, key, np.zeros(100))
 
@@ -322,34 +349,42 @@ def test_a_shared_key_has_32_bytes() -> None:
 # --- secrets ---
 
 
-def test_keys_are_neither_printed_nor_pickled_nor_copied() -> None:
-    secret = bytes(range(32))
-    key = SharedKey(SHARED, Secret(secret))
-    work = key.opening(b"ciphertexts")
-    for text in (repr(key), repr(work), repr(key.encrypting())):
-        assert repr(secret)[2:-1] not in text
-        assert secret.hex() not in text
+def test_keys_are_neither_printed_nor_pickled_nor_copied(engine: Engine) -> None:
+    agreement, secret = shared(engine), SECRET.expose()
+    key = SharedKey(agreement, SECRET)
+    found = SharedSum(
+        header=agreement.header, context=bytes(32), summands={1: bytes(32)}, ciphertexts=b""
+    )
+    entropy = insecure_entropy("upload")
+    works = key.opening(agreement, found), key.encrypting(agreement, 1, entropy)
+    again = insecure_entropy("upload")
+    _, errors = again(32), again(32)
+    for text in (repr(key), *map(repr, works)):
+        for each in (secret, errors):
+            assert repr(each)[2:-1] not in text
+            assert each.hex() not in text
     for step in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="neither pickled nor copied"):
             step(key)
 
 
-def test_work_travels_to_a_worker_also_after_it_was_used_here() -> None:
-    work = SharedKey(SHARED, Secret(bytes(32))).encrypting()
-    work(np.zeros(1024))
+def test_work_travels_to_a_worker_also_after_it_was_used_here(engine: Engine) -> None:
+    agreement = shared(engine)
+    work = SharedKey(agreement, SECRET).encrypting(agreement, 1, insecure_entropy("upload"))
+    work((0, np.zeros(100)))
     again = pickle.loads(pickle.dumps(work))  # noqa: S301  # our own
-    assert len(again(np.zeros(1024))) == SHARED_PARAMS.chunk_size
+    assert len(again((0, np.zeros(100)))) == agreement.params.chunk_size()
 
 
-def holder() -> Holder:
-    making = Making()
+def holder(engine: Engine = Engine.COEFFICIENTS) -> Holder:
+    making = Making(engine)
     message, boxes, _ = making.open()
     waiting: AwaitOpenings = making.states[2]
     return waiting.on_openings(message, boxes[2], burn=BurnInMemory())[0]
 
 
-def test_a_holder_comes_out_of_its_record_as_it_went_in() -> None:
-    made = holder()
+def test_a_holder_comes_out_of_its_record_as_it_went_in(engine: Engine) -> None:
+    made = holder(engine)
     record = made.into_record()
     again = restore(record, burn=made.burn)
     assert again == made

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from protocols.ckks import Coefficients, Engine
 from protocols.ckks.client import Private, Published, encrypt, open_sum
 from protocols.ckks.keys import SharedKey
 from protocols.ckks.messages import SharedSum
-from protocols.ckks.params import Agreement, Model, Params
-from protocols.ckks.residues import Ring
+from protocols.ckks.params import Agreement, Params
 from protocols.ckks.server import CollectUploads
 from protocols.errors import (
     LocalProtocolError,
@@ -26,30 +26,17 @@ from protocols.errors import (
     TooFewSurvivors,
 )
 from protocols.secrets import Secret
-from protocols.testing import BurnInMemory
+from protocols.testing import BurnInMemory, reals_of, small_ckks
 from protocols.wire import with_checksum, without_checksum
 
 CLIENTS = (1, 4, 6, 9)
-ENTRIES = 2500  # two chunks, the second in part
-
-
-def planned(**changed: Any) -> Params:
-    draft = Params(
-        **{
-            "clients": 4,
-            "entries": ENTRIES,
-            "clip": 0.5,
-            "ring": Ring(degree=2048, prime_bits=(53,)),
-            "scale_half_bits": 2,
-            "flooding": 30,
-            "decryptions": 2,
-            **changed,
-        }
-    )
-    return replace(draft, scale_half_bits=draft.largest_scale_half_bits)
-
-
-SHARED = planned(model=Model.SHARED_KEY)
+# Two ciphertexts, the second in part; on coefficients of two polynomials, and of one.
+SHARED = {
+    Engine.SEAL: small_ckks(Engine.SEAL, clip=0.5, decryptions=2, entries=2500),
+    Engine.COEFFICIENTS: small_ckks(
+        clip=0.5, decryptions=2, entries=9000, ring=Coefficients(messages=2)
+    ),
+}
 SECRET = Secret(bytes(range(32)))
 
 
@@ -58,73 +45,73 @@ def agreed(params: Params, index: int = 0) -> Agreement:
     return Agreement(params=params, session=bytes(range(16)), round=index, public_digest=public)
 
 
-def vector(client: int) -> NDArray[np.float64]:
-    return np.random.default_rng(client).uniform(-0.5, 0.5, ENTRIES)
+def vector(client: int, params: Params) -> NDArray[np.float64]:
+    return np.random.default_rng(client).uniform(-0.5, 0.5, params.entries)
 
 
-def total(clients: Iterable[int]) -> NDArray[np.float64]:
-    return np.sum([vector(client) for client in clients], axis=0)
-
-
-def close_to(values: NDArray[np.float64], clients: Iterable[int], params: Params) -> bool:
+def close_to(values: NDArray[Any], clients: Iterable[int], params: Params) -> bool:
     survivors = tuple(clients)
+    total = np.sum([vector(client, params) for client in survivors], axis=0)
     tolerance = 8 * params.mean_stddev(len(survivors)) * len(survivors)
-    return bool((np.abs(values - total(survivors)) < tolerance).all())
+    return bool((np.abs(reals_of(params, values) - total) < tolerance).all())
 
 
 def shared_round(
-    clients: Iterable[int], params: Params = SHARED
+    clients: Iterable[int], params: Params
 ) -> tuple[bytes, dict[int, bytes], SharedKey]:
     agreement = agreed(params)
     key = SharedKey(agreement, SECRET)
     collect, sent = CollectUploads(agreement, key.digest, CLIENTS), {}
     for client in clients:
-        upload = encrypt(agreement, client, key, vector(client))
+        upload = encrypt(agreement, client, key, vector(client, params))
         collect.receive(list(upload))
-        sent[client] = upload.digest
+        sent[client] = upload.name
     return collect.close_shared(), sent, key
 
 
 @pytest.mark.parametrize("clients", [CLIENTS, (4, 9), (1, 4, 6)], ids=str)
-def test_clients_of_a_shared_key_open_the_sum_of_the_survivors(clients: tuple[int, ...]) -> None:
-    message, sent, key = shared_round(clients)
+def test_clients_of_a_shared_key_open_the_sum_of_the_survivors(
+    engine: Engine, clients: tuple[int, ...]
+) -> None:
+    params = SHARED[engine]
+    message, sent, key = shared_round(clients, params)
     results = {
         client: open_sum(
-            agreed(SHARED), client, key, message, burn=BurnInMemory(), sent=sent.get(client)
+            agreed(params), client, key, message, burn=BurnInMemory(), sent=sent.get(client)
         )
         for client in CLIENTS
     }
     assert all(isinstance(result, Published) for result in results.values())
     published = [result for result in results.values() if isinstance(result, Published)]
     assert {result.survivors for result in published} == {clients}
-    assert close_to(published[0].values, clients, SHARED)
+    assert close_to(published[0].values, clients, params)
     assert len({result.values.tobytes() for result in published}) == 1
 
 
-def test_a_digest_is_that_of_all_frames() -> None:
-    upload = encrypt(agreed(SHARED), 1, SharedKey(agreed(SHARED), SECRET), vector(1))
+def test_an_upload_is_named_by_its_frames_or_by_its_seed(engine: Engine) -> None:
+    params = SHARED[engine]
+    upload = encrypt(agreed(params), 1, SharedKey(agreed(params), SECRET), vector(1, params))
     with pytest.raises(LocalProtocolError, match="once all its frames were taken"):
-        _ = upload.digest
-    frames = b"".join(upload)
-    assert upload.digest == hashlib.sha256(frames).digest()
-    assert len(frames) == SHARED.vector_size + 2 * (62 + 16)
+        _ = upload.name
+    frames = list(upload)
+    found = hashlib.sha256(b"".join(frames)).digest()
+    if engine is Engine.COEFFICIENTS:
+        (found,) = {frame[62:94] for frame in frames}  # in front of every ciphertext
+    assert upload.name == found
+    assert len(b"".join(frames)) == params.vector_size + 2 * (62 + 16)
 
 
 # --- what is not flooded stays ---
 
 
-def unflooded() -> Params:
-    return planned(model=Model.SHARED_KEY, ring=Ring(degree=1024, prime_bits=(26,)), flooding=None)
-
-
-def test_an_unflooded_sum_says_that_it_may_not_leave_the_client() -> None:
-    params = unflooded()
+def test_an_unflooded_sum_says_that_it_may_not_leave_the_client(engine: Engine) -> None:
+    params = replace(SHARED[engine], flooding=None)
     message, sent, key = shared_round(CLIENTS, params)
     result = open_sum(agreed(params), 1, key, message, burn=BurnInMemory(), sent=sent[1])
     assert isinstance(result, Private)
     assert close_to(result.expose(), CLIENTS, params)
     assert result.survivors == CLIENTS
-    assert repr(result) == "<Private: 2500 entries>"
+    assert repr(result) == f"<Private: {params.entries} entries>"
     for step in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="neither pickled nor copied"):
             step(result)
@@ -133,17 +120,17 @@ def test_an_unflooded_sum_says_that_it_may_not_leave_the_client() -> None:
 # --- a sum under a shared key ---
 
 
-def resummed(message: bytes, key: SharedKey, **changed: Any) -> bytes:
-    agreement = agreed(SHARED)
+def resummed(params: Params, message: bytes, key: SharedKey, **changed: Any) -> bytes:
+    agreement = agreed(params)
     found = SharedSum.from_bytes(
-        message, expect=agreement.header, context=key.context(agreement), params=SHARED
+        message, expect=agreement.header, context=key.context(agreement), params=params
     )
     return replace(found, **changed).to_bytes()
 
 
 @functools.cache
-def summed() -> tuple[bytes, dict[int, bytes], SharedKey]:
-    return shared_round(CLIENTS)
+def summed(engine: Engine) -> tuple[bytes, dict[int, bytes], SharedKey]:
+    return shared_round(CLIENTS, SHARED[engine])
 
 
 @pytest.mark.parametrize(
@@ -157,57 +144,63 @@ def summed() -> tuple[bytes, dict[int, bytes], SharedKey]:
     ],
 )
 def test_a_sum_that_names_other_summands_is_refused(
-    summands: Callable[[dict[int, bytes]], Mapping[int, bytes]], refusal: str
+    engine: Engine, summands: Callable[[dict[int, bytes]], Mapping[int, bytes]], refusal: str
 ) -> None:
-    message, sent, key = summed()
-    bad = resummed(message, key, summands=summands(sent))
+    params = SHARED[engine]
+    message, sent, key = summed(engine)
+    bad = resummed(params, message, key, summands=summands(sent))
     with pytest.raises(RemoteProtocolError, match=refusal):
-        open_sum(agreed(SHARED), 1, key, bad, burn=BurnInMemory(), sent=sent[1])
+        open_sum(agreed(params), 1, key, bad, burn=BurnInMemory(), sent=sent[1])
 
 
-def test_a_client_that_sent_nothing_is_not_named() -> None:
-    message, _, key = summed()
+def test_a_client_that_sent_nothing_is_not_named(engine: Engine) -> None:
+    params = SHARED[engine]
+    message, _, key = summed(engine)
     with pytest.raises(RemoteProtocolError, match="names one that we did not send"):
-        open_sum(agreed(SHARED), 1, key, message, burn=BurnInMemory(), sent=None)
+        open_sum(agreed(params), 1, key, message, burn=BurnInMemory(), sent=None)
 
 
-def test_a_round_opens_one_sum_and_the_same_again_to_the_same_numbers() -> None:
-    message, sent, key = summed()
-    other, sent_again, _ = shared_round(CLIENTS)
+def test_a_round_opens_one_sum_and_the_same_again_to_the_same_numbers(engine: Engine) -> None:
+    params = SHARED[engine]
+    message, sent, key = summed(engine)
+    other, sent_again, _ = shared_round(CLIENTS, params)
     burn = BurnInMemory()
     one, same = (
-        open_sum(agreed(SHARED), 1, key, message, burn=burn, sent=sent[1]) for _ in range(2)
+        open_sum(agreed(params), 1, key, message, burn=burn, sent=sent[1]) for _ in range(2)
     )
     assert isinstance(one, Published)
     assert isinstance(same, Published)
     assert one.values.tobytes() == same.values.tobytes()
     with pytest.raises(RemoteProtocolError, match="another sum was opened in round 0"):
-        open_sum(agreed(SHARED), 1, key, other, burn=burn, sent=sent_again[1])
+        open_sum(agreed(params), 1, key, other, burn=burn, sent=sent_again[1])
 
 
-def test_a_sum_larger_than_its_summands_can_make_it_is_refused() -> None:
-    message, sent, key = summed()
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_sum_that_does_not_open_is_refused(engine: Engine, index: int) -> None:
+    params = SHARED[engine]
+    message, sent, key = summed(engine)
     found = bytearray(without_checksum(message))
-    begin = len(found) - 2 * SHARED.partial_size
+    begin = len(found) - params.sum_size + index * params.opened_size
     found[begin : begin + 600] = bytes(600)
+    bad = with_checksum(bytes(found))
     with pytest.raises(RemoteProtocolError, match="some key, upload or partial"):
-        open_sum(
-            agreed(SHARED), 1, key, with_checksum(bytes(found)), burn=BurnInMemory(), sent=sent[1]
-        )
+        open_sum(agreed(params), 1, key, bad, burn=BurnInMemory(), sent=sent[1])
 
 
-def test_too_few_clients_open_nothing() -> None:
+def test_too_few_clients_open_nothing(engine: Engine) -> None:
     with pytest.raises(TooFewSurvivors, match="1 clients left"):
-        shared_round([4])
+        shared_round([4], SHARED[engine])
 
 
-def test_chunks_may_be_worked_on_elsewhere() -> None:
+def test_chunks_may_be_worked_on_elsewhere(engine: Engine) -> None:
+    params = SHARED[engine]
+
     def chunks(work: Any, jobs: Iterable[Any], /) -> Iterable[Any]:
         return map(pickle.loads(pickle.dumps(work)), list(jobs))  # noqa: S301  # our own
 
-    opened, sent, key = shared_round(CLIENTS)
+    opened, sent, key = shared_round(CLIENTS, params)
     one, other = (
-        open_sum(agreed(SHARED), 1, key, opened, burn=BurnInMemory(), sent=sent[1], **more)
+        open_sum(agreed(params), 1, key, opened, burn=BurnInMemory(), sent=sent[1], **more)
         for more in ({}, {"chunks": chunks})
     )
     assert isinstance(one, Published)
@@ -215,8 +208,9 @@ def test_chunks_may_be_worked_on_elsewhere() -> None:
     assert (one.values == other.values).all()
 
 
-def test_any_change_of_a_sum_on_its_way_is_refused_with_a_typed_error() -> None:
-    good, sent, key = summed()
+def test_any_change_of_a_sum_on_its_way_is_refused_with_a_typed_error(engine: Engine) -> None:
+    params = SHARED[engine]
+    good, sent, key = summed(engine)
 
     def nothing(session: bytes, stage: int, request: bytes) -> bool:
         raise AssertionError("burnt")
@@ -232,6 +226,6 @@ def test_any_change_of_a_sum_on_its_way_is_refused_with_a_typed_error() -> None:
         if data == good:
             return
         with pytest.raises(RemoteProtocolError):
-            open_sum(agreed(SHARED), 1, key, data, burn=nothing, sent=sent[1])
+            open_sum(agreed(params), 1, key, data, burn=nothing, sent=sent[1])
 
     claim()

@@ -116,8 +116,8 @@ def test_a_private_key_shows_only_its_public_half() -> None:
 
 def test_the_low_order_points_looked_up_are_those_that_agree_on_zero() -> None:
     """Every listed encoding, with either highest bit, gives zero; its neighbours do not."""
-    listed = {int.from_bytes(point, "little") % 2**255 for point in agree._LOW_ORDER}
-    assert (len(listed), len(agree._LOW_ORDER)) == (7, 14)
+    listed = {int.from_bytes(point, "little") % 2**255 for point in agree.LOW_ORDER}
+    assert (len(listed), len(agree.LOW_ORDER)) == (7, 14)
     key = PrivateKey(Secret(bytes(range(32))))
     for point in sorted(listed):
         for top in (0, 2**255):

@@ -128,11 +128,26 @@ def test_or_ends_after_as_many_as_were_said(folder: Path) -> None:
     grid = grid_of(programs(4), folder)
     secured = SecureGrid(grid, MEAN, deadline=DEADLINE, fail_after=2)
     later(secured, grid)
-    with pytest.raises(NodeError, match="2 trainings in a row"):
+    with pytest.raises(NodeError, match=r"2 trainings in a row.*SecureGrid.model is the model"):
         fit(secured, rounds=6)
     assert len(secured.history) == 3
     with pytest.raises(InputError, match="fail_after is 0"):
         SecureGrid(grid, MEAN, fail_after=0)
+    # The model of the sum that there was is not lost with the run.
+    whole = fit(SecureGrid(grid_of(programs(4), folder / "more"), MEAN, deadline=DEADLINE))
+    assert secured.model is not None
+    for name, array in secured.model.items():
+        assert np.allclose(array.numpy(), whole.arrays[name].numpy(), atol=1e-3)
+
+
+def test_a_sum_of_too_few_says_what_to_set_and_has_no_empty_brackets(folder: Path) -> None:
+    settings = WeightedMean(clip=1.0, evaluate_metrics={"accuracy": 1.0})
+    secured = SecureGrid(grid_of(programs(3), folder), settings, deadline=DEADLINE)
+    fit(secured, fraction_evaluate=0.5, min_evaluate_nodes=1)
+    said = str(secured.history[-1])
+    assert secured.history[-1].failure
+    assert "fraction_evaluate=1.0 and min_evaluate_nodes=3, or fraction_evaluate=0" in said
+    assert "()" not in said
 
 
 # Nodes

@@ -57,6 +57,12 @@ def test_at_epsilon_2_the_same_attacks_are_near_chance(mode: str) -> None:
         assert one.auc < 0.85
 
 
+def test_how_far_it_is_is_told_target_by_target() -> None:
+    told: list[tuple[int, int]] = []
+    membership("local", pool=20, models=Models(3, 16), rounds=1, tell=lambda *at: told.append(at))
+    assert told == [(0, 3), (1, 3), (2, 3)]
+
+
 def test_a_curve_runs_from_nobody_to_everybody_and_its_points_have_intervals(
     overfitted: dict[str, Membership],
 ) -> None:
@@ -102,7 +108,7 @@ def test_lira_scores_are_likelihood_ratios_and_deviations() -> None:
     drawn = np.random.default_rng(6)
     coins = drawn.random((4000, 2)) < 0.5
     confidences = drawn.normal(size=coins.shape) + 2 * coins + [0.0, 5.0]
-    offline, online = shadows._lira(np.array([[1.0, 6.0], [2.0, 8.0]]), confidences, coins)
+    offline, online = shadows.likelihoods(np.array([[1.0, 6.0], [2.0, 8.0]]), confidences, coins)
     assert offline == pytest.approx(np.array([[1.0, 1.0], [2.0, 3.0]]), abs=0.15)
     assert online == pytest.approx(np.array([[0.0, 0.0], [2.0, 4.0]]), abs=0.3)
 
@@ -110,7 +116,7 @@ def test_lira_scores_are_likelihood_ratios_and_deviations() -> None:
 def test_a_curve_of_equal_scores_is_the_diagonal() -> None:
     coins = np.arange(100) % 2 == 0
     what = {"attack": "loss", "mode": "none", "unit": Unit.EXAMPLE, "epsilon": None}
-    found = shadows._judged(np.zeros(100), coins, **what, delta=None, pool=100, accuracy=0.0)
+    found = shadows.judged(np.zeros(100), coins, **what, delta=None, pool=100, accuracy=0.0)
     assert found.roc == ((0.0, 0.0), (1.0, 1.0))
     assert found.auc == 0.5
     assert found.rates[0].true_positive_rate == 0

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from html import unescape
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -16,9 +17,11 @@ from dp.accounting.events import (
     PoissonSampling,
     Unit,
 )
-from dp.ledger.ledger import Budget, Ledger
+from dp.ledger.ledger import Budget, Ledger, SystemDescription
+from protocols.primitives.sign import SigningKey
+from protocols.secrets import Secret
 from secagg.audit.page import page
-from secagg.audit.report import audit
+from secagg.audit.report import audit, signer
 from secagg.audit.values import Audit, Section
 
 BUDGET = Budget(epsilon=4, delta=1e-5)
@@ -133,6 +136,66 @@ def test_the_page_says_what_the_audit_found(ledger: Path) -> None:
     assert "not tamper-evident" in text
     for name, number in result.versions.items():
         assert f"{name} {number}" in text
+
+
+STATED = SystemDescription(
+    unit_count=1000,
+    mechanism="Gaussian noise",
+    sampling="by coins",
+    trusted=(),
+    released=("the model",),
+    unaccounted=(),
+    assumptions=(),
+    scope="one training",
+    randomness="the system's generator",
+    floating_point="integers",
+    purpose="hearts & <lungs>",
+    organisation="us",
+    data_set="clinic, 1988",
+    parties="at three clinics",
+)
+
+
+def facts(result: Audit) -> dict[str, str]:
+    """The short table under the headline."""
+    (table,) = re.findall(r'<table class="facts">.*?</table>', page(result), re.S)
+    rows = re.findall(r"<tr.*?<th.*?>(.*?)</th><td>(.*?)</td></tr>", table, re.S)
+    return {name: unescape(text) for name, text in rows}
+
+
+def test_the_first_screen_says_whose_data_which_model_how_much_and_whether_it_is_sound(
+    ledger: Path, tmp_path: Path
+) -> None:
+    said = facts(audit(ledger))
+    assert said["Verdict"].startswith("Sound")
+    assert said["Spent"].startswith("Epsilon ")
+    assert " of 4.0, at delta 1e-5, for one example" in said["Spent"]
+    assert said["Seal"] == "Not sealed"
+    for name in ("For what", "Whose data", "Who answers", "Which model", "Where it ran"):
+        assert said[name] == "Nobody stated it"
+    with Ledger.open(ledger) as book:
+        book.declare(STATED)
+        book.release(5, bytes(range(32)))
+        head = book.head()
+    result = audit(ledger, head=head)
+    said = facts(result)
+    assert said["Seal"] == "Not sealed; a head was kept elsewhere"
+    assert said["For what"] == "hearts & <lungs>"
+    assert (said["Whose data"], said["Who answers"]) == ("clinic, 1988", "us")
+    assert said["Which model"] == f"That of round 5, SHA-256 {bytes(range(32)).hex()}"
+    assert said["Where it ran"] == "at three clinics"
+    assert result.digest.hex() in said["Ledger"]
+    beside = facts(audit(ledger, head=head, beside="metrics.json"))
+    assert beside["Seal"] == "Not sealed; a head was kept in metrics.json, beside it"
+    with Ledger.create(tmp_path / "over", BUDGET) as book:
+        book.reserve(1, {"a": client(20)})
+        book.commit(1, {"a": client(1e-4)})
+    assert facts(audit(tmp_path / "over"))["Verdict"] == "Over budget"
+    key = SigningKey(Secret(bytes(32)))
+    with Ledger.open(ledger) as book:
+        book.seal(signer(key))
+    assert facts(audit(ledger))["Verdict"].startswith("Signed, not checked")
+    assert facts(audit(ledger, seal=signer(key)))["Seal"] == "Sealed, and checked"
 
 
 def test_the_sentence_rounds_against_us(ledger: Path) -> None:

@@ -23,6 +23,7 @@ MACHINE = machine()
 TINY = Case(protocol="complete", clients=4, entries=10)
 MEASURES, SAMPLES = 30, 20  # about as many as ``quick`` has
 PASSES = 12  # enough for ten costs
+BEFORE, AFTER = "quick_before", "quick"
 
 
 def sampled(rng: np.random.Generator, factor: float = 1.0, noise: float = 0.1) -> Measurement:
@@ -238,3 +239,14 @@ def test_a_mask_loop_that_does_everything_twice_is_caught(monkeypatch: pytest.Mo
     assert compare(before, again).regressions == []
     assert compare(slowed, again).regressions == []
     assert compare(before, slowed).regressions == [each.name for each in quick.PRIMITIVES[:2]]
+
+
+def test_the_kept_records_say_what_the_page_says_of_masks_before_and_after() -> None:
+    results = Path(__file__).parents[3] / "benchmarks" / "results"
+    found = compare(*(Measurements.read(results / f"{name}.json") for name in (BEFORE, AFTER)))
+    changed = {each.name: each for each in found.changes if each.verdict is not Verdict.SAME}
+    assert [each.verdict for each in changed.values()] == [Verdict.BETTER]
+    factor = changed["20 masks x 41667 words, AES-128"].factor
+    assert factor is not None
+    page = (results.parents[1] / "docs" / "benchmarks.md").read_text()
+    assert "a factor of {:.2f} ({:.2f} to {:.2f})".format(*factor) in page

@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from secagg.attacks.canaries import EmpiricalAudit, client_cosines, one_run
 from secagg.attacks.charts import _png, sheet
 from secagg.attacks.inversion import Inversion, Picture, invert_gradients
 from secagg.attacks.membership import Membership, Models
+from secagg.attacks.own import Own
 from secagg.attacks.page import NOT_PRIVACY, audit_sentence, drawings, page
 from secagg.attacks.suite import BROKEN, AttackSuite, Found
 from secagg.audit.evidence import read
@@ -393,6 +395,144 @@ def test_its_file_stands_beside_what_a_ledger_of_examples_states(
     code, out, _ = secagg("audit", tmp_path / "ledger", "--attack-results", path)
     assert code == 0
     assert out.count("lower bound: epsilon at least") == 3
+
+
+MINE = """
+import torch
+from torch import nn
+
+def people(clients):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(12 * clients, 30, generator=generator)
+    labels = torch.randint(2, (12 * clients,), generator=generator)  # nothing but to be learned
+    parts = [(inputs[i::clients], labels[i::clients]) for i in range(clients)]
+    return parts, (inputs[:10], labels[:10])
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(30, 20), nn.Tanh(), nn.Linear(20, 2))
+
+def mean_loss():
+    return model(), lambda outputs, targets: nn.functional.cross_entropy(outputs, targets)
+"""
+OWN = (
+    *("bench", "attack", "--data", "mine:people", "--model", "mine:model", "--clients", 3),
+    *("--rounds", 60, "--learning-rate", 1, "--clip", 1, "--quick"),
+)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of a user's in the current folder."""
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    monkeypatch.setattr(bench, "_OWN_QUICK", Models(4, 16))
+    return tmp_path
+
+
+def test_a_training_of_ones_own_is_attacked_and_gone_on_with(
+    secagg: Run, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (*OWN, "--mode", "none", "--only", "membership", "--json", mine / "a.json")
+    code, out, err = secagg(*arguments, "--csv", mine / "a.csv", "--html", mine / "a.html")
+    assert (code, err) == (0, "")
+    said = "trainings of mine:model on mine:people: 3 clients, 60 rounds"
+    assert said in out
+    assert said in (mine / "a.html").read_text()
+    assert "overfitted" not in (mine / "a.html").read_text()
+    found = Found.read(mine / "a.json")
+    assert found.plan.own is not None
+    assert json.loads((mine / "a.json").read_text())["plan"]["own"]["data"] == "mine:people"
+    (group,) = found.membership
+    assert [(one.mode, one.pool, one.members + one.others) for one in group] == [
+        ("none", 33, 4 * 33)
+    ] * 3
+    # Labels without a rule can only be learned by heart, so the attack must work on this model.
+    assert max(one.auc for one in group) > 0.8
+    assert "membership" in (mine / "a.csv").read_text()
+    monkeypatch.setattr(Found, "carry_out", lambda *_: pytest.fail("it is there"))
+    assert secagg(*arguments)[:2] == (0, out)
+    code, _, err = secagg(*arguments[:-2], "--clip", 2, "--json", mine / "a.json")
+    assert (code, "of other settings" in err) == (2, True)
+    assert secagg("bench", "attack", "--from", mine / "a.json")[:2] == (0, out)
+
+
+def test_clients_of_ones_own_are_units_and_stand_beside_canaries(secagg: Run, mine: Path) -> None:
+    few = ("--rounds", 2, "--mode", "client", "--only", "membership", "--only", "canaries")
+    code, _, err = secagg(*OWN, *few, "--json", mine / "a.json")
+    assert (code, err) == (0, "")
+    found = Found.read(mine / "a.json")
+    assert {one.unit for group in found.membership for one in group} == {Unit.CLIENT}
+    assert {one.pool for group in found.membership for one in group} == {36}
+    assert [(one.audited, one.steps) for one in found.canaries] == [("client", 2)]
+
+
+def test_how_far_a_long_attack_is_is_told_model_by_model(mine: Path) -> None:
+    told: list[tuple[int, int]] = []
+    own = Own(
+        data="mine:people",
+        model="softmax",
+        modes=("none",),
+        clients=3,
+        rounds=1,
+        learning_rate=1.0,
+        clip=1.0,
+    )
+    plan = AttackSuite(parts=("membership",), quick=True, own=own)
+    found = Found(plan=plan, tell=lambda done, of: told.append((done, of)))
+    found.carry_out(next(plan.jobs()))
+    assert told == [(at, 20) for at in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((*OWN, "--only", "inversion"), "inversion looks for pictures of digits"),
+        ((*OWN, "--mode", "central"), "unknown mode 'central'"),
+        ((*OWN, "--mode", "none,none"), "each once"),
+        ((*OWN, "--mode", ""), "unknown mode ''"),
+        ((*OWN, "--clients", 4, "--data", "mine:model"), "--data mine:model: TypeError"),
+        ((*OWN, "--clients", 1), "clients 1 is outside"),
+        ((*OWN, "--rounds", 0), "rounds 0 is outside"),
+        ((*OWN, "--clip", "nan"), "clip nan is outside"),
+        ((*OWN, "--learning-rate", 0), "learning_rate 0"),
+        ((*OWN, "--model", "mine:mean_loss", "--mode", "none"), "must be (33,)"),
+        (("bench", "attack", "--clients", 4), "needs --rounds"),
+        (("bench", "attack", "--data", "mine:people", "--rounds", 4), "needs --learning-rate"),
+        (("bench", "attack", "--from", KEPT, "--mode", "none"), "--mode is for an attack"),
+    ],
+)
+def test_a_training_of_ones_own_that_cannot_be_attacked_is_one_line(
+    secagg: Run, mine: Path, options: tuple[Any, ...], said: str
+) -> None:
+    code, out, err = secagg(*options, "--json", mine / "a.json")
+    if "--from" in options:
+        code, out, err = secagg(*options)
+    assert (code, out, err.count("\n"), said in err) == (2, "", 1, True), err
+    assert not (mine / "a.json").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": ""},
+        {"data": 1},
+        {"modes": []},
+        {"modes": ["everything"]},
+        {"modes": [[]]},
+        {"clients": 1},
+        {"clip": None},
+        {"more": 1},
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_in_a_file(change: dict[str, Any]) -> None:
+    own = {"data": "mine:people", "model": "softmax", "modes": ["none"], "clients": 3}
+    own |= {"rounds": 1, "learning_rate": 1.0, "clip": 1.0}
+    assert Own.from_dict(own, seed=0).as_dict() == own
+    with pytest.raises(InputError):
+        Own.from_dict(own | change, seed=0)
 
 
 @pytest.mark.parametrize(

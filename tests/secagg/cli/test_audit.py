@@ -123,7 +123,7 @@ def test_a_signed_head_is_checked_by_hex_or_file(audit: Run, tmp_path: Path) -> 
     assert "signature" in err
     code, out, _ = audit(tmp_path / "ledger")
     assert code == 0
-    assert "no --head-key was given" in out
+    assert "signed, not checked: no key was given" in out
     assert "Verdict: signed, not checked" in out
 
 
@@ -162,7 +162,7 @@ def test_bad_input_exits_2_in_one_line(audit: Run, ledger: Path, tmp_path: Path)
         book.reserve(1, {"a": QUIET, "b": QUIET})
     for arguments, word in (
         ((tmp_path / "nothing",), "nothing does not exist; give"),
-        ((tmp_path,), "no regular file"),
+        ((tmp_path,), "a folder without a ledger.sqlite"),
         ((tmp_path / "text",), "is no ledger"),
         ((tmp_path / "empty",), "empty"),
         ((newer,), "schema 99"),

@@ -357,7 +357,14 @@ def test_a_sweep_of_utility_is_gone_on_with_and_drawn_again(
     assert code == 0
     assert out.count("0.500 (0.500 to 0.500)") == len(utility.MODES) * len(utility.QUICK_EPSILONS)
     monkeypatch.setattr(utility, "run", None)
-    assert bench("utility", "--quick", "--json", target)[:2] == (0, out)
+    assert bench("utility", "--quick", "--json", target) == (0, out, "")
+    # What another sweep left in the file is not in the table, and that is said.
+    known = utility.read(target)
+    stale = [each | {"seed": 7} for each in known["runs"][:3]]
+    utility.write(target, known | {"runs": known["runs"] + stale})
+    code, same, err = bench("utility", "--quick", "--json", target)
+    assert (code, same) == (0, out)
+    assert err == f"secagg: 3 runs of another sweep, which {target} held, left out\n"
     assert bench("utility", "--from", target, "--svg", svg)[:2] == (0, out)
     assert b"<svg" in svg.read_bytes()
 

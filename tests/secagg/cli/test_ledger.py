@@ -54,7 +54,51 @@ def test_a_key_of_secagg_keys_seals_and_its_public_half_checks(
     assert "Verdict: signed, not checked" in out
     code, _, err = run("seal", ledger, "--signing-key", key)
     assert code == 2
-    assert "signed already" in err
+    assert "signed already, and nothing was changed: it keeps the key" in err
+
+
+def test_the_folder_of_a_run_stands_for_its_ledger(
+    run: Run, secagg: Run, ledger: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    code, out, err = secagg("audit", folder)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is a folder without a ledger.sqlite; name the file" in err
+    (folder / "ledger.sqlite").write_bytes(ledger.read_bytes())
+    for words in (("audit", folder, "--verify"), ("ledger", "head", folder)):
+        assert secagg(*words)[0] == 0, words
+    assert secagg("audit", folder) == secagg("audit", folder / "ledger.sqlite")
+    (folder / "ledger.sqlite").unlink()
+    assert run("verify", folder)[0] == 2
+
+
+def test_a_signed_ledger_without_its_key_is_nowhere_called_unprotected(
+    run: Run, secagg: Run, ledger: Path, key: Path, tmp_path: Path
+) -> None:
+    """It would mislead: the key is missing, not the seal. Every output says the same."""
+    assert run("seal", ledger, "--signing-key", key)[0] == 0
+    html = tmp_path / "a.html"
+    told = {
+        "verify": run("verify", ledger),
+        "audit --verify": secagg("audit", ledger, "--verify"),
+        "audit": secagg("audit", ledger, "--html", html),
+        "verify --json": run("verify", ledger, "--json"),
+        "audit --verify --json": secagg("audit", ledger, "--verify", "--json"),
+        "audit --json": secagg("audit", ledger, "--json"),
+    }
+    for name, (code, out, err) in told.items():
+        assert (code, err) == (0, ""), name
+        assert "not tamper-evident" not in out, name
+        if "--json" in name:
+            data = json.loads(out)
+            assert data["verdict"] == "signed, not checked"
+            assert data["protection"] == ["signed, not checked"]
+        else:
+            assert "Verdict: signed, not checked" in out, name
+    assert "not tamper-evident" not in html.read_text()
+    assert "Signed, not checked" in html.read_text()
+    assert "Verdict: verified" in run("verify", ledger, "--head-key", f"{key}.pub")[1]
 
 
 def test_a_sealed_ledger_that_was_edited_is_found(run: Run, ledger: Path, key: Path) -> None:

@@ -27,7 +27,7 @@ WHOLE = {
     "bench compare": ("none", "none"),
     "bench utility": ("--quick",),
     "bench paper": (),
-    "bench attack": ("--quick",),
+    "bench attack": ("--quick", "--rounds", "2", "--learning-rate", "1", "--clip", "1"),
     "interop peer": (),
     "interop fuzz": ("--peer", "none"),
     "invite": ("a", "--config", "none"),

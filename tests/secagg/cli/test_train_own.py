@@ -28,6 +28,10 @@ def hospitals(clients):
     parts = [(torch.randn(9 + i, 3), torch.arange(9 + i) % 2) for i in range(clients)]
     return parts, parts[0]
 
+def places(clients):
+    parts, held_out = hospitals(clients)
+    return parts, held_out, ["north"] * 5 + ["south"] * 4
+
 def numbers(clients):
     parts = [(torch.ones(4, 3), torch.ones(4, 1))] * clients
     return parts, None
@@ -72,6 +76,15 @@ def test_an_own_model_trains_under_noise(secagg: Run) -> None:
     code, out, _ = secagg("train", *OWN, *SMALL, *noised, "--out", "run", "--json")
     assert code == 0
     assert 0 < json.loads(out)["epsilon"] <= 2
+
+
+def test_the_groups_of_the_evaluation_come_with_the_data(secagg: Run) -> None:
+    given = (*OWN, "--data", "own_program:places", *SMALL)
+    code, out, _ = secagg("train", *given, "--out", "run")
+    assert code == 0
+    final = json.loads(Path("run/metrics.json").read_text())["final"]
+    assert [each["examples"] for each in final["by_group"].values()] == [5, 4]
+    assert f"by group: north accuracy {final['by_group']['north']['accuracy']:.3f} of 5" in out
 
 
 def test_a_model_and_its_loss_and_no_evaluation(secagg: Run) -> None:

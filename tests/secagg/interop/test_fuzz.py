@@ -106,9 +106,9 @@ def unchecked(data: bytes) -> memoryview:
     return memoryview(data)[:-CHECKSUM_SIZE]
 
 
-def unordered(reader: Any, read: Any) -> dict[int, Any]:
-    """``Reader.map`` that takes entries in any order, and the last one of a client."""
-    return {reader.u32(): read(reader) for _ in range(reader.u32())}
+def unordered(reader: Any, *sizes: int) -> Any:
+    """``Reader.rows`` that takes entries in any order."""
+    return [(reader.u32(), *map(reader.take, sizes)) for _ in range(reader.u32())]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def unordered(reader: Any, read: Any) -> dict[int, Any]:
     [
         ("complete", protocols.wire, "without_checksum", unchecked),
         ("complete", protocols.wire.Reader, "finish", nothing),
-        ("complete", protocols.wire.Reader, "map", unordered),
+        ("complete", protocols.wire.Reader, "rows", unordered),
         ("complete", protocols.bonawitz.client, "refuse_low_order", nothing),
         ("complete", protocols.bonawitz.server, "refuse_low_order", nothing),
         ("complete", protocols.collect.Collect, "_admit", nothing),

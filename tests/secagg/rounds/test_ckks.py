@@ -8,6 +8,8 @@ import json
 import sqlite3
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ from hypothesis import strategies as st
 import protocols
 from dp.ledger.description import SystemDescription
 from protocols.bonawitz import Rates
-from protocols.ckks import Agreement, Model, plan_parameters
+from protocols.ckks import Agreement, Engine, Model, plan_parameters
 from protocols.ckks.keys import CollectiveKey
 from protocols.entropy import system
 from protocols.errors import LocalProtocolError, TooFewSurvivors
 from protocols.wire import SESSION_SIZE
 from secagg import (
+    Bonawitz,
     Ckks,
     Count,
     FixedPoint,
@@ -50,10 +53,16 @@ TOLERANCE = 4 * PRECISION  # of the mean, in the unit of the clip
 HEAD, CHECKSUM = 1 + 1 + 16 + 4, 16  # bytes around the body of every message
 
 both = pytest.mark.parametrize("protocol", CKKS)
+ON_SEAL = tuple(f"{name} on SEAL" for name in CKKS)
+every = pytest.mark.parametrize("protocol", [*CKKS, *ON_SEAL])
 
 
 def under(name: str, **settings: Any) -> Ckks:
-    return Ckks(model=MODELS[name], **settings)
+    model, _, seal = name.partition(" on ")
+    if not seal:
+        return Ckks(model=MODELS[model], **settings)
+    pytest.importorskip("tenseal", reason="SEAL is an extra")
+    return Ckks(model=MODELS[model], engine=Engine.SEAL, **settings)
 
 
 def play(
@@ -72,7 +81,7 @@ def play(
 # --- the sum ---
 
 
-@both
+@every
 @pytest.mark.parametrize("stage", UNSIGNED)
 def test_the_sum_is_that_of_plain_whatever_the_stage_at_which_a_client_vanishes(
     protocol: str, stage: Stage
@@ -89,7 +98,7 @@ def test_the_sum_is_that_of_plain_whatever_the_stage_at_which_a_client_vanishes(
     np.testing.assert_allclose(found.sum, plain.sum, atol=6 * (TOLERANCE + 2**-15))
 
 
-@both
+@every
 def test_weights_names_and_clips_come_out_as_under_plain(protocol: str) -> None:
     generator = np.random.default_rng(2)
     updates = [
@@ -158,7 +167,7 @@ def test_under_a_shared_key_somebody_must_be_left_to_open() -> None:
 def test_any_small_round_gives_the_survivors_sum_or_says_who_is_missing(
     data: st.DataObject,
 ) -> None:
-    protocol = data.draw(st.sampled_from(CKKS))
+    protocol = data.draw(st.sampled_from([*CKKS, *(ON_SEAL if find_spec("tenseal") else ())]))
     clients, entries = data.draw(st.integers(2, 6)), data.draw(st.integers(1, 8))
     minimum = data.draw(st.integers(2, clients))
     gone = data.draw(st.dictionaries(st.integers(0, clients - 1), st.sampled_from(UNSIGNED)))
@@ -177,7 +186,7 @@ def test_any_small_round_gives_the_survivors_sum_or_says_who_is_missing(
     committee = left(Stage.ADVERTISE, Stage.SHARE)[:holders]
     decryptors = left(*UNSIGNED)
     enough = len(senders) >= minimum
-    if protocol == SHARED:
+    if protocol.startswith(SHARED):
         enough &= bool(decryptors)
     else:
         enough &= len(committee) == holders
@@ -196,7 +205,7 @@ def test_any_small_round_gives_the_survivors_sum_or_says_who_is_missing(
     outcome = carry()
     assert outcome.survivors == tuple(senders)
     np.testing.assert_allclose(
-        outcome.values, reals[senders].sum(axis=0), atol=8 * clients * precision
+        outcome.sums(layout)["x"], reals[senders].sum(axis=0), atol=8 * clients * precision
     )
 
 
@@ -232,9 +241,10 @@ def test_chunks_may_be_worked_on_elsewhere() -> None:
     inputs = dict.fromkeys(range(5), np.full(5000, 0.25))
     for protocol in CKKS:
         outcome = play(under(protocol), layout, inputs, {1: Stage.REVEAL}, chunks=counting)
-        np.testing.assert_allclose(outcome.values, 1.25, atol=5 * TOLERANCE)
-    # One upload a client; then one opening, or four partials and the part of a rebuilt key.
-    assert seen == [2] * (5 + 1) + [2] * (5 + 4 + 1)
+        np.testing.assert_allclose(outcome.sums(layout)["x"], 1.25, atol=5 * TOLERANCE)
+    # One upload a client; then one opening, or four partials and the part of a rebuilt key. A
+    # ciphertext has room for all of the first, whose key is nobody's to send.
+    assert seen == [1] * (5 + 1) + [2] * (5 + 4 + 1)
 
 
 # --- integers ---
@@ -247,7 +257,35 @@ def noised(bits: int, clients: int = 4, entries: int = 2000) -> tuple[Any, np.nd
 
 
 @both
-def test_noised_integers_are_exact_while_the_sums_error_is_below_half_a_unit(
+@pytest.mark.parametrize("bits", [6, 9, 24, 64])
+def test_integers_are_those_of_masks_whatever_their_bits(protocol: str, bits: int) -> None:
+    shares, _ = noised(bits)
+    counts = [{"n": np.arange(3) * client, "x": share} for client, share in enumerate(shares)]
+    codec = {"n": Count(maximum=9), "x": NoisyIntegers(bits=bits)}
+    found = aggregate(counts, codec=codec, protocol=under(protocol))
+    masked = aggregate(counts, codec=codec)
+    np.testing.assert_array_equal(found.sum["x"], masked.sum["x"])
+    np.testing.assert_array_equal(found.sum["n"], masked.sum["n"])
+
+
+@both
+def test_weights_counts_and_cut_entries_are_those_of_masks(protocol: str) -> None:
+    generator = np.random.default_rng(4)
+    updates = [
+        {"w": generator.normal(size=50), "n": generator.integers(0, 10**12, 7)} for _ in range(6)
+    ]
+    options: dict[str, Any] = {"clip": 1.0, "counts": "n", "weights": [3, 10**6, 0, 17, 4000, 1]}
+    with pytest.warns(UserWarning, match="the clip cut"):
+        found, masked = (
+            aggregate(updates, protocol=each, dropouts={2: "mask"}, **options)
+            for each in (under(protocol), Bonawitz())
+        )
+    assert (found.weight, found.clipped) == (masked.weight, masked.clipped)
+    np.testing.assert_array_equal(found.sum["n"], masked.sum["n"])
+
+
+@pytest.mark.parametrize("protocol", ON_SEAL)
+def test_noised_integers_on_seal_are_exact_while_the_sums_error_is_below_half_a_unit(
     protocol: str,
 ) -> None:
     """clients x error < 2**-bits; above it they are off by what the error says, not more."""
@@ -310,7 +348,7 @@ def test_what_only_masks_have_is_refused(protocol: str, options: dict[str, Any])
         under(protocol, **options)
 
 
-@both
+@every
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_is_refused_by_the_client_that_has_it(
     protocol: str, value: float
@@ -360,24 +398,23 @@ def test_a_client_sends_the_predicted_ciphertexts_and_their_frames(protocol: str
         [np.zeros(entries)] * clients, clip=1.0, protocol=under(protocol), dropouts={1: "reveal"}
     ).costs
     frame = HEAD + 4 + 4 + 32 + CHECKSUM
-    assert params.chunks == -(-entries // params.ring.degree) > 1
+    # The vector's words, and the one that counts what the clip cut.
+    params = replace(params, entries=entries + 1)
     assert costs[Stage.MASK].bytes_up == params.vector_size + params.chunks * frame
     summands = 4 + clients * (4 + 32)
     if shared:
-        chunk = 2 * params.partial_size // params.chunks
         assert costs[Stage.REVEAL].bytes_up == 0
-        assert costs[Stage.REVEAL].bytes_down == (
-            HEAD + 32 + summands + params.chunks * chunk + CHECKSUM
-        )
+        assert costs[Stage.REVEAL].bytes_down == (HEAD + 32 + summands + params.sum_size + CHECKSUM)
         assert costs[Stage.ADVERTISE].bytes_up == costs[Stage.SHARE].bytes_up == 0
         return
     alive, lost = HOLDERS - 1, 1
     assert costs[Stage.ADVERTISE].bytes_up == HEAD + 4 + 32 + 32 + CHECKSUM
     assert costs[Stage.REVEAL].bytes_down == (
-        HEAD + 32 + 4 + 4 * alive + summands + params.partial_size + CHECKSUM
+        HEAD + 32 + 4 + 4 * alive + summands + params.chunks * params.second_size + CHECKSUM
     )
+    part = HEAD + 4 + 4 + 4 + CHECKSUM
     assert costs[Stage.REVEAL].bytes_up == (
-        HEAD + 4 + params.partial_size + 4 + lost * (4 + 32) + CHECKSUM
+        params.partial_size + params.chunks * part + lost * (4 + 32)
     )
 
 
@@ -385,27 +422,14 @@ def test_a_client_sends_the_predicted_ciphertexts_and_their_frames(protocol: str
 
 
 @both
-def test_without_tenseal_there_is_one_clear_error_and_nothing_is_begun(
-    protocol: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+def test_without_tenseal_coefficients_sum_and_seal_is_one_clear_error(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tenseal", None)
+    assert aggregate([[0.5]] * 3, clip=1.0, protocol=under(protocol)).weight == 3
+    seal = Ckks(model=MODELS[protocol], engine=Engine.SEAL)
     with pytest.raises(MissingExtraError, match=r"pip install '\.\[ckks\]'"):
-        aggregate([[0.5]] * 3, clip=1.0, protocol=under(protocol))
-    assert aggregate([[0.5]] * 3, clip=1.0).weight == 3
-    arguments = ["secagg", "train", "--protocol", protocol, "--out", str(tmp_path / "run")]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert (stop.value.code, out) == (2, "")
-    assert err == (
-        f"secagg: protocol {protocol} needs tenseal, which is not installed: "
-        "pip install '.[ckks]' in a clone of secagg\n"
-    )
-    assert not (tmp_path / "run").exists()
+        aggregate([[0.5]] * 3, clip=1.0, protocol=seal)
 
 
 # --- secagg train ---

@@ -166,7 +166,7 @@ def test_a_threshold_that_is_no_majority_is_refused_by_the_clients() -> None:
         ([{"a": [1.0]}, {"b": [1.0]}], {}, InputError, "same names"),
         ([[0.5], [0.5]], {"weights": [1]}, InputError, "1 weights for 2"),
         ([[0.5], [0.5]], {"weights": [1, -1]}, InputError, "not a count"),
-        ([[0.5], [0.5]], {"weights": [1, 0.5]}, InputError, "not a count"),
+        ([[0.5], [0.5]], {"weights": [1, 0.5]}, InputError, "the number of examples"),
         ([[0.5], [0.5]], {"weights": [0, 0]}, InputError, "are all 0"),
         ([[0.5], [0.5]], {"weights": [2**62, 2**62]}, InputError, "fit"),
         ([[0.5], [0.5]], {"protocol": "bonawitz"}, InputError, "unknown protocol"),

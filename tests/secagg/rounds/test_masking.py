@@ -20,7 +20,7 @@ from protocols.primitives.prg import CHUNK_WORDS, MAX_WORDS, Mask, Masks, Suite
 from protocols.secrets import Secret
 from secagg.errors import InputError, WorkerError
 from secagg.rounds import masking
-from secagg.rounds.masking import Expand, Job, over, serial, threads
+from secagg.rounds.masking import Expand, Job, over, threads
 
 AES = Suite.AES_128_CTR
 LONG = 9 * CHUNK_WORDS + 5  # words
@@ -53,7 +53,7 @@ def expanded(words: NDArray[np.uint64], masks: list[Mask], suite: Suite) -> NDAr
 
 @pytest.fixture(scope="module", autouse=True)
 def always() -> Iterator[None]:
-    """Little work, too, goes to threads, or small cases would test ``serial`` alone."""
+    """Little work, too, goes to threads, or small cases would test one thread alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(masking, "PAYS", 0)
         yield
@@ -98,28 +98,42 @@ CASES = {
     "count": st.integers(0, 9),
     "turn": st.integers(0, 2),
     "suite": st.sampled_from(list(Suite)),
+    "cut": st.sampled_from([0, 1, 8, CHUNK_WORDS, CHUNK_WORDS + 3]),
 }
 
 
-def refuse_another_answer(expand: Expand, length: int, count: int, turn: int, suite: Suite) -> None:
+def refuse_another_answer(
+    expand: Expand, length: int, count: int, turn: int, suite: Suite, cut: int = 0
+) -> None:
+    """Whole, or cut in two: streams go on where they stood."""
     words, masks = words_of(length), masks_of(count, turn=turn)
     expected = expanded(words, masks, suite)
-    expand(words, masks, suite)
+    streams = expand(masks, suite)
+    for part in (words[:cut], words[cut:]) if cut else (words,):
+        streams.apply_to(part)
     assert np.array_equal(words, expected)
-
-
-@given(**CASES)
-@settings(max_examples=30, derandomize=True, deadline=None)
-def test_serial_is_masks_applied(length: int, count: int, turn: int, suite: Suite) -> None:
-    refuse_another_answer(serial, length, count, turn, suite)
 
 
 @given(**CASES, several=st.integers(1, 4))
 @settings(max_examples=40, derandomize=True, deadline=None)
 def test_any_number_of_threads_gives_the_same_words(
-    length: int, count: int, turn: int, suite: Suite, several: int
+    length: int, count: int, turn: int, suite: Suite, cut: int, several: int
 ) -> None:
-    refuse_another_answer(threads(several), length, count, turn, suite)
+    refuse_another_answer(threads(several), length, count, turn, suite, cut)
+
+
+def test_threads_share_masks_or_words_whichever_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shared(several: int, count: int, suite: Suite = AES) -> str:
+        return type(threads(several)(masks_of(count), suite)).__name__
+
+    for vaes, five in ((True, "_ByMasks"), (False, "_ByWords")):
+        monkeypatch.setattr(masking, "has_vaes", lambda vaes=vaes: vaes)
+        assert shared(2, 1) == "_ByWords"
+        assert shared(2, 3) == "_ByWords"
+        assert shared(2, 5) == five  # three masks on one thread, or 2.5 that take a third more
+        assert shared(2, 5, Suite.CHACHA20) == "_ByWords"
+        assert shared(2, 100) == "_ByMasks"
+        assert shared(1, 100) == shared(2, 0) == "_Checked"
 
 
 def test_cores_are_used_as_the_environment_allows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +159,7 @@ def test_a_number_of_threads_that_is_none_is_refused(
 ) -> None:
     monkeypatch.setenv(masking.THREADS, said)
     with pytest.raises(InputError, match="SECAGG_THREADS"):
-        masking.expand(words_of(8), masks_of(1), AES)
+        masking.expand(masks_of(1), AES)
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.0, True])
@@ -159,17 +173,34 @@ def test_little_work_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masking, "ThreadPoolExecutor", None)
     refuse_another_answer(threads(2), 99, 10, 0, AES)
     with pytest.raises(TypeError):
-        threads(2)(words_of(100), masks_of(10), AES)
+        threads(2)(masks_of(10), AES).apply_to(words_of(100))
+
+
+def test_a_thread_is_started_for_every_half_of_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Watched(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            made.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(masking, "ThreadPoolExecutor", Watched)
+    monkeypatch.setattr(masking, "PAYS", 1000)
+    for length, several in ((80, []), (100, [1]), (150, [2]), (10_000, [3])):
+        made.clear()
+        refuse_another_answer(threads(4), length, 12, 0, AES)
+        refuse_another_answer(threads(4), 12 * length, 1, 0, AES)
+        assert made == 2 * several
 
 
 @given(**CASES, parts=st.integers(1, 7))
 @settings(max_examples=40, derandomize=True, deadline=None)
 def test_jobs_that_went_as_bytes_give_the_same_words(
-    length: int, count: int, turn: int, suite: Suite, parts: int
+    length: int, count: int, turn: int, suite: Suite, cut: int, parts: int
 ) -> None:
     elsewhere = Elsewhere()
-    refuse_another_answer(over(elsewhere, parts=parts), length, count, turn, suite)
-    assert len(elsewhere.sent) <= parts
+    refuse_another_answer(over(elsewhere, parts=parts), length, count, turn, suite, cut)
+    assert len(elsewhere.sent) <= 2 * parts
 
 
 @pytest.mark.parametrize("length", [9, LONG])
@@ -192,14 +223,14 @@ def test_strided_words_are_masked_as_well() -> None:
         words = words_of(2 * LONG)
         expected = words.copy()
         expected[::2] = expanded(words[::2].copy(), masks_of(4), AES)
-        expand(words[::2], masks_of(4), AES)
+        expand(masks_of(4), AES).apply_to(words[::2])
         assert np.array_equal(words, expected)
 
 
 @given(length=st.integers(0, 60_000), count=st.integers(0, 60), parts=st.integers(1, 9))
 @settings(max_examples=80, derandomize=True, deadline=None)
 def test_jobs_cover_every_mask_at_every_word_once(length: int, count: int, parts: int) -> None:
-    jobs = masking._jobs(words_of(length), masks_of(count), AES, parts)
+    jobs = masking._jobs(words_of(length), masks_of(count), AES, parts, 0)
     assert len(jobs) <= parts
     covered = np.zeros((count, length), np.uint8)
     number = {seed(mask): mask for mask in range(count)}
@@ -211,9 +242,9 @@ def test_jobs_cover_every_mask_at_every_word_once(length: int, count: int, parts
 
 
 def test_a_long_vector_is_cut_by_words_and_many_masks_by_masks() -> None:
-    by_words = masking._jobs(words_of(10**6), masks_of(1), AES, 2)
+    by_words = masking._jobs(words_of(10**6), masks_of(1), AES, 2, 0)
     assert [(len(job.labels), job.start) for job in by_words] == [(1, 0), (1, 500_000)]
-    by_masks = masking._jobs(words_of(1000), masks_of(1001), AES, 2)
+    by_masks = masking._jobs(words_of(1000), masks_of(1001), AES, 2, 0)
     assert [(len(job.labels), job.start) for job in by_masks] == [(501, 0), (500, 0)]
 
 
@@ -223,7 +254,7 @@ def test_a_long_vector_is_cut_by_words_and_many_masks_by_masks() -> None:
 def test_what_is_no_vector_of_words_is_refused(words: Any) -> None:
     for expand in (threads(2), over(Elsewhere(), parts=2)):
         with pytest.raises(InputError, match="vector of uint64"):
-            expand(words, masks_of(1), AES)
+            expand(masks_of(1), AES).apply_to(words)
     assert not words.any()
 
 
@@ -232,15 +263,15 @@ def test_words_that_cannot_be_written_are_refused() -> None:
     words.flags.writeable = False
     for expand in (threads(2), over(Elsewhere(), parts=2)):
         with pytest.raises(InputError, match="writable"):
-            expand(words, masks_of(1), AES)
+            expand(masks_of(1), AES).apply_to(words)
 
 
 def test_a_seed_of_another_size_is_refused_as_by_serial() -> None:
     words = words_of(LONG)
     bad = [*masks_of(2), Mask(seed=Secret(bytes(31)), label=b"")]
-    for expand in (serial, threads(2), over(Elsewhere(), parts=2)):
+    for expand in (Masks, threads(2), over(Elsewhere(), parts=2)):
         with pytest.raises(protocols.InputError, match="seed has 31 bytes"):
-            expand(words, bad, AES)
+            expand(bad, AES).apply_to(words)
     assert np.array_equal(words, words_of(LONG))
 
 
@@ -252,7 +283,7 @@ def test_more_words_than_a_seed_gives_are_refused_although_each_part_is_short() 
     words = np.zeros(8, np.uint64).view(Vast)
     for expand in (threads(2), over(Elsewhere(), parts=2)):
         with pytest.raises(LocalProtocolError, match="a seed gives at most"):
-            expand(words, masks_of(1), AES)
+            expand(masks_of(1), AES).apply_to(words)
 
 
 def fail(job: Job) -> Any:
@@ -275,7 +306,7 @@ def fail(job: Job) -> Any:
 def test_a_job_that_fails_leaves_the_words_alone(at: int, then: Callable[[Job], Any]) -> None:
     words = words_of(LONG)
     with pytest.raises(WorkerError, match="in a job of Failing") as caught:
-        over(Failing(at, then), parts=3)(words, masks_of(5), AES)
+        over(Failing(at, then), parts=3)(masks_of(5), AES).apply_to(words)
     assert np.array_equal(words, words_of(LONG))
     assert caught.value.__cause__ is caught.value.__context__ is None
 
@@ -285,17 +316,17 @@ def test_an_executor_that_was_shut_down_leaves_the_words_alone() -> None:
     executor.shutdown()
     words = words_of(LONG)
     with pytest.raises(WorkerError, match="RuntimeError in a job of ThreadPoolExecutor"):
-        over(executor, parts=2)(words, masks_of(5), AES)
+        over(executor, parts=2)(masks_of(5), AES).apply_to(words)
     assert np.array_equal(words, words_of(LONG))
 
 
 def test_no_seed_is_printed() -> None:
     masks, words = masks_of(8), words_of(LONG)
-    (job,) = masking._jobs(words, masks, AES, 1)
+    (job,) = masking._jobs(words, masks, AES, 1, 0)
     expand = over(Failing(0, fail), parts=2)
     texts = [repr(thing) for thing in (job, expand, threads(2), masks, job.masks())]
     with pytest.raises(WorkerError) as caught:
-        expand(words, masks, AES)
+        expand(masks, AES).apply_to(words)
     out = io.StringIO()
     traceback.print_exception(caught.value, file=out)
     texts += [out.getvalue(), repr(caught.value)]

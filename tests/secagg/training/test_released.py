@@ -83,7 +83,8 @@ def test_a_run_without_noise_has_no_ledger_to_seal(secagg: Run, tmp_path: Path) 
 def test_the_command_seals_and_the_audit_of_the_run_is_checked(secagg: Run, tmp_path: Path) -> None:
     create_identity(tmp_path / "keeper.key", "keeper")
     code, out, err = secagg(
-        *("train", *OPTIONS, "--purpose", "a study", "--out", tmp_path / "run"),
+        *("train", *OPTIONS, "--purpose", "a study", "--organisation", "a clinic"),
+        *("--out", tmp_path / "run"),
         *("--seal", tmp_path / "keeper.key"),
     )
     assert (code, err) == (0, "")
@@ -91,7 +92,8 @@ def test_the_command_seals_and_the_audit_of_the_run_is_checked(secagg: Run, tmp_
     made = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert made["verdict"] == "sound"
     assert made["protection"] == ["head kept beside", "signed head"]
-    assert made["purpose"] == "a study"
+    assert (made["purpose"], made["organisation"]) == ("a study", "a clinic")
+    assert "a clinic" in (tmp_path / "run" / "audit.html").read_text()
     code, out, _ = secagg(
         *("audit", tmp_path / "run" / "ledger.sqlite"), "--head-key", tmp_path / "keeper.key.pub"
     )

@@ -153,8 +153,9 @@ def test_every_run_makes_a_picture(metrics: dict[str, Any]) -> None:
 
 def test_the_headline_says_it_in_plain_words() -> None:
     assert Page(report(metrics_of())).text("h1") == (
-        "20 clients trained together for 30 rounds; nobody saw one update; no example's presence "
-        "changes what can be learned by more than epsilon 8.0 at delta 1e-4."
+        "20 clients, simulated in one process, trained together for 30 rounds; between real "
+        "parties nobody would see one update; no example's presence changes what can be learned by "
+        "more than epsilon 8.0 at delta 1e-4."
     )
 
 
@@ -358,8 +359,10 @@ def test_numbers_are_written_for_people(shown: object, expected: object) -> None
 @pytest.mark.parametrize("protocol", ["ckks", "threshold-ckks"])
 def test_what_ckks_protects_from_is_said_and_what_it_does_not(protocol: str) -> None:
     text = Page(report(metrics_of(3, protocol=protocol, noise="none"))).text()
-    assert "nobody saw one update" in text
-    assert "One client or server that deviates" in text
+    assert "between real parties nobody would see one update" in text
+    assert "nobody saw one update" not in text
+    assert ("A server that shows clients different sums" in text) == (protocol == "ckks")
+    assert ("One client or server that deviates" in text) == (protocol == "threshold-ckks")
     assert "does not know protocol" not in text
     assert ("The server and one client together" in text) == (protocol == "ckks")
     assert ("a majority of the holders together" in text) == (protocol == "threshold-ckks")

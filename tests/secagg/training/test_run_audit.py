@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def finished(folder: Path, **settings: Any) -> tuple[training.Trainer, dict[str,
 
 
 def last_head(folder: Path) -> str:
-    kept = RunFolder.open(folder).metrics["rounds"][-1]["ledger"]
+    kept = RunFolder.open(folder).metrics["final"]["ledger"]
     return f"{kept['seq']}:{kept['hash']}"
 
 
@@ -79,6 +80,25 @@ def test_both_pages_call_public_what_is_public_in_that_mode(tmp_path: Path, mode
         assert ("keep it to themselves" in shown or "leave out their noise" in shown) is (
             mode_name != "local"
         )
+
+
+def test_a_simulation_is_called_one_wherever_it_is_told_of(
+    secagg: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """One process could read every update, whatever the protocol would hide between parties."""
+    run, _ = finished(tmp_path / "run")
+    assert "4 clients simulated in one process" in run.headline
+    said = "Simulated: all clients and the server in one process, which could read every update"
+    found = json.loads((tmp_path / "run" / AUDIT_JSON).read_text())
+    assert found["parties"].startswith(said)
+    rows = {row["item"]: row for row in found["statement"]}
+    assert said in rows["Where the parties ran"]["text"]
+    assert said in (tmp_path / "run" / AUDIT).read_text()
+    assert "simulated in one process" in (tmp_path / "run" / REPORT).read_text()
+    code, out, _ = secagg("audit", tmp_path / "run" / "ledger.sqlite")
+    assert (code, said in " ".join(out.split())) == (0, True)
+    everywhere = (out, *(path.read_text() for path in (tmp_path / "run").glob("*.html")))
+    assert not any("nobody saw one update" in text for text in everywhere)
 
 
 def test_without_a_ledger_there_is_no_audit_and_no_link(tmp_path: Path) -> None:
@@ -156,8 +176,9 @@ def test_a_run_that_the_budget_stopped_has_the_audit_of_what_stands_charged(
     assert list(again) == []  # the round that was cut off has spent the rest
     final = again.finish()
     found = json.loads((tmp_path / "run" / AUDIT_JSON).read_text())
-    kept = int(last_head(tmp_path / "run").split(":")[0])
+    kept = RunFolder.open(tmp_path / "run").metrics["rounds"][-1]["ledger"]["seq"]
     assert int(found["head"].split(":")[0]) > kept  # the round that was cut off came after
+    assert found["head"] == last_head(tmp_path / "run")
     assert found["protection"] == [HEAD_BESIDE]
     assert found["verdict"] == "sound"
     assert [row["open"] for row in found["sections"][0]["rounds"]] == [0, 4]

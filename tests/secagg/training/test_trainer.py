@@ -274,6 +274,132 @@ def test_what_cannot_be_kept_is_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+# what an error names
+
+
+def test_passes_that_noise_does_not_allow_are_named_as_they_were_given(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^local_epochs 2: distributed noise") as caught:
+        trainer(tmp_path / "run", local_epochs=2, noise="distributed", **BUDGET)
+    assert "local_steps" not in str(caught.value)
+    trainer(tmp_path / "one", local_epochs=1, noise="distributed", **BUDGET)
+
+
+def test_a_folder_that_is_taken_is_told_in_arguments(tmp_path: Path) -> None:
+    trainer(tmp_path / "run").run()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name, more, words in (
+        ("run", {}, "with Trainer.resume, replace it with overwrite=True, or choose another"),
+        ("other", {"overwrite": True}, "so overwrite=True removes nothing"),
+        ("file", {}, "choose another folder as out"),
+    ):
+        with pytest.raises(RunError, match=words) as caught:
+            trainer(tmp_path / name, **more)
+        assert "--" not in str(caught.value)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(RunError, match="overwrite=True"):
+        secagg.Trainer.resume(tmp_path / "run", linear(), data(), functional.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.BatchNorm1d(4), "layer '1' is a BatchNorm1d: it mixes the examples of a batch; take G"),
+        (nn.InstanceNorm1d(4, affine=True, track_running_stats=True), "track_running_stats=False"),
+        (nn.LSTM(4, 4), "layer '1' is a LSTM: Opacus cannot .* opacus.layers.DPLSTM"),
+    ],
+)
+def test_a_layer_that_opacus_refuses_is_named_with_its_cure(
+    layer: nn.Module, words: str, tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), layer, nn.Linear(4, 2))
+    with pytest.raises(UnsoundModel, match=words) as caught:
+        trainer(tmp_path / "run", model=model, noise="distributed", **BUDGET)
+    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+
+
+# by group
+
+PLACES = ["north", "south & west", "north", 7, 7, 7, "south & west", "north"]
+
+
+def accuracy_of(model: nn.Module, rows: list[int]) -> float:
+    inputs, targets = data()[1]
+    return float((model(inputs[rows]).argmax(1) == targets[rows]).float().mean())
+
+
+def test_a_run_says_how_good_the_model_is_for_each_group(tmp_path: Path) -> None:
+    run = trainer(
+        tmp_path / "run",
+        evaluation=data()[1],
+        groups=PLACES,
+        noise="distributed",
+        unit="client",
+        **BUDGET,
+    )
+    final = run.run()
+    assert list(final["by_group"]) == ["7", "north", "south & west"]
+    for name, each in final["by_group"].items():
+        rows = [at for at, place in enumerate(PLACES) if str(place) == name]
+        assert each["examples"] == len(rows)
+        assert each["accuracy"] == pytest.approx(accuracy_of(run.model, rows))
+    shares = [each["examples"] * each["accuracy"] for each in final["by_group"].values()]
+    assert sum(shares) / 8 == pytest.approx(final["accuracy"])
+    north = final["by_group"]["north"]["accuracy"]
+    assert f"north accuracy {north:.3f} of 3 examples" in "\n".join(run.closing_lines(final))
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["final"] == final
+    page = (tmp_path / "run/report.html").read_text()
+    assert "Accuracy by group" in page
+    assert "south &amp; west" in page
+    # The ledger says the same, and so does an audit of it, whoever makes it.
+    audit = json.loads((tmp_path / "run/audit.json").read_text())
+    rows_of = {row["item"]: row for row in audit["statement"]}
+    assert f"north accuracy {north:.3f} of 3 examples" in rows_of["Bias"]["text"]
+    assert rows_of["Bias"]["source"] == "keeper"
+    assert f"Accuracy {final['accuracy']:.3f} on 8 evaluation ex" in rows_of["Utility"]["text"]
+
+
+def test_a_run_without_groups_states_its_utility_and_no_bias(tmp_path: Path) -> None:
+    final = trainer(tmp_path / "run", noise="local", **BUDGET).run()
+    assert final["by_group"] is None
+    assert "by group" not in (tmp_path / "run/report.html").read_text()
+    audit = json.loads((tmp_path / "run/audit.json").read_text())
+    sources = {row["item"]: row["source"] for row in audit["statement"]}
+    assert (sources["Utility"], sources["Bias"]) == ("keeper", "nobody")
+
+
+def test_a_finished_run_that_is_finished_again_states_nothing_anew(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"evaluation": data()[1], "groups": PLACES}
+    trainer(tmp_path / "run", noise="local", **given, **BUDGET).run()
+    with Ledger.open(tmp_path / "run/ledger.sqlite", read_only=True) as book:
+        head = book.head()
+    again = secagg.Trainer.resume(
+        *(tmp_path / "run", linear(), data(), functional.cross_entropy), **given
+    )
+    again.finish()
+    with Ledger.open(tmp_path / "run/ledger.sqlite", read_only=True) as book:
+        assert book.head() == head
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (["a"] * 7, "names 7 examples, and the evaluation has 8"),
+        (8, "groups is a int, must name"),
+        (["a\nb"] * 8, "must be a printable name"),
+        ([" "] * 8, "must be a printable name"),
+        (["a" * 101] * 8, "at most 100"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(groups: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        trainer(tmp_path / "run", evaluation=data()[1], groups=groups)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
 # with noise
 
 
@@ -545,13 +671,15 @@ def test_writers_log_every_number_under_its_round(
     fake(monkeypatch, "torch.utils.tensorboard", SummaryWriter=SummaryWriter)
     fake(monkeypatch, "mlflow", log_metrics=log_metrics)
     writers = [TensorBoard(tmp_path / "logs"), MLflow()]
-    final = trainer(tmp_path / "run", callbacks=writers).run()
+    groups = ["A & E"] * 11
+    final = trainer(tmp_path / "run", callbacks=writers, groups=groups).run()
     records = secagg.load_run(tmp_path / "run").rounds
     expected = [(r["round"], name, value) for r in records for name, value in numbers(r)]
     assert {"loss", "accuracy", "bytes_up", "milliseconds/train"} <= {n for _, n, _ in expected}
     assert logged["tensorboard"] == [*expected, "closed"]
     assert logged["mlflow"][: len(expected)] == expected
     assert (None, "final/loss", final["loss"]) in logged["mlflow"]
+    assert (None, "final/by_group/A _ E/examples", 11.0) in logged["mlflow"]
 
 
 @pytest.mark.parametrize(
