@@ -1,0 +1,39 @@
+// The vectors of the codec and of single blocks, in whatever runs this: Node or a page.
+import { ascii, hex, sha256, stream, unhex, verify } from '../../examples/browser/bonawitz.mjs';
+import { encode, readModel, readProposal, readRequest, writeAnswer } from '../../examples/browser/secagg.mjs';
+
+
+/** How many blocks and cases came out as they stand; throws at the first that did not. */
+export async function check({ blocks, codec, carried }) {
+  let checked = 0;
+  const equal = (found, wanted, what) => {
+    if (found !== wanted) throw new Error(`${what}: ${found}, not ${wanted}`);
+    checked++;
+  };
+  for (const { suite, seed, label, words, sha256: digest } of blocks.streams) {
+    const drawn = await stream(unhex(seed), ascii(label), suite);
+    equal(hex(await sha256(await drawn(0, words))), digest, `stream of suite ${suite}`);
+  }
+  for (const [signed, good] of [[[blocks.signature], true], [blocks['refused signatures'], false]])
+    for (const { public: key, label, message, signature } of signed) {
+      const found = await verify(unhex(key), ascii(label), unhex(message), unhex(signature));
+      equal(found, good, 'signature');
+    }
+  for (const { shows, proposal, own, seeds, segments, public: known, words, sha256: digest }
+    of codec.cases) {
+    const read = await readProposal(ascii(proposal)), left = seeds.map(unhex);
+    equal(hex(await sha256(ascii(proposal))), known, shows);
+    const layout = read.segments.map(({ name, entries, lanes }) => ({ name, entries, lanes }));
+    equal(JSON.stringify(layout), JSON.stringify(segments), shows);
+    const long = () => Array.from({ length: read.entries }, (_, i) => ((37 * i) % 1001 - 500) / 400);
+    const brought = typeof own === 'string' ? own : { ...own, update: own.update ?? long() };
+    const made = await encode(read, brought, () => left.shift());
+    if (digest) equal(hex(await sha256(made)), digest, shows);
+    else equal(hex(made.slice().reverse()), words.toReversed().join(''), shows);
+  }
+  const { request, answer, model } = carried;
+  equal(hex(readRequest(unhex(request['unsigned bytes'])).signed), request.signed, 'request');
+  equal(hex(writeAnswer(answer.messages.map(unhex))).slice(-40), answer.bytes.slice(-40), 'answer');
+  equal(hex((await readModel(unhex(model.bytes))).digest), model.digest, 'model');
+  return checked;
+}
