@@ -4,7 +4,7 @@ import { encode, readModel, readProposal, readRequest, writeAnswer } from '../..
 
 
 /** How many blocks and cases came out as they stand; throws at the first that did not. */
-export async function check({ blocks, codec, carried }) {
+export async function check([blocks, codec, carried]) {
   let checked = 0;
   const equal = (found, wanted, what) => {
     if (found !== wanted) throw new Error(`${what}: ${found}, not ${wanted}`);
@@ -36,4 +36,11 @@ export async function check({ blocks, codec, carried }) {
   equal(hex(writeAnswer(answer.messages.map(unhex))).slice(-40), answer.bytes.slice(-40), 'answer');
   equal(hex((await readModel(unhex(model.bytes))).digest), model.digest, 'model');
   return checked;
+}
+
+const { process } = globalThis;
+if (process && process.argv[1] === import.meta.filename) {
+  const { readFile } = await import('node:fs/promises');
+  const files = process.argv.slice(2);
+  console.log(await check(await Promise.all(files.map(async (f) => JSON.parse(await readFile(f))))));
 }

@@ -17,7 +17,9 @@ from secagg.vectors.layout import Layout
 from secagg.vectors.quantize import FixedPoint
 
 WORDS: Final = ("raised", "replied", "arrays", "metrics", "weight", "update")  # as Failure counts
-LONG: Final = 70_001  # entries: blocks of 2^15 words, the last of them short, in lanes of odd length
+LONG: Final = (
+    70_001  # entries: blocks of 2^15 words, the last of them short, in lanes of odd length
+)
 
 
 def _pattern(entries: int) -> list[float]:
@@ -74,21 +76,32 @@ def _cases() -> Iterator[tuple[str, Proposal, dict[str, Any] | str]]:
         "weight": 2**39 + 1,
         "metrics": {"a": 5e-4, "b": -0.125},
     }
-    yield "running statistics, and as many lanes as there are", _proposal(
-        shapes, several, 7, "statistics"
-    ), held
+    yield (
+        "running statistics, and as many lanes as there are",
+        _proposal(shapes, several, 7, "statistics"),
+        held,
+    )
     wide = Average(clip=3.0, bits=32, max_weight=1, weighted_by="n")
-    yield "lanes of a whole word", _proposal(small, wide, 65_535, "wide"), own | {
-        "weight": 1,
-        "metrics": {},
-    }
+    yield (
+        "lanes of a whole word",
+        _proposal(small, wide, 65_535, "wide"),
+        own
+        | {
+            "weight": 1,
+            "metrics": {},
+        },
+    )
     yield "only metrics are summed", _proposal((), mean, 10, "metrics"), own | {"update": []}
     long = _proposal((("w", (LONG,)),), mean, 10, "long")
-    yield "an update of several blocks: entry i is ((37 i) mod 1001 - 500) / 400", long, {
-        "update": None,
-        "weight": 100,
-        "metrics": {"loss": 0.1},
-    }
+    yield (
+        "an update of several blocks: entry i is ((37 i) mod 1001 - 500) / 400",
+        long,
+        {
+            "update": None,
+            "weight": 100,
+            "metrics": {"loss": 0.1},
+        },
+    )
 
 
 def _seeds(number: int, proposal: Proposal) -> list[bytes]:

@@ -1,0 +1,26 @@
+// A node for tests, in Node and in pages: it moves every entry by 0.5 / (1 + number).
+import { join, memoryBurns } from '../../examples/browser/secagg.mjs';
+
+/** Takes part until `last`, a line of its log, was said; null: until it is ended. */
+export async function member(url, token, number, last = null, said = () => {}) {
+  const ended = new AbortController(), move = Math.fround(0.5 / (1 + number));
+  const train = (model) => ({
+    arrays: new Map([...model].map(([name, values]) => [name, values.map((value) => value + move)])),
+    numbers: { 'num-examples': 1 + (number % 7), loss: number % 5 },
+  });
+  await join(url, token, train, {
+    burns: memoryBurns(),
+    policy: { minimum_cohort: 2, sums_per_model: 100 },
+    signal: ended.signal,
+    log: (line) => {
+      said(line);
+      if (line === last) ended.abort();
+    },
+  });
+}
+
+const { process } = globalThis;
+if (process && process.argv[1] === import.meta.filename) {
+  const [url, token, number, last] = process.argv.slice(2);
+  await member(url, token, Number(number), last, (line) => console.error(line));
+}

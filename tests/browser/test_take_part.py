@@ -1,0 +1,204 @@
+"""Sums of `secagg serve` with nodes in Node and in Chromium beside nodes in Python.
+
+What runs is examples/browser. Where there is no Node, or no Chromium, its tests are skipped.
+"""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from serving import check_moved, joined, let_time_pass, mean_of, serving, summing, weigh
+
+from secagg.adapters.http import Server
+from secagg.interop.fuzzer import fuzz
+from secagg.interop.process import ForeignPeer
+from secagg.stage import UNSIGNED, Stage
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("examples/browser", "tests/browser", "tests/vectors")
+VECTORS = ("blocks", "codec", "carried")
+COMPARED = 50  # values in them that the modules make
+EVERYBODY = [1, 2, 3, 4, 5]
+Wait = Callable[[], object]  # until a node has ended
+Start = Callable[[Server, Path, int, str | None], Wait]  # a node that ends after a line it says
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    found = shutil.which("node")
+    if found is None:
+        pytest.skip("NO NODE: nobody took part from it. Put Node 20 or newer on PATH")
+    return found
+
+
+class Pages(SimpleHTTPRequestHandler):
+    """The files of ``PARTS``, without a word."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.path == "/":
+            self.send_response(200)
+            self.end_headers()
+        elif any(self.path.startswith(f"/{part}/") for part in PARTS):
+            super().do_GET()
+        else:
+            self.send_error(404)
+
+
+@pytest.fixture(scope="session")
+def pages() -> Iterator[str]:
+    """The origin of pages that have the modules."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Pages, directory=str(ROOT))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@contextmanager
+def in_node(node: str) -> Iterator[Start]:
+    """Nodes that are processes of Node; they are gone at the end."""
+    with ExitStack() as running:
+
+        def start(server: Server, home: Path, number: int, last: str | None) -> Wait:
+            token = (home / "token").read_text()
+            program = str(ROOT / "tests" / "browser" / "member.mjs")
+            words = [node, program, server.url, token, str(number), *([last] if last else [])]
+            process = subprocess.Popen(words, stderr=subprocess.PIPE)
+            running.enter_context(process)
+            running.callback(process.kill)
+            return process.wait
+
+        yield start
+
+
+@contextmanager
+def in_chromium(browser: Any, origin: str) -> Iterator[Start]:
+    """Nodes that are modules of one page, which is left at the end."""
+    browser.open(f"{origin}/")
+
+    def start(server: Server, home: Path, number: int, last: str | None) -> Wait:
+        given = json.dumps([server.url, (home / "token").read_text(), number, last])
+        browser.script(
+            "import('/tests/browser/member.mjs')"
+            f".then(({{ member }}) => {{ window.node{number} = member(...{given}); }})"
+        )
+        return partial(browser.script, f"window.node{number}")
+
+    yield start
+    browser.open("about:blank")
+
+
+@pytest.fixture(params=["Node", "Chromium"])
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts nodes outside Python, in each engine in turn."""
+    if request.param == "Node":
+        made = in_node(request.getfixturevalue("node"))
+    else:
+        made = in_chromium(request.getfixturevalue("browser"), request.getfixturevalue("pages"))
+    with made as starts:
+        yield starts
+
+
+def test_two_sums_with_nodes_in_python_come_to_their_mean(
+    start: Start, folder: Path, pages: str
+) -> None:
+    with serving(folder, 5, origins=(pages,)) as (server, homes):
+        for number in (1, 2):
+            start(server, homes[number], number, None)
+        with joined(server.url, {number: homes[number] for number in (3, 4, 5)}):
+            with summing(server, 5) as running:
+                outcome = running.result(60)
+            check_moved(outcome.model, EVERYBODY)
+            with summing(server, 5, outcome.model) as running:
+                outcome = running.result(60)
+    check_moved(outcome.model, EVERYBODY, start=mean_of(EVERYBODY), within=2e-3)
+    assert list(outcome.report.survivors) == EVERYBODY
+    assert outcome.weight == sum(map(weigh, EVERYBODY))
+    loss = sum(weigh(n) * (n % 5) for n in EVERYBODY) / outcome.weight
+    assert outcome.metrics["loss"] == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("last", UNSIGNED[:-1])
+def test_a_sum_goes_on_without_a_node_that_ends_after_a_stage(
+    start: Start, folder: Path, pages: str, last: Stage
+) -> None:
+    with serving(folder, 5, origins=(pages,)) as (server, homes):
+        ended = start(server, homes[1], 1, f"{last}: answered")
+        start(server, homes[2], 2, None)
+        others = {number: homes[number] for number in (3, 4, 5)}
+        with joined(server.url, others), summing(server, 5) as running:
+            ended()
+            let_time_pass(server, 1)
+            outcome = running.result(60)
+    inside = EVERYBODY if last is Stage.MASK else EVERYBODY[1:]
+    check_moved(outcome.model, inside)
+    assert list(outcome.report.survivors) == inside
+
+
+def test_all_nodes_may_be_outside_python(start: Start, folder: Path, pages: str) -> None:
+    with serving(folder, 3, origins=(pages,)) as (server, homes):
+        for number, home in homes.items():
+            start(server, home, number, None)
+        with summing(server, 3) as running:
+            outcome = running.result(60)
+    check_moved(outcome.model, [1, 2, 3])
+
+
+def test_a_page_of_another_origin_may_not_take_part(browser: Any, folder: Path, pages: str) -> None:
+    with serving(folder, 1, origins=("http://127.0.0.1:1",)) as (server, homes):
+        browser.open(f"{pages}/")
+        token = (homes[1] / "token").read_text()
+        call = (
+            f"fetch({server.url + '/v1/task'!r}, {{headers: {{Authorization: 'Bearer {token}'}}}})"
+        )
+        said = browser.script(f"{call}.then(() => 'answered', (error) => error.name)")
+    assert said == "TypeError"
+
+
+def test_node_makes_the_vectors(node: str) -> None:
+    files = [str(ROOT / "tests" / "vectors" / f"{name}.json") for name in VECTORS]
+    program = [node, str(ROOT / "tests" / "browser" / "check.mjs"), *files]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= COMPARED
+
+
+def test_chromium_makes_the_vectors(browser: Any, pages: str) -> None:
+    browser.open(f"{pages}/")
+    found = browser.script(
+        "import('/tests/browser/check.mjs').then(async ({ check }) => check(await Promise.all("
+        f"{json.dumps(VECTORS)}.map((name) =>"
+        " fetch(`/tests/vectors/${name}.json`).then((answer) => answer.json())))))"
+    )
+    assert found >= COMPARED
+
+
+def test_counts_of_sums_over_a_model_outlive_a_page(browser: Any, pages: str) -> None:
+    take = (
+        "import('/examples/browser/secagg.mjs')"
+        ".then(({ indexedDbBurns }) => indexedDbBurns('test')('a model', 2))"
+    )
+    found = []
+    for _ in range(3):
+        browser.open(f"{pages}/")
+        found.append(browser.script(take))
+    assert found == [True, True, False]
+
+
+@pytest.mark.slow
+def test_the_fuzzer_finds_no_difference(node: str) -> None:
+    command = f"{node} {ROOT / 'examples' / 'browser' / 'peer.mjs'}"
+    with ForeignPeer(command) as peer:
+        report = fuzz(peer, roles=peer.hello(), seed=0, rounds=12)
+    assert (report.differences, report.ended) == (0, None), report.first
+    assert report.comparisons > 2000
