@@ -14,8 +14,20 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
-from serving import check_moved, joined, let_time_pass, mean_of, serving, summing, weigh
+from serving import (
+    MEAN,
+    check_moved,
+    free_port,
+    joined,
+    let_time_pass,
+    mean_of,
+    run_commands,
+    serving,
+    summing,
+    weigh,
+)
 
 from secagg.adapters.http import Server
 from secagg.interop.fuzzer import fuzz
@@ -39,11 +51,15 @@ def node() -> str:
     return found
 
 
-class Pages(SimpleHTTPRequestHandler):
-    """The files of ``PARTS``, without a word."""
+class Quiet(SimpleHTTPRequestHandler):
+    """Files, without a word."""
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+class Pages(Quiet):
+    """The files of ``PARTS``, and a page with nothing on it."""
 
     def do_GET(self) -> None:
         if self.path == "/":
@@ -55,13 +71,20 @@ class Pages(SimpleHTTPRequestHandler):
             self.send_error(404)
 
 
-@pytest.fixture(scope="session")
-def pages() -> Iterator[str]:
-    """The origin of pages that have the modules."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Pages, directory=str(ROOT))) as server:
+@contextmanager
+def site(handler: Callable[..., Quiet]) -> Iterator[str]:
+    """The origin of what a handler shows."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def pages() -> Iterator[str]:
+    """The origin of pages that have the modules."""
+    with site(partial(Pages, directory=str(ROOT))) as origin:
+        yield origin
 
 
 @contextmanager
@@ -193,6 +216,41 @@ def test_counts_of_sums_over_a_model_outlive_a_page(browser: Any, pages: str) ->
         browser.open(f"{pages}/")
         found.append(browser.script(take))
     assert found == [True, True, False]
+
+
+def test_the_commands_of_the_readme_come_to_the_model(node: str, folder: Path) -> None:
+    example, port = folder / "browser", free_port()
+    for name in ("http", "browser"):
+        shutil.copytree(ROOT / "examples" / name, folder / name)
+    for path in example.iterdir():
+        path.write_text(path.read_text("utf-8").replace("8481", str(port)))
+    done = run_commands(example)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "train: 10 sums, model in model.npz"
+    with np.load(example / "model.npz") as model:
+        assert np.allclose(model["weight"], [1.0, -2.0, 0.5], atol=0.05)
+
+
+def test_the_page_of_the_example_takes_part_from_its_form(browser: Any, folder: Path) -> None:
+    shutil.copytree(ROOT / "examples" / "browser", folder / "page")
+    shown = folder / "page"
+    with (
+        site(partial(Quiet, directory=str(shown))) as origin,
+        serving(folder, 3, origins=(origin,)) as (server, homes),
+    ):
+        for path in shown.iterdir():
+            path.write_text(path.read_text("utf-8").replace("http://127.0.0.1:8481", server.url))
+        browser.open(f"{origin}/index.html")
+        token = (homes.pop(1) / "token").read_text()
+        browser.script(f"void (form.token.value = {token!r}, form.requestSubmit())")
+        start = {"weight": np.zeros(3, np.float32)}
+        with joined(server.url, homes), summing(server, 3, start) as running:
+            outcome = running.result(60)
+        browser.open("about:blank")
+    assert list(outcome.report.survivors) == [1, 2, 3]
+    assert outcome.weight == MEAN.max_weight + weigh(2) + weigh(3)
+    weight = outcome.model["weight"]  # of the first clinic above all: it moves towards 1, -2, 0.5
+    assert weight[0] > 0.1 > -0.1 > weight[1]
 
 
 @pytest.mark.slow
