@@ -22,6 +22,11 @@ def test_failures_stand_in_the_order_of_the_vector() -> None:
     assert [failure.name.lower() for failure in Failure] == list(WORDS)
 
 
+def test_the_page_shows_a_word_of_the_first_case() -> None:
+    page = Path(__file__).parents[2] / "docs" / "protocols" / "codec.md"
+    assert VECTORS["cases"][0]["words"][0] in page.read_text("utf-8")
+
+
 @pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: str(case["shows"]))
 def test_words_follow_from_proposal_and_seeds_and_decode_to_what_was_brought(
     case: dict[str, Any],
