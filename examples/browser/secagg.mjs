@@ -12,6 +12,7 @@ import { fraction, times } from './graph.mjs';
 const STAGES = ['advertise', 'share', 'mask', 'sign', 'reveal'];
 const AWAITS = { onRoster: 'share', onBoxes: 'mask', onSurvivors: 'reveal' };
 const LARGEST_PROPOSAL = 2 ** 22, LARGEST_TASK = 2 ** 26; // bytes
+const LARGEST_MODEL = 2 ** 31; // where a proposal does not tell the size of what is trained
 const AT_ONCE = 4, TRIES = 6; // tasks of different sums; calls to hand an answer in
 const FAILURES = ['raised', 'replied', 'arrays', 'metrics', 'weight', 'update'];
 
@@ -47,8 +48,9 @@ function wellFormed({ purpose, session, model_digest, shapes }, average) {
     && whole(average.bits, 2, 32) && whole(average.max_weight, 1, 2 ** 53 - 1);
 }
 
-/** A proposal out of its bytes, with its agreement and its layout. */
-export async function readProposal(bytes) {
+/** A proposal out of its bytes, with its agreement and its layout; a graph is planned for neither
+ * more clients than `most` nor before they are counted. */
+export async function readProposal(bytes, most) {
   decline(bytes.length > LARGEST_PROPOSAL, 'the proposal is too long');
   let said;
   try {
@@ -76,7 +78,9 @@ export async function readProposal(bytes) {
     ...metrics.map(([name, most]) =>
       ({ name: `metric ${name}`, entries: 1, clip: most, bits: 32 })),
   ].filter((segment) => segment.entries > 0);
-  const agreement = Agreement.read(unhex(said.session), unhex(said.params), await sha256(bytes));
+  const params = unhex(said.params);
+  decline(new Reader(params).u32() > most, `this node's policy refuses (maximum_cohort ${most})`);
+  const agreement = Agreement.read(unhex(said.session), params, await sha256(bytes));
   for (const segment of segments) place(segment, agreement.clients);
   const words = segments.reduce((sum, segment) => sum + segment.words, 0);
   decline(words !== agreement.words, `params are for ${agreement.words} words, not ${words}`);
@@ -208,9 +212,8 @@ export async function readModel(bytes) {
 
 /** What the program moved, flat, in float32 unless an array has more. */
 function flatten(proposal, start, after) {
-  const all = proposal.shapes.map(([name]) => start.get(name)?.type);
-  decline(all.some((type) => !['float32', 'float64'].includes(type)), 'a model of other floats');
-  const flat = new (all.includes('float64') ? Float64Array : Float32Array)(proposal.entries);
+  const wide = proposal.shapes.some(([name]) => start.get(name).type === 'float64');
+  const flat = new (wide ? Float64Array : Float32Array)(proposal.entries);
   let at = 0;
   for (const [name, shape] of proposal.shapes) {
     if (after.get(name)?.length !== size(shape)) return null;
@@ -233,7 +236,6 @@ function checkPolicy(policy, { agreement, average }) {
   const { clients, minimum } = agreement;
   const refuse = (wrong, line) => decline(wrong, `this node's policy refuses (${line})`);
   refuse(agreement.active, 'active: a page has no roster of identities');
-  refuse(clients > policy.maximum_cohort, `maximum_cohort ${policy.maximum_cohort}`);
   refuse(minimum < policy.minimum_cohort, `minimum_cohort ${policy.minimum_cohort}`);
   refuse(agreement.rates && !policy.graphs.includes('sparse'), 'graphs');
   const corrupt = times(fraction(String(policy.corrupt_fraction)), clients);
@@ -383,7 +385,8 @@ class Member {
     const { policy } = this, server = policy.server && unhex(policy.server);
     decline(server && !await verify(server, ascii('secagg/1 request'), signed, signature),
       "this node's policy refuses (server): the request lacks that server's signature");
-    const proposal = await readProposal(bytes), { agreement, session } = proposal;
+    const proposal = await readProposal(bytes, policy.maximum_cohort);
+    const { agreement, session } = proposal;
     checkPolicy(policy, proposal);
     if (stage === 'advertise') {
       const joined = new Client(agreement, client);
@@ -405,11 +408,14 @@ class Member {
   }
 
   async model(proposal) {
-    const most = LARGEST_PROPOSAL + 16 * proposal.entries;
+    const { entries, shapes } = proposal;
+    const most = shapes.length ? LARGEST_PROPOSAL + 16 * entries : LARGEST_MODEL;
     const { status, data } = await this.call('GET', `/v1/model/${proposal.model_digest}`, most);
     if (status !== 200) throw refused(status, data);
     const { model, digest } = await readModel(data);
     decline(hex(digest) !== proposal.model_digest, 'the model is not the one that was proposed');
+    decline(!shapes.every(([name, shape]) => ['float32', 'float64'].includes(model.get(name)?.type)
+      && model.get(name).values.length === size(shape)), 'a model of other arrays or floats');
     return model;
   }
 
@@ -422,14 +428,14 @@ class Member {
     try {
       const given = new Map([...model].map(([name, { values }]) => [name, values.slice()]));
       const { arrays, numbers } = await this.program(given, proposal);
-      const update = flatten(proposal, model, arrays);
+      const update = flatten(proposal, model, arrays ?? new Map()); // none where none are asked
       const weight = numbers[proposal.average.weighted_by];
       own = !update ? 'arrays' : !Number.isInteger(weight) ? 'weight'
         : { update, weight, metrics: numbers };
     } catch (error) {
       this.log(`this node brings nothing to this sum: ${error}`);
     }
-    return encode(proposal, own);
+    return encode(proposal, own).catch(() => encode(proposal, 'update'));
   }
 }
 

@@ -1,6 +1,10 @@
 // The vectors of the codec and of single blocks, in whatever runs this: Node or a page.
 import { ascii, hex, sha256, stream, unhex, verify } from '../../examples/browser/bonawitz.mjs';
-import { encode, readModel, readProposal, readRequest, writeAnswer } from '../../examples/browser/secagg.mjs';
+import { encode, readModel, readProposal, readRequest, writeAnswer }
+  from '../../examples/browser/secagg.mjs';
+
+/** Entries of a long update, as docs/protocols/codec.md counts them. */
+const pattern = (entries) => Array.from({ length: entries }, (_, i) => ((37 * i) % 1001 - 500) / 400);
 
 
 /** How many blocks and cases came out as they stand; throws at the first that did not. */
@@ -21,16 +25,19 @@ export async function check([blocks, codec, carried]) {
     }
   for (const { shows, proposal, own, seeds, segments, public: known, words, sha256: digest }
     of codec.cases) {
-    const read = await readProposal(ascii(proposal)), left = seeds.map(unhex);
+    const read = await readProposal(ascii(proposal), 65535), left = seeds.map(unhex);
     equal(hex(await sha256(ascii(proposal))), known, shows);
     const layout = read.segments.map(({ name, entries, lanes }) => ({ name, entries, lanes }));
     equal(JSON.stringify(layout), JSON.stringify(segments), shows);
-    const long = () => Array.from({ length: read.entries }, (_, i) => ((37 * i) % 1001 - 500) / 400);
-    const brought = typeof own === 'string' ? own : { ...own, update: own.update ?? long() };
+    const brought = typeof own === 'string'
+      ? own : { ...own, update: own.update ?? pattern(read.entries) };
     const made = await encode(read, brought, () => left.shift());
     if (digest) equal(hex(await sha256(made)), digest, shows);
     else equal(hex(made.slice().reverse()), words.toReversed().join(''), shows);
   }
+  const crowd = codec.cases[0].proposal.replace('"params":"0000000a', '"params":"ffffffff');
+  const why = await readProposal(ascii(crowd), 1000).catch((error) => error.message);
+  equal(why, "this node's policy refuses (maximum_cohort 1000)", 'four billion clients');
   const { request, answer, model } = carried;
   equal(hex(readRequest(unhex(request['unsigned bytes'])).signed), request.signed, 'request');
   equal(hex(writeAnswer(answer.messages.map(unhex))).slice(-40), answer.bytes.slice(-40), 'answer');
@@ -41,6 +48,6 @@ export async function check([blocks, codec, carried]) {
 const { process } = globalThis;
 if (process && process.argv[1] === import.meta.filename) {
   const { readFile } = await import('node:fs/promises');
-  const files = process.argv.slice(2);
-  console.log(await check(await Promise.all(files.map(async (f) => JSON.parse(await readFile(f))))));
+  const files = await Promise.all(process.argv.slice(2).map((file) => readFile(file)));
+  console.log(await check(files.map((file) => JSON.parse(file))));
 }

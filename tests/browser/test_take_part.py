@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from serving import (
     MEAN,
+    MODEL,
     check_moved,
     free_port,
     joined,
@@ -39,6 +41,7 @@ PARTS = ("examples/browser", "tests/browser", "tests/vectors")
 VECTORS = ("blocks", "codec", "carried")
 COMPARED = 50  # values in them that the modules make
 EVERYBODY = [1, 2, 3, 4, 5]
+FAILS = 99  # a node whose program raises
 Wait = Callable[[], object]  # until a node has ended
 Start = Callable[[Server, Path, int, str | None], Wait]  # a node that ends after a line it says
 
@@ -177,6 +180,30 @@ def test_all_nodes_may_be_outside_python(start: Start, folder: Path, pages: str)
     check_moved(outcome.model, [1, 2, 3])
 
 
+def test_metrics_alone_are_summed_and_the_model_stays(
+    start: Start, folder: Path, pages: str
+) -> None:
+    summed = replace(MEAN, evaluate_metrics={"loss": 10.0})
+    with serving(folder, 3, origins=(pages,)) as (server, homes):
+        for number, home in homes.items():
+            start(server, home, number, None)
+        outcome = server.sums("evaluate", summed).run(MODEL, nodes=3)
+    assert all(np.array_equal(outcome.model[name], MODEL[name]) for name in MODEL)
+    loss = sum(weigh(n) * (n % 5) for n in homes) / sum(map(weigh, homes))
+    assert outcome.metrics["loss"] == pytest.approx(loss, abs=1e-6)
+
+
+def test_a_program_that_fails_brings_zeros_and_tells_nothing(
+    start: Start, folder: Path, pages: str
+) -> None:
+    with serving(folder, 4, origins=(pages,)) as (server, homes):
+        start(server, homes.pop(1), FAILS, None)
+        with joined(server.url, homes), summing(server, 4) as running:
+            outcome = running.result(60)
+    check_moved(outcome.model, [2, 3, 4])
+    assert list(outcome.report.survivors) == [1, 2, 3, 4]
+
+
 def test_a_page_of_another_origin_may_not_take_part(browser: Any, folder: Path, pages: str) -> None:
     with serving(folder, 1, origins=("http://127.0.0.1:1",)) as (server, homes):
         browser.open(f"{pages}/")
@@ -218,6 +245,7 @@ def test_counts_of_sums_over_a_model_outlive_a_page(browser: Any, pages: str) ->
     assert found == [True, True, False]
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_come_to_the_model(node: str, folder: Path) -> None:
     example, port = folder / "browser", free_port()
     for name in ("http", "browser"):
