@@ -4,7 +4,8 @@ import { encode, readModel, readProposal, readRequest, writeAnswer }
   from '../../examples/browser/secagg.mjs';
 
 /** Entries of a long update, as docs/protocols/codec.md counts them. */
-const pattern = (entries) => Array.from({ length: entries }, (_, i) => ((37 * i) % 1001 - 500) / 400);
+const pattern = (entries) =>
+  Array.from({ length: entries }, (_, i) => ((37 * i) % 1001 - 500) / 400);
 
 
 /** How many blocks and cases came out as they stand; throws at the first that did not. */
@@ -39,7 +40,10 @@ export async function check([blocks, codec, carried]) {
   const why = await readProposal(ascii(crowd), 1000).catch((error) => error.message);
   equal(why, "this node's policy refuses (maximum_cohort 1000)", 'four billion clients');
   const { request, answer, model } = carried;
-  equal(hex(readRequest(unhex(request['unsigned bytes'])).signed), request.signed, 'request');
+  const { signed } = readRequest(unhex(request['unsigned bytes']));
+  equal(hex(signed), request.signed, 'request');
+  const label = ascii('secagg/1 request'), by = unhex(request.server);
+  equal(await verify(by, label, signed, unhex(request.signature)), true, 'the server signed');
   equal(hex(writeAnswer(answer.messages.map(unhex))).slice(-40), answer.bytes.slice(-40), 'answer');
   equal(hex((await readModel(unhex(model.bytes))).digest), model.digest, 'model');
   return checked;

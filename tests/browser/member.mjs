@@ -2,7 +2,7 @@
 import { join, memoryBurns } from '../../examples/browser/secagg.mjs';
 
 /** Takes part until `last`, a line of its log, was said; null: until it is ended. */
-export async function member(url, token, number, last = null, said = () => {}) {
+export async function member(url, token, number, last = null, policy = {}, said = () => {}) {
   const ended = new AbortController(), move = Math.fround(0.5 / (1 + number));
   const train = (model) => {
     if (number === 99) throw new Error('of its data, which nobody may hear');
@@ -12,7 +12,7 @@ export async function member(url, token, number, last = null, said = () => {}) {
   };
   await join(url, token, train, {
     burns: memoryBurns(),
-    policy: { minimum_cohort: 2, sums_per_model: 100 },
+    policy: { minimum_cohort: 2, sums_per_model: 100, ...policy },
     signal: ended.signal,
     log: (line) => {
       said(line);
@@ -23,6 +23,6 @@ export async function member(url, token, number, last = null, said = () => {}) {
 
 const { process } = globalThis;
 if (process && process.argv[1] === import.meta.filename) {
-  const [url, token, number, last] = process.argv.slice(2);
-  await member(url, token, Number(number), last, (line) => console.error(line));
+  const given = JSON.parse(process.argv[2]);
+  await member(...given, (line) => console.error(line));
 }

@@ -34,6 +34,7 @@ from serving import (
 from secagg.adapters.http import Server
 from secagg.interop.fuzzer import fuzz
 from secagg.interop.process import ForeignPeer
+from secagg.nodes import create_identity
 from secagg.stage import UNSIGNED, Stage
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ COMPARED = 50  # values in them that the modules make
 EVERYBODY = [1, 2, 3, 4, 5]
 FAILS = 99  # a node whose program raises
 Wait = Callable[[], object]  # until a node has ended
-Start = Callable[[Server, Path, int, str | None], Wait]  # a node that ends after a line it says
+Start = Callable[..., Wait]  # at a server, out of a folder, of a number, until a line it says
 
 
 @pytest.fixture(scope="session")
@@ -95,11 +96,12 @@ def in_node(node: str) -> Iterator[Start]:
     """Nodes that are processes of Node; they are gone at the end."""
     with ExitStack() as running:
 
-        def start(server: Server, home: Path, number: int, last: str | None) -> Wait:
-            token = (home / "token").read_text()
+        def start(
+            server: Server, home: Path, number: int, last: str | None, /, **policy: Any
+        ) -> Wait:
+            given = json.dumps([server.url, (home / "token").read_text(), number, last, policy])
             program = str(ROOT / "tests" / "browser" / "member.mjs")
-            words = [node, program, server.url, token, str(number), *([last] if last else [])]
-            process = subprocess.Popen(words, stderr=subprocess.PIPE)
+            process = subprocess.Popen([node, program, given], stderr=subprocess.DEVNULL)
             running.enter_context(process)
             running.callback(process.kill)
             return process.wait
@@ -112,8 +114,8 @@ def in_chromium(browser: Any, origin: str) -> Iterator[Start]:
     """Nodes that are modules of one page, which is left at the end."""
     browser.open(f"{origin}/")
 
-    def start(server: Server, home: Path, number: int, last: str | None) -> Wait:
-        given = json.dumps([server.url, (home / "token").read_text(), number, last])
+    def start(server: Server, home: Path, number: int, last: str | None, /, **policy: Any) -> Wait:
+        given = json.dumps([server.url, (home / "token").read_text(), number, last, policy])
         browser.script(
             "import('/tests/browser/member.mjs')"
             f".then(({{ member }}) => {{ window.node{number} = member(...{given}); }})"
@@ -202,6 +204,38 @@ def test_a_program_that_fails_brings_zeros_and_tells_nothing(
             outcome = running.result(60)
     check_moved(outcome.model, [2, 3, 4])
     assert list(outcome.report.survivors) == [1, 2, 3, 4]
+
+
+def test_a_node_that_pins_its_server_answers_no_other(
+    start: Start, folder: Path, pages: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, other = (create_identity(folder / name, name) for name in ("ours", "other"))
+    with serving(folder, 4, origins=(pages,)) as (server, homes):
+        start(server, homes.pop(1), 1, None, server=ours.shown.public.hex())
+        start(server, homes.pop(2), 2, None, server=other.shown.public.hex())
+        with joined(server.url, homes), summing(server, 4, identity=ours.key) as running:
+            outcome = running.result(60)
+    assert list(outcome.report.survivors) == [1, 3, 4]
+    (why,) = [
+        record.getMessage()
+        for record in caplog.records
+        if getattr(record, "event", "") == "declined"
+    ]
+    assert "node-2" in why
+    assert "policy refuses (server)" in why
+
+
+def test_a_node_brings_its_update_of_a_model_to_so_many_sums(
+    start: Start, folder: Path, pages: str
+) -> None:
+    with serving(folder, 4, origins=(pages,)) as (server, homes):
+        start(server, homes.pop(1), 1, None, sums_per_model=1)
+        with joined(server.url, homes):
+            found = []
+            for _ in range(2):
+                with summing(server, 4) as running:
+                    found.append(list(running.result(60).report.survivors))
+    assert found == [[1, 2, 3, 4], [2, 3, 4]]
 
 
 def test_a_page_of_another_origin_may_not_take_part(browser: Any, folder: Path, pages: str) -> None:
