@@ -7,7 +7,6 @@
 import { complete, fraction, majority, planGraph, times } from './graph.mjs';
 
 const { subtle } = globalThis.crypto;
-const LAYERS = ['decode', 'rule', 'local'];
 
 export class Refusal extends Error {
   /** `layer` as in docs/protocols/interop.md: decode, rule or local. */
@@ -16,7 +15,7 @@ export class Refusal extends Error {
     this.layer = layer;
   }
 }
-const [decode, rule, local] = LAYERS.map((layer) => (wrong, message) => {
+const [decode, rule, local] = ['decode', 'rule', 'local'].map((layer) => (wrong, message) => {
   if (wrong) throw new Refusal(layer, message);
 });
 

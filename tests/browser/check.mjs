@@ -1,5 +1,6 @@
 // The vectors of the codec and of single blocks, in whatever runs this: Node or a page.
 import { ascii, hex, sha256, stream, unhex, verify } from '../../examples/browser/bonawitz.mjs';
+import { fraction, planGraph } from '../../examples/browser/graph.mjs';
 import { encode, readModel, readProposal, readRequest, writeAnswer }
   from '../../examples/browser/secagg.mjs';
 
@@ -7,9 +8,10 @@ import { encode, readModel, readProposal, readRequest, writeAnswer }
 const pattern = (entries) =>
   Array.from({ length: entries }, (_, i) => ((37 * i) % 1001 - 500) / 400);
 
-
-/** How many blocks and cases came out as they stand; throws at the first that did not. */
-export async function check([blocks, codec, carried]) {
+/** How many values of these files (three of JSON, then plans) come out; throws at one that fails. */
+export async function check(files) {
+  const plans = files.at(-1);
+  const [blocks, codec, carried] = files.slice(0, -1).map((text) => JSON.parse(text));
   let checked = 0;
   const equal = (found, wanted, what) => {
     if (found !== wanted) throw new Error(`${what}: ${found}, not ${wanted}`);
@@ -36,6 +38,19 @@ export async function check([blocks, codec, carried]) {
     if (digest) equal(hex(await sha256(made)), digest, shows);
     else equal(hex(made.slice().reverse()), words.toReversed().join(''), shows);
   }
+  for (const row of plans.trim().split('\n').slice(1)) {
+    const [clients, corrupt, dropout, active] = row.split(',');
+    const rates = [corrupt, dropout].map(fraction);
+    let plan = {}; // none: no graph is safe
+    try {
+      plan = planGraph(Number(clients), ...rates, active === '1', Number(clients));
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+    }
+    const { degree = 'none', threshold = '', quorum = '' } = plan;
+    const found = [clients, corrupt, dropout, active, degree ?? 'complete', threshold, quorum];
+    equal(found.join(','), row, 'plan');
+  }
   const crowd = codec.cases[0].proposal.replace('"params":"0000000a', '"params":"ffffffff');
   const why = await readProposal(ascii(crowd), 1000).catch((error) => error.message);
   equal(why, "this node's policy refuses (maximum_cohort 1000)", 'four billion clients');
@@ -52,6 +67,6 @@ export async function check([blocks, codec, carried]) {
 const { process } = globalThis;
 if (process && process.argv[1] === import.meta.filename) {
   const { readFile } = await import('node:fs/promises');
-  const files = await Promise.all(process.argv.slice(2).map((file) => readFile(file)));
-  console.log(await check(files.map((file) => JSON.parse(file))));
+  const files = await Promise.all(process.argv.slice(2).map((file) => readFile(file, 'utf8')));
+  console.log(await check(files));
 }
