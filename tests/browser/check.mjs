@@ -8,7 +8,7 @@ import { encode, readModel, readProposal, readRequest, writeAnswer }
 const pattern = (entries) =>
   Array.from({ length: entries }, (_, i) => ((37 * i) % 1001 - 500) / 400);
 
-/** How many values of these files (three of JSON, then plans) come out; throws at one that fails. */
+/** How many values of three files of JSON and of the plans come out; throws at one that fails. */
 export async function check(files) {
   const plans = files.at(-1);
   const [blocks, codec, carried] = files.slice(0, -1).map((text) => JSON.parse(text));
