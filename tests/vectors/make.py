@@ -16,6 +16,7 @@ import ckks_blocks
 import ckks_scripts
 from blocks import blocks, plans
 from carried import carried
+from codec import codec
 from picks import picks
 from refused_by_clients import NOTHING_YET, boxes_of
 from refused_by_servers import changed_body, reveal_of
@@ -292,6 +293,7 @@ def main(folder: Path) -> None:
         ("blocks", blocks()),
         ("carried", carried()),
         ("ckks_blocks", ckks_blocks.blocks()),
+        ("codec", codec()),
         ("picks", picks()),
         ("zero_sharing", zero_sharing()),
     ):

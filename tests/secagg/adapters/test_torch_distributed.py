@@ -11,6 +11,8 @@ from ranks import MISSING, TIMEOUT, run
 
 STEPS = 20
 KINDS = ("ddp", "fsdp", "houses")
+slow = pytest.mark.slow  # four processes that import torch: some stand for all in every run
+ONE_OF_KINDS = ("ddp", *(pytest.param(kind, marks=slow) for kind in KINDS[1:]))
 TRAININGS = {
     "ddp": work.ddp_plain_and_secure,
     "fsdp": work.fsdp_plain_and_secure,
@@ -86,12 +88,14 @@ def test_a_training_has_the_losses_of_a_plain_one(kind: str) -> None:
             assert np.abs(np.subtract(found[name], found["plain"])).max() <= 1e-6
 
 
+@slow
 def test_gradients_of_several_passes_are_summed_once() -> None:
     for found in run(work.accumulated):
         for plain, secure in zip(found["plain"], found["secure"], strict=True):
             assert (plain - secure).abs().max() <= 2 * 2.0**-18
 
 
+@slow
 def test_gradients_of_several_passes_are_summed_once_in_shards() -> None:
     for found in run(work.accumulated_in_shards):
         for name in ("fsdp", "houses"):
@@ -99,6 +103,7 @@ def test_gradients_of_several_passes_are_summed_once_in_shards() -> None:
                 assert (plain - secure).abs().max() <= 2 * 2.0**-18
 
 
+@slow
 def test_parameters_that_a_rank_does_not_use_add_zeros() -> None:
     for found in run(work.unused_parameters):
         for plain, secure in zip(found["plain"], found["secure"], strict=True):
@@ -106,6 +111,7 @@ def test_parameters_that_a_rank_does_not_use_add_zeros() -> None:
             assert plain is None or (plain - secure).abs().max() <= 2.0**-18
 
 
+@slow
 def test_several_models_and_groups_train_side_by_side() -> None:
     found = run(work.two_models)
     for losses in found:
@@ -113,6 +119,7 @@ def test_several_models_and_groups_train_side_by_side() -> None:
             assert model[-1] < model[0]
 
 
+@slow
 def test_the_scale_of_mixed_precision_is_divided_out() -> None:
     """Gradients of 2^16 times the clip would be out of range, and of a coarser step."""
     for found in run(work.mixed_precision):
@@ -120,13 +127,16 @@ def test_the_scale_of_mixed_precision_is_divided_out() -> None:
         assert np.abs(np.subtract(found["fsdp secure"], found["fsdp plain"])).max() <= 1e-2
 
 
-@pytest.mark.parametrize("fault", ["nan", "overflow", "one shard"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "fault", ["nan", pytest.param("overflow", marks=slow), pytest.param("one shard", marks=slow)]
+)
+@pytest.mark.parametrize("kind", ONE_OF_KINDS)
 def test_an_entry_that_cannot_be_summed_raises_on_every_rank_alike(kind: str, fault: str) -> None:
     found = run(work.goes_wrong, kind, fault, [0, 2])
     check_alike(kind, fault, found)
 
 
+@slow
 @pytest.mark.parametrize("kind", ["ddp static", "fsdp whole", "houses whole"])
 def test_what_is_reduced_in_the_last_callback_of_a_pass_raises_too(kind: str) -> None:
     check_alike(kind, "one shard", run(work.goes_wrong, kind, "one shard", [0, 2]))
@@ -142,12 +152,13 @@ def check_alike(kind: str, fault: str, found: list[Any]) -> None:
         assert all(torch.equal(each[-1], found[0][-1]) for each in found)
 
 
+@slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rank_that_is_killed_raises_on_all_others(kind: str) -> None:
     check_lost(kind, run(work.goes_wrong, kind, "kill", [2]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_OF_KINDS)
 def test_a_rank_that_is_stopped_raises_on_all_others_within_the_timeout(kind: str) -> None:
     """It is not dead: nothing but a timeout tells. gloo's own is half an hour."""
     check_lost(kind, run(work.goes_wrong, kind, "stop", [2], stops=1))
@@ -177,6 +188,7 @@ def test_whatever_goes_wrong_at_any_of_20_steps_moves_no_parameter(kind: str, fa
         check_lost(kind, found, step)
 
 
+@slow
 def test_who_goes_on_after_an_error_trains_on_nan() -> None:
     assert run(work.swallowed) == [True] * 4
 
@@ -186,6 +198,7 @@ def test_keys_are_spent_by_an_error_until_all_renew_them() -> None:
     assert run(work.spent_keys) == [expected] * 4
 
 
+@slow
 def test_a_rank_whose_own_work_fails_keeps_the_cause_to_itself() -> None:
     *others, own = run(work.fails_inside)
     for name, text, cause in others:
@@ -194,6 +207,7 @@ def test_a_rank_whose_own_work_fails_keeps_the_cause_to_itself() -> None:
     assert own[2] == "MemoryError"
 
 
+@slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -215,6 +229,7 @@ def test_ranks_that_agree_to_something_else_are_named_before_the_first_sum(
         assert seconds < TIMEOUT
 
 
+@slow
 def test_ranks_with_signed_keys_sum_as_others_do_and_refuse_who_has_none() -> None:
     for rank, found in enumerate(run(work.signed_sums)):
         assert found["all"] == pytest.approx(1.0, abs=1e-5)
@@ -229,7 +244,7 @@ def test_ranks_with_signed_keys_sum_as_others_do_and_refuse_who_has_none() -> No
         assert found["thief"] == ("InputError" if rank == 2 else "PeerError")
 
 
-@pytest.mark.parametrize("fault", ["version", "roster"])
+@pytest.mark.parametrize("fault", ["version", pytest.param("roster", marks=slow)])
 def test_keys_of_another_version_or_roster_end_in_nothing_on_all_ranks(fault: str) -> None:
     check_agreed_wrongly(fault, run(work.agrees_wrongly, fault, 2))
 
@@ -249,6 +264,7 @@ def check_agreed_wrongly(fault: str, found: list[Any]) -> None:
         assert torch.equal(weights, found[0][-1])
 
 
+@slow
 def test_a_rank_of_another_version_is_named() -> None:
     for rank, (name, text, _) in enumerate(run(work.other_version)):
         assert name == "DecodeError"
@@ -261,6 +277,7 @@ def test_ranks_whose_parameters_differ_agree_on_no_keys() -> None:
         assert "agrees to something else" in text
 
 
+@slow
 def test_a_child_of_a_rank_does_not_mask_with_its_keys() -> None:
     """Attack: without the check both would mask a vector with the same words."""
     assert set(run(work.after_a_fork)) == {"this group was made before a fork: make another here"}
@@ -295,6 +312,7 @@ def test_what_would_tell_of_one_rank_is_refused() -> None:
             assert re.search(says, text)
 
 
+@slow
 def test_a_rank_that_is_slow_is_waited_for() -> None:
     assert run(work.waits, 1.0) == [""] * 4
 
