@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from secagg.cli.screen import Place
-from secagg.errors import InputError
-from secagg.training.runs import LEDGER
+from secagg.errors import InputError, RunError
+from secagg.training.runs import LEDGER, REPORT, load_run
 
 if TYPE_CHECKING:
     from dp.ledger.ledger import Head, HeadSigner
@@ -24,8 +24,22 @@ class _Ledger(Place):
         if not path.is_dir():
             return path
         if not (path / LEDGER).is_file():
+            if _without_noise(path):
+                self.fail(
+                    f"{str(path)!r} is a run that was made without noise: no differential privacy, "
+                    f"so there is no ledger to audit; see its {REPORT}",
+                    param,
+                    ctx,
+                )
             self.fail(f"{str(path)!r} is a folder without a {LEDGER}; name the file", param, ctx)
         return path / LEDGER
+
+
+def _without_noise(folder: Path) -> bool:
+    try:
+        return load_run(folder).config.get("noise") == "none"
+    except RunError:
+        return False
 
 
 LEDGER_PLACE: Final = _Ledger()

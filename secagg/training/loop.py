@@ -45,7 +45,7 @@ from secagg.rounds.attendance import StageCost
 from secagg.rounds.ckks import require
 from secagg.rounds.in_memory import Outcome
 from secagg.stage import UNSIGNED, Stage
-from secagg.training.books import Books, head_of
+from secagg.training.books import Books, check_books, head_of
 from secagg.training.callbacks import Callback
 from secagg.training.data import Examples, Federation, federate, simulated_dropouts
 from secagg.training.modes import Mode, check_loss, mode
@@ -287,6 +287,8 @@ class Trainer:
         check_accounted(config, task.protocol)
         config = replace(config)  # a copy, whatever its maker does with it
         chosen = mode(config, task.federation, task.model, loss=task.loss)  # or refuses
+        filled_protocol(config, task.protocol)  # the same
+        check_books(config, chosen, task.federation, seal)
         folder = RunFolder.create(out, config.as_dict(), versions=_versions(), overwrite=overwrite)
         self._set(folder, config, task, chosen, [], callbacks, seal)
 
@@ -312,6 +314,7 @@ class Trainer:
             except RuntimeError as error:
                 raise RunError(f"the run in {folder.path} is of another model") from error
         chosen = mode(config, task.federation, task.model, len(records), task.loss)
+        check_books(config, chosen, task.federation, seal)
         if records:
             chosen.state = records[-1].get("state", {})
         self._set(folder, config, task, chosen, records, callbacks, seal, moments)
@@ -334,8 +337,6 @@ class Trainer:
         self._protocol = filled_protocol(config, task.protocol)
         if chosen.event() is not None:
             self._books = Books(config, chosen, folder, records, task.federation, seal)
-        elif seal is not None:
-            raise InputError("seal signs a ledger, and a run without noise has none; leave it out")
         self._seal = seal
         self._stopped = bool(records) and self._reached(records[-1])
 
@@ -392,6 +393,7 @@ class Trainer:
             if len(self._federation.evaluation):
                 self._books.state_quality(*_quality(measured, self._federation, by_group))
             stands = self._books.head()
+            self._books.checkpoint()  # the page says the digest of the file that is handed over
         final = {
             **({"accuracy": measured["accuracy"]} if self._task.loss is None else measured),
             "by_group": by_group,
