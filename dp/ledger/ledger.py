@@ -204,6 +204,13 @@ class Ledger(Reader):
             raise
         return ledger
 
+    def checkpoint(self) -> None:
+        """Bring the log beside the file into it: the file alone is then the whole ledger.
+
+        While another process reads, some of the log may stay; nothing is lost by that.
+        """
+        self._file.checkpoint()
+
     # Stating
 
     def seal(self, seal: HeadSigner) -> None:

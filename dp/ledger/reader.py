@@ -255,6 +255,11 @@ class Reader:
             signed_from=None if self._seal is None else since,
         )
 
+    @property
+    def has_log(self) -> bool:
+        """Whether a log beside the file holds what is not in it yet: both are the ledger."""
+        return self._file.has_log
+
     def close(self) -> None:
         """Close the file. Reservations stay as they are. Closing twice is harmless."""
         self._file.close()

@@ -87,8 +87,8 @@ def _facts(audit: Audit) -> Markup:
         "Which model": model,
         "Where it ran": audit.parties or _NOBODY,
         "Ledger": f"{counted(audit.records, 'record')}, kept by the {audit.keeper.value}, policy "
-        f"“{audit.policy}”; audited on {audit.made_on}, every number anew from the records; the "
-        f"file has SHA-256 {audit.digest.hex()}",
+        f"“{audit.policy}”; audited on {audit.made_on}, every number anew from the records; "
+        f"{audit.digest_text}",
     }
     return tag(
         "table",

@@ -150,8 +150,9 @@ def counted_audit(
                 f"{path}: holds what its ledger would have refused ({error})"
             ) from error
         keeper, chosen = ledger.keeper, ledger.policy
-        with path.open("rb") as file:
-            whole = file_digest(file, "sha256").digest()
+        whole = b"" if ledger.has_log else _digest_of(path)
+        if ledger.has_log:  # somebody wrote meanwhile
+            whole = b""
     over = {subject.name for section in sections for subject in section.subjects if subject.over}
     releases = tuple(
         Release(round=key[0], attempt=key[1], model=model) for key, model in recount.models
@@ -457,6 +458,11 @@ def _alike(budgets: Vector) -> list[list[int]]:
     for at, budget in enumerate(map(tuple, budgets.tolist())):
         groups.setdefault(budget, []).append(at)
     return list(groups.values())
+
+
+def _digest_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").digest()
 
 
 def _is_foreign(path: Path) -> bool:

@@ -220,7 +220,8 @@ class Audit:
     """Everything the report says.
 
     ``verdict``: "sound", "over budget", "contradicted", or "signed, not checked" where all else
-    is sound. ``digest``: SHA-256 of the ledger's file, without a log beside it. ``made_on``: the
+    is sound. ``digest``: SHA-256 of the ledger's file; empty where a log beside it
+    holds a part of the ledger. ``made_on``: the
     day of the audit, ISO 8601. ``purpose``, ``organisation``, ``data_set`` and ``parties``: what
     the keeper says that the ledger is of, who answers for it, and where clients and server ran;
     empty where nobody said.
@@ -269,6 +270,13 @@ class Audit:
         return head_text(self.head)
 
     @property
+    def digest_text(self) -> str:
+        """What ``sha256sum`` prints of the file, or why no digest would fit."""
+        if not self.digest:
+            return "no digest of the file: a log (-wal) lies beside it, and both are the ledger"
+        return f"SHA-256 of the file {self.digest.hex()}"
+
+    @property
     def seal(self) -> str:
         """Whether the head is signed, and whether that was checked, in words."""
         if not self.sealed:
@@ -292,7 +300,7 @@ class Audit:
             "verdict": self.verdict,
             "over_budget": list(self.over),
             "ledger": self.ledger,
-            "sha256": self.digest.hex(),
+            "sha256": self.digest.hex() or None,
             "made_on": self.made_on,
             "purpose": self.purpose or None,
             "organisation": self.organisation or None,

@@ -194,7 +194,7 @@ def _print(result: "Audit") -> None:
     out.print(f"data: {result.data_set or 'nobody stated which'}; {result.seal}")
     out.print(f"who answers for it: {result.organisation or 'nobody stated'}")
     out.print(f"parties: {result.parties or 'nobody stated where they ran'}")
-    out.print(f"SHA-256 {result.digest.hex()}, audited on {result.made_on}")
+    out.print(f"{result.digest_text}; audited on {result.made_on}")
     if result.releases:
         last = result.releases[-1]
         out.print(f"model of round {last.round}: SHA-256 {last.model.hex()}")

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,22 @@ def test_a_ledger_without_charges_is_sound(audit: Run, tmp_path: Path) -> None:
     assert code == 0
     assert "No charge stands" in out
     assert "No charge stands" in (tmp_path / "page.html").read_text()
+
+
+def test_no_digest_is_said_of_a_file_with_a_log_beside_it(audit: Run, tmp_path: Path) -> None:
+    place = tmp_path / "ledger"
+    charged(place)
+    assert json.loads(audit(place, "--json")[1])["sha256"] == sha256(place.read_bytes()).hexdigest()
+    with Ledger.open(place) as book:
+        book.reserve(9, {"a": SAMPLED})
+        said = "no digest of the file: a log (-wal) lies beside it"
+        assert said in audit(place, "--html", tmp_path / "page")[1]
+        assert said in (tmp_path / "page").read_text()
+        assert json.loads(audit(place, "--json")[1])["sha256"] is None
+        book.checkpoint()
+        whole = sha256(place.read_bytes()).hexdigest()
+        assert json.loads(audit(place, "--json")[1])["sha256"] == whole
+    assert sha256(place.read_bytes()).hexdigest() == whole
 
 
 def test_the_audit_leaves_the_ledger_as_it_was(audit: Run, ledger: Path, tmp_path: Path) -> None:
