@@ -252,6 +252,7 @@ class Reader:
         return Verified(
             head=last,
             protection=tuple(kind for kind, given in stands.items() if given) or (Protection.NONE,),
+            kept=None if head is None else head.seq,
             signed_from=None if self._seal is None else since,
         )
 

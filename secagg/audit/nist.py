@@ -19,11 +19,12 @@ from dp.accounting.events import (
 from dp.ledger.description import MATTERS
 from dp.ledger.ledger import FIXED_PLAN, LedgerOwner, SystemDescription
 from secagg.audit.evidence import Measured
-from secagg.audit.values import Release, Row, Section, Source
+from secagg.audit.values import ModelFile, Release, Row, Section, Source
 from secagg.pages.numbers import bound, counted, spaced
 from secagg.pages.numbers import delta as as_delta
 
 MAX_EVENTS: Final = 12  # kinds of event that a row spells out
+MODELS: Final = "Models that were released"
 EMPIRICAL: Final = "Empirical audit"
 _OF_WHAT: Final = ("purpose", "organisation", "data_set", "data_digest", "parties")
 
@@ -40,11 +41,11 @@ def rows(
     """All items, in the order of the report."""
     return (
         *(_matter(stated, name) for name in _OF_WHAT),
-        _models(releases),
+        models(releases, None),
         *(
             row
             for section in sections
-            for row in _of_section(section, stated, several=len(sections) > 1)
+            for row in _of_section(section, stated, keeper, several=len(sections) > 1)
         ),
         _from("Who keeps the ledger", _KEEPERS[keeper]),
         _units(stated),
@@ -99,15 +100,17 @@ def _matter(stated: SystemDescription | None, name: str) -> Row:
     return Row(item=MATTERS[name], text=_sentence(said), source="keeper")
 
 
-def _models(releases: Sequence[Release]) -> Row:
-    item = "Models that were released"
+def models(releases: Sequence[Release], compared: ModelFile | None) -> Row:
+    """The row on models, and on the file that was compared with them."""
     if not releases:
-        return _nobody(item, "which model this ledger is of")
+        return _nobody(MODELS, "which model this ledger is of")
     last = releases[-1]
+    looked = "No model file was looked at" if compared is None else _capital(compared.sentence)
     return Row(
-        item=item,
-        text=f"{counted(len(releases), 'model')}, the last of round {last.round:,}: SHA-256 "
-        f"{last.model.hex()}. The JSON lists all.",
+        item=MODELS,
+        text=f"{counted(len(releases), 'model')}, the last of round {last.round:,}: digest "
+        f"{last.model.hex()}, of the model's values, not of its file. {looked}. The JSON lists "
+        "all.",
         source="keeper",
     )
 
@@ -127,7 +130,7 @@ def _reading(sections: Sequence[Section]) -> Row:
 
 
 def _of_section(
-    section: Section, stated: SystemDescription | None, *, several: bool
+    section: Section, stated: SystemDescription | None, keeper: LedgerOwner, *, several: bool
 ) -> Iterator[Row]:
     mark = f" ({section.unit.value}, {spaced(section.adjacency.value)})" if several else ""
     yield _from("Unit" + mark, _UNITS[section.unit])
@@ -135,12 +138,22 @@ def _of_section(
     for book, report in section.books.items():
         yield _from(
             f"Epsilon, {book.value} book" + mark,
-            f"{bound(report.epsilon)} for every one of "
-            f"{counted(len(section.subjects), 'subject')}, by {report.accountant.upper()}: "
-            f"{report.why}. {_BOOKS[book.value]}",
+            f"{bound(report.epsilon)}, by {report.accountant.upper()}: {report.why}. "
+            f"{_BOOKS[book.value]} {_whom(section, None if several else stated)} Computed from "
+            f"the records, which are the {keeper.value}'s word.",
         )
     yield _delta(section, stated, mark)
     yield _from("Mechanism and sampling, in evidence" + mark, _evidence(section))
+
+
+def _whom(section: Section, stated: SystemDescription | None) -> str:
+    """Who was charged, and whom the epsilon holds for."""
+    clients = len(section.subjects)
+    charged = f"{counted(clients, 'client')} {'was' if clients == 1 else 'were'} charged"
+    if section.unit is Unit.CLIENT:
+        return f"{charged}; it holds for every one."
+    many = "" if stated is None else f" of {counted(stated.unit_count, 'example')}"
+    return f"{charged}; it holds for every one{many or ' of their examples'}."
 
 
 def _delta(section: Section, stated: SystemDescription | None, mark: str) -> Row:

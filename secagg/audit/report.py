@@ -20,7 +20,7 @@ import math
 import platform
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
@@ -49,8 +49,9 @@ from protocols.errors import RemoteProtocolError
 from protocols.primitives import sign
 from protocols.primitives.sign import SigningKey
 from secagg.audit.evidence import measured
-from secagg.audit.nist import EMPIRICAL, empirical, rows
+from secagg.audit.nist import EMPIRICAL, MODELS, empirical, models, rows
 from secagg.audit.recount import Counts, Recount
+from secagg.audit.released import model_file
 from secagg.audit.values import (
     QUANTILES,
     Account,
@@ -88,6 +89,13 @@ def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
         raise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySigner(HeadSigner):
+    """A signer of heads that says which key it is: ``public``, 32 bytes."""
+
+    public: bytes
+
+
 def seal_of(public: bytes) -> HeadSigner:
     """The signer that verifies heads by an Ed25519 public key, under ``SEAL_LABEL``."""
 
@@ -98,7 +106,7 @@ def seal_of(public: bytes) -> HeadSigner:
             return False
         return True
 
-    return HeadSigner(verify=verify)
+    return KeySigner(verify=verify, public=public)
 
 
 def signer(key: SigningKey) -> HeadSigner:
@@ -118,15 +126,17 @@ def audit(
     head: Head | None = None,
     seal: HeadSigner | None = None,
     beside: str = "",
+    by_run: bool = False,
     today: date | None = None,
 ) -> Audit:
     """Verify the ledger at ``path``, count it anew, price it. Raises as the module says.
 
     ``beside`` names the file in the ledger's own folder that kept ``head``, if it was one: the
-    report then says that whoever can write there can change both. ``today`` is printed as the
+    report then says that whoever can write there can change both. ``by_run``: the run that wrote
+    the ledger asks, and no stranger checks it. ``today`` is printed as the
     day of the audit; by default it is, in UTC.
     """
-    return counted_audit(path, head=head, seal=seal, beside=beside, today=today)[0]
+    return counted_audit(path, head=head, seal=seal, beside=beside, by_run=by_run, today=today)[0]
 
 
 def counted_audit(
@@ -135,6 +145,7 @@ def counted_audit(
     head: Head | None = None,
     seal: HeadSigner | None = None,
     beside: str = "",
+    by_run: bool = False,
     today: date | None = None,
 ) -> Counted:
     """The audit, the counts that it priced, and what was stated: for sums over several ledgers."""
@@ -157,6 +168,7 @@ def counted_audit(
     releases = tuple(
         Release(round=key[0], attempt=key[1], model=model) for key, model in recount.models
     )
+    key = seal.public if isinstance(seal, KeySigner) else b""
     found = Audit(
         ledger=path.name,
         digest=whole,
@@ -172,14 +184,24 @@ def counted_audit(
         records=verified.head.seq + 1,
         head=verified.head,
         protection=verified.protection,
+        kept=verified.kept,
         beside=beside,
+        key=key,
+        by_run=by_run,
         sections=sections,
         rows=rows(
             sections,
             stated,
             keeper=keeper,
             policy=chosen,
-            protection=in_words(verified.protection, beside),
+            protection=in_words(
+                verified.protection,
+                head=verified.head,
+                kept=verified.kept,
+                beside=beside,
+                key=key,
+                by_run=by_run,
+            ),
             releases=releases,
         ),
         versions=_versions(),
@@ -194,6 +216,19 @@ def attach(found: Audit, results: Iterable[LowerBound | Estimate]) -> Audit:
     beside = measured(results, found.sections)
     rows = (empirical(beside) if row.item == EMPIRICAL else row for row in found.rows)
     return replace(found, measured=beside, rows=tuple(rows))
+
+
+def compare(found: Audit, model: Path, *, apart: str = "") -> Audit:
+    """The audit with a model's file held against those that the ledger names.
+
+    Raises as ``released.model_file``, which says what ``apart`` is.
+    """
+    beside = model_file(model, found.releases, apart=apart)
+    rows = (
+        replace(row, text=models(found.releases, beside).text) if row.item == MODELS else row
+        for row in found.rows
+    )
+    return replace(found, model=beside, rows=tuple(rows))
 
 
 def _recounted(ledger: Ledger, head: Head, pricer: "_Pricer") -> tuple[Recount, bool]:

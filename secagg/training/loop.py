@@ -36,7 +36,7 @@ from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
 from protocols.wire import digest
 from secagg.audit.page import page
-from secagg.audit.report import audit
+from secagg.audit.report import audit, compare
 from secagg.errors import InputError, RunError
 from secagg.files import write_atomically
 from secagg.pages.numbers import counted
@@ -56,6 +56,7 @@ from secagg.training.runs import (
     AUDIT_JSON,
     CURVES,
     METRICS,
+    MODEL,
     MOMENTS,
     REPORT,
     TABLE,
@@ -422,7 +423,9 @@ class Trainer:
         """Write what the ledger proves, where it ends as said; returns the page's name."""
         folder = self._folder
         head = head_of({"round": self.done, "ledger": stands})
-        found = audit(folder.ledger, head=head, beside=METRICS, seal=self._seal)
+        found = audit(folder.ledger, head=head, beside=METRICS, seal=self._seal, by_run=True)
+        if found.releases:
+            found = compare(found, folder.path / MODEL, apart=MOMENTS)
         text = json.dumps(found.as_json(), allow_nan=False, indent=1) + "\n"
         write_atomically(folder.path / AUDIT_JSON, text.encode())
         write_atomically(folder.path / AUDIT, page(found).encode())
