@@ -6,6 +6,7 @@ A row says whose word it is. What the records show is said from the records. Wha
 show is the keeper's word, and where the keeper gave none the report says so, loudly.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -123,7 +124,8 @@ def _reading(sections: Sequence[Section]) -> Row:
         item="How to read an epsilon",
         text="It bounds by which factor, e^epsilon, one unit can change the chance of anything "
         "that is concluded; no number is safe for every use. Up to 1 the promise is strong; "
-        "between 1 and 10 it is what most trained models that are published with one have; above "
+        "between 1 and 10 lie most trained models that are published with one, which approves of "
+        "none: e^10 is 22,026. Above "
         f"10 it says little by itself [PHK+23]. Here it is {where}.",
         source="software",
     )
@@ -178,9 +180,17 @@ def _delta(section: Section, stated: SystemDescription | None, mark: str) -> Row
         item="Delta" + mark,
         text=f"{as_delta(reported.total)} in all: {listed}. Delta is the chance that epsilon says "
         f"nothing, for each unit; times the {stated.unit_count:,} units it is "
-        f"{as_delta(reported.total * stated.unit_count)}, which has to be well below 1.",
+        f"{_somebody(reported.total * stated.unit_count)}.",
         source="keeper",
     )
+
+
+def _somebody(chance: float) -> str:
+    """Delta times the units, as a judge reads it; ``reported_delta`` keeps it below 1."""
+    if chance > 0.5:
+        return f"{chance:.2g}: it is likely that for somebody epsilon says nothing"
+    one_in = f"{math.floor(1 / chance):,}" if chance > 0 else "any number"
+    return f"{as_delta(chance)}: up to one chance in {one_in} that for somebody it says nothing"
 
 
 def _evidence(section: Section) -> str:

@@ -64,6 +64,7 @@ from secagg.audit.values import (
     in_words,
 )
 from secagg.errors import NotALedger
+from secagg.pages.numbers import spaced
 
 SEAL_LABEL: Final = b"secagg ledger head"  # of the Ed25519 signature of a head
 DELTAS: Final = tuple(10.0**-exponent for exponent in range(2, 13))  # of the curve
@@ -443,7 +444,7 @@ def smallest(
     """What covers all these histories: the largest by RDP, or by PLD where that is less; why."""
     lacking = next((e for c, _ in compositions for e in c if not has_pld(e)), None)
     if lacking is not None:
-        return largest, "rdp", f"{type(lacking).__name__} has no privacy loss distribution"
+        return largest, "rdp", f"{spaced(lacking.KIND)} noise has no privacy loss distribution"
     if sum(len(composition) for composition, _ in compositions) > _PLD_WORK:
         many = f"{len(compositions):,} different histories are too many for loss distributions"
         return largest, "rdp", many

@@ -17,11 +17,10 @@ from secagg.cli.screen import JSON, OUT_FILE, PLACE, screen
 from secagg.errors import InputError
 from secagg.pages.numbers import bound, counted
 from secagg.pages.numbers import delta as as_delta
-from secagg.training.runs import LEDGER, MODEL, MOMENTS
+from secagg.training.runs import LEDGER, METRICS, MODEL, MOMENTS
 
 if TYPE_CHECKING:
     from dp.ledger.books import HeadSigner, Verified
-    from dp.ledger.ledger import Head
     from secagg.audit.values import Audit, Section
 
 SOUND, OVER_BUDGET, TAMPERED = 0, 1, 3  # bad input is 2, as everywhere
@@ -114,7 +113,7 @@ def audit(
     kept, beside = heads_of(expected_head, ledger, option="--expected-head")
     seal = verifier(head_key, option="--head-key")
     try:
-        check_run(ledger, kept, seal)
+        check_run(ledger, seal)
         if verify:
             found = reports.verify(ledger, head=kept, seal=seal)
             return show_verified(found, beside, seal, as_json=as_json)
@@ -141,16 +140,20 @@ def tampered(error: Exception) -> int:
     return TAMPERED
 
 
-def check_run(ledger: Path, kept: "Head | None", seal: "HeadSigner | None") -> None:
+def check_run(ledger: Path, seal: "HeadSigner | None") -> None:
     """Hold the ledger of a run against the head in metrics.json too.
 
     Raises as ``secagg.audit.verify``.
     """
+    from dp.errors import LedgerCorrupt
     from secagg.audit.report import verify
 
-    beside = run_head(ledger)
-    if beside not in (None, kept):  # or the ledger is checked against it anyway
+    if (beside := run_head(ledger)) is None:
+        return
+    try:
         verify(ledger, head=beside, seal=seal)
+    except LedgerCorrupt as error:
+        raise LedgerCorrupt(f"{error}. The head is that of {METRICS} beside it") from error
 
 
 def _run_model(ledger: Path) -> Path | None:
@@ -166,7 +169,7 @@ def _several(ledgers: tuple[Path, ...], seal: "HeadSigner | None", *, as_json: b
 
     try:
         for ledger in ledgers:
-            check_run(ledger, None, seal)
+            check_run(ledger, seal)
         found = portfolio(ledgers, seal=seal)
     except LedgerCorrupt as error:
         code = tampered(error)
@@ -210,8 +213,9 @@ def _several(ledgers: tuple[Path, ...], seal: "HeadSigner | None", *, as_json: b
         for together in found.together:
             out.print(together.sentence)
         out.print(
-            "No budget stands over all of them: each was held to its own alone. That a name means the same person in every ledger, and that no plan was chosen from "
-            "another ledger's output, is their keepers' word."
+            "No budget stands over all of them: each was held to its own alone. That a name means "
+            "the same person in every ledger, and that no plan was chosen from another ledger's "
+            "output, is their keepers' word."
         )
     return OVER_BUDGET if any(one.over for one in found.audits) else SOUND
 

@@ -133,7 +133,7 @@ def verify(*, ledger: Path, expected_head: str | None, head_key: str | None, as_
     kept, beside = heads_of(expected_head, ledger, option="--expected-head")
     seal = verifier(head_key, option="--head-key")
     try:
-        check_run(ledger, kept, seal)
+        check_run(ledger, seal)
         found = report.verify(ledger, head=kept, seal=seal)
     except LedgerCorrupt as error:
         return tampered(error)

@@ -54,8 +54,9 @@ class Books:
             self._ledger = Ledger.create(folder.ledger, budget, seal=seal)
         said = self._ledger.statement()
         if stated is not None:
-            quality = {} if said is None else {"utility": said.utility, "bias": said.bias}
-            self._ledger.declare(replace(stated, **quality))
+            if said is not None:
+                stated = replace(stated, utility=said.utility, bias=said.bias)
+            self._ledger.declare(stated)
 
     @property
     def unit(self) -> str:

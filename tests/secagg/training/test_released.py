@@ -61,7 +61,7 @@ def test_a_sealed_run_is_signed_from_its_first_record_and_resumed_with_its_key(
     run = loop.start(TrainingConfig(**SMALL), tmp_path / "run", seal=key)
     next(iter(run))
     del run
-    with pytest.raises(LedgerError, match="open it with its seal"):
+    with pytest.raises(LedgerError, match="give seal with its key"):
         loop.resume(tmp_path / "run").run()
     other = signer(create_identity(tmp_path / "other.key", "other").key)
     with pytest.raises(LedgerCorrupt, match="signature"):
