@@ -44,6 +44,7 @@ from dp.ledger.storage import File
 
 SCHEMA_VERSION: Final = 3
 OLDEST_READ: Final = 2  # the same tables; schema 1 is read after its migration alone
+_NO_SCHEMA: Final = 256  # nor above: a damaged header says such a number
 UNFINISHED: Final = (
     "holds no table: making it was not finished, or it was copied without its log, the "
     "'-wal' file beside it. What was spent is unknown; remove it only if nothing ever was"
@@ -315,8 +316,12 @@ class Reader:
                 raise LedgerMissing(f"{self._path} is empty: nothing was written in it")
             if not tables:
                 raise LedgerCorrupt(UNFINISHED)
+            if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'records'").fetchone():
+                raise LedgerCorrupt("has a ledger's table, and a header that names no ledger")
             raise LedgerCorrupt("is a SQLite file, but no ledger")
         if version < 1:
+            raise LedgerCorrupt(f"says schema {version}, which no ledger has")
+        if version >= _NO_SCHEMA:
             raise LedgerCorrupt(f"says schema {version}, which no ledger has")
         if version > SCHEMA_VERSION:
             raise LedgerError(

@@ -277,7 +277,7 @@ def check_chain(connection: sqlite3.Connection, kept: Head | None) -> Head:
     check_schema(connection)
     (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if state != "ok":
-        raise LedgerCorrupt(f"SQLite finds {state}")
+        raise LedgerCorrupt("the file is damaged: its pages do not fit together")
     with closing(sqlite3.connect("", isolation_level=None)) as scratch:
         scratch.execute("PRAGMA journal_mode = OFF")
         scratch.execute("BEGIN")

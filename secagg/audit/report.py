@@ -72,6 +72,8 @@ _PLD_WORK: Final = 200  # compositions times events of a book; .024 s each (meas
 _MAGIC: Final = b"SQLite format 3\0"  # sqlite.org/fileformat.html, 1.3
 _APPLICATION: Final = slice(68, 72)  # where that header names the program, the same page
 _LEDGER: Final = b"dpLg"
+_TABLE: Final = b"CREATE TABLE records"  # in the first page, which holds the schema
+_FIRST: Final = 4096  # bytes of that page
 Counted: TypeAlias = tuple[Audit, Recount, SystemDescription | None]
 _LIBRARIES: Final = ("secagg", "dp-accounting", "numpy", "scipy", "cryptography")
 
@@ -444,7 +446,11 @@ def smallest(
     """What covers all these histories: the largest by RDP, or by PLD where that is less; why."""
     lacking = next((e for c, _ in compositions for e in c if not has_pld(e)), None)
     if lacking is not None:
-        return largest, "rdp", f"{spaced(lacking.KIND)} noise has no privacy loss distribution"
+        return (
+            largest,
+            "rdp",
+            f"{spaced(lacking.KIND).title()} noise has no privacy loss distribution",
+        )
     if sum(len(composition) for composition, _ in compositions) > _PLD_WORK:
         many = f"{len(compositions):,} different histories are too many for loss distributions"
         return largest, "rdp", many
@@ -502,11 +508,16 @@ def _digest_of(path: Path) -> bytes:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a file that would not open carries another program's header, or none of SQLite's."""
+    """Whether a file that would not open carries another program's header, or none of SQLite's.
+
+    One that has our tables is a ledger whose header was damaged.
+    """
     try:
         with path.open("rb") as file:
-            head = file.read(100)
+            head = file.read(_FIRST)
     except OSError:
+        return False
+    if _TABLE in head:
         return False
     application = head[_APPLICATION]
     return head[: len(_MAGIC)] != _MAGIC or application not in (_LEDGER, bytes(4), b"")

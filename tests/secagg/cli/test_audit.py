@@ -201,6 +201,19 @@ def test_a_damaged_file_exits_3(audit: Run, ledger: Path, tmp_path: Path) -> Non
         assert (code, out, err.count("\n")) == (3, "", 1)
 
 
+@pytest.mark.parametrize("at", [3, 35, 52, 60, 62, 68])
+def test_one_changed_byte_of_the_header_is_damage(
+    audit: Run, ledger: Path, tmp_path: Path, at: int
+) -> None:
+    """What carries a ledger's tables was one: that it is damaged is no fault of who asks."""
+    whole = bytearray(ledger.read_bytes())
+    whole[at] ^= 0x41
+    (tmp_path / "changed").write_bytes(whole)
+    code, out, err = audit(tmp_path / "changed")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "***" not in err
+
+
 def test_bad_input_exits_2_in_one_line(audit: Run, ledger: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a ledger\n" * 99)
     (tmp_path / "empty").touch()
