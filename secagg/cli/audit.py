@@ -318,7 +318,8 @@ def _table(section: "Section") -> Table:
         *("against", "epsilon", "budget", "accountant", "delta"),
         *("epsilon by RDP", "with actual noise", "least budget left"),
     ):
-        table.add_column(name, justify="left" if name in ("against", "accountant") else "right")
+        words = name in ("against", "accountant")
+        table.add_column(name, justify="left" if words else "right", min_width=10 if words else 0)
     for book, report in section.books.items():
         left = min(
             1 - subject.accounts[book].share
