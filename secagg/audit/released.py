@@ -19,6 +19,9 @@ _TYPES: Final = {  # in the file: as ``model_digest`` names it, and bytes of one
     **{f"U{8 * size}": (f"uint{8 * size}", size) for size in (1, 2, 4, 8)},
     "BF16": ("bfloat16", 2),
     "BOOL": ("bool", 1),
+    "C64": ("complex64", 8),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
 }
 
 
