@@ -266,7 +266,7 @@ def public_record(config: TrainingConfig, data: Federation, out: Path) -> Mappin
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_federation", lambda config: data)
 
-        def silent(agreement: Any, inputs: Any, gone: Any) -> Outcome:
+        def silent(agreement: Any, inputs: Any, gone: Any, **_: Any) -> Outcome:
             real = run_plain(agreement, inputs, gone)
             return replace(real, values=np.zeros_like(real.values))
 

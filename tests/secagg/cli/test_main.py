@@ -85,7 +85,7 @@ def test_bonawitz_and_plain_give_the_same_model_up_to_quantisation(
     """The two protocols are run on the very same words, and the sums compared exactly."""
     compared = []
 
-    def both(agreement: Any, inputs: Any, gone: Any) -> Any:
+    def both(agreement: Any, inputs: Any, gone: Any, **_: Any) -> Any:
         words = {client: make() for client, make in inputs.items()}
         masked = run_bonawitz(agreement, words, gone)
         plain = run_plain(agreement, words, gone)
@@ -180,12 +180,12 @@ from secagg.cli import main as cli
 releases = open({log!r}, "a")
 modes = secagg.training.modes
 mode = {{"local": modes.Local, "distributed": modes.Distributed}}[{mode!r}]
-words = mode.words
+brings = mode.brings
 def counted(self, *args):
     releases.write(f"{{self._config.local_steps}}\\n")
     releases.flush(); os.fsync(releases.fileno())
-    return words(self, *args)
-mode.words = counted
+    return brings(self, *args)
+mode.brings = counted
 
 def kill_at(owner, name, call):
     original, calls = getattr(owner, name), []
@@ -201,7 +201,7 @@ if {point!r} == "after the releases, before the commit":
 elif {point!r} == "after the commit, before the model is saved":
     kill_at(secagg.training.runs.RunFolder, "save", 2)
 elif {point!r} == "in the middle of a round":
-    kill_at(mode, "words", 4 + 2)
+    kill_at(mode, "brings", 4 + 2)
 sys.argv = ["secagg", "train", "--json", *{more!r}]
 cli.main()
 """

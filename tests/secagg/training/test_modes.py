@@ -430,9 +430,9 @@ def test_below_the_minimum_there_is_no_price_and_clients_open_nothing(
         run._mode.event(4)
     seen = []
 
-    def watched(agreement: Any, *more: Any) -> Any:
+    def watched(agreement: Any, *more: Any, **options: Any) -> Any:
         seen.append(agreement.params)
-        return run_bonawitz(agreement, *more)
+        return run_bonawitz(agreement, *more, **options)
 
     monkeypatch.setattr("secagg.rounds.aggregation.run_bonawitz", watched)
     drop(monkeypatch, {0: Stage.MASK, 1: Stage.MASK})  # 4 are left, as many as rebuild a secret
