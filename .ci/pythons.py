@@ -32,7 +32,8 @@ EXTRAS: Final = {  # what runs with it beside a sum under masks
     BASE: _BASE_RUNS,
     OLDEST: _BASE_RUNS,
     "train": "import dp.sgd, secagg.training.loop, secagg.bench.utility, secagg.attacks.suite",
-    "ckks": "print(secagg.aggregate([[0.5]] * 3, clip=1.0, protocol=secagg.Ckks()).weight)",
+    "ckks": "from protocols.ckks import Engine; how = secagg.Ckks(engine=Engine.SEAL); "
+    "print(secagg.aggregate([[0.5]] * 3, clip=1.0, protocol=how).weight)",
     "flower": "import secagg.adapters.flower",
     "flare": "import secagg.adapters.flare",
     "http": "import secagg.adapters.http.server, secagg.adapters.http.plans",

@@ -4,7 +4,7 @@ Who is at fault is the type: ``LocalProtocolError`` is our caller's mistake,
 ``RemoteProtocolError`` a peer's, ``TooFewSurvivors`` nobody's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class ProtocolError(Exception):
@@ -49,3 +49,24 @@ class DecodeError(RemoteProtocolError):
 
 class TooFewSurvivors(ProtocolError):
     """Fewer peers are left than the round needs; it yields nothing."""
+
+
+class RankFailed(ProtocolError):
+    """A rank could not take part in a sum of all; every rank raises it, and nothing was released.
+
+    Attributes:
+      reasons: how many ranks, by reason: ``NOT_FINITE``, ``OUT_OF_RANGE``, ``FAILED``. Which ones
+        nobody but they themselves knows.
+    """
+
+    def __init__(self, reasons: Mapping[str, int]) -> None:
+        self.reasons = {reason: count for reason, count in reasons.items() if count}
+        told = ", ".join(f"{count} {_REASONS[reason]}" for reason, count in self.reasons.items())
+        super().__init__(f"ranks that could not take part: {told}; nothing was released")
+
+
+_REASONS = {
+    "NOT_FINITE": "with an entry that is NaN or infinite",
+    "OUT_OF_RANGE": "with an entry beyond the agreed range",
+    "FAILED": "that failed",
+}

@@ -36,7 +36,7 @@ class IdentityError(SecaggError):
 
 
 class PeerError(SecaggError):
-    """The other program ended, was silent for too long, or sent a line that is no answer."""
+    """Another program or rank ended, was silent for too long, or sent what is no answer."""
 
 
 class WorkerError(SecaggError):

@@ -61,11 +61,12 @@ class Protection(Enum):
         """The protection in words, for a report."""
         return {
             Protection.NONE: "not tamper-evident: the chain shows accidents only",
-            Protection.HEAD: "nothing was changed or lost up to the head that was kept elsewhere",
-            Protection.SIGNATURE: "nothing was changed or lost by anyone without the key, "
-            "but for an older copy of the whole file",
+            Protection.HEAD: "nothing was changed or lost up to the head that was given, if that "
+            "was kept elsewhere",
+            Protection.SIGNATURE: "nothing was changed or lost by anyone without the key. It may "
+            "still be an older copy of the whole file",
             Protection.UNCHECKED: "signed, not checked: no key was given, and unchecked a "
-            "signature shows nothing",
+            "signature shows nothing. Ask its keeper for the public key",
         }[self]
 
 
@@ -76,12 +77,14 @@ class Verified:
     Attributes:
       head: the last record.
       protection: what stood against tampering.
+      kept: with a head given, the record that it is of; it shows nothing of those after.
       signed_from: with a signed head, the first record that was signed when it was written.
         Those before are as they were at that time; who wrote them is not shown.
     """
 
     head: Head
     protection: tuple[Protection, ...]
+    kept: int | None = None
     signed_from: int | None = None
 
 

@@ -204,6 +204,13 @@ class Ledger(Reader):
             raise
         return ledger
 
+    def checkpoint(self) -> None:
+        """Bring the log beside the file into it: the file alone is then the whole ledger.
+
+        While another process reads, some of the log may stay; nothing is lost by that.
+        """
+        self._file.checkpoint()
+
     # Stating
 
     def seal(self, seal: HeadSigner) -> None:
@@ -520,7 +527,8 @@ class Ledger(Reader):
             if sealed_from(connection) is None:
                 raise LedgerCorrupt("carries a signature, and no record says that it is signed")
             raise LedgerError(
-                f"the head of {self._path} is signed; open it with its seal to write, or read_only"
+                f"the head of {self._path} is signed; to write, give seal with its key "
+                "(--seal), or open it read_only"
             )
 
     def _sign(self, connection: sqlite3.Connection, head: Head) -> None:

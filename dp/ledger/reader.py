@@ -44,6 +44,7 @@ from dp.ledger.storage import File
 
 SCHEMA_VERSION: Final = 3
 OLDEST_READ: Final = 2  # the same tables; schema 1 is read after its migration alone
+_NO_SCHEMA: Final = 256  # nor above: a damaged header says such a number
 UNFINISHED: Final = (
     "holds no table: making it was not finished, or it was copied without its log, the "
     "'-wal' file beside it. What was spent is unknown; remove it only if nothing ever was"
@@ -252,8 +253,14 @@ class Reader:
         return Verified(
             head=last,
             protection=tuple(kind for kind, given in stands.items() if given) or (Protection.NONE,),
+            kept=None if head is None else head.seq,
             signed_from=None if self._seal is None else since,
         )
+
+    @property
+    def has_log(self) -> bool:
+        """Whether a log beside the file holds what is not in it yet: both are the ledger."""
+        return self._file.has_log
 
     def close(self) -> None:
         """Close the file. Reservations stay as they are. Closing twice is harmless."""
@@ -309,8 +316,12 @@ class Reader:
                 raise LedgerMissing(f"{self._path} is empty: nothing was written in it")
             if not tables:
                 raise LedgerCorrupt(UNFINISHED)
+            if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'records'").fetchone():
+                raise LedgerCorrupt("has a ledger's table, and a header that names no ledger")
             raise LedgerCorrupt("is a SQLite file, but no ledger")
         if version < 1:
+            raise LedgerCorrupt(f"says schema {version}, which no ledger has")
+        if version >= _NO_SCHEMA:
             raise LedgerCorrupt(f"says schema {version}, which no ledger has")
         if version > SCHEMA_VERSION:
             raise LedgerError(

@@ -277,7 +277,7 @@ def check_chain(connection: sqlite3.Connection, kept: Head | None) -> Head:
     check_schema(connection)
     (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if state != "ok":
-        raise LedgerCorrupt(f"SQLite finds {state}")
+        raise LedgerCorrupt("the file is damaged: its pages do not fit together")
     with closing(sqlite3.connect("", isolation_level=None)) as scratch:
         scratch.execute("PRAGMA journal_mode = OFF")
         scratch.execute("BEGIN")
@@ -288,6 +288,7 @@ def check_chain(connection: sqlite3.Connection, kept: Head | None) -> Head:
             for held, said in zip_longest(connection.execute(query), scratch.execute(query)):
                 if held != said:
                     raise LedgerCorrupt(
+                        "records and accounts disagree: records were removed or accounts edited; "
                         f"the accounts hold {_in_words(connection, table, held)}; the records say "
                         f"{_in_words(scratch, table, said)}"
                     )
@@ -476,7 +477,10 @@ def check_seal(connection: sqlite3.Connection, verify: Callable[[bytes, bytes], 
     if row[0] != head.seq:
         raise LedgerCorrupt(f"ends at record {head.seq}, its signature is of record {row[0]}")
     if not isinstance(row[1], bytes) or verify(head.message(), row[1]) is not True:
-        raise LedgerCorrupt(f"the signature of its head, record {head.seq}, is not good")
+        raise LedgerCorrupt(
+            f"the signature of its head, record {head.seq}, is not good: either the "
+            "key is not its signer's or the ledger was changed; compare the key's fingerprint"
+        )
 
 
 def _fold(connection: sqlite3.Connection, data: Mapping[str, Any]) -> None:

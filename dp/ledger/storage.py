@@ -150,6 +150,24 @@ class File:
             connection.execute("PRAGMA page_count").fetchone()
             self._places |= {path: _look(path) for path in self._beside}
 
+    def checkpoint(self) -> None:
+        """Bring the write-ahead log into the file and empty it, unless somebody reads in it."""
+        with self.translated():
+            if self.read_only:
+                raise LedgerError(f"{self.path} was opened with read_only, so nothing was written")
+            self._check_places("nothing was written")
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+    @property
+    def has_log(self) -> bool:
+        """Whether the log beside it holds anything: the file alone is then not the ledger."""
+        try:
+            return self._beside[0].stat().st_size > 0
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise LedgerError(f"{self._beside[0]} cannot be read: {error.strerror}") from error
+
     def check_size(self) -> None:
         """Raise ``LedgerCorrupt`` where bytes follow the last page; inside ``snapshot``."""
         (pages,) = self.connection.execute("PRAGMA page_count").fetchone()

@@ -48,7 +48,6 @@ from protocols.bonawitz.messages import (
     Survivors,
     check_agreed,
     check_keys,
-    refuse_shared,
 )
 from protocols.bonawitz.params import DIGEST_SIZE, Agreement, Context
 from protocols.bonawitz.records import Client, Keys, Peer, Sharing, Stranger
@@ -60,7 +59,7 @@ from protocols.primitives.aead import seal, unseal
 from protocols.primitives.agree import KEY_SIZE, LOW_ORDER, PrivateKey, refuse_low_order
 from protocols.primitives.prg import SEED_SIZE, Expand, Mask, Masks, Streams, from_seed
 from protocols.primitives.shamir import split
-from protocols.primitives.sign import SigningKey, verify
+from protocols.primitives.sign import SigningKey, refuse_shared, verify
 from protocols.records import open_record
 from protocols.secrets import Once, Secret
 from protocols.wire import (

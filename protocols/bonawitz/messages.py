@@ -20,7 +20,7 @@ end in a checksum: the first 16 bytes of SHA-256 over what stands before it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.bonawitz.params import DIGEST_SIZE, TAG_SIZE, Agreement
-from protocols.errors import DecodeError, InputError, RemoteProtocolError
+from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.primitives.aead import OVERHEAD
 from protocols.primitives.agree import KEY_SIZE
 from protocols.primitives.prg import SEED_SIZE
-from protocols.primitives.sign import SIGNATURE_SIZE, is_small_order, verify
+from protocols.primitives.sign import SIGNATURE_SIZE, verify
 from protocols.secrets import Secret
 from protocols.wire import (
     ClientId,
@@ -558,18 +558,6 @@ def check_keys(label: bytes, client: ClientId, keys: PublicKeys, identity: bytes
         raise RemoteProtocolError(
             f"the keys of client {client} are not signed by its identity"
         ) from None
-
-
-def refuse_shared(identities: Mapping[ClientId, bytes]) -> None:
-    """Raises ``InputError`` if two clients have one identity, or one has a weak one.
-
-    The signature of one identity would count twice, and anybody can sign for one of small order.
-    """
-    if len(set(identities.values())) < len(identities):
-        raise InputError("two clients have one identity")
-    for client, identity in identities.items():
-        if is_small_order(identity):
-            raise InputError(f"the identity of client {client} is of small order")
 
 
 def frame_sizes(words: int) -> list[int]:

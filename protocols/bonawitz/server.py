@@ -45,7 +45,6 @@ from protocols.bonawitz.messages import (
     check_agreed,
     check_keys,
     frame_sizes,
-    refuse_shared,
 )
 from protocols.bonawitz.params import Agreement, Context
 from protocols.burn import Burn
@@ -61,7 +60,7 @@ from protocols.errors import (
 from protocols.primitives.agree import PrivateKey, refuse_low_order
 from protocols.primitives.prg import Expand, Mask, Masks
 from protocols.primitives.shamir import combine, correct
-from protocols.primitives.sign import verify
+from protocols.primitives.sign import refuse_shared, verify
 from protocols.secrets import Secret
 from protocols.wire import CHECKSUM_SIZE, ClientId, read_subset, write_subset
 

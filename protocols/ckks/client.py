@@ -183,6 +183,8 @@ class Published:
 class Private:
     """A sum that may not leave this client: with its ciphertext it tells the key [LM21].
 
+    Nor may it leave that a sum was refused: by what the server added to it, that tells of an error.
+
     Not printed, pickled or copied; no message holds it.
     """
 

@@ -8,12 +8,14 @@ cofactor, S is below the group's order, and a public key of small order is refus
 signature of one is easily made on any message.
 """
 
+from collections.abc import Mapping
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from protocols.errors import RemoteProtocolError
+from protocols.errors import InputError, RemoteProtocolError
 from protocols.secrets import Secret
-from protocols.wire import opaque
+from protocols.wire import ClientId, opaque
 
 SIGNATURE_SIZE = 64  # bytes, RFC 8032 section 5.1.6
 VERIFY_KEY_SIZE = 32  # bytes of a public key, section 5.1.5
@@ -54,6 +56,18 @@ class SigningKey:
 def is_small_order(public: bytes) -> bool:
     """Whether eight times this point is zero, in any of its encodings."""
     return public in _SMALL
+
+
+def refuse_shared(identities: Mapping[ClientId, bytes]) -> None:
+    """Raises ``InputError`` if two clients have one identity, or one has a weak one.
+
+    The signature of one identity would count twice, and anybody can sign for one of small order.
+    """
+    if len(set(identities.values())) < len(identities):
+        raise InputError("two clients have one identity")
+    for client, identity in identities.items():
+        if is_small_order(identity):
+            raise InputError(f"the identity of client {client} is of small order")
 
 
 def verify(public: bytes, label: bytes, message: bytes, signature: bytes) -> None:

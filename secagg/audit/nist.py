@@ -6,6 +6,7 @@ A row says whose word it is. What the records show is said from the records. Wha
 show is the keeper's word, and where the keeper gave none the report says so, loudly.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -19,11 +20,12 @@ from dp.accounting.events import (
 from dp.ledger.description import MATTERS
 from dp.ledger.ledger import FIXED_PLAN, LedgerOwner, SystemDescription
 from secagg.audit.evidence import Measured
-from secagg.audit.values import Release, Row, Section, Source
+from secagg.audit.values import ModelFile, Release, Row, Section, Source
 from secagg.pages.numbers import bound, counted, spaced
 from secagg.pages.numbers import delta as as_delta
 
 MAX_EVENTS: Final = 12  # kinds of event that a row spells out
+MODELS: Final = "Models that were released"
 EMPIRICAL: Final = "Empirical audit"
 _OF_WHAT: Final = ("purpose", "organisation", "data_set", "data_digest", "parties")
 
@@ -40,11 +42,11 @@ def rows(
     """All items, in the order of the report."""
     return (
         *(_matter(stated, name) for name in _OF_WHAT),
-        _models(releases),
+        models(releases, None),
         *(
             row
             for section in sections
-            for row in _of_section(section, stated, several=len(sections) > 1)
+            for row in _of_section(section, stated, keeper, several=len(sections) > 1)
         ),
         _from("Who keeps the ledger", _KEEPERS[keeper]),
         _units(stated),
@@ -99,15 +101,17 @@ def _matter(stated: SystemDescription | None, name: str) -> Row:
     return Row(item=MATTERS[name], text=_sentence(said), source="keeper")
 
 
-def _models(releases: Sequence[Release]) -> Row:
-    item = "Models that were released"
+def models(releases: Sequence[Release], compared: ModelFile | None) -> Row:
+    """The row on models, and on the file that was compared with them."""
     if not releases:
-        return _nobody(item, "which model this ledger is of")
+        return _nobody(MODELS, "which model this ledger is of")
     last = releases[-1]
+    looked = "No model file was looked at" if compared is None else _capital(compared.sentence)
     return Row(
-        item=item,
-        text=f"{counted(len(releases), 'model')}, the last of round {last.round:,}: SHA-256 "
-        f"{last.model.hex()}. The JSON lists all.",
+        item=MODELS,
+        text=f"{counted(len(releases), 'model')}, the last of round {last.round:,}: digest "
+        f"{last.model.hex()}, of the model's values, not of its file. {looked}. The JSON lists "
+        "all.",
         source="keeper",
     )
 
@@ -120,14 +124,15 @@ def _reading(sections: Sequence[Section]) -> Row:
         item="How to read an epsilon",
         text="It bounds by which factor, e^epsilon, one unit can change the chance of anything "
         "that is concluded; no number is safe for every use. Up to 1 the promise is strong; "
-        "between 1 and 10 it is what most trained models that are published with one have; above "
+        "between 1 and 10 lie most trained models that are published with one, which approves of "
+        "none: e^10 is 22,026. Above "
         f"10 it says little by itself [PHK+23]. Here it is {where}.",
         source="software",
     )
 
 
 def _of_section(
-    section: Section, stated: SystemDescription | None, *, several: bool
+    section: Section, stated: SystemDescription | None, keeper: LedgerOwner, *, several: bool
 ) -> Iterator[Row]:
     mark = f" ({section.unit.value}, {spaced(section.adjacency.value)})" if several else ""
     yield _from("Unit" + mark, _UNITS[section.unit])
@@ -135,12 +140,22 @@ def _of_section(
     for book, report in section.books.items():
         yield _from(
             f"Epsilon, {book.value} book" + mark,
-            f"{bound(report.epsilon)} for every one of "
-            f"{counted(len(section.subjects), 'subject')}, by {report.accountant.upper()}: "
-            f"{report.why}. {_BOOKS[book.value]}",
+            f"{bound(report.epsilon)}, by {report.accountant.upper()}: {report.why}. "
+            f"{_BOOKS[book.value]} {_whom(section, None if several else stated)} Computed from "
+            f"the records, which are the {keeper.value}'s word.",
         )
     yield _delta(section, stated, mark)
     yield _from("Mechanism and sampling, in evidence" + mark, _evidence(section))
+
+
+def _whom(section: Section, stated: SystemDescription | None) -> str:
+    """Who was charged, and whom the epsilon holds for."""
+    clients = len(section.subjects)
+    charged = f"{counted(clients, 'client')} {'was' if clients == 1 else 'were'} charged"
+    if section.unit is Unit.CLIENT:
+        return f"{charged}; it holds for every one."
+    many = "" if stated is None else f" of {counted(stated.unit_count, 'example')}"
+    return f"{charged}; it holds for every one{many or ' of their examples'}."
 
 
 def _delta(section: Section, stated: SystemDescription | None, mark: str) -> Row:
@@ -165,9 +180,17 @@ def _delta(section: Section, stated: SystemDescription | None, mark: str) -> Row
         item="Delta" + mark,
         text=f"{as_delta(reported.total)} in all: {listed}. Delta is the chance that epsilon says "
         f"nothing, for each unit; times the {stated.unit_count:,} units it is "
-        f"{as_delta(reported.total * stated.unit_count)}, which has to be well below 1.",
+        f"{_somebody(reported.total * stated.unit_count)}.",
         source="keeper",
     )
+
+
+def _somebody(chance: float) -> str:
+    """Delta times the units, as a judge reads it; ``reported_delta`` keeps it below 1."""
+    if chance > 0.5:
+        return f"{chance:.2g}: it is likely that for somebody epsilon says nothing"
+    one_in = f"{math.floor(1 / chance):,}" if chance > 0 else "any number"
+    return f"{as_delta(chance)}: up to one chance in {one_in} that for somebody it says nothing"
 
 
 def _evidence(section: Section) -> str:

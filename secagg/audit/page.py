@@ -10,7 +10,7 @@ from typing import Final
 
 from dp.ledger.ledger import Protection
 from secagg.audit.recount import MAX_SNAPSHOTS, Round
-from secagg.audit.values import Audit, Section, Source, Subject
+from secagg.audit.values import ONE, Audit, Section, Source, Subject
 from secagg.pages import parts
 from secagg.pages.charts import bands, bars, lines
 from secagg.pages.markup import Markup, join, tag
@@ -28,13 +28,12 @@ _WORD_OF: Final[dict[Source, str]] = {
     "nobody": "nobody",
 }
 _VERDICTS: Final = {
-    "sound": "Sound: chain and accounts agree, and nobody passed the budget",
-    "signed, not checked": "Signed, not checked; else sound, and nobody passed the budget",
-    "over budget": "Over budget",
-    "contradicted": "Contradicted by a measurement",
+    "sound": ": chain and accounts agree, and nobody passed the budget",
+    "signed, not checked": ", and nobody passed the budget",
 }
 _NOBODY: Final = "Nobody stated it"
-_LOUD: Final = (_NOBODY, "Not sealed", "Sealed, not checked", "Over", "Contradicted")
+_LOUD: Final = (_NOBODY, "Not sealed", "Sealed, not checked", "Over", "Contradicted", "Agrees")
+_SAID: Final = " (as the keeper says)"
 _TITLES: Final = {"server": "Against the aggregator", "release": "Against whoever gets the model"}
 
 
@@ -55,11 +54,13 @@ def _headline(audit: Audit) -> Markup:
         title = "No charge stands in this ledger."
     elif audit.contradictions:
         title = "A measurement contradicts this ledger."
+    elif audit.another_model:
+        title = "The model's file is none that this ledger names."
     elif audit.over:
         title = f"{counted(len(audit.over), 'subject').capitalize()} passed the budget."
     else:
         title = "Nobody passed the budget."
-    if audit.sections and not audit.contradictions:
+    if audit.sections and audit.verdict != "contradicted":
         title = f"{title.removesuffix('.')}, {_budget(audit)}."
     return parts.header(
         f"secagg audit · {audit.ledger}", title, _facts(audit), warnings=_warnings(audit)
@@ -70,25 +71,21 @@ def _facts(audit: Audit) -> Markup:
     """What somebody who judges a training asks first: the verdict, the price, and of what it is."""
     spent = "; ".join(
         f"Epsilon {bound(section.epsilon)} of {as_epsilon(section.budget[0])}, at delta "
-        f"{as_delta(section.total_delta)}, for one {section.unit.value}"
+        f"{as_delta(section.total_delta)}, for {ONE[section.unit]}{_open(section)}"
         for section in audit.sections
     )
-    model = _NOBODY
-    if audit.releases:
-        last = audit.releases[-1]
-        model = f"That of round {last.round:,}, SHA-256 {last.model.hex()}"
     facts = {
-        "Verdict": _VERDICTS[audit.verdict],
+        "Verdict": f"{_capital(audit.verdict_in_words)}{_VERDICTS.get(audit.verdict, '')}",
         "Spent": spent or "Nothing",
-        "Seal": f"{audit.seal.capitalize()}{_heads(audit)}",
-        "For what": audit.purpose or _NOBODY,
-        "Whose data": audit.data_set or _NOBODY,
-        "Who answers": audit.organisation or _NOBODY,
-        "Which model": model,
-        "Where it ran": audit.parties or _NOBODY,
+        "Seal": f"{_capital(audit.seal)}{_heads(audit)}",
+        "For what": _said(audit.purpose),
+        "Which data": _said(audit.data_set),
+        "Who answers": _said(audit.organisation),
+        "Which model": _model(audit),
+        "Where it ran": _said(audit.parties),
         "Ledger": f"{counted(audit.records, 'record')}, kept by the {audit.keeper.value}, policy "
-        f"“{audit.policy}”; audited on {audit.made_on}, every number anew from the records; the "
-        f"file has SHA-256 {audit.digest.hex()}",
+        f"“{audit.policy}”; audited on {audit.made_on}, every number anew from the records; "
+        f"{audit.digest_text}",
     }
     return tag(
         "table",
@@ -104,10 +101,37 @@ def _facts(audit: Audit) -> Markup:
     )
 
 
-def _heads(audit: Audit) -> str:
-    if Protection.HEAD not in audit.protection:
+def _said(text: str) -> str:
+    return f"{text}{_SAID}" if text else _NOBODY
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _model(audit: Audit) -> str:
+    """The last model that the ledger names, and whether a file of it was looked at."""
+    if not audit.releases:
+        return _NOBODY
+    last = audit.releases[-1]
+    looked = "no model file was looked at" if audit.model is None else audit.model.sentence
+    return (
+        f"That of round {last.round:,}, digest of its values, not of its file, "
+        f"{last.model.hex()}{_SAID}; {looked}"
+    )
+
+
+def _open(section: Section) -> str:
+    if not section.open:
         return ""
-    return f"; a head was kept {f'in {audit.beside}, beside it' if audit.beside else 'elsewhere'}"
+    return f"; {counted(section.open, 'reservation')} open: counted as spent, unfinished"
+
+
+def _heads(audit: Audit) -> str:
+    if audit.kept is None:
+        return ""
+    where = f"in {audit.beside}, beside it" if audit.beside else "that you gave"
+    return f"; agrees with the head {where}, of record {audit.kept} of {audit.head.seq}"
 
 
 def _budget(audit: Audit) -> str:
@@ -125,12 +149,19 @@ def _warnings(audit: Audit) -> Iterable[str]:
             "A measured lower bound is above the epsilon that this ledger states. Unless it is of "
             "another training, or the rare error that it names, the epsilon is not true."
         )
+    if audit.model is not None and audit.another_model:
+        yield f"{_capital(audit.model.sentence)}."
     if audit.over:
         yield f"Over budget: {_listed(audit.over)}."
     if Protection.NONE in audit.protection:
         yield (
             "This ledger is not tamper-evident: whoever can write the file could have made all "
             "of it. A head kept elsewhere, or a signed one, would show that."
+        )
+    if audit.unshown and not audit.beside:
+        yield (
+            f"Not tamper-evident in {audit.unshown}: the head that you gave is of record "
+            f"{audit.kept}, and shows nothing of those after it."
         )
     if audit.unchecked_signature:
         yield (
@@ -187,7 +218,7 @@ def _numbers(section: Section) -> Markup:
     of = "of the whole system" if section.reported else "of the accountant alone"
     values.append((as_delta(section.total_delta), f"delta {of}"))
     rounds = counted(len(section.rounds), "round")
-    values.append((f"{len(section.subjects):,}", f"subjects charged, in {rounds}"))
+    values.append((f"{len(section.subjects):,}", f"clients charged, in {rounds}"))
     return parts.cards(values)
 
 
@@ -400,9 +431,8 @@ def _footer(audit: Audit) -> Markup:
     listed = ", ".join(f"{name} {number}" for name, number in audit.versions.items())
     return parts.footer(
         f"Made with {listed}.",
-        f"The chain ends at {audit.head_text}. Keep this elsewhere, and give it with "
-        "--expected-head next "
-        "time.",
+        f"The chain ends at {audit.head_text}. Keep this where nobody who can write the "
+        "ledger can, and give it with --expected-head next time.",
         "This page loads nothing and runs no script.",
     )
 

@@ -63,12 +63,17 @@ class Together:
     def sentence(self) -> str:
         """What may be quoted, whole."""
         whom = f"one {self.unit.value}, {self.adjacency.value.replace('_', ' ')}"
-        people = f"{counted(self.subjects, 'subject')}, {self.shared:,} in more than one ledger"
+        people = f"{counted(self.subjects, 'client')}, {self.shared:,} in more than one ledger"
         if not math.isfinite(self.epsilon):
             return f"Together, for {whom} ({people}): no bound."
+        by = (
+            "the sum of whole budgets"
+            if self.accountant == "filter"
+            else f"composed by {self.accountant.upper()}, not added up"
+        )
         return (
             f"Together, for {whom} ({people}): epsilon {as_epsilon(self.epsilon)} at delta "
-            f"{as_delta(self.delta)}, by {self.accountant.upper()}."
+            f"{as_delta(self.delta)}, {by}."
         )
 
     def as_dict(self) -> dict[str, Any]:

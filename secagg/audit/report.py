@@ -20,7 +20,7 @@ import math
 import platform
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
@@ -49,8 +49,9 @@ from protocols.errors import RemoteProtocolError
 from protocols.primitives import sign
 from protocols.primitives.sign import SigningKey
 from secagg.audit.evidence import measured
-from secagg.audit.nist import EMPIRICAL, empirical, rows
+from secagg.audit.nist import EMPIRICAL, MODELS, empirical, models, rows
 from secagg.audit.recount import Counts, Recount
+from secagg.audit.released import model_file
 from secagg.audit.values import (
     QUANTILES,
     Account,
@@ -63,6 +64,7 @@ from secagg.audit.values import (
     in_words,
 )
 from secagg.errors import NotALedger
+from secagg.pages.numbers import spaced
 
 SEAL_LABEL: Final = b"secagg ledger head"  # of the Ed25519 signature of a head
 DELTAS: Final = tuple(10.0**-exponent for exponent in range(2, 13))  # of the curve
@@ -70,6 +72,8 @@ _PLD_WORK: Final = 200  # compositions times events of a book; .024 s each (meas
 _MAGIC: Final = b"SQLite format 3\0"  # sqlite.org/fileformat.html, 1.3
 _APPLICATION: Final = slice(68, 72)  # where that header names the program, the same page
 _LEDGER: Final = b"dpLg"
+_TABLE: Final = b"CREATE TABLE records"  # in the first page, which holds the schema
+_FIRST: Final = 4096  # bytes of that page
 Counted: TypeAlias = tuple[Audit, Recount, SystemDescription | None]
 _LIBRARIES: Final = ("secagg", "dp-accounting", "numpy", "scipy", "cryptography")
 
@@ -88,6 +92,13 @@ def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
         raise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySigner(HeadSigner):
+    """A signer of heads that says which key it is: ``public``, 32 bytes."""
+
+    public: bytes
+
+
 def seal_of(public: bytes) -> HeadSigner:
     """The signer that verifies heads by an Ed25519 public key, under ``SEAL_LABEL``."""
 
@@ -98,7 +109,7 @@ def seal_of(public: bytes) -> HeadSigner:
             return False
         return True
 
-    return HeadSigner(verify=verify)
+    return KeySigner(verify=verify, public=public)
 
 
 def signer(key: SigningKey) -> HeadSigner:
@@ -118,15 +129,17 @@ def audit(
     head: Head | None = None,
     seal: HeadSigner | None = None,
     beside: str = "",
+    by_run: bool = False,
     today: date | None = None,
 ) -> Audit:
     """Verify the ledger at ``path``, count it anew, price it. Raises as the module says.
 
     ``beside`` names the file in the ledger's own folder that kept ``head``, if it was one: the
-    report then says that whoever can write there can change both. ``today`` is printed as the
+    report then says that whoever can write there can change both. ``by_run``: the run that wrote
+    the ledger asks, and no stranger checks it. ``today`` is printed as the
     day of the audit; by default it is, in UTC.
     """
-    return counted_audit(path, head=head, seal=seal, beside=beside, today=today)[0]
+    return counted_audit(path, head=head, seal=seal, beside=beside, by_run=by_run, today=today)[0]
 
 
 def counted_audit(
@@ -135,6 +148,7 @@ def counted_audit(
     head: Head | None = None,
     seal: HeadSigner | None = None,
     beside: str = "",
+    by_run: bool = False,
     today: date | None = None,
 ) -> Counted:
     """The audit, the counts that it priced, and what was stated: for sums over several ledgers."""
@@ -150,12 +164,14 @@ def counted_audit(
                 f"{path}: holds what its ledger would have refused ({error})"
             ) from error
         keeper, chosen = ledger.keeper, ledger.policy
-        with path.open("rb") as file:
-            whole = file_digest(file, "sha256").digest()
+        whole = b"" if ledger.has_log else _digest_of(path)
+        if ledger.has_log:  # somebody wrote meanwhile
+            whole = b""
     over = {subject.name for section in sections for subject in section.subjects if subject.over}
     releases = tuple(
         Release(round=key[0], attempt=key[1], model=model) for key, model in recount.models
     )
+    key = seal.public if isinstance(seal, KeySigner) else b""
     found = Audit(
         ledger=path.name,
         digest=whole,
@@ -171,14 +187,24 @@ def counted_audit(
         records=verified.head.seq + 1,
         head=verified.head,
         protection=verified.protection,
+        kept=verified.kept,
         beside=beside,
+        key=key,
+        by_run=by_run,
         sections=sections,
         rows=rows(
             sections,
             stated,
             keeper=keeper,
             policy=chosen,
-            protection=in_words(verified.protection, beside),
+            protection=in_words(
+                verified.protection,
+                head=verified.head,
+                kept=verified.kept,
+                beside=beside,
+                key=key,
+                by_run=by_run,
+            ),
             releases=releases,
         ),
         versions=_versions(),
@@ -193,6 +219,19 @@ def attach(found: Audit, results: Iterable[LowerBound | Estimate]) -> Audit:
     beside = measured(results, found.sections)
     rows = (empirical(beside) if row.item == EMPIRICAL else row for row in found.rows)
     return replace(found, measured=beside, rows=tuple(rows))
+
+
+def compare(found: Audit, model: Path, *, apart: str = "") -> Audit:
+    """The audit with a model's file held against those that the ledger names.
+
+    Raises as ``released.model_file``, which says what ``apart`` is.
+    """
+    beside = model_file(model, found.releases, apart=apart)
+    rows = (
+        replace(row, text=models(found.releases, beside).text) if row.item == MODELS else row
+        for row in found.rows
+    )
+    return replace(found, model=beside, rows=tuple(rows))
 
 
 def _recounted(ledger: Ledger, head: Head, pricer: "_Pricer") -> tuple[Recount, bool]:
@@ -407,7 +446,11 @@ def smallest(
     """What covers all these histories: the largest by RDP, or by PLD where that is less; why."""
     lacking = next((e for c, _ in compositions for e in c if not has_pld(e)), None)
     if lacking is not None:
-        return largest, "rdp", f"{type(lacking).__name__} has no privacy loss distribution"
+        return (
+            largest,
+            "rdp",
+            f"{spaced(lacking.KIND).title()} noise has no privacy loss distribution",
+        )
     if sum(len(composition) for composition, _ in compositions) > _PLD_WORK:
         many = f"{len(compositions):,} different histories are too many for loss distributions"
         return largest, "rdp", many
@@ -459,12 +502,22 @@ def _alike(budgets: Vector) -> list[list[int]]:
     return list(groups.values())
 
 
+def _digest_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").digest()
+
+
 def _is_foreign(path: Path) -> bool:
-    """Whether a file that would not open carries another program's header, or none of SQLite's."""
+    """Whether a file that would not open carries another program's header, or none of SQLite's.
+
+    One that has our tables is a ledger whose header was damaged.
+    """
     try:
         with path.open("rb") as file:
-            head = file.read(100)
+            head = file.read(_FIRST)
     except OSError:
+        return False
+    if _TABLE in head:
         return False
     application = head[_APPLICATION]
     return head[: len(_MAGIC)] != _MAGIC or application not in (_LEDGER, bytes(4), b"")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Context
+from hashlib import sha256
 from typing import Any, Final, Literal, TypeAlias
 
 from dp.accounting.accountant import ReportedDelta
@@ -29,6 +30,11 @@ HEAD_BESIDE: Final = "head kept beside"  # in JSON: whoever can write the folder
 
 Source: TypeAlias = Literal["records", "keeper", "software", "nobody"]
 
+# One unit in few words, for who does not know what "example" means.
+ONE: Final = {
+    Unit.EXAMPLE: "one example (one row; a person with k rows: k times)",
+    Unit.CLIENT: "one client (all its data)",
+}
 _WHO: Final = {Unit.EXAMPLE: "one example of one client", Unit.CLIENT: "all data of one client"}
 _HAPPENED: Final = {
     NeighboringRelation.ADD_OR_REMOVE: "{} being there or not",
@@ -54,6 +60,51 @@ class Release:
     round: int
     attempt: int
     model: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """A model's file, and the release of the ledger that it is.
+
+    Attributes:
+      name: of the file.
+      digest: of the model's values, as ``secagg.model_digest`` makes it.
+      release: what it is by that digest, the last of several; ``None`` where it is none of them.
+      last: whether that is the last release.
+      named: how many releases the ledger has.
+    """
+
+    name: str
+    digest: bytes
+    release: Release | None
+    last: bool
+    named: int
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the ledger names models, and this is none of them."""
+        return self.release is None and self.named > 0
+
+    @property
+    def sentence(self) -> str:
+        if self.release is not None and self.last:
+            return f"{self.name} holds that model"
+        if self.release is not None:
+            return f"{self.name} holds the model of round {self.release.round:,}, not the last"
+        if not self.named:
+            return f"{self.name} was compared with nothing: the ledger names no model"
+        return (
+            f"{self.name} holds ANOTHER MODEL: its digest {self.digest.hex()} is none of the "
+            f"{counted(self.named, 'model')} that the ledger names"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "file": self.name,
+            "digest": self.digest.hex(),
+            "round": None if self.release is None else self.release.round,
+            "last": self.last,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +240,11 @@ class Section:
         )
 
     @property
+    def open(self) -> int:
+        """How many reservations nobody finished."""
+        return sum(row.open for row in self.rounds)
+
+    @property
     def budget(self) -> tuple[float, float]:
         """The least budget of a subject, epsilon and delta: what nobody may pass."""
         return min((subject.epsilon, subject.delta) for subject in self.subjects)
@@ -220,11 +276,15 @@ class Audit:
     """Everything the report says.
 
     ``verdict``: "sound", "over budget", "contradicted", or "signed, not checked" where all else
-    is sound. ``digest``: SHA-256 of the ledger's file, without a log beside it. ``made_on``: the
+    is sound. ``digest``: SHA-256 of the ledger's file; empty where a log beside it
+    holds a part of the ledger. ``made_on``: the
     day of the audit, ISO 8601. ``purpose``, ``organisation``, ``data_set`` and ``parties``: what
     the keeper says that the ledger is of, who answers for it, and where clients and server ran;
     empty where nobody said.
-    ``beside``: the file in the ledger's own folder that kept the head, empty if none did.
+    ``kept``: the record that a head was given of, ``None`` without one. ``beside``: the file in
+    the ledger's own folder that kept that head, empty if none did.
+    ``key``: the public key that the signature was checked with, empty if it was not. ``by_run``:
+    the run that wrote the ledger made this audit. ``model``: a model's file that was compared.
     ``measured``: what attacks found, as whoever brought it says, of the training that was charged.
     """
 
@@ -242,21 +302,64 @@ class Audit:
     records: int
     head: Head
     protection: tuple[Protection, ...]
+    kept: int | None
     beside: str
+    key: bytes
+    by_run: bool
     sections: tuple[Section, ...]
     rows: tuple[Row, ...]
     versions: Mapping[str, str]
     stated: bool
     over: tuple[str, ...]
     measured: tuple[Measured, ...] = ()
+    model: ModelFile | None = None
 
     @property
     def verdict(self) -> str:
-        if self.contradictions:
+        if self.contradictions or self.another_model:
             return "contradicted"
         if self.over:
             return "over budget"
         return "signed, not checked" if self.unchecked_signature else "sound"
+
+    @property
+    def verdict_in_words(self) -> str:
+        """The verdict, and of a sound ledger for which records and against whom it is that."""
+        if self.verdict == "signed, not checked":
+            return "signed, not checked; else it agrees with itself"
+        if self.another_model and not self.contradictions:
+            return "contradicted by the model's file"
+        if self.verdict != "sound" or Protection.SIGNATURE in self.protection:
+            return {"contradicted": "contradicted by a measurement"}.get(self.verdict, self.verdict)
+        if self.beside or Protection.HEAD not in self.protection:
+            with_it = f" and with {self.beside} beside it" if self.beside else ""
+            return f"agrees with itself{with_it}; not tamper-evident"
+        if later := self.unshown:
+            return f"sound up to record {self.kept}; not tamper-evident in {later}"
+        return "sound, if the head that you gave was kept elsewhere"
+
+    @property
+    def unshown(self) -> str:
+        """The records that neither a head nor a signature pins, in words; empty if none."""
+        pinned = self.kept is None or Protection.SIGNATURE in self.protection
+        return "" if pinned else after(self.kept, self.head)
+
+    @property
+    def another_model(self) -> bool:
+        """Whether the model's file is none that the ledger names."""
+        return self.model is not None and self.model.foreign
+
+    @property
+    def protection_in_words(self) -> list[str]:
+        """What stands against tampering, a sentence each."""
+        return in_words(
+            self.protection,
+            head=self.head,
+            kept=self.kept,
+            beside=self.beside,
+            key=self.key,
+            by_run=self.by_run,
+        )
 
     @property
     def contradictions(self) -> tuple[Measured, ...]:
@@ -269,11 +372,21 @@ class Audit:
         return head_text(self.head)
 
     @property
+    def digest_text(self) -> str:
+        """What ``sha256sum`` prints of the file, or why no digest would fit."""
+        if not self.digest:
+            return "no digest of the file: a log (-wal) lies beside it, and both are the ledger"
+        return f"SHA-256 of the file {self.digest.hex()}"
+
+    @property
     def seal(self) -> str:
         """Whether the head is signed, and whether that was checked, in words."""
         if not self.sealed:
             return "not sealed"
-        return "sealed, not checked" if self.unchecked_signature else "sealed, and checked"
+        if self.unchecked_signature or not self.key:
+            return "sealed, not checked"
+        by = " by the run itself" if self.by_run else ""
+        return f"sealed, and checked{by} against the key of fingerprint {fingerprint(self.key)}"
 
     @property
     def unchecked_signature(self) -> bool:
@@ -290,9 +403,10 @@ class Audit:
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,
+            "verdict_in_words": self.verdict_in_words,
             "over_budget": list(self.over),
             "ledger": self.ledger,
-            "sha256": self.digest.hex(),
+            "sha256": self.digest.hex() or None,
             "made_on": self.made_on,
             "purpose": self.purpose or None,
             "organisation": self.organisation or None,
@@ -302,15 +416,15 @@ class Audit:
                 {"round": one.round, "attempt": one.attempt, "sha256": one.model.hex()}
                 for one in self.releases
             ],
+            "model_file": None if self.model is None else self.model.as_dict(),
             "keeper": self.keeper.value,
             "policy": self.policy,
             "records": self.records,
             "head": self.head_text,
-            "protection": [
-                HEAD_BESIDE if self.beside and kind is Protection.HEAD else kind.value
-                for kind in self.protection
-            ],
-            "protection_in_words": in_words(self.protection, self.beside),
+            "protection": kinds(self.protection, self.beside),
+            "protection_in_words": self.protection_in_words,
+            "head_given": self.kept,
+            "key": fingerprint(self.key) if self.key else None,
             "stated": self.stated,
             "statement": [asdict(row) for row in self.rows],
             "sections": [self._section(section) for section in self.sections],
@@ -374,13 +488,56 @@ class Audit:
         }
 
 
-def in_words(protection: Iterable[Protection], beside: str) -> list[str]:
-    """A sentence each."""
-    kept = (
-        f"nothing was changed or lost up to the head that was kept in {beside}, beside the ledger: "
-        "whoever can write both could have made all of it"
+def kinds(protection: Iterable[Protection], beside: str) -> list[str]:
+    """Each kind as the JSON names it."""
+    return [
+        HEAD_BESIDE if beside and kind is Protection.HEAD else kind.value for kind in protection
+    ]
+
+
+def in_words(
+    protection: Iterable[Protection],
+    *,
+    head: Head,
+    kept: int | None,
+    beside: str,
+    key: bytes,
+    by_run: bool = False,
+) -> list[str]:
+    """A sentence each: how far it reaches, and what it rests on."""
+    later = after(kept, head)
+    reach = f"nothing was changed or lost up to record {kept}" + (
+        f"; of {later} it shows nothing" if later else ", the last"
     )
-    return [kept if beside and kind is Protection.HEAD else kind.sentence for kind in protection]
+    told = {kind: kind.sentence for kind in protection}
+    if Protection.HEAD in told:
+        told[Protection.HEAD] = (
+            f"agrees with the head kept in {beside}, beside the ledger: {reach}. But "
+            "whoever can write both could have made all of it"
+            if beside
+            else f"agrees with the head that you gave: {reach}. That shows something only if you "
+            "had it from elsewhere than the ledger's folder"
+        )
+    if Protection.SIGNATURE in told and key:
+        by = ", as the run itself checked" if by_run else ""
+        told[Protection.SIGNATURE] = (
+            f"signed with the key of fingerprint {fingerprint(key)}{by}: "
+            f"{Protection.SIGNATURE.sentence}"
+        )
+    return list(told.values())
+
+
+def after(kept: int | None, head: Head) -> str:
+    """The records after a head that was given, in words; empty if there are none."""
+    if kept is None or kept >= head.seq:
+        return ""
+    first = kept + 1
+    return f"record {first}" if first == head.seq else f"records {first} to {head.seq}"
+
+
+def fingerprint(public: bytes) -> str:
+    """A public key as ``secagg keys`` prints it, of a floor above this room."""
+    return sha256(public).digest().hex(" ", 4)
 
 
 def head_text(head: Head) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from secagg.cli.audit import show_verified, tampered
-from secagg.cli.heads import LEDGER_PLACE, head_of, verifier
+from secagg.cli.audit import check_run, show_verified, tampered
+from secagg.cli.heads import LEDGER_PLACE, heads_of, verifier
 from secagg.cli.screen import JSON, OUT_FILE, PLACE
 
 _LEDGER = click.argument("ledger", type=LEDGER_PLACE)
@@ -118,7 +118,7 @@ def head(*, ledger: Path, head_key: str | None, out: Path | None, as_json: bool)
 Example:
   secagg ledger verify ledger.sqlite --expected-head head.txt --head-key keeper.key.pub
 
-Exit codes: 0 sound, 2 bad input, 3 tampered with or inconsistent.
+Exit codes: 0 sound, or signed and not checked, 2 bad input, 3 tampered with or inconsistent.
 """
 )
 @_LEDGER
@@ -130,9 +130,11 @@ def verify(*, ledger: Path, expected_head: str | None, head_key: str | None, as_
     from dp.errors import LedgerCorrupt
     from secagg.audit import report
 
-    kept = head_of(expected_head, option="--expected-head")
+    kept, beside = heads_of(expected_head, ledger, option="--expected-head")
+    seal = verifier(head_key, option="--head-key")
     try:
-        found = report.verify(ledger, head=kept, seal=verifier(head_key, option="--head-key"))
+        check_run(ledger, seal)
+        found = report.verify(ledger, head=kept, seal=seal)
     except LedgerCorrupt as error:
         return tampered(error)
-    return show_verified(found, as_json=as_json)
+    return show_verified(found, beside, seal, as_json=as_json)

@@ -109,6 +109,10 @@ def train(
         chosen = TrainingConfig.parse((_read(config) if config else {}) | given)
         if chosen.noise == "none" and (of_noise := sorted({"epsilon", "delta"} & given.keys())):
             raise InputError(f"{of_noise[0]} is about noise, and noise is none; leave one out")
+        if chosen.noise == "none" and (said := sorted({"purpose", "organisation"} & given.keys())):
+            raise InputError(
+                f"{said[0]} stands in the ledger, and a run without noise has none; leave it out"
+            )
         trainer = loop.start(chosen, out, overwrite=overwrite, seal=signer)
 
     lines = screen(stderr=as_json)

@@ -9,7 +9,7 @@ from typing import Any
 from dp.accounting.accountant import has_pld
 from dp.accounting.events import Event
 from dp.errors import AccountantLimit, BudgetExceeded, UnsoundEvent
-from dp.ledger.ledger import Budget, HeadSigner, Ledger
+from dp.ledger.ledger import Budget, HeadSigner, Ledger, SystemDescription
 from dp.ledger.records import Head
 from secagg.errors import InputError, RunError
 from secagg.training.data import Federation
@@ -46,28 +46,17 @@ class Books:
         self._mode = mode
         self._event = _event(mode)
         self._minimum = config.minimum_survivors if config.noise == "distributed" else 0
-        budget = Budget(epsilon=config.epsilon, delta=mode.delta)
+        budget, stated = _said_first(config, mode, federation)
         if folder.ledger.exists():
             self._ledger = Ledger.open(folder.ledger, budget, seal=seal)
             self.verify(records)
         else:
             self._ledger = Ledger.create(folder.ledger, budget, seal=seal)
         said = self._ledger.statement()
-        if stated := mode.statement():
-            self._ledger.declare(
-                replace(
-                    stated,
-                    utility="" if said is None else said.utility,
-                    bias="" if said is None else said.bias,
-                    purpose=config.purpose or "",
-                    organisation=config.organisation or "",
-                    data_set=config.data,
-                    data_digest=_digest_of(federation).hex(),
-                    parties=_PARTIES,
-                    side_channels=_SIDE_CHANNELS,
-                    intermediate_models=_INTERMEDIATE,
-                )
-            )
+        if stated is not None:
+            if said is not None:
+                stated = replace(stated, utility=said.utility, bias=said.bias)
+            self._ledger.declare(stated)
 
     @property
     def unit(self) -> str:
@@ -138,6 +127,10 @@ class Books:
         if said := self._ledger.statement():
             self._ledger.declare(replace(said, utility=utility, bias=bias))
 
+    def checkpoint(self) -> None:
+        """Bring the ledger's log into its file: the file alone is then the ledger."""
+        self._ledger.checkpoint()
+
     def head(self) -> dict[str, Any]:
         """The end of the ledger's chain, for the record of a round: an older copy is then found."""
         head = self._ledger.head()
@@ -162,6 +155,45 @@ class Books:
             max(actual.values(), default=0.0),
         )
         return dict(zip(self.FINAL, values, strict=True))
+
+
+def check_books(
+    config: TrainingConfig, mode: Mode, federation: Federation, seal: HeadSigner | None
+) -> None:
+    """Refuse what no ledger of this run could hold, before anything is written or removed.
+
+    Raises:
+      InputError: a seal without a ledger or without a key to sign with; or a statement or
+        budget that a ledger refuses.
+    """
+    if mode.event() is None:
+        if seal is not None:
+            raise InputError("seal signs a ledger, and a run without noise has none; leave it out")
+        return
+    if seal is not None and seal.sign is None:
+        raise InputError("seal has no sign: give a HeadSigner that can sign, or none")
+    budget, stated = _said_first(config, mode, federation)
+    if stated is not None:
+        stated.delta(budget.delta, epsilon=budget.epsilon, rounds=1, steps=1)
+
+
+def _said_first(
+    config: TrainingConfig, mode: Mode, federation: Federation
+) -> tuple[Budget, SystemDescription | None]:
+    """The budget of every client, and what the ledger is told of the run before its first round."""
+    budget = Budget(epsilon=config.epsilon, delta=mode.delta)
+    if (stated := mode.statement()) is None:
+        return budget, None
+    return budget, replace(
+        stated,
+        purpose=config.purpose or "",
+        organisation=config.organisation or "",
+        data_set=config.data,
+        data_digest=_digest_of(federation).hex(),
+        parties=_PARTIES,
+        side_channels=_SIDE_CHANNELS,
+        intermediate_models=_INTERMEDIATE,
+    )
 
 
 def _digest_of(federation: Federation) -> bytes:

@@ -15,7 +15,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -36,7 +36,7 @@ from protocols.entropy import system
 from protocols.errors import TooFewSurvivors
 from protocols.wire import digest
 from secagg.audit.page import page
-from secagg.audit.report import audit
+from secagg.audit.report import audit, compare
 from secagg.errors import InputError, RunError
 from secagg.files import write_atomically
 from secagg.pages.numbers import counted
@@ -45,7 +45,7 @@ from secagg.rounds.attendance import StageCost
 from secagg.rounds.ckks import require
 from secagg.rounds.in_memory import Outcome
 from secagg.stage import UNSIGNED, Stage
-from secagg.training.books import Books, head_of
+from secagg.training.books import Books, check_books, head_of
 from secagg.training.callbacks import Callback
 from secagg.training.data import Examples, Federation, federate, simulated_dropouts
 from secagg.training.modes import Mode, check_loss, mode
@@ -56,6 +56,7 @@ from secagg.training.runs import (
     AUDIT_JSON,
     CURVES,
     METRICS,
+    MODEL,
     MOMENTS,
     REPORT,
     TABLE,
@@ -287,6 +288,8 @@ class Trainer:
         check_accounted(config, task.protocol)
         config = replace(config)  # a copy, whatever its maker does with it
         chosen = mode(config, task.federation, task.model, loss=task.loss)  # or refuses
+        filled_protocol(config, task.protocol)  # the same
+        check_books(config, chosen, task.federation, seal)
         folder = RunFolder.create(out, config.as_dict(), versions=_versions(), overwrite=overwrite)
         self._set(folder, config, task, chosen, [], callbacks, seal)
 
@@ -312,6 +315,7 @@ class Trainer:
             except RuntimeError as error:
                 raise RunError(f"the run in {folder.path} is of another model") from error
         chosen = mode(config, task.federation, task.model, len(records), task.loss)
+        check_books(config, chosen, task.federation, seal)
         if records:
             chosen.state = records[-1].get("state", {})
         self._set(folder, config, task, chosen, records, callbacks, seal, moments)
@@ -334,8 +338,6 @@ class Trainer:
         self._protocol = filled_protocol(config, task.protocol)
         if chosen.event() is not None:
             self._books = Books(config, chosen, folder, records, task.federation, seal)
-        elif seal is not None:
-            raise InputError("seal signs a ledger, and a run without noise has none; leave it out")
         self._seal = seal
         self._stopped = bool(records) and self._reached(records[-1])
 
@@ -392,6 +394,7 @@ class Trainer:
             if len(self._federation.evaluation):
                 self._books.state_quality(*_quality(measured, self._federation, by_group))
             stands = self._books.head()
+            self._books.checkpoint()  # the page says the digest of the file that is handed over
         final = {
             **({"accuracy": measured["accuracy"]} if self._task.loss is None else measured),
             "by_group": by_group,
@@ -420,7 +423,9 @@ class Trainer:
         """Write what the ledger proves, where it ends as said; returns the page's name."""
         folder = self._folder
         head = head_of({"round": self.done, "ledger": stands})
-        found = audit(folder.ledger, head=head, beside=METRICS, seal=self._seal)
+        found = audit(folder.ledger, head=head, beside=METRICS, seal=self._seal, by_run=True)
+        with suppress(InputError):  # of a type that is not compared; the page says so
+            found = compare(found, folder.path / MODEL, apart=MOMENTS)
         text = json.dumps(found.as_json(), allow_nan=False, indent=1) + "\n"
         write_atomically(folder.path / AUDIT_JSON, text.encode())
         write_atomically(folder.path / AUDIT, page(found).encode())

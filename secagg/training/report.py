@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from secagg.pages import parts
 from secagg.pages.charts import bars, line
@@ -32,6 +32,7 @@ COLOURS = dict(  # of the page in the light
 GOOD, BAD = "#14695a", "#a52a17"
 MAX_ROWS = 60  # clients in the grid of dropouts; beyond, only those who dropped out most
 
+_OF_NOISE: Final = ("unit", "epsilon", "delta", "uncounted_shares")  # settings
 _MEANINGS = {item.name: item.metadata["meaning"] for item in fields(TrainingConfig)} | {
     "noise_multiplier": "noise over clip"
 }
@@ -499,7 +500,9 @@ def _settings(run: _Run) -> Markup:
         parts.row(
             _MEANINGS.get(name, ""),
             tag("code", name),
-            tag("code", "default" if value is None else str(value)),
+            "not used: no noise"
+            if run.config.get("noise") == "none" and name in _OF_NOISE
+            else tag("code", "default" if value is None else str(value)),
         )
         for name, value in run.config.items()
     ]

@@ -1,6 +1,6 @@
 """What to throw bytes at: every decoder, and every step that receives some, of both layers.
 
-Below: client and server of the protocols. Above: what a node and a coordinator read.
+Below: client and server of the protocols, and ranks. Above: what a node and a coordinator read.
 
 A target is called with any bytes and returns, or raises ``AssertionError`` or
 whatever slipped through: that is a finding. Decoders may refuse with
@@ -36,6 +36,10 @@ from protocols.errors import DecodeError, ProtocolError, RemoteProtocolError
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from protocols.wire import with_checksum, without_checksum
+from protocols.zero_sharing import Agreement as RanksAgreement
+from protocols.zero_sharing import Params as RanksParams
+from protocols.zero_sharing import join as join_ranks
+from protocols.zero_sharing.messages import Advertise as RankKey
 from secagg.adapters.testing import ANYTHING, Machines
 from secagg.errors import IdentityError, InputError, NodeError, RefusedError
 from secagg.nodes.coordinator import Coordinator, RunningSum, SumSettings, WeightedMean
@@ -277,6 +281,49 @@ def record(kind: str, awaits: str) -> Target:
     return Target([stripped(round_of(kind).records[awaits])], attempt)
 
 
+# Among ranks
+
+
+def rank_keys(*, signed: bool) -> tuple[Target, Target]:
+    """The key of rank 2 of three: decoded, and taken by rank 0."""
+    agreement = RanksAgreement(
+        params=RanksParams(ranks=3, signed=signed),
+        session=fixed(16, of=98),
+        round=7,
+        public_digest=bytes(32),
+    )
+    identity = {rank: SigningKey(Secret(fixed(32, of=60 + rank))) for rank in range(3)}
+
+    def joined(rank: int) -> tuple[bytes, Any]:
+        keys: dict[str, Any] = {
+            "identity": identity[rank],
+            "identities": {each: key.public for each, key in identity.items()},
+        }
+        entropy = partial(fixed_once, [], rank)
+        return join_ranks(agreement, rank, entropy, **(keys if signed else {}))
+
+    sent = [joined(rank)[0] for rank in range(3)]
+
+    def decoded(data: bytes) -> bool:
+        try:
+            found = RankKey.from_bytes(data, expect=agreement.header, signed=signed)
+        except DecodeError:
+            return False
+        if found.to_bytes() != data:
+            raise AssertionError(f"a rank's key has a second encoding: {data.hex()}")
+        return True
+
+    def taken(data: bytes) -> bool:
+        try:
+            joined(0)[1].on_keys([*sent[:2], data])
+        except RemoteProtocolError:
+            return False
+        return True
+
+    seed = stripped(sent[2])
+    return Target([seed], decoded), Target([seed], taken)
+
+
 # Between machines
 
 NODES = (100, 101, 102)
@@ -460,6 +507,8 @@ def targets_between_machines() -> dict[str, Target]:
 def targets() -> dict[str, Target]:
     """Every entry point by name."""
     found = targets_between_machines()
+    for name, signed in (("unsigned", False), ("signed", True)):
+        found[f"decode.rank.{name}"], found[f"rank.{name}.keys"] = rank_keys(signed=signed)
     found |= {f"decode.{name}": decoding(*how) for name, how in DECODERS.items()}
     for kind in ROUNDS:
         played = round_of(kind)

@@ -22,8 +22,10 @@ from protocols.ckks import holder
 from protocols.ckks import messages as ckks_messages
 from protocols.ckks import server as ckks_server
 from protocols.wire import Message
+from protocols.zero_sharing import client as rank
+from protocols.zero_sharing import messages as rank_messages
 
-STATES = [(client, bonawitz_messages), (holder, ckks_messages)]
+STATES = [(client, bonawitz_messages), (holder, ckks_messages), (rank, rank_messages)]
 COLLECTIONS = [(server, bonawitz_messages), (ckks_server, ckks_messages)]
 ALL = pytest.mark.parametrize(
     ("machine", "messages"), STATES + COLLECTIONS, ids=lambda module: module.__name__
@@ -132,7 +134,9 @@ def test_a_message_on_an_arrow_is_made_by_that_step(
         assert {kind.__name__ for kind in sent} <= set(made)
 
 
-@pytest.mark.parametrize("messages", [bonawitz_messages, ckks_messages], ids=lambda it: it.__name__)
+@pytest.mark.parametrize(
+    "messages", [bonawitz_messages, ckks_messages, rank_messages], ids=lambda it: it.__name__
+)
 def test_the_ladder_of_a_protocol_has_every_message_and_no_other(messages: ModuleType) -> None:
     rungs = re.findall(r"^ +\| .*(?:--->|<---|<-- ).*$", messages.__doc__ or "", re.MULTILINE)
     named = {name for rung in rungs for name in re.findall(r"[A-Z]\w+", rung.rpartition("|")[0])}
@@ -159,7 +163,7 @@ def test_the_arrows_of_the_ledger_are_its_methods() -> None:
 
 def test_there_are_arrows_in_no_other_module() -> None:
     tested = {*(machine for machine, _ in STATES + COLLECTIONS), ckks_client, ledger}
-    tested |= {bonawitz_messages, ckks_messages}
+    tested |= {bonawitz_messages, ckks_messages, rank_messages}
     drawn = {
         path
         for package in (secagg, dp, protocols)

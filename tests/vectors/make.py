@@ -1,4 +1,4 @@
-"""Write the test vectors of both protocols: ``python tests/vectors/make.py [folder]``.
+"""Write the test vectors of all protocols: ``python tests/vectors/make.py [folder]``.
 
 One file is one round of masks, or one session of sums under encryption (``ckks_*``), as a
 script: who does what with which message, and what comes of it. Every byte follows from the
@@ -16,10 +16,12 @@ import ckks_blocks
 import ckks_scripts
 from blocks import blocks, plans
 from carried import carried
+from codec import codec
 from picks import picks
 from refused_by_clients import NOTHING_YET, boxes_of
 from refused_by_servers import changed_body, reveal_of
 from script import SCRIPTS, Script, script, turned
+from zero_sharing import zero_sharing
 
 from protocols.bonawitz import Rates
 from protocols.bonawitz.messages import Reveal, ShareBoxes, Signatures
@@ -291,7 +293,9 @@ def main(folder: Path) -> None:
         ("blocks", blocks()),
         ("carried", carried()),
         ("ckks_blocks", ckks_blocks.blocks()),
+        ("codec", codec()),
         ("picks", picks()),
+        ("zero_sharing", zero_sharing()),
     ):
         (folder / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
     (folder / "plans.csv").write_text(plans())

@@ -168,7 +168,7 @@ def test_a_page_added_and_counted_is_found_by_verify(once):
     content = bytearray(once.read_bytes() + bytes(4096))
     content[28:32] = (len(content) // 4096).to_bytes(4, "big")  # sqlite.org/fileformat.html, 1.3
     once.write_bytes(content)
-    with Ledger.open(once) as book, pytest.raises(LedgerCorrupt, match="never used"):
+    with Ledger.open(once) as book, pytest.raises(LedgerCorrupt, match="pages do not fit together"):
         book.verify()
 
 

@@ -3,9 +3,8 @@
 import pytest
 
 from protocols.bonawitz import Params, join
-from protocols.bonawitz.messages import refuse_shared
 from protocols.errors import InputError, RemoteProtocolError
-from protocols.primitives.sign import _SMALL, SigningKey, is_small_order, verify
+from protocols.primitives.sign import _SMALL, SigningKey, is_small_order, refuse_shared, verify
 from protocols.secrets import Secret
 from protocols.testing import agreement_of, insecure_entropy, insecure_identities, publics_of
 

@@ -1,7 +1,12 @@
 """A server and nodes over HTTP for tests: settings, certificates, folders with tokens."""
 
 import json
+import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -143,6 +148,28 @@ def free_port() -> int:
     """A port of this machine that nobody has just now."""
     with socket.create_server(("127.0.0.1", 0)) as made:
         return int(made.getsockname()[1])
+
+
+def run_commands(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The commands of a README in its folder, all but the one that installs."""
+    shim = folder / "bin"
+    shim.mkdir()
+    for name, code in (("secagg", "from secagg.cli.main import main; main()"), ("python", "")):
+        file = shim / name
+        words = f"-c '{code}' " if code else ""
+        file.write_text(f'#!/bin/sh\nexec {sys.executable} {words}"$@"\n')
+        file.chmod(0o755)
+    commands = re.findall(r"^\$ (.+)$", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert commands.pop(0).startswith("pip install")
+    paths = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, sys.path)])
+    return subprocess.run(
+        [shutil.which("bash") or "bash", "-ec", "\n".join(commands)],
+        cwd=folder,
+        env={**os.environ, "PATH": f"{shim}:{os.environ['PATH']}", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 class Authority:

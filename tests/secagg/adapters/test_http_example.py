@@ -1,15 +1,11 @@
 """examples/http runs as its README says, and docs/network.md has every line of the settings."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from serving import free_port
+from serving import free_port, run_commands
 
 from secagg.adapters.http import SumPlan, read_settings
 from secagg.adapters.http.settings import ServerSettings, WeightedMean
@@ -23,24 +19,7 @@ def test_the_commands_of_the_readme_come_to_the_model(folder: Path) -> None:
     for path in (ROOT / "examples" / "http").iterdir():
         if path.is_file():
             (folder / path.name).write_text(path.read_text("utf-8").replace("8480", str(port)))
-    shim = folder / "bin"
-    shim.mkdir()
-    for name, code in (("secagg", "from secagg.cli.main import main; main()"), ("python", "")):
-        file = shim / name
-        words = f"-c '{code}' " if code else ""
-        file.write_text(f'#!/bin/sh\nexec {sys.executable} {words}"$@"\n')
-        file.chmod(0o755)
-    commands = re.findall(r"^\$ (.+)$", (folder / "README.md").read_text(), re.MULTILINE)
-    assert commands.pop(0).startswith("pip install")
-    paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-    done = subprocess.run(
-        [shutil.which("bash") or "bash", "-ec", "\n".join(commands)],
-        cwd=folder,
-        env={**os.environ, "PATH": f"{shim}:{os.environ['PATH']}", "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_commands(folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "train: 10 sums, model in model.npz"
     with np.load(folder / "model.npz") as model:

@@ -23,6 +23,7 @@ from protocols.secrets import Secret
 from secagg.audit.page import page
 from secagg.audit.report import audit, signer
 from secagg.audit.values import Audit, Section
+from secagg.nodes.identities import fingerprint
 
 BUDGET = Budget(epsilon=4, delta=1e-5)
 
@@ -167,11 +168,13 @@ def test_the_first_screen_says_whose_data_which_model_how_much_and_whether_it_is
     ledger: Path, tmp_path: Path
 ) -> None:
     said = facts(audit(ledger))
-    assert said["Verdict"].startswith("Sound")
+    assert said["Verdict"].startswith("Agrees with itself; not tamper-evident: chain and accounts")
     assert said["Spent"].startswith("Epsilon ")
-    assert " of 4.0, at delta 1e-5, for one example" in said["Spent"]
+    whom = "for one example (one row; a person with k rows: k times)"
+    held = "5 reservations open: counted as spent, unfinished"
+    assert f" of 4.0, at delta 1e-5, {whom}; {held}" in said["Spent"]
     assert said["Seal"] == "Not sealed"
-    for name in ("For what", "Whose data", "Who answers", "Which model", "Where it ran"):
+    for name in ("For what", "Which data", "Who answers", "Which model", "Where it ran"):
         assert said[name] == "Nobody stated it"
     with Ledger.open(ledger) as book:
         book.declare(STATED)
@@ -179,14 +182,32 @@ def test_the_first_screen_says_whose_data_which_model_how_much_and_whether_it_is
         head = book.head()
     result = audit(ledger, head=head)
     said = facts(result)
-    assert said["Seal"] == "Not sealed; a head was kept elsewhere"
-    assert said["For what"] == "hearts & <lungs>"
-    assert (said["Whose data"], said["Who answers"]) == ("clinic, 1988", "us")
-    assert said["Which model"] == f"That of round 5, SHA-256 {bytes(range(32)).hex()}"
-    assert said["Where it ran"] == "at three clinics"
+    last = head.seq
+    reach = f"of record {last} of {last}"
+    assert said["Seal"] == f"Not sealed; agrees with the head that you gave, {reach}"
+    assert said["Verdict"].startswith("Sound, if the head that you gave was kept elsewhere")
+    whose = "(as the keeper says)"
+    assert said["For what"] == f"hearts & <lungs> {whose}"
+    assert said["Which data"] == f"clinic, 1988 {whose}"
+    assert said["Who answers"] == f"us {whose}"
+    assert said["Which model"] == (
+        f"That of round 5, digest of its values, not of its file, {bytes(range(32)).hex()} "
+        f"{whose}; no model file was looked at"
+    )
+    assert said["Where it ran"] == f"at three clinics {whose}"
+    rows = {row.item: row.text for row in result.rows}
+    assert (
+        "2 clients were charged; it holds for every one of 1,000 examples"
+        in (rows["Epsilon, release book"])
+    )
+    assert "the records, which are the server's word" in rows["Epsilon, release book"]
+    assert "1e-2: up to one chance in 100 that for somebody it says nothing" in rows["Delta"]
+    assert "No model file was looked at" in rows["Models that were released"]
     assert result.digest.hex() in said["Ledger"]
     beside = facts(audit(ledger, head=head, beside="metrics.json"))
-    assert beside["Seal"] == "Not sealed; a head was kept in metrics.json, beside it"
+    assert beside["Seal"] == (
+        f"Not sealed; agrees with the head in metrics.json, beside it, {reach}"
+    )
     with Ledger.create(tmp_path / "over", BUDGET) as book:
         book.reserve(1, {"a": client(20)})
         book.commit(1, {"a": client(1e-4)})
@@ -195,7 +216,11 @@ def test_the_first_screen_says_whose_data_which_model_how_much_and_whether_it_is
     with Ledger.open(ledger) as book:
         book.seal(signer(key))
     assert facts(audit(ledger))["Verdict"].startswith("Signed, not checked")
-    assert facts(audit(ledger, seal=signer(key)))["Seal"] == "Sealed, and checked"
+    assert facts(audit(ledger, seal=signer(key)))["Seal"] == (
+        f"Sealed, and checked against the key of fingerprint {fingerprint(key.public)}"
+    )
+    own = facts(audit(ledger, seal=signer(key), by_run=True))["Seal"]
+    assert own.startswith("Sealed, and checked by the run itself against the key")
 
 
 def test_the_sentence_rounds_against_us(ledger: Path) -> None:

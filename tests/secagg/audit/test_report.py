@@ -146,7 +146,7 @@ def test_an_event_without_a_loss_distribution_makes_the_number_rdp(tmp_path: Pat
         expected = max(book.epsilons().values())
     report = only(audit(tmp_path / "ledger")).books[Book.SERVER]
     assert (report.accountant, report.epsilon) == ("rdp", expected)
-    assert "SkellamEvent" in report.why
+    assert "Skellam noise" in report.why
 
 
 def test_both_books_are_told_apart(tmp_path: Path) -> None:

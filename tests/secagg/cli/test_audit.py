@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from dp.ledger.ledger import Budget, Head, HeadSigner, Ledger
 from protocols.primitives.sign import SigningKey
 from protocols.secrets import Secret
 from secagg.audit.report import SEAL_LABEL, seal_of
+from secagg.nodes.identities import fingerprint
 
 Run = Callable[..., tuple[int, str, str]]
 SAMPLED = GaussianEvent(noise_multiplier=4, sampling=PoissonSampling(rate=0.1))
@@ -57,7 +59,7 @@ def test_a_sound_ledger_exits_0_and_says_what_it_is_worth(audit: Run, ledger: Pa
     code, out, err = audit(ledger)
     assert (code, err) == (0, "")
     assert "not tamper-evident" in out
-    assert "Verdict: sound" in out
+    assert "Verdict: agrees with itself; not tamper-evident" in out
     assert "Nobody stated" in out
     with Ledger.open(ledger) as book:
         assert text_of(book.head()) in out
@@ -105,6 +107,47 @@ def test_a_kept_head_is_checked(audit: Run, tmp_path: Path) -> None:
     assert "truncated" in err
 
 
+def test_a_head_shows_the_records_up_to_it_and_no_others(audit: Run, tmp_path: Path) -> None:
+    """Anybody can make a head of record 0 fit; it must not make all of it look checked."""
+    place, page = tmp_path / "ledger", tmp_path / "page"
+    charged(place)
+    with Ledger.open(place) as book:
+        heads = [Head(seq=one.seq, hash=one.hash) for one in book.records()]
+    last = heads[-1].seq
+    later = f"records 1 to {last}"
+    code, out, _ = audit(place, "--expected-head", text_of(heads[0]), "--html", page)
+    assert code == 0
+    assert f"Verdict: sound up to record 0; not tamper-evident in {later}" in out
+    assert f"nothing was changed or lost up to record 0; of {later} it shows nothing" in out
+    assert "only if you had it from elsewhere than the ledger's folder" in out
+    assert f"Not tamper-evident in {later}" in page.read_text()
+    data = json.loads(audit(place, "--expected-head", text_of(heads[0]), "--json")[1])
+    assert (data["verdict"], data["head_given"]) == ("sound", 0)
+    assert data["verdict_in_words"].endswith(f"not tamper-evident in {later}")
+    code, out, _ = audit(place, "--expected-head", text_of(heads[0]), "--verify")
+    assert f"of {later} it shows nothing" in out
+    code, out, _ = audit(place, "--expected-head", text_of(heads[-1]), "--html", page)
+    assert "Verdict: sound, if the head that you gave was kept elsewhere" in out
+    assert f"up to record {last}, the last" in out
+    assert "Not tamper-evident in" not in page.read_text()
+
+
+def test_a_head_from_the_ledgers_own_folder_is_kept_beside(audit: Run, tmp_path: Path) -> None:
+    head = charged(tmp_path / "ledger")
+    (tmp_path / "head").write_text(text_of(head))
+    for more in ((), ("--verify",)):
+        told = audit(tmp_path / "ledger", "--expected-head", tmp_path / "head", *more)[1]
+        assert "the head kept in head, beside the ledger" in told
+        said = audit(tmp_path / "ledger", "--expected-head", tmp_path / "head", "--json", *more)[1]
+        assert json.loads(said)["protection"] == ["head kept beside"]
+    assert (
+        "and with head beside it; not tamper-evident"
+        in json.loads(
+            audit(tmp_path / "ledger", "--expected-head", tmp_path / "head", "--json")[1]
+        )["verdict_in_words"]
+    )
+
+
 def test_a_signed_head_is_checked_by_hex_or_file(audit: Run, tmp_path: Path) -> None:
     sign = HeadSigner(
         verify=seal_of(KEY.public).verify, sign=lambda message: KEY.sign(SEAL_LABEL, message)
@@ -116,11 +159,17 @@ def test_a_signed_head_is_checked_by_hex_or_file(audit: Run, tmp_path: Path) -> 
         code, out, _ = audit(tmp_path / "ledger", "--head-key", key)
         assert code == 0
         assert "by anyone without the key" in out
+        assert f"against the key of fingerprint {fingerprint(KEY.public)}" in out
+    told = json.loads(audit(tmp_path / "ledger", "--head-key", tmp_path / "raw", "--json")[1])
+    assert told["key"] == fingerprint(KEY.public)
+    code, out, err = audit(tmp_path / "ledger", "--head-key", fingerprint(KEY.public))
+    assert (code, out) == (2, "")
+    assert "is a fingerprint, not a key" in err
     code, _, err = audit(
         tmp_path / "ledger", "--head-key", SigningKey(Secret(bytes(32))).public.hex()
     )
     assert code == 3
-    assert "signature" in err
+    assert "either the key is not its signer's or the ledger was changed" in err
     code, out, _ = audit(tmp_path / "ledger")
     assert code == 0
     assert "signed, not checked: no key was given" in out
@@ -138,7 +187,9 @@ def test_an_edited_record_exits_3_and_is_named(audit: Run, ledger: Path) -> None
 
 def test_forged_accounts_exit_3(audit: Run, ledger: Path) -> None:
     edit(ledger, "UPDATE spent SET held = 0")
-    assert audit(ledger)[0] == 3
+    code, _, err = audit(ledger)
+    assert code == 3
+    assert "records and accounts disagree: records were removed or accounts edited" in err
 
 
 def test_a_damaged_file_exits_3(audit: Run, ledger: Path, tmp_path: Path) -> None:
@@ -148,6 +199,19 @@ def test_a_damaged_file_exits_3(audit: Run, ledger: Path, tmp_path: Path) -> Non
         short.write_bytes(whole[:size])
         code, out, err = audit(short)
         assert (code, out, err.count("\n")) == (3, "", 1)
+
+
+@pytest.mark.parametrize("at", [3, 35, 52, 60, 62, 68])
+def test_one_changed_byte_of_the_header_is_damage(
+    audit: Run, ledger: Path, tmp_path: Path, at: int
+) -> None:
+    """What carries a ledger's tables was one: that it is damaged is no fault of who asks."""
+    whole = bytearray(ledger.read_bytes())
+    whole[at] ^= 0x41
+    (tmp_path / "changed").write_bytes(whole)
+    code, out, err = audit(tmp_path / "changed")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "***" not in err
 
 
 def test_bad_input_exits_2_in_one_line(audit: Run, ledger: Path, tmp_path: Path) -> None:
@@ -201,6 +265,22 @@ def test_a_ledger_without_charges_is_sound(audit: Run, tmp_path: Path) -> None:
     assert "No charge stands" in (tmp_path / "page.html").read_text()
 
 
+def test_no_digest_is_said_of_a_file_with_a_log_beside_it(audit: Run, tmp_path: Path) -> None:
+    place = tmp_path / "ledger"
+    charged(place)
+    assert json.loads(audit(place, "--json")[1])["sha256"] == sha256(place.read_bytes()).hexdigest()
+    with Ledger.open(place) as book:
+        book.reserve(9, {"a": SAMPLED})
+        said = "no digest of the file: a log (-wal) lies beside it"
+        assert said in audit(place, "--html", tmp_path / "page")[1]
+        assert said in (tmp_path / "page").read_text()
+        assert json.loads(audit(place, "--json")[1])["sha256"] is None
+        book.checkpoint()
+        whole = sha256(place.read_bytes()).hexdigest()
+        assert json.loads(audit(place, "--json")[1])["sha256"] == whole
+    assert sha256(place.read_bytes()).hexdigest() == whole
+
+
 def test_the_audit_leaves_the_ledger_as_it_was(audit: Run, ledger: Path, tmp_path: Path) -> None:
     before = ledger.read_bytes()
     assert audit(ledger, "--json", "--html", tmp_path / "page.html")[0] == 0
@@ -211,7 +291,10 @@ def test_two_ledgers_stand_side_by_side_and_add_up(audit: Run, tmp_path: Path) -
     charged(tmp_path / "first"), charged(tmp_path / "second", rounds=3)
     code, out, err = audit(tmp_path / "first", tmp_path / "second")
     assert (code, err) == (0, "")
-    assert "2 in more than one ledger" in out
+    said = " ".join(out.split())
+    assert "2 in more than one ledger" in said
+    assert "composed by PLD, not added up" in said
+    assert "No budget stands over all of them" in said
     code, out, _ = audit(tmp_path / "first", tmp_path / "second", "--json")
     data = json.loads(out)
     (together,) = data["together"]
@@ -219,6 +302,16 @@ def test_two_ledgers_stand_side_by_side_and_add_up(audit: Run, tmp_path: Path) -
     assert together["subjects"] == together["shared"] == 2
     each = [one["sections"][0]["epsilon"] for one in data["ledgers"]]
     assert max(each) < together["epsilon"] < sum(each)
+
+
+def test_an_open_reservation_and_whose_word_it_is_stand_on_screen(audit: Run, ledger: Path) -> None:
+    said = " ".join(audit(ledger)[1].split())
+    assert "4 reservations open: counted as spent, unfinished" in said  # of [bold]b
+    assert "On the keeper's word alone: How parameters were chosen." in said
+    assert "for one example (one row; a person with k rows: k times)" in said
+    assert "2 clients charged" in said
+    for name in ("against", "budget", "accountant", "epsilon by RDP", "with actual noise"):
+        assert name in said
 
 
 def test_one_ledger_is_not_added_to_itself(audit: Run, ledger: Path, tmp_path: Path) -> None:

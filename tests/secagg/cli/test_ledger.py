@@ -134,7 +134,7 @@ def test_a_head_in_a_file_is_kept_and_checked(run: Run, ledger: Path, tmp_path: 
         book.reserve(2, {"a": STEP})
     code, said, _ = run("verify", ledger, "--expected-head", tmp_path / "head")
     assert code == 0
-    assert "up to the head" in said
+    assert "up to record 2; of record 3 it shows nothing" in said
     code, said, _ = run("verify", ledger, "--expected-head", out.strip(), "--json")
     assert json.loads(said)["protection"] == ["head kept elsewhere"]
     code, _, err = run("head", ledger, "--out", tmp_path / "head")

@@ -1,5 +1,7 @@
 """A run's ledger says what it is of, is signed if asked, and names each model that came of it."""
 
+import gc
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +11,9 @@ import pytest
 import torch
 
 import secagg
-from dp.errors import LedgerCorrupt, LedgerError
+from dp.errors import LedgerCorrupt, LedgerError, PrivacyError
 from dp.ledger.ledger import Ledger, Protection
-from secagg.audit import audit, signer
+from secagg.audit import audit, seal_of, signer
 from secagg.errors import InputError
 from secagg.nodes.identities import create_identity
 from secagg.training import loop
@@ -59,7 +61,7 @@ def test_a_sealed_run_is_signed_from_its_first_record_and_resumed_with_its_key(
     run = loop.start(TrainingConfig(**SMALL), tmp_path / "run", seal=key)
     next(iter(run))
     del run
-    with pytest.raises(LedgerError, match="open it with its seal"):
+    with pytest.raises(LedgerError, match="give seal with its key"):
         loop.resume(tmp_path / "run").run()
     other = signer(create_identity(tmp_path / "other.key", "other").key)
     with pytest.raises(LedgerCorrupt, match="signature"):
@@ -78,6 +80,53 @@ def test_a_run_without_noise_has_no_ledger_to_seal(secagg: Run, tmp_path: Path) 
     )
     assert code == 2
     assert "without noise has none" in err
+
+
+def test_what_is_refused_removes_no_run(tmp_path: Path) -> None:
+    """The old run and its ledger are gone for good otherwise, and nothing came of it."""
+    out = tmp_path / "run"
+    trained(out, rounds=1)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    key = signer(create_identity(tmp_path / "keeper.key", "keeper").key)
+    readers = seal_of(create_identity(tmp_path / "other.key", "other").key.public)
+    for settings, seal, said in (
+        ({"noise": "none"}, key, "without noise has none"),
+        ({}, readers, "seal has no sign"),
+        ({"data": "own" * 500 + ":x"}, None, "."),
+        ({"delta": 0.4}, None, "."),
+    ):
+        with pytest.raises((InputError, PrivacyError), match=said):
+            loop.start(TrainingConfig(**SMALL | settings), out, overwrite=True, seal=seal)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_digest_of_the_ledger_is_the_one_that_sha256sum_prints(tmp_path: Path) -> None:
+    """The page goes with the file: read while its log is open, the file is another."""
+    out, digests = tmp_path / "run", []
+    for seed in (0, 1):
+        run = loop.start(TrainingConfig(**SMALL, seed=seed), out, overwrite=True)
+        run.run()
+        said = json.loads((out / "audit.json").read_text())["sha256"]
+        assert said in (out / "audit.html").read_text()
+        assert hashlib.sha256((out / "ledger.sqlite").read_bytes()).hexdigest() == said
+        del run
+        gc.collect()  # closes the ledger
+        assert not (out / "ledger.sqlite-wal").exists()
+        assert hashlib.sha256((out / "ledger.sqlite").read_bytes()).hexdigest() == said
+        digests.append(said)
+    assert digests[0] != digests[1]
+
+
+def test_a_run_without_noise_says_that_it_has_nothing_to_audit_and_no_budget(
+    secagg: Run, tmp_path: Path
+) -> None:
+    trained(tmp_path / "run", noise="none", rounds=1)
+    code, out, err = secagg("audit", tmp_path / "run")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "made without noise: no differential privacy, so there is no ledger to audit" in err
+    page = (tmp_path / "run" / "report.html").read_text()
+    for name in ("epsilon", "delta", "uncounted_shares"):
+        assert f"<td><code>{name}</code></td><td>not used: no noise</td>" in page
 
 
 def test_the_command_seals_and_the_audit_of_the_run_is_checked(secagg: Run, tmp_path: Path) -> None:
@@ -117,6 +166,8 @@ def test_a_run_of_which_nothing_came_says_so_and_exits_4(secagg: Run, tmp_path: 
     [
         (("--noise", "none", "--epsilon", "3"), "epsilon is about noise"),
         (("--noise", "none", "--delta", "1e-5"), "delta is about noise"),
+        (("--noise", "none", "--purpose", "a study"), "purpose stands in the ledger"),
+        (("--noise", "none", "--organisation", "a clinic"), "organisation stands in the ledger"),
         (("--partition", "dirichlet"), "must be iid"),
         (("--partition", "dirichlet:"), "must be iid"),
         (("--purpose", " "), "purpose"),

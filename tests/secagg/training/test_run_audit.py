@@ -1,5 +1,6 @@
 """What a run leaves of its ledger: the audit beside the report, checked against the last round."""
 
+import gc
 import json
 import re
 from collections.abc import Callable
@@ -7,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from dp.errors import BudgetExceeded, LedgerCorrupt
 from dp.ledger.ledger import Key, Ledger, State
+from secagg.audit.released import digest_of_file
 from secagg.audit.report import audit
 from secagg.audit.values import HEAD_BESIDE
 from secagg.training import loop as training
 from secagg.training.report import report
-from secagg.training.runs import AUDIT, AUDIT_JSON, REPORT, RunFolder
+from secagg.training.runs import AUDIT, AUDIT_JSON, REPORT, RunFolder, load_run
 from secagg.training.settings import TrainingConfig, noise_and_unit
+from secagg.vectors.arrays import model_digest
 
 SMALL = {"clients": 4, "rounds": 2, "dropout": 0.0}
 
@@ -225,6 +229,73 @@ def test_a_ledger_that_is_not_the_last_rounds_ends_no_run(
         run.finish()
     assert not (tmp_path / "run" / AUDIT).exists()
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["final"] is None
+
+
+def test_an_older_or_another_runs_ledger_in_a_runs_folder_is_found(
+    secagg: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    out, older = tmp_path / "run", tmp_path / "older"
+    run = training.start(TrainingConfig(**SMALL), out)
+    rounds = iter(run)
+    next(rounds)
+    with Ledger.open(out / "ledger.sqlite") as ledger:
+        ledger._file.connection.execute(f"VACUUM INTO '{older}'")
+    list(rounds)
+    run.finish()
+    code, said, _ = secagg("audit", out)
+    assert code == 0
+    said = " ".join(said.split())
+    assert "agrees with itself and with metrics.json beside it; not tamper-evident" in said
+    assert "model.safetensors holds that model" in said
+    del run, rounds
+    gc.collect()
+    finished(tmp_path / "other", rounds=1)
+    for place in (older, tmp_path / "other" / "ledger.sqlite"):
+        (out / "ledger.sqlite").write_bytes(place.read_bytes())
+        for words in (("audit",), ("audit", "--verify"), ("ledger", "verify")):
+            code, said, err = secagg(*words, out)
+            assert (code, said) == (3, ""), words
+            assert "was kept" in err
+            assert "metrics.json" in err
+    with Ledger.open(older) as ledger:
+        head = ledger.head()
+    given = f"{head.seq}:{head.hash.hex()}"
+    (out / "ledger.sqlite").write_bytes(older.read_bytes())
+    assert secagg("audit", out, "--expected-head", given)[0] == 3
+    assert secagg("audit", out, out / "ledger.sqlite")[0] == 3
+    assert secagg("audit", older, "--expected-head", given)[0] == 0
+
+
+def test_another_model_in_a_runs_folder_is_found(
+    secagg: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    finished(out)
+    found = json.loads((out / AUDIT_JSON).read_text())
+    assert found["model_file"] == {
+        "file": "model.safetensors",
+        "digest": found["models"][-1]["sha256"],
+        "round": 2,
+        "last": True,
+    }
+    assert "model.safetensors holds that model" in (out / AUDIT).read_text()
+    state = load_run(out).state_dict()
+    assert digest_of_file(out / "model.safetensors") == model_digest(state)
+    first = next(iter(state))
+    save_file({**state, first: state[first] + 1}, tmp_path / "other.safetensors")
+    own = json.loads(secagg("audit", out, "--json")[1])
+    assert (own["verdict"], own["model_file"]["last"]) == ("sound", True)
+    page = tmp_path / "page"
+    code, said, _ = secagg("audit", out, "--model", tmp_path / "other.safetensors", "--html", page)
+    assert code == 3
+    assert "other.safetensors holds ANOTHER MODEL" in said
+    assert "Verdict: contradicted by the model's file" in said
+    assert "holds ANOTHER MODEL" in page.read_text()
+    code, said, _ = secagg("audit", out, "--model", out / "config.toml")
+    assert (code, said) == (2, "")
+    (out / "model.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes())
+    code, said, _ = secagg("audit", out, "--json")
+    assert (code, json.loads(said)["verdict"]) == (3, "contradicted")
 
 
 def test_a_new_run_in_the_folder_removes_the_audit_of_the_old_one(tmp_path: Path) -> None:

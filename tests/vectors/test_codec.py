@@ -1,0 +1,50 @@
+"""What a node brings becomes the words of the vectors, and those say what it brought."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from codec import WORDS, codec, words_of
+
+from secagg.nodes.proposal import Average, Failure, Proposal
+
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "codec.json").read_text())
+
+
+def test_the_file_is_what_make_writes() -> None:
+    assert json.loads(json.dumps(codec())) == VECTORS
+
+
+def test_failures_stand_in_the_order_of_the_vector() -> None:
+    assert len(WORDS) == len(Failure)
+    assert [failure.name.lower() for failure in Failure] == list(WORDS)
+
+
+def test_the_page_shows_a_word_of_the_first_case() -> None:
+    page = Path(__file__).parents[2] / "docs" / "protocols" / "codec.md"
+    assert VECTORS["cases"][0]["words"][0] in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: str(case["shows"]))
+def test_words_follow_from_proposal_and_seeds_and_decode_to_what_was_brought(
+    case: dict[str, Any],
+) -> None:
+    proposal = Proposal.from_bytes(case["proposal"].encode())
+    assert proposal.agreement().public_digest.hex() == case["public"]
+    words = words_of(proposal, case["own"], [bytes.fromhex(seed) for seed in case["seeds"]])
+    if "words" in case:
+        assert [f"{word:016x}" for word in words.tolist()] == case["words"]
+    sums, own, average = proposal.layout.decode(words), case["own"], proposal.content
+    assert isinstance(average, Average)
+    if isinstance(own, str):
+        assert sums["failed"].tolist() == [int(word == own) for word in WORDS]
+        assert not any(values.any() for name, values in sums.items() if name != "failed")
+        return
+    weight = min(max(own["weight"], 0), average.max_weight)
+    assert sums["weight"].tolist() == [weight]
+    if own["update"] and "statistic" not in sums:
+        step = average.clip / (2 ** (average.bits - 1) - 1)
+        true = np.clip(own["update"], -average.clip, average.clip) * weight / average.max_weight
+        assert np.abs(sums["update"] - true).max() < step
