@@ -355,8 +355,7 @@ def _entries(params: Params, index: int, rows: list[Row]) -> Words:
     """The entries of the polynomials of an opened sum; those that must be zero are looked at.
 
     Anything else than the sum of the uploads in c0 passes by a chance of 2 E / q for each, E the
-    bound on a sum's error; ``exact_bits`` is 8 or more, so that
-    all of them pass once in 2**64.
+    bound on a sum's error; ``exact_bits`` is 8 or more, so that all of them pass once in 2**64.
     """
     most = math.ceil(params.largest_error / params.lattice.unit) + 1
     for place, row in enumerate(rows):

@@ -3,8 +3,7 @@
 A real is its product with a large scale, rounded. An integer modulo 2**b is the upper b bits of
 a word, so that its sum wraps by itself and is exact as long as the error is below half of
 its lowest bit; one of more bits than a word has exactly is cut into digits, each with room for
-the carries of all clients, and the highest wraps. One encoding for either protocol engine's
-callers: see ``Params.encoding``.
+the carries of all clients, and the highest wraps. A session has one: ``Params.encoding``.
 """
 
 from dataclasses import dataclass

@@ -260,8 +260,11 @@ class Proposal:
             found = self.params.entries
             if self.params.model is not ckks.Model.THRESHOLD or self.params.clip != 1.0:
                 raise InputError("CKKS sums between machines have a threshold key, and clip 1")
-            if mechanism and self.params.engine is ckks.Engine.SEAL:
-                raise InputError("noise needs exact sums: coefficients, not SEAL")
+            if mechanism:  # fail closed: a smaller epsilon than the true one would be written down
+                raise InputError(
+                    "sums with noise between machines go under bonawitz: the books of nodes do not "
+                    "count what sums opened under CKKS add to epsilon"
+                )
         if (expected := length(layout, self.params)) != found:
             raise InputError(f"params are for {found} numbers, must be {expected} as in the layout")
 

@@ -81,7 +81,8 @@ def proposals(draw: st.DrawFn) -> Proposal:
 def built(draw: st.DrawFn, content: Average | Noise, shapes: Shapes, clients: int) -> Proposal:
     kind = draw(st.sampled_from(["bonawitz", "signed", "threshold-ckks"]))
     noise = isinstance(content, Noise)
-    kind = "bonawitz" if kind == "signed" and noise and clients >= 100 else kind  # sparse
+    if noise and (kind == "threshold-ckks" or clients >= 100):  # no books for it, or sparse
+        kind = "bonawitz"
     cohort = Signed() if kind == "signed" else SumSettings(protocol=kind)
     segments = content.segments() if noise else content.segments(entries_of(shapes))
     minimum = content.mechanism.minimum_survivors if noise else None

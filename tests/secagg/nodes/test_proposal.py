@@ -239,6 +239,12 @@ def test_what_cannot_be_averaged_is_refused_and_the_refusal_tells_no_number(
     assert str(OWN.weight) not in str(refusal.value)
 
 
+def test_noise_under_ckks_is_refused_as_no_book_of_a_node_counts_what_its_openings_add() -> None:
+    mean = proposal_of(AVERAGE, "threshold-ckks")
+    with pytest.raises(InputError, match="sums with noise between machines go under bonawitz"):
+        replace(NOISED, params=mean.params)
+
+
 @pytest.mark.parametrize(
     ("change", "weight", "metrics", "clamped"),
     [
