@@ -21,7 +21,7 @@ answer of a restored state goes through a ``Burn`` first.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
@@ -575,8 +575,13 @@ class AwaitSurvivors(_Holder):
 
     STAGE: ClassVar[int] = 3
 
-    def on_survivors(self, message: bytes) -> bytes:
+    def on_survivors(
+        self, message: bytes, *, accept: Callable[[Set[ClientId]], None] = lambda _: None
+    ) -> bytes:
         """Reveal one share for each peer, and be done.
+
+        Args:
+          accept: is told who is in the sum, and raises where we shall not help to open it.
 
         Raises:
           RemoteProtocolError: a stranger is named, we are not, or too few are.
@@ -585,7 +590,9 @@ class AwaitSurvivors(_Holder):
         """
         if self.agreement.params.active:
             raise LocalProtocolError("the server may lie: sign the survivors before revealing")
-        answer = self._reveal(self._read_survivors(message).alive)
+        alive = self._read_survivors(message).alive
+        accept(alive)
+        answer = self._reveal(alive)
         self._burn(message)
         return answer
 

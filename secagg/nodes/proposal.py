@@ -36,9 +36,11 @@ from dp.accounting.events import (
 from dp.errors import PrivacyError
 from dp.noise.mechanisms import DistributedNoise
 from protocols import bonawitz, ckks
+from protocols.bonawitz import ClientId
 from protocols.errors import DecodeError, ProtocolError
 from protocols.wire import Header, Reader
 from secagg.errors import InputError, RefusedError, SecaggError
+from secagg.nodes.versions import Versions
 from secagg.vectors.arrays import Shapes
 from secagg.vectors.buffers import STATISTICS, is_statistic
 from secagg.vectors.layout import MAX_ENTRIES, UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
@@ -102,8 +104,13 @@ class Average:
         step = FixedPoint(clip=self.clip, bits=self.bits).step
         return step * self.max_weight * survivors / weight
 
-    def segments(self, entries: int, statistics: int = 0) -> tuple[Segment, ...]:
-        """The segments of the vector; of ``entries`` so many are running statistics."""
+    def segments(
+        self, entries: int, statistics: int = 0, *, factor: int = 1
+    ) -> tuple[Segment, ...]:
+        """The segments of the vector; of ``entries`` so many are running statistics.
+
+        ``factor`` is the largest by which weights are multiplied: s(0) of ``Versions``.
+        """
         codec = FixedPoint(clip=self.clip, bits=self.bits)
         of_range = Count(maximum=2 * STATISTIC_LEVELS)
         update = (
@@ -118,7 +125,7 @@ class Average:
         counts = (
             Segment(name=name, entries=many, codec=Count(maximum=most))
             for name, many, most in (
-                (WEIGHT, 1, self.max_weight),
+                (WEIGHT, 1, self.max_weight * factor),
                 (CLAMPED, 1 + len(self.metrics), 1),
                 (MISSING, len(self.metrics), 1),
                 (FAILED, len(Failure), 1),
@@ -182,7 +189,7 @@ class Result:
     Attributes:
       survivors: clients in the sum, by number.
       vector: the mean; with noise the sum. Flat float64.
-      weight: total; with noise the number of survivors.
+      weight: total, each times what its version counts; with noise the number of survivors.
       metrics: weighted means, by name.
       clipped: entries of all updates that the clip cut; 0 with noise.
       clamped: weights and metrics that were beyond their bounds, and cut to them; a metric that
@@ -214,6 +221,8 @@ class Proposal:
       roster_digest: digest of the roster of identities where clients sign, empty where they do not.
       shapes: of the arrays of an update, by name, in order; none where only metrics are asked.
       content: what is summed.
+      versions: which version of the model each client trained on, where they are several; the
+        digest of the model is then the newest's.
 
     Raises:
       InputError: the parts contradict each other.
@@ -227,6 +236,7 @@ class Proposal:
     shapes: Shapes
     content: Average | Noise
     roster_digest: bytes = b""
+    versions: Versions | None = None
 
     def __post_init__(self) -> None:
         Header(self.session, 0)
@@ -239,6 +249,8 @@ class Proposal:
             raise InputError(f"roster_digest must have {DIGEST_SIZE * signs} bytes here")
         if len(dict(self.shapes)) < len(self.shapes):
             raise InputError("shapes must name each array once, one is named twice")
+        if self.versions is not None:
+            self._check_versions(self.versions)
         layout = self.layout
         mechanism = self.content.mechanism if isinstance(self.content, Noise) else None
         if mechanism is not None and (
@@ -268,6 +280,39 @@ class Proposal:
         if (expected := length(layout, self.params)) != found:
             raise InputError(f"params are for {found} numbers, must be {expected} as in the layout")
 
+    def _check_versions(self, versions: Versions) -> None:
+        params = self.params
+        if not isinstance(params, bonawitz.Params) or params.rates or params.active:
+            raise InputError(
+                "a sum has one version of the model where clients cannot count its survivors, as "
+                "in a sparse graph, under CKKS, or where the server may lie: leave versions out"
+            )
+        if isinstance(self.content, Noise) and self.content.mechanism.unit is Unit.EXAMPLE:
+            raise InputError(
+                "noise that hides an example is added to gradients of one model: leave versions out"
+            )
+        if versions.model_digest != self.model_digest:
+            raise InputError("model_digest must be that of the newest version")
+        if len(versions.clients) > params.clients:
+            raise InputError(
+                f"versions name {len(versions.clients)} clients, params are for {params.clients}"
+            )
+
+    def model_of(self, client: ClientId) -> bytes:
+        """The digest of the model that ``client`` computes on.
+
+        Raises:
+          RefusedError: the proposal does not name it.
+        """
+        return self.versions.digest_of(client) if self.versions else self.model_digest
+
+    @property
+    def models(self) -> set[bytes]:
+        """The digests of all that clients compute on."""
+        if self.versions is None:
+            return {self.model_digest}
+        return {self.versions.digest_of(client) for client, _ in self.versions.clients}
+
     @property
     def protocol(self) -> str:
         return BONAWITZ if isinstance(self.params, bonawitz.Params) else THRESHOLD_CKKS
@@ -284,8 +329,14 @@ class Proposal:
         if isinstance(content, Noise):
             segments = content.segments()
         else:
-            segments = content.segments(self.entries, statistics_in(self.shapes, self.protocol))
+            statistics = statistics_in(self.shapes, self.protocol)
+            segments = content.segments(self.entries, statistics, factor=self._factor)
         return Layout(segments=segments, clients=self.params.clients)
+
+    @property
+    def _factor(self) -> int:
+        """The largest by which a weight is multiplied."""
+        return self.versions.weights[0] if self.versions else 1
 
     @property
     def trained(self) -> NDArray[np.bool_]:
@@ -310,8 +361,10 @@ class Proposal:
             )
         return ckks.Agreement(params=self.params, session=self.session, public_digest=public)
 
-    def encode(self, own: Contribution | Failure) -> Vector:
-        """A client's vector: words, or reals for SEAL.
+    def encode(self, own: Contribution | Failure, client: ClientId = 0) -> Vector:
+        """The vector of ``client``: words, or reals for SEAL.
+
+        Its number is of account where there are ``versions``: an update counts what its own does.
 
         Work that failed becomes zeros, and no weight; with noise zeros and the share. Whoever
         answers for a client brings that in place of any error, which would tell of its data.
@@ -330,20 +383,24 @@ class Proposal:
         if own.vector.shape != (self.entries,):
             raise InputError(f"an update of shape {own.vector.shape}, expected ({self.entries},)")
         values: dict[str, Any]
+        counts = self.versions.weight_of(client) if self.versions else 1
         if isinstance(self.content, Noise):
-            values = {UPDATE: self.content.mechanism.encode(own.vector, seed=self.seed)}
+            vector = own.vector
+            if counts != self._factor:  # before the clip, which bounds what is left
+                vector = vector * np.asarray(counts / self._factor, vector.dtype)
+            values = {UPDATE: self.content.mechanism.encode(vector, seed=self.seed)}
         else:
-            values = self._weighted(self.content, own) | {FAILED: failures}
+            values = self._weighted(self.content, own, counts) | {FAILED: failures}
             for name in {CLAMPED, MISSING} & values.keys():
                 values[name] *= np.uint64(not failures.any())
         return encode(self.layout, self.params, values)
 
-    def _weighted(self, average: Average, own: Contribution) -> dict[str, Any]:
+    def _weighted(self, average: Average, own: Contribution, counts: int) -> dict[str, Any]:
         if type(own.weight) is not int:
             raise InputError("weight must be an integer")
         weight = min(max(own.weight, 0), average.max_weight)
-        part = weight / average.max_weight
-        values: dict[str, Any] = {WEIGHT: weight}
+        part = weight * counts / (average.max_weight * self._factor)
+        values: dict[str, Any] = {WEIGHT: weight * counts}
         if self.entries:
             # In float64: the rounding of a narrower product can be above a step.
             clipped = np.array(own.vector, np.float64)
@@ -392,7 +449,7 @@ class Proposal:
                 f"the survivors' weights are all 0, there is no mean: the work of {failed} of "
                 f"{len(survivors)} failed, and their own logs say why{_listed(failures)}"
             )
-        one = average.max_weight / weight
+        one = average.max_weight * self._factor / weight
         counts = self._counts(average, sums)
         return Result(
             survivors=survivors,
@@ -447,6 +504,8 @@ class Proposal:
             "shapes": self.shapes,
             "noise" if isinstance(self.content, Noise) else "average": content,
         }
+        if self.versions:
+            said["versions"] = self.versions.as_json()
         return json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
@@ -490,6 +549,7 @@ class Proposal:
         )
         reader.finish()
         content: Average | Noise
+        versions = said.get("versions")
         if (noise := said.get("noise")) is not None:
             rate = noise.pop("sampling_rate")
             mechanism = DistributedNoise(**noise | {"unit": Unit(noise["unit"])})
@@ -507,6 +567,7 @@ class Proposal:
             roster_digest=bytes.fromhex(said["roster_digest"]),
             shapes=tuple((str(name), _shape(shape)) for name, shape in said["shapes"]),
             content=content,
+            versions=None if versions is None else Versions.read(versions),
         )
 
 
