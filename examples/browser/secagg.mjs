@@ -61,6 +61,7 @@ export async function readProposal(bytes, most) {
   decline(said?.version !== 2, 'a proposal of another version');
   decline(said.protocol !== 'bonawitz', 'a page sums under bonawitz alone');
   decline(said.noise !== undefined || !said.average, 'a page cannot add noise');
+  decline(said.versions !== undefined, 'a page brings updates of one version of the model');
   const { average, shapes } = said;
   decline(!wellFormed(said, average), 'not a proposal');
   const entries = shapes.reduce((sum, [, shape]) => sum + size(shape), 0);
