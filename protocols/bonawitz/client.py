@@ -458,13 +458,16 @@ class AwaitBoxes(Client):
         index = count()
         for batch in _batches_of(words, self.agreement.params.words + 1):
             masks.apply_to(batch)
-            for begin in range(0, len(batch), FRAME_WORDS):
-                yield MaskedFrame(
+            frames = [
+                MaskedFrame(
                     header=self.agreement.header,
                     sender=self.me,
                     index=next(index),
                     words=batch[begin : begin + FRAME_WORDS],
-                ).to_bytes()
+                )
+                for begin in range(0, len(batch), FRAME_WORDS)
+            ]
+            yield from masks.each(MaskedFrame.to_bytes, frames)
 
     def _fields(self) -> Fields:
         return self._known(), u32(self.size), self.roster, self.secrets.take().to_bytes()
