@@ -1,20 +1,22 @@
 """Rings of clients that have finished training, and the sums that they become.
 
     buffer = Buffer(size=10)
-    version = buffer.publish(model_digest(model))       # clients train on it, at their own pace
+    buffer.publish(model_digest(model))
+    version = buffer.start(node)                        # it trains on that, at its own pace
     ...
-    if not buffer.ring(node, version): ...              # too far behind: hand it the newest model
-    while session := buffer.take():
+    if not buffer.ring(node, version): ...              # too far behind: start it anew
+    while session := buffer.take(patient=not late):     # late: no sum for longer than you like
         under_way = coordinator.begin("train", list(session.nodes), shapes=shapes, session=session)
         ...                                             # as ever; then the newest model moves by
         session.factor * finished.model_update          # and is published
 
-No clock and no network: whoever drives it decides when to look. Nothing waits for a client that
-is still training: a sum is of those who have rung. A client takes part as often as it rings, and
-where there is noise each time is charged, in every book, as if no client were sampled.
+No clock and no network: whoever drives it decides when to look, and when to be patient no more.
+Then nothing waits for a client that still trains: a sum is of those who have rung. A client takes
+part as often as it rings, and where there is noise each time is charged, in every book, as if no
+client were sampled.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -101,6 +103,7 @@ class Buffer:
         self._digests: dict[int, bytes] = {}
         self._next = 0
         self._waiting: dict[NodeId, int] = {}  # in the order in which they rang
+        self._training: dict[NodeId, int] = {}
 
     @property
     def waiting(self) -> Mapping[NodeId, int]:
@@ -127,7 +130,18 @@ class Buffer:
         self._next += 1
         self._digests.pop(number - len(self._weights), None)
         self._waiting = {n: v for n, v in self._waiting.items() if v in self._digests}
+        self._training = {n: v for n, v in self._training.items() if v in self._digests}
         return number
+
+    def start(self, node: NodeId) -> int:
+        """The version that ``node`` is handed to train on, the newest."""
+        self._training[node] = self.newest
+        return self.newest
+
+    def forget(self, node: NodeId) -> None:
+        """Expect no ring of ``node``, which is gone."""
+        self._training.pop(node, None)
+        self._waiting.pop(node, None)
 
     def ring(self, node: NodeId, version: int) -> bool:
         """Whether ``node``, which has trained on ``version``, now waits for a sum.
@@ -139,24 +153,30 @@ class Buffer:
         """
         if type(version) is not int or not 0 <= version < self._next:
             raise InputError(f"there is no version {version!r:.20} of the model")
-        self._waiting.pop(node, None)
+        self.forget(node)
         if version not in self._digests:
             return False
         self._waiting[node] = version
         return True
 
-    def take(self) -> Session | None:
+    def take(self, *, patient: bool = False) -> Session | None:
         """The nodes of the next sum, which wait no more; ``None``: too few have rung.
 
         Oldest versions first, as they are dropped first. A node whose sum failed rings again.
+
+        Args:
+          patient: leave a version alone while nodes still train on it that are too few for a sum
+            without those that wait. Otherwise the slowest would train in vain, again and again.
         """
         groups = defaultdict[int, list[NodeId]](list)
         for node, version in self._waiting.items():
             groups[version].append(node)
+        left = Counter(self._training.values())
         least = self._size if self._same is None else self._same
         chosen = set[NodeId]()
         for version in sorted(groups):
-            if len(groups[version]) >= least and len(chosen) < self._size:
+            stranded = patient and 0 < left[version] < least
+            if len(groups[version]) >= least and not stranded and len(chosen) < self._size:
                 chosen.update(groups[version])
         if len(chosen) < self._size:
             return None

@@ -2,14 +2,22 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from between import Machines, carry
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from secagg.adapters.testing import ANYTHING
 from secagg.errors import InputError
 from secagg.nodes.buffer import Buffer, Session
+from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
+from secagg.nodes.proposal import Contribution, Proposal
 
 DIGESTS = [bytes([number]) * 32 for number in range(100)]
 
@@ -63,6 +71,88 @@ def test_one_alone_on_its_version_waits_for_another_or_is_dropped() -> None:
     buffer.publish(DIGESTS[2])
     assert not buffer.waiting
     assert not buffer.ring(0, 0)  # too far behind: it trains on the newest
+
+
+def test_patience_leaves_a_version_alone_whose_last_would_train_in_vain() -> None:
+    buffer = Buffer(size=4, weights=(1, 1), minimum_same=2)
+    buffer.publish(DIGESTS[0])
+    for node in range(5):
+        assert buffer.start(node) == 0
+    rung(buffer, range(4))
+    assert buffer.take(patient=True) is None
+    buffer.publish(DIGESTS[1])
+    for node in range(10, 16):
+        assert buffer.start(node) == 1
+    rung(buffer, range(10, 14), 1)
+    session = buffer.take(patient=True)  # two are left, and they are enough
+    assert session is not None
+    assert set(session.nodes) == {10, 11, 12, 13}
+    assert set(buffer.waiting) == {0, 1, 2, 3}
+    hurried = buffer.take()  # the fifth has been late for too long
+    assert hurried is not None
+    assert set(hurried.nodes) == {0, 1, 2, 3}
+
+
+def test_nobody_waits_for_a_node_that_is_gone() -> None:
+    buffer = Buffer(size=4, minimum_same=2)
+    buffer.publish(DIGESTS[0])
+    for node in range(5):
+        buffer.start(node)
+    rung(buffer, range(4))
+    buffer.forget(4)
+    assert buffer.take(patient=True) is not None
+
+
+def test_a_straggler_of_a_thousand_times_blocks_no_sum_and_every_sum_is_exact(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A simulated clock, and true nodes: 12 of them; what is summed are integers."""
+    words, encode = dict[int, Any](), Proposal.encode
+
+    def watched(proposal: Proposal, own: Any, client: int = 0) -> Any:
+        words[client] = encode(proposal, own, client)
+        return words[client]
+
+    monkeypatch.setattr(Proposal, "encode", watched)
+    nodes, patience = range(12), 3.0
+    seconds = {node: 1.0 + node / 10 for node in nodes} | {11: 1000.0}
+    machines = Machines(
+        folder,
+        tuple(nodes),
+        policy=replace(ANYTHING, maximum_staleness=9, minimum_same=2),
+        work=lambda node, proposal: Contribution(
+            vector=np.full(proposal.entries, float(node % 3 - 1)), weight=1 + node, metrics={}
+        ),
+    )
+    coordinator = Coordinator(WeightedMean(clip=1.0, max_weight=16), SumSettings())
+    buffer = Buffer(size=4, weights=(8, 4, 2, 1), minimum_same=2)
+    clock, last, gaps = 0.0, 0.0, list[float]()
+    buffer.publish(DIGESTS[0])
+    due = {node: (seconds[node], buffer.start(node)) for node in nodes}
+    while len(gaps) < 25:
+        node = min(due, key=lambda each: due[each][0])
+        clock, version = due.pop(node)
+        machines.shown[node] = DIGESTS[version]
+        waits = buffer.ring(node, version)
+        session = buffer.take(patient=clock < last + patience)
+        freed = set() if waits else {node}
+        if session:
+            gaps.append(clock - last)
+            last, machines.model = clock, session.model_digest
+            finished = carry(coordinator, machines, nodes=session.nodes, session=session)
+            assert set(finished.survivors) == set(session.nodes)
+            counts = {n: (8 >> buffer.newest - v) * (1 + n) for n, v in session.nodes.items()}
+            assert finished.result.weight == sum(counts.values())
+            brought = [words[client] for client in finished.result.survivors]
+            plain = np.sum(brought, axis=0, dtype=np.uint64)
+            expected = finished.proposal.decode(plain, finished.result.survivors)
+            assert np.array_equal(expected.vector, finished.result.vector)
+            before = buffer.waiting
+            buffer.publish(DIGESTS[buffer.newest + 1])
+            freed |= session.nodes.keys() | before.keys() - buffer.waiting.keys()
+        due |= {each: (clock + seconds[each], buffer.start(each)) for each in freed}
+    assert 11 in due  # it trains to this day
+    assert max(gaps) <= patience + max(seconds[node] for node in range(11))
 
 
 def test_a_stale_sum_of_one_version_counts_less() -> None:
@@ -128,11 +218,23 @@ class Rings(RuleBasedStateMachine):
         self.buffer = Buffer(size=size, weights=weights, minimum_same=self.same)
         self.buffer.publish(DIGESTS[0])
         self.waits: dict[int, int] = {}
+        self.trains: dict[int, int] = {}
 
     @rule()
     def publish(self) -> None:
         number = self.buffer.publish(DIGESTS[self.buffer.newest + 1])
         self.waits = {n: v for n, v in self.waits.items() if number - v <= self.stale}
+        self.trains = {n: v for n, v in self.trains.items() if number - v <= self.stale}
+
+    @rule(node=st.integers(0, 12))
+    def start(self, node: int) -> None:
+        self.trains[node] = self.buffer.start(node)
+
+    @rule(node=st.integers(0, 12))
+    def forget(self, node: int) -> None:
+        self.buffer.forget(node)
+        self.waits.pop(node, None)
+        self.trains.pop(node, None)
 
     @rule(node=st.integers(0, 12), behind=st.integers(0, 5))
     def ring(self, node: int, behind: int) -> None:
@@ -140,17 +242,22 @@ class Rings(RuleBasedStateMachine):
         taken = self.buffer.ring(node, version)
         assert taken is (self.buffer.newest - version <= self.stale)
         self.waits.pop(node, None)
+        self.trains.pop(node, None)
         if taken:
             self.waits[node] = version
 
-    @rule()
-    def take(self) -> None:
-        session = self.buffer.take()
+    @rule(patient=st.booleans())
+    def take(self, *, patient: bool) -> None:
+        session = self.buffer.take(patient=patient)
         least = self.size if self.same is None else self.same
         full = {v: n for v, n in Counter(self.waits.values()).items() if n >= least}
+        if patient:
+            left = Counter(self.trains.values())
+            full = {v: n for v, n in full.items() if not 0 < left[v] < least}
         if session is None:
             assert sum(full.values()) < self.size
             return
+        assert full.keys() >= set(session.nodes.values())
         self.check(session, least)
         for node, version in session.nodes.items():
             assert self.waits.pop(node) == version
