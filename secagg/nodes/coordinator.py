@@ -96,6 +96,8 @@ class WeightedMean:
       train_metrics, evaluate_metrics: the largest absolute value of each number that is
         averaged, by name; of names alone it is 100. Others stay on their nodes. ``None``: no
         sum of that kind.
+      by_array: the mean of each array is over those nodes whose program returned it; who left it
+        out stays under the masks. ``False``: a program returns all arrays.
 
     Raises:
       InputError: metrics that are one text, no names.
@@ -107,6 +109,7 @@ class WeightedMean:
     weighted_by: str = "num-examples"
     train_metrics: Mapping[str, float] | Collection[str] = ()
     evaluate_metrics: Mapping[str, float] | Collection[str] | None = None
+    by_array: bool = False
 
     def __post_init__(self) -> None:
         for name in ("train_metrics", "evaluate_metrics"):
@@ -136,6 +139,7 @@ class WeightedMean:
             max_weight=LARGEST_WEIGHT if self.max_weight is None else self.max_weight,
             weighted_by=self.weighted_by,
             metrics=tuple((name, float(most)) for name, most in metrics.items()),
+            by_array=self.by_array,
         )
 
 
@@ -346,7 +350,7 @@ class Coordinator:
             entries = sum(math.prod(shape) for _, shape in shapes)
             statistics = statistics_in(shapes, self.cohort.protocol)
             factor = versions.weights[0] if versions else 1
-            segments = content.segments(entries, statistics, factor=factor)
+            segments = content.segments(entries, statistics, arrays=len(shapes), factor=factor)
             most, minimum = len(nodes), None
         params = self.cohort.params(most, Layout(segments=segments, clients=most), minimum)
         # Nodes that are drawn anew for every sum would share for sums that never are.

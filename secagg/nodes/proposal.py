@@ -4,27 +4,27 @@ A node reads the proposal before it does anything, and its hash is in the label 
 mask, box and signature: clients who were shown different ones do not cancel. Nothing here
 knows an engine; ``secagg.adapters`` carry the bytes.
 
-What a client brings is one vector. Without noise its segments are the update, running
-statistics in a range of their own, the number of entries that were cut, the weight, which
-numbers were cut or missing, how the work failed, and the metrics that the server named. Nothing
-that a client computed is refused: a refusal would tell the server of it; a sum of counts says
-how many. Update and metrics are multiplied by weight / max_weight before they are rounded, so
-that a lane need not hold the weight: the weighted mean is within step * max_weight * survivors
-/ total weight of the true one. Under CKKS update and metrics are approximate, within 2^-14 of
-their range for every survivor. With noise the noised vector is all there is: any other number
-would be a release of its own.
+What a client brings is one vector. Without noise its segments are the update, running statistics in
+a range of their own, the number of entries that were cut, the weight, which numbers were cut or
+missing, how the work failed, the weight of each array where clients train a part of the model, and
+the metrics that the server named. Nothing that a client computed is refused: a refusal would tell
+the server of it; a sum of counts says how many. Update and metrics are multiplied by weight /
+max_weight before they are rounded, so that a lane need not hold the weight: the weighted mean is
+within step * max_weight * survivors / total weight of the true one. Under CKKS update and metrics
+are approximate, within 2^-14 of their range for every survivor. With noise the noised vector is all
+there is: any other number would be a release of its own.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dp.accounting.events import (
     DiscreteGaussianEvent,
@@ -55,6 +55,7 @@ CLIPPED: Final = "clipped"  # entries of an update
 CLAMPED: Final = "clamped"  # weight and metrics, one entry each
 MISSING: Final = "missing"  # metrics, one entry each
 FAILED: Final = "failed"  # one entry for each ``Failure``
+PARTS: Final = "parts"  # a client's weight for each array that it trained, otherwise 0
 STATISTIC: Final = "statistic"
 STATISTIC_LEVELS: Final = 2**46  # a step of the range is 1.9e-9; 2^17 clients fit a word
 METRIC: Final = "metric "  # before a metric's name, in the name of its segment
@@ -87,6 +88,8 @@ class Average:
       max_weight: of one client; more is cut to it.
       weighted_by: the name of the weight among a program's metrics.
       metrics: by name, the largest absolute value of each number beside the update.
+      by_array: whether the mean of an array is over those who trained it. Who did not brings
+        zeros, and who that was stays under the masks.
     """
 
     clip: float
@@ -94,8 +97,11 @@ class Average:
     max_weight: int
     weighted_by: str
     metrics: tuple[tuple[str, float], ...] = ()
+    by_array: bool = False
 
     def __post_init__(self) -> None:
+        if type(self.by_array) is not bool:
+            raise InputError(f"by_array is {self.by_array!r:.40}, neither true nor false")
         if not isinstance(self.weighted_by, str):
             raise InputError(f"weighted_by is {self.weighted_by!r:.40}, expected a name")
 
@@ -105,11 +111,12 @@ class Average:
         return step * self.max_weight * survivors / weight
 
     def segments(
-        self, entries: int, statistics: int = 0, *, factor: int = 1
+        self, entries: int, statistics: int = 0, *, arrays: int = 0, factor: int = 1
     ) -> tuple[Segment, ...]:
         """The segments of the vector; of ``entries`` so many are running statistics.
 
-        ``factor`` is the largest by which weights are multiplied: s(0) of ``Versions``.
+        ``arrays`` is their number, of account with ``by_array``; ``factor`` is the largest by which
+        weights are multiplied: s(0) of ``Versions``.
         """
         codec = FixedPoint(clip=self.clip, bits=self.bits)
         of_range = Count(maximum=2 * STATISTIC_LEVELS)
@@ -129,6 +136,7 @@ class Average:
                 (CLAMPED, 1 + len(self.metrics), 1),
                 (MISSING, len(self.metrics), 1),
                 (FAILED, len(Failure), 1),
+                (PARTS, arrays * self.by_array, self.max_weight * factor),
             )
             if many
         )
@@ -175,11 +183,14 @@ class Contribution:
       vector: the update, or with noise on examples the sum of clipped gradients; flat.
       weight: of the update in the mean.
       metrics: numbers beside it; those that the proposal does not name stay here.
+      trained: arrays that were trained, of account with ``Average.by_array``; others bring zeros.
+        ``None``: all.
     """
 
     vector: NDArray[Any] = field(repr=False)
     weight: int = field(default=1, repr=False)
     metrics: Mapping[str, float] = field(repr=False)
+    trained: Set[str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,7 +341,9 @@ class Proposal:
             segments = content.segments()
         else:
             statistics = statistics_in(self.shapes, self.protocol)
-            segments = content.segments(self.entries, statistics, factor=self._factor)
+            segments = content.segments(
+                self.entries, statistics, arrays=len(self.shapes), factor=self._factor
+            )
         return Layout(segments=segments, clients=self.params.clients)
 
     @property
@@ -406,6 +419,8 @@ class Proposal:
             clipped = np.array(own.vector, np.float64)
             refuse_non_finite(clipped, 0, UPDATE, np.empty(len(clipped), np.bool_))
             trained = self.trained if statistics_in(self.shapes, self.protocol) else None
+            if average.by_array and own.trained is not None:
+                clipped[~self._by_array([name in own.trained for name, _ in self.shapes])] = 0
             limit = np.float64(average.clip)
             most = limit if trained is None else np.where(trained, limit, STATISTICS.clip)
             np.clip(clipped, -most, most, out=clipped)
@@ -417,6 +432,10 @@ class Proposal:
                 clipped = clipped[trained]
             if len(clipped):
                 values[UPDATE] = clipped
+        if average.by_array and self.shapes:
+            names = [name for name, _ in self.shapes]
+            those = names if own.trained is None else own.trained
+            values[PARTS] = [weight * counts * (name in those) for name in names]
         clamped, missing = [weight != own.weight], []
         for name, bound in average.metrics:
             value = own.metrics.get(name, math.nan)
@@ -426,6 +445,10 @@ class Proposal:
             values[METRIC + name] = held * part
         values[CLAMPED] = np.array(clamped, np.uint64)
         return values | ({MISSING: np.array(missing, np.uint64)} if missing else {})
+
+    def _by_array(self, values: ArrayLike) -> NDArray[Any]:
+        """A value an array, for each of its entries."""
+        return np.repeat(values, [math.prod(shape) for _, shape in self.shapes])
 
     def decode(self, total: NDArray[Any], survivors: tuple[int, ...]) -> Result:
         """What a sum says: uint64 words, or float64 of SEAL.
@@ -453,7 +476,7 @@ class Proposal:
         counts = self._counts(average, sums)
         return Result(
             survivors=survivors,
-            vector=self._mean(sums, one, len(survivors)),
+            vector=self._mean(sums, self._ones(average, sums, one), len(survivors)),
             weight=weight,
             metrics={name: float(sums[METRIC + name][0]) * one for name, _ in average.metrics},
             clipped=int(sums[CLIPPED][0]) if self.entries else 0,
@@ -462,17 +485,29 @@ class Proposal:
             reasons=failures | counts,
         )
 
+    def _ones(
+        self, average: Average, sums: Mapping[str, NDArray[Any]], one: float
+    ) -> NDArray[np.float64]:
+        """What each entry of a sum is multiplied by; 0 of an array that nobody trained."""
+        if not (average.by_array and self.shapes):
+            return np.broadcast_to(np.float64(one), self.entries)
+        weights = sums[PARTS].astype(np.float64)
+        most = float(average.max_weight * self._factor)
+        return self._by_array(
+            np.divide(most, weights, out=np.zeros(len(weights)), where=weights > 0)
+        )
+
     def _mean(
-        self, sums: Mapping[str, NDArray[Any]], one: float, survivors: int
+        self, sums: Mapping[str, NDArray[Any]], one: NDArray[np.float64], survivors: int
     ) -> NDArray[np.float64]:
         """The update, its running statistics where the shapes have them."""
         if not statistics_in(self.shapes, self.protocol):
             return sums[UPDATE] * one if self.entries else np.empty(0)
         mean, trained = np.empty(self.entries), self.trained
         if trained.any():
-            mean[trained] = sums[UPDATE] * one
+            mean[trained] = sums[UPDATE] * one[trained]
         levels = sums[STATISTIC].astype(np.float64) - survivors * float(STATISTIC_LEVELS)
-        mean[~trained] = levels / STATISTIC_LEVELS * STATISTICS.clip * one
+        mean[~trained] = levels / STATISTIC_LEVELS * STATISTICS.clip * one[~trained]
         return mean
 
     def _counts(self, average: Average, sums: Mapping[str, NDArray[Any]]) -> dict[str, int]:
@@ -492,6 +527,8 @@ class Proposal:
             content |= {"unit": mechanism.unit.value, "sampling_rate": self.content.sampling_rate}
         else:
             content = {item.name: getattr(self.content, item.name) for item in fields(Average)}
+            if not self.content.by_array:
+                del content["by_array"]
         said = {
             "version": VERSION,
             "purpose": self.purpose,

@@ -51,6 +51,7 @@ def averages(draw: st.DrawFn) -> Average:
         max_weight=draw(st.integers(1, 10**9)),
         weighted_by=draw(NAMES),
         metrics=tuple(metrics.items()),
+        by_array=draw(st.booleans()),
     )
 
 
@@ -91,7 +92,8 @@ def built(draw: st.DrawFn, content: Average | Noise, shapes: Shapes, clients: in
         segments = content.segments()
     else:
         factor = versions.weights[0] if versions else 1
-        segments = content.segments(entries_of(shapes), factor=factor)
+        arrays = len(shapes)
+        segments = content.segments(entries_of(shapes), arrays=arrays, factor=factor)
     minimum = content.mechanism.minimum_survivors if noise else None
     return Proposal(
         purpose=draw(st.text(string.ascii_letters + " .", min_size=1)),
@@ -240,7 +242,7 @@ def exactly(values: list[float], weights: list[int]) -> Fraction:
 def test_the_mean_is_within_the_stated_bound(given_sum: Any, data: Any) -> None:
     average, shapes, clients, weights = given_sum
     entries = entries_of(shapes)
-    layout = Layout(segments=average.segments(entries), clients=6)
+    layout = Layout(segments=average.segments(entries, arrays=len(shapes)), clients=6)
     proposal = Proposal(
         purpose="train",
         session=bytes(16),

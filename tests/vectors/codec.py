@@ -127,6 +127,21 @@ def _of_versions() -> Iterator[tuple[str, Proposal, dict[str, Any] | str, int]]:
     yield "one of that version whose work failed", mixed, "raised", 9
 
 
+def _by_array() -> Iterator[tuple[str, Proposal, dict[str, Any] | str]]:
+    """A mean of each array by those who trained it."""
+    mean = Average(clip=1.0, bits=14, max_weight=100, weighted_by="n", by_array=True)
+    shapes = (("bias", (2,)), ("norm.running_mean", (2,)), ("weight", (2, 2)))
+    bare = _proposal(shapes, replace(mean, by_array=False), 10, "parts")
+    segments = mean.segments(bare.entries, 2, arrays=3)
+    words = Layout(segments=segments, clients=10).words
+    params = replace(bare.params, words=words)  # type: ignore[type-var]  # of bonawitz, here
+    parts = replace(bare, params=params, content=mean)
+    own = {"update": [0.5, -0.25, 3.0, -2.0, 1.0, -1.0, 1.5, -7.0], "weight": 40, "metrics": {}}
+    yield "all arrays were trained", parts, own
+    yield "one was not, and its entries are zeros", parts, own | {"trained": ["bias"]}
+    yield "work on arrays failed", parts, "update"
+
+
 def _seeds(number: int, proposal: Proposal) -> list[bytes]:
     rounded = [s for s in proposal.layout.segments if isinstance(s.codec, FixedPoint)]
     return [
@@ -145,7 +160,10 @@ def words_of(
     else:
         update = _pattern(proposal.entries) if own["update"] is None else own["update"]
         said = Contribution(
-            vector=np.array(update, np.float64), weight=own["weight"], metrics=own["metrics"]
+            vector=np.array(update, np.float64),
+            weight=own["weight"],
+            metrics=own["metrics"],
+            trained=own.get("trained"),
         )
     drawn = iter(seeds)
 
@@ -163,8 +181,14 @@ def codec() -> dict[str, Any]:
         _case(len(cases) + number, *case) | {"client": case[-1]}
         for number, case in enumerate(_of_versions())
     ]
-    about = "what nodes bring to a sum: docs/protocols/codec.md"
-    return {"about": about, "cases": cases, "cases of several versions": mixed}
+    before = len(cases) + len(mixed)
+    parts = [_case(before + number, *case) for number, case in enumerate(_by_array())]
+    return {
+        "about": "what nodes bring to a sum: docs/protocols/codec.md",
+        "cases": cases,
+        "cases of several versions": mixed,
+        "cases of parts": parts,
+    }
 
 
 def _case(
