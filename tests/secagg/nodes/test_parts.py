@@ -10,6 +10,7 @@ from secagg.errors import InputError
 from secagg.nodes import work
 from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
 from secagg.nodes.proposal import Average, Contribution, Failure, Proposal
+from secagg.stage import UNSIGNED, Stage
 from secagg.vectors.arrays import Arrays
 
 SIX = tuple(range(100, 106))
@@ -68,14 +69,12 @@ def test_what_a_node_sends_does_not_say_which_arrays_it_trained(folder: Path) ->
     carry(Coordinator(PARTS, SumSettings()), machines, shapes=SHAPES)
     sizes = {
         node: [
-            len(message)
-            for stage in ("advertise", "share", "mask", "reveal")
-            for message in machines.answers[node, stage].messages
+            len(message) for stage in UNSIGNED for message in machines.answers[node, stage].messages
         ]
         for node in SIX
     }
     assert len({tuple(size) for size in sizes.values()}) == 1
-    assert all(machines.answers[node, "mask"].examples == 0 for node in SIX)
+    assert all(machines.answers[node, Stage.MASK].examples == 0 for node in SIX)
 
 
 def test_entries_of_an_array_that_is_not_said_to_be_trained_stay_here(folder: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import secagg
 from dp.accounting.accountant import epsilon_rdp
-from dp.accounting.events import GaussianEvent, PoissonSampling, SkellamEvent
+from dp.accounting.events import Event, GaussianEvent, PoissonSampling, SkellamEvent
 from dp.ledger import Ledger
 from secagg.errors import InputError
 from secagg.training.devices import Device, settings_of
@@ -109,7 +109,7 @@ def test_with_local_noise_each_client_is_charged_for_its_own_rate_and_steps(fold
     made, _ = chosen(devices, noise="local", local_steps=4, sampling_rate=0.5, **BUDGET, rounds=2)
     assert isinstance(made, Local)
     for client, (rate, steps) in enumerate([(0.5, 1), (0.1, 4), (0.5, 4), (0.5, 4)]):
-        event = GaussianEvent(
+        event: Event = GaussianEvent(
             noise_multiplier=made.noise_multiplier,
             sampling=PoissonSampling(rate=rate),
             steps=2 * steps,
