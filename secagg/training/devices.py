@@ -34,7 +34,7 @@ class Device:
         return replace(config, **{name: v for name, v in given.items() if v is not None})
 
     def trained(self, names: Iterable[str]) -> list[bool]:
-        """Of the parameters of these names, which it trains.
+        """Whether each parameter of these names is trained.
 
         Raises:
           InputError: a name of ``trains`` stands for none of them.
