@@ -78,7 +78,7 @@ class Buffer:
     """Rings that wait, and the versions of the model. Not for threads.
 
     Args:
-      size: rings that make a sum, K; a sum may have some more, and never fewer.
+      size: rings that make a sum, K; it has more where more of a version have rung, never fewer.
       weights: what an update counts that is 0, 1, ... versions behind the newest; one that is
         further behind is not taken.
       minimum_same: fewest nodes of one version in a sum, where versions are mixed. ``None``:

@@ -105,8 +105,11 @@ class Average:
         if not isinstance(self.weighted_by, str):
             raise InputError(f"weighted_by is {self.weighted_by!r:.40}, expected a name")
 
-    def mean_error(self, weight: int, survivors: int) -> float:
-        """An entry of the mean is within this of the true one, at that total weight."""
+    def mean_error(self, weight: float, survivors: int) -> float:
+        """An entry of the mean is within this of the true one, at that total weight.
+
+        It is ``Result.least_weight`` for any entry.
+        """
         step = FixedPoint(clip=self.clip, bits=self.bits).step
         return step * self.max_weight * survivors / weight
 
@@ -201,6 +204,7 @@ class Result:
       survivors: clients in the sum, by number.
       vector: the mean; with noise the sum. Flat float64.
       weight: total, each times what its version counts; with noise the number of survivors.
+      least_weight: total of the array that fewest trained, an update of the newest version times 1.
       metrics: weighted means, by name.
       clipped: entries of all updates that the clip cut; 0 with noise.
       clamped: weights and metrics that were beyond their bounds, and cut to them; a metric that
@@ -212,6 +216,7 @@ class Result:
     survivors: tuple[int, ...]
     vector: NDArray[np.float64]
     weight: int
+    least_weight: float
     metrics: Mapping[str, float]
     clipped: int
     clamped: int = 0
@@ -400,7 +405,7 @@ class Proposal:
         if isinstance(self.content, Noise):
             vector = own.vector
             if counts != self._factor:  # before the clip, which bounds what is left
-                vector = vector * np.asarray(counts / self._factor, vector.dtype)
+                vector = vector * (counts / self._factor)
             values = {UPDATE: self.content.mechanism.encode(vector, seed=self.seed)}
         else:
             values = self._weighted(self.content, own, counts) | {FAILED: failures}
@@ -459,8 +464,14 @@ class Proposal:
         sums = decode(self.layout, self.params, total)
         if isinstance(self.content, Noise):
             vector = self.content.mechanism.decode(sums[UPDATE], seed=self.seed)
+            count = len(survivors)
             return Result(
-                survivors=survivors, vector=vector, weight=len(survivors), metrics={}, clipped=0
+                survivors=survivors,
+                vector=vector,
+                weight=count,
+                least_weight=count,
+                metrics={},
+                clipped=0,
             )
         average, weight = self.content, int(sums[WEIGHT][0])
         failures = {
@@ -478,12 +489,18 @@ class Proposal:
             survivors=survivors,
             vector=self._mean(sums, self._ones(average, sums, one), len(survivors)),
             weight=weight,
+            least_weight=self._least(average, sums) / self._factor,
             metrics={name: float(sums[METRIC + name][0]) * one for name, _ in average.metrics},
             clipped=int(sums[CLIPPED][0]) if self.entries else 0,
             clamped=sum(counts.values()),
             failed=failed,
             reasons=failures | counts,
         )
+
+    def _least(self, average: Average, sums: Mapping[str, NDArray[Any]]) -> int:
+        """The smallest weight that a mean is over."""
+        by_array = sums[PARTS] if average.by_array and self.shapes else np.empty(0, np.int64)
+        return int(min([*sums[WEIGHT], *by_array[by_array > 0]]))
 
     def _ones(
         self, average: Average, sums: Mapping[str, NDArray[Any]], one: float

@@ -48,7 +48,7 @@ from secagg.stage import UNSIGNED, Stage
 from secagg.training.books import Books, check_books, head_of
 from secagg.training.callbacks import Callback
 from secagg.training.data import Examples, Federation, federate, simulated_dropouts
-from secagg.training.devices import ALIKE, Devices, settings_of
+from secagg.training.devices import ALIKE, Devices
 from secagg.training.modes import Mode, check_loss, mode
 from secagg.training.optimizers import Moments, Rate, ServerOptimizer, rate_at
 from secagg.training.report import curves, report
@@ -294,8 +294,7 @@ class Trainer:
             raise InputError("stop_at needs evaluation data")
         check_accounted(config, task.protocol)
         config = replace(config)  # a copy, whatever its maker does with it
-        settings_of(config, task.devices)  # or refuses; and so does the next
-        chosen = mode(config, task.federation, task.model, 0, task.loss, task.devices)
+        chosen = mode(config, task.federation, task.model, 0, task.loss, task.devices)  # or refuses
         filled_protocol(config, task.protocol)  # the same
         check_books(config, chosen, task.federation, seal)
         folder = RunFolder.create(out, config.as_dict(), versions=_versions(), overwrite=overwrite)

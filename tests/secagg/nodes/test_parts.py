@@ -55,6 +55,7 @@ def test_an_array_is_the_mean_of_those_who_trained_it(folder: Path, protocol: st
     assert np.abs(body - mean("body", large)).max() < off
     assert np.abs(statistics - mean("body", large)).max() < off
     assert finished.result.clipped == 0
+    assert finished.result.least_weight == sum(1 + node % 7 for node in large)
 
 
 def test_an_array_that_nobody_trained_stays(folder: Path) -> None:

@@ -15,7 +15,7 @@ from secagg.adapters.testing import ANYTHING
 from secagg.errors import InputError, RefusedError
 from secagg.nodes.buffer import Session
 from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
-from secagg.nodes.proposal import Contribution, Proposal
+from secagg.nodes.proposal import Average, Contribution, Proposal
 from secagg.nodes.versions import LARGEST_FACTOR, MOST_VERSIONS, Versions
 from secagg.stage import Stage
 
@@ -120,10 +120,16 @@ def test_a_mean_weighs_each_update_by_its_version_and_the_total_is_exact(folder:
     counts = {node: (1 + node % 5) * (1 if node in (100, 103) else 4) for node in SIX}
     assert finished.result.weight == sum(counts.values())
     exact = sum(counts[node] * on_integers(node, finished.proposal).vector for node in SIX)
-    step = 1.0 / (2 ** (finished.proposal.content.bits - 1) - 1)  # type: ignore[union-attr]
+    average = finished.proposal.content
+    assert isinstance(average, Average)
+    step = 1.0 / (2 ** (average.bits - 1) - 1)
     # weight * version / 20 is no binary fraction: rounded up or down, by less than a step each
     off = np.abs(finished.result.vector * finished.result.weight - exact)
     assert off.max() < len(SIX) * step * 20
+    assert finished.result.least_weight == sum(counts.values()) / 4
+    bound = average.mean_error(finished.result.least_weight, len(SIX))
+    assert (off / finished.result.weight).max() <= bound
+    assert bound == pytest.approx(len(SIX) * step * 20 / finished.result.weight)
 
 
 class Silent:
