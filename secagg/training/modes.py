@@ -594,16 +594,17 @@ class PlainSgd:
         # Statistics of a batch need two examples.
         mixing = any(isinstance(module, _NormBase) for module in model.modules())
         self._least = 2 if mixing else 1
+        self._mask: Tensor | None = None
         self.train_only(Device())
 
     def train_only(self, device: Device) -> None:
         """Leave all parameters as they come that ``device`` does not train."""
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         self.trains = device.trained(name for name, _ in named)
-        masks = [
-            torch.full_like(p, t).reshape(-1) for (_, p), t in zip(named, self.trains, strict=True)
-        ]
-        self._mask = None if all(self.trains) else torch.cat(masks)
+        self._mask = None
+        if not all(self.trains):
+            kept = zip(named, self.trains, strict=True)
+            self._mask = torch.cat([torch.full_like(p, t).reshape(-1) for (_, p), t in kept])
 
     def take_buffers(self, common: nn.Module) -> None:
         """Begin where the common model stands, in what is no parameter."""
