@@ -25,7 +25,7 @@ from protocols.primitives.shamir import majority
 from protocols.primitives.sign import VERIFY_KEY_SIZE
 from secagg.errors import InputError, RefusedError
 from secagg.nodes.proposal import PROTOCOLS, Average, Noise, Params, Proposal
-from secagg.nodes.versions import Versions
+from secagg.nodes.versions import LEAST_SAME, Versions
 
 UNITS: Final = ("example", "client")
 GRAPHS: Final = ("complete", "sparse")
@@ -351,6 +351,8 @@ def _stands(proposal: Proposal) -> int:
             stands = params.corrupted
         else:
             stands = (params.threshold or 0) - 1
+    if proposal.versions:  # all of them on one client's version leave another honest one there
+        stands = min(stands, proposal.versions.minimum_same - LEAST_SAME)
     return min(stands, noise.mechanism.uncounted_shares - left_out) if noise else stands
 
 

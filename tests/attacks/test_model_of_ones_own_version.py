@@ -216,6 +216,16 @@ def test_by_default_a_node_mixes_no_versions(folder: Path) -> None:
     assert not machines.brought
 
 
+def test_a_version_hides_a_node_from_as_many_as_its_policy_says_collude(folder: Path) -> None:
+    """Two of eight, both on the victim's version, read its update if they are all but it."""
+    policy = replace(MIXES, corrupt_fraction="0.25", minimum_same=2)
+    machines = machines_of(folder, policy=policy)
+    assert refusals(machines) == {"this node's policy refuses (corrupt_fraction)"}
+    machines.policy = replace(policy, corrupt_fraction="0.125")
+    machines.shown |= dict.fromkeys(LIVE_THREE, LIVE)
+    assert attack(machines, dict.fromkeys((*LIVE_THREE, VICTIM), 7)).survivors == NODES
+
+
 def test_a_sum_against_a_server_that_lies_has_one_version(folder: Path) -> None:
     machines = machines_of(folder)
     roster, machines.policy = signing(machines)
