@@ -10,7 +10,7 @@ RUN ?= runs/demo
 T :=
 PACKAGE := dataset-fashion-mnist
 
-.PHONY: help demo test test-all coverage browser check pythons fix docs bench figures data vectors clean
+.PHONY: help demo test test-all coverage browser check pythons fix docs gpu bench figures data vectors clean
 .DELETE_ON_ERROR:
 
 .venv/.made:
@@ -66,6 +66,14 @@ docs: .venv/.dev ## the pages: their code runs, their tables and pictures are tr
 pythons: .venv/.made ## the built package on every Python that is found: extras, tests, oldest dependencies
 	$(BIN)/python .ci/pythons.py
 
+# An environment of its own: triton is 1 GB, and nothing else here needs it. Without a device its
+# interpreter says whether the words are right, and its compiler how many registers they take.
+gpu: .venv/.dev ## masks on a device: what can be checked without one, and all of it where there is one
+	test -d .venv-gpu || $(BIN)/python -m venv .venv-gpu
+	echo "$(CURDIR)/.venv/lib/$$($(BIN)/python -c 'import sys; print("python{}.{}".format(*sys.version_info))')/site-packages" > .venv-gpu/lib/$$($(BIN)/python -c 'import sys; print("python{}.{}".format(*sys.version_info))')/site-packages/beside.pth
+	.venv-gpu/bin/python -m pip install --quiet --no-deps 'triton>=3.7,<4' -c constraints.txt
+	PYTHONPATH=. .venv-gpu/bin/python -m pytest tests/secagg/rounds/test_device.py
+
 bench: .venv/.dev ## the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
@@ -87,4 +95,4 @@ vectors: .venv/.dev ## the test vectors: a change in them is a change of the wir
 	$(BIN)/python tests/vectors/make.py
 
 clean: ## away with .venv, .data, runs and all caches
-	rm -rf .venv .data runs .mypy_cache .pytest_cache .ruff_cache .benchmarks .coverage .coverage.* .hypothesis .import_linter_cache
+	rm -rf .venv .venv-gpu .data runs .mypy_cache .pytest_cache .ruff_cache .benchmarks .coverage .coverage.* .hypothesis .import_linter_cache

@@ -48,7 +48,7 @@ BUILD_TOOLS: Final = ("hatchling", "hatch-fancy-pypi-readme", "twine")
 WITHOUT: Final = (
     *("torch", "opacus", "sklearn", "safetensors", "threadpoolctl", "matplotlib"),
     *("tenseal", "flwr", "ray", "distributed", "hatchling"),
-    *("starlette", "uvicorn", "httptools", "nvflare"),
+    *("starlette", "uvicorn", "httptools", "nvflare", "triton"),
 )
 OTHER: Final = "other"
 

@@ -41,9 +41,7 @@ MAX_WORDS = 2**33 - 8  # a seed: the AES blocks from counter 2 on, in whole grou
 if sys.byteorder != "little":
     raise ImportError("secagg reads keystreams as little-endian words; this machine is big-endian")
 
-MAX_CHUNK_WORDS = (
-    2**17
-)  # 1 MiB: what a thread takes at a time, as each handing over of the lock costs
+MAX_CHUNK_WORDS = 2**17  # 1 MiB a thread at a time: each handing over of the lock costs
 
 _ZEROS = memoryview(bytes(8 * MAX_CHUNK_WORDS))
 
@@ -225,6 +223,11 @@ def _cipher(
             counter = 2 + block * (BLOCK_WORDS // 2)
             return Cipher(key, modes.CTR(nonce + counter.to_bytes(4, "big")))
         case Suite.CHACHA20:
-            material = HKDFExpand(hashes.SHA256(), 44, info).derive(seed)
+            material = chacha20_material(seed, label)
             initial = block.to_bytes(4, "little")
             return Cipher(algorithms.ChaCha20(material[:32], initial + material[32:]), None)
+
+
+def chacha20_material(seed: bytes, label: bytes) -> bytes:
+    """The 32 bytes of key and 12 of nonce of a stream: **secret**, for whoever has the cipher."""
+    return HKDFExpand(hashes.SHA256(), 44, bytes([Suite.CHACHA20]) + label).derive(seed)

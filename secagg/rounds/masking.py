@@ -59,18 +59,10 @@ def threads(count: int | None = None) -> Expand:
     Raises:
       InputError: ``count``, or what the variable says, is no integer from 1.
     """
-    if count is None:
-        said = os.environ.get(THREADS, "")
-        if said and not (said.isascii() and said.isdecimal() and int(said) > 0):
-            raise InputError(f"{THREADS} is {said!r:.40}, must be an integer from 1")
-        cores = _cores()
-        count = min(cores, int(said)) if said else cores
-    elif type(count) is not int or count < 1:
-        raise InputError(f"count is {count!r}, must be an integer from 1")
-    several = count
+    several = _threads(count)
 
     def expand(masks: Sequence[Mask], suite: Suite) -> Streams:
-        _check_seeds(masks)
+        check_seeds(masks)
         parts = several if len(masks) else 1
         if parts == 1:
             return _Checked(Masks(masks, suite))
@@ -92,6 +84,18 @@ def _worth(words: int) -> int:
     return max(1, words // max(1, PAYS // 2))
 
 
+def _threads(count: int | None) -> int:
+    if count is None:
+        said = os.environ.get(THREADS, "")
+        if said and not (said.isascii() and said.isdecimal() and int(said) > 0):
+            raise InputError(f"{THREADS} is {said!r:.40}, must be an integer from 1")
+        cores = _cores()
+        return min(cores, int(said)) if said else cores
+    if type(count) is not int or count < 1:
+        raise InputError(f"count is {count!r}, must be an integer from 1")
+    return count
+
+
 def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -105,7 +109,7 @@ class _Checked:
         self._streams = streams
 
     def apply_to(self, words: Words) -> None:
-        _check(words)
+        check_words(words)
         self._streams.apply_to(words)
 
     def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
@@ -128,7 +132,7 @@ class _ByMasks:
         ]
 
     def apply_to(self, words: Words) -> None:
-        _check(words)
+        check_words(words)
         several = min(len(self._shares), _worth(len(words) * self._count))
         if several == 1:
             for share in self._shares:
@@ -160,7 +164,7 @@ class _ByWords:
         self._at = 0
 
     def apply_to(self, words: Words) -> None:
-        _check(words, self._at)
+        check_words(words, self._at)
         count = len(words)
         parts = min(self._parts, _worth(count * len(self._masks)))
         _together(
@@ -182,6 +186,11 @@ def _each(work: Callable[[Item], Made], items: Sequence[Item], parts: int) -> It
         return map(work, items)
     with ThreadPoolExecutor(several) as pool:
         return list(pool.map(work, items))
+
+
+def together(work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
+    """Map ``work``, which holds no lock of the interpreter, over the cores of this machine."""
+    return _each(work, items, _threads(None))
 
 
 def _apply(masks: Sequence[Mask], suite: Suite, start: int, words: Words) -> None:
@@ -215,7 +224,8 @@ def _together(works: Sequence[Callable[[], None]]) -> None:
         other.result()
 
 
-def _check(words: Words, start: int = 0) -> None:
+def check_words(words: Words, start: int = 0) -> None:
+    """Refuse what is no writable vector of words, or more than a seed may give from ``start``."""
     if words.dtype != np.uint64 or words.ndim != 1 or not words.flags.writeable:
         raise InputError(
             f"words of {words.dtype} in {words.ndim} dimensions; need a writable vector of uint64"
@@ -226,7 +236,8 @@ def _check(words: Words, start: int = 0) -> None:
         )
 
 
-def _check_seeds(masks: Sequence[Mask]) -> None:
+def check_seeds(masks: Sequence[Mask]) -> None:
+    """Refuse a seed of another size."""
     for mask in masks:
         if len(mask.seed) != SEED_SIZE:
             raise protocols.InputError(f"seed has {len(mask.seed)} bytes, expected {SEED_SIZE}")
@@ -268,7 +279,7 @@ def _jobs(words: Words, masks: Sequence[Mask], suite: Suite, parts: int, at: int
 
     Cut by masks where there are as many as parts: a stream is quickest from its start on.
     """
-    _check(words, at)
+    check_words(words, at)
     count = len(words)
     if not masks or not count:
         return []
@@ -312,7 +323,7 @@ def over(executor: Executor, *, parts: int) -> Expand:
         raise InputError(f"{parts} parts; at least 1 is needed")
 
     def expand(masks: Sequence[Mask], suite: Suite) -> Streams:
-        _check_seeds(masks)
+        check_seeds(masks)
         return _Jobs(executor, parts, masks, suite)
 
     return expand

@@ -1,0 +1,110 @@
+"""What tests/secagg/rounds/test_device.py runs in processes of their own."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import triton
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
+from protocols.errors import LocalProtocolError
+from protocols.primitives.prg import MAX_WORDS, SEED_SIZE, Mask, Masks, Suite
+from protocols.secrets import Secret
+from secagg.errors import InputError
+from secagg.rounds import chacha
+from secagg.rounds.device import DeviceMasks, on_device
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def words() -> None:
+    rng = np.random.default_rng(0)
+
+    # RFC 8439, 2.3.2: the block of counter 1
+    key, nonce = bytes(range(32)), bytes.fromhex("000000090000004a00000000")
+    material = torch.from_numpy(np.frombuffer(key + nonce, "<i4").copy())
+    block = torch.zeros(8, dtype=torch.int64)
+    numbers = {"skipped": 0, "subtracted": 0, "seeds": 1}
+    chacha.launch(block, material, count=8, first_block=1, **numbers)
+    assert block.numpy().tobytes().hex().startswith("10f1e7e4d13b5915500fdd1fa32071c4")
+    say("rfc")
+
+    for length, seeds in ((1, 1), (7, 2), (8, 3), (1023, 3), (2049, 2)):
+        masks = [
+            Mask(
+                seed=Secret(rng.bytes(SEED_SIZE)),
+                label=rng.bytes(5),
+                subtract=bool(rng.integers(2)),
+            )
+            for _ in range(seeds)
+        ]
+        found = rng.integers(0, 2**64, length, dtype=np.uint64)
+        expected = found.copy()
+        on_device()(masks, Suite.CHACHA20).apply_to(found)
+        Masks(masks, Suite.CHACHA20).apply_to(expected)
+        assert np.array_equal(found, expected)
+    say("random")
+
+    masks = [Mask(seed=Secret(bytes(SEED_SIZE)), label=b"", subtract=one) for one in (False, True)]
+    masks.append(Mask(seed=Secret(b"1" * SEED_SIZE), label=b"1"))
+    streams, plain = DeviceMasks(masks, "cuda"), Masks(masks, Suite.CHACHA20)
+    for length in (3, 0, 8, 5, 1, 64, 13):  # from any word on
+        found, expected = np.ones(length, np.uint64), np.ones(length, np.uint64)
+        streams.apply_to(found)
+        plain.apply_to(expected)
+        assert np.array_equal(found, expected)
+    say("calls")
+
+    last = 2**32 - 2  # of the 2^32 blocks before the counter is 0 again
+    block = torch.zeros(16, dtype=torch.int64)
+    chacha.launch(block, material, count=16, first_block=last, **numbers)
+    cipher = Cipher(algorithms.ChaCha20(key, last.to_bytes(4, "little") + nonce), None)
+    assert block.numpy().tobytes() == cipher.encryptor().update(bytes(128))
+    say("last")
+
+    streams._at = MAX_WORDS - 8
+    streams.apply_to(np.zeros(8, np.uint64))
+    for refused, error in (
+        (torch.zeros(1, dtype=torch.int64), LocalProtocolError),
+        (torch.zeros(1), InputError),
+        (torch.zeros(2, 2, dtype=torch.int64), InputError),
+        (torch.zeros(4, dtype=torch.int64)[::2], InputError),
+    ):
+        try:
+            streams.apply_to_tensor(refused)
+        except error:
+            continue
+        raise SystemExit(f"{refused} was not refused")
+    say("past")
+
+
+def compiled(architecture: int) -> None:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    numbers = {"count": "i64", "skipped": "i32", "first_block": "i64"}
+    seeds = {"subtracted": "i32", "seeds": "i32"}
+    source = ASTSource(
+        chacha.masks,
+        signature={"words": "*u64", "material": "*u32", **numbers, **seeds, "BLOCKS": "constexpr"},
+        constexprs={"BLOCKS": chacha.BLOCKS},
+    )
+    target = GPUTarget("cuda", architecture, 32)
+    kernel = triton.compile(source, target=target, options={"num_warps": chacha.WARPS})
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
+        Path(binary.name).write_bytes(kernel.asm["cubin"])
+        for what in ("-res-usage", "-sass"):
+            told = subprocess.run(
+                [tool, what, binary.name], capture_output=True, text=True, check=True
+            )
+            say(told.stdout)
+
+
+if __name__ == "__main__":
+    words() if sys.argv[1] == "words" else compiled(int(sys.argv[2]))
