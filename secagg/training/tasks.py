@@ -30,6 +30,7 @@ from secagg.rounds.ckks import FLOODING, MODELS
 from secagg.training.data import Examples, Federation
 from secagg.training.optimizers import Rate, ServerOptimizer, describe_rate, rate_at
 from secagg.training.settings import TrainingConfig
+from secagg.vectors.arrays import model_digest
 from secagg.vectors.vector import flatten
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
@@ -278,7 +279,7 @@ def filled_protocol(config: TrainingConfig, given: Protocol | None) -> Protocol:
             return Ckks(model=MODELS[name], minimum_survivors=minimum)
 
 
-def described(task: Task, rounds: int) -> str | None:
+def described(task: Task, rounds: int) -> str:
     """What the objects of a run say of themselves, so that it is not resumed with others."""
     said = [] if task.protocol in (None, Bonawitz()) else [repr(task.protocol)]
     if callable(task.learning_rate):
@@ -289,7 +290,19 @@ def described(task: Task, rounds: int) -> str | None:
         said.append(f"metric {getattr(task.metric, '__name__', type(task.metric).__name__)}")
     if task.stop_at is not None:
         said.append(f"stop_at {task.stop_at:g}")
-    return "; ".join(said) or None
+    held = (*task.federation.clients, task.federation.evaluation)
+    return "; ".join([*said, f"data {data_digest(held).hex()[:16]}"])
+
+
+def data_digest(parts: Sequence[Examples]) -> bytes:
+    """SHA-256 of everybody's examples, one after the other in their order."""
+    return model_digest(
+        {
+            f"{number:09} {name}": getattr(part, name)
+            for number, part in enumerate(parts)
+            for name in ("features", "labels")
+        }
+    )
 
 
 def examples(data: ClientData, whose: str) -> Examples:
