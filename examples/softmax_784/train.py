@@ -163,12 +163,10 @@ def main(
         trainer = secagg.Trainer(
             *task, out=out, rounds=rounds, stop_at=stop_at, **given, **settings
         )
+    course = {}  # every ten rounds
     for record in watched(trainer, "secure", rounds):
-        if not as_json and record["round"] % 10 == 0:
-            click.echo(
-                f"round {record['round']}: accuracy {record['accuracy']:.3f}; on the clients' own "
-                f"images {told(own_tests(trainer.model, tests))}"
-            )
+        if record["round"] % 10 == 0:
+            course[record["round"]] = own_tests(trainer.model, tests)
     final, done = trainer.finish(), trainer.done
 
     with tempfile.TemporaryDirectory() as folder:
@@ -186,6 +184,7 @@ def main(
         "secure_accuracy": final["accuracy"],
         **{f"{name}_accuracy": right(model, test) / len(test[1]) for name, model in twins.items()},
         "own_tests": own_tests(trainer.model, tests),
+        "own_tests_by_round": course,
         "run": str(out),
     }
     if as_json:
@@ -195,7 +194,9 @@ def main(
         f"{name} {found[f'{name}_accuracy']:.4f}" for name in ("central", "plain", "secure")
     )
     click.echo(f"{clients} clients, alpha {alpha:g}, {done} rounds: accuracy {accuracies}")
-    click.echo(f"on the clients' own images {told(found['own_tests'])}")
+    click.echo("on the clients' own images:")
+    for number, each in {**course, done: found["own_tests"]}.items():
+        click.echo(f"round {number:3} {told(each)}")
     click.echo(f"report: {out / 'report.html'}")
 
 
