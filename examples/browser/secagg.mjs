@@ -61,7 +61,9 @@ export async function readProposal(bytes, most) {
   decline(said?.version !== 2, 'a proposal of another version');
   decline(said.protocol !== 'bonawitz', 'a page sums under bonawitz alone');
   decline(said.noise !== undefined || !said.average, 'a page cannot add noise');
+  decline(said.versions !== undefined, 'a page brings updates of one version of the model');
   const { average, shapes } = said;
+  decline(average.by_array !== undefined, 'a page brings all arrays of an update');
   decline(!wellFormed(said, average), 'not a proposal');
   const entries = shapes.reduce((sum, [, shape]) => sum + size(shape), 0);
   const wide = shapes.filter(([name]) => isStatistic(name));

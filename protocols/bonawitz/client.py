@@ -21,7 +21,7 @@ answer of a restored state goes through a ``Burn`` first.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
@@ -458,13 +458,16 @@ class AwaitBoxes(Client):
         index = count()
         for batch in _batches_of(words, self.agreement.params.words + 1):
             masks.apply_to(batch)
-            for begin in range(0, len(batch), FRAME_WORDS):
-                yield MaskedFrame(
+            frames = [
+                MaskedFrame(
                     header=self.agreement.header,
                     sender=self.me,
                     index=next(index),
                     words=batch[begin : begin + FRAME_WORDS],
-                ).to_bytes()
+                )
+                for begin in range(0, len(batch), FRAME_WORDS)
+            ]
+            yield from masks.each(MaskedFrame.to_bytes, frames)
 
     def _fields(self) -> Fields:
         return self._known(), u32(self.size), self.roster, self.secrets.take().to_bytes()
@@ -575,8 +578,13 @@ class AwaitSurvivors(_Holder):
 
     STAGE: ClassVar[int] = 3
 
-    def on_survivors(self, message: bytes) -> bytes:
+    def on_survivors(
+        self, message: bytes, *, accept: Callable[[Set[ClientId]], None] = lambda _: None
+    ) -> bytes:
         """Reveal one share for each peer, and be done.
+
+        Args:
+          accept: is told who is in the sum, and raises where we shall not help to open it.
 
         Raises:
           RemoteProtocolError: a stranger is named, we are not, or too few are.
@@ -585,7 +593,9 @@ class AwaitSurvivors(_Holder):
         """
         if self.agreement.params.active:
             raise LocalProtocolError("the server may lie: sign the survivors before revealing")
-        answer = self._reveal(self._read_survivors(message).alive)
+        alive = self._read_survivors(message).alive
+        accept(alive)
+        answer = self._reveal(alive)
         self._burn(message)
         return answer
 

@@ -15,12 +15,12 @@ tag is left: the same bytes, and twice as fast.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
@@ -41,7 +41,15 @@ MAX_WORDS = 2**33 - 8  # a seed: the AES blocks from counter 2 on, in whole grou
 if sys.byteorder != "little":
     raise ImportError("secagg reads keystreams as little-endian words; this machine is big-endian")
 
-_ZEROS = memoryview(bytes(8 * CHUNK_WORDS))
+MAX_CHUNK_WORDS = (
+    2**17
+)  # 1 MiB: what a thread takes at a time, as each handing over of the lock costs
+
+_ZEROS = memoryview(bytes(8 * MAX_CHUNK_WORDS))
+
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class Suite(IntEnum):
@@ -121,12 +129,18 @@ class Masks:
     Args:
       masks: their streams are opened here and read in step.
       start: first word, a multiple of 8.
+      chunk: words at a time, at most ``MAX_CHUNK_WORDS``. It changes no word.
     """
 
-    __slots__ = ("_keystream", "_out", "_streams")
+    __slots__ = ("_chunk", "_keystream", "_streams")
 
     def __init__(
-        self, masks: Iterable[Mask], suite: Suite = Suite.AES_128_CTR, *, start: int = 0
+        self,
+        masks: Iterable[Mask],
+        suite: Suite = Suite.AES_128_CTR,
+        *,
+        start: int = 0,
+        chunk: int = CHUNK_WORDS,
     ) -> None:
         self._streams = [
             (
@@ -135,18 +149,18 @@ class Masks:
             )
             for mask in masks
         ]
-        self._keystream = np.empty(CHUNK_WORDS, np.uint64)
-        self._out = self._keystream.data.cast("B")
+        self._chunk = min(chunk, MAX_CHUNK_WORDS)
+        self._keystream = np.empty(0, np.uint64)
 
     def apply_to(self, words: NDArray[np.uint64]) -> None:
         """Add and subtract the next ``len(words)`` words of each, in place, modulo 2**64."""
         for _, stream in self._streams:
             stream.spend(len(words))
-        for begin in range(0, len(words), CHUNK_WORDS):
-            self._combine(words[begin : begin + CHUNK_WORDS], self._streams)
+        for begin in range(0, len(words), self._chunk):
+            self._combine(words[begin : begin + self._chunk], self._streams)
 
     def write_to(self, chunk: NDArray[np.uint64]) -> None:
-        """Write the sum of their next words over ``chunk``, contiguous, ``CHUNK_WORDS`` at most."""
+        """Write the sum of their next words over ``chunk``, contiguous, of our size at most."""
         for _, stream in self._streams:
             stream.spend(len(chunk))
         first = self._streams[:1]
@@ -158,8 +172,15 @@ class Masks:
             chunk[:] = 0
         self._combine(chunk, self._streams[1:])
 
+    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
+        """Map ``work`` over ``items``, one after the other."""
+        return map(work, items)
+
     def _combine(self, chunk: NDArray[np.uint64], streams: Sequence[_Signed]) -> None:
-        keystream, out = self._keystream[: len(chunk)], self._out[: chunk.nbytes]
+        if len(self._keystream) < len(chunk):
+            self._keystream = np.empty(len(chunk), np.uint64)
+        keystream = self._keystream[: len(chunk)]
+        out = keystream.data.cast("B") if len(chunk) else memoryview(b"")
         for combine, stream in streams:
             stream.write(out)
             combine(chunk, keystream, out=chunk)
@@ -170,6 +191,9 @@ class Streams(Protocol):
 
     def apply_to(self, words: NDArray[np.uint64]) -> None:
         """Add and subtract the next ``len(words)`` words of each, in place, modulo 2**64."""
+
+    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
+        """Map what else a masked vector costs, such as its checksums, over the same cores."""
 
 
 class Expand(Protocol):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from dp.ledger.ledger import Ledger
 from protocols.errors import ProtocolError
 from secagg.errors import NodeError, RefusedError
+from secagg.nodes.buffer import Session
 from secagg.nodes.coordinator import Coordinator, FinishedSum
 from secagg.nodes.messages import Answer, Request
 from secagg.nodes.node import Node, new_folder
@@ -124,6 +125,7 @@ def carry(
     lost: Mapping[int, Stage] | None = None,
     nodes: Iterable[int] | None = None,
     purpose: str = "train",
+    session: Session | None = None,
     change: Change = lambda _, request: request,
 ) -> FinishedSum:
     """Carry one sum. A node that refuses, or fails, has not answered; ``machines.errors`` says why.
@@ -132,6 +134,7 @@ def carry(
       shapes: the arrays of the model, by name.
       lost: nodes that answer nothing from a stage on.
       nodes: who is asked; by default all.
+      session: of a ``Buffer``, whose nodes they are.
       change: what becomes of a request on its way, as a server that lies would have it.
 
     Raises:
@@ -141,7 +144,9 @@ def carry(
     machines.brought.clear()
     machines.errors.clear()
     asked = list(machines.ids if nodes is None else nodes)
-    under_way = coordinator.begin(purpose, asked, model=machines.model, shapes=shapes)
+    under_way = coordinator.begin(
+        purpose, asked, model=machines.model, shapes=shapes, session=session
+    )
     for ask in under_way.asks():
         for node in under_way.asked(ask):
             if node in gone and order.index(gone[node]) <= order.index(ask.stage):

@@ -1,9 +1,11 @@
 """Sums between machines, whatever carries the messages.
 
 A ``Coordinator`` proposes, a ``Node`` answers out of a folder if its ``NodePolicy`` allows it;
-``proposal`` is all that both must agree on, ``identities`` who they are.
+``proposal`` is all that both must agree on, ``identities`` who they are. Where nobody waits for the
+slowest, a ``Buffer`` makes sums of who has finished training.
 """
 
+from secagg.nodes.buffer import Buffer, Session
 from secagg.nodes.coordinator import (
     Coordinator,
     FinishedSum,
@@ -26,12 +28,14 @@ from secagg.nodes.messages import Answer, AnswerReader, Request
 from secagg.nodes.node import Node, new_folder
 from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Average, Contribution, Noise, Proposal, Result
+from secagg.nodes.versions import Versions
 from secagg.vectors.arrays import model_digest
 
 __all__ = [
     "Answer",
     "AnswerReader",
     "Average",
+    "Buffer",
     "Contribution",
     "Coordinator",
     "FinishedSum",
@@ -46,7 +50,9 @@ __all__ = [
     "Result",
     "Roster",
     "RunningSum",
+    "Session",
     "SumSettings",
+    "Versions",
     "WeightedMean",
     "create_identity",
     "fingerprint",

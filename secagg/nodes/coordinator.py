@@ -39,6 +39,7 @@ from protocols.primitives.shamir import majority
 from protocols.primitives.sign import SigningKey
 from protocols.wire import SESSION_SIZE, sender_of
 from secagg.errors import InputError
+from secagg.nodes.buffer import Session
 from secagg.nodes.identities import Roster
 from secagg.nodes.messages import REQUESTED, Answer, Request
 from secagg.nodes.proposal import (
@@ -95,6 +96,8 @@ class WeightedMean:
       train_metrics, evaluate_metrics: the largest absolute value of each number that is
         averaged, by name; of names alone it is 100. Others stay on their nodes. ``None``: no
         sum of that kind.
+      by_array: the mean of each array is over those nodes whose program returned it; who left it
+        out stays under the masks. ``False``: a program returns all arrays.
 
     Raises:
       InputError: metrics that are one text, no names.
@@ -106,6 +109,7 @@ class WeightedMean:
     weighted_by: str = "num-examples"
     train_metrics: Mapping[str, float] | Collection[str] = ()
     evaluate_metrics: Mapping[str, float] | Collection[str] | None = None
+    by_array: bool = False
 
     def __post_init__(self) -> None:
         for name in ("train_metrics", "evaluate_metrics"):
@@ -135,6 +139,7 @@ class WeightedMean:
             max_weight=LARGEST_WEIGHT if self.max_weight is None else self.max_weight,
             weighted_by=self.weighted_by,
             metrics=tuple((name, float(most)) for name, most in metrics.items()),
+            by_array=self.by_array,
         )
 
 
@@ -300,9 +305,18 @@ class Coordinator:
         self.begun: Counter[tuple[str, bytes]] = Counter()  # sums, by purpose and model
 
     def begin(
-        self, purpose: str, nodes: Sequence[NodeId], *, model: bytes, shapes: Shapes
+        self,
+        purpose: str,
+        nodes: Sequence[NodeId],
+        *,
+        model: bytes,
+        shapes: Shapes,
+        session: Session | None = None,
     ) -> "RunningSum":
         """Propose a sum to ``nodes``.
+
+        Args:
+          session: of a ``Buffer``: its nodes, on whose versions of the model they trained.
 
         Raises:
           TooFewSurvivors: so few nodes were named that their sum would never open.
@@ -310,6 +324,8 @@ class Coordinator:
         """
         if len(set(nodes)) < len(nodes):
             raise InputError("nodes must be different, one is named twice")
+        if session and (session.nodes.keys() != set(nodes) or session.model_digest != model):
+            raise InputError("nodes and model must be those of the session")
         if len(nodes) < self.fewest:
             kind = purpose.split(".")[0]
             asked = f"fraction_{kind}=1.0 and min_{kind}_nodes={self.fewest}"
@@ -320,6 +336,9 @@ class Coordinator:
                 f"name more (in Flower set the strategy's {asked}), or wait for more"
             )
         content = self.summed.content(purpose, len(nodes))
+        for node in nodes:
+            self.numbers.setdefault(node, len(self.numbers))
+        versions = session.versions(self.numbers) if session else None
         if isinstance(content, Noise):
             mechanism = content.mechanism
             most, minimum, segments = (
@@ -329,7 +348,9 @@ class Coordinator:
             )
         else:
             entries = sum(math.prod(shape) for _, shape in shapes)
-            segments = content.segments(entries, statistics_in(shapes, self.cohort.protocol))
+            statistics = statistics_in(shapes, self.cohort.protocol)
+            factor = versions.weights[0] if versions else 1
+            segments = content.segments(entries, statistics, arrays=len(shapes), factor=factor)
             most, minimum = len(nodes), None
         params = self.cohort.params(most, Layout(segments=segments, clients=most), minimum)
         # Nodes that are drawn anew for every sum would share for sums that never are.
@@ -348,10 +369,9 @@ class Coordinator:
             shapes=shapes,
             content=content,
             roster_digest=self.cohort.roster.digest if self.cohort.roster else b"",
+            versions=versions,
         )
-        self.begun[purpose, model] += 1
-        for node in nodes:
-            self.numbers.setdefault(node, len(self.numbers))
+        self.begun.update((purpose, digest) for digest in proposal.models)
         if ahead is None:
             self._open_session()
         return RunningSum(self, proposal, nodes, known, ahead, steady=steady)
@@ -408,7 +428,8 @@ class RunningSum:
     Attributes:
       proposal: of it.
       sums_of_model: sums that this server began over this model for this purpose, this one
-        counted. Without noise, two that differ by one node give that node's update away.
+        counted; of several versions, over that which has most. Without noise, two that differ by
+        one node give that node's update away.
     """
 
     def __init__(
@@ -424,7 +445,7 @@ class RunningSum:
         self._coordinator, self.proposal = coordinator, proposal
         cohort = coordinator.cohort
         self._said, self._identity = proposal.to_bytes(), cohort.identity
-        self.sums_of_model = coordinator.begun[proposal.purpose, proposal.model_digest]
+        self.sums_of_model = max(coordinator.begun[proposal.purpose, m] for m in proposal.models)
         self._clients = {node: coordinator.numbers[node] for node in nodes}
         known = {self._clients[node]: keys for node, keys in advertised.items()}
         self._relay = self._begin(known, ahead)
@@ -589,7 +610,9 @@ class RunningSum:
         if isinstance(summed, WeightedMean):
             return vector
         if summed.learning_rate is None:  # clients' updates
-            return vector / len(survivors)
+            versions = self.proposal.versions
+            clients = [self._clients[node] for node in survivors]
+            return vector / (versions.total(clients) if versions else len(clients))
         examples = sum(self._examples_of(survivors).values())
         return -summed.learning_rate / (summed.sampling_rate * examples) * vector
 

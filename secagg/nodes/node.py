@@ -94,25 +94,26 @@ class _Vector:
 
     node: "Node"
     proposal: Proposal
+    client: int
     burn: BurnFile
     compute: Compute
     charge: Key | None = None
     ran: bool = False
 
     def __call__(self) -> Any:
-        self.node.count(self.proposal, self.burn)
+        self.node.count(self.proposal, self.client, self.burn)
         self.charge = self.node.reserve(self.proposal)
         self.ran = True
         failure = Failure.RAISED
         try:
             own = self.compute(self.proposal)
             failure = own if isinstance(own, Failure) else Failure.UPDATE
-            return self.proposal.encode(own)
+            return self.proposal.encode(own, self.client)
         except KeyboardInterrupt:  # by a person, who may end what has been charged
             raise
         except BaseException as error:  # noqa: BLE001  # what it is would say something of the data
             _log.warning("secagg: %s", NOTHING, exc_info=error)
-            return self.proposal.encode(failure)
+            return self.proposal.encode(failure, self.client)
 
 
 class Node:
@@ -148,7 +149,8 @@ class Node:
 
         Args:
           state: what the last answer left.
-          model: digest of what this request brought to compute on.
+          model: digest of what this request brought to compute on, or of what our update was
+            computed on before it.
           compute: the program of the application; called at the mask stage alone, after the
             price was written down. If it fails, the answer is that of one who brings nothing.
           purpose: what the engine calls the request, if the proposal must call it the same.
@@ -166,14 +168,16 @@ class Node:
         proposal = self.policy.read_proposal(request.proposal)
         if purpose is not None and proposal.purpose != purpose:
             raise NodeError("the message is of another type than the proposal")
-        if request.stage is Stage.MASK and model != proposal.model_digest:
+        if request.stage is Stage.MASK and model != proposal.model_of(request.client):
             raise NodeError("the model that came is not the one that was proposed")
         ahead = _Ahead.of(request, proposal)
         with FolderLock(self.home), BurnFile(self.home / "burnt.sqlite") as burn:
             # The first stage needs no state, so a node that lost ``state.key`` can rejoin.
             kept = self._open(state) if state and request.stage is not Stage.ADVERTISE else []
             mine, later = _find(kept, proposal.session)
-            vector = _Vector(node=self, proposal=proposal, burn=burn, compute=compute)
+            vector = _Vector(
+                node=self, proposal=proposal, client=request.client, burn=burn, compute=compute
+            )
             party = self._party(request, mine.record if mine else None, vector)
             try:
                 messages = party.answer(request.stage, request.message)
@@ -215,6 +219,8 @@ class Node:
         party = BonawitzClient(
             agreement, me, vector, identity=key, identities=identities, expand=self.expand
         )
+        if vector.proposal.versions:
+            party.accept = vector.proposal.versions.check_survivors
         return party.from_record(record, burn=burn) if record else party
 
     def _check_server(self, request: Request) -> None:
@@ -287,15 +293,18 @@ class Node:
 
     # The books
 
-    def count(self, proposal: Proposal, burn: BurnFile) -> None:
-        """Count a sum without noise among those over its model, before a vector leaves for it.
+    def count(self, proposal: Proposal, client: int, burn: BurnFile) -> None:
+        """Count a sum without noise among those over our model, before a vector leaves for it.
+
+        Args:
+          client: our number in it, which says our version of the model.
 
         Raises:
           RefusedError: there were as many as the policy allows.
         """
         if proposal.noise is not None:
             return
-        about = opaque(proposal.purpose.encode()) + proposal.model_digest
+        about = opaque(proposal.purpose.encode()) + proposal.model_of(client)
         place, most = hashlib.sha256(_MODEL + about).digest(), self.policy.sums_per_model
         # Of each vector: a server may give us several numbers in one session.
         this = system(SESSION_SIZE)

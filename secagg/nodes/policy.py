@@ -25,6 +25,7 @@ from protocols.primitives.shamir import majority
 from protocols.primitives.sign import VERIFY_KEY_SIZE
 from secagg.errors import InputError, RefusedError
 from secagg.nodes.proposal import PROTOCOLS, Average, Noise, Params, Proposal
+from secagg.nodes.versions import LEAST_SAME, Versions
 
 UNITS: Final = ("example", "client")
 GRAPHS: Final = ("complete", "sparse")
@@ -34,6 +35,8 @@ _LEAST: Final = {  # of the lines that are integers; whether there may be no suc
     "maximum_cohort": (2, False),
     "minimum_threshold": (2, False),
     "sums_per_model": (1, False),
+    "maximum_staleness": (0, False),
+    "minimum_same": (2, True),
     "examples": (1, True),
     "max_weight": (1, True),
 }
@@ -64,6 +67,12 @@ active = false                 # true: join only sums whose clients sign, safe i
 # server = "..."               # public key of the server; refuse requests that it did not sign
 # examples = 303               # examples on this node: needed, and public, where noise hides one
 
+# Sums of whoever has finished training, whose updates are of several versions of one model:
+maximum_staleness = 0          # refuse sums with an update more versions behind; 0: mix none
+# minimum_same = 3             # open no sum with a version of fewer nodes: from a server that hands
+                               # out models of its own making you hide among so many. Without this
+                               # line as many as open a sum, so that a sum has one version
+
 # Refuse a sum with another number than these; without a line, the server chooses.
 # clip = 0.5                   # bound on an entry of an update; with noise on its L2 norm
 # max_weight = 500             # without noise: largest weight of a node
@@ -90,6 +99,9 @@ class NodePolicy:
         The server picks the cohort out of the roster, and may put all who collude into one: this
         times ``minimum_cohort`` must cover those of the whole roster.
       sums_per_model: sums without noise over one model, for one purpose, that it sends a vector to.
+      maximum_staleness: how many versions behind the newest an update may be in a sum that it
+        takes part in; 0: a sum is of one version.
+      minimum_same: fewest survivors of each version in such a sum; ``None``: the threshold.
       active: whether it joins only cohorts that sign.
       operator: whose signature on the roster of identities counts.
       server: whose proposals it reads; ``None``: anybody's that the engine lets through.
@@ -112,6 +124,8 @@ class NodePolicy:
     delta: float = 1e-5
     corrupt_fraction: Fraction | float | str = 0.05
     sums_per_model: int = 4
+    maximum_staleness: int = 0
+    minimum_same: int | None = None
     active: bool = False
     operator: bytes | None = None
     server: bytes | None = None
@@ -265,6 +279,8 @@ class NodePolicy:
             _refuse("units", f"the server proposes noise that hides one {unit}")
         if unit == "example" and self.examples is None:
             _refuse("examples", "noise that hides examples needs their public number")
+        if proposal.versions is not None:
+            self._check_versions(proposal.versions, _threshold(params))
         self._check_bounds(proposal.content)
         if self.active and not signs:
             _refuse("active", "the server proposes a cohort that does not sign")
@@ -280,6 +296,19 @@ class NodePolicy:
                 "graphs",
                 f"a sparse graph of {params.clients} against a server that lies opens no sum of "
                 f"{params.minimum_survivors}: {least} must be in it, or two sums could open",
+            )
+
+    def _check_versions(self, versions: Versions, threshold: int) -> None:
+        if versions.stalest > self.maximum_staleness:
+            _refuse(
+                f"maximum_staleness {self.maximum_staleness}",
+                f"an update would be {versions.stalest} versions behind",
+            )
+        least = threshold if self.minimum_same is None else self.minimum_same
+        if versions.minimum_same < least:
+            _refuse(
+                f"minimum_same {least}",
+                f"the server would open sums with {versions.minimum_same} of one version",
             )
 
     def _check_bounds(self, content: Average | Noise) -> None:
@@ -322,6 +351,8 @@ def _stands(proposal: Proposal) -> int:
             stands = params.corrupted
         else:
             stands = (params.threshold or 0) - 1
+    if proposal.versions:  # all of them on one client's version leave another honest one there
+        stands = min(stands, proposal.versions.minimum_same - LEAST_SAME)
     return min(stands, noise.mechanism.uncounted_shares - left_out) if noise else stands
 
 

@@ -4,27 +4,27 @@ A node reads the proposal before it does anything, and its hash is in the label 
 mask, box and signature: clients who were shown different ones do not cancel. Nothing here
 knows an engine; ``secagg.adapters`` carry the bytes.
 
-What a client brings is one vector. Without noise its segments are the update, running
-statistics in a range of their own, the number of entries that were cut, the weight, which
-numbers were cut or missing, how the work failed, and the metrics that the server named. Nothing
-that a client computed is refused: a refusal would tell the server of it; a sum of counts says
-how many. Update and metrics are multiplied by weight / max_weight before they are rounded, so
-that a lane need not hold the weight: the weighted mean is within step * max_weight * survivors
-/ total weight of the true one. Under CKKS update and metrics are approximate, within 2^-14 of
-their range for every survivor. With noise the noised vector is all there is: any other number
-would be a release of its own.
+What a client brings is one vector. Without noise its segments are the update, running statistics in
+a range of their own, the number of entries that were cut, the weight, which numbers were cut or
+missing, how the work failed, the weight of each array where clients train a part of the model, and
+the metrics that the server named. Nothing that a client computed is refused: a refusal would tell
+the server of it; a sum of counts says how many. Update and metrics are multiplied by weight /
+max_weight before they are rounded, so that a lane need not hold the weight: the weighted mean is
+within step * max_weight * survivors / total weight of the true one. Under CKKS update and metrics
+are approximate, within 2^-14 of their range for every survivor. With noise the noised vector is all
+there is: any other number would be a release of its own.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dp.accounting.events import (
     DiscreteGaussianEvent,
@@ -36,9 +36,11 @@ from dp.accounting.events import (
 from dp.errors import PrivacyError
 from dp.noise.mechanisms import DistributedNoise
 from protocols import bonawitz, ckks
+from protocols.bonawitz import ClientId
 from protocols.errors import DecodeError, ProtocolError
 from protocols.wire import Header, Reader
 from secagg.errors import InputError, RefusedError, SecaggError
+from secagg.nodes.versions import Versions
 from secagg.vectors.arrays import Shapes
 from secagg.vectors.buffers import STATISTICS, is_statistic
 from secagg.vectors.layout import MAX_ENTRIES, UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
@@ -53,6 +55,7 @@ CLIPPED: Final = "clipped"  # entries of an update
 CLAMPED: Final = "clamped"  # weight and metrics, one entry each
 MISSING: Final = "missing"  # metrics, one entry each
 FAILED: Final = "failed"  # one entry for each ``Failure``
+PARTS: Final = "parts"  # a client's weight for each array that it trained, otherwise 0
 STATISTIC: Final = "statistic"
 STATISTIC_LEVELS: Final = 2**46  # a step of the range is 1.9e-9; 2^17 clients fit a word
 METRIC: Final = "metric "  # before a metric's name, in the name of its segment
@@ -85,6 +88,8 @@ class Average:
       max_weight: of one client; more is cut to it.
       weighted_by: the name of the weight among a program's metrics.
       metrics: by name, the largest absolute value of each number beside the update.
+      by_array: whether the mean of an array is over those who trained it. Who did not brings
+        zeros, and who that was stays under the masks.
     """
 
     clip: float
@@ -92,18 +97,30 @@ class Average:
     max_weight: int
     weighted_by: str
     metrics: tuple[tuple[str, float], ...] = ()
+    by_array: bool = False
 
     def __post_init__(self) -> None:
+        if type(self.by_array) is not bool:
+            raise InputError(f"by_array is {self.by_array!r:.40}, neither true nor false")
         if not isinstance(self.weighted_by, str):
             raise InputError(f"weighted_by is {self.weighted_by!r:.40}, expected a name")
 
-    def mean_error(self, weight: int, survivors: int) -> float:
-        """An entry of the mean is within this of the true one, at that total weight."""
+    def mean_error(self, weight: float, survivors: int) -> float:
+        """An entry of the mean is within this of the true one, at that total weight.
+
+        It is ``Result.least_weight`` for any entry.
+        """
         step = FixedPoint(clip=self.clip, bits=self.bits).step
         return step * self.max_weight * survivors / weight
 
-    def segments(self, entries: int, statistics: int = 0) -> tuple[Segment, ...]:
-        """The segments of the vector; of ``entries`` so many are running statistics."""
+    def segments(
+        self, entries: int, statistics: int = 0, *, arrays: int = 0, factor: int = 1
+    ) -> tuple[Segment, ...]:
+        """The segments of the vector; of ``entries`` so many are running statistics.
+
+        ``arrays`` is their number, of account with ``by_array``; ``factor`` is the largest by which
+        weights are multiplied: s(0) of ``Versions``.
+        """
         codec = FixedPoint(clip=self.clip, bits=self.bits)
         of_range = Count(maximum=2 * STATISTIC_LEVELS)
         update = (
@@ -118,10 +135,11 @@ class Average:
         counts = (
             Segment(name=name, entries=many, codec=Count(maximum=most))
             for name, many, most in (
-                (WEIGHT, 1, self.max_weight),
+                (WEIGHT, 1, self.max_weight * factor),
                 (CLAMPED, 1 + len(self.metrics), 1),
                 (MISSING, len(self.metrics), 1),
                 (FAILED, len(Failure), 1),
+                (PARTS, arrays * self.by_array, self.max_weight * factor),
             )
             if many
         )
@@ -168,11 +186,14 @@ class Contribution:
       vector: the update, or with noise on examples the sum of clipped gradients; flat.
       weight: of the update in the mean.
       metrics: numbers beside it; those that the proposal does not name stay here.
+      trained: arrays that were trained, of account with ``Average.by_array``; others bring zeros.
+        ``None``: all.
     """
 
     vector: NDArray[Any] = field(repr=False)
     weight: int = field(default=1, repr=False)
     metrics: Mapping[str, float] = field(repr=False)
+    trained: Set[str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +203,8 @@ class Result:
     Attributes:
       survivors: clients in the sum, by number.
       vector: the mean; with noise the sum. Flat float64.
-      weight: total; with noise the number of survivors.
+      weight: total, each times what its version counts; with noise the number of survivors.
+      least_weight: total of the array that fewest trained, an update of the newest version times 1.
       metrics: weighted means, by name.
       clipped: entries of all updates that the clip cut; 0 with noise.
       clamped: weights and metrics that were beyond their bounds, and cut to them; a metric that
@@ -194,6 +216,7 @@ class Result:
     survivors: tuple[int, ...]
     vector: NDArray[np.float64]
     weight: int
+    least_weight: float
     metrics: Mapping[str, float]
     clipped: int
     clamped: int = 0
@@ -214,6 +237,8 @@ class Proposal:
       roster_digest: digest of the roster of identities where clients sign, empty where they do not.
       shapes: of the arrays of an update, by name, in order; none where only metrics are asked.
       content: what is summed.
+      versions: which version of the model each client trained on, where they are several; the
+        digest of the model is then the newest's.
 
     Raises:
       InputError: the parts contradict each other.
@@ -227,6 +252,7 @@ class Proposal:
     shapes: Shapes
     content: Average | Noise
     roster_digest: bytes = b""
+    versions: Versions | None = None
 
     def __post_init__(self) -> None:
         Header(self.session, 0)
@@ -239,6 +265,8 @@ class Proposal:
             raise InputError(f"roster_digest must have {DIGEST_SIZE * signs} bytes here")
         if len(dict(self.shapes)) < len(self.shapes):
             raise InputError("shapes must name each array once, one is named twice")
+        if self.versions is not None:
+            self._check_versions(self.versions)
         layout = self.layout
         mechanism = self.content.mechanism if isinstance(self.content, Noise) else None
         if mechanism is not None and (
@@ -268,6 +296,39 @@ class Proposal:
         if (expected := length(layout, self.params)) != found:
             raise InputError(f"params are for {found} numbers, must be {expected} as in the layout")
 
+    def _check_versions(self, versions: Versions) -> None:
+        params = self.params
+        if not isinstance(params, bonawitz.Params) or params.rates or params.active:
+            raise InputError(
+                "a sum has one version of the model where clients cannot count its survivors, as "
+                "in a sparse graph, under CKKS, or where the server may lie: leave versions out"
+            )
+        if isinstance(self.content, Noise) and self.content.mechanism.unit is Unit.EXAMPLE:
+            raise InputError(
+                "noise that hides an example is added to gradients of one model: leave versions out"
+            )
+        if versions.model_digest != self.model_digest:
+            raise InputError("model_digest must be that of the newest version")
+        if len(versions.clients) > params.clients:
+            raise InputError(
+                f"versions name {len(versions.clients)} clients, params are for {params.clients}"
+            )
+
+    def model_of(self, client: ClientId) -> bytes:
+        """The digest of the model that ``client`` computes on.
+
+        Raises:
+          RefusedError: the proposal does not name it.
+        """
+        return self.versions.digest_of(client) if self.versions else self.model_digest
+
+    @property
+    def models(self) -> set[bytes]:
+        """The digests of all that clients compute on."""
+        if self.versions is None:
+            return {self.model_digest}
+        return {self.versions.digest_of(client) for client, _ in self.versions.clients}
+
     @property
     def protocol(self) -> str:
         return BONAWITZ if isinstance(self.params, bonawitz.Params) else THRESHOLD_CKKS
@@ -284,8 +345,16 @@ class Proposal:
         if isinstance(content, Noise):
             segments = content.segments()
         else:
-            segments = content.segments(self.entries, statistics_in(self.shapes, self.protocol))
+            statistics = statistics_in(self.shapes, self.protocol)
+            segments = content.segments(
+                self.entries, statistics, arrays=len(self.shapes), factor=self._factor
+            )
         return Layout(segments=segments, clients=self.params.clients)
+
+    @property
+    def _factor(self) -> int:
+        """The largest by which a weight is multiplied."""
+        return self.versions.weights[0] if self.versions else 1
 
     @property
     def trained(self) -> NDArray[np.bool_]:
@@ -310,8 +379,10 @@ class Proposal:
             )
         return ckks.Agreement(params=self.params, session=self.session, public_digest=public)
 
-    def encode(self, own: Contribution | Failure) -> Vector:
-        """A client's vector: words, or reals for SEAL.
+    def encode(self, own: Contribution | Failure, client: ClientId = 0) -> Vector:
+        """The vector of ``client``: words, or reals for SEAL.
+
+        Its number is of account where there are ``versions``: an update counts what its own does.
 
         Work that failed becomes zeros, and no weight; with noise zeros and the share. Whoever
         answers for a client brings that in place of any error, which would tell of its data.
@@ -330,25 +401,31 @@ class Proposal:
         if own.vector.shape != (self.entries,):
             raise InputError(f"an update of shape {own.vector.shape}, expected ({self.entries},)")
         values: dict[str, Any]
+        counts = self.versions.weight_of(client) if self.versions else 1
         if isinstance(self.content, Noise):
-            values = {UPDATE: self.content.mechanism.encode(own.vector, seed=self.seed)}
+            vector = own.vector
+            if counts != self._factor:  # before the clip, which bounds what is left
+                vector = vector * (counts / self._factor)
+            values = {UPDATE: self.content.mechanism.encode(vector, seed=self.seed)}
         else:
-            values = self._weighted(self.content, own) | {FAILED: failures}
+            values = self._weighted(self.content, own, counts) | {FAILED: failures}
             for name in {CLAMPED, MISSING} & values.keys():
                 values[name] *= np.uint64(not failures.any())
         return encode(self.layout, self.params, values)
 
-    def _weighted(self, average: Average, own: Contribution) -> dict[str, Any]:
+    def _weighted(self, average: Average, own: Contribution, counts: int) -> dict[str, Any]:
         if type(own.weight) is not int:
             raise InputError("weight must be an integer")
         weight = min(max(own.weight, 0), average.max_weight)
-        part = weight / average.max_weight
-        values: dict[str, Any] = {WEIGHT: weight}
+        part = weight * counts / (average.max_weight * self._factor)
+        values: dict[str, Any] = {WEIGHT: weight * counts}
         if self.entries:
             # In float64: the rounding of a narrower product can be above a step.
             clipped = np.array(own.vector, np.float64)
             refuse_non_finite(clipped, 0, UPDATE, np.empty(len(clipped), np.bool_))
             trained = self.trained if statistics_in(self.shapes, self.protocol) else None
+            if average.by_array and own.trained is not None:
+                clipped[~self._by_array([name in own.trained for name, _ in self.shapes])] = 0
             limit = np.float64(average.clip)
             most = limit if trained is None else np.where(trained, limit, STATISTICS.clip)
             np.clip(clipped, -most, most, out=clipped)
@@ -360,6 +437,10 @@ class Proposal:
                 clipped = clipped[trained]
             if len(clipped):
                 values[UPDATE] = clipped
+        if average.by_array and self.shapes:
+            names = [name for name, _ in self.shapes]
+            those = names if own.trained is None else own.trained
+            values[PARTS] = [weight * counts * (name in those) for name in names]
         clamped, missing = [weight != own.weight], []
         for name, bound in average.metrics:
             value = own.metrics.get(name, math.nan)
@@ -370,6 +451,10 @@ class Proposal:
         values[CLAMPED] = np.array(clamped, np.uint64)
         return values | ({MISSING: np.array(missing, np.uint64)} if missing else {})
 
+    def _by_array(self, values: ArrayLike) -> NDArray[Any]:
+        """A value an array, for each of its entries."""
+        return np.repeat(values, [math.prod(shape) for _, shape in self.shapes])
+
     def decode(self, total: NDArray[Any], survivors: tuple[int, ...]) -> Result:
         """What a sum says: uint64 words, or float64 of SEAL.
 
@@ -379,8 +464,14 @@ class Proposal:
         sums = decode(self.layout, self.params, total)
         if isinstance(self.content, Noise):
             vector = self.content.mechanism.decode(sums[UPDATE], seed=self.seed)
+            count = len(survivors)
             return Result(
-                survivors=survivors, vector=vector, weight=len(survivors), metrics={}, clipped=0
+                survivors=survivors,
+                vector=vector,
+                weight=count,
+                least_weight=count,
+                metrics={},
+                clipped=0,
             )
         average, weight = self.content, int(sums[WEIGHT][0])
         failures = {
@@ -392,12 +483,13 @@ class Proposal:
                 f"the survivors' weights are all 0, there is no mean: the work of {failed} of "
                 f"{len(survivors)} failed, and their own logs say why{_listed(failures)}"
             )
-        one = average.max_weight / weight
+        one = average.max_weight * self._factor / weight
         counts = self._counts(average, sums)
         return Result(
             survivors=survivors,
-            vector=self._mean(sums, one, len(survivors)),
+            vector=self._mean(sums, self._ones(average, sums, one), len(survivors)),
             weight=weight,
+            least_weight=self._least(average, sums) / self._factor,
             metrics={name: float(sums[METRIC + name][0]) * one for name, _ in average.metrics},
             clipped=int(sums[CLIPPED][0]) if self.entries else 0,
             clamped=sum(counts.values()),
@@ -405,17 +497,34 @@ class Proposal:
             reasons=failures | counts,
         )
 
+    def _least(self, average: Average, sums: Mapping[str, NDArray[Any]]) -> int:
+        """The smallest weight that a mean is over."""
+        by_array = sums[PARTS] if average.by_array and self.shapes else np.empty(0, np.int64)
+        return int(min([*sums[WEIGHT], *by_array[by_array > 0]]))
+
+    def _ones(
+        self, average: Average, sums: Mapping[str, NDArray[Any]], one: float
+    ) -> NDArray[np.float64]:
+        """What each entry of a sum is multiplied by; 0 of an array that nobody trained."""
+        if not (average.by_array and self.shapes):
+            return np.broadcast_to(np.float64(one), self.entries)
+        weights = sums[PARTS].astype(np.float64)
+        most = float(average.max_weight * self._factor)
+        return self._by_array(
+            np.divide(most, weights, out=np.zeros(len(weights)), where=weights > 0)
+        )
+
     def _mean(
-        self, sums: Mapping[str, NDArray[Any]], one: float, survivors: int
+        self, sums: Mapping[str, NDArray[Any]], one: NDArray[np.float64], survivors: int
     ) -> NDArray[np.float64]:
         """The update, its running statistics where the shapes have them."""
         if not statistics_in(self.shapes, self.protocol):
             return sums[UPDATE] * one if self.entries else np.empty(0)
         mean, trained = np.empty(self.entries), self.trained
         if trained.any():
-            mean[trained] = sums[UPDATE] * one
+            mean[trained] = sums[UPDATE] * one[trained]
         levels = sums[STATISTIC].astype(np.float64) - survivors * float(STATISTIC_LEVELS)
-        mean[~trained] = levels / STATISTIC_LEVELS * STATISTICS.clip * one
+        mean[~trained] = levels / STATISTIC_LEVELS * STATISTICS.clip * one[~trained]
         return mean
 
     def _counts(self, average: Average, sums: Mapping[str, NDArray[Any]]) -> dict[str, int]:
@@ -435,6 +544,8 @@ class Proposal:
             content |= {"unit": mechanism.unit.value, "sampling_rate": self.content.sampling_rate}
         else:
             content = {item.name: getattr(self.content, item.name) for item in fields(Average)}
+            if not self.content.by_array:
+                del content["by_array"]
         said = {
             "version": VERSION,
             "purpose": self.purpose,
@@ -447,6 +558,8 @@ class Proposal:
             "shapes": self.shapes,
             "noise" if isinstance(self.content, Noise) else "average": content,
         }
+        if self.versions:
+            said["versions"] = self.versions.as_json()
         return json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
@@ -490,6 +603,7 @@ class Proposal:
         )
         reader.finish()
         content: Average | Noise
+        versions = said.get("versions")
         if (noise := said.get("noise")) is not None:
             rate = noise.pop("sampling_rate")
             mechanism = DistributedNoise(**noise | {"unit": Unit(noise["unit"])})
@@ -507,6 +621,7 @@ class Proposal:
             roster_digest=bytes.fromhex(said["roster_digest"]),
             shapes=tuple((str(name), _shape(shape)) for name, shape in said["shapes"]),
             content=content,
+            versions=None if versions is None else Versions.read(versions),
         )
 
 

@@ -104,7 +104,7 @@ class SumReport:
                 *(self.clipped, content.clip, STATISTICS.clip),
             )
         trained = result.vector[finished.proposal.trained]
-        self.mean_error = content.mean_error(result.weight, count)
+        self.mean_error = content.mean_error(result.least_weight, count)
         size = math.sqrt(np.mean(np.square(trained))) if len(trained) else 0.0
         self.error_share = self.mean_error / size if size else math.inf
         if self.error_share > LOST_IN_ROUNDING and len(trained):

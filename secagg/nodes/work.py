@@ -10,7 +10,7 @@ import numpy as np
 from dp.accounting.events import Unit
 from protocols.errors import ProtocolError
 from secagg.errors import InputError, NodeError, RefusedError
-from secagg.nodes.proposal import Contribution, Failure, Noise, Proposal
+from secagg.nodes.proposal import Average, Contribution, Failure, Noise, Proposal
 from secagg.vectors.arrays import Arrays, flat
 
 SPOKEN: Final = (RefusedError, NodeError, ProtocolError)  # errors whose text holds no data
@@ -23,11 +23,14 @@ def contribution(
     """What a program brings that was handed the arrays ``start``.
 
     Args:
-      after: arrays of the same names and shapes; where noise hides examples, the sum of their
-        clipped gradients; not looked at where only metrics are summed.
+      after: arrays of the same names and shapes, or with ``Average.by_array`` those that were
+        trained; where noise hides examples, the sum of their clipped gradients; not looked at
+        where only metrics are summed.
       numbers: the weight and the metrics, by name.
     """
-    vector = np.empty(0, np.float32)
+    vector, trained = np.empty(0, np.float32), None
+    if isinstance(proposal.content, Average) and proposal.content.by_array:
+        trained, after = after.keys(), {**start, **after}
     if proposal.shapes:
         noise = proposal.noise
         of_examples = noise is not None and noise.mechanism.unit is Unit.EXAMPLE
@@ -41,7 +44,7 @@ def contribution(
     weight = float(numbers.get(proposal.content.weighted_by, math.nan))
     if not weight.is_integer():  # nor NaN or infinite
         return Failure.WEIGHT
-    return Contribution(vector=vector, weight=int(weight), metrics=numbers)
+    return Contribution(vector=vector, weight=int(weight), metrics=numbers, trained=trained)
 
 
 def spoken(error: Exception) -> str:

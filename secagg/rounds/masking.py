@@ -10,7 +10,7 @@ knows the seeds: for a server, whose seeds they are.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,10 +24,12 @@ import protocols
 from protocols.errors import LocalProtocolError
 from protocols.primitives.prg import (
     BLOCK_WORDS,
-    CHUNK_WORDS,
+    MAX_CHUNK_WORDS,
     MAX_WORDS,
     SEED_SIZE,
     Expand,
+    Item,
+    Made,
     Mask,
     Masks,
     Streams,
@@ -43,6 +45,7 @@ Words: TypeAlias = NDArray[np.uint64]
 
 THREADS: Final = "SECAGG_THREADS"  # the environment variable: at most so many
 PAYS: Final = 2_000_000  # words of all masks: 1 ms on one core: a thread costs a tenth
+FRAMES_PAY: Final = 3  # for a thread: to start one costs as much as half a frame's checksum
 LATER_START: Final = 1.3  # times the cost of a word from the start on, with VAES (measured)
 
 
@@ -105,6 +108,9 @@ class _Checked:
         _check(words)
         self._streams.apply_to(words)
 
+    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
+        return map(work, items)
+
 
 class _ByMasks:
     """A share of the masks for each thread, which adds them up a chunk at a time.
@@ -116,7 +122,9 @@ class _ByMasks:
     def __init__(self, masks: Sequence[Mask], suite: Suite, parts: int) -> None:
         self._count = len(masks)
         self._shares = [
-            Masks(share, suite) for part in range(parts) if (share := masks[part::parts])
+            Masks(share, suite, chunk=MAX_CHUNK_WORDS)
+            for part in range(parts)
+            if (share := masks[part::parts])
         ]
 
     def apply_to(self, words: Words) -> None:
@@ -130,12 +138,15 @@ class _ByMasks:
         works = [self._shares[part::several] for part in range(several)]
         _together([partial(_add_sums, shares, words, lock) for shares in works])
 
+    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
+        return _each(work, items, len(self._shares))
+
 
 def _add_sums(shares: Sequence[Masks], words: Words, lock: Lock) -> None:
-    total = np.empty(min(len(words), CHUNK_WORDS), np.uint64)
+    total = np.empty(min(len(words), MAX_CHUNK_WORDS), np.uint64)
     for share in shares:
-        for begin in range(0, len(words), CHUNK_WORDS):
-            chunk = words[begin : begin + CHUNK_WORDS]
+        for begin in range(0, len(words), MAX_CHUNK_WORDS):
+            chunk = words[begin : begin + MAX_CHUNK_WORDS]
             share.write_to(part := total[: len(chunk)])
             with lock:
                 chunk += part
@@ -160,6 +171,18 @@ class _ByWords:
         )
         self._at += count
 
+    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
+        return _each(work, items, self._parts)
+
+
+def _each(work: Callable[[Item], Made], items: Sequence[Item], parts: int) -> Iterable[Made]:
+    """Map ``work``, such as a hash, which holds no lock of the interpreter, over threads."""
+    several = min(parts, len(items) // FRAMES_PAY)
+    if several < 2:
+        return map(work, items)
+    with ThreadPoolExecutor(several) as pool:
+        return list(pool.map(work, items))
+
 
 def _apply(masks: Sequence[Mask], suite: Suite, start: int, words: Words) -> None:
     _opened(masks, suite, start).apply_to(words)
@@ -168,7 +191,7 @@ def _apply(masks: Sequence[Mask], suite: Suite, start: int, words: Words) -> Non
 def _opened(masks: Sequence[Mask], suite: Suite, start: int) -> Masks:
     """The streams from any word on, not from a block alone."""
     beside = start % BLOCK_WORDS
-    streams = Masks(masks, suite, start=start - beside)
+    streams = Masks(masks, suite, start=start - beside, chunk=MAX_CHUNK_WORDS)
     streams.apply_to(np.zeros(beside, np.uint64))
     return streams
 
@@ -317,6 +340,9 @@ class _Jobs:
         raise WorkerError(
             f"{failed} in a job of {type(self._executor).__name__}; words are unchanged"
         )
+
+    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
+        return map(work, items)
 
 
 def _checked(total: Any, job: Job) -> Words:

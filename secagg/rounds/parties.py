@@ -6,7 +6,7 @@ stages. Where every message meets a fresh process, ``into_record`` moves that st
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias
 
@@ -61,6 +61,7 @@ class BonawitzClient(Party):
         were found good and the answer was burnt: what it computes cannot end in a refusal.
       identity, identities: against an active server, as in ``protocols.bonawitz.join``.
       expand: how the masks are put on; see ``secagg.rounds.masking``.
+      accept: is told who is in a sum that nobody signs, before we help to open it; may refuse.
     """
 
     agreement: bonawitz.Agreement
@@ -71,6 +72,7 @@ class BonawitzClient(Party):
     identity: SigningKey | None = None
     identities: Identities | None = None
     expand: Expand = expand
+    accept: Callable[[Set[ClientId]], None] = lambda _: None
     _state: "BonawitzState | None" = field(default=None, init=False)
 
     def from_record(self, record: Secret, *, burn: Burn) -> Self:
@@ -80,12 +82,14 @@ class BonawitzClient(Party):
         answer under our agreement.
 
         Raises:
-          NodeError: the record is of another agreement.
+          NodeError: the record is of another agreement, or another client's.
           ProtocolError: it is no record, its keys are of another session, or its shares of other
             parameters.
         """
         state = bonawitz.restore(record, burn=burn)
         match state:
+            case _ if state.me != self.me:
+                raise NodeError(f"our state is of client {state.me}, we are called {self.me}")
             case bonawitz.AwaitRoster():
                 state = state.rebind(self.agreement)
             case bonawitz.AwaitBoxes() if not state.agreement.known:
@@ -115,7 +119,8 @@ class BonawitzClient(Party):
             case Stage.SIGN, bonawitz.AwaitSurvivors() as state:
                 message, self._state = state.sign_survivors(request)
             case Stage.REVEAL, bonawitz.AwaitSurvivors() as state:
-                message, self._state = state.on_survivors(request), None
+                message = state.on_survivors(request, accept=self.accept)
+                self._state = None
             case Stage.REVEAL, bonawitz.AwaitSignatures() as state:
                 message, self._state = state.on_signatures(request), None
             case _:

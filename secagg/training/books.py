@@ -45,7 +45,7 @@ class Books:
         seal: HeadSigner | None = None,
     ) -> None:
         self._mode = mode
-        self._event = _event(mode)
+        self._event = _event(mode)  # the dearest of any client
         self._minimum = config.minimum_survivors if config.noise == "distributed" else 0
         budget, stated = _said_first(config, mode, federation)
         if folder.ledger.exists():
@@ -73,7 +73,7 @@ class Books:
         while paying:
             try:
                 key = self._ledger.reserve_next(
-                    dict.fromkeys(paying, self._event),
+                    {name: _event(self._mode, client) for name, client in paying.items()},
                     round_number=number,
                     minimum_survivors=self._minimum,
                 )
@@ -106,14 +106,13 @@ class Books:
         shares may be visible one by one, so the reservation stays open.
         """
         quiet = [_subject(client) for client in silent]
-        spoke = [_subject(client) for client in clients if client not in silent]
+        spoke = {_subject(client): client for client in clients if client not in silent}
         self._ledger.abort(number, quiet, attempt=attempt)
         if survivors is not None:
-            event = _event(self._mode, survivors)
-            actual = dict.fromkeys(spoke, event)
+            actual = {n: _event(self._mode, client, survivors) for n, client in spoke.items()}
             self._ledger.commit(number, actual, attempt=attempt, survivors=survivors)
         elif not self._minimum:
-            self._ledger.commit(number, spoke, attempt=attempt)
+            self._ledger.commit(number, list(spoke), attempt=attempt)
 
     def release(self, number: int, attempt: int, model: Any) -> None:
         """Write down which model came of a round."""
@@ -197,8 +196,8 @@ def _said_first(
     )
 
 
-def _event(mode: Mode, survivors: int | None = None) -> Event:
-    event = mode.event(survivors)
+def _event(mode: Mode, client: int | None = None, survivors: int | None = None) -> Event:
+    event = mode.event(survivors, client)
     if event is None:
         raise InputError("a run without privacy keeps no books")
     return event

@@ -21,15 +21,17 @@ def statement(
     sampler_error: float,
     draws: int,
     mechanism: DistributedNoise | None = None,
+    uneven: bool = False,
 ) -> SystemDescription:
     """The description of a private run; with the ``mechanism`` for distributed noise.
 
-    ``draws`` of noise a step, each within ``sampler_error`` of its law.
+    ``draws`` of noise a step, each within ``sampler_error`` of its law; ``uneven`` if clients have
+    sampling rates of their own, none above that of ``config``.
     """
     return SystemDescription(
         unit_count=units,
         mechanism=_mechanism(config, mechanism),
-        sampling=_sampling(config),
+        sampling=_sampling(config, uneven=uneven),
         trusted=_trusted(config),
         released=_released(config),
         unaccounted=_PUBLIC if config.mode == "client" else (_SIZES, *_PUBLIC),
@@ -62,7 +64,7 @@ def _mechanism(config: TrainingConfig, mechanism: DistributedNoise | None) -> st
     )
 
 
-def _sampling(config: TrainingConfig) -> str:
+def _sampling(config: TrainingConfig, *, uneven: bool) -> str:
     if config.mode == "client":
         if config.client_sampling_rate == 1:
             return "none: every client that is there brings its update"
@@ -70,10 +72,11 @@ def _sampling(config: TrainingConfig) -> str:
             "every client takes part and adds its noise, and brings its update by a secret coin "
             f"of its own, of probability {config.client_sampling_rate:g}; nobody sees the coin"
         )
-    if config.sampling_rate == 1:
+    if config.sampling_rate == 1 and not uneven:
         return "none: every example is in every batch"
+    most = f"{'its own, at most ' if uneven else ''}{config.sampling_rate:g}"
     return (
-        f"Poisson: every example by a coin of its client, of probability {config.sampling_rate:g}; "
+        f"Poisson: every example by a coin of its client, of probability {most}; "
         "exact, from a cipher under system randomness, empty batches included"
     )
 

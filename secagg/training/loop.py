@@ -48,6 +48,7 @@ from secagg.stage import UNSIGNED, Stage
 from secagg.training.books import Books, check_books, head_of
 from secagg.training.callbacks import Callback
 from secagg.training.data import Examples, Federation, federate, simulated_dropouts
+from secagg.training.devices import ALIKE, Devices
 from secagg.training.modes import Mode, check_loss, mode
 from secagg.training.optimizers import Moments, Rate, ServerOptimizer, rate_at
 from secagg.training.report import curves, report
@@ -139,6 +140,7 @@ class Trainer:
         batch_size: float | None = None,
         local_epochs: float | None = None,
         stop_at: float | None = None,
+        devices: Devices | None = None,
         callbacks: Sequence[Callback] = (),
         seal: HeadSigner | None = None,
         overwrite: bool = False,
@@ -174,6 +176,8 @@ class Trainer:
             ``local_steps``.
           stop_at: ends the run at a metric of so much or more, or without one at a loss of so much
             or less. With noise the rounds that are left are charged.
+          devices: clients, by place, that take fewer steps, smaller batches, or train a part of the
+            model: ``secagg.training.devices``. docs/uneven-devices.md.
           callbacks: are told of stages and rounds.
           seal: signs the ledger's head, ``secagg.audit.signer`` makes one of a key; resume with it.
           overwrite: replace the run that is there.
@@ -201,6 +205,7 @@ class Trainer:
             optimizer=optimizer,
             learning_rate=learning_rate,
             stop_at=stop_at,
+            devices=devices or ALIKE,
         )
         batches = batch_settings(task.federation, batch_size, local_epochs, settings)
         config = TrainingConfig.parse(
@@ -231,6 +236,7 @@ class Trainer:
         protocol: Protocol = Bonawitz(),
         optimizer: ServerOptimizer | None = None,
         stop_at: float | None = None,
+        devices: Devices | None = None,
         callbacks: Sequence[Callback] = (),
         seal: HeadSigner | None = None,
     ) -> "Trainer":
@@ -254,6 +260,7 @@ class Trainer:
             optimizer=optimizer,
             learning_rate=learning_rate,
             stop_at=stop_at,
+            devices=devices or ALIKE,
         )
         with _as_arguments():
             folder = RunFolder.open(out)
@@ -287,7 +294,7 @@ class Trainer:
             raise InputError("stop_at needs evaluation data")
         check_accounted(config, task.protocol)
         config = replace(config)  # a copy, whatever its maker does with it
-        chosen = mode(config, task.federation, task.model, loss=task.loss)  # or refuses
+        chosen = mode(config, task.federation, task.model, 0, task.loss, task.devices)  # or refuses
         filled_protocol(config, task.protocol)  # the same
         check_books(config, chosen, task.federation, seal)
         folder = RunFolder.create(out, config.as_dict(), versions=_versions(), overwrite=overwrite)
@@ -314,7 +321,8 @@ class Trainer:
                 task.model.load_state_dict(tensors)
             except RuntimeError as error:
                 raise RunError(f"the run in {folder.path} is of another model") from error
-        chosen = mode(config, task.federation, task.model, len(records), task.loss)
+        done = len(records)
+        chosen = mode(config, task.federation, task.model, done, task.loss, task.devices)
         check_books(config, chosen, task.federation, seal)
         if records:
             chosen.state = records[-1].get("state", {})

@@ -28,6 +28,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -65,6 +66,7 @@ from secagg.rounds.ckks import CKKS, FLOODING
 from secagg.rounds.parties import Words
 from secagg.training.data import ROW_NORM, Examples, Federation
 from secagg.training.description import statement
+from secagg.training.devices import ALIKE, Device, Devices, settings_of
 from secagg.training.settings import TrainingConfig
 from secagg.training.tasks import Loss, check_on_zeros, cross_entropy, measure, summed_loss, tensors
 from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
@@ -74,6 +76,7 @@ from secagg.vectors.vector import flatten, unflatten
 ACCURACY: Final = "accuracy"
 BUFFERS: Final = "buffers"
 CLIPPED: Final = "clipped"
+PARTS: Final = "parts"  # a client's weight for each parameter that it trains, otherwise 0
 BUFFER_CODEC: Final = FixedPoint(clip=2.0**12, bits=32)  # of what one round moves them by
 NOISE_TAIL: Final = 8.0  # deviations; one entry in 10^15 is beyond, and then clamped
 
@@ -106,8 +109,15 @@ class Mode(ABC):
     clipped: float | None = None
     delta: float
 
-    def __init__(self, config: TrainingConfig, federation: Federation, model: nn.Module) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: TrainingConfig,
+        federation: Federation,
+        model: nn.Module,
+        devices: Devices = ALIKE,
+    ) -> None:
+        self._config, self._devices = config, devices
+        self._own_configs = settings_of(config, devices)
         self._sizes = [len(examples) for examples in federation.clients]
         self._weights = self._sizes if config.weighs_examples else [1] * len(self._sizes)
         self._entries = flatten(model).numel()
@@ -135,8 +145,8 @@ class Mode(ABC):
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         """The update of the common model, from the decoded sum; advances ``state``."""
 
-    def event(self, survivors: int | None = None) -> Event | None:
-        """What a round of so many survivors costs; of the fewest that may be, if unknown."""
+    def event(self, survivors: int | None = None, client: int | None = None) -> Event | None:
+        """What a round of so many survivors costs a client; of the fewest, or the dearest."""
         return None
 
     def statement(self) -> SystemDescription | None:
@@ -152,6 +162,26 @@ class Mode(ABC):
                 f"({whole.total:.3g} over {config.rounds} rounds); raise it"
             )
 
+    @property
+    def _dearest(self) -> TrainingConfig:
+        """The settings with the largest rate and the most steps of any client."""
+        return replace(
+            self._config,
+            sampling_rate=max(own.sampling_rate for own in self._own_configs),
+            local_steps=max(own.local_steps for own in self._own_configs),
+        )
+
+    def _plain(
+        self, federation: Federation, model: nn.Module, loss: Loss | None
+    ) -> "list[PlainSgd]":
+        found = []
+        for client, examples in enumerate(federation.clients):
+            device = self._devices.get(client, Device())
+            party = PlainSgd(self._own_configs[client], examples, model, loss)
+            party.train_only(device)
+            found.append(party)
+        return found
+
     def _weight(self, survivors: Sequence[int]) -> int:
         """The public weight of those in a sum."""
         return sum(self._weights[client] for client in survivors)
@@ -164,11 +194,16 @@ class Plain(Mode):
     """
 
     def __init__(
-        self, config: TrainingConfig, federation: Federation, model: nn.Module, loss: Loss | None
+        self,
+        config: TrainingConfig,
+        federation: Federation,
+        model: nn.Module,
+        loss: Loss | None,
+        devices: Devices = ALIKE,
     ) -> None:
-        super().__init__(config, federation, model)
+        super().__init__(config, federation, model, devices)
         self._model = model
-        self._clients = [PlainSgd(config, each, model, loss) for each in federation.clients]
+        self._clients = self._plain(federation, model, loss)
         self._own = loss is not None
         clip = config.clip if self._own else _largest_entry(config, ROW_NORM)
         codec = FixedPoint(clip=clip, bits=config.bits)
@@ -189,6 +224,11 @@ class Plain(Mode):
         else:
             accuracy = FixedPoint(clip=1.0, bits=16)
             segments.append(Segment(name=ACCURACY, entries=1, codec=accuracy, weighted=True))
+        self._parts = [p.numel() for p in model.parameters() if p.requires_grad]
+        self._apart = any(device.trains is not None for device in devices.values())
+        if self._apart:
+            codec_of_parts = Count(maximum=most)
+            segments.append(Segment(name=PARTS, entries=len(self._parts), codec=codec_of_parts))
         if buffers:
             segments.append(
                 Segment(name=BUFFERS, entries=buffers, codec=BUFFER_CODEC, weighted=True)
@@ -204,6 +244,8 @@ class Plain(Mode):
         if not self._own:
             return {UPDATE: update, WEIGHT: weight, ACCURACY: accuracy}, weight
         values = {UPDATE: update, WEIGHT: weight}
+        if self._apart:
+            values[PARTS] = [weight * trained for trained in party.trains]
         if common:
             values[BUFFERS] = _flat(_buffers(party.model)) - _flat(common)
         limits = {UPDATE: self._config.clip, BUFFERS: BUFFER_CODEC.clip}
@@ -216,7 +258,11 @@ class Plain(Mode):
             self.clipped = float(sums[CLIPPED][0]) / (self._all_entries * len(survivors))
         if BUFFERS in sums:
             _move_buffers(self._model, sums[BUFFERS] / weight)
-        return torch.from_numpy(sums[UPDATE] / weight)
+        if not self._apart:
+            return torch.from_numpy(sums[UPDATE] / weight)
+        # Each parameter by the weight of those who train it; one that nobody did stays.
+        weights = np.repeat(np.maximum(sums[PARTS], 1), self._parts)
+        return torch.from_numpy(sums[UPDATE] / weights)
 
 
 class Local(Mode):
@@ -229,8 +275,9 @@ class Local(Mode):
         model: nn.Module,
         loss: Loss | None,
         done: int,
+        devices: Devices = ALIKE,
     ) -> None:
-        super().__init__(config, federation, model)
+        super().__init__(config, federation, model, devices)
         self.delta = config.delta * (1 - _SPARE)
         check_delta(config.delta, units=sum(self._sizes))
         # By RDP, as the ledger admits: with less noise it would stop the plan before its end.
@@ -245,16 +292,19 @@ class Local(Mode):
                 learning_rate=config.learning_rate,
                 clip=config.clip,
                 noise_multiplier=z,
-                sampling_rate=config.sampling_rate,
-                steps_taken=done * config.local_steps,
+                sampling_rate=own.sampling_rate,
+                steps_taken=done * own.local_steps,
             )
-            for examples in federation.clients
+            for own, examples in zip(self._own_configs, federation.clients, strict=True)
         ]
-        if any(client.event(config.local_steps) != self._at(z) for client in self._clients):
+        charged = zip(self._clients, self._own_configs, strict=True)
+        if any(each.event(own.local_steps) != self._at(z, own=own) for each, own in charged):
             raise InputError("an optimizer would release something else than the ledger charges")
-        self._check_whole_delta(self.statement(), steps=config.rounds * config.local_steps)
+        steps = max(own.local_steps for own in self._own_configs)
+        self._check_whole_delta(self.statement(), steps=config.rounds * steps)
         tail = NOISE_TAIL * z * config.clip / min(self._sizes)
-        codec = FixedPoint(clip=_largest_entry(config, config.clip + tail), bits=config.bits)
+        largest = max(_largest_entry(own, config.clip + tail) for own in self._own_configs)
+        codec = FixedPoint(clip=largest, bits=config.bits)
         self.layout = Layout(
             segments=(Segment(name=UPDATE, entries=self._entries, codec=codec, weighted=True),),
             clients=config.clients,
@@ -262,28 +312,31 @@ class Local(Mode):
         )
 
     def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
-        trained = self._clients[client].run(start, self._config.local_steps)
+        trained = self._clients[client].run(start, self._own_configs[client].local_steps)
         return {UPDATE: (trained - start).cpu().numpy()}, self._weights[client]
 
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         return torch.from_numpy(sums[UPDATE] / self._weight(survivors))
 
-    def event(self, survivors: int | None = None) -> Event:
-        return self._at(self.noise_multiplier)
+    def event(self, survivors: int | None = None, client: int | None = None) -> Event:
+        own = None if client is None else self._own_configs[client]
+        return self._at(self.noise_multiplier, own=own)
 
     def statement(self) -> SystemDescription:
         return statement(
-            self._config,
+            self._dearest,
+            uneven=bool(self._devices),
             units=sum(self._sizes),
             sampler_error=max(client.sampler_error for client in self._clients),
             draws=self._entries,
         )
 
-    def _at(self, noise: float, rounds: int = 1) -> Event:
+    def _at(self, noise: float, rounds: int = 1, *, own: TrainingConfig | None = None) -> Event:
+        own = own or self._dearest
         return GaussianEvent(
             noise_multiplier=noise,
-            sampling=PoissonSampling(rate=self._config.sampling_rate),
-            steps=self._config.local_steps * rounds,
+            sampling=PoissonSampling(rate=own.sampling_rate),
+            steps=own.local_steps * rounds,
         )
 
 
@@ -299,9 +352,14 @@ class _Shared(Mode):
     sampling: Sampling
 
     def __init__(
-        self, config: TrainingConfig, federation: Federation, model: nn.Module, units: int
+        self,
+        config: TrainingConfig,
+        federation: Federation,
+        model: nn.Module,
+        units: int,
+        devices: Devices = ALIKE,
     ) -> None:
-        super().__init__(config, federation, model)
+        super().__init__(config, federation, model, devices)
         self._units = units
         check_delta(config.delta, units=units)
         self.flooding_epsilon, failing = self._flooding(config)
@@ -341,12 +399,18 @@ class _Shared(Mode):
         ciphertexts = config.rounds * (1 + 2 * self._entries * config.clients // 2048)
         return added, float(config.delta * added + ciphertexts * FLOODING_FAILURE)
 
-    def event(self, survivors: int | None = None) -> Event:
-        return self.mechanism.event(survivors=survivors, sampling=self.sampling)
+    def event(self, survivors: int | None = None, client: int | None = None) -> Event:
+        sampling = self.sampling if client is None else self._sampling_of(client)
+        return self.mechanism.event(survivors=survivors, sampling=sampling)
+
+    def _sampling_of(self, client: int) -> Sampling:
+        """How a unit of this client gets into a sum."""
+        return self.sampling
 
     def statement(self) -> SystemDescription:
         return statement(
-            self._config,
+            self._dearest,
+            uneven=bool(self._devices),
             units=self._units,
             mechanism=self.mechanism,
             sampler_error=self.mechanism.sampler_error,
@@ -363,10 +427,11 @@ class Distributed(_Shared):
         federation: Federation,
         model: nn.Module,
         loss: Loss | None = None,
+        devices: Devices = ALIKE,
     ) -> None:
-        rate = config.sampling_rate
-        self.sampling = PoissonSampling(rate=rate) if rate < 1 else NoSampling()
-        super().__init__(config, federation, model, sum(map(len, federation.clients)))
+        own_rates = [own.sampling_rate for own in settings_of(config, devices)]
+        self.sampling = _poisson(max(own_rates))
+        super().__init__(config, federation, model, sum(map(len, federation.clients)), devices)
         self._clients = [
             ClippedSums(
                 model,
@@ -375,8 +440,11 @@ class Distributed(_Shared):
                 clip=config.clip,
                 sampling_rate=rate,
             )
-            for examples in federation.clients
+            for rate, examples in zip(own_rates, federation.clients, strict=True)
         ]
+
+    def _sampling_of(self, client: int) -> Sampling:
+        return _poisson(self._own_configs[client].sampling_rate)
 
     def use_learning_rate(self, rate: float) -> None:
         self._rate = rate  # a client takes no step of its own
@@ -418,6 +486,7 @@ class Client(_Shared):
         federation: Federation,
         model: nn.Module,
         loss: Loss | None = None,
+        devices: Devices = ALIKE,
     ) -> None:
         _check_statistics(model)
         rate = config.client_sampling_rate
@@ -426,8 +495,8 @@ class Client(_Shared):
             if rate < 1
             else NoSampling()
         )
-        super().__init__(config, federation, model, config.clients)
-        self._clients = [PlainSgd(config, each, model, loss) for each in federation.clients]
+        super().__init__(config, federation, model, config.clients, devices)
+        self._clients = self._plain(federation, model, loss)
         self.state = {"clip": config.clip}
 
     def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
@@ -476,21 +545,24 @@ def mode(
     model: nn.Module,
     done: int = 0,
     loss: Loss | None = None,
+    devices: Devices = ALIKE,
 ) -> Mode:
     """The mode of a run of which ``done`` rounds are finished; with a user's own ``loss``.
+
+    ``devices`` are clients that train less than the settings say.
 
     Raises:
       InputError, PrivacyError: the settings cannot be kept.
     """
     match config.mode:
         case "none":
-            return Plain(config, federation, model, loss)
+            return Plain(config, federation, model, loss, devices)
         case "local":
-            return Local(config, federation, model, loss, done)
+            return Local(config, federation, model, loss, done, devices)
         case "distributed":
-            return Distributed(config, federation, model, loss)
+            return Distributed(config, federation, model, loss, devices)
         case "client":
-            return Client(config, federation, model, loss)
+            return Client(config, federation, model, loss, devices)
         case other:
             raise InputError(f"unknown mode {other!r}")
 
@@ -501,6 +573,7 @@ class PlainSgd:
     Attributes:
       model: a copy, as the last ``update`` left it.
       learning_rate: of the next ``update``.
+      trains: whether each parameter is trained, in their order.
     """
 
     def __init__(
@@ -521,6 +594,17 @@ class PlainSgd:
         # Statistics of a batch need two examples.
         mixing = any(isinstance(module, _NormBase) for module in model.modules())
         self._least = 2 if mixing else 1
+        self._mask: Tensor | None = None
+        self.train_only(Device())
+
+    def train_only(self, device: Device) -> None:
+        """Leave all parameters as they come that ``device`` does not train."""
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        self.trains = device.trained(name for name, _ in named)
+        self._mask = None
+        if not all(self.trains):
+            kept = zip(named, self.trains, strict=True)
+            self._mask = torch.cat([torch.full_like(p, t).reshape(-1) for (_, p), t in kept])
 
     def take_buffers(self, common: nn.Module) -> None:
         """Begin where the common model stands, in what is no parameter."""
@@ -545,6 +629,8 @@ class PlainSgd:
                 losses = self._loss(model(self._features[batch]), self._labels[batch])
                 summed_loss(losses, len(batch)).backward()  # type: ignore[no-untyped-call]  # torch
             gradient = flatten(model, of="gradients")
+            if self._mask is not None:
+                gradient = gradient * self._mask
             moved = flatten(model) - self.learning_rate / expected * gradient
             if torch.isfinite(moved).all():
                 unflatten(moved, model)
@@ -592,6 +678,10 @@ def _move_buffers(model: nn.Module, moves: NDArray[np.float64]) -> None:
     for (name, buffer), piece in zip(kept.items(), pieces, strict=True):
         moved = buffer.double().cpu() + piece.view_as(buffer)
         buffer.copy_(moved.clamp_min(0.0) if name.endswith("running_var") else moved)
+
+
+def _poisson(rate: float) -> Sampling:
+    return PoissonSampling(rate=rate) if rate < 1 else NoSampling()
 
 
 def _coin(rate: float) -> bool:

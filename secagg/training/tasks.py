@@ -8,7 +8,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from protocols.ckks import Engine
@@ -28,6 +28,7 @@ from secagg.errors import InputError
 from secagg.rounds.aggregation import Bonawitz, Ckks, Plain, Protocol
 from secagg.rounds.ckks import FLOODING, MODELS
 from secagg.training.data import Examples, Federation
+from secagg.training.devices import Devices
 from secagg.training.optimizers import Rate, ServerOptimizer, describe_rate, rate_at
 from secagg.training.settings import TrainingConfig
 from secagg.vectors.arrays import model_digest
@@ -59,6 +60,7 @@ class Task:
       protocol: None for that of the settings.
       learning_rate: of the clients, where it is a function of the round.
       stop_at: ends the run at such a metric or above, or without one at such a loss or below.
+      devices: clients that train less than the settings say.
     """
 
     model: nn.Module
@@ -69,6 +71,7 @@ class Task:
     optimizer: ServerOptimizer | None = None
     learning_rate: Rate | None = None
     stop_at: float | None = None
+    devices: Devices = field(default_factory=dict)
 
 
 def own_task(
@@ -290,6 +293,7 @@ def described(task: Task, rounds: int) -> str:
         said.append(f"metric {getattr(task.metric, '__name__', type(task.metric).__name__)}")
     if task.stop_at is not None:
         said.append(f"stop_at {task.stop_at:g}")
+    said += [f"client {number}: {each.describe()}" for number, each in sorted(task.devices.items())]
     held = (*task.federation.clients, task.federation.evaluation)
     return "; ".join([*said, f"data {data_digest(held).hex()[:16]}"])
 

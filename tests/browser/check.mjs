@@ -54,6 +54,13 @@ export async function check(files) {
   const crowd = codec.cases[0].proposal.replace('"params":"0000000a', '"params":"ffffffff');
   const why = await readProposal(ascii(crowd), 1000).catch((error) => error.message);
   equal(why, "this node's policy refuses (maximum_cohort 1000)", 'four billion clients');
+  for (const [kind, why] of [
+    ['cases of several versions', 'a page brings updates of one version of the model'],
+    ['cases of parts', 'a page brings all arrays of an update']])
+    for (const { shows, proposal } of codec[kind]) {
+      const said = await readProposal(ascii(proposal), 1000).catch((error) => error.message);
+      equal(said, why, shows);
+    }
   const { request, answer, model } = carried;
   const { signed } = readRequest(unhex(request['unsigned bytes']));
   equal(hex(signed), request.signed, 'request');

@@ -42,6 +42,7 @@ from protocols.zero_sharing import join as join_ranks
 from protocols.zero_sharing.messages import Advertise as RankKey
 from secagg.adapters.testing import ANYTHING, Machines
 from secagg.errors import IdentityError, InputError, NodeError, RefusedError
+from secagg.nodes.buffer import Session
 from secagg.nodes.coordinator import Coordinator, RunningSum, SumSettings, WeightedMean
 from secagg.nodes.identities import Identity, sign_roster
 from secagg.nodes.identities import Roster as SignedRoster
@@ -326,7 +327,8 @@ def rank_keys(*, signed: bool) -> tuple[Target, Target]:
 
 # Between machines
 
-NODES = (100, 101, 102)
+NODES, MIXED = (100, 101, 102), (100, 101, 102, 103)
+MIXES = replace(ANYTHING, maximum_staleness=5, minimum_same=2)
 SHAPES = (("weight", (2,)),)
 OPERATOR = Identity("operator", SigningKey(Secret(fixed(32, of=70))))
 MEAN = WeightedMean(clip=1.0, max_weight=9, train_metrics={"loss": 1.0})
@@ -410,17 +412,34 @@ def coordinator_step(stage: Stage) -> Target:
     return Target([stripped(good.messages[0])], attempt)
 
 
+def mixed() -> bytes:
+    """A proposal in which clients trained on two versions of the model."""
+    coordinator, played = Coordinator(MEAN, SumSettings()), sums()
+    session = Session(
+        nodes={node: node % 2 for node in MIXED},
+        digests={0: bytes(32), 1: played.machines.model},
+        weights=(3, 2),
+        minimum_same=2,
+    )
+    coordinator.session = fixed(16, of=81)
+    with mock.patch("secagg.nodes.coordinator.system", fixed):
+        begun = coordinator.begin(
+            "train", MIXED, model=session.model_digest, shapes=SHAPES, session=session
+        )
+    return begun.proposal.to_bytes()
+
+
 def proposal() -> Target:
     def attempt(data: bytes) -> bool:
         try:
-            found = ANYTHING.read_proposal(data)
+            found = MIXES.read_proposal(data)
         except (DecodeError, RefusedError):
             return False
         if found.to_bytes() != data:
             raise AssertionError("a proposal has a second encoding")
         return True
 
-    return Target([sums().requests[NODES[0], Stage.SHARE].proposal], attempt)
+    return Target([sums().requests[NODES[0], Stage.SHARE].proposal, mixed()], attempt)
 
 
 def codec(seed: bytes, decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) -> Target:

@@ -17,11 +17,13 @@ from dp.noise.mechanisms import DistributedNoise
 from protocols.errors import DecodeError
 from secagg.nodes.coordinator import SumSettings
 from secagg.nodes.proposal import Average, Contribution, Noise, Proposal
+from secagg.nodes.versions import Versions
 from secagg.vectors.arrays import Shapes, flat, shapes_of, unflat
 from secagg.vectors.layout import Layout
 
 KINDS = [np.float16, np.float32, np.float64]
 NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name.isprintable())
+DIGEST = st.binary(min_size=32, max_size=32)
 SHAPE = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 SHAPES: st.SearchStrategy[Shapes] = st.dictionaries(NAMES, SHAPE, max_size=4).map(
     lambda shapes: tuple(shapes.items())
@@ -49,6 +51,7 @@ def averages(draw: st.DrawFn) -> Average:
         max_weight=draw(st.integers(1, 10**9)),
         weighted_by=draw(NAMES),
         metrics=tuple(metrics.items()),
+        by_array=draw(st.booleans()),
     )
 
 
@@ -84,17 +87,50 @@ def built(draw: st.DrawFn, content: Average | Noise, shapes: Shapes, clients: in
     if noise and (kind == "threshold-ckks" or clients >= 100):  # no books for it, or sparse
         kind = "bonawitz"
     cohort = Signed() if kind == "signed" else SumSettings(protocol=kind)
-    segments = content.segments() if noise else content.segments(entries_of(shapes))
+    versions = draw(several(clients)) if may_mix(kind, content, clients) else None
+    if isinstance(content, Noise):
+        segments = content.segments()
+    else:
+        factor = versions.weights[0] if versions else 1
+        arrays = len(shapes)
+        segments = content.segments(entries_of(shapes), arrays=arrays, factor=factor)
     minimum = content.mechanism.minimum_survivors if noise else None
     return Proposal(
         purpose=draw(st.text(string.ascii_letters + " .", min_size=1)),
         session=draw(st.binary(min_size=16, max_size=16)),
         params=cohort.params(clients, Layout(segments=segments, clients=clients), minimum),
-        model_digest=draw(st.binary(min_size=32, max_size=32)),
+        model_digest=versions.model_digest if versions else draw(DIGEST),
         seed=draw(st.binary(min_size=32, max_size=32)),
         shapes=shapes,
         content=content,
         roster_digest=bytes(32 if kind == "signed" else 0),
+        versions=versions,
+    )
+
+
+def may_mix(kind: str, content: Average | Noise, clients: int) -> bool:
+    """Whether a proposal of so many may name several versions: the graph is complete."""
+    of_examples = isinstance(content, Noise) and content.mechanism.unit is Unit.EXAMPLE
+    return kind == "bonawitz" and clients < 50 and not of_examples
+
+
+@st.composite
+def several(draw: st.DrawFn, clients: int) -> Versions | None:
+    weights = draw(st.lists(st.integers(1, 99), max_size=5).map(lambda w: (max([1, *w]), *w)))
+    newest, same = draw(st.integers(len(weights), 2**40)), draw(st.integers(2, 3))
+    listed = [newest - behind for behind in range(len(weights) - 1, -1, -1)]
+    named = sorted(draw(st.sets(st.integers(0, 2**20), min_size=same, max_size=clients)))
+    fits = max(1, len(named) // same)
+    used = draw(st.lists(st.sampled_from(listed), min_size=1, max_size=fits, unique=True))
+    return (
+        Versions(
+            digests=tuple((number, draw(DIGEST)) for number in listed),
+            clients=tuple((client, used[place % len(used)]) for place, client in enumerate(named)),
+            weights=weights,
+            minimum_same=same,
+        )
+        if draw(st.booleans())
+        else None
     )
 
 
@@ -149,7 +185,8 @@ def test_other_values_in_any_field_are_refused_or_another_proposal(
     proposal: Proposal, odd: Any, data: Any
 ) -> None:
     said = json.loads(proposal.to_bytes())
-    inside = data.draw(st.sampled_from([said, said.get("noise", said), said.get("average", said)]))
+    parts = [said.get(name, said) for name in ("noise", "average", "versions")]
+    inside = data.draw(st.sampled_from([said, *parts]))
     inside[data.draw(st.sampled_from(sorted(inside)))] = odd
     refused_or_itself(json.dumps(said, sort_keys=True, separators=(",", ":")).encode())
     refused_or_itself(json.dumps(said).encode())
@@ -205,7 +242,7 @@ def exactly(values: list[float], weights: list[int]) -> Fraction:
 def test_the_mean_is_within_the_stated_bound(given_sum: Any, data: Any) -> None:
     average, shapes, clients, weights = given_sum
     entries = entries_of(shapes)
-    layout = Layout(segments=average.segments(entries), clients=6)
+    layout = Layout(segments=average.segments(entries, arrays=len(shapes)), clients=6)
     proposal = Proposal(
         purpose="train",
         session=bytes(16),

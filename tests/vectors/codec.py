@@ -6,6 +6,7 @@ bytes for each segment that is rounded, so that the words are too.
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from protocols.bonawitz import Params
 from secagg.nodes.proposal import Average, Contribution, Failure, Proposal
+from secagg.nodes.versions import Versions
 from secagg.vectors.layout import Layout
 from secagg.vectors.quantize import FixedPoint
 
@@ -104,6 +106,42 @@ def _cases() -> Iterator[tuple[str, Proposal, dict[str, Any] | str]]:
     )
 
 
+def _of_versions() -> Iterator[tuple[str, Proposal, dict[str, Any] | str, int]]:
+    """The same where clients trained on several versions, and the client's number."""
+    mean = Average(clip=1.0, bits=14, max_weight=100, weighted_by="n", metrics=(("loss", 10.0),))
+    bare = _proposal((("bias", (2,)), ("weight", (2, 3))), mean, 10, "versions")
+    versions = Versions(
+        digests=((6, bytes([6]) * 32), (7, bytes([7]) * 32), (8, bare.model_digest)),
+        clients=((0, 8), (1, 6), (2, 8), (5, 6), (9, 6)),
+        weights=(6, 4, 3),
+        minimum_same=2,
+    )
+    segments = mean.segments(bare.entries, factor=6)
+    words = Layout(segments=segments, clients=10).words
+    params = replace(bare.params, words=words)  # type: ignore[type-var]  # of bonawitz, here
+    mixed = replace(bare, params=params, versions=versions)
+    update = [0.5, -0.25, 1.0, -1.0, 1.5, -7.0, 1e-9, 0.0]
+    own = {"update": update, "weight": 40, "metrics": {"loss": 2.5}}
+    yield "an update of the newest version counts six times its weight", mixed, own, 2
+    yield "one of two versions before counts three times", mixed, own, 5
+    yield "one of that version whose work failed", mixed, "raised", 9
+
+
+def _by_array() -> Iterator[tuple[str, Proposal, dict[str, Any] | str]]:
+    """A mean of each array by those who trained it."""
+    mean = Average(clip=1.0, bits=14, max_weight=100, weighted_by="n", by_array=True)
+    shapes = (("bias", (2,)), ("norm.running_mean", (2,)), ("weight", (2, 2)))
+    bare = _proposal(shapes, replace(mean, by_array=False), 10, "parts")
+    segments = mean.segments(bare.entries, 2, arrays=3)
+    words = Layout(segments=segments, clients=10).words
+    params = replace(bare.params, words=words)  # type: ignore[type-var]  # of bonawitz, here
+    parts = replace(bare, params=params, content=mean)
+    own = {"update": [0.5, -0.25, 3.0, -2.0, 1.0, -1.0, 1.5, -7.0], "weight": 40, "metrics": {}}
+    yield "all arrays were trained", parts, own
+    yield "one was not, and its entries are zeros", parts, own | {"trained": ["bias"]}
+    yield "work on arrays failed", parts, "update"
+
+
 def _seeds(number: int, proposal: Proposal) -> list[bytes]:
     rounded = [s for s in proposal.layout.segments if isinstance(s.codec, FixedPoint)]
     return [
@@ -112,7 +150,9 @@ def _seeds(number: int, proposal: Proposal) -> list[bytes]:
     ]
 
 
-def words_of(proposal: Proposal, own: dict[str, Any] | str, seeds: list[bytes]) -> Any:
+def words_of(
+    proposal: Proposal, own: dict[str, Any] | str, seeds: list[bytes], client: int = 0
+) -> Any:
     """The words under these seeds."""
     said: Contribution | Failure
     if isinstance(own, str):
@@ -120,7 +160,10 @@ def words_of(proposal: Proposal, own: dict[str, Any] | str, seeds: list[bytes]) 
     else:
         update = _pattern(proposal.entries) if own["update"] is None else own["update"]
         said = Contribution(
-            vector=np.array(update, np.float64), weight=own["weight"], metrics=own["metrics"]
+            vector=np.array(update, np.float64),
+            weight=own["weight"],
+            metrics=own["metrics"],
+            trained=own.get("trained"),
         )
     drawn = iter(seeds)
 
@@ -128,29 +171,44 @@ def words_of(proposal: Proposal, own: dict[str, Any] | str, seeds: list[bytes]) 
         return layout.encode(values, entropy=lambda _: next(drawn))
 
     with patch("secagg.nodes.proposal.encode", encode):
-        return proposal.encode(said)
+        return proposal.encode(said, client)
 
 
 def codec() -> dict[str, Any]:
     """The cases with their layouts and words."""
-    cases = []
-    for number, (shows, proposal, own) in enumerate(_cases()):
-        seeds, layout = _seeds(number, proposal), proposal.layout
-        words = words_of(proposal, own, seeds).astype("<u8")
-        case = {
-            "shows": shows,
-            "proposal": proposal.to_bytes().decode(),
-            "public": proposal.agreement().public_digest.hex(),
-            "segments": [
-                {"name": segment.name, "entries": segment.entries, "lanes": lanes}
-                for segment, lanes in zip(layout.segments, layout.lanes, strict=True)
-            ],
-            "own": own,
-            "seeds": [seed.hex() for seed in seeds],
-        }
-        if len(words) < 100:
-            case["words"] = [f"{word:016x}" for word in words.tolist()]
-        else:
-            case["sha256"] = hashlib.sha256(words.tobytes()).hexdigest()
-        cases.append(case)
-    return {"about": "what nodes bring to a sum: docs/protocols/codec.md", "cases": cases}
+    cases = [_case(number, *case) for number, case in enumerate(_cases())]
+    mixed = [
+        _case(len(cases) + number, *case) | {"client": case[-1]}
+        for number, case in enumerate(_of_versions())
+    ]
+    before = len(cases) + len(mixed)
+    parts = [_case(before + number, *case) for number, case in enumerate(_by_array())]
+    return {
+        "about": "what nodes bring to a sum: docs/protocols/codec.md",
+        "cases": cases,
+        "cases of several versions": mixed,
+        "cases of parts": parts,
+    }
+
+
+def _case(
+    number: int, shows: str, proposal: Proposal, own: dict[str, Any] | str, client: int = 0
+) -> dict[str, Any]:
+    seeds, layout = _seeds(number, proposal), proposal.layout
+    words = words_of(proposal, own, seeds, client).astype("<u8")
+    case = {
+        "shows": shows,
+        "proposal": proposal.to_bytes().decode(),
+        "public": proposal.agreement().public_digest.hex(),
+        "segments": [
+            {"name": segment.name, "entries": segment.entries, "lanes": lanes}
+            for segment, lanes in zip(layout.segments, layout.lanes, strict=True)
+        ],
+        "own": own,
+        "seeds": [seed.hex() for seed in seeds],
+    }
+    if len(words) < 100:
+        case["words"] = [f"{word:016x}" for word in words.tolist()]
+    else:
+        case["sha256"] = hashlib.sha256(words.tobytes()).hexdigest()
+    return case

@@ -27,24 +27,39 @@ def test_the_page_shows_a_word_of_the_first_case() -> None:
     assert VECTORS["cases"][0]["words"][0] in page.read_text("utf-8")
 
 
-@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: str(case["shows"]))
+MORE: list[dict[str, Any]] = VECTORS["cases of several versions"] + VECTORS["cases of parts"]
+
+
+@pytest.mark.parametrize("case", [*VECTORS["cases"], *MORE], ids=lambda case: str(case["shows"]))
 def test_words_follow_from_proposal_and_seeds_and_decode_to_what_was_brought(
     case: dict[str, Any],
 ) -> None:
     proposal = Proposal.from_bytes(case["proposal"].encode())
     assert proposal.agreement().public_digest.hex() == case["public"]
-    words = words_of(proposal, case["own"], [bytes.fromhex(seed) for seed in case["seeds"]])
+    client = case.get("client", 0)
+    seeds = [bytes.fromhex(seed) for seed in case["seeds"]]
+    words = words_of(proposal, case["own"], seeds, client)
+    counts, most = 1, 1
+    if proposal.versions:
+        counts, most = proposal.versions.weight_of(client), proposal.versions.weights[0]
     if "words" in case:
         assert [f"{word:016x}" for word in words.tolist()] == case["words"]
     sums, own, average = proposal.layout.decode(words), case["own"], proposal.content
     assert isinstance(average, Average)
     if isinstance(own, str):
         assert sums["failed"].tolist() == [int(word == own) for word in WORDS]
-        assert not any(values.any() for name, values in sums.items() if name != "failed")
+        others = {name: values for name, values in sums.items() if name != "failed"}
+        if "statistic" in others:  # counted from the middle of its range
+            others["statistic"] = others["statistic"] - 2**46
+        assert not any(values.any() for values in others.values())
         return
     weight = min(max(own["weight"], 0), average.max_weight)
-    assert sums["weight"].tolist() == [weight]
+    assert sums["weight"].tolist() == [weight * counts]
+    if average.by_array:
+        trained = own.get("trained", [name for name, _ in proposal.shapes])
+        assert sums["parts"].tolist() == [weight * (name in trained) for name, _ in proposal.shapes]
     if own["update"] and "statistic" not in sums:
         step = average.clip / (2 ** (average.bits - 1) - 1)
-        true = np.clip(own["update"], -average.clip, average.clip) * weight / average.max_weight
+        true = np.clip(own["update"], -average.clip, average.clip) * weight * counts
+        true /= average.max_weight * most
         assert np.abs(sums["update"] - true).max() < step

@@ -11,7 +11,7 @@ from secagg.errors import InputError
 from secagg.nodes.coordinator import SumSettings, WeightedMean
 from secagg.nodes.identities import Roster, load_identity, load_public
 
-_OF_MEAN: Final = ("clip", "max_weight", "bits", "weighted_by")
+_OF_MEAN: Final = ("clip", "max_weight", "bits", "weighted_by", "by_array")
 _OF_COHORT: Final = ("protocol", "corrupt_fraction", "dropout", "minimum_survivors")
 _METRICS: Final = ("train_metrics", "evaluate_metrics")
 _PATHS: Final = ("state", "certificate", "key", "client_ca", "identity")

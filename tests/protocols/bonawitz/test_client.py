@@ -362,6 +362,23 @@ def test_for_the_alive_it_reveals_one_half_and_for_the_gone_the_other() -> None:
     assert alive.shares[4] != fewer.shares[4]
 
 
+def test_a_set_that_the_application_does_not_accept_is_not_opened_and_another_may_be() -> None:
+    told, state = list[object](), masked()
+
+    def accept(alive: object) -> None:
+        told.append(alive)
+        if len(told) == 1:
+            raise InputError("not these")
+
+    with pytest.raises(InputError, match="not these"):
+        state.on_survivors(survivors(0, 1, 2, 3, 4), accept=accept)
+    reveal = Reveal.from_bytes(
+        state.on_survivors(survivors(0, 1, 2, 3), accept=accept), expect=HEADER
+    )
+    assert told == [frozenset(range(5)), frozenset(range(4))]
+    assert reveal.header == HEADER
+
+
 def test_a_survivor_who_never_shared_is_refused() -> None:
     content, state = shared()
     del content[4]

@@ -91,6 +91,20 @@ def test_sums_follow_each_other_and_are_the_weighted_means(folder: Path) -> None
         assert outcome.metrics["loss"] == pytest.approx(loss, abs=1e-6)
 
 
+def test_a_node_may_train_a_part_of_the_model(folder: Path) -> None:
+    def the_bias(model: Any, proposal: Any) -> Any:
+        after, numbers = trained(4)(model, proposal)
+        return {"bias": after["bias"]}, numbers
+
+    with serving(folder, 4) as (server, homes):
+        small = homes.pop(4)
+        with joined(server.url, homes), stopped(server, small, the_bias):
+            outcome = server.sums("train", replace(MEAN, by_array=True)).run(MODEL, nodes=4)
+    assert outcome.report.failed == 0
+    assert np.abs(outcome.model["bias"] - mean_of([1, 2, 3, 4])).max() < 1e-3
+    assert np.abs(outcome.model["weight"] - mean_of([1, 2, 3])).max() < 1e-3
+
+
 def test_two_purposes_are_summed_at_once(folder: Path) -> None:
     both, summed = threading.Barrier(2, timeout=20), replace(MEAN, evaluate_metrics={"loss": 10.0})
 

@@ -90,6 +90,25 @@ def test_every_client_and_server_uses_threads_unless_told_otherwise(
     assert not pools
 
 
+@pytest.mark.parametrize("expand", [threads(2), threads(3), masking.expand])
+def test_frames_made_on_threads_are_the_same_in_the_same_order(
+    expand: Expand, pools: list[int]
+) -> None:
+    frames = 20
+    agreement = agreement_of(Params(clients=3, threshold=2, words=frames * FRAME_WORDS))
+    words = np.arange(frames * FRAME_WORDS, dtype=np.uint64)
+    made = played(agreement, dict.fromkeys(range(3), words), "boxes")
+    record = made.states[0].into_record()
+
+    def sent(way: Expand) -> list[bytes]:
+        state = client.restore(record, burn=lambda *_: True)
+        assert isinstance(state, client.AwaitBoxes)
+        return list(state.on_boxes(made.boxes[0], words, expand=way)[0])
+
+    assert sent(expand) == sent(Masks)
+    assert max(pools) > 1
+
+
 def test_a_client_masks_without_a_copy_of_its_vector(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = 40
     monkeypatch.setattr(client, "BATCH_WORDS", 2 * FRAME_WORDS)
