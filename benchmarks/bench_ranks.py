@@ -14,40 +14,26 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from secagg.adapters.torch_distributed import SecureGroup, secure_all_reduce, secure_ddp
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "ddp"))
+
+from gpt import TOKENS, WORDS, Gpt
+
 RANKS = 4
 ENTRIES = 25 * 2**20 // 4  # of a bucket of DDP, float32
 TURNS = 11
-TOKENS, BATCH, WORDS = 128, 4, 2_000
-LAYERS, WIDTH, HEADS = 6, 384, 6
-
-
-class Gpt(nn.Module):
-    """Six blocks of width 384 over 2,000 words: 11.5 million parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words = nn.Embedding(WORDS, WIDTH)
-        self.places = nn.Embedding(TOKENS, WIDTH)
-        layer = nn.TransformerEncoderLayer(
-            WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True
-        )
-        self.blocks = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
-        hidden = self.words(tokens) + self.places.weight[: tokens.shape[1]]
-        return self.blocks(hidden, mask=mask, is_causal=True) @ self.words.weight.T
+BATCH = 4
 
 
 def in_turn(contenders: dict[str, Callable[[], Any]]) -> dict[str, list[tuple[float, float]]]:

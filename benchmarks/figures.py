@@ -9,6 +9,7 @@ SVGs go beside their JSON; a table goes into its page, between ``<!-- table: NAM
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -31,7 +32,12 @@ from secagg.pages.numbers import at_least, bound, elapsed, percent, size
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("docs/benchmarks.md", "docs/privacy/attacks.md", "docs/privacy/utility.md")
+PAGES = (
+    "docs/benchmarks.md",
+    "docs/privacy/attacks.md",
+    "docs/privacy/utility.md",
+    "docs/programs.md",
+)
 AT = {"entries": 10**4, "dropout": 0.1}  # of the plot over clients
 SHOWN = {"clients": 100, "entries": 10**5}  # of the table over protocols
 
@@ -46,6 +52,21 @@ def attacks() -> Found:
 
 def peers() -> dict[str, Any]:
     return dict(json.loads((RESULTS / "peers.json").read_text())["benchmarks"])
+
+
+def programs(name: str) -> list[dict[str, Any]]:
+    """What a program of examples said, run by run."""
+    kept = json.loads((RESULTS / "programs.json").read_text())
+    return [said for command, said in kept.items() if f"/{name}/" in command]
+
+
+def hospitals() -> dict[str, Counter[str]]:
+    """By hospital how many of those held out each model gets right, over all folds."""
+    found: dict[str, Counter[str]] = {}
+    for said in programs("hospitals"):
+        for name, row in said["hospitals"].items():
+            found.setdefault(name, Counter()).update(row["right"], held_out=row["held_out"])
+    return found
 
 
 # Pictures
@@ -109,6 +130,38 @@ def over_peers() -> bytes:
     return _svg(figure)
 
 
+def over_programs() -> bytes:
+    """Points of accuracy: of each program beside all data at one place, of a hospital beside alone.
+
+    Masks should move nothing; that clients differ, and who they are, does.
+    """
+    mpl.rcParams["svg.hashsalt"] = "programs"
+    runs = [
+        (f"softmax, {said['clients']} clients, alpha {said['alpha']:g}", said)
+        for said in programs("softmax_784")
+    ]
+    runs += [(f"{said['model']} of 4 peers", said) for said in programs("ddp")]
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes, beside = figure.subplots(1, 2)
+    for twin, marker in (("plain", "s"), ("secure", ".")):
+        points = [100 * (said[f"{twin}_accuracy"] - said["central_accuracy"]) for _, said in runs]
+        axes.plot(points, [name for name, _ in runs], marker, label=twin)
+    axes.set(xlabel="points beside all data at one place")
+    for model, marker in (("plain", "s"), ("masked", "."), ("noisy", "x")):
+        points = [
+            100 * (row[model] - row["alone"]) / row["held_out"] for row in hospitals().values()
+        ]
+        beside.plot(points, list(hospitals()), marker, label=model)
+    beside.set(xlabel="points beside a hospital alone")
+    for each in (axes, beside):
+        each.invert_yaxis()
+        each.axvline(0, color="0.7", zorder=0)
+        each.set_xlim(-5, 5)
+        each.grid(visible=True, axis="x", alpha=0.3)
+        each.legend(fontsize="small")
+    return _svg(figure)
+
+
 PICTURES: dict[str, Callable[[], bytes]] = {
     "costs.svg": lambda: plot([p for p in costs() if p.clients <= 100 and p.entries <= 10**5]),
     "clients.svg": over_clients,
@@ -116,6 +169,7 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "attack_audit.svg": lambda: sheet(drawings(attacks())["audit"]),
     "attack_pictures.svg": lambda: sheet(drawings(attacks())["pictures"]),
     "bytes.svg": over_peers,
+    "programs.svg": over_programs,
     "utility.svg": lambda: utility.plot(utility.read(RESULTS / "utility.json")["runs"]),
 }
 
@@ -289,6 +343,52 @@ def table_inversion() -> str:
     )
 
 
+def table_squares() -> str:
+    rows = []
+    for said in programs("linear_regression"):
+        for way in ("descent", "solution"):
+            kept = said[way]
+            rounds = "one sum" if way == "solution" else f"{said['rounds']} rounds"
+            qualities = (f"{kept[f'{twin}_r2']:.4f}" for twin in ("central", "plain", "secure"))
+            off = (f"{kept[name]:.1e}" for name in ("secure_off", "bound"))
+            rows.append([said["data"], f"{said['clients']}", rounds, *qualities, *off])
+    return _table("data | clients | way | central | plain | secure | off by | at most", rows)
+
+
+def table_softmax() -> str:
+    rows = []
+    for said in programs("softmax_784"):
+        own, low = said["own_tests"], said["own_tests"]["lowest_tenth"]
+        worst = own["clients_by_tenth"][round(10 * low)]
+        lowest = f"{worst} between {low:.1f} and {low + 0.1:.1f}"
+        about = (f"{said['clients']}", f"{said['alpha']:g}")
+        rows.append([*about, *_twins(said), f"{own['accuracy']:.3f}", lowest])
+    return _table("clients | alpha | central | plain | secure | own images | lowest clients", rows)
+
+
+def table_hospitals() -> str:
+    models = ("alone", "central", "plain", "masked", "noisy")
+    found = hospitals()
+    rows = [
+        [name, *(f"{row[each]}" for each in ("held_out", *models))] for name, row in found.items()
+    ]
+    people = sum(row["held_out"] for row in found.values())
+    whole = (f"{sum(row[each] for row in found.values()) / people:.3f}" for each in models)
+    return _table(f"hospital | held out | {' | '.join(models)}", [*rows, ["accuracy", "", *whole]])
+
+
+def table_ranks() -> str:
+    rows = [
+        [said["model"], f"{said['steps']}", *_twins(said), f"{said['losses_apart']:.1e}"]
+        for said in programs("ddp")
+    ]
+    return _table("model | steps | central | plain | secure | losses apart", rows)
+
+
+def _twins(said: dict[str, Any]) -> list[str]:
+    return [f"{said[f'{twin}_accuracy']:.3f}" for twin in ("central", "plain", "secure")]
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "costs": table_costs,
     "clients": table_clients,
@@ -301,6 +401,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "membership": table_membership,
     "audits": table_audits,
     "inversion": table_inversion,
+    "squares": table_squares,
+    "softmax": table_softmax,
+    "hospitals": table_hospitals,
+    "ranks": table_ranks,
     "utility": lambda: utility.table(utility.read(RESULTS / "utility.json")["runs"]),
     "settings": lambda: utility.settings_table(utility.read(RESULTS / "utility.json")),
 }

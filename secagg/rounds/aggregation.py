@@ -264,11 +264,12 @@ def aggregate(
 ) -> Aggregate:
     """Sum the clients' updates under a protocol, all parties in this process.
 
+    >>> result = aggregate([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], clip=8.0)
+    >>> result.sum.round(2).tolist(), result.mean.round(2).tolist()
+    ([5.0, 7.0, 9.0], [2.5, 3.5, 4.5])
     >>> result = aggregate([{"w": [0.5, 1.0]}, {"w": [0.3, 3.0]}], clip=4.0)
-    >>> result.mean["w"].round(2).tolist()
-    [0.4, 2.0]
-    >>> result.clipped
-    {'w': 0}
+    >>> result.mean["w"].round(2).tolist(), result.clipped
+    ([0.4, 2.0], {'w': 0})
 
     The mean is within one quantisation step, clip / 32767, of the true mean of the clipped
     updates, whatever the weights; everything a client brings, its weight too,

@@ -16,6 +16,7 @@ from secagg.training.data import Federation
 from secagg.training.modes import Mode
 from secagg.training.runs import METRICS, RoundRecord, RunFolder
 from secagg.training.settings import TrainingConfig
+from secagg.training.tasks import data_digest
 from secagg.vectors.arrays import model_digest
 
 _SIDE_CHANNELS = (
@@ -188,21 +189,10 @@ def _said_first(
         purpose=config.purpose or "",
         organisation=config.organisation or "",
         data_set=config.data,
-        data_digest=_digest_of(federation).hex(),
+        data_digest=data_digest(federation.clients).hex(),
         parties=_PARTIES,
         side_channels=_SIDE_CHANNELS,
         intermediate_models=_INTERMEDIATE,
-    )
-
-
-def _digest_of(federation: Federation) -> bytes:
-    """SHA-256 of all clients' examples, client by client in their order."""
-    return model_digest(
-        {
-            f"{number:09} {name}": getattr(client, name)
-            for number, client in enumerate(federation.clients)
-            for name in ("features", "labels")
-        }
     )
 
 

@@ -62,11 +62,20 @@ def describe_rate(rate: Rate, rounds: int) -> str:
     return f"{values[0]:g} to {values[-1]:g} by round ({digest})"
 
 
-def warmup(rate: Rate, rounds: int) -> Rate:
-    """``rate``, reached in equal steps over the first ``rounds`` rounds."""
+def warmup(rate: Rate, rounds: int, *, start: float | None = None) -> Rate:
+    """``rate``, reached in equal steps over the first ``rounds`` rounds.
+
+    Args:
+      start: the rate of the first round; by default one step.
+    """
     if rounds < 1:
         raise InputError(f"a warm-up of {rounds} rounds, must be at least 1")
-    return lambda number: rate_at(rate, number) * min(1.0, number / rounds)
+    if start is None:
+        return lambda number: rate_at(rate, number) * min(1.0, number / rounds)
+    if rounds < 2:
+        raise InputError(f"a warm-up of {rounds} round that starts at {start}, must be at least 2")
+    first, steps = rate_at(start, 1), rounds - 1
+    return lambda number: first + (rate_at(rate, number) - first) * min(1.0, (number - 1) / steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

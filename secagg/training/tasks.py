@@ -31,6 +31,7 @@ from secagg.training.data import Examples, Federation
 from secagg.training.devices import Devices
 from secagg.training.optimizers import Rate, ServerOptimizer, describe_rate, rate_at
 from secagg.training.settings import TrainingConfig
+from secagg.vectors.arrays import model_digest
 from secagg.vectors.vector import flatten
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
@@ -281,7 +282,7 @@ def filled_protocol(config: TrainingConfig, given: Protocol | None) -> Protocol:
             return Ckks(model=MODELS[name], minimum_survivors=minimum)
 
 
-def described(task: Task, rounds: int) -> str | None:
+def described(task: Task, rounds: int) -> str:
     """What the objects of a run say of themselves, so that it is not resumed with others."""
     said = [] if task.protocol in (None, Bonawitz()) else [repr(task.protocol)]
     if callable(task.learning_rate):
@@ -293,7 +294,19 @@ def described(task: Task, rounds: int) -> str | None:
     if task.stop_at is not None:
         said.append(f"stop_at {task.stop_at:g}")
     said += [f"client {number}: {each.describe()}" for number, each in sorted(task.devices.items())]
-    return "; ".join(said) or None
+    held = (*task.federation.clients, task.federation.evaluation)
+    return "; ".join([*said, f"data {data_digest(held).hex()[:16]}"])
+
+
+def data_digest(parts: Sequence[Examples]) -> bytes:
+    """SHA-256 of everybody's examples, one after the other in their order."""
+    return model_digest(
+        {
+            f"{number:09} {name}": getattr(part, name)
+            for number, part in enumerate(parts)
+            for name in ("features", "labels")
+        }
+    )
 
 
 def examples(data: ClientData, whose: str) -> Examples:

@@ -60,10 +60,10 @@ def model_digest(model: Any) -> bytes:
             kind = str(value.dtype).removeprefix("torch.")
             raw = bytes_of(value)
         else:
-            array = np.asarray(value)
-            if array.dtype.kind not in "fiubc":
-                raise InputError(f"{name!r} holds {array.dtype}: no array of numbers")
-            kind, raw = array.dtype.name, _raw(array)
+            value = np.asarray(value)
+            if value.dtype.kind not in "fiubc":
+                raise InputError(f"{name!r} holds {value.dtype}: no array of numbers")
+            kind, raw = value.dtype.name, _raw(value)
         parts += [str(name).encode(), kind.encode(), repr(tuple(value.shape)).encode(), raw]
     return digest(*parts)
 

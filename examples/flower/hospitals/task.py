@@ -52,10 +52,11 @@ class Patients:
         return len(self.ill)
 
 
-def load(hospital: int) -> tuple[Patients, Patients]:
+def load(hospital: int, *, fold: int = 0) -> tuple[Patients, Patients]:
     """The patients to train on and the held-out fifth of the hospital with this number, 0 to 3.
 
-    Every fifth row of a hospital is held out, in the order of the table, always the same ones.
+    Every fifth row of a hospital is held out, in the order of the table, from the row ``fold``,
+    0 to 4: always the same ones.
     """
     name = HOSPITALS[hospital]
     with _table().open(newline="", encoding="utf-8") as file:
@@ -64,7 +65,7 @@ def load(hospital: int) -> tuple[Patients, Patients]:
         np.array([_features(row) for row in rows]),
         np.array([float(row["num"] != "0") for row in rows]),
     )
-    held_out = np.arange(len(rows)) % 5 == 0
+    held_out = np.arange(len(rows)) % 5 == fold
     return (
         Patients(everyone.features[~held_out], everyone.ill[~held_out]),
         Patients(everyone.features[held_out], everyone.ill[held_out]),

@@ -110,6 +110,12 @@ def test_a_warm_up_reaches_the_rate_in_equal_steps() -> None:
     assert [rate_at(decayed, number) for number in (1, 2, 4)] == [0.5, 0.5, 0.25]
 
 
+def test_a_warm_up_begins_where_it_is_told_to() -> None:
+    rate = warmup(0.7, 3, start=0.1)
+    assert [rate_at(rate, number) for number in (1, 2, 3, 4)] == pytest.approx([0.1, 0.4, 0.7, 0.7])
+    assert describe_rate(rate, 4) != describe_rate(warmup(0.7, 3), 4)
+
+
 def test_a_description_tells_apart_what_moves_otherwise() -> None:
     said = {
         one.describe(ROUNDS)
@@ -138,6 +144,8 @@ def test_a_description_tells_apart_what_moves_otherwise() -> None:
         (lambda: SGD(learning_rate=lambda number: "fast"), "round 1 is 'fast'"),
         (lambda: SGD(learning_rate=-1.0), "round 1 is -1.0"),
         (lambda: warmup(0.1, 0), "warm-up of 0"),
+        (lambda: warmup(0.1, 1, start=1e-5), "1 round that starts at 1e-05"),
+        (lambda: warmup(0.1, 2, start=-1.0), "is -1.0"),
     ],
 )
 def test_a_setting_out_of_range_is_named(make: Any, words: str) -> None:

@@ -198,6 +198,7 @@ def test_a_models_digest_is_of_its_arrays_alone() -> None:
     ):
         assert secagg.model_digest(other) != secagg.model_digest(one)
     assert len(secagg.model_digest({"x": torch.zeros(2, dtype=torch.bfloat16)})) == 32
+    assert secagg.model_digest({"x": [0.0, 1.0]}) == secagg.model_digest({"x": np.array([0.0, 1])})
     for wrong in (3, {"a": "text"}, {"a": [object()]}):
         with pytest.raises(InputError):
             secagg.model_digest(wrong)

@@ -559,6 +559,8 @@ def test_a_resumed_run_has_its_model_and_its_optimizers_moments(tmp_path: Path) 
         ({"stop_at": 0.9}, "stop_at 0.9"),
         ({"metric": right_share}, "metric right_share"),
         ({"clients": data()[:2]}, "has 3 clients, not 2"),
+        ({"clients": data()[::-1]}, "data [0-9a-f]{16}, not .* data [0-9a-f]{16}$"),
+        ({"evaluation": data()[0]}, "data [0-9a-f]{16}, not .* data [0-9a-f]{16}$"),
         ({"model": nn.Linear(3, 4)}, "another model"),
     ],
 )
