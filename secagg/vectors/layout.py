@@ -12,6 +12,7 @@ mean of the clamped values to within one quantisation step, whatever the weights
 """
 
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -185,6 +186,12 @@ class Layout:
           InputError: a name is missing or unknown, a vector is of another length or type, an
             entry is NaN, infinite or outside its ``Count``, or the weight is out of range.
         """
+        if "torch" in sys.modules:
+            from secagg.vectors import tensors
+
+            if tensors.on_one_device(values):  # only packed words leave it
+                there = tensors.encode(self, values, weight=weight, entropy=entropy)
+                return there.cpu().numpy().view(np.uint64)
         fills = self._fills(values, weight, entropy)
         out = np.empty(self.words, np.uint64)
         for fill, (segment, lanes, words) in zip(fills, self._places(out), strict=True):
@@ -213,13 +220,13 @@ class Layout:
             for first in range(0, count, PART_WORDS)
         )
 
-    def _check(self, values: Mapping[str, ArrayLike], weight: int) -> None:
+    def check(self, values: Mapping[str, ArrayLike], weight: int) -> None:
         self._check_weight(weight)
         if strange := sorted(set(values) ^ {segment.name for segment in self.segments}):
             raise InputError(f"segments missing or unknown: {', '.join(map(repr, strange))}")
 
     def _fills(self, values: Mapping[str, ArrayLike], weight: int, entropy: Entropy) -> list[Block]:
-        self._check(values, weight)
+        self.check(values, weight)
         # Every vector is looked at before the first is packed: a wrong length costs no work.
         vectors = [self._vector(segment, values[segment.name]) for segment in self.segments]
         return [
@@ -242,7 +249,7 @@ class Layout:
             raise InputError(f"cannot decode {found}, expected uint64[{self.words}]")
         totals: dict[str, NDArray[Any]] = {}
         for segment, lanes, part in self._places(words):
-            high = self._limit(segment)
+            high = self.limit(segment)
             if isinstance(segment.codec, FixedPoint):
                 floats = np.empty(segment.entries, np.float64)
                 take = _within(segment.codec.decoder(floats), -high, high, segment)
@@ -269,7 +276,7 @@ class Layout:
         Entries are clamped to the codec's clip and weighted, and nothing is rounded. Those of a
         ``NoisyIntegers`` segment wrap at its bits. Otherwise as :meth:`encode`.
         """
-        self._check(values, weight)
+        self.check(values, weight)
         parts = []
         for segment in self.segments:
             vector = self._vector(segment, values[segment.name])
@@ -340,7 +347,7 @@ class Layout:
         Reals are approximate, as in :meth:`encode_reals`; integers are exact, and those of a
         ``NoisyIntegers`` segment wrap at its bits. Otherwise as :meth:`encode`.
         """
-        self._check(values, weight)
+        self.check(values, weight)
         parts = [np.empty(0, np.uint64)]
         for segment in self.segments:
             vector = self._vector(segment, values[segment.name])
@@ -385,7 +392,7 @@ class Layout:
                 continue
             integers = np.empty(segment.entries, np.int64)
             if size:
-                checked = _within(_copier(integers), 0, self._limit(segment), segment)
+                checked = _within(_copier(integers), 0, self.limit(segment), segment)
                 checked(slice(None), exact.view(np.int64))
             totals[segment.name] = integers
         return totals
@@ -403,7 +410,7 @@ class Layout:
         """Bits of a total of a segment of integers."""
         if isinstance(segment.codec, NoisyIntegers):
             return segment.codec.bits
-        return self._limit(segment).bit_length()
+        return self.limit(segment).bit_length()
 
     def _real(
         self, segment: Segment, codec: FixedPoint, vector: NDArray[Any], weight: int
@@ -459,7 +466,7 @@ class Layout:
                 parts.append(struct.pack(">BB", 3, codec.bits))
         return b"".join(parts)
 
-    def _limit(self, segment: Segment) -> int:
+    def limit(self, segment: Segment) -> int:
         """The largest total of one entry."""
         codec = segment.codec
         if isinstance(codec, NoisyIntegers):
@@ -468,7 +475,7 @@ class Layout:
         return self.clients * (self.max_weight if segment.weighted else 1) * one
 
     def _lanes(self, segment: Segment) -> int:
-        limit = self._limit(segment)
+        limit = self.limit(segment)
         try:
             most = lanes_for(limit)
         except InputError:

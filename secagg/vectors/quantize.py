@@ -25,7 +25,7 @@ MIN_BITS, MAX_BITS = 2, 32
 MAX_CLIP = 2.0**500  # and 2**-500: between them no step or factor is subnormal in float64
 NORM_MARGIN = 2.0**-20  # relative; more than float32 rounding of the scaled entries can add
 
-_LABEL = b"secagg 1 stochastic rounding"  # the only use of its seed
+LABEL = b"secagg 1 stochastic rounding"  # the only use of its seed
 # Adding 1.5 * 2^(52-f) to a float64 of magnitude below 2^(51-f) leaves round(x * 2^f) in its low
 # mantissa bits, on top of the bits of the constant: rounding and conversion in one pass.
 _ROUNDER = 1.5 * 2.0**52
@@ -121,9 +121,7 @@ class FixedPoint:
         It must be asked for each entry at most once: random bits are drawn as spans come.
         """
         draw = self._draw(entropy) if self.rounding == "stochastic" else None
-        # At most 50 - bits fraction bits: then rounding to them, the multiplication below and all
-        # of decoding together stay inside the strict bound of one step.
-        fraction = min(_DRAWN, 50 - self.bits) if draw else 0
+        fraction = fraction_bits(self)
         rounder = _ROUNDER * 2.0**-fraction
         offset = np.float64(rounder).view(np.int64)
         levels = float(self.levels)
@@ -159,7 +157,7 @@ class FixedPoint:
 
     @staticmethod
     def _draw(entropy: Entropy) -> Callable[[int, int], NDArray[np.uint32]]:
-        stream = Stream(Secret(entropy(SEED_SIZE)), _LABEL)
+        stream = Stream(Secret(entropy(SEED_SIZE)), LABEL)
         words = np.empty(BLOCK_WORDS // 2, np.uint64)
 
         def draw(count: int, bits: int) -> NDArray[np.uint32]:
@@ -171,6 +169,15 @@ class FixedPoint:
             return numbers
 
         return draw
+
+
+def fraction_bits(codec: FixedPoint) -> int:
+    """Bits below an integer to which an entry is rounded, before random ones are added.
+
+    At most 50 - bits: then rounding to them, the multiplication by a step and all of decoding
+    together stay inside the strict bound of one step.
+    """
+    return min(_DRAWN, 50 - codec.bits) if codec.rounding == "stochastic" else 0
 
 
 def clip_norm(values: ArrayLike, bound: float) -> NDArray[np.floating[Any]]:
