@@ -186,7 +186,7 @@ class Layout:
           InputError: a name is missing or unknown, a vector is of another length or type, an
             entry is NaN, infinite or outside its ``Count``, or the weight is out of range.
         """
-        if "torch" in sys.modules:
+        if sys.modules.get("torch") is not None:
             from secagg.vectors import tensors
 
             if tensors.on_one_device(values):  # only packed words leave it
