@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,25 +25,30 @@ from secagg.vectors.buffers import is_counter
 
 _log: Final = logging.getLogger("secagg")
 
-Take: TypeAlias = Callable[[str, object], None]
+Name = TypeVar("Name", str, int)
+Moved: TypeAlias = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageCalls:
+class StageCalls(Generic[Name]):
     """What an engine carries for one stage.
 
     Attributes:
       requests: bytes of a ``Request``, by the name of the node.
-      masks: whether the model goes with them.
+      stage: of the sum; the model goes with the requests of ``MASK`` alone.
       seconds: until which replies count.
       take: is handed each reply and its node's name, from any thread: bytes of an ``Answer``, or
         a text that says why there is none.
     """
 
-    requests: Mapping[str, bytes]
-    masks: bool
+    requests: Mapping[Name, bytes]
+    stage: Stage
     seconds: float
-    take: Take
+    take: Callable[[Name, object], None]
+
+    @property
+    def masks(self) -> bool:
+        return self.stage is Stage.MASK
 
 
 class Carrier:
@@ -62,60 +68,107 @@ class Carrier:
         purpose: str,
         model: Arrays,
         nodes: Sequence[str],
-        send: Callable[[StageCalls], None],
+        send: Callable[[StageCalls[str]], None],
         *,
         deadline: float,
         train_deadline: float,
-    ) -> tuple[FinishedSum, dict[str, NDArray[Any]]]:
+    ) -> tuple[FinishedSum, Moved]:
         """What a sum came to, and the model that it moved, if its purpose begins with "train".
 
         Raises:
           InputError, ProtocolError, PrivacyError: there is no sum, and nothing was released.
         """
-        trains = purpose.startswith("train")
         named = {self._numbers.setdefault(name, len(self._numbers)): name for name in nodes}
-        kept = tuple(name for name in model if trains and is_counter(name))
-        report = SumReport(purpose=purpose, nodes=tuple(named), kept=kept)
+        report = new_report(purpose, list(named), model)
         self.history.append(report)
-        try:
-            if not all(bool(np.isfinite(array).all()) for array in model.values()):
-                raise InputError("the model is NaN or infinite")
-            shapes = shapes_of(model) if trains else ()
-            under_way = self._coordinator.begin(
-                purpose, list(named), model=model_digest(model), shapes=shapes
-            )
-            report.sums_of_model = under_way.sums_of_model
-            for ask in under_way.asks():
-                limit = train_deadline if ask.stage is Stage.MASK else deadline
-                _stage(under_way, ask, named, report, send, limit)
-            finished = under_way.finish()
-            moved = unflat(finished.model_update, model) if trains else dict(model)
-            if trains:
-                under_way.release(model_digest(moved))
-        except BaseException as error:
-            ours = isinstance(error, SecaggError | ProtocolError | PrivacyError)
-            report.failure = f"none, {error if ours else type(error).__name__}"
-            _log.warning("secagg: %s", report)
-            raise
-        report.finish(finished, _log)
-        return finished, moved
+
+        def carry_stage(under_way: RunningSum, ask: StageRequests) -> None:
+            limit = train_deadline if ask.stage is Stage.MASK else deadline
+            carry_calls(under_way, ask, named, report, send, limit)
+
+        with noted(report):
+            under_way = begin(self._coordinator, report, model, model_digest(model))
+            return run(under_way, report, model, carry_stage)
 
 
-def _stage(
+def new_report(purpose: str, nodes: Sequence[int], model: Arrays) -> SumReport:
+    """The report of a sum that is to begin."""
+    kept = tuple(name for name in model if _trains(purpose) and is_counter(name))
+    return SumReport(purpose=purpose, nodes=tuple(nodes), kept=kept)
+
+
+def begin(coordinator: Coordinator, report: SumReport, model: Arrays, digest: bytes) -> RunningSum:
+    """The proposal of a sum over ``model``, of which nodes see ``digest``.
+
+    Raises:
+      InputError, ProtocolError, PrivacyError: there is no sum, and nothing was released.
+    """
+    shapes = shapes_of(model) if _trains(report.purpose) else ()
+    under_way = coordinator.begin(report.purpose, list(report.nodes), model=digest, shapes=shapes)
+    report.sums_of_model = under_way.sums_of_model
+    return under_way
+
+
+def run(
+    under_way: RunningSum,
+    report: SumReport,
+    model: Arrays,
+    carry_stage: Callable[[RunningSum, StageRequests], None],
+    log: logging.Logger = _log,
+) -> tuple[FinishedSum, Moved]:
+    """What a sum that has begun came to, and the model that it moved, if it trains.
+
+    Args:
+      carry_stage: takes the requests of a stage to nodes, hands answers to the sum, and adds the
+        stage's report.
+
+    Raises:
+      InputError, ProtocolError, PrivacyError: there is no sum, and nothing was released.
+    """
+    if not all(bool(np.isfinite(array).all()) for array in model.values()):
+        raise InputError("the model is NaN or infinite")
+    for ask in under_way.asks():
+        began = time.monotonic()
+        carry_stage(under_way, ask)
+        report.stages[-1].seconds = time.monotonic() - began
+    finished = under_way.finish()
+    moved = unflat(finished.model_update, model) if _trains(report.purpose) else dict(model)
+    if _trains(report.purpose):
+        under_way.release(model_digest(moved))
+    report.finish(finished, log)
+    return finished, moved
+
+
+@contextmanager
+def noted(report: SumReport, log: logging.Logger | None = _log) -> Generator[None]:
+    """Let an error through, and say in the report, and once in the log, why there is no sum."""
+    try:
+        yield
+    except BaseException as error:
+        ours = isinstance(error, SecaggError | ProtocolError | PrivacyError)
+        report.failure = f"none, {error if ours else type(error).__name__}"
+        if log:
+            log.warning("secagg: %s", report)
+        raise
+
+
+def carry_calls(
     under_way: RunningSum,
     ask: StageRequests,
-    named: Mapping[int, str],
+    named: Mapping[int, Name],
     report: SumReport,
-    send: Callable[[StageCalls], None],
+    send: Callable[[StageCalls[Name]], None],
     limit: float,
+    log: logging.Logger = _log,
 ) -> None:
+    """Carry one stage by calls, each of which brings one node's answer."""
     waiting = {named[node]: node for node in under_way.asked(ask)}
     stage = StageReport(stage=ask.stage, asked=len(waiting))
     report.stages.append(stage)
-    began, lock = time.monotonic(), threading.Lock()
+    lock = threading.Lock()
     most = largest_answer(under_way.proposal, ask.stage)
 
-    def take(name: str, reply: object) -> None:
+    def take(name: Name, reply: object) -> None:
         with lock:
             if (node := waiting.pop(name, None)) is None:
                 return  # late, or twice
@@ -125,17 +178,24 @@ def _stage(
                 under_way.receive(ask, node, answer)
                 stage.answered += 1
             except (ProtocolError, InputError, NodeError) as error:
-                _log.warning("secagg: %s at %s: %s", name, ask.stage, one_line(str(error)))
+                log.warning("secagg: %s at %s: %s", said(name), ask.stage, one_line(str(error)))
 
     requests = {name: under_way.request(ask, node).to_bytes() for name, node in waiting.items()}
     stage.bytes_down = sum(map(len, requests.values()))
-    masks = ask.stage is Stage.MASK
-    send(StageCalls(requests=requests, masks=masks, seconds=limit, take=take))
+    send(StageCalls(requests=requests, stage=ask.stage, seconds=limit, take=take))
     with lock:
         for name in waiting:
-            _log.warning("secagg: %s at %s: no answer in time", name, ask.stage)
+            log.warning("secagg: %s at %s: no answer in time", said(name), ask.stage)
         waiting.clear()
-    stage.seconds = time.monotonic() - began
+
+
+def said(name: str | int) -> str:
+    """A node's name as logs say it."""
+    return f"node {name}" if isinstance(name, int) else name
+
+
+def _trains(purpose: str) -> bool:
+    return purpose.startswith("train")
 
 
 def _read(reply: object, most: int) -> Answer:

@@ -77,7 +77,7 @@ class SecureSums:
         """
         asked = {site.name: site for site in (collab.clients if sites is None else sites)}
 
-        def send(calls: StageCalls) -> None:
+        def send(calls: StageCalls[str]) -> None:
             params = model.params if calls.masks else None
 
             def call(name: str) -> None:
@@ -98,7 +98,7 @@ class SecureSums:
         purpose: str,
         model: FLModel,
         sites: Sequence[str],
-        send: Callable[[StageCalls], None],
+        send: Callable[[StageCalls[str]], None],
         *,
         seconds: float | None = None,
         kind: ParamsType = ParamsType.FULL,
@@ -262,7 +262,7 @@ class _Gate:
         if task.task_done_cb:
             task.task_done_cb(task=task, fl_ctx=fl_ctx)
 
-    def _send(self, task: Task, fl_ctx: FLContext, calls: StageCalls) -> None:
+    def _send(self, task: Task, fl_ctx: FLContext, calls: StageCalls[str]) -> None:
         waiting, done, tasks = set(calls.requests), threading.Event(), []
 
         def end(name: str) -> None:

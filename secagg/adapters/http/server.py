@@ -21,27 +21,26 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 
-from dp.errors import PrivacyError
-from protocols.errors import ProtocolError, TooFewSurvivors
+from protocols.errors import TooFewSurvivors
 from secagg.adapters.http.app import App
 from secagg.adapters.http.lines import Impatient
 from secagg.adapters.http.settings import ServerSettings
 from secagg.adapters.http.store import Store
 from secagg.adapters.http.watch import LOG, Watch, log
-from secagg.errors import InputError, RunError, SecaggError
+from secagg.errors import InputError, RunError
 from secagg.files import FolderLock
+from secagg.nodes.carry import begin, new_report, noted, run
 from secagg.nodes.coordinator import (
     Coordinator,
-    FinishedSum,
     NoisySum,
     RunningSum,
     SumSettings,
     WeightedMean,
 )
 from secagg.nodes.reports import SumReport
+from secagg.rounds.relay import StageRequests
 from secagg.stage import Stage
-from secagg.vectors.arrays import Arrays, model_digest, parts_of, shapes_of, unflat
-from secagg.vectors.buffers import is_counter
+from secagg.vectors.arrays import Arrays, model_digest, parts_of
 
 IDLE: Final = 20  # seconds that a connection is kept without a call
 START: Final = 30.0  # seconds for the listener
@@ -189,51 +188,32 @@ class Sums:
         Raises:
           InputError, ProtocolError, PrivacyError: there is no sum, and nothing was released.
         """
-        server, trains = self._server, self.purpose.startswith("train")
+        server = self._server
         if not all(bool(np.isfinite(array).all()) for array in model.values()):
             raise InputError("the model is NaN or infinite")
         asked = server.wait_for(max(nodes or 0, self._coordinator.fewest))
-        report = SumReport(
-            purpose=self.purpose,
-            nodes=tuple(asked),
-            kept=tuple(name for name in model if trains and is_counter(name)),
-        )
+        report = new_report(self.purpose, asked, model)
         self.history.append(report)
         with server.running():
-            return self._sum(model, asked, report)
+            return self._sum(model, report)
 
-    def _sum(self, model: Arrays, asked: list[int], report: SumReport) -> Outcome:
-        trains = self.purpose.startswith("train")
-        shapes = shapes_of(model) if trains else ()
-        parts, digest = tuple(parts_of(model)), model_digest(model)
-        number = self._server.store.begin(self.purpose, asked)
+    def _sum(self, model: Arrays, report: SumReport) -> Outcome:
+        settings, tasks = self._server.settings, self._server.app.tasks
+        parts = tuple(parts_of(model))
+
+        def carry_stage(under_way: RunningSum, ask: StageRequests) -> None:
+            limit = settings.train_deadline if ask.stage is Stage.MASK else settings.deadline
+            tasks.carry(under_way, ask, limit, report, parts)
+
+        number = self._server.store.begin(self.purpose, list(report.nodes))
         try:
-            under_way = self._coordinator.begin(self.purpose, asked, model=digest, shapes=shapes)
-            finished = self._carry(under_way, report, parts)
-            moved = unflat(finished.model_update, model) if trains else dict(model)
-            if trains:
-                under_way.release(model_digest(moved))
-        except BaseException as error:
-            ours = isinstance(error, SecaggError | ProtocolError | PrivacyError)
-            report.failure = f"none, {error if ours else type(error).__name__}"
+            with noted(report, log=None):  # ``_note`` says it
+                under_way = begin(self._coordinator, report, model, model_digest(model))
+                finished, moved = run(under_way, report, model, carry_stage, LOG)
+        finally:
             self._note(number, report)
-            raise
-        report.finish(finished, LOG)
-        self._note(number, report)
         result = finished.result
         return Outcome(model=moved, metrics=result.metrics, weight=result.weight, report=report)
-
-    def _carry(
-        self, under_way: RunningSum, report: SumReport, parts: tuple[bytes | memoryview, ...]
-    ) -> FinishedSum:
-        settings, tasks = self._server.settings, self._server.app.tasks
-        report.sums_of_model = under_way.sums_of_model
-        for ask in under_way.asks():
-            limit = settings.train_deadline if ask.stage is Stage.MASK else settings.deadline
-            began = time.monotonic()
-            tasks.carry(under_way, ask, limit, report, parts)
-            report.stages[-1].seconds = time.monotonic() - began
-        return under_way.finish()
 
     def _note(self, number: int, report: SumReport) -> None:
         watch, outcome = self._server.watch, "failed" if report.failure else "done"

@@ -74,7 +74,7 @@ def test_a_sum_over_calls_takes_nothing_that_comes_behind_the_deadline(
     start = {"weight": np.zeros((2, 2)), "bias": np.zeros(())}
     machines.model = model_digest(start)
 
-    def send(calls: StageCalls) -> None:
+    def send(calls: StageCalls[str]) -> None:
         limits.append(calls.seconds)
         for given in behind:
             given()  # a reply to the stage before
