@@ -85,6 +85,7 @@ def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     from flwr.serverapp.strategy import FedAvg
 
     from secagg.adapters.flower import SecureGrid, WeightedMean, secure_mod
+    from secagg.adapters.testing import stage_of
     from secagg.nodes.policy import NodePolicy
 
     def home_of(context: Context) -> Path:
@@ -96,10 +97,9 @@ def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
 
     def where_asked(message: Message, context: Context, call_next: Any) -> Message:
         """Plain rounds pass, so that both kinds run in one session."""
-        record = message.content.config_records.get("secagg")
-        if record is None:
+        if not (stage := stage_of(message)):
             return call_next(message, context)
-        if record["stage"] == "mask":
+        if stage == "mask":
             lost = float(message.content.config_records["config"]["lost"])
             if context.node_id % 1000 < 1000 * lost:
                 raise RuntimeError("lost, as planned")

@@ -57,3 +57,10 @@ def test_every_place_that_is_named_is_there() -> None:
 
 def test_the_page_is_one_step_from_the_readme() -> None:
     assert "(CONTRIBUTING.md)" in (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("engine", ["flower", "flare", "http"])
+def test_an_adapter_of_a_network_is_of_short_files(engine: str) -> None:
+    files = list((ROOT / "secagg/adapters" / engine).glob("*.py"))
+    assert files
+    assert [path.name for path in files if len(path.read_text("utf-8").splitlines()) > 300] == []

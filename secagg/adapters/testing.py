@@ -179,10 +179,30 @@ def _copied(message: "Message") -> "Message":
     return copied
 
 
+def request_of(message: "Message") -> Request | None:
+    """What a message to a node asks for; ``None`` if it asks for a plain reply."""
+    from secagg.adapters.flower.records import request_in
+
+    data = request_in(message.content)
+    return None if data is None else Request.from_bytes(data)
+
+
+def answer_of(message: "Message") -> Answer:
+    """What a node's message answers.
+
+    Raises:
+      DecodeError: nothing of ours.
+    """
+    from secagg.adapters.flower.records import answer_in
+
+    data = answer_in(message.content)
+    return Answer.from_bytes(data if isinstance(data, bytes) else b"")
+
+
 def stage_of(message: "Message") -> str:
-    """What a message to a node asks for; empty if it asks for a plain reply."""
-    ours = message.content.config_records.get("secagg")
-    return "" if ours is None else str(ours.get("stage", ""))
+    """The stage that a message to a node asks for; empty if it asks for a plain reply."""
+    request = request_of(message)
+    return "" if request is None else str(request.stage)
 
 
 @dataclass

@@ -126,7 +126,7 @@ def run(
       InputError, ProtocolError, PrivacyError: there is no sum, and nothing was released.
     """
     if not all(bool(np.isfinite(array).all()) for array in model.values()):
-        raise InputError("the model is NaN or infinite")
+        raise InputError("the model that the server sent is NaN or infinite")
     for ask in under_way.asks():
         began = time.monotonic()
         carry_stage(under_way, ask)

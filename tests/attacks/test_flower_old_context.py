@@ -7,12 +7,13 @@ does not travel with the context, and refuses the second answer. Without it the 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from engine import MEAN, START, fit, grid_of, programs
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 
 from protocols import bonawitz
 from protocols.bonawitz.messages import MaskedFrame, Reveal, Roster, Survivors
@@ -20,10 +21,10 @@ from protocols.primitives.agree import PrivateKey
 from protocols.primitives.prg import Mask, Masks
 from protocols.primitives.shamir import combine
 from protocols.secrets import Secret
-from protocols.wire import Reader
-from secagg.adapters import flower
 from secagg.adapters.flower import SecureGrid
-from secagg.adapters.testing import LocalGrid, stage_of
+from secagg.adapters.flower.records import with_request
+from secagg.adapters.testing import LocalGrid, answer_of, request_of, stage_of
+from secagg.nodes.messages import Request
 from secagg.nodes.proposal import CLIPPED, METRIC, UPDATE, WEIGHT, Proposal
 
 VICTIM = 102
@@ -47,21 +48,21 @@ class Played:
         self.grid = Kept(grid_of(self.nodes, folder).apps)
         fit(SecureGrid(self.grid, MEAN))
         asked = self.sent("reveal")
-        self.proposal = Proposal.from_bytes(bytes(asked[VICTIM]["proposal"]))
+        self.proposal = Proposal.from_bytes(asked[VICTIM].proposal)
         agreement = self.proposal.agreement()
         assert isinstance(agreement, bonawitz.Agreement)
         self.agreement, self.header = agreement, agreement.header
-        self.clients = {node: int(record["client"]) for node, record in asked.items()}
+        self.clients = {node: request.client for node, request in asked.items()}
         self.everybody = Survivors.from_bytes(
-            bytes(asked[VICTIM]["message"]), expect=self.header, members=range(len(asked))
+            asked[VICTIM].message, expect=self.header, members=range(len(asked))
         ).alive
         self.asked, self.first = asked, self.answers("reveal")
 
-    def sent(self, stage: str) -> dict[int, ConfigRecord]:
+    def sent(self, stage: str) -> dict[int, Request]:
         return {
-            message.metadata.dst_node_id: message.content["secagg"]
+            message.metadata.dst_node_id: request
             for message in self.grid.sent
-            if stage_of(message) == stage
+            if (request := request_of(message)) and request.stage == stage
         }
 
     def answers(self, stage: str) -> dict[int, bytes]:
@@ -72,23 +73,21 @@ class Played:
 
     def again(self, alive: frozenset[int]) -> Iterator[Message]:
         """Ask everybody but the victim once more, with its old context."""
-        for node, record in self.asked.items():
+        for node, first in self.asked.items():
             if node == VICTIM:
                 continue
             self.grid.contexts[node] = self.grid.old[node]
-            request = ConfigRecord(dict(record))
-            request["message"] = Survivors(
-                header=self.header, alive=alive, members=range(len(self.clients))
-            ).to_bytes()
-            request["next_session"] = b""
-            asked = Message(RecordDict({"secagg": request}), node, "train")
+            survivors = Survivors(header=self.header, alive=alive, members=range(len(self.clients)))
+            request = replace(first, message=survivors.to_bytes(), next_session=b"")
+            content = with_request(RecordDict(), request.to_bytes())
+            asked = Message(content, node, "train")
             yield from self.grid.send_and_receive([asked])
 
     def stolen(self, second: dict[int, bytes]) -> dict[str, np.ndarray]:
         """The victim's vector: all masks off it."""
         me = self.clients[VICTIM]
         roster = Roster.from_bytes(
-            bytes(self.sent("share")[VICTIM]["message"]), expect=self.header, signed=False
+            self.sent("share")[VICTIM].message, expect=self.header, signed=False
         )
         context = self.agreement.context(roster.digest())
         seed, mask_key = (self.rebuilt(me, answers) for answers in (self.first, second))
@@ -121,9 +120,7 @@ class Played:
 
 
 def framed(reply: Message) -> bytes:
-    reader = Reader(reply.content[flower.FRAMES]["messages"].data)
-    frame = reader.opaque()
-    reader.finish()
+    (frame,) = answer_of(reply).messages
     return frame
 
 

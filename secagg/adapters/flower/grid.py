@@ -4,7 +4,6 @@ import inspect
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -15,10 +14,13 @@ from flwr.serverapp.strategy import Strategy
 from protocols.errors import ProtocolError
 from secagg.adapters.flower.records import (
     PRIVACY,
+    RAISED,
     RECORD,
     answer_in,
     arrays_of,
     digest,
+    is_a_strangers,
+    most_frequent,
     size_of,
     with_request,
 )
@@ -39,7 +41,6 @@ from secagg.stage import Stage
 SECURE: Final = ("train", "evaluate")
 POLL: Final = (0.02, 1.0)  # seconds between looks for replies: a tenth of the wait, within these
 NO_MOD: Final = "(no word of secagg: has its app secure_mod, before all other mods?)"
-RAISED: Final = 2  # Flower's code of an app that raised an exception
 REFUSED: Final = 6  # Flower's code of a mod whose precondition failed
 
 _log = logging.getLogger("flwr")
@@ -213,7 +214,7 @@ class SecureGrid(Grid):
                 if (node := waiting.pop(reply.metadata.reply_to_message_id, None)) is None:
                     _log.warning("secagg: a reply at %s that nobody was asked for", calls.stage)
                 elif reply.has_error():
-                    if calls.stage is Stage.ADVERTISE and _is_a_strangers(reply.error):
+                    if calls.stage is Stage.ADVERTISE and is_a_strangers(reply.error):
                         reply.error = Error(RAISED, f"{reply.error.reason} {NO_MOD}")
                     errors.append(reply)
                     calls.take(node, reply.error.reason or "an error without a reason")
@@ -280,25 +281,11 @@ def _no_sum(
     report: SumReport, sent: Sequence[Message], error: Exception, errors: Sequence[Message]
 ) -> list[Message]:
     """The answer to each message that was sent, when there is no sum; why goes to the report."""
-    why = f"{error}{_most_frequent(errors)}"
+    why = f"{error}{most_frequent(errors)}"
     report.failure = f"none, {why}"
     _log.warning("secagg: %s", report)
     refusal = Error(code=REFUSED, reason=f"secagg: no sum, {why}")
     return [Message(refusal, reply_to=message) for message in sent]
-
-
-def _most_frequent(errors: Sequence[Message]) -> str:
-    """Why nodes did not answer, if they said so."""
-    if not (said := Counter(error.error.reason for error in errors)):
-        return ""
-    ((reason, count),) = said.most_common(1)
-    return f"; {count} of {len(errors)} errors: {reason}"
-
-
-def _is_a_strangers(error: Error) -> bool:
-    """Whether an app raised what none of ours raises; Flower writes ``<class 'secagg...``."""
-    ours = any(f"'{name}." in (error.reason or "")[:40] for name in ("secagg", "dp", "protocols"))
-    return error.code == RAISED and not ours
 
 
 def _message(

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from numpy.typing import NDArray
 
 from protocols.wire import opaque
@@ -12,6 +14,7 @@ from secagg.errors import InputError
 
 RECORD: Final = "secagg"  # name of our record in a message, and in a node's context
 PRIVACY: Final = "secagg.privacy"  # what noise on examples needs its app to know
+RAISED: Final = 2  # Flower's code of an app that raised an exception
 REQUEST, STATE = "request", "state"  # keys of our records
 PLAIN: Final = "its app has no secure_mod: this is a plain reply, and was not read"
 
@@ -80,3 +83,17 @@ def answer_in(content: RecordDict) -> bytes | str:
     """The bytes of an answer, or why there are none."""
     record = content.array_records.get(RECORD)
     return PLAIN if record is None or "answer" not in record else record["answer"].data
+
+
+def most_frequent(errors: Sequence[Message]) -> str:
+    """Why nodes did not answer, if they said so."""
+    if not (said := Counter(error.error.reason for error in errors)):
+        return ""
+    ((reason, count),) = said.most_common(1)
+    return f"; {count} of {len(errors)} errors: {reason}"
+
+
+def is_a_strangers(error: Error) -> bool:
+    """Whether an app raised what none of ours raises; Flower writes ``<class 'secagg...``."""
+    ours = any(f"'{name}." in (error.reason or "")[:40] for name in ("secagg", "dp", "protocols"))
+    return error.code == RAISED and not ours

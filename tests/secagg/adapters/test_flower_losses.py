@@ -337,7 +337,7 @@ def test_a_model_that_is_not_finite_is_said_to_be_the_servers(folder: Path) -> N
     broken = record({"w": np.full((2, 3), np.nan, np.float32), "b": np.zeros(4)})
     sent = [Message(RecordDict({"arrays": broken}), node, "train") for node in nodes]
     replies = secured.send_and_receive(sent, timeout=DEADLINE)
-    assert all("model that the strategy sent is NaN or infinite" in r.error.reason for r in replies)
+    assert all("model that the server sent is NaN or infinite" in r.error.reason for r in replies)
     assert not grid.sent
 
 

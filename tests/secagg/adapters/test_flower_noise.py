@@ -15,7 +15,7 @@ from dp.errors import BudgetExceeded
 from dp.ledger.books import Budget, State
 from dp.ledger.ledger import Ledger
 from secagg.adapters.flower import NoisySum, SecureGrid
-from secagg.adapters.testing import LocalGrid, stage_of
+from secagg.adapters.testing import LocalGrid, answer_of, stage_of
 from secagg.errors import InputError
 from secagg.nodes.node import SUBJECT, new_folder
 from secagg.nodes.policy import NodePolicy
@@ -207,7 +207,7 @@ def test_the_reply_holds_the_sum_and_the_public_count_alone(folder: Path) -> Non
     assert set(reply.content) == {"arrays", "metrics"}
     assert dict(reply.content["metrics"]) == {"num-examples": 7}
     for answer in trial.grid.seen:
-        assert answer.content["secagg"]["examples"] == 0
+        assert answer_of(answer).examples == 0
         assert not answer.content.metric_records
 
 

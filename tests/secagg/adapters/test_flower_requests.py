@@ -112,15 +112,12 @@ def test_a_request_of_another_type_than_proposed_is_not_trained_on(folder: Path)
 @pytest.mark.parametrize(
     "spoil",
     [
-        {"stage": "everything"},
-        {"stage": 3},
-        {"client": "one"},
-        {"proposal": "no bytes"},
-        {"proposal": b"{}"},
-        {"message": 0},
-        {"signature": ""},
-        {"next_session": 1.0},
-        {"next_roster": "none"},
+        {},
+        {"request": "text"},
+        {"request": b""},
+        {"request": b"{}"},
+        {"request": 0},
+        {"more": b""},
     ],
     ids=str,
 )
@@ -129,7 +126,11 @@ def test_a_request_that_is_none_is_refused(spoil: dict[str, Any], folder: Path) 
 
     def spoilt(node: int, stage: str) -> bool:
         if (node, stage) == (101, "share"):
-            grid.sent[-1].content["secagg"].update(spoil)
+            ours = grid.sent[-1].content["secagg"]
+            whole = ours.pop("request")
+            ours.update(spoil)
+            if "more" in spoil:
+                ours["request"] = whole + b"0"
         return False
 
     grid.lost = spoilt
@@ -143,13 +144,12 @@ def test_a_request_that_is_none_is_refused(spoil: dict[str, Any], folder: Path) 
 def test_an_answer_that_is_none_counts_as_none(folder: Path) -> None:
     grid = grid_of(programs(5), folder)
     spoils: list[Any] = [
-        lambda content: content["secagg"].pop("next_keys"),
-        lambda content: content["secagg"].update({"next_shares": 0}),
-        lambda content: content["secagg"].update({"examples": 1.5}),
         lambda content: content.pop("secagg"),
-        lambda content: content.pop("secagg.frames"),
-        lambda content: content["secagg.frames"].clear(),
-        lambda content: content["secagg.frames"].update(record({"messages": np.arange(3)})),
+        lambda content: content["secagg"].clear(),
+        lambda content: content["secagg"].update(record({"answer": np.arange(3)})),
+        lambda content: content["secagg"].update(record({"answer": np.zeros(10**6)})),
+        lambda content: content["secagg"].update(record({"answer": np.zeros(0)})),
+        lambda content: content.update({"secagg": MetricRecord({"answer": 1})}),
     ]
     for spoil in spoils:
 
