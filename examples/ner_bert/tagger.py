@@ -1,5 +1,6 @@
 """A BERT that tags words, of which LoRA's B and the classifier are trained."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -52,6 +53,8 @@ class Tagger(nn.Module):
         from transformers import BertConfig, BertForTokenClassification
         from transformers.utils import logging
 
+        # A word of transformers on its own future, which nobody here can act on.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         logging.set_verbosity_error()  # that the classifier is new is meant
         logging.disable_progress_bar()
         # A dropout would make twins of a run unlike; clipping and noise regularize enough.

@@ -35,6 +35,8 @@ from sentences import TYPES, Source
 from torch import Tensor, nn
 
 import secagg
+from dp.errors import PrivacyError
+from protocols.errors import ProtocolError
 from secagg.training.optimizers import Adam
 from secagg.vectors.vector import flatten, unflatten
 
@@ -268,5 +270,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
         main()
-    except secagg.SecaggError as error:
+    except (secagg.SecaggError, PrivacyError, ProtocolError) as error:
         sys.exit(f"train.py: {error}")
