@@ -172,11 +172,11 @@ Examples:
 )
 @click.option("--rounds", type=click.IntRange(1, 10_000), default=60, show_default=True)
 @click.option(
-    "--batch-size",
-    type=click.FloatRange(0, min_open=True),
-    default=6.0,
+    "--sampling-rate",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.06,
     show_default=True,
-    help="Sentences of a silo in a round, on average.",
+    help="Chance of each sentence to be in a round.",
 )
 @click.option(
     "--learning-rate",
@@ -198,7 +198,7 @@ def main(
     clients: int,
     sentences: int,
     rounds: int,
-    batch_size: float,
+    sampling_rate: float,
     learning_rate: float,
     epsilon: float,
     delta: float,
@@ -225,7 +225,7 @@ def main(
     )
     test = tuple(torch.cat(each) for each in zip(*tests, strict=True))
     torch.manual_seed(0)
-    model, rate = Tagger(weights, rank=8), min(1.0, batch_size / sentences)
+    model = Tagger(weights, rank=8)
     optimizer = Adam(learning_rate=learning_rate, tau=1e-6)
     found: dict[str, Any] = {
         "protocol": protocol,
@@ -241,7 +241,7 @@ def main(
         began = time.perf_counter()
         if name == "central":
             trained, costs = copy.deepcopy(model), {}
-            central(trained, parts, rounds, rate, optimizer)
+            central(trained, parts, rounds, sampling_rate, optimizer)
         else:
             settings = noise | {"clip": clip} if name == "private" else {"noise": "none"}
             trainer = secagg.Trainer(
@@ -253,7 +253,7 @@ def main(
                 rounds=rounds,
                 learning_rate=1.0,
                 optimizer=optimizer,
-                sampling_rate=rate,
+                sampling_rate=sampling_rate,
                 metric=micro_f1,
                 evaluation=tuple(each[::WATCHED] for each in test),
                 protocol=secagg.Plain() if name == "plain" else PROTOCOLS[protocol],

@@ -209,7 +209,7 @@ def test_an_encrypted_run_is_the_plain_one_but_for_rounding(
     packages: Path, tmp_path: Path, protocol: str
 ) -> None:
     """With all sentences in every batch nothing is drawn, and the two must agree."""
-    chosen: Sequence[str] = ("--run", "plain", "--run", "secure", "--batch-size", "8")
+    chosen: Sequence[str] = ("--run", "plain", "--run", "secure", "--sampling-rate", "1")
     found = small(packages, tmp_path, *chosen, "--protocol", protocol, "--learning-rate", ".001")
     plain, secure = (found["runs"][name] for name in ("plain", "secure"))
     first, second = tensors(plain["run"]), tensors(secure["run"])
@@ -263,7 +263,7 @@ def test_help_has_an_example_to_copy_and_says_what_the_data_are() -> None:
         (["--clients", "1"], "'--clients'"),
         (["--clients", "25"], "'--clients'"),
         (["--run", "loud"], "'--run'"),
-        (["--batch-size", "0"], "'--batch-size'"),
+        (["--sampling-rate", "0"], "'--sampling-rate'"),
         (["--clients", "3", "--sentences", "8", "--run", "private", "--delta", ".4"], "delta"),
     ],
 )
