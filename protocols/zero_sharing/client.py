@@ -148,6 +148,11 @@ class AwaitKeys:
             ) from None
 
 
+def tail(flag: Flag | None) -> tuple[int, int]:
+    """The flag word and the check word of one rank."""
+    return (0 if flag is None else 1 << FLAG_BITS * flag), 1
+
+
 class Epoch:
     """The seeds that a rank shares with each other one, and what was masked with them."""
 
@@ -217,15 +222,35 @@ class Epoch:
           LocalProtocolError: the epoch has ended, the counter was used, a total below ``after`` is
             not open, or the vector is none of that many shards. Nothing was masked.
         """
-        words = self._checked(vector, counter, bucket, shards, after)
-        self._next, self._after = counter + 1, after
-        self._take_in(after)
-        self._waits[counter] = None
+        words = self._words_of(vector, shards)
+        masks, wait = self.begin_elsewhere(
+            words, counter=counter, bucket=bucket, shards=shards, after=after
+        )
         if flag is not None:
             vector.fill(0)
         rows = vector.reshape(shards, words + TAIL_WORDS)
-        rows[:, words] = 0 if flag is None else 1 << FLAG_BITS * flag
-        rows[:, words + 1] = 1
+        rows[:, words:] = tail(flag)
+        expand(masks, self._agreement.params.suite).apply_to(vector)
+        return wait
+
+    def begin_elsewhere(
+        self, words: int, *, counter: int, bucket: int = 0, shards: int = 1, after: int = 0
+    ) -> tuple[list[Mask], "AwaitTotal"]:
+        """The masks of a vector that is not in this process' memory, such as on a device.
+
+        The caller does what :meth:`begin` does: it writes ``tail`` behind each shard's input words,
+        or zeros and a flag's, and puts each mask on the whole once, before anything leaves.
+
+        Args:
+          words: input words of a shard.
+
+        Raises:
+          InputError, LocalProtocolError: as :meth:`begin`.
+        """
+        self._check(words, counter, bucket, shards, after)
+        self._next, self._after = counter + 1, after
+        self._take_in(after)
+        self._waits[counter] = None
         about = {
             "counter": counter,
             "bucket": bucket,
@@ -241,22 +266,28 @@ class Epoch:
             )
             for rank, seed in self._seeds.items()
         ]
-        expand(masks, self._agreement.params.suite).apply_to(vector)
         ranks = self._agreement.params.ranks
-        return AwaitTotal(epoch=self, ranks=ranks, counter=counter, words=words, shards=shards)
+        return masks, AwaitTotal(
+            epoch=self, ranks=ranks, counter=counter, words=words, shards=shards
+        )
 
-    def _checked(self, vector: Words, counter: int, bucket: int, shards: int, after: int) -> int:
-        """Input words of a shard, once everything was looked at."""
+    def _check(self, words: int, counter: int, bucket: int, shards: int, after: int) -> None:
         check_integer("bucket", bucket, 0)
         check_integer("shards", shards, 1)
         check_integer("counter", counter, 0, 2**64 - 1)
         check_integer("after", after, self._after, counter)
+        check_integer("words", words, 1, MAX_WORDS // shards - TAIL_WORDS)
         if self._ended:
             raise LocalProtocolError(_OVER)
         if counter < self._next:
             raise LocalProtocolError(f"counter {counter} was used: a mask never hides two vectors")
         if any(number < after and tags is None for number, tags in self._waits.items()):
             raise LocalProtocolError(f"a total below {after} was not opened")
+
+    @staticmethod
+    def _words_of(vector: Words, shards: int) -> int:
+        """Input words of a shard, of a vector that can be masked in place."""
+        check_integer("shards", shards, 1)
         size, rest = divmod(vector.size, shards)
         if (
             vector.dtype != np.uint64

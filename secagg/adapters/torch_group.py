@@ -29,9 +29,11 @@ from protocols.errors import DecodeError, LocalProtocolError, ProtocolError
 from protocols.primitives.prg import Suite
 from protocols.wire import Reader, digest, opaque, u64
 from protocols.zero_sharing import Agreement, AwaitTotal, Epoch, Flag, Params, join
+from protocols.zero_sharing.client import tail
 from protocols.zero_sharing.params import TAIL_WORDS
 from secagg.errors import InputError, PeerError
 from secagg.nodes.identities import Identity, Roster
+from secagg.vectors import tensors
 from secagg.vectors.arrays import model_digest
 from secagg.vectors.packing import lane_bits, lanes_for, pack_blocks, unpack_blocks, word_count
 from secagg.vectors.quantize import MAX_BITS, FixedPoint, Rounding
@@ -81,6 +83,7 @@ class SecureGroup:
       public: whatever else ranks must have in common.
       pair: two ranks are meant. Each then has the other's part, which is the sum less its own;
         masks hide both from who carries the words, and from nobody else.
+      suite: of the masks; ``CHACHA20`` where tensors lie on a GPU, which then makes them there.
       timeout: the longest that a rank waits for another, set on that of all ranks and on the group;
         a shorter one of theirs stays, and that of all ranks holds for the group too.
 
@@ -253,31 +256,72 @@ class SecureGroup:
         if rest or not entries:
             raise InputError(f"{source.numel()} entries are not those of {shards} shards")
         scale = self._scaler.get_scale() if self._scaler else 1.0
-        size = word_count(entries, self.lanes)
-        vector = np.empty(shards * (size + TAIL_WORDS), np.uint64)
-        flag, cause = None, None
-        try:
-            self._encode(source, scale, vector, shards)
-        except _CannotTakePart as reason:
-            flag = reason.flag
-        except Exception as reason:  # noqa: BLE001  # whatever it is, the other ranks are told
-            flag, cause = Flag.FAILED, reason
-        words = torch.from_numpy(vector.view(np.int64))
-        wait = self._mask(epoch, vector, bucket=bucket, shards=shards, flag=flag)
+        how: dict[str, Any] = {"bucket": bucket, "shards": shards}
+        begin = self._begin_there if self._stays(source) else self._begin_here
+        wait, words, cause = begin(epoch, source, entries, scale, **how)
         return _Running(
             wait=wait,
-            words=words.to(source.device),
+            words=words,
             entries=entries,
             factor=self.codec.step * scale / (self.ranks if average else 1),
             cause=cause,
         )
+
+    @staticmethod
+    def _stays(source: Tensor) -> bool:
+        """Whether entries become words where they lie, and only words leave the device."""
+        return source.device.type != "cpu"
+
+    def _begin_here(
+        self, epoch: Epoch, source: Tensor, entries: int, scale: float, **how: int
+    ) -> tuple[AwaitTotal, Tensor, Exception | None]:
+        shards, size = how["shards"], word_count(entries, self.lanes)
+        vector = np.empty(shards * (size + TAIL_WORDS), np.uint64)
+        flag, cause = self._tried(lambda: self._encode(source, scale, vector, shards))
+        words = torch.from_numpy(vector.view(np.int64))
+        return self._mask(epoch, vector, flag=flag, **how), words, cause
+
+    def _begin_there(
+        self, epoch: Epoch, source: Tensor, entries: int, scale: float, **how: int
+    ) -> tuple[AwaitTotal, Tensor, Exception | None]:
+        """The same on the device of ``source``; under ChaCha20 its masks are made there too."""
+        from secagg.rounds.device import DeviceMasks, on_device
+
+        shards, size = how["shards"], word_count(entries, self.lanes)
+        rows = torch.zeros((shards, size + TAIL_WORDS), dtype=torch.int64, device=source.device)
+        flag, cause = self._tried(lambda: self._encode_there(source, scale, rows[:, :size]))
+        if flag is not None:
+            rows.zero_()
+        rows[:, size:] = torch.tensor(np.array(tail(flag), np.uint64).view(np.int64))
+        counter, self._counter = self._counter, self._counter + 1  # whatever happens: never again
+        masks, wait = epoch.begin_elsewhere(size, counter=counter, after=self._after, **how)
+        words = rows.view(-1)
+        streams = on_device(source.device)(masks, self._suite)
+        if isinstance(streams, DeviceMasks):
+            streams.apply_to_tensor(words)
+        else:
+            vector = words.cpu().numpy()
+            streams.apply_to(vector.view(np.uint64))
+            words.copy_(torch.from_numpy(vector))
+        return wait, words, cause
+
+    @staticmethod
+    def _tried(encode: Callable[[], None]) -> tuple[Flag | None, Exception | None]:
+        """What to tell the other ranks, who wait for our words whatever goes wrong."""
+        try:
+            encode()
+        except _CannotTakePart as reason:
+            return reason.flag, None
+        except Exception as reason:  # noqa: BLE001  # whatever it is, the other ranks are told
+            return Flag.FAILED, reason
+        return None, None
 
     def _mask(self, epoch: Epoch, vector: Words, **how: Any) -> AwaitTotal:
         counter, self._counter = self._counter, self._counter + 1  # whatever happens: never again
         return epoch.begin(vector, counter=counter, after=self._after, **how)
 
     def _encode(self, source: Tensor, scale: float, vector: Words, shards: int) -> None:
-        """Quantise and pack. On a GPU this is where a kernel comes, and words stay there."""
+        """Quantise and pack."""
         flat = _floats(source)
         codec = FixedPoint(
             clip=self.codec.clip * scale, bits=self.codec.bits, rounding=self.codec.rounding
@@ -302,12 +346,32 @@ class SecureGroup:
 
             pack_blocks(checked, words, len(part), self.lanes)
 
+    def _encode_there(self, source: Tensor, scale: float, rows: Tensor) -> None:
+        """Quantise and pack on the device of ``source``, of which ``rows`` are too."""
+        codec = FixedPoint(
+            clip=self.codec.clip * scale, bits=self.codec.bits, rounding=self.codec.rounding
+        )
+        for part, words in zip(source.detach().reshape(len(rows), -1), rows, strict=True):
+            wide = part.to(torch.float64)
+            low, high = (float(bound) for bound in wide.aminmax())  # NaN if an entry is
+            if not -codec.clip <= low <= high <= codec.clip:
+                finite = math.isfinite(low) and math.isfinite(high)
+                raise _CannotTakePart(Flag.OUT_OF_RANGE if finite else Flag.NOT_FINITE)
+            words.copy_(tensors.pack(tensors.quantize(wide, codec), self.lanes))
+
     def _open(self, running: _Running, total: Tensor, out: Tensor) -> None:
         """Write the decoded total over ``out``; nothing is written if it does not open."""
         try:
             words = running.wait.open(total.cpu().numpy().view(np.uint64))
         except ProtocolError as error:
             raise error from running.cause
+        if self._stays(out):
+            integers = tensors.unpack(total[:-TAIL_WORDS], running.entries, self.lanes)
+            decoded = integers.to(torch.float64) * running.factor
+            if out.dtype != torch.float64:
+                decoded = decoded.float()
+            out.detach().copy_(decoded.view(out.shape))
+            return
         direct = out.device.type == "cpu" and out.is_contiguous()
         direct = direct and out.dtype in (torch.float32, torch.float64)
         flat: NDArray[Any] = (

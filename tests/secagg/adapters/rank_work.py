@@ -21,6 +21,7 @@ from dp.accounting import Unit, epsilon_rdp
 from dp.ledger import Budget, Ledger
 from dp.noise import DistributedNoise
 from protocols import wire
+from protocols.primitives.prg import Suite
 from protocols.testing import insecure_identities
 from protocols.zero_sharing import Flag
 from secagg.adapters.torch_distributed import (
@@ -76,6 +77,32 @@ def sums(rank: int) -> dict[str, Any]:
     found["words"] = group.sum_words(np.full(5, 2**63 + rank, np.uint64))
     pair = dist.new_group([0, 1] if rank < 2 else [2, 3], use_local_synchronization=True)
     found["pair"] = secure_all_reduce(made.clone(), SecureGroup(pair, clip=1.0, pair=True))
+    return found
+
+
+def as_on_a_device(rank: int, steps: int) -> dict[str, Any]:
+    """Every other rank makes and reads words as where a tensor lies, which here is a CPU."""
+    made = torch.linspace(-1, 1, 1001) * (rank + 1) / 4
+    types = (torch.float32, torch.float64, torch.bfloat16)
+
+    def all_of(group: SecureGroup) -> list[Tensor]:
+        return [secure_all_reduce(made.to(dtype, copy=True), group) for dtype in types]
+
+    found: dict[str, Any] = {"here": all_of(SecureGroup(clip=1.0))}
+    if rank % 2:
+        SecureGroup._stays = staticmethod(lambda source: True)  # type: ignore[method-assign]
+    for suite in Suite:
+        found[suite.name] = all_of(group := SecureGroup(clip=1.0, suite=suite))
+    found["strided"] = secure_all_reduce(made.repeat_interleave(2)[::2], group)
+    random = SecureGroup(clip=1.0, rounding="stochastic")
+    found["stochastic"] = secure_all_reduce(made.double(), random)
+    for name, train in (("ddp", ddp_plain_and_secure), ("fsdp", fsdp_plain_and_secure)):
+        found[name] = train(rank, steps)
+    bad = torch.full((9,), torch.nan if rank == 1 else 0.5)
+    found["nan"] = attempt(lambda: secure_all_reduce(bad, group))
+    group.renew()
+    beyond = torch.full((9,), 1.5 if rank == 1 else 0.5)
+    found["beyond"] = attempt(lambda: secure_all_reduce(beyond, group))
     return found
 
 

@@ -88,6 +88,21 @@ def test_a_training_has_the_losses_of_a_plain_one(kind: str) -> None:
             assert np.abs(np.subtract(found[name], found["plain"])).max() <= 1e-6
 
 
+def test_ranks_that_make_words_where_tensors_lie_sum_bit_for_bit_as_others_do() -> None:
+    for found in run(work.as_on_a_device, 5):
+        for suite in ("AES_128_CTR", "CHACHA20"):
+            for there, here in zip(found[suite], found["here"], strict=True):
+                assert torch.equal(there, here)
+                assert there.dtype == here.dtype
+        assert (found["strided"] - exact()).abs().max() <= 4 * 2.0**-19 + 2.0**-22
+        assert (found["stochastic"] - exact()).abs().max() <= 4 * 2.0**-18
+        for kind in ("ddp", "fsdp"):
+            for name in found[kind].keys() - {"plain"}:
+                assert np.abs(np.subtract(found[kind][name], found[kind]["plain"])).max() <= 1e-6
+        assert SAYS["nan"] in found["nan"][1]
+        assert SAYS["overflow"] in found["beyond"][1]
+
+
 @slow
 def test_gradients_of_several_passes_are_summed_once() -> None:
     for found in run(work.accumulated):
