@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secagg.training.lora import train_factor
+
 LENGTH: Final = 32  # pieces of a sentence, the marks at its ends among them
 IGNORED: Final = -100  # the label of what is no word's first piece
 PAD: Final = 0  # BERT's
@@ -74,10 +76,7 @@ class Tagger(nn.Module):
             modules_to_save=["classifier"],
         )
         self.bert = get_peft_model(bert, lora)
-        # With A frozen what is trained is linear in B, so that a sum of B is the sum of the change.
-        for name, parameter in self.bert.named_parameters():
-            if "lora_A" in name:
-                parameter.requires_grad_(False)
+        train_factor(self.bert)  # B alone: what is trained is linear in it, so that sums are right
 
     def forward(self, ids: Tensor) -> Tensor:
         there = ids != PAD

@@ -49,6 +49,7 @@ from secagg.training.books import Books, check_books, head_of
 from secagg.training.callbacks import Callback
 from secagg.training.data import Examples, Federation, federate, simulated_dropouts
 from secagg.training.devices import ALIKE, Devices
+from secagg.training.lora import refuse_both_factors
 from secagg.training.modes import Mode, check_loss, mode
 from secagg.training.optimizers import Moments, Rate, ServerOptimizer, rate_at
 from secagg.training.report import curves, report
@@ -141,6 +142,7 @@ class Trainer:
         local_epochs: float | None = None,
         stop_at: float | None = None,
         devices: Devices | None = None,
+        average_both_factors: bool = False,
         callbacks: Sequence[Callback] = (),
         seal: HeadSigner | None = None,
         overwrite: bool = False,
@@ -178,6 +180,8 @@ class Trainer:
             or less. With noise the rounds that are left are charged.
           devices: clients, by place, that take fewer steps, smaller batches, or train a part of the
             model: ``secagg.training.devices``. docs/uneven-devices.md.
+          average_both_factors: train both factors of a layer of LoRA, whose means do not multiply
+            to the mean of their products; ``secagg.training.lora`` freezes one.
           callbacks: are told of stages and rounds.
           seal: signs the ledger's head, ``secagg.audit.signer`` makes one of a key; resume with it.
           overwrite: replace the run that is there.
@@ -194,6 +198,8 @@ class Trainer:
             if name in settings:
                 raise InputError(f"setting {name} is not taken here; {hint}")
         rates = rates_of(learning_rate, rounds)
+        if not average_both_factors and isinstance(model, nn.Module):
+            refuse_both_factors(model)
         task = own_task(
             model,
             clients,
