@@ -41,6 +41,7 @@ from protocols.zero_sharing.params import (
     Agreement,
     Context,
     Flag,
+    tail,
 )
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -146,11 +147,6 @@ class AwaitKeys:
             raise RemoteProtocolError(
                 f"the key of rank {read.sender} is not signed by its identity"
             ) from None
-
-
-def tail(flag: Flag | None) -> tuple[int, int]:
-    """The flag word and the check word of one rank."""
-    return (0 if flag is None else 1 << FLAG_BITS * flag), 1
 
 
 class Epoch:

@@ -118,3 +118,8 @@ class Context:
 
     def _label(self, usage: bytes, about: bytes) -> bytes:
         return b" ".join((VERSION, usage, b"")) + self.digest + self.header.to_bytes() + about
+
+
+def tail(flag: Flag | None) -> tuple[int, int]:
+    """The flag word and the check word of one rank."""
+    return (0 if flag is None else 1 << FLAG_BITS * flag), 1

@@ -29,8 +29,7 @@ from protocols.errors import DecodeError, LocalProtocolError, ProtocolError
 from protocols.primitives.prg import Suite
 from protocols.wire import Reader, digest, opaque, u64
 from protocols.zero_sharing import Agreement, AwaitTotal, Epoch, Flag, Params, join
-from protocols.zero_sharing.client import tail
-from protocols.zero_sharing.params import TAIL_WORDS
+from protocols.zero_sharing.params import TAIL_WORDS, tail
 from secagg.errors import InputError, PeerError
 from secagg.nodes.identities import Identity, Roster
 from secagg.vectors import tensors

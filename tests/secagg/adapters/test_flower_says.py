@@ -216,6 +216,7 @@ def test_what_no_default_serves_is_refused() -> None:
 def test_folders_are_made_in_an_actor_of_the_simulation_and_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(sys.modules, ACTORS, raising=False)  # a test before may have simulated
     assert simulated_home(1, 2) is None
     actor = SimpleNamespace(get_actor_id=lambda: "an actor")
     ray = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: actor)
