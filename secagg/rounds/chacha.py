@@ -6,6 +6,7 @@ registers: each word is read and written once, whatever the number of seeds.
 Importing this needs triton; ``secagg.rounds.device`` is what to use.
 """
 
+from contextlib import nullcontext
 from typing import Any, Final
 
 import triton
@@ -133,11 +134,13 @@ def launch(words: Any, material: Any, **numbers: int) -> None:
     """Run the kernel over tensors of one device; ``words`` as int64, ``material`` as int32."""
     import torch
 
+    there = torch.cuda.device(words.device) if words.is_cuda else nullcontext()
     blocks = -(-(numbers["skipped"] + numbers["count"]) // 8)
-    masks[(-(-blocks // BLOCKS),)](
-        words.view(torch.uint64),
-        material.view(torch.uint32),
-        **numbers,
-        BLOCKS=BLOCKS,
-        num_warps=WARPS,
-    )
+    with there:  # triton launches on the current device, whatever the tensors'
+        masks[(-(-blocks // BLOCKS),)](
+            words.view(torch.uint64),
+            material.view(torch.uint32),
+            **numbers,
+            BLOCKS=BLOCKS,
+            num_warps=WARPS,
+        )

@@ -130,8 +130,10 @@ class DeviceMasks:
             raise InputError(
                 f"words of {words.dtype} in {words.ndim} dimensions; need contiguous int64"
             )
-        if words.device.type != self.device.type:
-            raise InputError(f"words lie on {words.device}, masks are made on {self.device}")
+        if words.device != self._material.device:
+            raise InputError(
+                f"words lie on {words.device}, masks are made on {self._material.device}"
+            )
         if self._at + len(words) > MAX_WORDS:
             raise LocalProtocolError(
                 f"a seed gives at most {MAX_WORDS} words, asked for {self._at + len(words)}"
