@@ -90,11 +90,13 @@ def test_softmax_is_within_a_point_of_plain_and_shows_no_clients_own_accuracy(
     assert set(tests) == {"accuracy", "clients_by_tenth", "lowest_tenth"}
 
 
+@pytest.mark.slow
 def test_softmax_stops_at_its_target(clothes: str, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "run"), "--stop-at", "0.01"]
     assert said("softmax_784", *ROUNDS, *out, SECAGG_DATA=clothes)["rounds"] == 1
 
 
+@pytest.mark.slow
 def test_softmax_that_was_killed_goes_on_and_only_with_the_same_settings(
     clothes: str, tmp_path: Path
 ) -> None:
