@@ -452,6 +452,7 @@ class RunningSum:
         self._steady = steady and may_share_ahead(proposal)
         self._next: Ahead | None = None
         self._learned: dict[NodeId, ClientId] = {}
+        self._answered: set[NodeId] = set()  # of this stage
         self._charged: Key | None = None  # where in our ledger
         self._finished: FinishedSum | None = None
 
@@ -505,21 +506,20 @@ class RunningSum:
                 self._reserve(ask)
             elif ask.stage is Stage.REVEAL and self._steady:
                 self._prepare_next(set(self.asked(ask)))
+            self._answered.clear()
             yield ask
+            # Whoever is lost may have lost its state too, also where the sum now fails for it: it
+            # is asked for keys again.
+            for node in set(self.asked(ask)) - self._answered:
+                self._coordinator.advertised.pop(node, None)
             if ask.stage is Stage.ADVERTISE and self._coordinator.cohort.active:
                 self._clients = self._learned  # a client that signs has a number of its own
         return ask
 
     def _prepare_next(self, alive: Set[NodeId]) -> None:
-        """Ask all for shares of the next sum, unless one is lost: with it they would share anew.
-
-        Who is lost may have lost its state too: it is asked for keys again.
-        """
-        gone = self._clients.keys() - alive
-        if not gone:
+        """Ask all for shares of the next sum, unless one is lost: with it they would share anew."""
+        if self._clients.keys() <= alive:
             self._next = self._coordinator.share_ahead(self._clients, self.proposal.params)
-        for node in gone:
-            self._coordinator.advertised.pop(node, None)
 
     def asked(self, ask: StageRequests) -> list[NodeId]:
         """The nodes to send a request to."""
@@ -570,6 +570,7 @@ class RunningSum:
         if tells:
             self._check_examples(node, answer.examples)
         self._learned[node] = ask.receive(answer.messages)
+        self._answered.add(node)
         if tells:
             self._coordinator.examples[node] = answer.examples
         if answer.next_keys and self._asks_keys(ask):

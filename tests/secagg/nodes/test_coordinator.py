@@ -30,6 +30,7 @@ from secagg.adapters.testing import ANYTHING
 from secagg.errors import IdentityError, InputError, RefusedError
 from secagg.nodes import coordinator as coordinators
 from secagg.nodes.coordinator import Coordinator, FinishedSum, SumSettings, WeightedMean
+from secagg.nodes.messages import Request
 from secagg.nodes.node import Node
 from secagg.nodes.policy import NodePolicy
 from secagg.rounds.ckks import PRECISION
@@ -55,6 +56,26 @@ def test_who_is_lost_at_a_stage_is_in_the_sum_only_if_its_vector_came(
     expected = [node for node in SIX if node != 102 or stage is Stage.REVEAL]
     assert list(finished.survivors) == expected
     check_mean(finished, machines)
+
+
+@pytest.mark.parametrize("stage", UNSIGNED[1:])
+def test_nodes_that_lost_their_state_in_a_sum_that_failed_are_asked_for_keys_again(
+    folder: Path, stage: Stage
+) -> None:
+    machines, coordinator = Machines(folder, SIX[:4]), mean_of()
+    forgotten = {(100, stage), (101, stage)}
+
+    def restarted(node: int, request: Request) -> Request:
+        if (node, request.stage) in forgotten:
+            machines.states[node] = None
+        return request
+
+    with pytest.raises(TooFewSurvivors):
+        carry(coordinator, machines, change=restarted)
+    for _ in range(2):
+        finished = carry(coordinator, machines)
+        assert finished.survivors == SIX[:4]
+        check_mean(finished, machines)
 
 
 def test_sums_follow_each_other_and_late_nodes_come_back(folder: Path) -> None:
