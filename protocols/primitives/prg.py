@@ -41,11 +41,11 @@ MAX_WORDS = 2**33 - 8  # a seed: the AES blocks from counter 2 on, in whole grou
 if sys.byteorder != "little":
     raise ImportError("secagg reads keystreams as little-endian words; this machine is big-endian")
 
-MAX_CHUNK_WORDS = 2**17  # 1 MiB a thread at a time: each handing over of the lock costs
+# 1 MiB, what a thread takes at a time: each chunk hands the interpreter's lock over. Measured, two
+# threads over 99 masks of 10^6 entries: 1.1 times one with 256 KiB, 1.5 with this, no more beyond.
+MAX_CHUNK_WORDS = 2**17
 
 _ZEROS = memoryview(bytes(8 * MAX_CHUNK_WORDS))
-
-
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 

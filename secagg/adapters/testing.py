@@ -43,6 +43,7 @@ ANYTHING: Final = NodePolicy(
     allow_no_noise=True,
     minimum_cohort=2,
     sums_per_model=1000,
+    by_array=True,
     examples=50,
 )
 """What no node should agree to outside a test."""

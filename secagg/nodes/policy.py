@@ -62,6 +62,8 @@ corrupt_fraction = 0.05        # refuse sums that are not secure when this fract
 sums_per_model = 4             # without noise: join at most so many sums over one model. More than
                                # one lets a lost round be tried again; but two sums that differ by
                                # one node give its update away
+by_array = false               # true: join sums whose arrays are each the mean of those nodes that
+                               # trained it; one that you alone trained is then yours, in clear
 active = false                 # true: join only sums whose clients sign, safe if the server lies
 # operator = "..."             # public key that verifies the roster; active = true needs it
 # server = "..."               # public key of the server; refuse requests that it did not sign
@@ -99,6 +101,8 @@ class NodePolicy:
         The server picks the cohort out of the roster, and may put all who collude into one: this
         times ``minimum_cohort`` must cover those of the whole roster.
       sums_per_model: sums without noise over one model, for one purpose, that it sends a vector to.
+      by_array: whether it joins sums in which an array is the mean of those who trained it; an
+        array of which a node is the only one shows that node's own.
       maximum_staleness: how many versions behind the newest an update may be in a sum that it
         takes part in; 0: a sum is of one version.
       minimum_same: fewest survivors of each version in such a sum; ``None``: the threshold.
@@ -124,6 +128,7 @@ class NodePolicy:
     delta: float = 1e-5
     corrupt_fraction: Fraction | float | str = 0.05
     sums_per_model: int = 4
+    by_array: bool = False
     maximum_staleness: int = 0
     minimum_same: int | None = None
     active: bool = False
@@ -156,7 +161,7 @@ class NodePolicy:
             _check_bound("clip", self.clip)
         for name, most in (self.metrics or {}).items():
             _check_bound(f"metrics, {name!r},", most)
-        for name in ("active", "allow_no_noise"):
+        for name in ("active", "allow_no_noise", "by_array"):
             if type(value := getattr(self, name)) is not bool:
                 raise InputError(f"{name} {value!r} is neither true nor false")
         for name in ("maximum_epsilon", "delta"):
@@ -318,6 +323,8 @@ class NodePolicy:
             _refuse(f"clip {self.clip:g}", f"the server proposes {clip:g}")
         if not isinstance(content, Average):
             return
+        if content.by_array and not self.by_array:
+            _refuse("by_array", "the server would open arrays that few nodes trained")
         if self.max_weight is not None and content.max_weight != self.max_weight:
             _refuse(f"max_weight {self.max_weight}", f"the server proposes {content.max_weight}")
         for name, most in content.metrics:

@@ -12,7 +12,7 @@ them, as with the memory of this process.
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,8 +24,6 @@ from protocols.primitives.prg import (
     BLOCK_WORDS,
     MAX_WORDS,
     Expand,
-    Item,
-    Made,
     Mask,
     Streams,
     Suite,
@@ -79,7 +77,7 @@ def why_not(suite: Suite) -> str | None:
     return None if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
-class DeviceMasks:
+class DeviceMasks(masking.OnThreads):
     """Streams of ChaCha20 that a device makes; see :func:`on_device`.
 
     Raises:
@@ -101,6 +99,7 @@ class DeviceMasks:
         self._subtracted = sum(mask.subtract for mask in masks)
         self._seeds = len(masks)
         self._at = 0
+        self._threads = masking.thread_count()
         self._launch = chacha.launch
 
     def apply_to(self, words: NDArray[np.uint64]) -> None:
@@ -110,7 +109,7 @@ class DeviceMasks:
         masking.check_words(words, self._at)
         for begin in range(0, len(words), PART_WORDS):
             part = words[begin : begin + PART_WORDS].view(np.int64)
-            there = torch.from_numpy(part).to(self.device)
+            there = torch.from_numpy(part).to(self.device).contiguous()
             self.apply_to_tensor(there)
             part[:] = there.cpu().numpy()
 
@@ -149,9 +148,6 @@ class DeviceMasks:
                 seeds=self._seeds,
             )
         self._at += len(words)
-
-    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
-        return masking.together(work, items)
 
     def __repr__(self) -> str:
         return f"<DeviceMasks of {self._seeds} seeds on {self.device}>"

@@ -59,7 +59,7 @@ def threads(count: int | None = None) -> Expand:
     Raises:
       InputError: ``count``, or what the variable says, is no integer from 1.
     """
-    several = _threads(count)
+    several = thread_count(count)
 
     def expand(masks: Sequence[Mask], suite: Suite) -> Streams:
         check_seeds(masks)
@@ -84,7 +84,8 @@ def _worth(words: int) -> int:
     return max(1, words // max(1, PAYS // 2))
 
 
-def _threads(count: int | None) -> int:
+def thread_count(count: int | None = None) -> int:
+    """How many threads ``threads(count)`` takes; errors as there."""
     if count is None:
         said = os.environ.get(THREADS, "")
         if said and not (said.isascii() and said.isdecimal() and int(said) > 0):
@@ -102,7 +103,21 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-class _Checked:
+class OnThreads:
+    """Streams whose masks take so many threads, and what else a vector costs with them."""
+
+    _threads = 1
+
+    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
+        """Map ``work`` that holds no lock of the interpreter, such as a frame's checksum."""
+        several = min(self._threads, len(items) // FRAMES_PAY)
+        if several < 2:
+            return map(work, items)
+        with ThreadPoolExecutor(several) as pool:
+            return list(pool.map(work, items))
+
+
+class _Checked(OnThreads):
     """Streams on this core, of vectors that are checked as elsewhere here."""
 
     def __init__(self, streams: Masks) -> None:
@@ -112,11 +127,8 @@ class _Checked:
         check_words(words)
         self._streams.apply_to(words)
 
-    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
-        return map(work, items)
 
-
-class _ByMasks:
+class _ByMasks(OnThreads):
     """A share of the masks for each thread, which adds them up a chunk at a time.
 
     Sums are taken from every stream's start on, and only adding one to ``words`` is done by one
@@ -130,6 +142,7 @@ class _ByMasks:
             for part in range(parts)
             if (share := masks[part::parts])
         ]
+        self._threads = len(self._shares)
 
     def apply_to(self, words: Words) -> None:
         check_words(words)
@@ -142,9 +155,6 @@ class _ByMasks:
         works = [self._shares[part::several] for part in range(several)]
         _together([partial(_add_sums, shares, words, lock) for shares in works])
 
-    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
-        return _each(work, items, len(self._shares))
-
 
 def _add_sums(shares: Sequence[Masks], words: Words, lock: Lock) -> None:
     total = np.empty(min(len(words), MAX_CHUNK_WORDS), np.uint64)
@@ -156,17 +166,17 @@ def _add_sums(shares: Sequence[Masks], words: Words, lock: Lock) -> None:
                 chunk += part
 
 
-class _ByWords:
+class _ByWords(OnThreads):
     """A range of the words for each thread, all masks over it: for few masks over many words."""
 
     def __init__(self, masks: Sequence[Mask], suite: Suite, parts: int) -> None:
-        self._masks, self._suite, self._parts = masks, suite, parts
+        self._masks, self._suite, self._threads = masks, suite, parts
         self._at = 0
 
     def apply_to(self, words: Words) -> None:
         check_words(words, self._at)
         count = len(words)
-        parts = min(self._parts, _worth(count * len(self._masks)))
+        parts = min(self._threads, _worth(count * len(self._masks)))
         _together(
             [
                 partial(_apply, self._masks, self._suite, self._at + start, words[start:][:size])
@@ -174,23 +184,6 @@ class _ByWords:
             ]
         )
         self._at += count
-
-    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
-        return _each(work, items, self._parts)
-
-
-def _each(work: Callable[[Item], Made], items: Sequence[Item], parts: int) -> Iterable[Made]:
-    """Map ``work``, such as a hash, which holds no lock of the interpreter, over threads."""
-    several = min(parts, len(items) // FRAMES_PAY)
-    if several < 2:
-        return map(work, items)
-    with ThreadPoolExecutor(several) as pool:
-        return list(pool.map(work, items))
-
-
-def together(work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
-    """Map ``work``, which holds no lock of the interpreter, over the cores of this machine."""
-    return _each(work, items, _threads(None))
 
 
 def _apply(masks: Sequence[Mask], suite: Suite, start: int, words: Words) -> None:
@@ -329,7 +322,7 @@ def over(executor: Executor, *, parts: int) -> Expand:
     return expand
 
 
-class _Jobs:
+class _Jobs(OnThreads):
     """Masks that an executor expands."""
 
     def __init__(self, executor: Executor, parts: int, masks: Sequence[Mask], suite: Suite) -> None:
@@ -351,9 +344,6 @@ class _Jobs:
         raise WorkerError(
             f"{failed} in a job of {type(self._executor).__name__}; words are unchanged"
         )
-
-    def each(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterable[Made]:
-        return map(work, items)
 
 
 def _checked(total: Any, job: Job) -> Words:

@@ -249,7 +249,7 @@ class Layout:
             raise InputError(f"cannot decode {found}, expected uint64[{self.words}]")
         totals: dict[str, NDArray[Any]] = {}
         for segment, lanes, part in self._places(words):
-            high = self.limit(segment)
+            high = self._limit(segment)
             if isinstance(segment.codec, FixedPoint):
                 floats = np.empty(segment.entries, np.float64)
                 take = _within(segment.codec.decoder(floats), -high, high, segment)
@@ -392,7 +392,7 @@ class Layout:
                 continue
             integers = np.empty(segment.entries, np.int64)
             if size:
-                checked = _within(_copier(integers), 0, self.limit(segment), segment)
+                checked = _within(_copier(integers), 0, self._limit(segment), segment)
                 checked(slice(None), exact.view(np.int64))
             totals[segment.name] = integers
         return totals
@@ -410,7 +410,7 @@ class Layout:
         """Bits of a total of a segment of integers."""
         if isinstance(segment.codec, NoisyIntegers):
             return segment.codec.bits
-        return self.limit(segment).bit_length()
+        return self._limit(segment).bit_length()
 
     def _real(
         self, segment: Segment, codec: FixedPoint, vector: NDArray[Any], weight: int
@@ -466,7 +466,7 @@ class Layout:
                 parts.append(struct.pack(">BB", 3, codec.bits))
         return b"".join(parts)
 
-    def limit(self, segment: Segment) -> int:
+    def _limit(self, segment: Segment) -> int:
         """The largest total of one entry."""
         codec = segment.codec
         if isinstance(codec, NoisyIntegers):
@@ -475,7 +475,7 @@ class Layout:
         return self.clients * (self.max_weight if segment.weighted else 1) * one
 
     def _lanes(self, segment: Segment) -> int:
-        limit = self.limit(segment)
+        limit = self._limit(segment)
         try:
             most = lanes_for(limit)
         except InputError:

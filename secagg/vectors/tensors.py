@@ -24,7 +24,7 @@ from secagg.vectors.packing import WORD_BITS, lane_bits, word_count
 from secagg.vectors.quantize import LABEL, FixedPoint, fraction_bits
 
 if TYPE_CHECKING:
-    from secagg.vectors.layout import Layout, Segment
+    from secagg.vectors.layout import Layout
 
 DRAWN: Final = 32  # random bits an entry
 
@@ -105,7 +105,11 @@ def encode(
     layout.check(values, weight)
     words = []
     for segment, lanes in zip(layout.segments, layout.lanes, strict=True):
-        name, codec, vector = segment.name, segment.codec, values[segment.name].reshape(-1)
+        name, codec, vector = segment.name, segment.codec, values[segment.name]
+        if segment.entries == 1 and vector.ndim == 0:
+            vector = vector.reshape(1)
+        if vector.ndim != 1:
+            raise InputError(f"{name!r} has shape {tuple(vector.shape)}; flatten it")
         if len(vector) != segment.entries:
             raise InputError(f"{name!r} has {len(vector)} entries, the layout {segment.entries}")
         if isinstance(codec, FixedPoint):
@@ -126,38 +130,3 @@ def encode(
         packed = pack(integers, lanes)
         words.append(packed * weight if segment.weighted else packed)
     return torch.cat(words)
-
-
-def decode(layout: "Layout", words: Tensor) -> dict[str, Tensor]:
-    """The totals that ``Layout.decode`` gives, where ``words`` lie: float64, or int64.
-
-    Raises:
-      InputError: as ``Layout.decode``.
-    """
-    from secagg.vectors.layout import NoisyIntegers
-
-    if words.dtype != torch.int64 or words.shape != (layout.words,):
-        found = f"{words.dtype} of shape {tuple(words.shape)}"
-        raise InputError(f"cannot decode {found}, expected int64 of shape ({layout.words},)")
-    sizes = map(word_count, (s.entries for s in layout.segments), layout.lanes)
-    totals: dict[str, Tensor] = {}
-    parts = torch.split(words, list(sizes))
-    for segment, lanes, part in zip(layout.segments, layout.lanes, parts, strict=True):
-        total = unpack(part, segment.entries, lanes)
-        if not isinstance(segment.codec, NoisyIntegers):
-            _refuse_beyond(total, layout.limit(segment), segment)
-        codec = segment.codec
-        if isinstance(codec, FixedPoint):  # in float64, as torch would make float32 of it
-            totals[segment.name] = total.to(torch.float64) * codec.step
-        else:
-            totals[segment.name] = total
-    return totals
-
-
-def _refuse_beyond(total: Tensor, high: int, segment: "Segment") -> None:
-    low = -high if isinstance(segment.codec, FixedPoint) else 0
-    if len(total) and not low <= int(total.min()) <= int(total.max()) <= high:
-        raise InputError(
-            f"{segment.name!r} has a total outside {low} to {high}: "
-            "this is no sum of this layout's vectors"
-        )

@@ -47,7 +47,11 @@ from secagg.vectors.arrays import arrays_of
 
 MEAN = WeightedMean(clip=1.0, max_weight=100, train_metrics={"loss": 10.0})
 ANYBODY = NodePolicy(
-    allow_no_noise=True, sums_per_model=100, minimum_cohort=2, graphs=("complete", "sparse")
+    by_array=True,
+    allow_no_noise=True,
+    sums_per_model=100,
+    minimum_cohort=2,
+    graphs=("complete", "sparse"),
 )
 MODEL = {"bias": np.zeros(2, np.float32), "weight": np.zeros((2, 3), np.float32)}
 

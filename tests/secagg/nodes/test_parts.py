@@ -1,14 +1,18 @@
 """Nodes that train a part of a model: each array is the mean of those who trained it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from between import MODEL, Machines, carry
 
+from protocols.errors import TooFewSurvivors
+from secagg.adapters.testing import ANYTHING
 from secagg.errors import InputError
 from secagg.nodes import work
 from secagg.nodes.coordinator import Coordinator, SumSettings, WeightedMean
+from secagg.nodes.policy import NodePolicy
 from secagg.nodes.proposal import Average, Contribution, Failure, Proposal
 from secagg.stage import UNSIGNED, Stage
 from secagg.vectors.arrays import Arrays
@@ -118,3 +122,13 @@ def test_evaluations_have_no_arrays(folder: Path) -> None:
     )
     finished = carry(Coordinator(named, SumSettings()), machines, shapes=(), purpose="evaluate")
     assert finished.result.metrics["loss"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_a_node_whose_policy_does_not_say_so_joins_no_sum_of_parts(folder: Path) -> None:
+    machines = Machines(folder, SIX, work=of_node, policy=replace(ANYTHING, by_array=False))
+    with pytest.raises(TooFewSurvivors):
+        carry(Coordinator(PARTS, SumSettings()), machines, shapes=SHAPES)
+    assert len(machines.errors) == len(SIX)
+    assert all("by_array" in str(error) for error in machines.errors)
+    assert not machines.brought
+    assert not NodePolicy().by_array

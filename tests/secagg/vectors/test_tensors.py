@@ -71,7 +71,7 @@ def layout_of(entries: int, rounding: Any) -> Layout:
 
 @settings(max_examples=30)
 @given(entries=st.integers(0, 200), weight=st.integers(0, 30), seed=st.integers(0, 2**32))
-def test_a_layout_makes_and_reads_the_same_words(entries: int, weight: int, seed: int) -> None:
+def test_a_layout_makes_the_same_words(entries: int, weight: int, seed: int) -> None:
     layout, rng = layout_of(entries, "nearest"), np.random.default_rng(seed)
     values = {
         "u": rng.normal(size=entries).astype(np.float32),
@@ -82,9 +82,6 @@ def test_a_layout_makes_and_reads_the_same_words(entries: int, weight: int, seed
     words = layout.encode(values, weight=weight)
     found = tensors.encode(layout, there, weight=weight)
     assert np.array_equal(found.numpy().view(np.uint64), words)
-    decoded = tensors.decode(layout, found)
-    for name, total in layout.decode(words).items():
-        assert np.array_equal(decoded[name].numpy(), total)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +90,8 @@ def test_a_layout_makes_and_reads_the_same_words(entries: int, weight: int, seed
         {"u": torch.tensor([0.0, torch.nan])},
         {"u": torch.tensor([0.0, torch.inf])},
         {"u": torch.zeros(3)},
+        {"u": torch.zeros(2, 1)},
+        {"u": torch.tensor(0.0)},
         {"u": torch.zeros(2, dtype=torch.complex64)},
         {"n": torch.tensor([0, 10, 0])},
         {"n": torch.tensor([0, -1, 0])},
@@ -113,15 +112,6 @@ def test_what_numpy_refuses_is_refused(change: dict[str, torch.Tensor]) -> None:
         tensors.encode(layout, whole | change)
     with pytest.raises(InputError):
         layout.encode(whole | change)
-
-
-def test_a_total_beyond_what_clients_can_make_is_refused() -> None:
-    layout = layout_of(2, "nearest")
-    words = torch.full((layout.words,), 2**61)
-    with pytest.raises(InputError, match="no sum of this layout"):
-        tensors.decode(layout, words)
-    with pytest.raises(InputError, match="cannot decode"):
-        tensors.decode(layout, words[1:])
 
 
 def test_vectors_on_a_device_are_encoded_there(monkeypatch: pytest.MonkeyPatch) -> None:
