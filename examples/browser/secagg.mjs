@@ -64,6 +64,7 @@ export async function readProposal(bytes, most) {
   decline(said.versions !== undefined, 'a page brings updates of one version of the model');
   const { average, shapes } = said;
   decline(average.by_array !== undefined, 'a page brings all arrays of an update');
+  decline(average.compress !== undefined, 'a page sends whole updates');
   decline(!wellFormed(said, average), 'not a proposal');
   const entries = shapes.reduce((sum, [, shape]) => sum + size(shape), 0);
   const wide = shapes.filter(([name]) => isStatistic(name));

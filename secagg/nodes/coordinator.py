@@ -66,6 +66,7 @@ from secagg.rounds.relay import (
 )
 from secagg.stage import Stage
 from secagg.vectors.arrays import Shapes
+from secagg.vectors.compress import NOTHING, Compress
 from secagg.vectors.layout import Layout
 from secagg.vectors.packing import lane_bits
 
@@ -98,9 +99,10 @@ class WeightedMean:
         sum of that kind.
       by_array: the mean of each array is over those nodes whose program returned it; who left it
         out stays under the masks. ``False``: a program returns all arrays.
+      compress: what is sent of an update, ``secagg.vectors.compress``; clip is then of that.
 
     Raises:
-      InputError: metrics that are one text, no names.
+      InputError: metrics that are one text, no names; arrays that a rotation would mix.
     """
 
     clip: float = 1.0
@@ -110,6 +112,7 @@ class WeightedMean:
     train_metrics: Mapping[str, float] | Collection[str] = ()
     evaluate_metrics: Mapping[str, float] | Collection[str] | None = None
     by_array: bool = False
+    compress: Compress = NOTHING
 
     def __post_init__(self) -> None:
         for name in ("train_metrics", "evaluate_metrics"):
@@ -140,6 +143,7 @@ class WeightedMean:
             weighted_by=self.weighted_by,
             metrics=tuple((name, float(most)) for name, most in metrics.items()),
             by_array=self.by_array,
+            compress=self.compress,
         )
 
 

@@ -43,6 +43,7 @@ from secagg.errors import InputError, RefusedError, SecaggError
 from secagg.nodes.versions import Versions
 from secagg.vectors.arrays import Shapes
 from secagg.vectors.buffers import STATISTICS, is_statistic
+from secagg.vectors.compress import NOTHING, Compress
 from secagg.vectors.layout import MAX_ENTRIES, UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint, refuse_non_finite
 from secagg.vectors.sums import Vector, decode, encode, length
@@ -90,6 +91,8 @@ class Average:
       metrics: by name, the largest absolute value of each number beside the update.
       by_array: whether the mean of an array is over those who trained it. Who did not brings
         zeros, and who that was stays under the masks.
+      compress: what is sent of an update, but of running statistics, by the proposal's seed; clip
+        is then of what is sent, and the mean an estimate without bias.
     """
 
     clip: float
@@ -98,8 +101,13 @@ class Average:
     weighted_by: str
     metrics: tuple[tuple[str, float], ...] = ()
     by_array: bool = False
+    compress: Compress = NOTHING
 
     def __post_init__(self) -> None:
+        if not isinstance(self.compress, Compress):
+            raise InputError(f"compress is {self.compress!r:.40}, expected a Compress")
+        if self.by_array and self.compress.rotate:
+            raise InputError("rotation mixes arrays, so that none has a mean by itself: by_array")
         if type(self.by_array) is not bool:
             raise InputError(f"by_array is {self.by_array!r:.40}, neither true nor false")
         if not isinstance(self.weighted_by, str):
@@ -123,10 +131,11 @@ class Average:
         """
         codec = FixedPoint(clip=self.clip, bits=self.bits)
         of_range = Count(maximum=2 * STATISTIC_LEVELS)
+        sent = self.compress.size(entries - statistics)
         update = (
-            *(Segment(name=UPDATE, entries=n, codec=codec) for n in [entries - statistics] if n),
+            *(Segment(name=UPDATE, entries=n, codec=codec) for n in [sent] if n),
             *(Segment(name=STATISTIC, entries=n, codec=of_range) for n in [statistics] if n),
-            Segment(name=CLIPPED, entries=1, codec=Count(maximum=max(entries, 1))),
+            Segment(name=CLIPPED, entries=1, codec=Count(maximum=max(sent + statistics, 1))),
         )
         metrics = (
             Segment(name=METRIC + name, entries=1, codec=FixedPoint(clip=most, bits=METRIC_BITS))
@@ -421,22 +430,22 @@ class Proposal:
         values: dict[str, Any] = {WEIGHT: weight * counts}
         if self.entries:
             # In float64: the rounding of a narrower product can be above a step.
-            clipped = np.array(own.vector, np.float64)
-            refuse_non_finite(clipped, 0, UPDATE, np.empty(len(clipped), np.bool_))
+            vector = np.array(own.vector, np.float64)
+            refuse_non_finite(vector, 0, UPDATE, np.empty(len(vector), np.bool_))
             trained = self.trained if statistics_in(self.shapes, self.protocol) else None
             if average.by_array and own.trained is not None:
-                clipped[~self._by_array([name in own.trained for name, _ in self.shapes])] = 0
-            limit = np.float64(average.clip)
-            most = limit if trained is None else np.where(trained, limit, STATISTICS.clip)
-            np.clip(clipped, -most, most, out=clipped)
-            values[CLIPPED] = int(np.count_nonzero(clipped != own.vector))
-            np.multiply(clipped, part, out=clipped)
+                vector[~self._by_array([name in own.trained for name, _ in self.shapes])] = 0
+            update, cut = vector, 0
             if trained is not None:
-                of_range = clipped[~trained] / STATISTICS.clip + 1
+                update, statistics = vector[trained], vector[~trained]
+                cut = _clip(statistics, STATISTICS.clip)
+                of_range = statistics * part / STATISTICS.clip + 1
                 values[STATISTIC] = np.rint(of_range * STATISTIC_LEVELS).astype(np.uint64)
-                clipped = clipped[trained]
-            if len(clipped):
-                values[UPDATE] = clipped
+            if average.compress != NOTHING:
+                update = average.compress.forward(update, seed=self.seed)
+            values[CLIPPED] = cut + _clip(update, average.clip)
+            if len(update):
+                values[UPDATE] = np.multiply(update, part, out=update)
         if average.by_array and self.shapes:
             names = [name for name, _ in self.shapes]
             those = names if own.trained is None else own.trained
@@ -518,11 +527,16 @@ class Proposal:
         self, sums: Mapping[str, NDArray[Any]], one: NDArray[np.float64], survivors: int
     ) -> NDArray[np.float64]:
         """The update, its running statistics where the shapes have them."""
-        if not statistics_in(self.shapes, self.protocol):
-            return sums[UPDATE] * one if self.entries else np.empty(0)
+        statistics = statistics_in(self.shapes, self.protocol)
+        update = sums.get(UPDATE, np.empty(0))
+        if isinstance(self.content, Average) and self.content.compress != NOTHING:
+            update = self.content.compress.backward(
+                update, self.entries - statistics, seed=self.seed
+            )
+        if not statistics:
+            return update * one
         mean, trained = np.empty(self.entries), self.trained
-        if trained.any():
-            mean[trained] = sums[UPDATE] * one[trained]
+        mean[trained] = update * one[trained]
         levels = sums[STATISTIC].astype(np.float64) - survivors * float(STATISTIC_LEVELS)
         mean[~trained] = levels / STATISTIC_LEVELS * STATISTICS.clip * one[~trained]
         return mean
@@ -544,8 +558,10 @@ class Proposal:
             content |= {"unit": mechanism.unit.value, "sampling_rate": self.content.sampling_rate}
         else:
             content = {item.name: getattr(self.content, item.name) for item in fields(Average)}
-            if not self.content.by_array:
-                del content["by_array"]
+            content["compress"] = str(self.content.compress)
+            for name, usual in (("by_array", False), ("compress", str(NOTHING))):
+                if content[name] == usual:
+                    del content[name]
         said = {
             "version": VERSION,
             "purpose": self.purpose,
@@ -611,7 +627,8 @@ class Proposal:
         else:
             average = said["average"]
             metrics = tuple((str(name), float(most)) for name, most in average.pop("metrics"))
-            content = Average(**average, metrics=metrics)
+            compress = Compress.parse(average.pop("compress", str(NOTHING)))
+            content = Average(**average, metrics=metrics, compress=compress)
         return cls(
             purpose=said["purpose"],
             session=bytes.fromhex(said["session"]),
@@ -633,6 +650,16 @@ def statistics_in(shapes: Shapes, protocol: str) -> int:
     if protocol != BONAWITZ:
         return 0
     return sum(math.prod(shape) for name, shape in shapes if is_statistic(name))
+
+
+def _clip(entries: NDArray[np.float64], clip: float) -> int:
+    """Cut in place; how many were."""
+    high = np.float64(clip)
+    if not len(entries) or (entries.max() <= high and entries.min() >= -high):
+        return 0
+    beyond = np.count_nonzero(entries > high) + np.count_nonzero(entries < -high)
+    np.clip(entries, -high, high, out=entries)
+    return int(beyond)
 
 
 def _listed(reasons: Mapping[str, int]) -> str:

@@ -41,9 +41,10 @@ from secagg.vectors.buffers import (
     is_variance,
     no_negative_variance,
 )
+from secagg.vectors.compress import NOTHING, SEED_SIZE, Compress
 from secagg.vectors.layout import Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.packing import BLOCK_WORDS
-from secagg.vectors.quantize import FixedPoint
+from secagg.vectors.quantize import FixedPoint, refuse_non_finite
 from secagg.vectors.sums import Params, Vector, encode
 from secagg.vectors.trees import Form, Models, named_arrays, read_models, vector_of
 
@@ -259,6 +260,7 @@ def aggregate(
     weights: Iterable[int] | None = None,
     counts: str | Iterable[str] = (),
     codec: Codec | Mapping[str, Codec] | None = None,
+    compress: Compress = NOTHING,
     dropouts: Mapping[int, Stage | str] | None = None,
     protocol: Protocol = Bonawitz(),
 ) -> Aggregate:
@@ -301,6 +303,9 @@ def aggregate(
       codec: how numbers become integers, where ``clip`` and ``counts`` do not say enough; for all
         names or for some. ``NoisyIntegers`` for integers in which a share of noise is already
         (``dp.noise.mechanisms``), which no weight may touch.
+      compress: what is sent of each array of floats but running statistics, by a public seed that
+        is drawn for this sum and that the masks are bound to. ``clip`` is then of what is sent, and
+        ``sum`` an estimate without bias.
       dropouts: the stage at which a client, by its place in ``updates``, vanishes.
       protocol: and its settings.
 
@@ -321,12 +326,13 @@ def aggregate(
     approximate = isinstance(protocol, Ckks)
     seal = isinstance(protocol, Ckks) and protocol.engine is ckks.Engine.SEAL
     codecs = _codecs(models, clip, counts, codec, approximate=approximate, seal=seal)
-    vectors = _Vectors(models, codecs, heavy)
+    vectors = _Vectors(models, codecs, heavy, compress)
     outcome = run_clients(
         protocol,
         vectors.layout,
         lambda client: (vectors.of(client), heavy[client] if heavy else 1),
         dropouts,
+        public=(str(compress).encode(), vectors.seed),
     )
     return vectors.aggregate(outcome, approximate=approximate)
 
@@ -336,8 +342,13 @@ def run_clients(
     layout: Layout,
     brings: Callable[[int], Brought],
     dropouts: Mapping[int, Stage | str] | None = None,
+    *,
+    public: Sequence[bytes] = (),
 ) -> Outcome:
     """One round of ``layout.clients``, each of whom brings its values when it is asked for.
+
+    Args:
+      public: what the clients agree upon beside the layout.
 
     Raises:
       InputError: as its encoding does, with the client's number; or settings that cannot work.
@@ -345,7 +356,9 @@ def run_clients(
     inputs = {client: partial(brings, client) for client in range(layout.clients)}
     stages = _stages(dropouts, layout.clients)
     try:
-        return run_protocol(protocol, layout, inputs, stages, public=digest(layout.to_bytes()))
+        return run_protocol(
+            protocol, layout, inputs, stages, public=digest(layout.to_bytes(), *public)
+        )
     except protocols.InputError as error:
         raise InputError(str(error)) from error
 
@@ -354,9 +367,21 @@ class _Vectors:
     """Clients' vectors in one layout: their arrays, and what we sum beside them."""
 
     def __init__(
-        self, models: Models, codecs: Mapping[str, Codec], weights: Sequence[int] | None
+        self,
+        models: Models,
+        codecs: Mapping[str, Codec],
+        weights: Sequence[int] | None,
+        compress: Compress,
     ) -> None:
         self.models, self.codecs, self.weights = models, codecs, weights
+        self.seed = system(SEED_SIZE)
+        self.compress = {
+            name: compress
+            for name, codec in codecs.items()
+            if isinstance(codec, FixedPoint) and not is_statistic(name)
+        }
+        if compress != NOTHING and not self.compress:
+            raise InputError("compress is of floats, and the updates hold none")
         noisy = any(isinstance(codec, NoisyIntegers) for codec in codecs.values())
         self.clips = {
             name: codec.clip for name, codec in codecs.items() if isinstance(codec, FixedPoint)
@@ -364,7 +389,7 @@ class _Vectors:
         segments = [
             Segment(
                 name=name,
-                entries=models.forms[name].entries,
+                entries=self._size(name),
                 codec=codec,
                 weighted=isinstance(codec, FixedPoint),
             )
@@ -383,10 +408,18 @@ class _Vectors:
         # Beside noise, any other number would be a release of its own.
         self.counted = tuple(() if noisy else self.clips)
         if self.counted:
-            most = max(1, *(models.forms[name].entries for name in self.counted))
+            most = max(1, *map(self._size, self.counted))
             codec = Count(maximum=most)
             segments.append(Segment(name=self.clipped, entries=len(self.counted), codec=codec))
         self.layout = Layout(segments=tuple(segments), clients=len(models), max_weight=heaviest)
+
+    def _size(self, name: str) -> int:
+        """Entries that are sent of an array."""
+        return self.compress.get(name, NOTHING).size(self.models.forms[name].entries)
+
+    def _seed(self, name: str) -> bytes:
+        """Arrays of one length are not sampled at the same places."""
+        return digest(self.seed, name.encode())
 
     def of(self, client: int) -> dict[str, Any]:
         """What a client brings, by the name of its segment."""
@@ -395,6 +428,9 @@ class _Vectors:
             vector = self.models.vector(client, name)
             whole = name in self.clips and vector.dtype.kind != "f"
             values[name] = vector.astype(np.float64) if whole else vector
+            if name in self.compress:
+                refuse_non_finite(vector, 0, name, np.empty(len(vector), np.bool_))
+                values[name] = self.compress[name].forward(values[name], seed=self._seed(name))
         if self.counted:
             values[self.clipped] = [
                 _beyond(values[name], self.clips[name]) for name in self.counted
@@ -416,6 +452,9 @@ class _Vectors:
         totals, means = dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
         for name in self.codecs:
             form, total = self.models.forms[name], sums.pop(name)
+            if name in self.compress:
+                mapped = self.compress[name]
+                total = mapped.backward(total, form.entries, seed=self._seed(name))
             mean = total / (weight if name in self.clips else survivors)
             if approximate and is_variance(name) and name in self.clips:
                 mean[(mean < 0) & (mean >= -CKKS_ERROR * self.clips[name])] = 0.0
@@ -428,7 +467,7 @@ class _Vectors:
         kept = tuple(name for name in self.models.forms if name not in self.codecs)
         if self.models.start is not None:
             means |= {name: vector_of(self.models.start[name]).copy() for name in kept}
-        _warn_of_clip(clipped, self.models.forms, survivors)
+        _warn_of_clip(clipped, {name: self._size(name) for name in clipped}, survivors)
         return Aggregate(
             sum=self.models.rebuild(totals),
             mean=self.models.rebuild(means),
@@ -604,10 +643,8 @@ def _beyond(values: NDArray[Any], clip: float) -> int:
     )
 
 
-def _warn_of_clip(clipped: Mapping[str, int], forms: Mapping[str, Form], survivors: int) -> None:
-    shares = {
-        name: count / (forms[name].entries * survivors) for name, count in clipped.items() if count
-    }
+def _warn_of_clip(clipped: Mapping[str, int], sent: Mapping[str, int], survivors: int) -> None:
+    shares = {name: count / (sent[name] * survivors) for name, count in clipped.items() if count}
     cut = [name for name, share in shares.items() if share > CUT]
     if cut:
         worst = max(cut, key=shares.__getitem__)

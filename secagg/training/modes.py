@@ -69,6 +69,7 @@ from secagg.training.description import statement
 from secagg.training.devices import ALIKE, Device, Devices, settings_of
 from secagg.training.settings import TrainingConfig
 from secagg.training.tasks import Loss, check_on_zeros, cross_entropy, measure, summed_loss, tensors
+from secagg.vectors.compress import NOTHING, Compress
 from secagg.vectors.layout import UPDATE, WEIGHT, Count, Layout, NoisyIntegers, Segment
 from secagg.vectors.quantize import FixedPoint
 from secagg.vectors.vector import flatten, unflatten
@@ -207,6 +208,8 @@ class Plain(Mode):
         self._own = loss is not None
         clip = config.clip if self._own else _largest_entry(config, ROW_NORM)
         codec = FixedPoint(clip=clip, bits=config.bits)
+        self._compress = Compress.parse(config.compress)
+        sent = self._compress.size(self._entries)
         most, buffers = max(self._weights), sum(b.numel() for b in _buffers(model).values())
         if buffers and config.protocol in CKKS:
             raise InputError(
@@ -214,18 +217,20 @@ class Plain(Mode):
                 f"{config.protocol}; take another protocol, or a model without running statistics"
             )
         segments = [
-            Segment(name=UPDATE, entries=self._entries, codec=codec, weighted=True),
+            Segment(name=UPDATE, entries=sent, codec=codec, weighted=True),
             Segment(name=WEIGHT, entries=1, codec=Count(maximum=most)),
         ]
         if self._own:
-            segments.append(
-                Segment(name=CLIPPED, entries=1, codec=Count(maximum=self._entries + buffers))
-            )
+            segments.append(Segment(name=CLIPPED, entries=1, codec=Count(maximum=sent + buffers)))
         else:
             accuracy = FixedPoint(clip=1.0, bits=16)
             segments.append(Segment(name=ACCURACY, entries=1, codec=accuracy, weighted=True))
         self._parts = [p.numel() for p in model.parameters() if p.requires_grad]
         self._apart = any(device.trains is not None for device in devices.values())
+        if self._apart and self._compress.rotate:
+            raise InputError(
+                f"compress {self._compress} mixes parameters, of which some clients train a part"
+            )
         if self._apart:
             codec_of_parts = Count(maximum=most)
             segments.append(Segment(name=PARTS, entries=len(self._parts), codec=codec_of_parts))
@@ -233,13 +238,15 @@ class Plain(Mode):
             segments.append(
                 Segment(name=BUFFERS, entries=buffers, codec=BUFFER_CODEC, weighted=True)
             )
-        self._all_entries = self._entries + buffers
+        self._all_sent = sent + buffers
         self.layout = Layout(segments=tuple(segments), clients=config.clients, max_weight=most)
 
     def brings(self, client: int, start: Tensor, seed: bytes) -> Brought:
         party, common = self._clients[client], _buffers(self._model)
         party.take_buffers(self._model)
         update, accuracy = party.update(start)
+        if self._compress != NOTHING:
+            update = self._compress.forward(update, seed=seed)
         weight = self._weights[client]
         if not self._own:
             return {UPDATE: update, WEIGHT: weight, ACCURACY: accuracy}, weight
@@ -255,14 +262,17 @@ class Plain(Mode):
     def moved(self, sums: Sums, survivors: Sequence[int], seed: bytes) -> Tensor:
         weight = int(sums[WEIGHT][0])
         if self._own:
-            self.clipped = float(sums[CLIPPED][0]) / (self._all_entries * len(survivors))
+            self.clipped = float(sums[CLIPPED][0]) / (self._all_sent * len(survivors))
         if BUFFERS in sums:
             _move_buffers(self._model, sums[BUFFERS] / weight)
+        update = sums[UPDATE]
+        if self._compress != NOTHING:
+            update = self._compress.backward(update, self._entries, seed=seed)
         if not self._apart:
-            return torch.from_numpy(sums[UPDATE] / weight)
+            return torch.from_numpy(update / weight)
         # Each parameter by the weight of those who train it; one that nobody did stays.
         weights = np.repeat(np.maximum(sums[PARTS], 1), self._parts)
-        return torch.from_numpy(sums[UPDATE] / weights)
+        return torch.from_numpy(update / weights)
 
 
 class Local(Mode):

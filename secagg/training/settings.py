@@ -10,6 +10,7 @@ from secagg.errors import InputError
 from secagg.planning.survivors import likely_survivors
 from secagg.rounds.aggregation import PROTOCOL_NAMES
 from secagg.training.data import DATASETS, EVALUATION_PARTS, parse_partition
+from secagg.vectors.compress import NOTHING, Compress
 
 T = TypeVar("T")
 
@@ -133,6 +134,12 @@ class TrainingConfig:
         f"Bits of a quantised entry; with distributed noise: of a sum.{_CHOSEN}",
         "bits of a quantised entry, or of a noised sum",
     )
+    compress: str = _setting(
+        str(NOTHING),
+        "What is sent of an update, without noise: 1/8 (one entry in eight, drawn anew each "
+        "round), rotate (so that few bits lose little), rotate 1/8, none.",
+        "what is sent of an update",
+    )
     learning_rate: float = _setting(
         _BY_MODE,
         "Step size of the training.  [default: chosen by noise and unit; with local noise by "
@@ -223,7 +230,7 @@ class TrainingConfig:
         _between("minimum_survivors", self.minimum_survivors, 2, self.clients)
         _between("delta", self.delta, 1e-15, 0.5)
         _between("clip", self.clip, 1e-6, 1e6)
-        _between("bits", self.bits, 4, 32)
+        _between("bits", self.bits, 2 if self.noise == "none" else 4, 32)
         _between("local_steps", self.local_steps, 1, 1000)
         _between("sampling_rate", self.sampling_rate, 1e-6, 1.0)
         _between("client_sampling_rate", self.client_sampling_rate, 1e-6, 1.0)
@@ -273,6 +280,17 @@ class TrainingConfig:
             raise InputError(
                 f"local_steps {self.local_steps}: distributed noise that hides an example is added "
                 "at every step; leave it 1"
+            )
+        compress = Compress.parse(self.compress)
+        if compress != NOTHING and self.noise != "none":
+            raise InputError(
+                f"compress {self.compress}: the noise's price is of whole vectors; leave it out, "
+                "or take noise none"
+            )
+        if compress.rotate and not self.model:
+            raise InputError(
+                f"compress {self.compress}: the built-in model's range is of entries before a "
+                "rotation; take 1/8 or so, or a model of your own"
             )
         for name in ("purpose", "organisation"):
             said = getattr(self, name)

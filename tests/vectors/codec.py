@@ -15,6 +15,7 @@ import numpy as np
 from protocols.bonawitz import Params
 from secagg.nodes.proposal import Average, Contribution, Failure, Proposal
 from secagg.nodes.versions import Versions
+from secagg.vectors.compress import Compress
 from secagg.vectors.layout import Layout
 from secagg.vectors.quantize import FixedPoint
 
@@ -142,6 +143,25 @@ def _by_array() -> Iterator[tuple[str, Proposal, dict[str, Any] | str]]:
     yield "work on arrays failed", parts, "update"
 
 
+def _compressed() -> Iterator[tuple[str, Proposal, dict[str, Any] | str]]:
+    """One entry in so many is sent."""
+    third = Compress(one_in=3)
+    mean = Average(clip=1.0, bits=14, max_weight=100, weighted_by="n", compress=third)
+    shapes = (("bias", (2,)), ("norm.running_mean", (2,)), ("weight", (2, 3)))
+    own = {"update": [0.5, -0.25, 3.0, -2.0, 1.0, -1.0, 1.5, -7.0, 0.1, 0.2]}
+    own |= {"weight": 40, "metrics": {}}
+    yield (
+        "one entry in three is sent, and all running statistics",
+        _proposal(shapes, mean, 10, "thirds"),
+        own,
+    )
+    yield (
+        "the last block's entry is beyond the end",
+        _proposal((("w", (4,)),), mean, 10, "beyond"),
+        own | {"update": [0.5, -0.25, 1.0, -1.0]},
+    )
+
+
 def _seeds(number: int, proposal: Proposal) -> list[bytes]:
     rounded = [s for s in proposal.layout.segments if isinstance(s.codec, FixedPoint)]
     return [
@@ -183,11 +203,14 @@ def codec() -> dict[str, Any]:
     ]
     before = len(cases) + len(mixed)
     parts = [_case(before + number, *case) for number, case in enumerate(_by_array())]
+    before += len(parts)
+    sampled = [_case(before + number, *case) for number, case in enumerate(_compressed())]
     return {
         "about": "what nodes bring to a sum: docs/protocols/codec.md",
         "cases": cases,
         "cases of several versions": mixed,
         "cases of parts": parts,
+        "compressed cases": sampled,
     }
 
 

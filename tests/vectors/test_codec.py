@@ -1,5 +1,6 @@
 """What a node brings becomes the words of the vectors, and those say what it brought."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,26 @@ def test_the_page_shows_a_word_of_the_first_case() -> None:
     assert VECTORS["cases"][0]["words"][0] in page.read_text("utf-8")
 
 
-MORE: list[dict[str, Any]] = VECTORS["cases of several versions"] + VECTORS["cases of parts"]
+def _sent(update: list[float], proposal: Proposal) -> Any:
+    """What the page says of ``compress``, written from the page."""
+    assert isinstance(proposal.content, Average)
+    many = proposal.content.compress.one_in
+    if many == 1:
+        return update
+    blocks = -(-len(update) // many)
+    data = hashlib.shake_128(b"secagg 1 sampled entries" + proposal.seed).digest(4 * blocks)
+    places = [
+        many * block + (many * int.from_bytes(data[4 * block : 4 * block + 4], "little") >> 32)
+        for block in range(blocks)
+    ]
+    return [update[place] if place < len(update) else 0.0 for place in places]
+
+
+MORE: list[dict[str, Any]] = [
+    *VECTORS["cases of several versions"],
+    *VECTORS["cases of parts"],
+    *VECTORS["compressed cases"],
+]
 
 
 @pytest.mark.parametrize("case", [*VECTORS["cases"], *MORE], ids=lambda case: str(case["shows"]))
@@ -60,6 +80,7 @@ def test_words_follow_from_proposal_and_seeds_and_decode_to_what_was_brought(
         assert sums["parts"].tolist() == [weight * (name in trained) for name, _ in proposal.shapes]
     if own["update"] and "statistic" not in sums:
         step = average.clip / (2 ** (average.bits - 1) - 1)
-        true = np.clip(own["update"], -average.clip, average.clip) * weight * counts
+        sent = _sent(own["update"], proposal)
+        true = np.clip(sent, -average.clip, average.clip) * weight * counts
         true /= average.max_weight * most
         assert np.abs(sums["update"] - true).max() < step

@@ -10,7 +10,9 @@ from typing import Any, Final
 from secagg.errors import InputError
 from secagg.nodes.coordinator import SumSettings, WeightedMean
 from secagg.nodes.identities import Roster, load_identity, load_public
+from secagg.vectors.compress import Compress
 
+_OF_SUM: Final = ("train_metrics", "evaluate_metrics", "compress", "roster", "operator")
 _OF_MEAN: Final = ("clip", "max_weight", "bits", "weighted_by", "by_array")
 _OF_COHORT: Final = ("protocol", "corrupt_fraction", "dropout", "minimum_survivors")
 _METRICS: Final = ("train_metrics", "evaluate_metrics")
@@ -147,7 +149,7 @@ def _plan(path: Path, said: Mapping[str, Any], key: Any) -> SumPlan:
     own = ("purpose", "model", "out", "rounds", "nodes", "pause")
     _refuse_unknown(
         said,
-        {*own, *_OF_MEAN, *_OF_COHORT, "train_metrics", "evaluate_metrics", "roster", "operator"},
+        {*own, *_OF_MEAN, *_OF_COHORT, *_OF_SUM},
     )
     if missing := [name for name in ("purpose", "model") if name not in said]:
         raise InputError(f"[[sum]] lacks {missing[0]}")
@@ -168,6 +170,8 @@ def _plan(path: Path, said: Mapping[str, Any], key: Any) -> SumPlan:
         for name in (*_OF_MEAN, "train_metrics", "evaluate_metrics")
         if name in said
     }
+    if "compress" in said:
+        mean["compress"] = Compress.parse(str(said["compress"]))
     cohort = {name: said[name] for name in _OF_COHORT if name in said}
     if ("roster" in said) is not ("operator" in said):
         raise InputError("roster and operator: give both, or neither")
