@@ -175,10 +175,14 @@ class Mode(ABC):
     def _plain(
         self, federation: Federation, model: nn.Module, loss: Loss | None
     ) -> "list[PlainSgd]":
-        found = []
+        # One copy for all: each begins with the common parameters and buffers, one after the other.
+        found, common, forms = [], copy.deepcopy(model), set()
         for client, examples in enumerate(federation.clients):
             device = self._devices.get(client, Device())
-            party = PlainSgd(self._own_configs[client], examples, model, loss)
+            party = PlainSgd(self._own_configs[client], examples, common, loss)
+            if loss is not None and party.form not in forms:
+                check_on_zeros(model, examples, loss)
+                forms.add(party.form)
             party.train_only(device)
             found.append(party)
         return found
@@ -581,9 +585,10 @@ class PlainSgd:
     """SGD without privacy, on batches drawn like the private ones, so that the two compare.
 
     Attributes:
-      model: a copy, as the last ``update`` left it.
+      model: where it works, as the last ``update`` left it.
       learning_rate: of the next ``update``.
       trains: whether each parameter is trained, in their order.
+      form: of one example; two clients of one form work alike.
     """
 
     def __init__(
@@ -593,13 +598,13 @@ class PlainSgd:
         model: nn.Module,
         loss: Loss | None = None,
     ) -> None:
-        if loss is not None:
-            check_on_zeros(model, examples, loss)
         self._config = config
         self._examples = examples
         self._features, self._labels = tensors(examples, model)
+        both = (self._features, self._labels)
+        self.form = tuple((each.shape[1:], each.dtype) for each in both)
         self._own, self._loss = loss is not None, loss or cross_entropy
-        self.model = copy.deepcopy(model)
+        self.model = model
         self.learning_rate = config.learning_rate
         # Statistics of a batch need two examples.
         mixing = any(isinstance(module, _NormBase) for module in model.modules())
