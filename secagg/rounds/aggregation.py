@@ -319,6 +319,34 @@ def aggregate(
       TooFewSurvivors: fewer are left than the protocol's settings say.
       MissingExtraError: SEAL is asked for, and tenseal is not installed.
     """
+    return aggregate_bound(
+        updates,
+        (),
+        clip=clip,
+        start=start,
+        weights=weights,
+        counts=counts,
+        codec=codec,
+        compress=compress,
+        dropouts=dropouts,
+        protocol=protocol,
+    )
+
+
+def aggregate_bound(
+    updates: Iterable[Any],
+    public: Sequence[bytes],
+    *,
+    clip: float | Mapping[str, float] | None = None,
+    start: Any = None,
+    weights: Iterable[int] | None = None,
+    counts: str | Iterable[str] = (),
+    codec: Codec | Mapping[str, Codec] | None = None,
+    compress: Compress = NOTHING,
+    dropouts: Mapping[int, Stage | str] | None = None,
+    protocol: Protocol = Bonawitz(),
+) -> Aggregate:
+    """Sum as :func:`aggregate` does, under masks that are bound to ``public`` too."""
     if not isinstance(protocol, Protocol):
         raise InputError(f"unknown protocol {protocol!r}; known: Bonawitz(), Ckks(), Plain()")
     models = read_models(updates, start)
@@ -332,7 +360,7 @@ def aggregate(
         vectors.layout,
         lambda client: (vectors.of(client), heavy[client] if heavy else 1),
         dropouts,
-        public=(str(compress).encode(), vectors.seed),
+        public=(str(compress).encode(), vectors.seed, *public),
     )
     return vectors.aggregate(outcome, approximate=approximate)
 
