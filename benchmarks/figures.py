@@ -34,6 +34,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (
     "docs/benchmarks.md",
+    "docs/compression.md",
+    "docs/language-models.md",
     "docs/privacy/attacks.md",
     "docs/privacy/utility.md",
     "docs/programs.md",
@@ -385,6 +387,44 @@ def table_ranks() -> str:
     return _table("model | steps | central | plain | secure | losses apart", rows)
 
 
+def table_compression() -> str:
+    found = json.loads((RESULTS / "compression.json").read_text())["rows"]
+    whole = sum(found["whole, 16 bits"]["accuracy"])
+    rows = []
+    for name, row in found.items():
+        mean = sum(row["accuracy"]) / len(row["accuracy"])
+        off = 100 * (sum(row["accuracy"]) - whole) / len(row["accuracy"])
+        times = f"{row['times_fewer']:.1f}"
+        rows.append([name, f"{mean:.3f}", f"{off:+.1f}", f"{row['bytes']:,}", times])
+    return _table("what is sent | accuracy | points | bytes a round | times fewer than fp32", rows)
+
+
+def table_speakers() -> str:
+    """A row a run, of each command once; the untouched model first."""
+    rows, seen = [], set()
+    for said in json.loads((RESULTS / "language.json").read_text()).values():
+        model = f"{said['model']}, {said['parameters'] / 1e6:.1f} million"
+        if model not in seen:
+            rows.append([model, "", "untouched", "", f"{said['untouched']:.1f}", "", "", ""])
+        seen.add(model)
+        for name, run in said["runs"].items():
+            better = run["perplexity"] / said["untouched"] - 1
+            rows.append(
+                [
+                    "",
+                    f"{said['clients']}",
+                    f"{name}, {said['rounds']} rounds",
+                    f"{run['epsilon']:.2f}" if "epsilon" in run else "",
+                    f"{run['perplexity']:.1f}",
+                    f"{better:+.1%}",
+                    f"{run['seconds'] / said['rounds']:.0f}",
+                    f"{run['bytes_up_per_client'] / 1e6:.2f} MB",
+                ]
+            )
+    head = "model | speakers | run | epsilon | perplexity | beside untouched | seconds a round"
+    return _table(f"{head} | a speaker sends", rows)
+
+
 def _twins(said: dict[str, Any]) -> list[str]:
     return [f"{said[f'{twin}_accuracy']:.3f}" for twin in ("central", "plain", "secure")]
 
@@ -405,6 +445,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "softmax": table_softmax,
     "hospitals": table_hospitals,
     "ranks": table_ranks,
+    "compression": table_compression,
+    "speakers": table_speakers,
     "utility": lambda: utility.table(utility.read(RESULTS / "utility.json")["runs"]),
     "settings": lambda: utility.settings_table(utility.read(RESULTS / "utility.json")),
 }

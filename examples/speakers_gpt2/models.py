@@ -72,7 +72,7 @@ def scratch(public: Sequence[str], *, layers: int, width: int, words: int, lengt
     return Speech(GPT2LMHeadModel(config), tokenizer)
 
 
-def pretrained(folder: Path, rank: int = 8) -> Speech:
+def pretrained(folder: Path, rank: int) -> Speech:
     """SmolLM2-135M, of which LoRA's B on query and value is trained: what is linear in a sum."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer

