@@ -18,6 +18,7 @@ from secagg.errors import SecaggError
 COMMANDS: Final = {  # each in a module of its name; the first line of its help
     "audit": "Compute anew what a privacy ledger proves.",
     "bench": "Measure what the protocols cost on this machine.",
+    "doctor": "Say whether this machine has what sums need.",
     "epsilon": "Compute the epsilon, noise or steps of a plan.",
     "interop": "Test another implementation of the masks' protocol against this one.",
     "invite": "Give nodes their tokens, take them back, or list who may join.",
@@ -69,7 +70,15 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    epilog="""\b
+Completion of a shell, for its start-up file:
+  bash, zsh:  eval "$(_SECAGG_COMPLETE=bash_source secagg)", or zsh_source
+  fish:       _SECAGG_COMPLETE=fish_source secagg | source
+""",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="secagg", message="%(version)s")
 def cli() -> None:
     """Sum model updates that nobody may see one by one."""
