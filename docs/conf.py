@@ -18,17 +18,26 @@ project = "secagg"
 copyright = "the authors of secagg"  # noqa: A001  # Sphinx's name for it
 version = release = secagg.__version__
 
-extensions = ["myst_parser", "site_pages"]
+extensions = [
+    *("sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"),
+    *("site_pages", "site_reference"),
+]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "examples/**.md"]
 exclude_patterns = [
     *(".*", "**/.*", "docs/_build", "tests", "runs", "dist"),
     *("CODE_OF_CONDUCT.md", "docs/pull_request_template.md"),
 ]
-nitpicky = True
 
 myst_heading_anchors = 6
 myst_enable_extensions = ["colon_fence"]  # what is generated; the pages themselves are plain
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 80
+napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has them
 
 html_theme = "furo"
 html_title = f"secagg {release}"

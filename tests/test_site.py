@@ -1,11 +1,27 @@
 """The site of the pages: whole, and asking nobody outside for anything."""
 
+import html
+import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
+import click
+
+import dp
+import dp.accounting
+import dp.noise
+import protocols
+import protocols.ckks
+import secagg
+import secagg.nodes
+from secagg.cli.main import COMMANDS, cli
+from secagg.nodes.policy import NodePolicy
+
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("secagg", "dp", "protocols")
 LINKS = {"a", "form"}  # what a reader follows; every other address is fetched by the browser itself
 
 
@@ -75,3 +91,42 @@ def test_a_link_out_of_docs_leads_to_a_page_or_a_file_of_the_site(site: Path) ->
                 found = (path.parent / target.partition("?")[0]).resolve()
                 assert found.is_file(), f"{path.name}: {target}"
                 assert found.is_relative_to(site.resolve()), f"{path.name}: {target}"
+
+
+def test_every_public_name_of_the_three_packages_is_in_the_reference(site: Path) -> None:
+    shown = "".join(page for path, page in pages(site) if path.parent.name == "reference")
+    for package in (secagg, dp, protocols, dp.accounting, dp.noise, protocols.ckks, secagg.nodes):
+        assert package.__all__
+        for name in package.__all__:
+            thing = getattr(package, name)
+            if not (name.startswith("__") or inspect.ismodule(thing)):
+                word = rf"\b{re.escape(package.__name__)}\.{name}\b|>{name}<"
+                assert re.search(word, shown), f"{package.__name__}.{name}"
+
+
+def test_every_command_and_option_is_in_the_reference(site: Path) -> None:
+    page = (site / "docs" / "reference" / "commands.html").read_text("utf-8")
+    words = html.unescape(re.sub("<[^>]+>", "", page))
+    for name in COMMANDS:
+        assert f"secagg {name}" in words
+    for option in cli.get_command(click.Context(cli), "train").params:
+        assert option.opts[-1] in words
+
+
+def test_settings_and_metrics_of_the_reference_are_those_of_the_code(site: Path) -> None:
+    page = (site / "docs" / "reference" / "settings.html").read_text("utf-8")
+    words = html.unescape(re.sub("<[^>]+>", "", page))
+    assert all(field.name in words for field in fields(NodePolicy))
+    assert "secagg_refused_requests_total" in words
+
+
+def test_every_environment_variable_that_is_read_has_its_row() -> None:
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8")
+    rows = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
+    read = set()
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        text = path.read_text("utf-8")
+        for name in re.findall(r"\bos\.environ(?:\.\w+\(|\[)([\w\"]+)", text):
+            constant = re.search(rf'^{name}\b.* = "(\w+)"', text, re.MULTILINE)
+            read |= {name.strip('"')} if '"' in name else {constant[1]} if constant else set()
+    assert rows == read
