@@ -81,8 +81,9 @@ gpu: .venv/.dev ## masks on a device: what can be checked without one, and all o
 bench: .venv/.dev ## the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
-figures: .venv/.dev ## pictures and tables of docs from benchmarks/results; measures nothing
+figures: .venv/.dev ## pictures and tables of docs from benchmarks/results and from the code; measures nothing
 	$(BIN)/python benchmarks/figures.py
+	$(BIN)/python docs/site_diagrams.py
 
 data: .data/.made .venv/.language ## Fashion-MNIST into .data, from a package of Debian; a BERT and sentences into .venv
 

@@ -32,6 +32,7 @@ IMPORTED = re.compile(r"^(?:from|import) ((?:secagg|dp|protocols)(?:\.\w+)*)", r
 TABLE = re.compile(r"^(?P<indent> *)\|.*\|\n *\|[-| :]+\|\n(?: *\|.*\|\n)+", re.MULTILINE)
 ARRAY_LIKE = stringify_annotation(ArrayLike, "smart")
 ARRAY = r"~?(?:numpy\.)?ndarray\[tuple\[.*?\.\.\.\], ~?(?:numpy\.)?dtype\[(.*?)\]\]"
+COLON = "\ue000"  # stands for one until napoleon has read the text
 CELL = re.compile(r"(?<!\\)\|")
 
 
@@ -149,9 +150,9 @@ def _readable(text: str) -> str:
 def keep_colon(
     app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
-    """Begin a property with an empty line: napoleon takes what is before a colon for its type."""
-    if what == "property":
-        lines.insert(0, "")
+    """Hide a property's first colon: napoleon takes what is before it for a type."""
+    if what == "property" and lines:
+        lines[0] = lines[0].replace(":", COLON)
 
 
 def read_docstring(
@@ -163,7 +164,7 @@ def read_docstring(
     name the package's own is meant.
     """
     package = (getattr(thing, "__module__", None) or name).partition(".")[0]
-    text = "\n".join([*lines, ""])
+    text = "\n".join([*lines, ""]).replace(COLON, ":")
     text = re.sub(r"(:raises .*?)(?<!\.)\bInputError\b", rf"\1{package}.InputError", text)
     # Sphinx takes the first of two words for a type.
     text = re.sub(r"(:(?:ivar|param) \w+(?:, \w+)+:)", lambda m: m[1].replace(", ", ","), text)
