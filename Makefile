@@ -60,7 +60,7 @@ fix: .venv/.dev ## what formatter and linter can mend by themselves
 
 docs: .venv/.docs ## the pages: their code runs, their tables and pictures are true; then the site, docs/_build/html
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_readme.py tests/test_contributing.py \
-		tests/test_releasing.py tests/test_site.py tests/secagg/bench/test_figures.py
+		tests/test_releasing.py tests/test_diagrams.py tests/test_site.py tests/secagg/bench/test_figures.py
 	$(BIN)/python -m sphinx -E -W --keep-going --quiet -c docs -d docs/_build/read . docs/_build/html
 
 .venv/.docs: .venv/.dev

@@ -21,7 +21,6 @@ from secagg.cli.main import COMMANDS, cli
 from secagg.nodes.policy import NodePolicy
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("secagg", "dp", "protocols")
 LINKS = {"a", "form"}  # what a reader follows; every other address is fetched by the browser itself
 
 
@@ -124,7 +123,8 @@ def test_every_environment_variable_that_is_read_has_its_row() -> None:
     page = (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8")
     rows = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
     read = set()
-    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+    homes = [Path(package.__file__ or "").parent for package in (secagg, dp, protocols)]
+    for path in (path for home in homes for path in home.rglob("*.py")):
         text = path.read_text("utf-8")
         for name in re.findall(r"\bos\.environ(?:\.\w+\(|\[)([\w\"]+)", text):
             constant = re.search(rf'^{name}\b.* = "(\w+)"', text, re.MULTILINE)
