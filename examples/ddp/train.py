@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import click
 import torch
@@ -98,6 +99,13 @@ def accuracy(model: nn.Module, task: Work) -> float:
     return float(found.float().mean())
 
 
+def of_all_ranks(value: float, largest_or_least: Any) -> float:
+    """One number of what every rank has found."""
+    told = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(told, op=largest_or_least)
+    return float(told)
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -140,8 +148,11 @@ def main(*, model: str, steps: int | None, as_json: bool) -> None:
             secure_ddp(network, clip=task.clip, lanes=2)  # two entries a word: steps of clip / 2^29
         losses[name] = train(network, task, [rank], ranks, watched(name))
         accuracies[name] = accuracy(task.model, task)
+    apart = max(abs(a - b) for a, b in zip(losses["plain"], losses["secure"], strict=True))
+    apart = of_all_ranks(apart, dist.ReduceOp.MAX)
+    for name in ("plain", "secure"):
+        accuracies[name] = of_all_ranks(accuracies[name], dist.ReduceOp.MIN)
     if rank == 0:
-        apart = max(abs(a - b) for a, b in zip(losses["plain"], losses["secure"], strict=True))
         found = {
             "model": model,
             "ranks": ranks,

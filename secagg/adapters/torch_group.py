@@ -30,11 +30,11 @@ from protocols.primitives.prg import Suite
 from protocols.wire import Reader, digest, opaque, u64
 from protocols.zero_sharing import Agreement, AwaitTotal, Epoch, Flag, Params, join
 from protocols.zero_sharing.params import TAIL_WORDS, tail
+from secagg.adapters.torch_words import CannotTakePart, decode, decode_there, encode, encode_there
 from secagg.errors import InputError, PeerError
 from secagg.nodes.identities import Identity, Roster
-from secagg.vectors import tensors
 from secagg.vectors.arrays import model_digest
-from secagg.vectors.packing import lane_bits, lanes_for, pack_blocks, unpack_blocks, word_count
+from secagg.vectors.packing import lane_bits, lanes_for, word_count
 from secagg.vectors.quantize import MAX_BITS, FixedPoint, Rounding
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -56,11 +56,6 @@ class _Running:
     entries: int
     factor: float
     cause: Exception | None
-
-
-class _CannotTakePart(Exception):
-    def __init__(self, flag: Flag) -> None:
-        self.flag = flag
 
 
 class SecureGroup:
@@ -276,7 +271,8 @@ class SecureGroup:
     ) -> tuple[AwaitTotal, Tensor, Exception | None]:
         shards, size = how["shards"], word_count(entries, self.lanes)
         vector = np.empty(shards * (size + TAIL_WORDS), np.uint64)
-        flag, cause = self._tried(lambda: self._encode(source, scale, vector, shards))
+        rows = vector.reshape(shards, -1)[:, :size]
+        flag, cause = self._tried(lambda: encode(source, self._scaled(scale), rows, self.lanes))
         words = torch.from_numpy(vector.view(np.int64))
         return self._mask(epoch, vector, flag=flag, **how), words, cause
 
@@ -288,7 +284,10 @@ class SecureGroup:
 
         shards, size = how["shards"], word_count(entries, self.lanes)
         rows = torch.zeros((shards, size + TAIL_WORDS), dtype=torch.int64, device=source.device)
-        flag, cause = self._tried(lambda: self._encode_there(source, scale, rows[:, :size]))
+        inside = rows[:, :size]
+        flag, cause = self._tried(
+            lambda: encode_there(source, self._scaled(scale), inside, self.lanes)
+        )
         if flag is not None:
             rows.zero_()
         rows[:, size:] = torch.tensor(np.array(tail(flag), np.uint64).view(np.int64))
@@ -304,12 +303,18 @@ class SecureGroup:
             words.copy_(torch.from_numpy(vector))
         return wait, words, cause
 
+    def _scaled(self, scale: float) -> FixedPoint:
+        """Integers of gradients that carry the scale of mixed precision."""
+        return FixedPoint(
+            clip=self.codec.clip * scale, bits=self.codec.bits, rounding=self.codec.rounding
+        )
+
     @staticmethod
     def _tried(encode: Callable[[], None]) -> tuple[Flag | None, Exception | None]:
         """What to tell the other ranks, who wait for our words whatever goes wrong."""
         try:
             encode()
-        except _CannotTakePart as reason:
+        except CannotTakePart as reason:
             return reason.flag, None
         except Exception as reason:  # noqa: BLE001  # whatever it is, the other ranks are told
             return Flag.FAILED, reason
@@ -319,45 +324,6 @@ class SecureGroup:
         counter, self._counter = self._counter, self._counter + 1  # whatever happens: never again
         return epoch.begin(vector, counter=counter, after=self._after, **how)
 
-    def _encode(self, source: Tensor, scale: float, vector: Words, shards: int) -> None:
-        """Quantise and pack."""
-        flat = _floats(source)
-        codec = FixedPoint(
-            clip=self.codec.clip * scale, bits=self.codec.bits, rounding=self.codec.rounding
-        )
-        for part, words in zip(
-            flat.reshape(shards, -1), vector.reshape(shards, -1)[:, :-TAIL_WORDS], strict=True
-        ):
-            fill = codec.encoder(part)
-
-            def checked(
-                span: slice,
-                block: NDArray[np.int64],
-                part: NDArray[Any] = part,
-                fill: Callable[[slice, NDArray[np.int64]], None] = fill,
-            ) -> None:
-                entries = part[span]
-                low, high = float(entries.min()), float(entries.max())  # NaN if one is
-                if not -codec.clip <= low <= high <= codec.clip:
-                    finite = math.isfinite(low) and math.isfinite(high)
-                    raise _CannotTakePart(Flag.OUT_OF_RANGE if finite else Flag.NOT_FINITE)
-                fill(span, block)
-
-            pack_blocks(checked, words, len(part), self.lanes)
-
-    def _encode_there(self, source: Tensor, scale: float, rows: Tensor) -> None:
-        """Quantise and pack on the device of ``source``, of which ``rows`` are too."""
-        codec = FixedPoint(
-            clip=self.codec.clip * scale, bits=self.codec.bits, rounding=self.codec.rounding
-        )
-        for part, words in zip(source.detach().reshape(len(rows), -1), rows, strict=True):
-            wide = part.to(torch.float64)
-            low, high = (float(bound) for bound in wide.aminmax())  # NaN if an entry is
-            if not -codec.clip <= low <= high <= codec.clip:
-                finite = math.isfinite(low) and math.isfinite(high)
-                raise _CannotTakePart(Flag.OUT_OF_RANGE if finite else Flag.NOT_FINITE)
-            words.copy_(tensors.pack(tensors.quantize(wide, codec), self.lanes))
-
     def _open(self, running: _Running, total: Tensor, out: Tensor) -> None:
         """Write the decoded total over ``out``; nothing is written if it does not open."""
         try:
@@ -365,25 +331,9 @@ class SecureGroup:
         except ProtocolError as error:
             raise error from running.cause
         if self._stays(out):
-            integers = tensors.unpack(total[:-TAIL_WORDS], running.entries, self.lanes)
-            decoded = integers.to(torch.float64) * running.factor
-            if out.dtype != torch.float64:
-                decoded = decoded.float()
-            out.detach().copy_(decoded.view(out.shape))
-            return
-        direct = out.device.type == "cpu" and out.is_contiguous()
-        direct = direct and out.dtype in (torch.float32, torch.float64)
-        flat: NDArray[Any] = (
-            out.detach().view(-1).numpy() if direct else np.empty(running.entries, np.float32)
-        )
-        factor = running.factor
-
-        def take(span: slice, block: NDArray[np.int64]) -> None:
-            np.multiply(block, factor, out=flat[span], casting="same_kind")
-
-        unpack_blocks(words, take, running.entries, self.lanes)
-        if not direct:
-            out.detach().copy_(torch.from_numpy(flat).view(out.shape))
+            decode_there(total[:-TAIL_WORDS], out, running.factor, self.lanes)
+        else:
+            decode(words, out, running.factor, self.lanes)
 
     def _transport(self, collective: Callable[[], Any]) -> Any:
         """Run a collective of torch; ``PeerError`` if it fails, and the group is spent."""
@@ -558,13 +508,6 @@ class SecureGroup:
 
 # Newer versions of torch call it so, and warn of the old name.
 _scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-
-
-def _floats(source: Tensor) -> NDArray[Any]:
-    flat = source.detach().reshape(-1)
-    if flat.dtype not in (torch.float32, torch.float64):
-        flat = flat.float()  # which holds every narrower type exactly
-    return flat.cpu().numpy()
 
 
 def device_of(group: dist.ProcessGroup) -> torch.device:

@@ -31,8 +31,8 @@ from secagg.adapters.torch_distributed import (
     secure_fsdp,
     secure_houses,
 )
-from secagg.adapters.torch_group import _CannotTakePart
 from secagg.adapters.torch_private import PrivateRanks
+from secagg.adapters.torch_words import CannotTakePart
 from secagg.nodes.identities import Identity, Roster, sign_roster
 
 RATE = 0.1
@@ -283,7 +283,7 @@ def made_model(kind: str, group: list[SecureGroup]) -> nn.Module:
 
 
 def out_of_range(*_: Any) -> None:
-    raise _CannotTakePart(Flag.OUT_OF_RANGE)
+    raise CannotTakePart(Flag.OUT_OF_RANGE)
 
 
 def goes_wrong(rank: int, kind: str, fault: str, steps: Iterable[int]) -> list[Any]:
@@ -307,13 +307,13 @@ def goes_wrong(rank: int, kind: str, fault: str, steps: Iterable[int]) -> list[A
         if bad == "overflow":
             loss = loss * 1e6
         if bad == "one shard":  # only ranks that hold the same shard see the flag
-            group[0]._encode = out_of_range  # type: ignore[method-assign]
+            group[0]._scaled = out_of_range  # type: ignore[method-assign]
         if bad == "nan":
             loss = loss * float("nan")
         try:
             loss.backward()
         finally:
-            vars(group[0]).pop("_encode", None)
+            vars(group[0]).pop("_scaled", None)
         optimizer.step()
 
     last = max(steps)
@@ -420,7 +420,7 @@ def fails_inside(rank: int) -> tuple[str, str, str]:
         def encode(*_: Any) -> None:
             raise MemoryError("a secret of rank 3")
 
-        group._encode = encode  # type: ignore[method-assign]
+        group._scaled = encode  # type: ignore[method-assign]
     try:
         secure_all_reduce(torch.zeros(10), group)
     except Exception as error:  # noqa: BLE001

@@ -26,7 +26,8 @@ def torchrun(ranks: int, *words: str | Path) -> str:
         check=False,
     )
     # Not its exit code: gloo of torch 2.13 aborts a process in three that has ended its training,
-    # with plain DDP as with ours.
+    # with plain DDP as with ours. That every rank came to its end is in what rank 0 prints: it is
+    # taken over all of them.
     return done.stdout
 
 

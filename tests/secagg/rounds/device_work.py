@@ -1,5 +1,6 @@
 """What tests/secagg/rounds/test_device.py runs in processes of their own."""
 
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -83,19 +84,34 @@ def words() -> None:
     say("past")
 
 
-def compiled(architecture: int) -> None:
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+LAUNCHES = (  # numbers for which triton by itself compiles a form of its own
+    {"count": 1000, "skipped": 3, "first_block": 5, "subtracted": 2, "seeds": 7},
+    {"count": 1, "skipped": 1, "first_block": 1, "subtracted": 1, "seeds": 1},
+    {"count": 4096, "skipped": 0, "first_block": 16, "subtracted": 0, "seeds": 32},
+    {"count": 2**33, "skipped": 0, "first_block": 2**32 - 1, "subtracted": 0, "seeds": 1},
+)
 
-    numbers = {"count": "i64", "skipped": "i32", "first_block": "i64"}
-    seeds = {"subtracted": "i32", "seeds": "i32"}
-    source = ASTSource(
-        chacha.masks,
-        signature={"words": "*u64", "material": "*u32", **numbers, **seeds, "BLOCKS": "constexpr"},
-        constexprs={"BLOCKS": chacha.BLOCKS},
-    )
+
+def compiled(architecture: int) -> None:
+    """The form that every launch takes, as triton compiles it where there is a device."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
+
     target = GPUTarget("cuda", architecture, 32)
-    kernel = triton.compile(source, target=target, options={"num_warps": chacha.WARPS})
+    backend = make_backend(target)
+    bind = create_function_from_signature(chacha.masks.signature, chacha.masks.params, backend)
+    forms = []
+    for numbers, offset in itertools.product(LAUNCHES, (0, 1)):  # of words that are aligned, or not
+        words = torch.zeros(33, dtype=torch.int64)[offset:].view(torch.uint64)
+        material = torch.zeros(33, dtype=torch.int32)[offset:].view(torch.uint32)
+        how = {"BLOCKS": chacha.BLOCKS, "num_warps": chacha.WARPS, "debug": False}
+        bound, special, rest = bind(words, material, **numbers, **how)
+        forms.append(chacha.masks._pack_args(backend, rest, bound, special, rest))
+    options, signature, constants, attributes = forms[0]
+    assert all(form[1:] == forms[0][1:] for form in forms), forms
+    source = ASTSource(chacha.masks, signature, constants, attributes)
+    kernel = triton.compile(source, target=target, options=options.__dict__)
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
         Path(binary.name).write_bytes(kernel.asm["cubin"])
