@@ -48,7 +48,7 @@ ROOMS = ("secagg", "secagg.adapters", "dp", "protocols")  # a page each
 
 def api(room: str) -> str:
     """The modules of a room that programs import from, each with what it gives."""
-    lines = []
+    lines: list[str] = []
     for name, module in _modules().items():
         if room == max((each for each in ROOMS if f"{name}.".startswith(f"{each}.")), key=len):
             lines += _module(name, module)
@@ -168,7 +168,7 @@ def read_docstring(
     text = re.sub(r"(:raises .*?)(?<!\.)\bInputError\b", rf"\1{package}.InputError", text)
     # Sphinx takes the first of two words for a type.
     text = re.sub(r"(:(?:ivar|param) \w+(?:, \w+)+:)", lambda m: m[1].replace(", ", ","), text)
-    paragraphs, code = [], False
+    paragraphs, code = list[str](), False
     for paragraph in TABLE.sub(_table, text).split("\n\n"):
         before = paragraphs[-1] if paragraphs else ""
         struct = paragraph.startswith("struct {")
@@ -208,8 +208,8 @@ def _command(command: click.Command, name: str, parent: click.Context | None) ->
     yield _options_as_code(inspect.cleandoc(command.help or "").replace("\b\n", "")) + "\n"
     if not isinstance(command, click.Group):
         yield f"```text\n{name} {' '.join(command.collect_usage_pieces(context))}\n```\n"
-    told = [each.get_help_record(context) for each in command.get_params(context)]
-    rows = [each for each in told if each and each[1] and "--help" not in each[0]]
+    records = [each.get_help_record(context) for each in command.get_params(context)]
+    rows = [each for each in records if each and each[1] and "--help" not in each[0]]
     if rows and parent is not None:
         yield "| option | meaning |\n|---|---|"
         for option, told in rows:
