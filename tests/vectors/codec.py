@@ -150,16 +150,8 @@ def _compressed() -> Iterator[tuple[str, Proposal, dict[str, Any] | str]]:
     shapes = (("bias", (2,)), ("norm.running_mean", (2,)), ("weight", (2, 3)))
     own = {"update": [0.5, -0.25, 3.0, -2.0, 1.0, -1.0, 1.5, -7.0, 0.1, 0.2]}
     own |= {"weight": 40, "metrics": {}}
-    yield (
-        "one entry in three is sent, and all running statistics",
-        _proposal(shapes, mean, 10, "thirds"),
-        own,
-    )
-    yield (
-        "the last block's entry is beyond the end",
-        _proposal((("w", (4,)),), mean, 10, "beyond"),
-        own | {"update": [0.5, -0.25, 1.0, -1.0]},
-    )
+    told = "one entry in three is sent, of the last block one beyond the end, and all statistics"
+    yield told, _proposal(shapes, mean, 10, "thirds 0"), own
 
 
 def _seeds(number: int, proposal: Proposal) -> list[bytes]:
