@@ -413,7 +413,7 @@ def table_speakers() -> str:
                 [
                     "",
                     f"{said['clients']}",
-                    f"{name}, {said['rounds']} rounds",
+                    f"{name}, rounds: {said['rounds']}",
                     f"{run['epsilon']:.2f}" if "epsilon" in run else "",
                     f"{run['perplexity']:.1f}",
                     f"{better:+.1%}",

@@ -33,10 +33,12 @@ PROGRAMS = [
     ),
 ]
 SPEAKERS = "python examples/speakers_gpt2/train.py --model"
+MANY = f"{SPEAKERS} smollm2 --clients 300 --rank 1 --windows 1 --rounds 4"
 LANGUAGE = [
     f"{SPEAKERS} smollm2",
-    f"{SPEAKERS} smollm2 --run private --clients 300 --rank 1 --windows 1 --rounds 4 --clip 0.25",
-    f"{SPEAKERS} gpt2 --run secure --clients 100 --rounds 2",
+    f"{MANY} --run plain",
+    f"{MANY} --run private --clip 0.25",
+    f"{SPEAKERS} gpt2 --run secure --clients 100 --rounds 1 --sparse",
 ]
 COMMANDS = {"programs.json": PROGRAMS, "language.json": LANGUAGE}
 WITH_A_FOLDER = {"softmax_784", "hospitals", "speakers_gpt2"}
