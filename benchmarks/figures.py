@@ -400,12 +400,12 @@ def table_compression() -> str:
 
 
 def table_speakers() -> str:
-    """A row a run, of each command once; the untouched model first."""
+    """A row a run, the untouched model first; peak memory is that of a whole command."""
     rows, seen = [], set()
     for said in json.loads((RESULTS / "language.json").read_text()).values():
         model = f"{said['model']}, {said['parameters'] / 1e6:.1f} million"
         if model not in seen:
-            rows.append([model, "", "untouched", "", f"{said['untouched']:.1f}", "", "", ""])
+            rows.append([model, "", "untouched", "", f"{said['untouched']:.1f}", "", "", "", ""])
         seen.add(model)
         for name, run in said["runs"].items():
             better = run["perplexity"] / said["untouched"] - 1
@@ -413,16 +413,17 @@ def table_speakers() -> str:
                 [
                     "",
                     f"{said['clients']}",
-                    f"{name}, {said['rounds']} rounds",
+                    f"{name}, rounds: {said['rounds']}",
                     f"{run['epsilon']:.2f}" if "epsilon" in run else "",
                     f"{run['perplexity']:.1f}",
                     f"{better:+.1%}",
                     f"{run['seconds'] / said['rounds']:.0f}",
                     f"{run['bytes_up_per_client'] / 1e6:.2f} MB",
+                    f"{said['peak_mb'] / 1024:.1f} GiB",
                 ]
             )
     head = "model | speakers | run | epsilon | perplexity | beside untouched | seconds a round"
-    return _table(f"{head} | a speaker sends", rows)
+    return _table(f"{head} | a speaker sends | peak memory", rows)
 
 
 def _twins(said: dict[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
 """What the programs of examples print at full size: ``python benchmarks/programs.py [NAME ...]``.
 
-Into results/programs.json, from which ``make figures`` draws docs/programs.md. Twelve minutes on
-two cores; Fashion-MNIST comes by ``make data``.
+Into results/programs.json and results/language.json, from which ``make figures`` draws
+docs/programs.md and docs/language-models.md. Twelve minutes on two cores for the first; language
+models (speakers_gpt2) take far longer. Fashion-MNIST, plays and weights come by ``make data``.
 """
 
 import json
@@ -10,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "programs.json"
-COMMANDS = [
+RESULTS = ROOT / "benchmarks" / "results"
+PROGRAMS = [
     *(
         f"python examples/linear_regression/train.py --data {data} --clients {clients}"
         for data in ("diabetes", "synthetic")
@@ -30,18 +32,33 @@ COMMANDS = [
         for model in ("softmax", "gpt")
     ),
 ]
+SPEAKERS = "python examples/speakers_gpt2/train.py --model"
+MANY = f"{SPEAKERS} smollm2 --clients 300 --rank 1 --windows 1 --rounds 4"
+LANGUAGE = [
+    f"{SPEAKERS} smollm2",
+    f"{MANY} --run plain",
+    f"{MANY} --run private --clip 0.25",
+    f"{SPEAKERS} gpt2 --run secure --clients 100 --rounds 1 --sparse",
+]
+COMMANDS = {"programs.json": PROGRAMS, "language.json": LANGUAGE}
+WITH_A_FOLDER = {"softmax_784", "hospitals", "speakers_gpt2"}
 
 
-def measured(command: str) -> dict[str, object]:
+def without_places(said: dict[str, Any]) -> dict[str, Any]:
+    """The same without folders, which are not kept."""
+    return {
+        name: without_places(value) if isinstance(value, dict) else value
+        for name, value in said.items()
+        if name not in ("run", "ledgers")
+    }
+
+
+def measured(command: str) -> dict[str, Any]:
     """What a command prints as JSON. Its run's folder is not kept."""
     program, *words = command.split()
     run = [sys.executable, *(["-m", "torch.distributed.run"] if program == "torchrun" else [])]
     with tempfile.TemporaryDirectory() as folder:
-        out = (
-            [f"--out={folder}/run"]
-            if {"softmax_784", "hospitals"} & set(command.split("/"))
-            else []
-        )
+        out = [f"--out={folder}/run"] if WITH_A_FOLDER & set(command.split("/")) else []
         done = subprocess.run(
             [*run, *words, *out, "--json"],
             cwd=ROOT,
@@ -50,18 +67,19 @@ def measured(command: str) -> dict[str, object]:
             text=True,
             check=False,  # gloo of torch 2.13 may abort a process that has ended its training
         )
-    said: dict[str, object] = json.loads(done.stdout)
-    return {name: value for name, value in said.items() if name not in ("run", "ledgers")}
+    return without_places(json.loads(done.stdout))
 
 
 def main(names: list[str]) -> None:
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for command in COMMANDS:
-        if not names or any(f"/{name}/" in command for name in names):
-            print(command, flush=True)
-            kept[command] = measured(command)
-            ordered = {each: kept[each] for each in COMMANDS if each in kept}
-            RESULTS.write_text(json.dumps(ordered, indent=1) + "\n")
+    for file, commands in COMMANDS.items():
+        results = RESULTS / file
+        kept = json.loads(results.read_text()) if results.exists() else {}
+        for command in commands:
+            if not names or any(f"/{name}/" in command for name in names):
+                print(command, flush=True)
+                kept[command] = measured(command)
+                ordered = {each: kept[each] for each in commands if each in kept}
+                results.write_text(json.dumps(ordered, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "examples" / "speakers_gpt2"
 LIBRARIES = ("transformers", "tokenizers")
+SMALL = ("--layers", "1", "--width", "16", "--words", "300", "--windows", "4")
 NAMES = [f"LORD {number}" for number in range(30)]
 
 
@@ -98,8 +99,7 @@ def run(*words: str, package: Path | None = None) -> subprocess.CompletedProcess
 
 
 def small(package: Path, out: Path, *words: str) -> dict[str, Any]:
-    size = ("--layers", "1", "--width", "16", "--words", "300", "--windows", "4")
-    done = run(*size, "--out", str(out), "--json", *words, package=package)
+    done = run(*SMALL, "--out", str(out), "--json", *words, package=package)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -112,6 +112,18 @@ def test_secure_sums_learn_what_plain_ones_do(package: Path, tmp_path: Path) -> 
     assert secure < 0.9 * found["untouched"]
     assert found["entries"] == found["parameters"]
     assert set(found["texts"]) == {"untouched", "plain", "secure"}
+
+
+def test_a_sparse_graph_gives_the_same_sums_and_is_refused_under_noise(
+    package: Path, tmp_path: Path
+) -> None:
+    words = ("--clients", "14", "--rounds", "2", "--learning-rate", "0.02", "--sparse")
+    found = small(package, tmp_path, *words)
+    plain, secure = (found["runs"][name]["perplexity"] for name in ("plain", "secure"))
+    assert secure == pytest.approx(plain, rel=0.02)
+    done = run("--run", "private", "--out", str(tmp_path), *SMALL, *words, package=package)
+    assert done.returncode == 1
+    assert "leave rates out" in done.stderr
 
 
 def test_with_noise_a_speaker_has_an_epsilon_and_an_audit_says_so(
