@@ -20,6 +20,7 @@ WHOLE = {
     "epsilon": ("--noise-multiplier", "1", "--steps", "1", "--delta", "1e-5"),
     "audit": ("LEDGER",),
     "ledger seal": ("LEDGER", "--signing-key", "none"),
+    "doctor": (),
     "ledger head": ("LEDGER",),
     "ledger verify": ("LEDGER",),
     "bench costs": (),
