@@ -19,6 +19,8 @@ BLOCK = re.compile(
 )
 NOT_RUN = re.compile(r"<!-- not run: \w.+ -->\n")
 OURS = {"secagg", "dp", "protocols"}
+# Looked things up in, and not read from top to bottom.
+LOOKED_UP = ("CHANGELOG.md", "docs/benchmarks.md", "docs/protocols/", "docs/reference/")
 
 
 def blocks(page: Path) -> list[re.Match[str]]:
@@ -46,7 +48,9 @@ def first_of_ours(code: str) -> str | None:
 
 
 def test_code_is_found_and_what_is_not_run_says_why(tmp_path: Path) -> None:
-    assert {"README.md", "flower.md", "audit.md"} <= {page.name for page in PAGES if blocks(page)}
+    assert {"README.md", "flower-with-noise.md", "audit.md"} <= {
+        page.name for page in PAGES if blocks(page)
+    }
     page = tmp_path / "page.md"
     page.write_text(
         "<!-- not run: it needs a cluster -->\n```python\nfar()\n```\n"
@@ -76,6 +80,17 @@ def test_the_code_of_a_page_runs_and_prints_what_its_comments_say(
         exec(compile(block["code"], page.name, "exec"), namespace)  # noqa: S102  # that is the test
         printed = capsys.readouterr().out.splitlines()
         assert printed == re.findall(r"print\(.*\)  # (.*)", block["code"])
+
+
+def test_a_page_is_read_in_one_sitting() -> None:
+    long = {
+        str(page.relative_to(ROOT)): len(page.read_text("utf-8").splitlines()) for page in PAGES
+    }
+    assert {
+        page: lines
+        for page, lines in long.items()
+        if lines > 200 and not page.startswith(LOOKED_UP)
+    } == {}
 
 
 def test_examples_import_secagg_first_so_that_its_guard_runs() -> None:

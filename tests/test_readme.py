@@ -8,10 +8,15 @@ from secagg.stage import Stage
 from secagg.vectors.layout import Layout, Segment
 from secagg.vectors.quantize import FixedPoint
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+SIZES = ROOT / "docs/how-to/by-hand.md"
 
 
-def test_the_readmes_sizes_are_those_of_a_round() -> None:
+def test_the_readme_is_of_one_screen() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 60
+
+
+def test_the_sizes_of_the_page_are_those_of_a_round() -> None:
     clients, words = 7, 2**15 + 10
     agreement = Agreement(
         params=Params(clients=clients, threshold=4, words=words),
@@ -37,4 +42,4 @@ def test_the_readmes_sizes_are_those_of_a_round() -> None:
     assert layout.lanes == (3,)
     whole = sizes(100, layout.words, -(-(layout.words + 1) // 2**15)).values()
     up, down = (sum(column) for column in zip(*whole, strict=True))
-    assert f"{up / 1e6:.2f} MB up and {down / 1e3:.1f} kB down" in README.read_text()
+    assert f"{up / 1e6:.2f} MB up and {down / 1e3:.1f} kB down" in SIZES.read_text("utf-8")

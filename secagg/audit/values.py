@@ -399,7 +399,7 @@ class Audit:
         return self.policy != FIXED_PLAN
 
     def as_json(self) -> dict[str, Any]:
-        """The report as docs/privacy/audit.md describes it; every number in it is finite."""
+        """The report as docs/reference/audit-json.md describes it; every number in it is finite."""
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,

@@ -245,7 +245,7 @@ def test_the_json_is_finite_and_complete(tmp_path: Path) -> None:
     assert section["subjects"][0]["over"] is True
     assert "no bound" in section["sentence"]
     assert "no bound" in page(result)
-    documented = Path(__file__).parents[3] / "docs" / "privacy" / "audit.md"
+    documented = Path(__file__).parents[3] / "docs" / "reference" / "audit-json.md"
     words = documented.read_text()
     for key in {*data, *section, *section["books"]["server"], *section["rounds"][0]}:
         assert f"`{key}`" in words
