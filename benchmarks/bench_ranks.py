@@ -1,4 +1,4 @@
-"""What masked sums among ranks cost: ``python benchmarks/bench_ranks.py [all-reduce|ddp] ...``.
+"""What masked sums among ranks cost: ``python benchmarks/bench_ranks.py [--json] [PART ...]``.
 
 Ranks are processes of this machine over gloo, each on one thread. Plain and secure are measured in
 turn, and of each the median is printed: processor time an entry beyond the plain all-reduce of as
@@ -8,6 +8,7 @@ is beyond it, too, is a rank's own work. The last line is a step of a GPT of 11.
 under DDP, plain and secure.
 """
 
+import json
 import os
 import sys
 import tempfile
@@ -51,19 +52,20 @@ def in_turn(contenders: dict[str, Callable[[], Any]]) -> dict[str, list[tuple[fl
     return found
 
 
-def against_plain(found: dict[str, list[tuple[float, float]]], entries: int) -> None:
+def against_plain(
+    found: dict[str, list[tuple[float, float]]], entries: int
+) -> dict[str, dict[str, float]]:
+    """Of each but plain: ns of processor an entry beyond plain; quartiles of wall over plain."""
+    beside = {}
     for name in [name for name in found if name != "plain"]:
         pairs = list(zip(found[name], found["plain"], strict=True))
         beyond = median((own[0] - plain[0]) / entries * 1e9 for own, plain in pairs)
         low, middle, high = quantiles([own[1] / plain[1] for own, plain in pairs], n=4)
-        print(
-            f"{name:28} {beyond:6.2f} ns of processor an entry beyond plain;  "
-            f"wall {middle:.2f} x plain ({low:.2f} to {high:.2f})",
-            flush=True,
-        )
+        beside[name] = {"ns_beyond_plain": beyond, "wall": middle, "low": low, "high": high}
+    return beside
 
 
-def all_reduce(rank: int) -> None:
+def all_reduce(rank: int) -> dict[str, Any]:
     base = torch.empty(ENTRIES).uniform_(-0.2, 0.2, generator=torch.Generator().manual_seed(rank))
     groups = {
         "3 lanes, nearest": SecureGroup(clip=1.0),
@@ -85,12 +87,10 @@ def all_reduce(rank: int) -> None:
         "3 lanes, words alone": lambda: dist.all_reduce(words),
     } | {name: lambda group=group: run(group) for name, group in groups.items()}
     found = in_turn(contenders)
-    if rank == 0:
-        print(f"all-reduce of {ENTRIES} float32 on {RANKS} ranks, {os.cpu_count()} cores")
-        against_plain(found, ENTRIES)
+    return {"entries": ENTRIES, "beside": against_plain(found, ENTRIES)}
 
 
-def ddp(rank: int) -> None:
+def ddp(rank: int) -> dict[str, Any]:
     torch.manual_seed(rank)
     tokens = torch.randint(0, WORDS, (BATCH, TOKENS + 1))
     steps: dict[str, Callable[[], Any]] = {}
@@ -111,18 +111,24 @@ def ddp(rank: int) -> None:
 
         steps[name] = step
     found = in_turn(steps)
-    if rank == 0:
-        plain = median(wall for _, wall in found["plain"])
+    plain = median(wall for _, wall in found["plain"])
+    return {"entries": entries, "plain_seconds": plain, "beside": against_plain(found, entries)}
+
+
+def say(part: str, said: dict[str, Any]) -> None:
+    print(f"{part}: {said['entries']} entries on {RANKS} ranks, {os.cpu_count()} cores")
+    for name, own in said["beside"].items():
         print(
-            f"DDP step, {entries} parameters, {BATCH} x {TOKENS} tokens a rank, plain {plain:.2f} s"
+            f"{name:28} {own['ns_beyond_plain']:6.2f} ns of processor an entry beyond plain;  "
+            f"wall {own['wall']:.2f} x plain ({own['low']:.2f} to {own['high']:.2f})",
+            flush=True,
         )
-        against_plain(found, entries)
 
 
-PARTS: dict[str, Callable[[int], None]] = {"all-reduce": all_reduce, "ddp": ddp}
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {"all-reduce": all_reduce, "ddp": ddp}
 
 
-def work(rank: int, store: str, parts: list[str]) -> None:
+def work(rank: int, store: str, parts: list[str], as_json: bool) -> None:  # noqa: FBT001  # spawned
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
@@ -131,12 +137,17 @@ def work(rank: int, store: str, parts: list[str]) -> None:
         world_size=RANKS,
         timeout=timedelta(minutes=2),
     )
-    for part in parts:
-        PARTS[part](rank)
+    found = {part: PARTS[part](rank) for part in parts}
+    if rank == 0 and as_json:
+        print(json.dumps(found))
+    elif rank == 0:
+        for part, said in found.items():
+            say(part, said)
     dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
+    chosen = [word for word in sys.argv[1:] if word != "--json"] or list(PARTS)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(work, (f"{folder}/store", sys.argv[1:] or list(PARTS)), nprocs=RANKS)
+        mp.spawn(work, (f"{folder}/store", chosen, "--json" in sys.argv), nprocs=RANKS)

@@ -35,10 +35,16 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (
     "docs/benchmarks.md",
     "docs/compression.md",
+    "docs/flare.md",
     "docs/language-models.md",
+    "docs/ner.md",
+    "docs/network.md",
     "docs/privacy/attacks.md",
     "docs/privacy/utility.md",
     "docs/programs.md",
+    "docs/protocols/ckks.md",
+    "docs/ranks.md",
+    "docs/uneven-devices.md",
 )
 AT = {"entries": 10**4, "dropout": 0.1}  # of the plot over clients
 SHOWN = {"clients": 100, "entries": 10**5}  # of the table over protocols
@@ -426,6 +432,208 @@ def table_speakers() -> str:
     return _table(f"{head} | a speaker sends | peak memory", rows)
 
 
+def table_tagger() -> str:
+    names = {
+        "central": "central: all sentences at one place",
+        "plain": "plain: sums in the open",
+        "secure": "secure: encrypted sums",
+        "private": "private: encrypted sums, noise",
+    }
+    rows = []
+    for name, run in json.loads((RESULTS / "ner.json").read_text())["runs"].items():
+        scores = (
+            f"{run['scores'][of]['f1']:.3f}" for of in ("PER", "LOC", "MISC", "micro", "token")
+        )
+        sent = f"{run['bytes_up_per_client'] / 1e6:.2f} MB" if "bytes_up_per_client" in run else ""
+        rows.append([names[name], *scores, f"{run['seconds']:.0f}", sent])
+    head = "PER | LOC | MISC | all entities | single tokens, O counted | seconds"
+    return _table(f" | {head} | a silo sends, a round", rows)
+
+
+def table_buffered() -> str:
+    """Of each way three seeds; a synchronous round has everybody's share as it is."""
+    names = {
+        "all": "everybody, synchronous",
+        "drawn": "10 drawn, synchronous",
+        "mixed": "buffered, `minimum_same=3`",
+        "alike": "buffered, one version a sum",
+    }
+    runs = json.loads((RESULTS / "buffered.json").read_text())["runs"]
+    seeds = [{way["way"]: way for way in run["ways"]} for run in runs]
+    rows = []
+    for way, name in names.items():
+        times = [seed["all"]["time"] / seed[way]["time"] for seed in seeds]
+        faster = [f"{each:.0f}x" if each > 10 else f"{each:.1f}x" for each in times]
+        own = [seed[way] for seed in seeds]
+        waiting = way in {"all", "drawn"}
+        rows.append(
+            [
+                name,
+                ", ".join(f"{each['time']:.0f}" for each in own),
+                "1" if way == "all" else ", ".join(faster),
+                "25 %" if waiting else ", ".join(f"{each['slowest_quarter']:.1%}" for each in own),
+                "0" if waiting else ", ".join(f"{each['stale']:.1f}" for each in own),
+            ]
+        )
+    head = "way | time to target | against everybody"
+    return _table(
+        f"{head} | share of the slowest quarter in the sums | versions behind, mean", rows
+    )
+
+
+def table_engines() -> str:
+    """What one party does and sends in a round, of the three protocols that this library brings."""
+    columns = {"complete": "masks", "ckks": "shared key", "threshold-ckks": "threshold key"}
+    rows = []
+    for clients, entries in ((10, 10**6), (100, 10**5), (100, 10**3)):
+        found = {
+            point.protocol: point
+            for point in costs()
+            if (point.clients, point.entries, point.dropout) == (clients, entries, 0)
+        }
+        points = [found[protocol] for protocol in columns]
+        cells: dict[str, Callable[[Cost], str]] = {
+            "a client works": lambda point: elapsed(point.client_seconds),
+            "a decryptor works, besides": lambda point: _some(point.decryptor_seconds, elapsed),
+            "the server works": lambda point: elapsed(point.server_seconds),
+            "a client sends": lambda point: size(point.bytes_up),
+            "a client is sent": lambda point: _some(point.bytes_down, size),
+            "a decryptor sends": lambda point: _some(point.decryptor_up, size),
+            "a decryptor is sent": lambda point: _some(point.decryptor_down, size),
+        }
+        about = f"{clients} x {entries:,}"
+        rows += [[about, what, *map(cell, points)] for what, cell in cells.items()]
+    return _table(f"clients x entries | | {' | '.join(columns.values())}", rows)
+
+
+def table_encryption() -> str:
+    """Beside TenSEAL's vectors, which one whole key and a public one encrypt."""
+    rows = []
+    names = {
+        "SHARED_KEY": ("symmetric", "shared key"),
+        "THRESHOLD": ("public key", "threshold key"),
+    }
+    for model, (theirs, ours) in names.items():
+        kept = peers()[f"bench_tenseal::test_encryption_to_bytes[{model}]"]
+        cells = (f"{kept['theirs_ns_an_entry']:.0f}", f"{kept['theirs_bytes_an_entry']:.3g}")
+        rows.append([f"TenSEAL's vectors, {theirs}", *cells, "1"])
+        fast = kept["times_as_fast"]
+        times = f"{fast['value']:.3g} ({fast['low']:.3g} to {fast['high']:.3g})"
+        cells = (f"{kept['ours_ns_an_entry']:.0f}", f"{kept['ours_bytes_an_entry']:.3g}")
+        rows.append([ours, *cells, times])
+    return _table("what | ns an entry | bytes an entry | times as fast (95 %)", rows)
+
+
+def table_http() -> str:
+    """The first sum, and the best of the later ones; the floor is that one's."""
+    rows = []
+    for command, said in networks("http_sums.py sums").items():
+        words = command.split()
+        nodes, entries = (int(words[words.index(f"--{name}") + 1]) for name in ("nodes", "entries"))
+        first, *later = said["sums"]
+        best = min(later, key=lambda each: float(each["seconds"]))
+        alone = best.get("CPU without network")
+        on_the_way, peak = best["bytes' seconds"], said["server's peak, MiB"]
+        floor = "–" if alone is None else f"{elapsed(on_the_way)} + {elapsed(alone)}"
+        rows.append(
+            [
+                f"{nodes:,}",
+                f"{entries:,}",
+                size(best["bytes"]),
+                elapsed(first["seconds"]),
+                elapsed(best["seconds"]),
+                floor,
+                elapsed(best["server CPU"]),
+                elapsed(best["nodes' CPU"]),
+                f"{peak} MiB",
+            ]
+        )
+    head = "nodes | entries | up and down | first sum | later, at best | floor"
+    return _table(f"{head} | CPU: server | all nodes | server's peak memory", rows)
+
+
+def table_mutants() -> str:
+    (said,) = networks("http_sums.py mutants").values()
+    names = sorted(said["statuses"].items(), key=lambda each: -each[1])
+    first, *_, last = said["resident MiB"]
+    statuses = ", ".join(f"{name}: {count:,}" for name, count in names)
+    return _table(
+        "changed at random | what came back | MiB at the server, first and last",
+        [[f"{said['bodies']:,}", statuses, f"{first} to {last}"]],
+    )
+
+
+def table_flare() -> str:
+    rows = []
+    for said in networks("flare_sums.py").values():
+        first, *later = said["sums"]
+        best = min(later, key=lambda each: float(each["seconds"]))
+        rows.append(
+            [
+                f"{said['sites']} sites, {said['entries']:,} entries",
+                size(best["bytes_up"]),
+                elapsed(first["seconds"]),
+                elapsed(best["seconds"]),
+                elapsed(best["server_cpu"]),
+            ]
+        )
+    return _table("what | all send | first sum | later, at best | CPU of the server", rows)
+
+
+def table_ranks_cost() -> str:
+    (said,) = networks("bench_ranks.py").values()
+    rows = []
+    for part, found in said.items():
+        for name, own in found["beside"].items():
+            wall = f"{own['wall']:.2f} ({own['low']:.2f} to {own['high']:.2f})"
+            rows.append([f"{part}: {name}", f"{own['ns_beyond_plain']:.1f} ns an entry", wall])
+    return _table("what | processor beyond plain | wall, times plain (quartiles)", rows)
+
+
+def table_one_run() -> str:
+    found = json.loads((RESULTS / "one_run.json").read_text())
+    rows = [
+        [f"{row['guesses']}", *(f"{each:.2f}" for each in row["bounds"]), f"{found['truth']:.2f}"]
+        for row in found["rows"]
+    ]
+    head = f"guesses of {found['canaries']} canaries, {found['runs']} runs"
+    return _table(f"{head} | any mechanism | Gaussian noise | the truth", rows)
+
+
+def table_refuted() -> str:
+    found = json.loads((RESULTS / "one_run.json").read_text())
+    rows = [
+        [f"{100 * float(part):g} %", *(f"{each} of {found['runs']}" for each in counts)]
+        for part, counts in found["refuted"].items()
+    ]
+    return _table("of the noise that it takes | any mechanism | Gaussian noise", rows)
+
+
+def table_beside_plain() -> str:
+    """A later secure round over the plain one that was begun just before it."""
+    rows = []
+    for found in json.loads((RESULTS / "flower_rounds.json").read_text()):
+        pairs = zip(found["rounds"], found["rounds"][1:], strict=False)
+        ratios = [
+            secure["seconds"] / plain["seconds"]
+            for plain, secure in pairs
+            if secure["secure"] and not plain["secure"] and secure["round"]
+        ]
+        if ratios:
+            times = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            rows.append([f"{found['nodes']:,}", times, f"{median(ratios):.2f}"])
+    return _table("nodes | secure over plain | median", rows)
+
+
+def networks(name: str) -> dict[str, Any]:
+    kept = json.loads((RESULTS / "networks.json").read_text())
+    return {command: said for command, said in kept.items() if name in command}
+
+
+def _some(value: float, shown: Callable[[float], str]) -> str:
+    return shown(value) if value else "–"
+
+
 def _twins(said: dict[str, Any]) -> list[str]:
     return [f"{said[f'{twin}_accuracy']:.3f}" for twin in ("central", "plain", "secure")]
 
@@ -448,6 +656,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "ranks": table_ranks,
     "compression": table_compression,
     "speakers": table_speakers,
+    "tagger": table_tagger,
+    "buffered": table_buffered,
+    "engines": table_engines,
+    "encryption": table_encryption,
+    "http": table_http,
+    "mutants": table_mutants,
+    "flare": table_flare,
+    "ranks_cost": table_ranks_cost,
+    "one_run": table_one_run,
+    "refuted": table_refuted,
+    "beside_plain": table_beside_plain,
     "utility": lambda: utility.table(utility.read(RESULTS / "utility.json")["runs"]),
     "settings": lambda: utility.settings_table(utility.read(RESULTS / "utility.json")),
 }

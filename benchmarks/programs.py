@@ -1,8 +1,9 @@
-"""What the programs of examples print at full size: ``python benchmarks/programs.py [NAME ...]``.
+"""What programs print at full size: ``python benchmarks/programs.py [NAME ...]``.
 
-Into results/programs.json and results/language.json, from which ``make figures`` draws
-docs/programs.md and docs/language-models.md. Twelve minutes on two cores for the first; language
-models (speakers_gpt2) take far longer. Fashion-MNIST, plays and weights come by ``make data``.
+Those of examples into results/programs.json and results/language.json, and benchmarks of networks
+into results/networks.json: ``make figures`` draws their tables. Twelve minutes on two cores for the
+first, a few for the last; language models (speakers_gpt2) take far longer. Fashion-MNIST, plays and
+weights come by ``make data``; flare_sums needs the extra flare.
 """
 
 import json
@@ -37,10 +38,23 @@ MANY = f"{SPEAKERS} smollm2 --clients 300 --rank 1 --windows 1 --rounds 4"
 LANGUAGE = [
     f"{SPEAKERS} smollm2",
     f"{MANY} --run plain",
-    f"{MANY} --run private --clip 0.25",
+    *(f"{MANY} --run private --clip 0.25 --epsilon {epsilon}" for epsilon in (2, 8, 32)),
     f"{SPEAKERS} gpt2 --run secure --clients 100 --rounds 1 --sparse",
+    f"{SPEAKERS} gpt2 --layers 12 --width 768 --words 50257 --windows 2 --rounds 1 --run secure",
 ]
-COMMANDS = {"programs.json": PROGRAMS, "language.json": LANGUAGE}
+HTTP = "python benchmarks/http_sums.py"
+NETWORKS = [
+    f"{HTTP} sums --nodes 20 --entries 1000000",
+    f"{HTTP} sums --nodes 1000 --entries 10000 --sums 2 --processes 2",
+    f"{HTTP} sums --nodes 4 --entries 3000000",
+    f"{HTTP} sums --nodes 16 --entries 3000000",
+    f"{HTTP} mutants --bodies 100000",
+    "python benchmarks/bench_ranks.py",
+    "python benchmarks/flare_sums.py 10 10000",
+    "python benchmarks/flare_sums.py 10 3000000",
+]
+COMMANDS = {"programs.json": PROGRAMS, "language.json": LANGUAGE, "networks.json": NETWORKS}
+JSON_ALONE = {"benchmarks/http_sums.py", "benchmarks/flare_sums.py"}
 WITH_A_FOLDER = {"softmax_784", "hospitals", "speakers_gpt2"}
 
 
@@ -57,10 +71,11 @@ def measured(command: str) -> dict[str, Any]:
     """What a command prints as JSON. Its run's folder is not kept."""
     program, *words = command.split()
     run = [sys.executable, *(["-m", "torch.distributed.run"] if program == "torchrun" else [])]
+    as_json = [] if JSON_ALONE & set(words) else ["--json"]
     with tempfile.TemporaryDirectory() as folder:
         out = [f"--out={folder}/run"] if WITH_A_FOLDER & set(command.split("/")) else []
         done = subprocess.run(
-            [*run, *words, *out, "--json"],
+            [*run, *words, *out, *as_json],
             cwd=ROOT,
             env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | os.environ,
             stdout=subprocess.PIPE,
@@ -75,7 +90,7 @@ def main(names: list[str]) -> None:
         results = RESULTS / file
         kept = json.loads(results.read_text()) if results.exists() else {}
         for command in commands:
-            if not names or any(f"/{name}/" in command for name in names):
+            if not names or any(name in command for name in names):
                 print(command, flush=True)
                 kept[command] = measured(command)
                 ordered = {each: kept[each] for each in commands if each in kept}

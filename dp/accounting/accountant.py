@@ -141,6 +141,10 @@ def epsilon_rdp(composition: Composition, delta: float) -> float:
     The conversion is [CKS20, Prop. 12], the least over ``ORDERS``. 0 for an empty
     composition, ``inf`` where the noise is too small for any order.
 
+    Args:
+      composition: (event, count) pairs: what was released, and how often, 0 or more.
+      delta: above 0 and below 1.
+
     Raises:
       UnsoundEvent: see the module's table.
       InputError: delta or a count is out of range.
@@ -166,6 +170,11 @@ def epsilon_pld(
     composed once, with their count; no event reaches the engine whose treatment there was
     found wrong.
 
+    Args:
+      composition: (event, count) pairs: what was released, and how often, 0 or more.
+      delta: above 0 and below 1.
+      pld_discretization: width of a loss; ``None`` chooses it.
+
     Raises:
       UnsoundEvent: see the module's table.
       AccountantLimit: the distribution would not fit, or be too coarse to bound anything.
@@ -186,6 +195,12 @@ def epsilon_curve(
     """Epsilon at each of ``deltas``; the composition is priced once.
 
     Raises as ``epsilon_rdp`` or ``epsilon_pld`` does.
+
+    Args:
+      composition: (event, count) pairs: what was released, and how often, 0 or more.
+      deltas: each above 0 and below 1, in any order.
+      accountant: ``"rdp"`` or ``"pld"``.
+      pld_discretization: width of a loss; ``None`` chooses it.
     """
     deltas = [check_delta(delta) for delta in deltas]
     steps = merge(composition)
@@ -216,7 +231,12 @@ def epsilon_curve(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedEpsilon:
-    """An epsilon, and the accountant that vouches for it."""
+    """An epsilon, and the accountant that vouches for it.
+
+    Attributes:
+      epsilon: the number to print; ``inf`` where nothing is bounded.
+      accountant: ``"rdp"`` or ``"pld"``.
+    """
 
     epsilon: float
     accountant: Accountant
@@ -229,6 +249,11 @@ def reported_epsilon(
 
     For parameters that were fixed in advance. Raises as the two accountants do; a
     composition with one event that only RDP treats and one that only PLD does is refused.
+
+    Args:
+      composition: (event, count) pairs: what was released, and how often, 0 or more.
+      delta: above 0 and below 1.
+      pld_discretization: width of a loss; ``None`` chooses it.
     """
     steps = merge(composition)
     if not all(map(has_pld, steps)):

@@ -59,6 +59,16 @@ def noise_multiplier(
     """The least noise multiplier z for which ``steps`` Gaussian sums cost at most ``epsilon``.
 
     As ``calibrate_noise``, for that event.
+
+    Args:
+      epsilon: of all steps, above 0.
+      delta: above 0 and below 1.
+      sampling: how the units of a step are drawn.
+      steps: sums with noise, 1 or more.
+      unit: whose presence is hidden.
+      adjacency: what makes two data sets neighbours.
+      accountant: ``"rdp"`` or ``"pld"``.
+      pld_discretization: width of a loss; ``None`` chooses it.
     """
 
     def event(noise: float) -> GaussianEvent:
@@ -88,6 +98,13 @@ def calibrate_noise(
     At most 1e-6 (RDP) or 1e-4 (PLD), relative, above the smallest sufficient z, and never
     below it, where more noise never costs more. At least 2^-6, which no sensible budget asks
     for.
+
+    Args:
+      event: what one noise multiplier z makes of the plan, all its steps.
+      epsilon: of the whole plan, above 0.
+      delta: above 0 and below 1.
+      accountant: ``"rdp"`` or ``"pld"``.
+      pld_discretization: width of a loss; ``None`` chooses it.
 
     Raises:
       CalibrationError: no noise is enough, as when delta is too small for the orders.
@@ -135,6 +152,16 @@ def max_steps(
     """The most steps that cost at most ``epsilon``: one more costs more. At most 2^53.
 
     0 where the first step passes the budget already.
+
+    Args:
+      epsilon: of all steps, above 0.
+      delta: above 0 and below 1.
+      noise_multiplier: standard deviation of the noise over the clip.
+      sampling: how the units of a step are drawn.
+      unit: whose presence is hidden.
+      adjacency: what makes two data sets neighbours.
+      accountant: ``"rdp"`` or ``"pld"``.
+      pld_discretization: width of a loss; ``None`` chooses it.
     """
     price = _price(epsilon, delta, accountant, pld_discretization)
 
@@ -185,6 +212,15 @@ def sampling_rate(
 
     Below the highest one by a factor of at most 1 - 1e-6 (RDP) or 1 - 1e-4 (PLD), never
     above it, and at most 1.
+
+    Args:
+      epsilon: of all steps, above 0.
+      delta: above 0 and below 1.
+      noise_multiplier: standard deviation of the noise over the clip.
+      steps: sums with noise, 1 or more.
+      adjacency: what makes two data sets neighbours.
+      accountant: ``"rdp"`` or ``"pld"``.
+      pld_discretization: width of a loss; ``None`` chooses it.
 
     Raises:
       CalibrationError: a rate of 2^-30 costs more already.

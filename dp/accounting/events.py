@@ -105,7 +105,12 @@ class HiddenPoissonSampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedSizeSampling:
-    """A step takes ``size`` units out of ``population``, uniformly, without replacement."""
+    """A step takes ``size`` units out of ``population``, uniformly, without replacement.
+
+    Attributes:
+      size: of a batch, 1 to ``population``.
+      population: units in all.
+    """
 
     DESIGN: ClassVar[str] = "fixed_size"
 
@@ -118,7 +123,12 @@ class FixedSizeSampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShuffledSampling:
-    """The data is shuffled once an epoch and dealt out in batches of ``size``."""
+    """The data is shuffled once an epoch and dealt out in batches of ``size``.
+
+    Attributes:
+      size: of a batch, 1 to ``population``.
+      population: units in all.
+    """
 
     DESIGN: ClassVar[str] = "shuffled"
 

@@ -18,7 +18,12 @@ _LARGEST: Final = 2**63 - 1  # SQLite's integer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What one subject may lose in each book: (epsilon, delta), epsilon > 0 and 0 < delta < 1."""
+    """What one subject may lose in each book: (epsilon, delta), epsilon > 0 and 0 < delta < 1.
+
+    Attributes:
+      epsilon: above 0, over all releases.
+      delta: above 0 and below 1.
+    """
 
     epsilon: float
     delta: float
@@ -101,6 +106,9 @@ class Reservation:
     """One charge of one subject, under the key (round, subject, attempt).
 
     Attributes:
+      round, attempt: what the release is found by, beside its subject.
+      subject: who is charged.
+      state: reserved, committed or aborted.
       charge: what was reserved.
       minimum_survivors: below so many, the release does not happen and no commit does.
       survivors: how many there were, if the commit said so.
@@ -123,7 +131,12 @@ def number(name: str, value: int) -> int:
 
 
 class Key(NamedTuple):
-    """What the reservations of one call are found by, beside their subjects."""
+    """What the reservations of one call are found by, beside their subjects.
+
+    Attributes:
+      round: number of the release, from 0.
+      attempt: which try of it.
+    """
 
     round: int
     attempt: int

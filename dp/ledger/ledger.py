@@ -120,6 +120,12 @@ class Ledger(Reader):
     than ``timeout`` seconds, ``LedgerCorrupt`` when the file is damaged, ``LedgerError``
     when it cannot be read or written (disk full, read-only, moved). A write that raised
     happened wholly or not at all.
+
+    Args:
+      path: of the SQLite file.
+      seal: signs the head, and verifies it.
+      timeout: seconds to wait for another process that holds the file.
+      read_only: nothing is written; every method that would raises ``LedgerError``.
     """
 
     _added: Head | None = None

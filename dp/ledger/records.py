@@ -131,6 +131,10 @@ class Charge:
     """What one release costs one subject in each book; ``None`` where it costs nothing.
 
     Who is eligible and was not picked is charged in the release book alone.
+
+    Attributes:
+      server: against who sees which subjects took part.
+      release: against who sees the releases alone.
     """
 
     server: Event | None = None
@@ -156,7 +160,12 @@ class Charge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The end of the chain. Kept elsewhere, it pins every record up to ``seq``."""
+    """The end of the chain. Kept elsewhere, it pins every record up to ``seq``.
+
+    Attributes:
+      seq: number of the last record.
+      hash: its SHA-256, 32 bytes.
+    """
 
     seq: int
     hash: bytes

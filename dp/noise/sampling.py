@@ -165,6 +165,11 @@ def coins(count: int, rate: Fraction | int | float, *, entropy: Entropy = os.ura
     In rising order: a Poisson batch. Rate 0 gives none, rate 1 all; a float is taken as the
     rational it is. They are as secret as noise is.
 
+    Args:
+      count: of coins, at most 2^32.
+      rate: chance of each, 0 to 1.
+      entropy: gives as many secret bytes as it is asked for.
+
     Raises:
       InputError: count is no integer in [0, 2^32], or rate is outside [0, 1].
     """
@@ -187,6 +192,10 @@ def permutation(count: int, *, entropy: Entropy = os.urandom) -> Integers:
     Every position gets a key, and keys are sorted. Equal keys are put in a uniform order of their
     own [Fisher-Yates], so that the law does not change where positions are exchanged. An order is
     no Poisson sample: what is cut out of it must not be priced as one.
+
+    Args:
+      count: at most 2^24.
+      entropy: gives as many secret bytes as it is asked for.
 
     Raises:
       InputError: count is no integer in [0, 2^24]; entropy gave another number of bytes.

@@ -89,6 +89,8 @@ def join(
     """Enter a round as client ``me``: an ``Advertise`` to send, and the state that waits.
 
     Args:
+      agreement: all that is public about the round.
+      me: our number, 0 to ``params.clients - 1``.
       entropy: gives 96 bytes.
       identity: against an active server: our long-lived signing key.
       identities: against an active server: everybody's public signing keys, from

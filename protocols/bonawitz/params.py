@@ -203,6 +203,7 @@ class Agreement:
     """Everything public about one round.
 
     Attributes:
+      params: clients, threshold, graph and length of the vector.
       session: 16 random bytes, never used twice.
       round: the round's number in its session.
       public_digest: SHA-256 over whatever else the application made public for this

@@ -62,6 +62,10 @@ class Upload:
     Attributes:
       name: by it a sum names its summands. SHA-256 of all frames; under a shared key on
         coefficients the seed of their c1. Known once the last frame was taken.
+
+    Args:
+      frames: a vector's frames, in order, each computed when it is asked for.
+      params: the session's.
     """
 
     def __init__(self, frames: Iterator[Frame], params: Params) -> None:
@@ -114,6 +118,10 @@ def encrypt(
     Two uploads of two vectors are two summands: a sum opened with each tells the difference.
 
     Args:
+      agreement: all that is public about the round.
+      me: our number.
+      key: that all clients share, or the holders' joint public one.
+      values: of the shape that is said above, or what gives them.
       burn: durable; it lets one vector a round be encrypted, under one key. A client that
         may be restored, or asked again, needs it.
       entropy: gives 32 bytes a vector, or 64; SEAL draws for itself.
@@ -220,6 +228,10 @@ def open_sum(
     of its own has as many opened as there are clients.
 
     Args:
+      agreement: all that is public about the round.
+      me: our number.
+      key: that all clients share.
+      message: of the server: the sum, and whose uploads are in it.
       burn: durable; it lets one sum a round be opened.
       sent: name of the upload that we sent in this round, if we did.
       chunks: as in :func:`encrypt`.

@@ -125,6 +125,7 @@ class Masks:
     """Many masks over one vector, a chunk at a time while it is in the cache.
 
     Args:
+      suite: AES-128 in counter mode, or ChaCha20.
       masks: their streams are opened here and read in step.
       start: first word, a multiple of 8.
       chunk: words at a time, at most ``MAX_CHUNK_WORDS``. It changes no word.

@@ -58,6 +58,8 @@ def join(
     """Enter an epoch as rank ``me``: an ``Advertise`` for every rank, and the state that waits.
 
     Args:
+      agreement: all that is public about the epoch, the same for every rank.
+      me: our rank, 0 to ``params.ranks - 1``.
       entropy: gives 32 bytes.
       identity: where keys are signed: our long-lived signing key.
       identities: where keys are signed: every rank's public signing key, from somebody who does

@@ -52,6 +52,7 @@ class Agreement:
     """Everything public about one epoch, before its keys.
 
     Attributes:
+      params: how many ranks, and whether keys are signed.
       session: 16 bytes; they may repeat, as keys are fresh in every epoch.
       round: a number, to tell epochs apart.
       public_digest: SHA-256 over whatever else the application made public: the model that all

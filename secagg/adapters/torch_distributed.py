@@ -54,6 +54,8 @@ def secure_all_reduce(tensor: Tensor, group: SecureGroup, *, average: bool = Fal
     After an error ``tensor`` is as it was, and the keys are spent.
 
     Args:
+      group: of the ranks, with keys that no error has spent.
+      average: divide by the number of ranks.
       tensor: floats, of the same length on every rank.
 
     Raises:
@@ -69,6 +71,7 @@ def secure_ddp(model: DistributedDataParallel, *, clip: float, **how: Any) -> Se
     """Secure the gradients of a model, from the next backward pass on.
 
     Args:
+      model: under DDP, without a hook of its own.
       clip: largest magnitude of an entry of one rank's gradient, as it is handed over: of all
         passes that were accumulated under ``no_sync``.
       how: other arguments of ``SecureGroup``.
@@ -105,6 +108,7 @@ def secure_fsdp(
     gathered in the clear, as all ranks have the model.
 
     Args:
+      model: of which some modules are under ``fully_shard``.
       clip: as of :func:`secure_ddp`.
       group: of the mesh that the model is sharded over; by default all ranks.
       how: other arguments of ``SecureGroup``.

@@ -115,7 +115,11 @@ class Measured:
 
 
 def evidence(results: Iterable[LowerBound | Estimate]) -> dict[str, Any]:
-    """The file's object, for ``json.dumps``."""
+    """The file's object, for ``json.dumps``.
+
+    Args:
+      results: bounds and estimates of ``dp.empirical``.
+    """
     return {"schema": SCHEMA, "results": [result.as_dict() for result in results]}
 
 

@@ -107,6 +107,10 @@ def portfolio(paths: Sequence[Path], *, seal: HeadSigner | None = None) -> Portf
 
     Raises as ``secagg.audit.audit``, and ``InputError`` for one ledger twice, too many, or a delta
     of one over the number of units or more.
+
+    Args:
+      paths: of ledgers.
+      seal: verifies the signed head of each.
     """
     if len(paths) > MAX_LEDGERS:
         raise InputError(f"{len(paths):,} ledgers are given, at most {MAX_LEDGERS} are added up")

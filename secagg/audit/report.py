@@ -79,7 +79,12 @@ _LIBRARIES: Final = ("secagg", "dp-accounting", "numpy", "scipy", "cryptography"
 
 
 def open_ledger(path: Path, seal: HeadSigner | None) -> Ledger:
-    """The only place where one is opened here; raises as ``Ledger.open``, and ``NotALedger``."""
+    """The only place where one is opened here; raises as ``Ledger.open``, and ``NotALedger``.
+
+    Args:
+      path: of a ledger's file; it is opened for reading alone.
+      seal: verifies the signed head; ``None`` believes the chain by itself.
+    """
     if not path.exists():  # ``Ledger.open`` says to create one, which is no word to an auditor
         raise LedgerMissing(f"{path} does not exist; give the path of a ledger")
     if not path.is_file():
@@ -100,7 +105,11 @@ class KeySigner(HeadSigner):
 
 
 def seal_of(public: bytes) -> HeadSigner:
-    """The signer that verifies heads by an Ed25519 public key, under ``SEAL_LABEL``."""
+    """The signer that verifies heads by an Ed25519 public key, under ``SEAL_LABEL``.
+
+    Args:
+      public: 32 bytes.
+    """
 
     def verify(message: bytes, signature: bytes) -> bool:
         try:
@@ -113,12 +122,22 @@ def seal_of(public: bytes) -> HeadSigner:
 
 
 def signer(key: SigningKey) -> HeadSigner:
-    """The signer of heads by an Ed25519 key, under ``SEAL_LABEL``; it verifies them too."""
+    """The signer of heads by an Ed25519 key, under ``SEAL_LABEL``; it verifies them too.
+
+    Args:
+      key: the keeper's; see ``secagg.nodes.load_identity``.
+    """
     return replace(seal_of(key.public), sign=lambda message: key.sign(SEAL_LABEL, message))
 
 
 def verify(path: Path, *, head: Head | None = None, seal: HeadSigner | None = None) -> Verified:
-    """Check chain, accounts, and what stands against tampering; prices nothing."""
+    """Check chain, accounts, and what stands against tampering; prices nothing.
+
+    Args:
+      path: of a ledger's file.
+      head: the end of the chain as it was kept elsewhere.
+      seal: verifies the signed head.
+    """
     with open_ledger(path, seal) as ledger:
         return ledger.verify(head)
 
@@ -138,6 +157,11 @@ def audit(
     report then says that whoever can write there can change both. ``by_run``: the run that wrote
     the ledger asks, and no stranger checks it. ``today`` is printed as the
     day of the audit; by default it is, in UTC.
+
+    Args:
+      path: of a ledger's file.
+      head: the end of the chain as it was kept elsewhere; it must be a record of this ledger.
+      seal: verifies the signed head; see ``seal_of``.
     """
     return counted_audit(path, head=head, seal=seal, beside=beside, by_run=by_run, today=today)[0]
 

@@ -276,16 +276,31 @@ class Audit:
     """Everything the report says.
 
     ``verdict``: "sound", "over budget", "contradicted", or "signed, not checked" where all else
-    is sound. ``digest``: SHA-256 of the ledger's file; empty where a log beside it
-    holds a part of the ledger. ``made_on``: the
-    day of the audit, ISO 8601. ``purpose``, ``organisation``, ``data_set`` and ``parties``: what
-    the keeper says that the ledger is of, who answers for it, and where clients and server ran;
-    empty where nobody said.
-    ``kept``: the record that a head was given of, ``None`` without one. ``beside``: the file in
-    the ledger's own folder that kept that head, empty if none did.
-    ``key``: the public key that the signature was checked with, empty if it was not. ``by_run``:
-    the run that wrote the ledger made this audit. ``model``: a model's file that was compared.
-    ``measured``: what attacks found, as whoever brought it says, of the training that was charged.
+    is sound.
+
+    Attributes:
+      ledger: the file's name.
+      digest: SHA-256 of the file; empty where a log beside it holds a part of the ledger.
+      made_on: the day of the audit, ISO 8601.
+      purpose, organisation, data_set, parties: what the keeper says that the ledger is of, who
+        answers for it, which data, and where clients and server ran; empty where nobody said.
+      releases: models that were released, as the keeper says.
+      keeper: whose word the ledger is, a server's or a client's.
+      policy: "fixed plan", or the filter.
+      sealed: a signature of the head is in the file.
+      records, head: how many there are, and the end of their chain.
+      protection: what stood against tampering.
+      kept: the record that a head was given of, ``None`` without one.
+      beside: the file in the ledger's own folder that kept that head, empty if none did.
+      key: the public key that the signature was checked with, empty if it was not.
+      by_run: the run that wrote the ledger made this audit.
+      sections: one for each unit and adjacency.
+      rows: what surrounds the numbers, and whose word each is.
+      versions: of Python, SQLite and the libraries that computed.
+      stated: the keeper said what no record shows.
+      over: names of the subjects that passed a budget.
+      measured: what attacks found, as whoever brought it says, of the training that was charged.
+      model: a model's file that was compared.
     """
 
     ledger: str

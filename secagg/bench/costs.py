@@ -61,6 +61,9 @@ class Cost:
     is 0.
 
     Attributes:
+      protocol: its name.
+      decryptor_seconds, decryptor_up, decryptor_down: seconds on one core and bytes of who opens
+        the sum, beside what a client does; 0 where every client does it.
       lanes: entries a word; 0 under CKKS.
       dropout: fraction of the clients that vanish before they send their vector.
       neighbours: with whom each client masks, and ``threshold`` shares that rebuild a secret; 0
@@ -98,6 +101,10 @@ class Case:
     """What a point is measured at; see ``Cost``.
 
     Attributes:
+      protocol: a name of ``secagg bench costs --protocol``.
+      clients, entries: of a round, and of a client's vector.
+      lanes: entries a word under masks.
+      dropout: fraction of the clients that vanish before they send their vector.
       corrupt_fraction: fraction of the clients that a sparse graph is planned for.
     """
 

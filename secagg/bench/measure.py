@@ -57,7 +57,12 @@ class Clock(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A median, and bounds that hold the true one with at least ``confidence``."""
+    """A median, and bounds that hold the true one with at least ``confidence``.
+
+    Attributes:
+      value: the median.
+      low, high: bounds of the true median.
+    """
 
     value: float
     low: float
@@ -120,6 +125,7 @@ class Interleaved:
     """Seconds of several contenders, turn by turn.
 
     Attributes:
+      clock: processor time, or the clock on the wall.
       seconds: of one call, one a turn; a part that a contender timed itself stands under
         ``contender/part``.
       repeats: calls that one sample is the mean of.
@@ -170,6 +176,7 @@ def interleaved(
     collector is off meanwhile.
 
     Args:
+      clock: processor time, or the clock on the wall.
       contenders: by name. One that returns ``Timed`` is not timed from outside.
       rounds: turns, at least.
       seconds: by the clock on the wall: turns go on until they are over.

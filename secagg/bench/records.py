@@ -46,6 +46,8 @@ class Measurement:
     """A cost over a reference.
 
     Attributes:
+      name: of the cost.
+      reference: of what it is divided by.
       bound: the reference is what the cost is made of, so that their ratio hardly moves.
       seconds: median of one call.
       ratios: one a sample: a session, or a pass of ``secagg.bench.quick``.
@@ -101,6 +103,14 @@ class Measurements:
     """A whole benchmark; ``passes`` are there while more of them are to come.
 
     Each pass holds one sample of everything.
+
+    Attributes:
+      kind: ``"costs"``, ``"paper"`` or ``"quick"``.
+      machine: processor, cores, libraries and load.
+      began: ISO 8601, UTC.
+      seconds: of the whole, on the wall.
+      points, measurements: what was found.
+      notes: what was left out, and why.
     """
 
     kind: str

@@ -54,6 +54,7 @@ class Report:
     """What was compared.
 
     Attributes:
+      seconds: since the first round began.
       seed: of the first round.
       rounds: that were played, those that ended in a difference included.
       accepted, refused: answers that were compared and are equal.
@@ -94,6 +95,7 @@ def fuzz(
     """Play ``rounds`` with both sides, and changed messages of each.
 
     Args:
+      theirs: the answers of the other side.
       roles: what the other side plays.
       seed: of the first round; the next has the next one.
       told: before each round: its setting, and what was compared so far.

@@ -289,6 +289,10 @@ class Ahead:
 class Coordinator:
     """Begins one sum after the other. Not for threads.
 
+    Args:
+      summed: what comes of a sum: ``WeightedMean`` or ``NoisySum``.
+      cohort: which protocol, how few survivors, whose roster.
+
     Raises:
       InputError: a mean under CKKS without its ``max_weight``.
     """
@@ -414,6 +418,8 @@ class FinishedSum:
     """What a sum between machines came to.
 
     Attributes:
+      proposal: what the nodes agreed to.
+      result: the sum, and what came of it.
       survivors: nodes in the result, in the order of ``result.survivors``.
       examples: where noise hides examples, how many each survivor says that it has.
       model_update: by how much the model moves.

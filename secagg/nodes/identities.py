@@ -47,7 +47,12 @@ _ROSTER_FILE = re.compile(
 
 
 class PublicIdentity(NamedTuple):
-    """A name, 1 to 64 of A-Z a-z 0-9 . _ -, and the 32 bytes of an Ed25519 public key."""
+    """A name, 1 to 64 of A-Z a-z 0-9 . _ -, and the 32 bytes of an Ed25519 public key.
+
+    Attributes:
+      name: whose it is said to be.
+      public: the key, 32 bytes.
+    """
 
     name: str
     public: bytes
@@ -55,7 +60,12 @@ class PublicIdentity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A name and its signing key; nothing that prints shows the secret half."""
+    """A name and its signing key; nothing that prints shows the secret half.
+
+    Attributes:
+      name: 1 to 64 of A-Z a-z 0-9 . _ -
+      key: Ed25519; its secret half is never printed.
+    """
 
     name: str
     key: SigningKey
@@ -67,7 +77,11 @@ class Identity:
 
 
 def fingerprint(public: bytes) -> str:
-    """SHA-256 of a public key in eight groups of hex digits, to compare by telephone."""
+    """SHA-256 of a public key in eight groups of hex digits, to compare by telephone.
+
+    Args:
+      public: 32 bytes.
+    """
     return hashlib.sha256(public).digest().hex(" ", 4)
 
 
@@ -77,6 +91,8 @@ def create_identity(path: str | Path, name: str, entropy: Entropy = system) -> I
     Both are on disk when this returns.
 
     Args:
+      path: of a file that is not there yet.
+      name: 1 to 64 of A-Z a-z 0-9 . _ -
       entropy: gives 32 bytes.
 
     Raises:
@@ -98,6 +114,9 @@ def create_identity(path: str | Path, name: str, entropy: Entropy = system) -> I
 
 def load_identity(path: str | Path) -> Identity:
     """The identity that ``create_identity`` wrote.
+
+    Args:
+      path: of the private half.
 
     Raises:
       IdentityError: the file is missing, changed or no private key; a link, or no
@@ -122,6 +141,9 @@ def load_identity(path: str | Path) -> Identity:
 def load_public(path: str | Path) -> PublicIdentity:
     """The public half of an identity. Whose it is, only a comparison of fingerprints tells.
 
+    Args:
+      path: of the public half, PATH.pub.
+
     Raises:
       IdentityError: the file is missing, changed, or no public key.
     """
@@ -139,6 +161,8 @@ def sign_roster(
     """Sign the members, (name, public key) by client number: the bytes of a roster file.
 
     Args:
+      operator: who vouches for the members; not the server.
+      members: (name, public key) by client number.
       serial: above that of every roster that the operator signed before.
 
     Raises:
@@ -158,6 +182,8 @@ class Roster:
     """The identities by client number, signed by an operator. Get one from ``read``.
 
     Attributes:
+      operator: who signed it.
+      members: by client number.
       serial: the operator counts it up with every roster.
       digest: SHA-256 of what was signed. Where it enters the public inputs of a round,
         clients that hold different rosters do not sum.

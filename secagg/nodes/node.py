@@ -428,6 +428,9 @@ def _hides_examples(proposal: Proposal) -> bool:
 def new_folder(home: Path) -> Path:
     """A folder for a node, with a policy to edit.
 
+    Args:
+      home: its path; nothing of that name may be there.
+
     Raises:
       NodeError: there is something of that name.
     """

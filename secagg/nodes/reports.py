@@ -21,7 +21,14 @@ LOST_IN_ROUNDING: Final = 0.1  # of the root mean square of a mean: more error t
 
 @dataclass(kw_only=True)
 class StageReport:
-    """One stage of a sum: whom it asked, who answered, bytes of all nodes, and seconds."""
+    """One stage of a sum: whom it asked, who answered, bytes of all nodes, and seconds.
+
+    Attributes:
+      stage: which one.
+      asked, answered: how many nodes.
+      bytes_up, bytes_down: of all nodes, from and to them.
+      seconds: of the stage, at the server.
+    """
 
     stage: Stage
     asked: int

@@ -350,7 +350,7 @@ def aggregate_bound(
     if not isinstance(protocol, Protocol):
         raise InputError(f"unknown protocol {protocol!r}; known: Bonawitz(), Ckks(), Plain()")
     models = read_models(updates, start)
-    heavy = None if weights is None else _weights(weights, len(models))
+    heavy = None if weights is None else read_weights(weights, len(models))
     approximate = isinstance(protocol, Ckks)
     seal = isinstance(protocol, Ckks) and protocol.engine is ckks.Engine.SEAL
     codecs = _codecs(models, clip, counts, codec, approximate=approximate, seal=seal)
@@ -610,7 +610,8 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(some[:_SHOWN]) + (" ..." if len(some) > _SHOWN else "")
 
 
-def _weights(weights: Iterable[int], clients: int) -> list[int]:
+def read_weights(weights: Iterable[int], clients: int) -> list[int]:
+    """One a client, each an integer from 0; ``InputError`` for anything else."""
     if isinstance(weights, Mapping | Set | str):  # no list, or in no order
         raise InputError(f"weights is a {type(weights).__name__}, expected one integer a client")
     listed = _listed("weights", weights)

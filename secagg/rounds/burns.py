@@ -20,6 +20,9 @@ class BurnFile:
     Each answer is one insert with a unique (session, stage), on disk before the
     call returns. Use as a context manager, or ``close`` it.
 
+    Args:
+      path: of the file; it is made where there is none.
+
     Raises:
       RunError: the file cannot be opened or written; no answer may leave then.
     """

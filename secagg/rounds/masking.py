@@ -75,7 +75,12 @@ def threads(count: int | None = None) -> Expand:
 
 
 def expand(masks: Sequence[Mask], suite: Suite) -> Streams:
-    """Expand masks on the cores of this machine; see ``threads``."""
+    """Expand masks on the cores of this machine; see ``threads``.
+
+    Args:
+      masks: seeds and signs.
+      suite: AES-128 in counter mode, or ChaCha20.
+    """
     return threads()(masks, suite)
 
 
@@ -305,6 +310,10 @@ def over(executor: Executor, *, parts: int) -> Expand:
     A cluster's, such as a Dask client's ``get_executor()``: its workers get seeds, so it
     belongs to whoever may know them. All parts are in before words change, so the caller
     holds as much memory again, or ``parts`` times as much where the masks are shared out.
+
+    Args:
+      executor: where jobs run.
+      parts: into how many jobs the masks are dealt.
 
     Raises:
       InputError: ``parts`` is less than 1. What it gives raises InputError, protocols.InputError

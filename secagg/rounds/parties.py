@@ -57,6 +57,9 @@ class BonawitzClient(Party):
     """A client of ``protocols.bonawitz``.
 
     Attributes:
+      agreement: all that is public about the round.
+      me: our number in it.
+      entropy: gives secret bytes.
       vector: gives ``params.words`` words, in one array or in parts. It is asked once the boxes
         were found good and the answer was burnt: what it computes cannot end in a refusal.
       identity, identities: against an active server, as in ``protocols.bonawitz.join``.
@@ -141,6 +144,9 @@ class CkksClient(Party):
     """A client of threshold ``protocols.ckks``; the first ones also hold the key.
 
     Attributes:
+      agreement: all that is public about the session.
+      me: our number in it.
+      entropy: gives secret bytes.
       vector: gives ``params.entries`` words, or reals; it is asked once the answer was burnt.
       burn: durable, where the state may move into a record.
       opens: told whose uploads a sum is said to be of, by number and digest, before an answer
@@ -219,6 +225,14 @@ class SharedCkksClient(Party):
     """A client of ``protocols.ckks`` with the key that all clients share, and no server has.
 
     It answers at the mask stage alone, and opens the sum for itself.
+
+    Attributes:
+      agreement: all that is public about the session.
+      me: our number in it.
+      vector: gives ``params.entries`` words, or reals; it is asked once the answer was burnt.
+      key: that all clients share.
+      burn: durable, where the state may move into a record.
+      chunks: another way to work through the chunks of a vector. It sees the key.
     """
 
     agreement: "CkksAgreement"

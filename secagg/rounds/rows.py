@@ -9,9 +9,11 @@ touched it; the second one holds the rows that enough of them did, and no others
 | whoever sees the first sum | how many clients touched each row, of the smallest counts too |
 | whoever sees the second sum | the sum of each row that at least so many touched |
 
-A row is touched by who has an entry of it that is not 0. A client that lies in the first sum can
-bring a row over the bound that it alone touched, its own, or with others that lie one of theirs and
-of one honest client: let the bound be above the number of clients that may lie.
+A row is touched by who has an entry of it that is not 0, and a weight that is not 0 either. So what
+moves every row, such as decay of weights or momentum, has every client touch every row, and then
+nothing is withheld: leave it out of the embedding's training. A client that lies in the first sum
+can bring a row over the bound that it alone touched, its own, or with others that lie one of theirs
+and of one honest client: let the bound be above the number of clients that may lie.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +26,14 @@ from numpy.typing import NDArray
 
 from protocols.wire import digest
 from secagg.errors import InputError
-from secagg.rounds.aggregation import Aggregate, Bonawitz, Protocol, aggregate_bound, run_clients
+from secagg.rounds.aggregation import (
+    Aggregate,
+    Bonawitz,
+    Protocol,
+    aggregate_bound,
+    read_weights,
+    run_clients,
+)
 from secagg.stage import Stage
 from secagg.vectors.layout import Count, Layout, Segment
 from secagg.vectors.trees import Models, read_models, vector_of
@@ -95,6 +104,14 @@ def aggregate_rows(
     if least + lost > len(models):
         raise InputError(f"least {least} and lost {lost} are more than the {len(models)} clients")
     named = _named(models, rows)
+    heavy = None if weights is None else read_weights(weights, len(models))
+
+    def touched(client: int, name: str) -> NDArray[np.uint8]:
+        there: NDArray[np.bool_] = np.any(_matrix(models, client, name) != 0, axis=1)
+        if heavy is not None and not heavy[client]:
+            there[:] = False  # it is of no row's sum, and hides nobody in one
+        return there.astype(np.uint8)
+
     layout = Layout(
         segments=tuple(
             Segment(name=name, entries=models.forms[name].shape[0], codec=Count(maximum=1))
@@ -105,7 +122,7 @@ def aggregate_rows(
     first = run_clients(
         protocol,
         layout,
-        lambda client: ({name: _touched(models, client, name) for name in named}, 1),
+        lambda client: ({name: touched(client, name) for name in named}, 1),
         dropouts,
         public=(b"rows", least.to_bytes(8, "big"), lost.to_bytes(8, "big")),
     )
@@ -117,7 +134,7 @@ def aggregate_rows(
     second = aggregate_bound(
         [_left(models, client, stay) for client in there],
         (b"rows", digest(layout.to_bytes(), *told), np.array(there, "<i8").tobytes()),
-        weights=None if weights is None else [list(weights)[client] for client in there],
+        weights=None if heavy is None else [heavy[client] for client in there],
         dropouts={there.index(c): s for c, s in (later_dropouts or {}).items() if c in there},
         protocol=replace(protocol, minimum_survivors=needed),
         **how,
@@ -155,11 +172,6 @@ def _named(models: Models, rows: str | Iterable[str]) -> list[str]:
 
 def _matrix(models: Models, client: int, name: str) -> NDArray[Any]:
     return models.vector(client, name).reshape(models.forms[name].shape[0], -1)
-
-
-def _touched(models: Models, client: int, name: str) -> NDArray[np.uint8]:
-    there: NDArray[np.bool_] = np.any(_matrix(models, client, name) != 0, axis=1)
-    return there.astype(np.uint8)
 
 
 def _left(models: Models, client: int, stay: Mapping[str, NDArray[np.bool_]]) -> dict[str, Any]:

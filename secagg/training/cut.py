@@ -6,6 +6,7 @@ own loop send what is trained alone, under noise too.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -27,22 +28,28 @@ def train_only(model: nn.Module, names: Iterable[str]) -> list[str]:
     ['2.weight', '2.bias']
 
     Args:
-      names: of parameters, or patterns such as ``"head.*"``.
+      names: of parameters, or patterns such as ``"head.*"``. A parameter that has two names, as
+        tied weights have, is trained where one of them fits.
 
     Returns:
-      The names of what is trained.
+      The names of what is trained, the first of each parameter.
 
     Raises:
       InputError: a name or pattern fits no parameter.
     """
     patterns = _patterns(names)
-    every = [name for name, _ in model.named_parameters()]
+    every = list(_named(model))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in every):
             raise InputError(f"{pattern!r:.80} is no parameter of the model")
     found = []
+    wanted = {
+        id(parameter)
+        for name, parameter in _named(model).items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
     for name, parameter in model.named_parameters():
-        trained = any(fnmatchcase(name, pattern) for pattern in patterns)
+        trained = id(parameter) in wanted
         parameter.requires_grad_(trained)
         if trained:
             found.append(name)
@@ -63,7 +70,8 @@ def train_largest(model: nn.Module, keep: float, names: Iterable[str] = ("*",)) 
       How many entries are trained, in the whole model.
 
     Raises:
-      InputError: ``keep`` is out of range, the model is cut already, or nothing fits ``names``.
+      InputError: ``keep`` is out of range, the model is cut already, nothing fits ``names``, or a
+        parameter that fits has two names, as tied weights have.
     """
     if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep < 1:
         raise InputError(f"keep {keep!r:.40} must be above 0 and below 1")
@@ -79,6 +87,11 @@ def train_largest(model: nn.Module, keep: float, names: Iterable[str] = ("*",)) 
     ]
     if not cut:
         raise InputError("no parameter that is trained fits the names")
+    used = Counter(id(parameter) for parameter in _named(model).values())
+    if tied := [own for module, own in cut if used[id(getattr(module, own))] > 1]:
+        raise InputError(
+            f"{tied[0]!r} is a parameter of two names, tied: cut others by names=, or untie it"
+        )
     for module, own in cut:
         parameter = getattr(module, own)
         count = math.ceil(keep * parameter.numel())
@@ -131,6 +144,11 @@ class _Held(nn.Module):
 
     def right_inverse(self, values: Tensor) -> Tensor:
         return values.flatten()[self.chosen]  # type: ignore[index]  # a buffer
+
+
+def _named(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every name of every parameter; one that is tied has two."""
+    return dict(model.named_parameters(remove_duplicate=False))
 
 
 def _patterns(names: Iterable[str]) -> list[str]:

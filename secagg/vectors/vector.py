@@ -43,6 +43,10 @@ def flatten(module: nn.Module, *, of: Part = "parameters") -> Tensor:
     training the module changes it. ``flatten(module).clone()`` is always a copy. It never requires
     a gradient. No parameters give an empty float32 vector.
 
+    Args:
+      module: of torch; its parameters that require a gradient count, in its own order.
+      of: ``"parameters"`` or ``"gradients"``.
+
     Raises:
       InputError: parameters on several devices, complex, or without values; or no module, or an
         unknown ``of``.
@@ -74,6 +78,8 @@ def unflatten(vector: Tensor, module: nn.Module, *, of: Part = "parameters") -> 
     everything fits.
 
     Args:
+      module: of torch; nothing but its trained parameters is written to.
+      of: ``"parameters"`` or ``"gradients"``.
       vector: 1-D, as long as ``flatten(module, of=of)``; moved to the module's device. Anything
         that ``torch.as_tensor`` takes.
 

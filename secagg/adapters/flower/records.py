@@ -20,7 +20,11 @@ PLAIN: Final = "its app has no secure_mod: this is a plain reply, and was not re
 
 
 def digest(content: RecordDict) -> bytes:
-    """SHA-256 of all records, whatever order they came in."""
+    """SHA-256 of all records, whatever order they came in.
+
+    Args:
+      content: what a message of Flower carries.
+    """
     found = hashlib.sha256()
     for name in sorted(content):
         record = content[name]

@@ -186,6 +186,7 @@ def join(
     """Take part in the sums of a server, until it is told to stop or the token is void.
 
     Args:
+      program: gets a model and what the server says of it, and gives arrays and metrics.
       url: of the server, "https://..."; "http://..." on this machine alone.
       home: the node's folder, ``secagg node new``, with the token.
       policy: in place of the folder's file; for trials.

@@ -69,6 +69,7 @@ class Server:
     """A listener, and the file that holds its state; a context manager.
 
     Attributes:
+      settings: where to listen, and where state is kept; see ``ServerSettings``.
       url: the address for nodes on this machine.
 
     Raises:
@@ -170,6 +171,12 @@ class Sums:
 
     Attributes:
       history: a report of every sum.
+
+    Args:
+      server: whose nodes are asked.
+      purpose: what the sums are called; one that begins with "train" moves its model.
+      summed: what comes of a sum: ``WeightedMean`` or ``NoisySum``.
+      cohort: which protocol, how few survivors, whose roster.
     """
 
     def __init__(

@@ -93,6 +93,8 @@ class SumPlan:
     """One table ``[[sum]]``: sums of one purpose, one after the other.
 
     Attributes:
+      summed: what comes of a sum: ``WeightedMean`` or ``NoisySum``.
+      cohort: which protocol, how few survivors, whose roster.
       purpose: what it is called; one that begins with "train" moves its model.
       model: an ``.npz`` file of the arrays to begin with.
       out: the ``.npz`` file of the arrays that came of it, written after every sum.
@@ -113,6 +115,9 @@ class SumPlan:
 
 def read_settings(path: Path) -> tuple[ServerSettings, tuple[SumPlan, ...]]:
     """The settings in a TOML file; its paths are seen from its folder.
+
+    Args:
+      path: of a TOML file, such as ``examples/http/server.toml``.
 
     Raises:
       InputError: there is none, or a line of it is wrong.

@@ -59,6 +59,15 @@ def test_under_each_protocol_and_with_weights(protocol: Any) -> None:
     assert not mean[1:].any()
 
 
+def test_a_client_of_no_weight_does_not_open_the_row_of_another() -> None:
+    updates = made([{0, 1}, {0, 1}, {0}])
+    found = aggregate_rows(updates, rows="words", least=2, clip=8.0, weights=iter([0, 2, 3]))
+    assert found.counts["words"].tolist() == [2, 1, 0, 0, 0, 0]
+    assert not found.aggregate.sum["words"][1].any()
+    mean = found.aggregate.mean["words"][0]
+    assert mean == pytest.approx((2 * 2 + 3 * 3) / 5, abs=1e-2)
+
+
 def test_models_come_back_as_they_were_handed_in() -> None:
     torch.manual_seed(0)
     start = nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 2))

@@ -123,3 +123,30 @@ def test_names_that_fit_nothing_are_refused_and_nothing_is_frozen() -> None:
         train_largest(start, 0.1)
     with pytest.raises(InputError, match="is not cut"):
         whole(model())
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(6, 4), nn.Linear(4, 6)
+        self.head.weight = self.words.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.head(self.words(inputs))
+        return out
+
+
+def test_tied_weights_are_not_cut_apart() -> None:
+    start = Tied()
+    with pytest.raises(InputError, match="'weight' is a parameter of two names, tied"):
+        train_largest(start, 0.5)
+    assert start.head.weight is start.words.weight
+    assert train_largest(start, 0.5, ["head.bias"]) == 24 + 3
+    assert whole(start).head.weight is start.words.weight
+
+
+def test_tied_weights_are_trained_by_either_name() -> None:
+    for name in ("words.weight", "head.weight"):
+        start = Tied()
+        assert train_only(start, [name]) == ["words.weight"]
+        assert [each.requires_grad for each in start.parameters()] == [True, False]
