@@ -42,7 +42,9 @@ SUM: Final = "import secagg; print(secagg.__file__, secagg.aggregate([[0.5]] * 3
 PACKAGES: Final = ("secagg", "dp", "protocols")
 TEST_TOOLS: Final = ("pytest", "hypothesis", "pytest-xdist")
 # These read the packages' source, which is taken away so that the wheel is what is tested.
-OF_THE_SOURCE: Final = ("test_contributing", "test_makefile", "test_words", "vectors/test_mutate")
+OF_THE_SOURCE: Final = (
+    *("test_contributing", "test_makefile", "test_numbers", "test_words", "vectors/test_mutate"),
+)
 BUILD_TOOLS: Final = ("hatchling", "hatch-fancy-pypi-readme", "twine")
 # Not beside the base package: libraries of the extras, peers, and what builds.
 WITHOUT: Final = (

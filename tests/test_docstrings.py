@@ -1,10 +1,12 @@
 """A public docstring says what each parameter is, and no other."""
 
+import doctest
 import inspect
 import re
 import sys
 from collections.abc import Iterator
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,13 @@ import pytest
 
 pytest.importorskip("sphinx", reason="the site's tools are not installed: make docs")
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
-import site_reference
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(
+    path for room in ("secagg", "dp", "protocols") for path in (ROOT / room).rglob("*.py")
+)
+
+sys.path.insert(0, str(ROOT / "docs"))
+site_reference = import_module("site_reference")
 
 SECTION = re.compile(r"^(?:Args|Attributes):\n((?: +.*\n?|\n)+)", re.MULTILINE)
 ENTRY = re.compile(r"^  (\S[^:\n]*): ", re.MULTILINE)
@@ -85,3 +92,15 @@ def test_a_parameter_that_nobody_explains_is_found() -> None:
 
     assert unsaid(halve) == {"places"}
     assert unsaid(said) == set()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if ">>> " in path.read_text("utf-8")],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_an_example_gives_what_it_says(path: Path) -> None:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    found = doctest.testmod(import_module(name))
+    assert found.attempted
+    assert not found.failed

@@ -141,6 +141,11 @@ def epsilon_rdp(composition: Composition, delta: float) -> float:
     The conversion is [CKS20, Prop. 12], the least over ``ORDERS``. 0 for an empty
     composition, ``inf`` where the noise is too small for any order.
 
+    >>> from dp.accounting import GaussianEvent, NoSampling
+    >>> event = GaussianEvent(noise_multiplier=4.0, sampling=NoSampling())
+    >>> round(epsilon_rdp([(event, 10)], delta=1e-5), 3)
+    3.617
+
     Args:
       composition: (event, count) pairs: what was released, and how often, 0 or more.
       delta: above 0 and below 1.
@@ -169,6 +174,11 @@ def epsilon_pld(
     is still an upper bound; ``None`` chooses it from steps and spread. Equal events are
     composed once, with their count; no event reaches the engine whose treatment there was
     found wrong.
+
+    >>> from dp.accounting import GaussianEvent, NoSampling
+    >>> event = GaussianEvent(noise_multiplier=4.0, sampling=NoSampling())
+    >>> round(epsilon_pld([(event, 10)], delta=1e-5), 3)
+    3.341
 
     Args:
       composition: (event, count) pairs: what was released, and how often, 0 or more.

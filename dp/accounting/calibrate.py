@@ -60,6 +60,11 @@ def noise_multiplier(
 
     As ``calibrate_noise``, for that event.
 
+    >>> from dp.accounting import NoSampling
+    >>> z = noise_multiplier(epsilon=2.0, delta=1e-5, sampling=NoSampling(), steps=10)
+    >>> round(z, 3)
+    6.798
+
     Args:
       epsilon: of all steps, above 0.
       delta: above 0 and below 1.
@@ -212,6 +217,10 @@ def sampling_rate(
 
     Below the highest one by a factor of at most 1 - 1e-6 (RDP) or 1 - 1e-4 (PLD), never
     above it, and at most 1.
+
+    >>> rate = sampling_rate(epsilon=2.0, delta=1e-5, noise_multiplier=1.0, steps=1000)
+    >>> round(rate, 4)
+    0.0095
 
     Args:
       epsilon: of all steps, above 0.

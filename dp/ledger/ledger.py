@@ -121,6 +121,16 @@ class Ledger(Reader):
     when it cannot be read or written (disk full, read-only, moved). A write that raised
     happened wholly or not at all.
 
+    >>> from tempfile import TemporaryDirectory
+    >>> from dp.accounting import GaussianEvent, NoSampling
+    >>> event = GaussianEvent(noise_multiplier=10.0, sampling=NoSampling())
+    >>> with TemporaryDirectory() as folder:
+    ...     with Ledger.create(f"{folder}/ledger", Budget(epsilon=2, delta=1e-5)) as ledger:
+    ...         _ = ledger.reserve(1, {"hospital": event})  # before anything is released
+    ...         _ = ledger.commit(1, ["hospital"])
+    ...         ledger.head().seq
+    2
+
     Args:
       path: of the SQLite file.
       seal: signs the head, and verifies it.

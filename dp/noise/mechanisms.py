@@ -71,6 +71,17 @@ class DistributedNoise:
     ``unit=Unit.EXAMPLE``: a client sums the gradients of a batch, each clipped to C before it
     comes here; the sum is clipped to ``batch`` C and rounded once.
 
+    >>> import numpy as np
+    >>> noise = DistributedNoise(
+    ...     entries=3, clip=1.0, noise_multiplier=4.0, clients=10, minimum_survivors=8, bits=20
+    ... )
+    >>> seed = bytes(32)  # public: draw it anew each round
+    >>> shares = [noise.encode(np.zeros(3), seed=seed) for _ in range(10)]
+    >>> noise.decode(sum(shares), seed=seed).shape
+    (3,)
+    >>> noise.event(survivors=10).steps
+    1
+
     Attributes:
       entries: of a vector, before padding; at most 2^28.
       clip: C, most that one unit adds to the L2 norm, in the vector's unit.

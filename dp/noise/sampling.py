@@ -128,6 +128,9 @@ class SkellamSampler:
     proof is in ``dp.noise.skellam``. Adding the draws of independent samplers adds their
     variances. The table is built once a variance and process, then shared; eight are kept.
 
+    >>> SkellamSampler(100.0).sample(1000).shape
+    (1000,)
+
     Raises:
       InputError: variance outside [2^-16, 2^40].
     """
@@ -192,6 +195,9 @@ def permutation(count: int, *, entropy: Entropy = os.urandom) -> Integers:
     Every position gets a key, and keys are sorted. Equal keys are put in a uniform order of their
     own [Fisher-Yates], so that the law does not change where positions are exchanged. An order is
     no Poisson sample: what is cut out of it must not be priced as one.
+
+    >>> sorted(permutation(4).tolist())
+    [0, 1, 2, 3]
 
     Args:
       count: at most 2^24.

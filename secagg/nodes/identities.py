@@ -79,6 +79,9 @@ class Identity:
 def fingerprint(public: bytes) -> str:
     """SHA-256 of a public key in eight groups of hex digits, to compare by telephone.
 
+    >>> fingerprint(bytes(32))[:17]
+    '66687aad f862bd77'
+
     Args:
       public: 32 bytes.
     """

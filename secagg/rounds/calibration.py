@@ -78,6 +78,7 @@ def calibrate_clip(
     >>> found = calibrate_clip([{"w": [0.5, 1.1]}, {"w": [0.25, -3.0]}])
     >>> found.clip
     {'w': 7.0}
+    >>> from secagg import aggregate
     >>> aggregate([{"w": [0.5, 1.1]}, {"w": [0.25, -3.0]}], clip=found.clip).clipped
     {'w': 0}
 

@@ -43,6 +43,10 @@ def flatten(module: nn.Module, *, of: Part = "parameters") -> Tensor:
     training the module changes it. ``flatten(module).clone()`` is always a copy. It never requires
     a gradient. No parameters give an empty float32 vector.
 
+    >>> import torch
+    >>> flatten(torch.nn.Linear(2, 1)).shape
+    torch.Size([3])
+
     Args:
       module: of torch; its parameters that require a gradient count, in its own order.
       of: ``"parameters"`` or ``"gradients"``.

@@ -709,16 +709,3 @@ def test_what_cannot_be_calibrated_is_an_input_error(
 ) -> None:
     with pytest.raises(InputError, match=words):
         calibrate_clip(updates, **options)
-
-
-def test_docstrings_run() -> None:
-    import doctest
-
-    from secagg.rounds import aggregation, calibration
-    from secagg.vectors import trees
-
-    for module in (aggregation, calibration, trees):
-        names = {"aggregate": aggregate, **vars(module)}
-        found = doctest.testmod(module, globs=names)
-        assert found.attempted
-        assert not found.failed
